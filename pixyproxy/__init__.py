@@ -1,0 +1,1 @@
+"""PixyProxy: a gRPC service that generates images from prompts, keeps them, and finds them again."""

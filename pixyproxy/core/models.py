@@ -1,0 +1,363 @@
+"""The objects of PixyProxy as pydantic models.
+
+For each object X: ``XCreate`` is what it takes to make one, ``XUpdate`` adds what identifies it, and ``X`` is what is
+shown of it. ``Image`` adds to ``ImageDetail`` the integer id, which never leaves the server.
+
+Lengths are counted in characters (Unicode code points), times are aware and in UTC.
+
+Author: djjay
+Date: 2026-11-20
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterable
+from datetime import datetime
+from enum import IntEnum, StrEnum
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic_core import PydanticCustomError
+
+from pixyproxy.core.text import exact_key, has_control_characters
+
+MAX_PROMPT_LENGTH = 32_000
+MAX_FILENAME_LENGTH = 255
+MAX_TAGS = 32
+MAX_TAG_LENGTH = 64
+MAX_USERNAME_LENGTH = 64
+MIN_PASSWORD_LENGTH = 8
+MAX_PASSWORD_LENGTH = 1024
+MAX_MODEL_NAME_LENGTH = 64
+MAX_SEARCH_LENGTH = 1024
+DEFAULT_PAGE_SIZE = 50
+MAX_PAGE_SIZE = 200
+
+_GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_SIZE = re.compile(r"auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4}")
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]*")
+QUALITIES = ("auto", "low", "medium", "high", "xhigh", "max")
+OUTPUT_FORMATS = ("png", "webp", "jpeg")
+BACKGROUNDS = ("auto", "opaque", "transparent")
+
+
+class Visibility(IntEnum):
+    """Who may read an image. The numbers are those of the API and of the database."""
+
+    PRIVATE = 1
+    PUBLIC = 2
+
+
+class UserClass(StrEnum):
+    """What a user may do: a user, all with own images; an admin, all with all images."""
+
+    ADMIN = "admin"
+    USER = "user"
+
+
+# --- Rules for single values -----------------------------------------------------------------------------------------
+
+
+def _refuse(rule: str) -> PydanticCustomError:
+    return PydanticCustomError("rule", rule)  # type: ignore[arg-type]  # wants a literal; ours are built from limits
+
+
+def _check_guid(text: str) -> str:
+    guid = text.lower()
+    if not _GUID.fullmatch(guid):
+        raise _refuse("must be a UUID of 36 characters, such as 123e4567-e89b-42d3-a456-426614174000")
+    return guid
+
+
+def _check_prompt(prompt: str) -> str:
+    if not prompt.strip():
+        raise _refuse(f"must not be empty or blank; it takes 1 to {MAX_PROMPT_LENGTH:,} characters")
+    if len(prompt) > MAX_PROMPT_LENGTH:
+        raise _refuse(f"must have at most {MAX_PROMPT_LENGTH:,} characters, not {len(prompt):,}")
+    if has_control_characters(prompt, multiline=True):
+        raise _refuse("must not contain control characters other than tab and line breaks")
+    return prompt
+
+
+def _check_line(text: str, max_length: int) -> str:
+    """Check what every one-line name has to be."""
+    if not text.strip():
+        raise _refuse(f"must not be empty or blank; it takes 1 to {max_length} characters")
+    if len(text) > max_length:
+        raise _refuse(f"must have at most {max_length} characters, not {len(text):,}")
+    if has_control_characters(text):
+        raise _refuse("must not contain control characters or line breaks")
+    return text
+
+
+def _check_filename(filename: str) -> str:
+    _check_line(filename, MAX_FILENAME_LENGTH)
+    if "/" in filename or "\\" in filename:
+        raise _refuse("must not contain the path separators / and \\")
+    if filename in (".", ".."):
+        raise _refuse("must be a name, not . or ..")
+    return filename
+
+
+def _check_tag(tag: str) -> str:
+    return _check_line(tag, MAX_TAG_LENGTH)
+
+
+def _without_repeats(tags: Iterable[str]) -> tuple[str, ...]:
+    """Keep the first of equal tags; the same text composed and decomposed (é) is one tag."""
+    return tuple({exact_key(tag): tag for tag in reversed(tuple(tags))}.values())[::-1]
+
+
+def _check_tag_count(tags: Any) -> Any:
+    if isinstance(tags, (list, tuple)) and len(tags) > MAX_TAGS:
+        raise _refuse(f"must be at most {MAX_TAGS} tags, not {len(tags):,}")
+    return tags
+
+
+def _check_username(username: str) -> str:
+    _check_line(username, MAX_USERNAME_LENGTH)
+    if ":" in username:
+        raise _refuse("must not contain a colon, which ends the username in HTTP Basic credentials")
+    if username != username.strip():
+        raise _refuse("must not begin or end with a space")
+    return username
+
+
+def _check_password(password: SecretStr) -> SecretStr:
+    if not MIN_PASSWORD_LENGTH <= len(password.get_secret_value()) <= MAX_PASSWORD_LENGTH:
+        raise _refuse(f"must have {MIN_PASSWORD_LENGTH} to {MAX_PASSWORD_LENGTH:,} characters")
+    return password
+
+
+def _check_size(size: str) -> str:
+    if not _SIZE.fullmatch(size):
+        raise _refuse('must be "auto" or WIDTHxHEIGHT in pixels, such as 1024x1024')
+    return size
+
+
+def _check_model_name(name: str) -> str:
+    if len(name) > MAX_MODEL_NAME_LENGTH or not _MODEL_NAME.fullmatch(name):
+        raise _refuse(
+            f"must be a model name of 1 to {MAX_MODEL_NAME_LENGTH} letters, digits and . _ : / -, "
+            "beginning with a letter or digit"
+        )
+    return name
+
+
+def _at_most(max_length: int) -> AfterValidator:
+    def check(text: str) -> str:
+        if len(text) > max_length:
+            raise _refuse(f"must have at most {max_length:,} characters, not {len(text):,}")
+        return text
+
+    return AfterValidator(check)
+
+
+def _one_of(choices: tuple[str, ...]) -> AfterValidator:
+    def check(choice: str) -> str:
+        if choice not in choices:
+            raise _refuse(f"must be one of {', '.join(choices)}")
+        return choice
+
+    return AfterValidator(check)
+
+
+Guid = Annotated[str, AfterValidator(_check_guid)]
+Prompt = Annotated[str, AfterValidator(_check_prompt)]
+SearchText = Annotated[str, _at_most(MAX_SEARCH_LENGTH)]
+FilenamePart = Annotated[str, _at_most(MAX_FILENAME_LENGTH)]
+Filename = Annotated[str, AfterValidator(_check_filename)]
+Tag = Annotated[str, AfterValidator(_check_tag)]
+Tags = Annotated[tuple[Tag, ...], BeforeValidator(_check_tag_count), AfterValidator(_without_repeats)]
+Username = Annotated[str, AfterValidator(_check_username)]
+Password = Annotated[SecretStr, AfterValidator(_check_password)]
+ModelName = Annotated[str, AfterValidator(_check_model_name)]
+Size = Annotated[str, AfterValidator(_check_size)]
+Quality = Annotated[str, _one_of(QUALITIES)]
+OutputFormat = Annotated[str, _one_of(OUTPUT_FORMATS)]
+Background = Annotated[str, _one_of(BACKGROUNDS)]
+
+
+def new_guid() -> str:
+    """Return a new random guid."""
+    return str(uuid.uuid4())
+
+
+class Model(BaseModel):
+    """The base of all models: frozen, strict about unknown fields, and checked again wherever it is passed on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", revalidate_instances="always")
+
+
+# --- Images ----------------------------------------------------------------------------------------------------------
+
+
+class Usage(Model):
+    """The tokens that the provider counted for one generation."""
+
+    input_tokens: int = Field(ge=0)
+    output_tokens: int = Field(ge=0)
+    total_tokens: int = Field(ge=0)
+
+
+class ImageDetailCreate(Model):
+    """What a caller says of an image to make it. Without a filename, one is made from the prompt."""
+
+    prompt: Prompt
+    filename: Filename | None = None
+    tags: Tags = ()
+    visibility: Visibility = Visibility.PRIVATE
+
+
+class ImageDetailUpdate(ImageDetailCreate):
+    """An image as a caller may change it: all of ``ImageDetailCreate``, and which image it is."""
+
+    guid: Guid
+
+
+class ImageDetail(ImageDetailUpdate):
+    """What is shown of an image.
+
+    Attributes:
+        author: the username of its creator.
+        content_type: the media type of its bytes.
+        size_bytes: their number.
+        sha256: their SHA-256 in lower-case hexadecimal.
+        width: pixels across.
+        height: pixels down.
+        model: what made it.
+        usage: what the provider counted, or None.
+        created_at: when it was made.
+        updated_at: when its filename, tags or visibility last changed.
+    """
+
+    author: Username
+    content_type: str
+    size_bytes: int = Field(ge=1)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    width: int = Field(ge=1)
+    height: int = Field(ge=1)
+    model: str
+    usage: Usage | None = None
+    created_at: datetime
+    updated_at: datetime
+
+
+class Image(ImageDetail):
+    """An image as it is stored, with the integer ids of itself and of its author."""
+
+    id: int
+    author_id: int
+
+
+class ImageChanges(Model):
+    """A change of one image; only the fields that are set are changed."""
+
+    guid: Guid
+    filename: Filename | None = None
+    tags: Tags | None = None
+    visibility: Visibility | None = None
+
+
+class GenerationOptions(Model):
+    """How to generate; None takes the server's default."""
+
+    model: ModelName | None = None
+    size: Size | None = None
+    quality: Quality | None = None
+    output_format: OutputFormat | None = None
+    background: Background | None = None
+
+
+class ImageCreation(Model):
+    """A request to make an image.
+
+    Attributes:
+        detail: what the caller says of the image.
+        options: how to generate it.
+        request_id: the caller's idempotency key, or None.
+    """
+
+    detail: ImageDetailCreate
+    options: GenerationOptions = GenerationOptions()
+    request_id: Guid | None = None
+
+
+class ImageFilter(Model):
+    """Which images to list; all that is set must hold.
+
+    Attributes:
+        prompt: words to find in the prompt; the last one may be the beginning of a word.
+        filename: a part of the filename, whatever its case.
+        guid: the image's guid.
+        tags: tags that the image must all carry.
+        author: the username of its creator.
+        visibility: who may read it.
+        created_after: it was created later than this.
+        created_before: it was created earlier than this.
+    """
+
+    prompt: SearchText | None = None
+    filename: FilenamePart | None = None
+    guid: Guid | None = None
+    tags: Tags = ()
+    author: Username | None = None
+    visibility: Visibility | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+
+
+class ImagePageRequest(Model):
+    """A request for one page of images; ``page_token`` is None for the first one."""
+
+    filter: ImageFilter = ImageFilter()
+    page_size: int = Field(default=DEFAULT_PAGE_SIZE, ge=1, le=MAX_PAGE_SIZE)
+    page_token: str | None = None
+
+
+class ImagePage(Model):
+    """A page of images, newest first; ``next_page_token`` is None on the last one."""
+
+    images: tuple[Image, ...]
+    next_page_token: str | None = None
+
+
+# --- Users -----------------------------------------------------------------------------------------------------------
+
+
+class UserCreate(Model):
+    """What it takes to make a user; the password is the one that the user will type."""
+
+    username: Username
+    password: Password
+    class_key: UserClass = UserClass.USER
+
+
+class UserUpdate(UserCreate):
+    """A user as an operator may change it."""
+
+    guid: Guid
+
+
+class User(UserUpdate):
+    """A user as it is stored; ``password`` is its Argon2id hash."""
+
+    id: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class Caller(Model):
+    """Who makes a call, once the credentials are verified."""
+
+    user_id: int
+    guid: Guid
+    username: Username
+    class_key: UserClass
+
+    @property
+    def is_admin(self) -> bool:
+        """Whether the caller may see and change everybody's images."""
+        return self.class_key is UserClass.ADMIN

@@ -1,0 +1,1 @@
+"""Making images: the generator protocol, the OpenAI generator, and the offline one."""

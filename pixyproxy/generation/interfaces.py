@@ -1,0 +1,70 @@
+"""What every image generator takes, gives and promises."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from pixyproxy.core.call import CallScope
+from pixyproxy.core.models import Usage
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One image to make, with all defaults filled in.
+
+    Attributes:
+        prompt: what to draw, 1 to 32,000 characters.
+        model: the provider's model.
+        size: ``auto`` or ``WIDTHxHEIGHT`` in pixels.
+        quality: ``auto``, ``low``, ``medium``, ``high``, ``xhigh`` or ``max``.
+        output_format: ``png``, ``webp`` or ``jpeg``.
+        background: ``auto``, ``opaque`` or ``transparent``.
+        author_guid: who asks for it; providers are told only a hash of it.
+    """
+
+    prompt: str
+    model: str
+    size: str
+    quality: str
+    output_format: str
+    background: str
+    author_guid: str
+
+
+@dataclass(frozen=True)
+class GeneratedImage:
+    """An image that was made.
+
+    Attributes:
+        data: the encoded picture.
+        content_type: its media type, taken from the bytes.
+        width: pixels across, taken from the bytes.
+        height: pixels down, taken from the bytes.
+        model: what made it.
+        usage: the tokens that the provider counted, or None.
+    """
+
+    data: bytes
+    content_type: str
+    width: int
+    height: int
+    model: str
+    usage: Usage | None
+
+
+class ImageGenerator(Protocol):
+    """Makes images. Safe to use from many threads at once."""
+
+    def generate(self, request: GenerationRequest, call: CallScope) -> GeneratedImage:
+        """Make one image.
+
+        A request is sent to a provider only while ``call`` is open; once sent, its answer is waited for even when
+        the caller has gone, because it may be billed.
+
+        Raises:
+            ProviderError: the provider did not deliver; ``may_have_billed`` says whether it may cost all the same.
+        """
+
+    def close(self) -> None:
+        """Give back connections. No call may follow."""
