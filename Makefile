@@ -1,0 +1,51 @@
+# `make help` lists what there is. Every target makes the environment it needs.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+PROTO := protos/pixyproxy/v1/image_service.proto
+# The first Python of at least 3.11 that there is; say `make PYTHON=… run` for another one.
+PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python3.14; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.made-%: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "PixyProxy needs Python 3.11 or newer." >&2; exit 1; }
+	@echo "Making the environment in $(VENV) (a minute, once) …"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.$(if $(filter dev,$*),[dev])'
+	@touch $@
+
+.PHONY: run
+run: $(VENV)/.made-run ## Serve on 127.0.0.1:50051 with SQLite and the folder images/
+	@exec $(BIN)/pixyproxy serve
+
+.PHONY: test
+test: $(VENV)/.made-dev ## Run all tests
+	@$(BIN)/python -m pytest -n auto
+
+.PHONY: lint
+lint: $(VENV)/.made-dev ## Check format, style and types
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+.PHONY: format
+format: $(VENV)/.made-dev ## Format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+.PHONY: generate
+generate: $(VENV)/.made-dev ## Make generated/ anew from protos/
+	@rm -rf generated/pixyproxy_pb
+	@$(BIN)/python -m grpc_tools.protoc -Ipixyproxy_pb=protos/pixyproxy \
+		--python_out=generated --pyi_out=generated --grpc_python_out=generated pixyproxy_pb/v1/image_service.proto
+
+.PHONY: clean
+clean: ## Remove the environment and all caches, but no images and no database
+	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
