@@ -107,7 +107,10 @@ def _check_tag(tag: str) -> str:
 
 def _without_repeats(tags: Iterable[str]) -> tuple[str, ...]:
     """Keep the first of equal tags; the same text composed and decomposed (é) is one tag."""
-    return tuple({exact_key(tag): tag for tag in reversed(tuple(tags))}.values())[::-1]
+    first_of_key: dict[str, str] = {}
+    for tag in tags:
+        first_of_key.setdefault(exact_key(tag), tag)
+    return tuple(first_of_key.values())
 
 
 def _check_tag_count(tags: Any) -> Any:
