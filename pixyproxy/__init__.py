@@ -1,1 +1,8 @@
 """PixyProxy: a gRPC service that generates images from prompts, keeps them, and finds them again."""
+
+from contextlib import suppress
+
+# First of all, before anything imports `ssl`: the C extension of mysql-connector-python brings an OpenSSL of its own,
+# and cannot be loaded any more once an older one of the system is there (Debian 12 has one).
+with suppress(ImportError):
+    import _mysql_connector  # noqa: F401

@@ -21,6 +21,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_core import PydanticCustomError
 
+from pixyproxy.core.search_terms import query_terms
 from pixyproxy.core.text import exact_key, has_control_characters
 
 MAX_PROMPT_LENGTH = 32_000
@@ -32,6 +33,8 @@ MIN_PASSWORD_LENGTH = 8
 MAX_PASSWORD_LENGTH = 1024
 MAX_MODEL_NAME_LENGTH = 64
 MAX_SEARCH_LENGTH = 1024
+# Each term is a join, and MySQL joins 61 tables at most: these, a join for each of 32 tags, and the images.
+MAX_SEARCH_TERMS = 24
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 200
 
@@ -61,7 +64,7 @@ class UserClass(StrEnum):
 
 
 def _refuse(rule: str) -> PydanticCustomError:
-    return PydanticCustomError("rule", rule)  # type: ignore[arg-type]  # wants a literal; ours are built from limits
+    return PydanticCustomError("rule", rule)
 
 
 def _check_guid(text: str) -> str:
@@ -158,6 +161,27 @@ def _at_most(max_length: int) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _check_search_text(query: str) -> str:
+    terms = query_terms(query)
+    if not terms:
+        raise _refuse("has no words to search for; leave it empty to find all")
+    if len(terms) > MAX_SEARCH_TERMS:
+        raise _refuse(f"must have at most {MAX_SEARCH_TERMS} search terms, not {len(terms):,}")
+    return query
+
+
+def _check_not_negative(number: int) -> int:
+    if number < 0:
+        raise _refuse("must not be negative")
+    return number
+
+
+def _check_visibility(visibility: Any) -> Any:
+    if visibility is not None and visibility not in tuple(Visibility):
+        raise _refuse("must be VISIBILITY_PRIVATE (1) or VISIBILITY_PUBLIC (2)")
+    return visibility
+
+
 def _one_of(choices: tuple[str, ...]) -> AfterValidator:
     def check(choice: str) -> str:
         if choice not in choices:
@@ -169,8 +193,9 @@ def _one_of(choices: tuple[str, ...]) -> AfterValidator:
 
 Guid = Annotated[str, AfterValidator(_check_guid)]
 Prompt = Annotated[str, AfterValidator(_check_prompt)]
-SearchText = Annotated[str, _at_most(MAX_SEARCH_LENGTH)]
+SearchText = Annotated[str, _at_most(MAX_SEARCH_LENGTH), AfterValidator(_check_search_text)]
 FilenamePart = Annotated[str, _at_most(MAX_FILENAME_LENGTH)]
+NotNegative = Annotated[int, AfterValidator(_check_not_negative)]
 Filename = Annotated[str, AfterValidator(_check_filename)]
 Tag = Annotated[str, AfterValidator(_check_tag)]
 Tags = Annotated[tuple[Tag, ...], BeforeValidator(_check_tag_count), AfterValidator(_without_repeats)]
@@ -178,6 +203,7 @@ Username = Annotated[str, AfterValidator(_check_username)]
 Password = Annotated[SecretStr, AfterValidator(_check_password)]
 ModelName = Annotated[str, AfterValidator(_check_model_name)]
 Size = Annotated[str, AfterValidator(_check_size)]
+CheckedVisibility = Annotated[Visibility, BeforeValidator(_check_visibility)]
 Quality = Annotated[str, _one_of(QUALITIES)]
 OutputFormat = Annotated[str, _one_of(OUTPUT_FORMATS)]
 Background = Annotated[str, _one_of(BACKGROUNDS)]
@@ -191,7 +217,7 @@ def new_guid() -> str:
 class Model(BaseModel):
     """The base of all models: frozen, strict about unknown fields, and checked again wherever it is passed on."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", revalidate_instances="always")
+    model_config = ConfigDict(frozen=True, extra="forbid", revalidate_instances="always", hide_input_in_errors=True)
 
 
 # --- Images ----------------------------------------------------------------------------------------------------------
@@ -211,7 +237,7 @@ class ImageDetailCreate(Model):
     prompt: Prompt
     filename: Filename | None = None
     tags: Tags = ()
-    visibility: Visibility = Visibility.PRIVATE
+    visibility: CheckedVisibility = Visibility.PRIVATE
 
 
 class ImageDetailUpdate(ImageDetailCreate):
@@ -224,6 +250,7 @@ class ImageDetail(ImageDetailUpdate):
     """What is shown of an image.
 
     Attributes:
+        filename: the one that was given, or the one that was made.
         author: the username of its creator.
         content_type: the media type of its bytes.
         size_bytes: their number.
@@ -236,6 +263,7 @@ class ImageDetail(ImageDetailUpdate):
         updated_at: when its filename, tags or visibility last changed.
     """
 
+    filename: Filename
     author: Username
     content_type: str
     size_bytes: int = Field(ge=1)
@@ -256,12 +284,16 @@ class Image(ImageDetail):
 
 
 class ImageChanges(Model):
-    """A change of one image; only the fields that are set are changed."""
+    """A change of one image; what is None stays as it is."""
 
     guid: Guid
     filename: Filename | None = None
     tags: Tags | None = None
-    visibility: Visibility | None = None
+    visibility: CheckedVisibility | None = None
+
+    def changed_fields(self) -> dict[str, Any]:
+        """Return the new values by the names of their fields."""
+        return {name: value for name, value in self if name != "guid" and value is not None}
 
 
 class GenerationOptions(Model):
@@ -307,7 +339,7 @@ class ImageFilter(Model):
     guid: Guid | None = None
     tags: Tags = ()
     author: Username | None = None
-    visibility: Visibility | None = None
+    visibility: CheckedVisibility | None = None
     created_after: datetime | None = None
     created_before: datetime | None = None
 
@@ -325,6 +357,22 @@ class ImagePage(Model):
 
     images: tuple[Image, ...]
     next_page_token: str | None = None
+
+
+class ContentRequest(Model):
+    """A request for the bytes of an image, or for a part of them.
+
+    Attributes:
+        guid: the image's guid.
+        read_offset: the first byte wanted, counted from 0.
+        read_limit: the most bytes wanted; 0 means all to the end.
+        if_none_match: the SHA-256 of bytes that the caller holds already, or None.
+    """
+
+    guid: Guid
+    read_offset: NotNegative = 0
+    read_limit: NotNegative = 0
+    if_none_match: str | None = None
 
 
 # --- Users -----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""Where everything is kept: the databases behind repositories, and the store of image bytes."""

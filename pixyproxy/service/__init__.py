@@ -1,0 +1,1 @@
+"""What PixyProxy does, free of transport: the use cases of images and of users."""

@@ -1,0 +1,1 @@
+"""What happens around every call. Outermost first: request log, exceptions, authentication."""

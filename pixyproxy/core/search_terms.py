@@ -1,0 +1,157 @@
+"""The search terms of a text: what a prompt is found by, in any script, whatever the case or the accents.
+
+A text is first folded, so that what people take for the same is the same. Then it is cut into terms:
+
+* words, where a script separates words: runs of letters, digits and the marks that belong to them;
+* overlapping pairs of characters in Chinese and Japanese, overlapping triples in Thai, Lao, Khmer and Burmese, whose
+  scripts do not separate words, so that every part of a run is found. The end of a run gives shorter terms too, so
+  that every character begins a term and a part shorter than a pair or triple is found as the beginning of a term;
+* single symbols, emoji among them. What only varies a symbol (skin tone, presentation, joiners) is left out.
+
+The terms of stored prompts depend on these rules: a release that changes them must also index again.
+
+Author: djjay
+Date: 2026-11-20
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum, auto
+from functools import lru_cache
+from itertools import groupby
+
+MAX_TERM_LENGTH = 64
+
+# Letters with a stroke and ligatures, which Unicode does not take apart.
+_LETTER_FORMS = str.maketrans(
+    {"ø": "o", "đ": "d", "ð": "d", "ħ": "h", "ı": "i", "ł": "l", "ŧ": "t", "æ": "ae", "œ": "oe"}
+)
+_PAIR_SCRIPTS = (
+    (0x3005, 0x3007),  # 々〆〇
+    (0x3041, 0x30FF),  # Hiragana and Katakana
+    (0x3105, 0x312F),  # Bopomofo
+    (0x31A0, 0x31BF),
+    (0x31F0, 0x31FF),
+    (0x3400, 0x4DBF),  # Han
+    (0x4E00, 0x9FFF),
+    (0xF900, 0xFAFF),
+    (0x1B000, 0x1B16F),
+    (0x20000, 0x3FFFF),
+)
+_TRIPLE_SCRIPTS = (
+    (0x0E00, 0x0EFF),  # Thai and Lao
+    (0x1000, 0x109F),  # Burmese
+    (0x1780, 0x17FF),  # Khmer
+    (0xA9E0, 0xA9FF),
+    (0xAA60, 0xAA7F),
+)
+_VARIATION_SELECTORS = ((0xFE00, 0xFE0F), (0xE0100, 0xE01EF))
+
+
+@dataclass(frozen=True)
+class SearchTerm:
+    """A term that a prompt must hold; with ``is_prefix``, a term that begins so is enough."""
+
+    text: str
+    is_prefix: bool = False
+
+
+class _Kind(Enum):
+    """What a character is part of."""
+
+    WORD = auto()
+    PAIRS = auto()
+    TRIPLES = auto()
+    SYMBOL = auto()
+    SEPARATOR = auto()
+
+
+_GRAM_LENGTH = {_Kind.PAIRS: 2, _Kind.TRIPLES: 3}
+
+
+def index_terms(text: str) -> frozenset[str]:
+    """Return the terms that ``text`` is found by."""
+    terms: set[str] = set()
+    for kind, run in _runs(text):
+        gram_length = _GRAM_LENGTH.get(kind)
+        if gram_length is None:
+            terms.add(run)
+        else:
+            terms.update(run[start : start + gram_length] for start in range(len(run)))
+    return frozenset(terms)
+
+
+def query_terms(query: str) -> tuple[SearchTerm, ...]:
+    """Return the terms that a prompt must hold to match ``query``, in the query's order and without repeats.
+
+    The last word counts as a prefix, and so does every part that is shorter than its script's pairs or triples.
+    """
+    runs = list(_runs(query))
+    terms: dict[SearchTerm, None] = {}
+    for position, (kind, run) in enumerate(runs):
+        gram_length = _GRAM_LENGTH.get(kind)
+        if gram_length is None:
+            is_last_word = kind is _Kind.WORD and position == len(runs) - 1
+            terms[SearchTerm(run, is_prefix=is_last_word)] = None
+        elif len(run) < gram_length:
+            terms[SearchTerm(run, is_prefix=True)] = None
+        else:
+            grams = (run[start : start + gram_length] for start in range(len(run) - gram_length + 1))
+            terms.update((SearchTerm(gram), None) for gram in grams)
+    return tuple(terms)
+
+
+def _runs(text: str) -> Iterator[tuple[_Kind, str]]:
+    """Cut the folded text into runs of one kind, symbols one by one, words cut to the longest term."""
+    for kind, characters in groupby(_fold(text), key=_kind_of):
+        if kind is _Kind.SYMBOL:
+            yield from ((kind, character) for character in characters)
+        elif kind is _Kind.WORD:
+            yield kind, "".join(characters)[:MAX_TERM_LENGTH]
+        elif kind is not _Kind.SEPARATOR:
+            yield kind, "".join(characters)
+
+
+def _fold(text: str) -> str:
+    """Take away case, accents, width and letter forms."""
+    decomposed = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
+    kept = "".join(character for character in decomposed if not _is_left_out(character))
+    # Composed again, because a Hangul syllable or a が is one character to its readers.
+    return unicodedata.normalize("NFC", kept.translate(_LETTER_FORMS))
+
+
+@lru_cache(maxsize=65_536)
+def _is_left_out(character: str) -> bool:
+    """Whether a character is only an accent, a vowel point or a variation of the one before it.
+
+    Marks that make another letter (dakuten, nukta, virama, Indic and Thai vowels and tones) have other combining
+    classes and stay: class 200 and above is what sits above or below a letter, 10 to 35 is Hebrew and Arabic pointing.
+    """
+    combining_class = unicodedata.combining(character)
+    return (
+        combining_class >= 200
+        or 10 <= combining_class <= 35
+        or _is_within(ord(character), _VARIATION_SELECTORS)
+        or unicodedata.category(character) == "Me"
+    )
+
+
+@lru_cache(maxsize=65_536)
+def _kind_of(character: str) -> _Kind:
+    category = unicodedata.category(character)
+    if category == "So":
+        return _Kind.SYMBOL
+    if category[0] not in "LNM":
+        return _Kind.SEPARATOR
+    if _is_within(ord(character), _PAIR_SCRIPTS):
+        return _Kind.PAIRS
+    if _is_within(ord(character), _TRIPLE_SCRIPTS):
+        return _Kind.TRIPLES
+    return _Kind.WORD
+
+
+def _is_within(code_point: int, ranges: tuple[tuple[int, int], ...]) -> bool:
+    return any(first <= code_point <= last for first, last in ranges)

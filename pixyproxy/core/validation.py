@@ -1,0 +1,70 @@
+"""Checks of what comes in, with errors that name the fields as callers know them.
+
+Author: djjay
+Date: 2026-11-20
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from pixyproxy.core.exceptions import FieldViolation, InvalidFieldError
+from pixyproxy.core.models import Guid, Model
+
+AnyModel = TypeVar("AnyModel", bound=Model)
+
+# Parts of our models that callers know no names of: what is in them is a field of the request itself.
+_UNNAMED_PARTS = frozenset({"detail", "filter"})
+
+
+def validated(model: type[AnyModel], values: Any) -> AnyModel:
+    """Make a model of ``values``, or check one that is made already.
+
+    Raises:
+        InvalidFieldError: it breaks a rule; every field that does is named.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise _translated(error) from error
+
+
+def validated_guid(guid: str) -> str:
+    """Check a guid, and return it in its lower-case form.
+
+    Raises:
+        InvalidFieldError: it is none.
+    """
+    try:
+        return _guid_adapter().validate_python(guid)
+    except ValidationError as error:
+        raise _translated(error, field="guid") from error
+
+
+@cache
+def _guid_adapter() -> TypeAdapter[str]:
+    return TypeAdapter(Guid)
+
+
+def _translated(error: ValidationError, field: str = "") -> InvalidFieldError:
+    return InvalidFieldError(
+        [
+            FieldViolation(_path(detail["loc"]) or field, detail["msg"])
+            for detail in error.errors(include_input=False, include_url=False)
+        ]
+    )
+
+
+def _path(location: Sequence[str | int]) -> str:
+    """Write a place in a model as the API spells it, such as ``tags[3]`` or ``options.size``."""
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif part not in _UNNAMED_PARTS:
+            path += f".{part}" if path else part
+    return path

@@ -1,0 +1,184 @@
+"""Where the bytes of images are kept: the interface of a store, and the store in a local folder."""
+
+from __future__ import annotations
+
+import errno
+import os
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+from pixyproxy.core.exceptions import ConfigurationError, ContentDamagedError, PixyProxyException, StorageFullError
+
+# Below this much room no generation is begun: the largest picture that providers give takes a part of it.
+_LEAST_FREE_BYTES = 64 * 1024 * 1024
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM})
+
+
+class ContentReader(ABC):
+    """The stored bytes of one image, open for reading by one thread; closed by the end of a ``with``.
+
+    Attributes:
+        size: their number.
+    """
+
+    size: int
+
+    @abstractmethod
+    def seek(self, offset: int) -> None:
+        """Go to a byte, counted from 0."""
+
+    @abstractmethod
+    def read(self, count: int) -> bytes:
+        """Return the next ``count`` bytes, fewer only at the end."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back what the reader holds."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class ImageStore(ABC):
+    """Keeps the bytes of images under their guids. Safe to use from many threads and processes at once."""
+
+    @abstractmethod
+    def require_room(self) -> None:
+        """Check, as far as that can be known without writing, that an image can be written.
+
+        Raises:
+            StorageFullError: it cannot.
+        """
+
+    @abstractmethod
+    def write(self, guid: str, data: bytes) -> None:
+        """Store the bytes of an image; when this returns, they outlive a crash. Half an image is never visible.
+
+        Raises:
+            StorageFullError: there is no room; nothing is left behind.
+        """
+
+    @abstractmethod
+    def open(self, guid: str) -> ContentReader:
+        """Open the bytes of an image.
+
+        Raises:
+            ContentDamagedError: they are not there.
+        """
+
+    @abstractmethod
+    def delete(self, guid: str) -> None:
+        """Delete the bytes of an image, if they are there."""
+
+
+class LocalImageStore(ImageStore):
+    """Keeps each image in a file of its own, named by its guid, in two levels of folders."""
+
+    def __init__(self, folder: Path) -> None:
+        """Use ``folder``, and make it where it is missing.
+
+        Raises:
+            ConfigurationError: it cannot be made, or is no folder.
+        """
+        self._folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(f"The image folder {folder} cannot be used: {error.strerror}.") from error
+
+    def require_room(self) -> None:  # noqa: D102  inherited
+        try:
+            room = os.statvfs(self._folder)
+        except OSError as error:
+            raise _translated(error) from error
+        is_writable = os.access(self._folder, os.W_OK) and not room.f_flag & os.ST_RDONLY
+        if not is_writable or room.f_bavail * room.f_frsize < _LEAST_FREE_BYTES:
+            raise StorageFullError("There is no room left for images; nothing was generated.")
+
+    def write(self, guid: str, data: bytes) -> None:  # noqa: D102  inherited
+        path = self._path_of(guid)
+        temporary = path.with_name(f".{guid}.part")
+        try:
+            _make_lasting_folder(path.parent, self._folder)
+            try:
+                with temporary.open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(path)
+            except BaseException:
+                with suppress(OSError):
+                    temporary.unlink(missing_ok=True)
+                raise
+            _fsync_folder(path.parent)
+        except OSError as error:
+            raise _translated(error) from error
+
+    def open(self, guid: str) -> ContentReader:  # noqa: D102  inherited
+        try:
+            # Unbuffered: every read is one chunk, which a buffer would only copy once more.
+            return _LocalReader(self._path_of(guid).open("rb", buffering=0))
+        except FileNotFoundError as error:
+            raise ContentDamagedError("The stored bytes of the image are missing.") from error
+        except OSError as error:
+            raise _translated(error) from error
+
+    def delete(self, guid: str) -> None:  # noqa: D102  inherited
+        try:
+            self._path_of(guid).unlink(missing_ok=True)
+        except OSError as error:
+            raise _translated(error) from error
+
+    def _path_of(self, guid: str) -> Path:
+        """Two levels of 256 folders each keep folders small at millions of images."""
+        return self._folder / guid[0:2] / guid[2:4] / guid
+
+
+class _LocalReader(ContentReader):
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.size = os.fstat(file.fileno()).st_size
+
+    def seek(self, offset: int) -> None:
+        self._file.seek(offset)
+
+    def read(self, count: int) -> bytes:
+        try:
+            return self._file.read(count)
+        except OSError as error:
+            raise ContentDamagedError("The stored bytes of the image cannot be read.") from error
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _make_lasting_folder(folder: Path, top: Path) -> None:
+    """Make ``folder``, some levels below ``top``, so that its entries outlive a crash."""
+    if folder.is_dir():
+        return
+    if folder != top:
+        _make_lasting_folder(folder.parent, top)
+    folder.mkdir(exist_ok=True)
+    _fsync_folder(folder.parent)
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _translated(error: OSError) -> PixyProxyException:
+    if error.errno in _NO_ROOM:
+        return StorageFullError("There is no room left for images.")
+    return PixyProxyException("The image store failed.")

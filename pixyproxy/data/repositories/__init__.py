@@ -1,0 +1,1 @@
+"""The repositories: one for each entity, each the only place that knows the SQL of its tables."""

@@ -1,0 +1,35 @@
+"""Small named values that all servers on one database share."""
+
+from __future__ import annotations
+
+from pixyproxy.core.models import new_guid
+from pixyproxy.data.database import DatabaseContext
+
+
+class ServerValueRepository:
+    """The shared values, within one database context."""
+
+    def __init__(self, context: DatabaseContext) -> None:
+        self._context = context
+
+    def get(self, name: str) -> str | None:
+        """Return the value of that name, or None where there is none yet."""
+        row = self._context.fetch_one("SELECT value FROM server_values WHERE name = :name", {"name": name})
+        return None if row is None else str(row["value"])
+
+    def insert(self, name: str, value: str) -> None:
+        """Store the first value of that name.
+
+        Raises:
+            ConstraintViolationError: there is one already.
+        """
+        self._context.insert(
+            "INSERT INTO server_values (guid, name, value) VALUES (:guid, :name, :value)",
+            {"guid": new_guid(), "name": name, "value": value},
+        )
+
+    def set(self, name: str, value: str) -> None:
+        """Store a value, in place of an earlier one of that name."""
+        sql = "UPDATE server_values SET value = :value WHERE name = :name"
+        if self._context.execute(sql, {"name": name, "value": value}) == 0:
+            self.insert(name, value)

@@ -1,0 +1,122 @@
+"""The users."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import SecretStr
+
+from pixyproxy.core.exceptions import RecordNotFoundError
+from pixyproxy.core.models import User, UserClass, UserCreate, new_guid
+from pixyproxy.core.text import exact_key
+from pixyproxy.data.database import DatabaseContext
+from pixyproxy.data.repositories.server_values import ServerValueRepository
+
+_COLUMNS = "id, guid, username, password, class_key, created_at, updated_at"
+_REVISION = "users_revision"
+
+
+class UserRepository:
+    """The users, within one database context."""
+
+    def __init__(self, context: DatabaseContext) -> None:
+        self._context = context
+
+    def insert(self, user: UserCreate) -> User:
+        """Add a user, whose ``password`` must be a hash by now.
+
+        Raises:
+            ConstraintViolationError: the name is taken, perhaps by a user who was removed but has made images.
+        """
+        now = datetime.now(UTC)
+        row = _user_to_dict(user) | {"guid": new_guid(), "created_at": now, "updated_at": now}
+        row["id"] = self._context.insert(
+            """
+            INSERT INTO users (guid, username, username_key, password, class_key, created_at, updated_at)
+            VALUES (:guid, :username, :username_key, :password, :class_key, :created_at, :updated_at)
+            """,
+            row,
+        )
+        self._note_change()
+        return _dict_to_user(row)
+
+    def get(self, username: str) -> User:
+        """Return the user of that name.
+
+        Raises:
+            RecordNotFoundError: there is none, or it was removed.
+        """
+        row = self._context.fetch_one(
+            f"SELECT {_COLUMNS} FROM users WHERE username_key = :username_key AND removed_at IS NULL",  # noqa: S608
+            {"username_key": exact_key(username)},
+        )
+        if row is None:
+            raise RecordNotFoundError(f"There is no user {username}.")
+        return _dict_to_user(row)
+
+    def get_all(self) -> list[User]:
+        """Return all users by name."""
+        sql = f"SELECT {_COLUMNS} FROM users WHERE removed_at IS NULL ORDER BY username_key"  # noqa: S608
+        return [_dict_to_user(row) for row in self._context.fetch_all(sql, {})]
+
+    def has_any(self) -> bool:
+        """Tell whether there ever was a user."""
+        return self._context.fetch_one("SELECT 1 FROM users LIMIT 1", {}) is not None
+
+    def update_password(self, user_id: int, password: SecretStr) -> None:
+        """Give a user another password hash."""
+        self._context.execute(
+            "UPDATE users SET password = :password, updated_at = :now WHERE id = :id",
+            {"id": user_id, "password": password.get_secret_value(), "now": datetime.now(UTC)},
+        )
+        self._note_change()
+
+    def remove(self, user_id: int) -> bool:
+        """Remove a user; return whether the name stays taken, because images or generations carry it."""
+        parameters = {"id": user_id, "now": datetime.now(UTC)}
+        self._note_change()
+        is_author = self._context.fetch_one(
+            """
+            SELECT 1 FROM users WHERE id = :id AND (
+              EXISTS (SELECT 1 FROM images WHERE author_id = users.id)
+              OR EXISTS (SELECT 1 FROM generations WHERE author_id = users.id))
+            """,
+            parameters,
+        )
+        if is_author:
+            self._context.execute(
+                "UPDATE users SET removed_at = :now, updated_at = :now, password = '' WHERE id = :id", parameters
+            )
+            return True
+        self._context.execute("DELETE FROM users WHERE id = :id", {"id": user_id})
+        return False
+
+    def revision(self) -> str:
+        """Return a value that changes with every change of any user."""
+        return ServerValueRepository(self._context).get(_REVISION) or ""
+
+    def _note_change(self) -> None:
+        ServerValueRepository(self._context).set(_REVISION, new_guid())
+
+
+def _user_to_dict(user: UserCreate) -> dict[str, Any]:
+    return {
+        "username": user.username,
+        "username_key": exact_key(user.username),
+        "password": user.password.get_secret_value(),
+        "class_key": user.class_key.value,
+    }
+
+
+def _dict_to_user(row: Mapping[str, Any]) -> User:
+    return User.model_construct(
+        id=row["id"],
+        guid=row["guid"],
+        username=row["username"],
+        password=SecretStr(row["password"]),
+        class_key=UserClass(row["class_key"]),
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+    )

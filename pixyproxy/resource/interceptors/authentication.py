@@ -1,0 +1,78 @@
+"""The innermost interceptor: finds out who is calling, from HTTP Basic credentials in the metadata (RFC 7617).
+
+It stands inside the exception handler, which answers its refusals.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import unquote
+
+import grpc
+
+from pixyproxy.core.exceptions import CredentialsInvalidError, CredentialsMissingError
+from pixyproxy.core.models import MAX_PASSWORD_LENGTH, MAX_USERNAME_LENGTH, Caller
+from pixyproxy.core.request_context import caller
+from pixyproxy.resource.interceptors.wrapping import AroundCalls, Behavior
+from pixyproxy.service.interfaces import UserServiceInterface
+
+_OUR_METHODS = "/pixyproxy."
+_NEED_CREDENTIALS = frozenset(
+    f"/pixyproxy.v1.ImageService/{method}" for method in ("CreateImage", "UpdateImage", "DeleteImage")
+)
+
+
+class AuthenticationInterceptor(AroundCalls):
+    """Sets the caller of each call of ours; health and reflection need no credentials and look at none."""
+
+    def __init__(self, users: UserServiceInterface) -> None:
+        self._users = users
+
+    @contextmanager
+    def around(self, method: str, behavior: Behavior, context: grpc.ServicerContext) -> Iterator[None]:  # noqa: D102
+        found = self._authenticate(context) if method.startswith(_OUR_METHODS) else None
+        if found is None and method in _NEED_CREDENTIALS:
+            raise CredentialsMissingError("Sign in with HTTP Basic credentials in the metadata key authorization.")
+        token = caller.set(found)
+        try:
+            yield
+        finally:
+            caller.reset(token)
+
+    def _authenticate(self, context: grpc.ServicerContext) -> Caller | None:
+        headers = [value for key, value in context.invocation_metadata() if key == "authorization"]
+        if not headers:
+            return None
+        if len(headers) > 1:
+            raise CredentialsInvalidError("Send one authorization value, not several.")
+        username, password = _basic_credentials(headers[0])
+        return self._users.authenticate_user(username, password, _host_of(context.peer()))
+
+
+def _basic_credentials(header: str | bytes) -> tuple[str, str]:
+    """Read ``Basic``, a space, and the base64 of username, colon and password in UTF-8."""
+    text = header.decode("latin-1") if isinstance(header, bytes) else header
+    scheme, _, encoded = text.strip().partition(" ")
+    if scheme.lower() != "basic":
+        raise CredentialsInvalidError('The authorization value must be "Basic " and base64 of username:password.')
+    try:
+        decoded = base64.b64decode(encoded.strip(), validate=True).decode("utf-8")
+    except (binascii.Error, ValueError):
+        # No cause is chained: it would hold the credentials.
+        raise CredentialsInvalidError(
+            "The authorization value cannot be read; it must be base64 of username:password in UTF-8."
+        ) from None
+    username, colon, password = decoded.partition(":")
+    if not colon:
+        raise CredentialsInvalidError("The authorization value has no colon between username and password.")
+    if len(username) > MAX_USERNAME_LENGTH or len(password) > MAX_PASSWORD_LENGTH:
+        raise CredentialsInvalidError("The username or the password is wrong.")
+    return username, password
+
+
+def _host_of(peer: str) -> str:
+    """Take the port off a gRPC peer, such as ``ipv4:10.0.0.1:50212`` or ``ipv6:%5B::1%5D:50212``."""
+    return unquote(peer).rpartition(":")[0]

@@ -1,0 +1,47 @@
+"""The single exception handler: turns every error into a gRPC status. Nothing else aborts a call.
+
+It stands inside the request log, which so sees the final code, and outside of authentication, whose refusals it
+answers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import grpc
+from grpc_status import rpc_status
+
+from pixyproxy.core.request_context import request_id
+from pixyproxy.resource.interceptors.wrapping import AroundCalls, Behavior
+from pixyproxy.resource.statuses import is_foreseen, status_of
+
+_logger = logging.getLogger(__name__)
+
+
+class ExceptionInterceptor(AroundCalls):
+    """Answers errors with a status, its details, and no more than that; the full cause goes to the log."""
+
+    @contextmanager
+    def around(self, method: str, behavior: Behavior, context: grpc.ServicerContext) -> Iterator[None]:  # noqa: D102
+        try:
+            yield
+        except Exception as error:
+            if not context.is_active():
+                # The caller has gone: there is nobody to answer, and gRPC's own error for that is no fault.
+                _logger.info("The caller has gone.")
+                raise
+            _log(error)
+            context.abort_with_status(rpc_status.to_status(status_of(error, request_id.get())))
+
+
+def _log(error: Exception) -> None:
+    if not is_foreseen(error):
+        _logger.error("Not foreseen: %s", type(error).__name__, exc_info=error)
+    elif error.__cause__ is not None:
+        # The type of the cause is enough for the eye; its text, which may hold anything, is for debugging.
+        _logger.info("%s because of %s", type(error).__name__, type(error.__cause__).__name__)
+        _logger.debug("The cause in full", exc_info=error)
+    else:
+        _logger.info("%s", type(error).__name__)

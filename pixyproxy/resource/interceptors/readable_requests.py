@@ -1,0 +1,66 @@
+"""Keeps what is no request of ours from becoming an INTERNAL error of gRPC's own, which nobody would log.
+
+It stands innermost, next to the handlers: it changes what they are handed, and the interceptors around it answer.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from pixyproxy.core.exceptions import MalformedRequestError, UnknownMethodError
+from pixyproxy.resource.interceptors.wrapping import Continuation
+
+
+class ReadableRequestsInterceptor(grpc.ServerInterceptor):
+    """Makes bytes that are no message, and methods that do not exist, errors like any others."""
+
+    def intercept_service(
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        """Wrap the handler of a call, or stand in for it."""
+        handler = continuation(handler_call_details)
+        if handler is None:
+            return grpc.stream_stream_rpc_method_handler(_unknown_method)
+        if handler.request_streaming or handler.request_deserializer is None:
+            return handler
+        name = "unary_stream" if handler.response_streaming else "unary_unary"
+        behavior = getattr(handler, name)
+        return handler._replace(  # type: ignore[attr-defined, no-any-return]  # a named tuple
+            **{
+                "request_deserializer": _tolerant(handler.request_deserializer),
+                name: functools.update_wrapper(_refusing_unreadable(behavior), behavior),
+            }
+        )
+
+
+class _Unreadable:
+    """What the handler is given in place of a message that could not be read."""
+
+
+def _tolerant(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def deserialize_or_mark(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except (DecodeError, ValueError):
+            return _Unreadable()
+
+    return deserialize_or_mark
+
+
+def _refusing_unreadable(behavior: Callable[[Any, grpc.ServicerContext], Any]) -> Callable[..., Any]:
+    def call(request: Any, context: grpc.ServicerContext) -> Any:
+        if isinstance(request, _Unreadable):
+            raise MalformedRequestError("The request is not a message of the type that this method takes.")
+        return behavior(request, context)
+
+    return call
+
+
+def _unknown_method(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+    """Stand in for a method that there is not, in the shape that every client can speak to."""
+    raise UnknownMethodError("There is no such method.")

@@ -1,0 +1,190 @@
+"""The one place that maps protobuf messages to models and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.timestamp_pb2 import Timestamp
+from pixyproxy_pb.v1 import image_service_pb2 as pb
+
+from pixyproxy.core.exceptions import FieldViolation, InvalidFieldError
+from pixyproxy.core.models import (
+    DEFAULT_PAGE_SIZE,
+    MAX_PAGE_SIZE,
+    ContentRequest,
+    Image,
+    ImageChanges,
+    ImageCreation,
+    ImagePage,
+    ImagePageRequest,
+)
+from pixyproxy.core.validation import validated
+from pixyproxy.service.content import ImageContent
+
+_UPDATABLE = ("filename", "tags", "visibility")
+
+# --- In --------------------------------------------------------------------------------------------------------------
+
+
+def to_image_creation(request: pb.CreateImageRequest) -> ImageCreation:
+    """Read a request to make an image."""
+    options = request.options
+    return validated(
+        ImageCreation,
+        {
+            "detail": {
+                "prompt": request.prompt,
+                "filename": request.filename or None,
+                "tags": tuple(request.tags),
+                **({"visibility": request.visibility} if request.visibility else {}),
+            },
+            "options": {
+                "model": options.model or None,
+                "size": options.size or None,
+                "quality": options.quality or None,
+                "output_format": options.output_format or None,
+                "background": options.background or None,
+            },
+            "request_id": request.request_id or None,
+        },
+    )
+
+
+def to_image_page_request(request: pb.ListImagesRequest) -> ImagePageRequest:
+    """Read a request for a page of images."""
+    if request.page_size < 0:
+        raise InvalidFieldError.of(
+            "page_size", f"must not be negative; 0 means {DEFAULT_PAGE_SIZE}, at most {MAX_PAGE_SIZE}"
+        )
+    return validated(
+        ImagePageRequest,
+        {
+            "filter": {
+                "prompt": request.prompt or None,
+                "filename": request.filename or None,
+                "guid": request.guid or None,
+                "tags": tuple(request.tags),
+                "author": request.author or None,
+                "visibility": request.visibility or None,
+                "created_after": _to_time(request, "created_after"),
+                "created_before": _to_time(request, "created_before", round_up=True),
+            },
+            "page_size": min(request.page_size, MAX_PAGE_SIZE) or DEFAULT_PAGE_SIZE,
+            "page_token": request.page_token or None,
+        },
+    )
+
+
+def to_content_request(request: pb.GetImageContentRequest) -> ContentRequest:
+    """Read a request for bytes."""
+    return validated(
+        ContentRequest,
+        {
+            "guid": request.guid,
+            "read_offset": request.read_offset,
+            "read_limit": request.read_limit,
+            "if_none_match": request.if_none_match or None,
+        },
+    )
+
+
+def to_image_changes(request: pb.UpdateImageRequest) -> ImageChanges:
+    """Read a request to change an image, of which the mask says what to change."""
+    values: dict[str, Any] = {"guid": request.guid}
+    for field in _masked_fields(request):
+        value = getattr(request, field)
+        values[field] = tuple(value) if field == "tags" else value
+    return validated(ImageChanges, values)
+
+
+def _masked_fields(request: pb.UpdateImageRequest) -> list[str]:
+    """Return the fields to change: those in the mask, or, without one, those that are set (AIP-134)."""
+    mask: FieldMask = request.update_mask
+    # A name is its own JSON name here, but a client may send a path twice.
+    paths = list(dict.fromkeys(mask.paths)) or [field for field in _UPDATABLE if getattr(request, field)]
+    if not paths:
+        raise InvalidFieldError.of("update_mask", f"must name at least one of {', '.join(_UPDATABLE)}")
+    unknown = [path for path in paths if path not in _UPDATABLE]
+    if unknown:
+        raise InvalidFieldError(
+            [
+                FieldViolation("update_mask", f"may name only {', '.join(_UPDATABLE)}, not {path[:64]!r}")
+                for path in unknown
+            ]
+        )
+    return paths
+
+
+def _to_time(request: pb.ListImagesRequest, field: str, *, round_up: bool = False) -> datetime | None:
+    """Read a time in whole microseconds, which is as finely as times are stored."""
+    if not request.HasField(field):
+        return None
+    timestamp: Timestamp = getattr(request, field)
+    try:
+        time = timestamp.ToDatetime(tzinfo=UTC)
+        return time + timedelta(microseconds=1) if round_up and timestamp.nanos % 1000 else time
+    except (ValueError, OverflowError) as error:
+        raise InvalidFieldError.of(
+            field, "must be a time from 0001-01-01T00:00:00Z to 9999-12-31T23:59:59.999999999Z"
+        ) from error
+
+
+# --- Out -------------------------------------------------------------------------------------------------------------
+
+
+def from_image(image: Image) -> pb.ImageDetail:
+    """Write an image."""
+    detail = pb.ImageDetail(
+        guid=image.guid,
+        filename=image.filename,
+        prompt=image.prompt,
+        tags=image.tags,
+        author=image.author,
+        visibility=cast(pb.Visibility, image.visibility.value),
+        content_type=image.content_type,
+        size_bytes=image.size_bytes,
+        sha256=image.sha256,
+        width=image.width,
+        height=image.height,
+        model=image.model,
+        created_at=_from_time(image.created_at),
+        updated_at=_from_time(image.updated_at),
+    )
+    if image.usage is not None:
+        detail.usage.input_tokens = image.usage.input_tokens
+        detail.usage.output_tokens = image.usage.output_tokens
+        detail.usage.total_tokens = image.usage.total_tokens
+    return detail
+
+
+def from_image_page(page: ImagePage) -> pb.ListImagesResponse:
+    """Write a page of images."""
+    return pb.ListImagesResponse(
+        images=[from_image(image) for image in page.images], next_page_token=page.next_page_token or ""
+    )
+
+
+def from_content(content: ImageContent) -> Iterable[pb.GetImageContentResponse]:
+    """Write the bytes of an image: first what they are, then they themselves."""
+    image = content.image
+    yield pb.GetImageContentResponse(
+        info=pb.ContentInfo(
+            guid=image.guid,
+            filename=image.filename,
+            content_type=image.content_type,
+            size_bytes=image.size_bytes,
+            sha256=image.sha256,
+            not_modified=not content.is_modified,
+        )
+    )
+    for chunk in content.chunks():
+        yield pb.GetImageContentResponse(data=chunk)
+
+
+def _from_time(time: datetime) -> Timestamp:
+    timestamp = Timestamp()
+    timestamp.FromDatetime(time)
+    return timestamp

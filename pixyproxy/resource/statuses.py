@@ -1,0 +1,129 @@
+"""Which gRPC status and which details each exception becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from google.protobuf import any_pb2
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from pixyproxy.core import exceptions as exc
+
+DOMAIN = "pixyproxy"
+INTERNAL_MESSAGE = "Something went wrong on our side. Quote the request id when you report it."
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What one kind of exception becomes; ``details`` makes what it has to say beyond its message."""
+
+    code: int
+    reason: str
+    metadata: Callable[[Any], dict[str, str]] = field(default=lambda _: {})
+    details: Callable[[Any], list[Message]] = field(default=lambda _: [])
+
+
+def _bad_request(error: exc.InvalidFieldError) -> list[Message]:
+    violations = [
+        error_details_pb2.BadRequest.FieldViolation(field=violation.field, description=violation.description)
+        for violation in error.violations
+    ]
+    return [error_details_pb2.BadRequest(field_violations=violations)]
+
+
+def _bad_parameter(error: exc.ProviderRequestInvalidError) -> list[Message]:
+    return _bad_request(exc.InvalidFieldError.of(error.field, error.message))
+
+
+def _image_resource(error: exc.ImageNotFoundError) -> list[Message]:
+    return [
+        error_details_pb2.ResourceInfo(
+            resource_type="pixyproxy.v1.Image", resource_name=error.guid, description=error.message
+        )
+    ]
+
+
+def _provider_quota(error: exc.ProviderQuotaError) -> list[Message]:
+    violation = error_details_pb2.QuotaFailure.Violation(subject="provider account", description=error.message)
+    return [error_details_pb2.QuotaFailure(violations=[violation])]
+
+
+def _refusal(error: exc.PromptRefusedError) -> dict[str, str]:
+    known = {"stage": error.stage, "categories": ",".join(error.categories)}
+    return {name: value for name, value in known.items() if value}
+
+
+# An exception takes the rule of the nearest of its classes that has one.
+_RULES: dict[type[BaseException], _Rule] = {
+    exc.InvalidFieldError: _Rule(code_pb2.INVALID_ARGUMENT, "INVALID_FIELD", details=_bad_request),
+    exc.MalformedRequestError: _Rule(code_pb2.INVALID_ARGUMENT, "MALFORMED_REQUEST"),
+    exc.UnknownMethodError: _Rule(code_pb2.UNIMPLEMENTED, "METHOD_UNKNOWN"),
+    exc.OffsetOutOfRangeError: _Rule(code_pb2.OUT_OF_RANGE, "OFFSET_OUT_OF_RANGE"),
+    exc.RequestIdReusedError: _Rule(code_pb2.ALREADY_EXISTS, "REQUEST_ID_REUSED"),
+    exc.TooBusyError: _Rule(code_pb2.RESOURCE_EXHAUSTED, "TOO_BUSY"),
+    exc.CredentialsMissingError: _Rule(code_pb2.UNAUTHENTICATED, "CREDENTIALS_MISSING"),
+    exc.CredentialsInvalidError: _Rule(code_pb2.UNAUTHENTICATED, "CREDENTIALS_INVALID"),
+    exc.TooManySignInsError: _Rule(code_pb2.RESOURCE_EXHAUSTED, "TOO_MANY_SIGN_INS"),
+    exc.NotYoursError: _Rule(code_pb2.PERMISSION_DENIED, "NOT_YOURS"),
+    exc.ImageNotFoundError: _Rule(code_pb2.NOT_FOUND, "IMAGE_NOT_FOUND", details=_image_resource),
+    exc.ConflictError: _Rule(code_pb2.ABORTED, "CONFLICT"),
+    exc.DBConnectionError: _Rule(code_pb2.UNAVAILABLE, "DATABASE_UNAVAILABLE"),
+    exc.StorageFullError: _Rule(code_pb2.RESOURCE_EXHAUSTED, "STORAGE_FULL"),
+    exc.ContentDamagedError: _Rule(code_pb2.DATA_LOSS, "CONTENT_DAMAGED"),
+    exc.PromptRefusedError: _Rule(code_pb2.FAILED_PRECONDITION, "PROMPT_REFUSED", metadata=_refusal),
+    exc.ProviderRequestInvalidError: _Rule(code_pb2.INVALID_ARGUMENT, "INVALID_FIELD", details=_bad_parameter),
+    exc.ProviderRateLimitedError: _Rule(code_pb2.RESOURCE_EXHAUSTED, "PROVIDER_RATE_LIMITED"),
+    exc.ProviderQuotaError: _Rule(code_pb2.RESOURCE_EXHAUSTED, "PROVIDER_QUOTA", details=_provider_quota),
+    exc.ProviderMisconfiguredError: _Rule(code_pb2.FAILED_PRECONDITION, "PROVIDER_MISCONFIGURED"),
+    exc.ProviderUnavailableError: _Rule(code_pb2.UNAVAILABLE, "PROVIDER_UNAVAILABLE"),
+    exc.ProviderTimeoutError: _Rule(code_pb2.DEADLINE_EXCEEDED, "PROVIDER_TIMEOUT"),
+    exc.OutcomeUnknownError: _Rule(code_pb2.FAILED_PRECONDITION, "OUTCOME_UNKNOWN"),
+    BaseException: _Rule(code_pb2.INTERNAL, "INTERNAL"),
+}
+# Callers that get one of these are always told when to come back.
+_DEFAULT_RETRY_SECONDS: dict[type[BaseException], float] = {
+    exc.TooBusyError: 1.0,
+    exc.TooManySignInsError: 60.0,
+    exc.ProviderRateLimitedError: 10.0,
+    exc.DBConnectionError: 1.0,
+}
+
+
+def is_foreseen(error: BaseException) -> bool:
+    """Tell whether an exception has a status of its own, so that its message is meant for the caller."""
+    return _rule_of(error).reason != "INTERNAL"
+
+
+def status_of(error: BaseException, request_id: str) -> status_pb2.Status:
+    """Return the status for an exception, with all its details."""
+    rule = _rule_of(error)
+    message = error.message if isinstance(error, exc.PixyProxyException) and is_foreseen(error) else INTERNAL_MESSAGE
+    details: list[Message] = [
+        error_details_pb2.ErrorInfo(reason=rule.reason, domain=DOMAIN, metadata=rule.metadata(error)),
+        error_details_pb2.RequestInfo(request_id=request_id),
+        *rule.details(error),
+        *_retry_info(error),
+    ]
+    return status_pb2.Status(code=rule.code, message=message, details=[_packed(detail) for detail in details])
+
+
+def _rule_of(error: BaseException) -> _Rule:
+    return next(_RULES[kind] for kind in type(error).__mro__ if kind in _RULES)
+
+
+def _retry_info(error: BaseException) -> list[Message]:
+    seconds = getattr(error, "retry_after", None) or _DEFAULT_RETRY_SECONDS.get(type(error))
+    if seconds is None:
+        return []
+    info = error_details_pb2.RetryInfo()
+    info.retry_delay.FromMilliseconds(int(seconds * 1000))
+    return [info]
+
+
+def _packed(detail: Message) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(detail)
+    return packed

@@ -1,0 +1,331 @@
+"""How an image comes about: recorded, generated, stored, entered; once for each request, whoever repeats it.
+
+The generation is recorded before the provider is asked, and again when the request is sent. So whatever is cut off
+where, what is written says whether the provider may have made, and billed, an image; and then nothing is sent again.
+
+A generation runs in a thread of its own, which outlives its caller: what was sent is finished and stored even when the
+caller has gone, and the same request id fetches it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextvars import copy_context
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from pixyproxy.core.call import CallScope
+from pixyproxy.core.exceptions import (
+    ConflictError,
+    ConstraintViolationError,
+    DBConnectionError,
+    OutcomeUnknownError,
+    ProviderError,
+    ProviderTimeoutError,
+    RequestIdReusedError,
+    TooBusyError,
+)
+from pixyproxy.core.models import Caller, GenerationOptions, Image, ImageCreation, ImageDetail
+from pixyproxy.core.text import slug
+from pixyproxy.data.database import Database
+from pixyproxy.data.image_store import ImageStore
+from pixyproxy.data.repositories.generations import Generation, GenerationRepository, GenerationState
+from pixyproxy.data.repositories.images import ImageRepository
+from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest, ImageGenerator
+
+_logger = logging.getLogger(__name__)
+
+_EXTENSIONS = {"image/png": "png", "image/webp": "webp", "image/jpeg": "jpg"}
+# Waiting for a generation that another thread or server works on: how often to look, at first and at most.
+_FIRST_LOOK_SECONDS = 0.05
+_LAST_LOOK_SECONDS = 1.0
+# Entering a picture that is stored already, while the database is away.
+_ENTER_RETRY_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class GenerationDefaults:
+    """What to generate where a request leaves it open; see ``GenerationRequest``."""
+
+    model: str
+    size: str
+    quality: str
+    output_format: str
+    background: str
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A generation that this process has taken on."""
+
+    generation: Generation
+    creation: ImageCreation
+    author: Caller
+    call: CallScope
+
+
+class ImageCreator:
+    """Makes images, each request once."""
+
+    def __init__(
+        self,
+        database: Database,
+        store: ImageStore,
+        generator: ImageGenerator,
+        *,
+        defaults: GenerationDefaults,
+        max_generations: int,
+        lease: timedelta,
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            database: where generations and images are entered.
+            store: where the bytes go.
+            generator: what makes pictures.
+            defaults: what to make where a request leaves it open.
+            max_generations: the most generations under way at a time; further ones are refused.
+            lease: how long a generation may take before it counts as abandoned.
+        """
+        self._database = database
+        self._store = store
+        self._generator = generator
+        self._defaults = defaults
+        self._lease = lease
+        self._slots = threading.BoundedSemaphore(max_generations)
+        self._executor = ThreadPoolExecutor(max_generations, thread_name_prefix="generation")
+
+    def create(self, creation: ImageCreation, author: Caller, call: CallScope) -> Image:
+        """Make the image of ``creation``, or return it where it was made before under the same request id.
+
+        Raises:
+            As ``ImageServiceInterface.create_image``.
+        """
+        fingerprint = _fingerprint(creation)
+        look_again_in = _FIRST_LOOK_SECONDS
+        while True:
+            generation = self._find(creation, author, fingerprint)
+            if generation is not None and generation.state is GenerationState.STORED:
+                return self._get(generation, author)
+            if generation is None or self._is_free(generation):
+                job = self._take_on(generation, creation, author, call, fingerprint)
+                if job is not None:
+                    return self._wait_for(job, call)
+            elif not call.wait(look_again_in):
+                raise _still_under_way()
+            look_again_in = min(look_again_in * 1.5, _LAST_LOOK_SECONDS)
+
+    def close(self) -> None:
+        """Wait for the generations that are under way."""
+        self._executor.shutdown(wait=True)
+
+    # --- Which generation is it? ---------------------------------------------------------------------------------
+
+    def _find(self, creation: ImageCreation, author: Caller, fingerprint: str) -> Generation | None:
+        """Return the generation that was begun under the request id, or None."""
+        if creation.request_id is None:
+            return None
+        with self._database.reading() as context:
+            generation = GenerationRepository(context).find(author.user_id, creation.request_id)
+        if generation is not None and generation.fingerprint != fingerprint:
+            raise RequestIdReusedError("This request_id was used for another request; use a new one for a new request.")
+        return generation
+
+    def _get(self, generation: Generation, author: Caller) -> Image:
+        with self._database.reading() as context:
+            return ImageRepository(context).get(generation.image_guid, author)
+
+    def _is_free(self, generation: Generation) -> bool:
+        """Whether a generation may be begun again.
+
+        Raises:
+            OutcomeUnknownError: it may not, ever.
+        """
+        is_abandoned = generation.is_abandoned(datetime.now(UTC))
+        if is_abandoned and generation.state is GenerationState.SENT:
+            self._move(generation, GenerationState.UNKNOWN)
+            raise _outcome_unknown()
+        if generation.state is GenerationState.UNKNOWN:
+            raise _outcome_unknown()
+        return is_abandoned or generation.state is GenerationState.FAILED
+
+    def _take_on(
+        self, generation: Generation | None, creation: ImageCreation, author: Caller, call: CallScope, fingerprint: str
+    ) -> _Job | None:
+        """Claim a generation for this thread; return None where another one was faster."""
+        if not self._slots.acquire(blocking=False):
+            raise TooBusyError("As many images as may be are being generated; try again.", retry_after=5.0)
+        try:
+            claimed = self._record(generation, creation, author, fingerprint)
+        except BaseException:
+            self._slots.release()
+            raise
+        if claimed is None:
+            self._slots.release()
+            return None
+        return _Job(claimed, creation, author, call)
+
+    def _record(
+        self, generation: Generation | None, creation: ImageCreation, author: Caller, fingerprint: str
+    ) -> Generation | None:
+        if generation is not None:
+            return self._move(generation, GenerationState.RECORDED)
+        try:
+            with self._database.transaction() as context:
+                generation = GenerationRepository(context).insert(
+                    author_id=author.user_id,
+                    request_id=creation.request_id,
+                    fingerprint=fingerprint,
+                    lease=self._lease,
+                )
+                context.commit()
+        except ConstraintViolationError:
+            if creation.request_id is None:
+                raise
+            return None
+        return generation
+
+    # --- Make it -------------------------------------------------------------------------------------------------
+
+    def _wait_for(self, job: _Job, call: CallScope) -> Image:
+        future = self._submit(job)
+        try:
+            return future.result(timeout=call.remaining())
+        except FutureTimeoutError:
+            raise _still_under_way() from None
+
+    def _submit(self, job: _Job) -> Future[Image]:
+        try:
+            # In a copy of this thread's context, so that its log lines carry the request's id.
+            future = self._executor.submit(copy_context().run, self._make, job)
+        except BaseException:
+            self._slots.release()
+            raise
+        future.add_done_callback(lambda _: self._slots.release())
+        return future
+
+    def _make(self, job: _Job) -> Image:
+        generation = job.generation
+        try:
+            self._store.require_room()
+            generation = self._sent(generation)
+            picture = self._generator.generate(self._request_for(job), job.call)
+        except ProviderError as error:
+            state = GenerationState.UNKNOWN if error.may_have_billed else GenerationState.FAILED
+            self._settle(generation, state)
+            raise
+        except Exception:
+            # Not foreseen, so after sending nothing is known.
+            is_sent = generation.state is GenerationState.SENT
+            self._settle(generation, GenerationState.UNKNOWN if is_sent else GenerationState.FAILED)
+            raise
+        return self._keep(job, generation, picture)
+
+    def _sent(self, generation: Generation) -> Generation:
+        sent = self._move(generation, GenerationState.SENT)
+        if sent is None:
+            raise ConflictError("Another server has taken over this request; try again.", retry_after=1.0)
+        return sent
+
+    def _request_for(self, job: _Job) -> GenerationRequest:
+        options: GenerationOptions = job.creation.options
+        return GenerationRequest(
+            prompt=job.creation.detail.prompt,
+            model=options.model or self._defaults.model,
+            size=options.size or self._defaults.size,
+            quality=options.quality or self._defaults.quality,
+            output_format=options.output_format or self._defaults.output_format,
+            background=options.background or self._defaults.background,
+            author_guid=job.author.guid,
+        )
+
+    def _keep(self, job: _Job, generation: Generation, picture: GeneratedImage) -> Image:
+        """Store a picture that was paid for: first its bytes, then, once they are safe, what says that they exist."""
+        try:
+            self._store.write(generation.image_guid, picture.data)
+        except Exception:
+            self._settle(generation, GenerationState.UNKNOWN)
+            raise
+        detail = _detail_of(job, generation, picture)
+        while True:
+            try:
+                return self._enter(job, generation, detail)
+            except (DBConnectionError, ConflictError):
+                if datetime.now(UTC) > generation.lease_expires_at:
+                    raise
+                _logger.warning("The database is away; image %s is stored and waits to be entered.", detail.guid)
+                time.sleep(_ENTER_RETRY_SECONDS)
+
+    def _enter(self, job: _Job, generation: Generation, detail: ImageDetail) -> Image:
+        with self._database.transaction() as context:
+            if not GenerationRepository(context).move(generation, GenerationState.STORED):
+                # An earlier try was cut off after its commit, or the lease ran out and nobody counts on us any more.
+                return ImageRepository(context).get(generation.image_guid, job.author)
+            image = ImageRepository(context).insert(detail, job.author.user_id)
+            context.commit()
+        return image
+
+    # --- Write down how far it has come --------------------------------------------------------------------------
+
+    def _move(self, generation: Generation, state: GenerationState) -> Generation | None:
+        """Bring a generation into another state with a new lease; return None where it is not as it was read."""
+        with self._database.transaction() as context:
+            moved = GenerationRepository(context).move(generation, state, lease=self._lease)
+            context.commit()
+        return moved
+
+    def _settle(self, generation: Generation, state: GenerationState) -> None:
+        """Write down how a generation ended, as well as that can be done: its lease ends it in any case."""
+        try:
+            self._move(generation, state)
+        except Exception:
+            _logger.warning("The end of generation %d could not be written down.", generation.id, exc_info=True)
+
+
+def _detail_of(job: _Job, generation: Generation, picture: GeneratedImage) -> ImageDetail:
+    now = datetime.now(UTC)
+    asked = job.creation.detail
+    return ImageDetail(
+        guid=generation.image_guid,
+        prompt=asked.prompt,
+        filename=asked.filename or _filename_for(asked.prompt, picture.content_type),
+        tags=asked.tags,
+        visibility=asked.visibility,
+        author=job.author.username,
+        content_type=picture.content_type,
+        size_bytes=len(picture.data),
+        sha256=hashlib.sha256(picture.data).hexdigest(),
+        width=picture.width,
+        height=picture.height,
+        model=picture.model,
+        usage=picture.usage,
+        created_at=now,
+        updated_at=now,
+    )
+
+
+def _filename_for(prompt: str, content_type: str) -> str:
+    return f"{slug(prompt) or 'image'}.{_EXTENSIONS[content_type]}"
+
+
+def _fingerprint(creation: ImageCreation) -> str:
+    """Hash everything that makes a request the same request, which is all of it but its id."""
+    return hashlib.sha256(creation.model_dump_json(exclude={"request_id"}).encode()).hexdigest()
+
+
+def _outcome_unknown() -> OutcomeUnknownError:
+    return OutcomeUnknownError(
+        "An earlier request under this request_id was sent to the provider and cut off before its answer came. "
+        "Whether it made and billed an image is not known; to try again, and perhaps pay again, use a new request_id."
+    )
+
+
+def _still_under_way() -> ProviderTimeoutError:
+    return ProviderTimeoutError(
+        "The image is still being generated. It will be stored; the same request with the same request_id fetches it."
+    )

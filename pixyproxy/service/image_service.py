@@ -1,0 +1,19 @@
+"""The image service: its public and its private half together."""
+
+from __future__ import annotations
+
+from pixyproxy.data.database import Database
+from pixyproxy.data.image_store import ImageStore
+from pixyproxy.service.creation import ImageCreator
+from pixyproxy.service.interfaces import ImageServiceInterface
+from pixyproxy.service.page_tokens import PageTokens
+from pixyproxy.service.private_images import PrivateImageService
+from pixyproxy.service.public_images import PublicImageService
+
+
+class ImageService(PublicImageService, PrivateImageService, ImageServiceInterface):
+    """All that can be done with images."""
+
+    def __init__(self, database: Database, store: ImageStore, creator: ImageCreator, page_tokens: PageTokens) -> None:
+        PublicImageService.__init__(self, database, store, page_tokens)
+        PrivateImageService.__init__(self, database, store, creator)

@@ -1,0 +1,116 @@
+"""What the services offer to the layer above."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from pixyproxy.core.call import CallScope
+from pixyproxy.core.models import (
+    Caller,
+    ContentRequest,
+    Image,
+    ImageChanges,
+    ImageCreation,
+    ImagePage,
+    ImagePageRequest,
+    User,
+    UserCreate,
+)
+from pixyproxy.service.content import ImageContent
+
+
+class ImageServiceInterface(ABC):
+    """All that can be done with images. Every request is checked again, whoever checked it before.
+
+    ``caller`` is who asks, None for anybody. Every method may raise ``InvalidFieldError``, ``DBConnectionError``, and
+    ``ImageNotFoundError`` where there is no such image or the caller may not see it.
+    """
+
+    @abstractmethod
+    def create_image(self, creation: ImageCreation, caller: Caller | None, call: CallScope) -> Image:
+        """Generate an image, store it, and return it.
+
+        Raises:
+            CredentialsMissingError: nobody is signed in.
+            RequestIdReusedError: the request id was used for another request.
+            OutcomeUnknownError: it is not known whether an earlier request under that id was carried out.
+            TooBusyError: as many generations are under way as may be.
+            StorageFullError: there is no room for the image.
+            ProviderError: the provider did not deliver.
+        """
+
+    @abstractmethod
+    def get_image_by_guid(self, guid: str, caller: Caller | None) -> Image:
+        """Return one image."""
+
+    @abstractmethod
+    def get_all_images(self, request: ImagePageRequest, caller: Caller | None) -> ImagePage:
+        """Return a page of the images that match a filter, newest first."""
+
+    @abstractmethod
+    def get_image_file(self, request: ContentRequest, caller: Caller | None) -> ImageContent:
+        """Return the bytes of an image, to be read once, a piece at a time.
+
+        Raises:
+            OffsetOutOfRangeError: the offset lies beyond the last byte.
+            ContentDamagedError: the bytes are missing or damaged.
+        """
+
+    @abstractmethod
+    def update_image(self, changes: ImageChanges, caller: Caller | None) -> Image:
+        """Change the filename, tags or visibility of an image, and return it.
+
+        Raises:
+            CredentialsMissingError: nobody is signed in.
+            NotYoursError: the caller may see the image but not change it.
+        """
+
+    @abstractmethod
+    def delete_image(self, guid: str, caller: Caller | None) -> None:
+        """Delete an image for good. Raises as ``update_image``."""
+
+
+class UserServiceInterface(ABC):
+    """Who may sign in."""
+
+    @abstractmethod
+    def authenticate_user(self, username: str, password: str, peer: str) -> Caller:
+        """Check credentials that came from ``peer``, a network address without its port.
+
+        Raises:
+            CredentialsInvalidError: no user has them.
+            TooManySignInsError: too many sign-ins failed; these were not looked at.
+            TooBusyError: too many others are being checked.
+        """
+
+    @abstractmethod
+    def create_user(self, user: UserCreate) -> User:
+        """Add a user.
+
+        Raises:
+            ConstraintViolationError: the name is taken.
+        """
+
+    @abstractmethod
+    def get_all_users(self) -> list[User]:
+        """Return all users by name."""
+
+    @abstractmethod
+    def has_users(self) -> bool:
+        """Tell whether there ever was a user."""
+
+    @abstractmethod
+    def change_password(self, username: str, password: str) -> None:
+        """Give a user another password.
+
+        Raises:
+            RecordNotFoundError: there is no such user.
+        """
+
+    @abstractmethod
+    def remove_user(self, username: str) -> bool:
+        """Remove a user, whose images stay. Return whether the name stays taken because of them.
+
+        Raises:
+            RecordNotFoundError: there is no such user.
+        """

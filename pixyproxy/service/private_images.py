@@ -1,0 +1,69 @@
+"""What only signed-in callers may ask: to make images, and to change and delete their own."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+
+from pixyproxy.core.call import CallScope
+from pixyproxy.core.exceptions import CredentialsMissingError, NotYoursError, PixyProxyException
+from pixyproxy.core.models import Caller, Image, ImageChanges, ImageCreation
+from pixyproxy.core.validation import validated, validated_guid
+from pixyproxy.data.database import Database, DatabaseContext
+from pixyproxy.data.image_store import ImageStore
+from pixyproxy.data.repositories.images import ImageRepository
+from pixyproxy.service.creation import ImageCreator
+
+_logger = logging.getLogger(__name__)
+
+
+class PrivateImageService:
+    """The writing half of ``ImageServiceInterface``, which documents the methods."""
+
+    def __init__(self, database: Database, store: ImageStore, creator: ImageCreator) -> None:
+        self._database = database
+        self._store = store
+        self._creator = creator
+
+    def create_image(self, creation: ImageCreation, caller: Caller | None, call: CallScope) -> Image:  # noqa: D102
+        return self._creator.create(validated(ImageCreation, creation), _signed_in(caller), call)
+
+    def update_image(self, changes: ImageChanges, caller: Caller | None) -> Image:  # noqa: D102
+        changes = validated(ImageChanges, changes)
+        author = _signed_in(caller)
+        with self._database.transaction() as context:
+            image = self._lock_own(context, changes.guid, author)
+            image = image.model_copy(
+                update={**changes.changed_fields(), "updated_at": max(datetime.now(UTC), image.created_at)}
+            )
+            ImageRepository(context).update(image)
+            context.commit()
+        return image
+
+    def delete_image(self, guid: str, caller: Caller | None) -> None:  # noqa: D102
+        guid = validated_guid(guid)
+        author = _signed_in(caller)
+        with self._database.transaction() as context:
+            image = self._lock_own(context, guid, author)
+            ImageRepository(context).delete(image.id)
+            context.commit()
+        try:
+            # After the detail: bytes without a detail are only in the way, a detail without bytes is broken.
+            self._store.delete(guid)
+        except PixyProxyException:
+            _logger.warning("The bytes of the deleted image %s could not be deleted.", guid, exc_info=True)
+
+    def _lock_own(self, context: DatabaseContext, guid: str, caller: Caller) -> Image:
+        """Return an image that the caller may change, and keep others from changing it."""
+        images = ImageRepository(context)
+        images.lock(guid, self._database)
+        image = images.get(guid, caller)
+        if image.author_id != caller.user_id and not caller.is_admin:
+            raise NotYoursError("This image is another user's; only its author and admins may change it.")
+        return image
+
+
+def _signed_in(caller: Caller | None) -> Caller:
+    if caller is None:
+        raise CredentialsMissingError("Sign in with HTTP Basic credentials in the metadata key authorization.")
+    return caller
