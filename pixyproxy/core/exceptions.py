@@ -189,6 +189,10 @@ class ProviderMisconfiguredError(ProviderError):
     """The provider refuses our key, our organisation or the configured model."""
 
 
+class ProviderModelUnknownError(ProviderMisconfiguredError):
+    """The provider has no such model, or not for us."""
+
+
 class ProviderUnavailableError(ProviderError):
     """The provider cannot be reached, or answers with an error of its own or with something unusable."""
 

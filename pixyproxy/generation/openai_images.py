@@ -22,6 +22,7 @@ from pixyproxy.core.exceptions import (
     PromptRefusedError,
     ProviderError,
     ProviderMisconfiguredError,
+    ProviderModelUnknownError,
     ProviderQuotaError,
     ProviderRateLimitedError,
     ProviderRequestInvalidError,
@@ -312,7 +313,7 @@ def _explain_refusal(exc: openai.APIStatusError) -> PromptRefusedError:
     categories = details.get("categories")
     return PromptRefusedError(
         "The image provider's moderation refuses the prompt.",
-        stage=_safe_name(details.get("moderation_stage")),
+        stage=_safe_name(details.get("moderation_stage")) or _safe_name(details.get("stage")),
         categories=[name for name in map(_safe_name, categories) if name] if isinstance(categories, list) else (),
     )
 
@@ -339,7 +340,7 @@ def _explain_misconfiguration(status: int) -> ProviderMisconfiguredError:
     if status in {401, 403}:
         return ProviderMisconfiguredError("The image provider refuses the server's key, organisation or project.")
     if status == 404:
-        return ProviderMisconfiguredError("The image provider does not have this model for the server's account.")
+        return ProviderModelUnknownError("The image provider does not have this model for the server's account.")
     return ProviderMisconfiguredError("The image provider's address does not take requests for images.")
 
 

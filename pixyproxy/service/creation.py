@@ -26,6 +26,8 @@ from pixyproxy.core.exceptions import (
     DBConnectionError,
     OutcomeUnknownError,
     ProviderError,
+    ProviderModelUnknownError,
+    ProviderRequestInvalidError,
     ProviderTimeoutError,
     RequestIdReusedError,
     TooBusyError,
@@ -216,8 +218,9 @@ class ImageCreator:
             generation = self._sent(generation)
             picture = self._generator.generate(self._request_for(job), job.call)
         except ProviderError as error:
-            state = GenerationState.UNKNOWN if error.may_have_billed else GenerationState.FAILED
-            self._settle(generation, state)
+            self._settle(generation, GenerationState.UNKNOWN if error.may_have_billed else GenerationState.FAILED)
+            if isinstance(error, ProviderModelUnknownError) and job.creation.options.model:
+                raise ProviderRequestInvalidError("options.model", "The provider has no such model.") from error
             raise
         except Exception:
             # Not foreseen, so after sending nothing is known.

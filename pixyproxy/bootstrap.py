@@ -1,0 +1,148 @@
+"""The composition root: builds everything out of the settings, and closes it in reverse. Nothing else does either."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from pixyproxy.core.exceptions import ConfigurationError, ConstraintViolationError
+from pixyproxy.data import init
+from pixyproxy.data.database import Database
+from pixyproxy.data.image_store import LocalImageStore
+from pixyproxy.data.mysql import MySQLDatabase
+from pixyproxy.data.repositories.server_values import ServerValueRepository
+from pixyproxy.data.sqlite import SQLiteDatabase
+from pixyproxy.generation.interfaces import ImageGenerator
+from pixyproxy.generation.offline import OfflineGenerator
+from pixyproxy.generation.openai_images import OpenAIGenerator
+from pixyproxy.generation.retry import RetryingGenerator
+from pixyproxy.service.creation import GenerationDefaults, ImageCreator
+from pixyproxy.service.image_service import ImageService
+from pixyproxy.service.interfaces import ImageServiceInterface, UserServiceInterface
+from pixyproxy.service.page_tokens import PageTokens, new_page_token_key
+from pixyproxy.service.sign_in_throttle import SignInThrottle
+from pixyproxy.service.users import UserService
+from pixyproxy.settings import Settings
+
+_logger = logging.getLogger(__name__)
+
+_PAGE_TOKEN_KEY = "page_token_key"  # noqa: S105  its name, not itself
+# Beyond what the provider may take: time to store the picture and to enter it.
+_LEASE_MARGIN_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Application:
+    """What is served."""
+
+    images: ImageServiceInterface
+    users: UserServiceInterface
+
+
+@contextmanager
+def open_database(settings: Settings) -> Iterator[Database]:
+    """Open the database that the settings name, and close it at the end. Its tables may be old or missing."""
+    path = settings.sqlite_path
+    database: Database
+    if path is not None:
+        _require_folder(path)
+        database = SQLiteDatabase(path, pool_size=settings.database_pool_size, pool_wait=settings.database_timeout)
+    else:
+        database = MySQLDatabase(
+            settings.mysql_address,
+            pool_size=settings.database_pool_size,
+            pool_wait=settings.database_timeout,
+            connect_timeout=settings.database_timeout,
+            query_timeout=settings.database_timeout,
+        )
+    with closing(database):
+        yield database
+
+
+@contextmanager
+def open_current_database(settings: Settings) -> Iterator[Database]:
+    """Open the database with its tables in today's form: SQLite's are brought there, a server's must be.
+
+    Raises:
+        ConfigurationError: they are not.
+    """
+    with open_database(settings) as database:
+        if settings.sqlite_path is not None:
+            init.upgrade(database)
+        else:
+            init.require_current(database)
+        yield database
+
+
+def build_users(settings: Settings, database: Database) -> UserServiceInterface:
+    """Build the user service alone, for administration."""
+    return UserService(database, SignInThrottle(settings.max_failed_sign_ins, settings.sign_in_window))
+
+
+@contextmanager
+def build(settings: Settings) -> Iterator[Application]:
+    """Build everything that is served, and close it at the end."""
+    with ExitStack() as stack:
+        database = stack.enter_context(open_current_database(settings))
+        store = LocalImageStore(Path(settings.image_store))
+        generator = stack.enter_context(closing(_build_generator(settings)))
+        creator = ImageCreator(
+            database,
+            store,
+            generator,
+            defaults=GenerationDefaults(
+                model=settings.model,
+                size=settings.size,
+                quality=settings.quality,
+                output_format=settings.output_format,
+                background=settings.background,
+            ),
+            max_generations=settings.max_generations,
+            lease=timedelta(seconds=settings.provider_timeout + _LEASE_MARGIN_SECONDS),
+        )
+        stack.enter_context(closing(creator))
+        yield Application(
+            images=ImageService(database, store, creator, PageTokens(_page_token_key(database))),
+            users=build_users(settings, database),
+        )
+
+
+def _require_folder(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise ConfigurationError(f"PIXYPROXY_DATABASE_URL: there is no folder {path.parent} for the database.")
+
+
+def _build_generator(settings: Settings) -> ImageGenerator:
+    if settings.openai_api_key is None:
+        _logger.warning(
+            "OPENAI_API_KEY is not set: images are drawings that PixyProxy makes of the prompt itself, not a model's."
+        )
+        return OfflineGenerator()
+    generator = OpenAIGenerator(
+        api_key=settings.openai_api_key.get_secret_value(),
+        base_url=settings.openai_base_url,
+        organization=settings.openai_org_id,
+        project=settings.openai_project_id,
+        timeout=settings.provider_timeout,
+    )
+    return RetryingGenerator(generator)
+
+
+def _page_token_key(database: Database) -> str:
+    """Return the key that all servers on the database seal page tokens with; the first one makes it."""
+    with database.reading() as context:
+        key = ServerValueRepository(context).get(_PAGE_TOKEN_KEY)
+    if key is not None:
+        return key
+    key = new_page_token_key()
+    try:
+        with database.transaction() as context:
+            ServerValueRepository(context).insert(_PAGE_TOKEN_KEY, key)
+            context.commit()
+    except ConstraintViolationError:
+        return _page_token_key(database)  # Another server was faster.
+    return key

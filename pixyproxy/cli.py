@@ -1,0 +1,147 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from pydantic import SecretStr
+
+from pixyproxy.bootstrap import build, build_users, open_current_database, open_database
+from pixyproxy.core.exceptions import PixyProxyException
+from pixyproxy.core.models import UserClass, UserCreate
+from pixyproxy.core.validation import validated
+from pixyproxy.data import init
+from pixyproxy.logs import set_up_logging
+from pixyproxy.server import Server, serve_until_told
+from pixyproxy.service.interfaces import UserServiceInterface
+from pixyproxy.settings import load_settings
+
+_FIRST_USER = "admin"
+
+app = typer.Typer(
+    name="pixyproxy",
+    help="Generates images from prompts over gRPC, keeps them, and finds them again.",
+    epilog="Everything is set by environment variables; docs/settings.md lists them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+database_commands = typer.Typer(help="Look after the database.", no_args_is_help=True)
+user_commands = typer.Typer(help="Say who may sign in.", no_args_is_help=True)
+app.add_typer(database_commands, name="db")
+app.add_typer(user_commands, name="user")
+
+Name = Annotated[str, typer.Argument(help="The user's name.", show_default=False)]
+PasswordStdin = Annotated[
+    bool, typer.Option("--password-stdin", help="Read the password from standard input instead of asking for it.")
+]
+
+
+@app.command()
+def serve() -> None:
+    """Serve until SIGTERM or Ctrl-C.
+
+    Prints one line, "listening on HOST:PORT", when it is ready; the log goes to standard error. With SQLite, the
+    default, it makes or upgrades the tables by itself, and where there are no users yet it makes an admin and
+    prints the password, once.
+    """
+    settings = load_settings()
+    set_up_logging(settings.log_level)
+    with build(settings) as application:
+        server = Server(application, settings)
+        if settings.sqlite_path is not None:
+            _make_first_user(application.users)
+        serve_until_told(server, _say)
+
+
+@database_commands.command("init")
+def init_database() -> None:
+    """Make the tables, or bring them to the form that this release works with. All data is kept."""
+    settings = load_settings()
+    set_up_logging("WARNING")
+    with open_database(settings) as database:
+        versions = init.upgrade(database)
+    _say(f"The tables are at version {versions[-1]} now." if versions else "The tables are up to date.")
+
+
+@user_commands.command("add")
+def add_user(
+    name: Name,
+    class_key: Annotated[
+        UserClass, typer.Option("--class", help="A user works with own images, an admin with everybody's.")
+    ] = UserClass.USER,
+    password_stdin: PasswordStdin = False,
+) -> None:
+    """Add a user."""
+    password = _read_password(password_stdin)
+    with _users() as users:
+        users.create_user(validated(UserCreate, {"username": name, "password": password, "class_key": class_key}))
+    _say(f"Added {class_key} {name}.")
+
+
+@user_commands.command("list")
+def list_users() -> None:
+    """List all users."""
+    with _users() as users:
+        for user in users.get_all_users():
+            _say(f"{user.class_key:<6} {user.username}")
+
+
+@user_commands.command("passwd")
+def change_password(name: Name, password_stdin: PasswordStdin = False) -> None:
+    """Give a user another password. The old one is refused within a second."""
+    password = _read_password(password_stdin)
+    with _users() as users:
+        users.change_password(name, password)
+    _say(f"Changed the password of {name}.")
+
+
+@user_commands.command("remove")
+def remove_user(name: Name) -> None:
+    """Remove a user. Images that the user has made stay, and the name then stays taken."""
+    with _users() as users:
+        keeps_name = users.remove_user(name)
+    _say(f"Removed {name}." + (" The images stay, and the name stays taken." if keeps_name else ""))
+
+
+@contextmanager
+def _users() -> Iterator[UserServiceInterface]:
+    settings = load_settings()
+    set_up_logging("WARNING")
+    with open_current_database(settings) as database:
+        yield build_users(settings, database)
+
+
+def _read_password(from_stdin: bool) -> str:
+    """Read a password from where it cannot be seen: never from an argument, which every process list shows."""
+    if from_stdin:
+        return sys.stdin.readline().rstrip("\r\n")
+    return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))
+
+
+def _make_first_user(users: UserServiceInterface) -> None:
+    """Where there never was a user, make an admin, and show the password this once."""
+    if users.has_users():
+        return
+    password = secrets.token_urlsafe(12)
+    users.create_user(UserCreate(username=_FIRST_USER, password=SecretStr(password), class_key=UserClass.ADMIN))
+    _say(f"first user: {_FIRST_USER}")
+    _say(f"password: {password} (shown only now; change it with: pixyproxy user passwd {_FIRST_USER})")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201
+
+
+def main() -> None:
+    """Run the command line; what goes wrong is said in plain words on standard error."""
+    try:
+        app()
+    except PixyProxyException as error:
+        print(f"pixyproxy: {error.message}", file=sys.stderr)  # noqa: T201
+        sys.exit(1)

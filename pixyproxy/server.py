@@ -1,0 +1,117 @@
+"""The gRPC server: its port, its services, the order of its interceptors, and how it ends."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
+
+import grpc
+from grpc_channelz.v1 import channelz
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from pixyproxy_pb.v1 import image_service_pb2, image_service_pb2_grpc
+
+from pixyproxy.bootstrap import Application
+from pixyproxy.core.exceptions import ConfigurationError
+from pixyproxy.resource.image_servicer import ImageServicer
+from pixyproxy.resource.interceptors.authentication import AuthenticationInterceptor
+from pixyproxy.resource.interceptors.exceptions import ExceptionInterceptor
+from pixyproxy.resource.interceptors.readable_requests import ReadableRequestsInterceptor
+from pixyproxy.resource.interceptors.request_log import RequestLogInterceptor
+from pixyproxy.settings import Settings
+
+_logger = logging.getLogger(__name__)
+
+_SERVICE_NAME = image_service_pb2.DESCRIPTOR.services_by_name["ImageService"].full_name
+# Readers that stall and generations that take minutes hold a thread each; the rest are for quick calls. Threads are
+# made only as they are needed.
+_STREAM_THREADS = 500
+_QUICK_THREADS = 64
+_OPTIONS = (
+    # On by default, it would let a second server start on the same port without an error.
+    ("grpc.so_reuseport", 0),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
+)
+
+
+class Server:
+    """Serves an application on one port."""
+
+    def __init__(self, application: Application, settings: Settings) -> None:
+        """Bind the port; serve nothing yet.
+
+        Raises:
+            ConfigurationError: the port cannot be had.
+        """
+        self._drain_timeout = settings.drain_timeout
+        self._health = health.HealthServicer()
+        self._pool = ThreadPoolExecutor(
+            _STREAM_THREADS + _QUICK_THREADS + settings.max_generations, thread_name_prefix="call"
+        )
+        self._server = grpc.server(
+            self._pool,
+            interceptors=[
+                RequestLogInterceptor(),
+                ExceptionInterceptor(),
+                AuthenticationInterceptor(application.users),
+                ReadableRequestsInterceptor(),
+            ],
+            options=_OPTIONS,
+            # Pictures are compressed already, and details are small.
+            compression=grpc.Compression.NoCompression,
+        )
+        image_service_pb2_grpc.add_ImageServiceServicer_to_server(ImageServicer(application.images), self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflected = [_SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME]
+        if settings.channelz:
+            channelz.add_channelz_servicer(self._server)
+        reflection.enable_server_reflection(reflected, self._server)
+        self.address = _bind(self._server, settings)
+
+    def start(self) -> None:
+        """Serve."""
+        self._server.start()
+        for service in ("", _SERVICE_NAME):
+            self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+
+    def stop(self) -> None:
+        """Say that no new calls are wanted, let the running ones finish, and stop."""
+        self._health.enter_graceful_shutdown()
+        self._server.stop(self._drain_timeout).wait()
+        self._pool.shutdown(wait=True)
+
+
+def serve_until_told(server: Server, announce: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. A second signal ends the process at once."""
+    told = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        told.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    server.start()
+    announce(f"listening on {server.address}")
+    told.wait()
+    _logger.info("Draining: no new calls are taken, running ones may finish.")
+    server.stop()
+    _logger.info("Stopped.")
+
+
+def _bind(server: grpc.Server, settings: Settings) -> str:
+    """Bind the port and return the address as host:port."""
+    try:
+        port = server.add_insecure_port(settings.listen)
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"PIXYPROXY_LISTEN: cannot listen on {settings.listen}; is another server there already?"
+        ) from error
+    return f"{settings.listen.rpartition(':')[0]}:{port}"

@@ -1,0 +1,214 @@
+"""All settings. This is the only place that reads environment variables."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import unquote, urlsplit
+
+from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from pixyproxy.core.exceptions import ConfigurationError
+from pixyproxy.core.models import Background, ModelName, OutputFormat, Quality, Size
+from pixyproxy.data.mysql import MySQLAddress
+
+_PREFIX = "PIXYPROXY_"
+_SQLITE_URL = "sqlite:///"
+_MYSQL_PORT = 3306
+
+
+def _refuse(rule: str) -> PydanticCustomError:
+    return PydanticCustomError("rule", rule)
+
+
+def _check_listen(listen: str) -> str:
+    host, colon, port = listen.rpartition(":")
+    if not (colon and host and port.isascii() and port.isdigit() and int(port) <= 65_535):
+        raise _refuse("must be host:port, such as 127.0.0.1:50051")
+    return listen
+
+
+def _check_base_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise _refuse("must begin with http:// or https:// and name a host")
+    return url
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. The descriptions are those of docs/settings.md."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, extra="ignore", frozen=True, hide_input_in_errors=True, env_ignore_empty=True
+    )
+
+    listen: Annotated[str, AfterValidator(_check_listen)] = Field(
+        default="127.0.0.1:50051",
+        description="Where to serve, as host:port. Port 0 picks a free one and prints it.",
+    )
+    allow_plaintext: bool = Field(
+        default=False,
+        description="Serve beyond loopback without TLS, because something in front brings it.",
+    )
+    database_url: SecretStr = Field(
+        default=SecretStr("sqlite:///pixyproxy.db"),
+        description="sqlite:///PATH, or mysql://user:password@host:port/name for MySQL and MariaDB.",
+    )
+    database_host: str | None = Field(default=None, description="The database's host, in place of the URL's.")
+    database_port: int | None = Field(
+        default=None, ge=1, le=65_535, description="The database's port, in place of the URL's."
+    )
+    database_name: str | None = Field(default=None, description="The database's name, in place of the URL's.")
+    database_user: str | None = Field(default=None, description="The database's user, in place of the URL's.")
+    database_password: SecretStr | None = Field(
+        default=None, description="The database user's password, in place of the URL's."
+    )
+    database_pool_size: int = Field(default=16, ge=1, le=1000, description="The most database connections at a time.")
+    database_timeout: float = Field(
+        default=5.0, gt=0, le=3600, description="The most seconds to wait for the database, at each step."
+    )
+    image_store: str = Field(default="images", description="The folder for image bytes.")
+    openai_api_key: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("OPENAI_API_KEY"),
+        description="The provider's key. Without it the offline generator draws.",
+    )
+    openai_base_url: Annotated[str, AfterValidator(_check_base_url)] | None = Field(
+        default=None,
+        validation_alias=AliasChoices("OPENAI_BASE_URL"),
+        description="The provider's address, where it is not OpenAI's own.",
+    )
+    openai_org_id: str | None = Field(
+        default=None, validation_alias=AliasChoices("OPENAI_ORG_ID"), description="The provider's organisation."
+    )
+    openai_project_id: str | None = Field(
+        default=None, validation_alias=AliasChoices("OPENAI_PROJECT_ID"), description="The provider's project."
+    )
+    model: ModelName = Field(default="gpt-image-2.5-flare", description="The model where a request names none.")
+    size: Size = Field(default="auto", description="The size where a request names none.")
+    quality: Quality = Field(default="auto", description="The quality where a request names none.")
+    output_format: OutputFormat = Field(default="png", description="The output format where a request names none.")
+    background: Background = Field(default="auto", description="The background where a request names none.")
+    provider_timeout: float = Field(
+        default=600.0, gt=0, le=3600, description="The most seconds to wait for the provider's answer."
+    )
+    max_generations: int = Field(default=64, ge=1, le=1000, description="The most generations at a time.")
+    max_failed_sign_ins: int = Field(
+        default=10,
+        ge=1,
+        le=10_000,
+        description="Failed sign-ins of one name from one peer within the window, after which more are refused.",
+    )
+    sign_in_window: float = Field(default=60.0, gt=0, le=86_400, description="That window, in seconds.")
+    drain_timeout: float = Field(
+        default=30.0, ge=0, le=3600, description="Seconds that running calls have to finish after SIGTERM."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="The least important log lines to write."
+    )
+    channelz: bool = Field(default=False, description="Serve channelz, which shows to anybody who is connected.")
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_url(cls, url: SecretStr) -> SecretStr:
+        text = url.get_secret_value()
+        if text.startswith(_SQLITE_URL) and len(text) > len(_SQLITE_URL):
+            return url
+        try:
+            parts = urlsplit(text)
+            is_mysql = parts.scheme == "mysql" and (parts.port or _MYSQL_PORT) > 0
+        except ValueError:
+            is_mysql = False
+        if not is_mysql:
+            raise _refuse("must be sqlite:///PATH or mysql://user:password@host:port/name")
+        return url
+
+    @field_validator("image_store")
+    @classmethod
+    def _check_image_store(cls, store: str) -> str:
+        if "://" in store:
+            raise _refuse("must be a folder; object stores are not served yet")
+        return store
+
+    @model_validator(mode="after")
+    def _check_plaintext(self) -> Settings:
+        if not self.allow_plaintext and not _is_loopback(self.listen_host):
+            raise _refuse(
+                "PIXYPROXY_LISTEN is beyond loopback, where passwords would cross the network in plain text; "
+                "put TLS in front and set PIXYPROXY_ALLOW_PLAINTEXT=true, or listen on 127.0.0.1"
+            )
+        return self
+
+    @property
+    def listen_host(self) -> str:
+        """The host to serve on, an IPv6 address without its brackets."""
+        return self.listen.rpartition(":")[0].strip("[]")
+
+    @property
+    def listen_port(self) -> int:
+        """The port to serve on; 0 for any."""
+        return int(self.listen.rpartition(":")[2])
+
+    @property
+    def sqlite_path(self) -> Path | None:
+        """The file of the embedded database, or None where the database is a server."""
+        url = self.database_url.get_secret_value()
+        if self.database_host is not None or not url.startswith(_SQLITE_URL):
+            return None
+        return Path(url.removeprefix(_SQLITE_URL))
+
+    @property
+    def mysql_address(self) -> MySQLAddress:
+        """Where the database server is: the URL, with the parts that have variables of their own taken from those.
+
+        Raises:
+            ConfigurationError: the name of the database is missing.
+        """
+        url = self.database_url.get_secret_value()
+        parts = urlsplit(url if url.startswith("mysql:") else "mysql:")
+        name = self.database_name or unquote(parts.path.removeprefix("/"))
+        if not name:
+            raise ConfigurationError("PIXYPROXY_DATABASE_NAME: the name of the database is missing.")
+        return MySQLAddress(
+            host=self.database_host or parts.hostname or "127.0.0.1",
+            port=self.database_port or parts.port or _MYSQL_PORT,
+            user=self.database_user or unquote(parts.username or ""),
+            password=self.database_password or SecretStr(unquote(parts.password or "")),
+            database=name,
+        )
+
+
+def load_settings() -> Settings:
+    """Read all settings from the environment.
+
+    Raises:
+        ConfigurationError: at least one is wrong; the message names every one that is.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = [
+            f"{_variable(detail['loc'])}{detail['msg']}"
+            for detail in error.errors(include_input=False, include_url=False)
+        ]
+        raise ConfigurationError("\n".join(problems)) from error
+
+
+def _variable(location: tuple[int | str, ...]) -> str:
+    """Name the variable that a field is read from."""
+    if not location:
+        return ""  # A rule about several; its message names them.
+    name = str(location[0])
+    return f"{name}: " if name.isupper() else f"{_PREFIX}{name.upper()}: "
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,534 @@
+"""A stand-in of the OpenAI Images API, as a process of its own: ``python -m tests.support.openai_stand_in --port 0``.
+
+It speaks the documented wire format and makes real pictures, a new one for every submission. What goes wrong is
+chosen by a control word in the prompt, so that tests which share a stand-in do not disturb each other:
+
+    [[fault:NAME:OPTION=VALUE:…]]
+
+NAME is one of the answers in ``_FAULTS``, or a number such as 429, 401 or 503: that HTTP status with the code that
+the API sends with it. The options are:
+
+    times=N               only the first N submissions of exactly this prompt fail
+    code=CODE             the error's code, in place of the usual one
+    param=PARAM           the error's param
+    message=TEXT          the error's message, percent-encoded, so that it is no part of the prompt
+    retry-after=SECONDS   and retry-after-ms=…, retry-after-date=SECONDS-FROM-NOW: these headers
+
+``GET /_stand_in/submissions?prompt=…`` gives ``{"count": …, "requests": [bodies], "headers": [headers]}``; without a
+prompt it gives those of all submissions. Give each test a prompt of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import email.utils
+import hashlib
+import io
+import json
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+import urllib.request
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, NoReturn
+
+from PIL import Image
+
+API_KEY = "stand-in-key"
+SHUTDOWN_DATES: dict[str, str | None] = {
+    "gpt-image-2": None,
+    "gpt-image-2.5-flare": None,
+    "gpt-image-2.5-sunburst": None,
+    "gpt-image-2.6-flare": None,
+    "gpt-image-2.6-sunburst": None,
+    "stand-in-retiring": "2027-01-31",
+}
+
+_ALLOWED: dict[str, set[str]] = {
+    "quality": {"auto", "low", "medium", "high", "xhigh", "max"},
+    "output_format": {"png", "webp", "jpeg"},
+    "background": {"auto", "opaque", "transparent"},
+    "moderation": {"auto", "low"},
+}
+_PARAMETERS = {"prompt", "model", "n", "size", "safety_identifier", "user", *_ALLOWED}
+_USUAL_CODES: dict[int, str | None] = {
+    401: "invalid_api_key",
+    403: "unsupported_country_region_territory",
+    404: "model_not_found",
+    429: "rate_limit_exceeded",
+}
+_FAULT = re.compile(r"\[\[fault:([^\]]+)\]\]")
+_MAX_PROMPT = 32_000
+
+
+# --- What is asked ---------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Submission:
+    """A request for an image as it arrived; ``number`` counts those with the same prompt from 1."""
+
+    body: dict[str, Any]
+    headers: dict[str, str]
+    number: int = 0
+
+    @property
+    def prompt(self) -> str:
+        return str(self.body.get("prompt", ""))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        size = str(self.body.get("size", "auto"))
+        width, height = ("1024", "1024") if size == "auto" else size.split("x")
+        return int(width), int(height)
+
+    @property
+    def output_format(self) -> str:
+        return str(self.body.get("output_format", "png"))
+
+    @property
+    def is_transparent(self) -> bool:
+        return self.body.get("background") == "transparent"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A control word: what to do wrong, and how."""
+
+    name: str
+    value: str = ""
+    options: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, submission: Submission) -> Fault | None:
+        """Read the prompt's control word; None where there is none, or where it is used up."""
+        found = _FAULT.search(submission.prompt)
+        if found is None:
+            return None
+        (name, value), *options = [word.partition("=")[::2] for word in found[1].split(":")]
+        fault = cls(name, value, dict(options))
+        return None if submission.number > int(fault.options.get("times", sys.maxsize)) else fault
+
+
+class Submissions:
+    """All requests for images that arrived, for tests to count."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._all: list[Submission] = []
+        self._counts: Counter[str] = Counter()
+
+    def add(self, body: dict[str, Any], headers: dict[str, str]) -> Submission:
+        submission = Submission(body, headers)
+        with self._lock:
+            self._counts[submission.prompt] += 1
+            submission.number = self._counts[submission.prompt]
+            self._all.append(submission)
+        return submission
+
+    def describe(self, prompt: str | None) -> dict[str, Any]:
+        with self._lock:
+            chosen = [submission for submission in self._all if prompt in (None, submission.prompt)]
+        return {
+            "count": len(chosen),
+            "requests": [submission.body for submission in chosen],
+            "headers": [submission.headers for submission in chosen],
+        }
+
+
+# --- What is answered ------------------------------------------------------------------------------------------------
+
+
+class ApiError(Exception):
+    """An error answer of the API."""
+
+    def __init__(self, status: int, message: str, code: str | None = None, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.error: dict[str, Any] = {
+            "message": message,
+            "type": "server_error" if status >= 500 else "invalid_request_error",
+            "param": param,
+            "code": code,
+        }
+        self.headers: dict[str, str] = {}
+
+
+def _refuse(param: str, message: str, code: str = "invalid_value") -> NoReturn:
+    raise ApiError(400, message, code, param)
+
+
+def check_parameters(body: dict[str, Any]) -> None:
+    """Refuse what the API refuses."""
+    for name in body.keys() - _PARAMETERS:
+        _refuse(name, f"Unknown parameter: '{name}'.", "unknown_parameter")
+    prompt = body.get("prompt")
+    if not isinstance(prompt, str) or not prompt:
+        _refuse("prompt", "Missing required parameter: 'prompt'.", "missing_required_parameter")
+    if len(prompt) > _MAX_PROMPT:
+        _refuse("prompt", f"Expected a string with maximum length {_MAX_PROMPT}.", "string_above_max_length")
+    if body.get("model") not in SHUTDOWN_DATES:
+        raise ApiError(404, f"The model '{body.get('model')}' does not exist.", "model_not_found")
+    if body.get("n", 1) not in range(1, 11):
+        _refuse("n", "Expected an integer from 1 to 10.")
+    for name, allowed in _ALLOWED.items():
+        if body.get(name, "auto") not in allowed | {"auto"}:
+            _refuse(name, f"Invalid value: '{body[name]}'. Supported values are: {', '.join(sorted(allowed))}.")
+    if body.get("background") == "transparent" and body.get("output_format") == "jpeg":
+        _refuse("background", "Transparent background is not supported for jpeg output.")
+    _check_size(str(body.get("size", "auto")))
+
+
+def _check_size(size: str) -> None:
+    if size == "auto":
+        return
+    found = re.fullmatch(r"([1-9][0-9]*)x([1-9][0-9]*)", size)
+    short, long = sorted(map(int, found.groups())) if found else (0, 0)
+    if not found or short % 16 or long % 16 or long > 3 * short or long > 3840 or short > 2160:
+        _refuse("size", f"Invalid size '{size}'. Width and height must be multiples of 16, at most 3840x2160.")
+
+
+def make_picture(submission: Submission) -> bytes:
+    """Make a picture of the asked size and format; each submission gets another one."""
+    seed = hashlib.sha256(f"{submission.number} {submission.prompt}".encode()).digest()
+    alpha = 0 if submission.is_transparent else 255
+    picture = Image.new("RGBA", submission.size, (seed[0], seed[1], seed[2], alpha))
+    picture.paste((seed[3], seed[4], seed[5], 255), (0, 0, picture.width // 2, picture.height // 2))
+    buffer = io.BytesIO()
+    mode = "RGBA" if submission.is_transparent else "RGB"
+    options = {"compress_level": 1} if submission.output_format == "png" else {"quality": 80}
+    picture.convert(mode).save(buffer, submission.output_format, **options)
+    return buffer.getvalue()
+
+
+def pad_png(picture: bytes, size: int) -> bytes:
+    """Make a PNG exactly ``size`` bytes long with a private chunk that viewers skip."""
+    padding = size - len(picture) - 12
+    if padding < 0 or not picture.startswith(b"\x89PNG"):
+        _refuse("output_format", "large needs png, and more bytes than the picture has.")
+    body = b"piXy" + bytes(padding)
+    chunk = padding.to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+    return picture[:-12] + chunk + picture[-12:]
+
+
+def make_answer(submission: Submission, picture: bytes) -> dict[str, Any]:
+    """Return a success as the API words it."""
+    input_tokens, output_tokens = 1 + len(submission.prompt) // 4, 1056
+    return {
+        "created": int(time.time()),
+        "background": "transparent" if submission.is_transparent else "opaque",
+        "data": [{"b64_json": base64.b64encode(picture).decode()}] * int(submission.body.get("n", 1)),
+        "output_format": submission.output_format,
+        "quality": "low",
+        "size": "x".join(map(str, submission.size)),
+        "usage": {
+            "input_tokens": input_tokens,
+            "input_tokens_details": {"image_tokens": 0, "text_tokens": input_tokens},
+            "output_tokens": output_tokens,
+            "total_tokens": input_tokens + output_tokens,
+        },
+    }
+
+
+# --- What goes wrong -------------------------------------------------------------------------------------------------
+
+
+def _answer_with(**changes: Any) -> Callable[[Handler, Submission, Fault], None]:
+    def answer(handler: Handler, submission: Submission, _: Fault) -> None:
+        handler.send_json(200, make_answer(submission, make_picture(submission)) | changes)
+
+    return answer
+
+
+def _send_picture_bytes(handler: Handler, submission: Submission, picture: bytes) -> None:
+    handler.send_json(200, make_answer(submission, picture))
+
+
+def _refuse_by_moderation(handler: Handler, submission: Submission, fault: Fault) -> None:
+    error = ApiError(400, f"Rejected by the safety system: {submission.prompt}", "moderation_blocked")
+    error.error["type"] = "image_generation_user_error"
+    error.error["moderation_details"] = {
+        "moderation_stage": fault.options.get("stage", "input"),
+        "categories": fault.options.get("categories", "violence").split(","),
+    }
+    handler.send_error_answer(error)
+
+
+def _hang(handler: Handler, _: Submission, __: Fault) -> None:
+    # Until the client goes.
+    handler.rfile.read(1)
+
+
+def _drop(handler: Handler, _: Submission, __: Fault) -> None:
+    handler.connection.shutdown(socket.SHUT_RDWR)
+
+
+def _drop_midway(handler: Handler, submission: Submission, _: Fault) -> None:
+    body = json.dumps(make_answer(submission, make_picture(submission))).encode()
+    handler.send_head(200, len(body))
+    handler.wfile.write(body[: len(body) // 2])
+
+
+def _drip(handler: Handler, _: Submission, __: Fault) -> None:
+    handler.send_head(200, 1_000_000)
+    while True:
+        handler.wfile.write(b" ")
+        time.sleep(0.02)
+
+
+def _slow(handler: Handler, submission: Submission, fault: Fault) -> None:
+    time.sleep(float(fault.value))
+    _send_picture_bytes(handler, submission, make_picture(submission))
+
+
+def _redirect(handler: Handler, _: Submission, __: Fault) -> None:
+    handler.send_head(307, 0, {"Location": handler.path})
+
+
+def _large(handler: Handler, submission: Submission, fault: Fault) -> None:
+    _send_picture_bytes(handler, submission, pad_png(make_picture(submission), int(fault.value)))
+
+
+_FAULTS: dict[str, Callable[[Handler, Submission, Fault], None]] = {
+    "moderation_blocked": _refuse_by_moderation,
+    "hang": _hang,
+    "drop": _drop,
+    "drop_midway": _drop_midway,
+    "drip": _drip,
+    "slow": _slow,
+    "redirect": _redirect,
+    "large": _large,
+    "empty_data": _answer_with(data=[]),
+    "null_data": _answer_with(data=None),
+    "no_b64": _answer_with(data=[{"url": "https://example.com/picture.png"}]),
+    "bad_base64": _answer_with(data=[{"b64_json": "a"}]),
+    "no_usage": _answer_with(usage=None),
+    "odd_usage": _answer_with(usage={"input_tokens": "many", "output_tokens": -1}),
+    "not_an_image": lambda handler, submission, _: _send_picture_bytes(handler, submission, b"no picture at all"),
+    "truncated": lambda handler, submission, _: _send_picture_bytes(
+        handler, submission, make_picture(submission)[:-20]
+    ),
+    "bad_json": lambda handler, _, __: handler.send_body(200, b'{"data": [{"b64_json": "iVBOR'),
+    "html": lambda handler, _, __: handler.send_body(200, b"<html>hello</html>", {"Content-Type": "text/html"}),
+}
+
+
+def _raise_api_error(status: int, fault: Fault) -> NoReturn:
+    options = fault.options
+    error = ApiError(
+        status,
+        urllib.parse.unquote(options.get("message", f"The stand-in was told to answer {status}.")),
+        options.get("code", _USUAL_CODES.get(status)),
+        options.get("param"),
+    )
+    error.headers = {name: value for name, value in options.items() if name in ("retry-after", "retry-after-ms")}
+    if "retry-after-date" in options:
+        error.headers["retry-after"] = email.utils.formatdate(
+            time.time() + float(options["retry-after-date"]), usegmt=True
+        )
+    raise error
+
+
+# --- The server ------------------------------------------------------------------------------------------------------
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers one connection."""
+
+    protocol_version = "HTTP/1.1"
+    server: StandInServer
+
+    def do_GET(self) -> None:
+        self._handle(self._get)
+
+    def do_POST(self) -> None:
+        self._handle(self._post)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing: the output belongs to the one line that names the port."""
+
+    def send_head(self, status: int, length: int, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        defaults = {
+            "Content-Type": "application/json",
+            "Content-Length": str(length),
+            "x-request-id": self.server.new_request_id(),
+        }
+        for name, value in (defaults | (headers or {})).items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def send_body(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_head(status, len(body), headers)
+        self.wfile.write(body)
+
+    def send_json(self, status: int, content: dict[str, Any], headers: dict[str, str] | None = None) -> None:
+        self.send_body(status, json.dumps(content).encode(), headers)
+
+    def send_error_answer(self, error: ApiError) -> None:
+        self.send_json(error.status, {"error": error.error}, error.headers)
+
+    def _handle(self, answer: Callable[[], None]) -> None:
+        try:
+            answer()
+        except ApiError as error:
+            self.send_error_answer(error)
+        except OSError:
+            # The client has gone, which tests of time limits do.
+            self.close_connection = True
+
+    def _get(self) -> None:
+        url = urllib.parse.urlsplit(self.path)
+        if url.path == "/_stand_in/submissions":
+            prompts = urllib.parse.parse_qs(url.query).get("prompt", [None])
+            self.send_json(200, self.server.submissions.describe(prompts[0]))
+            return
+        self._check_key()
+        if url.path == "/v1/models":
+            self.send_json(200, {"object": "list", "data": [_describe_model(model) for model in SHUTDOWN_DATES]})
+            return
+        model = urllib.parse.unquote(url.path.removeprefix("/v1/models/"))
+        if model not in SHUTDOWN_DATES:
+            raise ApiError(404, f"The model '{model}' does not exist.", "model_not_found")
+        self.send_json(200, _describe_model(model))
+
+    def _post(self) -> None:
+        content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path != "/v1/images/generations":
+            raise ApiError(404, f"Unknown request URL: POST {self.path}.")
+        submission = self.server.submissions.add(_read_body(content), dict(self.headers.items()))
+        self._check_key()
+        check_parameters(submission.body)
+        fault = Fault.of(submission)
+        if fault is None:
+            _send_picture_bytes(self, submission, make_picture(submission))
+        elif fault.name.isdigit():
+            _raise_api_error(int(fault.name), fault)
+        elif fault.name in _FAULTS:
+            # After a fault nothing on the connection can be relied on.
+            self.close_connection = True
+            _FAULTS[fault.name](self, submission, fault)
+        else:
+            _refuse("prompt", f"The stand-in knows no fault '{fault.name}'.")
+
+    def _check_key(self) -> None:
+        if self.headers.get("Authorization") != f"Bearer {self.server.api_key}":
+            raise ApiError(401, "Incorrect API key provided.", "invalid_api_key")
+
+
+def _read_body(content: bytes) -> dict[str, Any]:
+    try:
+        body = json.loads(content)
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        raise ApiError(400, "We could not parse the JSON body of your request.")
+    return body
+
+
+def _describe_model(model: str) -> dict[str, Any]:
+    return {
+        "id": model,
+        "object": "model",
+        "created": 1_780_000_000,
+        "owned_by": "stand-in",
+        "shutdown_date": SHUTDOWN_DATES[model],
+    }
+
+
+class StandInServer(ThreadingHTTPServer):
+    """The stand-in's server; a thread for each connection."""
+
+    daemon_threads = True
+    request_queue_size = 256
+
+    def __init__(self, port: int, api_key: str) -> None:
+        super().__init__(("127.0.0.1", port), Handler)
+        self.api_key = api_key
+        self.submissions = Submissions()
+        self._lock = threading.Lock()
+        self._answers = 0
+
+    def new_request_id(self) -> str:
+        with self._lock:
+            self._answers += 1
+            return f"req_stand_in_{self._answers}"
+
+
+def main() -> None:
+    """Serve until the process is ended."""
+    parser = argparse.ArgumentParser(description="A stand-in of the OpenAI Images API.")
+    parser.add_argument("--port", type=int, default=0, help="the port on 127.0.0.1; 0 picks a free one")
+    parser.add_argument("--api-key", default=API_KEY, help="the key that requests must carry")
+    arguments = parser.parse_args()
+    with StandInServer(arguments.port, arguments.api_key) as server:
+        print(f"listening on 127.0.0.1:{server.server_address[1]}", flush=True)  # noqa: T201
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
+
+
+# --- For tests -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RunningStandIn:
+    """A stand-in that runs as another process.
+
+    Attributes:
+        address: its host and port.
+        api_key: the key that it wants.
+    """
+
+    address: str
+    api_key: str = API_KEY
+
+    @property
+    def base_url(self) -> str:
+        """The API's address, as the openai client takes it."""
+        return f"http://{self.address}/v1"
+
+    def submissions(self, prompt: str) -> dict[str, Any]:
+        """Return ``count``, ``requests`` and ``headers`` of the submissions of exactly this prompt."""
+        query = urllib.parse.urlencode({"prompt": prompt})
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(f"http://{self.address}/_stand_in/submissions?{query}", timeout=10) as answer:
+            found: dict[str, Any] = json.load(answer)
+        return found
+
+    def count(self, prompt: str) -> int:
+        """Return how often exactly this prompt was submitted."""
+        return int(self.submissions(prompt)["count"])
+
+
+@contextlib.contextmanager
+def start_stand_in() -> Iterator[RunningStandIn]:
+    """Run a stand-in on a free port, and end it afterwards."""
+    command = [sys.executable, "-m", "tests.support.openai_stand_in", "--port", "0"]
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield RunningStandIn(_read_address(process))
+        finally:
+            process.terminate()
+
+
+def _read_address(process: subprocess.Popen[str]) -> str:
+    line = process.stdout.readline() if process.stdout else ""
+    if not line.startswith("listening on "):
+        raise RuntimeError(f"the stand-in did not start; it said {line!r}")
+    return line.removeprefix("listening on ").strip()
+
+
+if __name__ == "__main__":
+    main()

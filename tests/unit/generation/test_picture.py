@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import io
+import zlib
+
+import pytest
+from PIL import Image
+
+from pixyproxy.generation.picture import MAX_PIXELS, NotAPictureError, PictureFormat, inspect_picture
+
+FORMATS = ("png", "webp", "jpeg")
+
+
+def encode(output_format: str, size: tuple[int, int] = (80, 48), mode: str = "RGB") -> bytes:
+    picture = Image.effect_noise(size, 50).convert(mode)
+    buffer = io.BytesIO()
+    picture.save(buffer, output_format)
+    return buffer.getvalue()
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    """Return a small PNG that says to be of this size."""
+    picture = encode("png")
+    header = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + picture[24:29]
+    return picture[:12] + header + zlib.crc32(header).to_bytes(4, "big") + picture[33:]
+
+
+@pytest.mark.parametrize("output_format", FORMATS)
+def test_type_and_size_come_from_the_bytes(output_format: str) -> None:
+    assert inspect_picture(encode(output_format)) == PictureFormat(f"image/{output_format}", 80, 48)
+
+
+@pytest.mark.parametrize("output_format", ["png", "webp"])
+def test_transparency_is_no_obstacle(output_format: str) -> None:
+    assert inspect_picture(encode(output_format, mode="RGBA")).width == 80
+
+
+@pytest.mark.parametrize("output_format", FORMATS)
+def test_every_cut_is_noticed(output_format: str) -> None:
+    picture = encode(output_format)
+    for length in range(len(picture)):
+        with pytest.raises(NotAPictureError):
+            inspect_picture(picture[:length])
+
+
+@pytest.mark.parametrize("output_format", FORMATS)
+def test_bytes_after_the_end_do_not_cost_the_picture(output_format: str) -> None:
+    assert inspect_picture(encode(output_format) + b"\n").height == 48
+
+
+def test_damage_is_noticed() -> None:
+    picture = bytearray(encode("png"))
+    picture[len(picture) // 2] ^= 0xFF
+    with pytest.raises(NotAPictureError):
+        inspect_picture(bytes(picture))
+
+
+@pytest.mark.parametrize("output_format", ["gif", "bmp", "tiff"])
+def test_other_formats_are_refused(output_format: str) -> None:
+    with pytest.raises(NotAPictureError):
+        inspect_picture(encode(output_format))
+
+
+@pytest.mark.parametrize("data", [b"", b"\0", b"<html></html>", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xd9"])
+def test_what_is_no_picture_is_refused(data: bytes) -> None:
+    with pytest.raises(NotAPictureError):
+        inspect_picture(data)
+
+
+@pytest.mark.parametrize("edge", [8_001, 9_500, 30_000])
+def test_too_many_pixels_are_refused_before_they_are_decoded(edge: int) -> None:
+    assert edge * edge > MAX_PIXELS
+    with pytest.raises(NotAPictureError):
+        inspect_picture(png_of_size(edge, edge))
+
+
+def test_refusal_is_a_value_error() -> None:
+    assert issubclass(NotAPictureError, ValueError)
