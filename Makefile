@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 VENV ?= .venv
 BIN := $(VENV)/bin
-PROTO := protos/pixyproxy/v1/image_service.proto
+BUF_VERSION := 1.75.0
 # The first Python of at least 3.11 that there is; say `make PYTHON=… run` for another one.
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python3.14; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
@@ -19,7 +19,7 @@ $(VENV)/.made-%: pyproject.toml
 	@echo "Making the environment in $(VENV) (a minute, once) …"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.$(if $(filter dev,$*),[dev])'
-	@touch $@
+	@touch $@ $(VENV)/.made-run
 
 .PHONY: run
 run: $(VENV)/.made-run ## Serve on 127.0.0.1:50051 with SQLite and the folder images/
@@ -27,13 +27,18 @@ run: $(VENV)/.made-run ## Serve on 127.0.0.1:50051 with SQLite and the folder im
 
 .PHONY: test
 test: $(VENV)/.made-dev ## Run all tests
-	@$(BIN)/python -m pytest -n auto
+	@PYTHONPATH=tests/support/early $(BIN)/python -m pytest -n auto
 
 .PHONY: lint
 lint: $(VENV)/.made-dev ## Check format, style and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+
+.PHONY: lint-proto
+lint-proto: ## Check the API contract with buf (needs npm)
+	@npm exec --yes --loglevel=error --package=@bufbuild/buf@$(BUF_VERSION) -- buf lint
+	@npm exec --yes --loglevel=error --package=@bufbuild/buf@$(BUF_VERSION) -- buf format --diff --exit-code
 
 .PHONY: format
 format: $(VENV)/.made-dev ## Format the code

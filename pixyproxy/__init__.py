@@ -2,7 +2,7 @@
 
 from contextlib import suppress
 
-# First of all, before anything imports `ssl`: the C extension of mysql-connector-python brings an OpenSSL of its own,
-# and cannot be loaded any more once an older one of the system is there (Debian 12 has one).
+# First of all, before anything imports `ssl` or `hashlib`: the C extension of mysql-connector-python brings an OpenSSL
+# of its own, and cannot be loaded any more once an older one of the system is there (Debian 12 has one).
 with suppress(ImportError):
     import _mysql_connector  # noqa: F401

@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pixyproxy.core.exceptions import ConfigurationError
-from pixyproxy.core.models import Background, ModelName, OutputFormat, Quality, Size
+from pixyproxy.core.models import TRANSPARENT_RULE, Background, ModelName, OutputFormat, Quality, Size, can_show
 from pixyproxy.data.mysql import MySQLAddress
 
 _PREFIX = "PIXYPROXY_"
@@ -140,6 +140,12 @@ class Settings(BaseSettings):
                 "PIXYPROXY_LISTEN is beyond loopback, where passwords would cross the network in plain text; "
                 "put TLS in front and set PIXYPROXY_ALLOW_PLAINTEXT=true, or listen on 127.0.0.1"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_transparent(self) -> Settings:
+        if not can_show(self.background, self.output_format):
+            raise _refuse(f"PIXYPROXY_BACKGROUND and PIXYPROXY_OUTPUT_FORMAT do not go together: {TRANSPARENT_RULE}")
         return self
 
     @property

@@ -18,7 +18,16 @@ from datetime import datetime
 from enum import IntEnum, StrEnum
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from pixyproxy.core.search_terms import query_terms
@@ -44,6 +53,7 @@ _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]*")
 QUALITIES = ("auto", "low", "medium", "high", "xhigh", "max")
 OUTPUT_FORMATS = ("png", "webp", "jpeg")
 BACKGROUNDS = ("auto", "opaque", "transparent")
+TRANSPARENT_RULE = "transparent needs the output format png or webp"
 
 
 class Visibility(IntEnum):
@@ -209,6 +219,11 @@ OutputFormat = Annotated[str, _one_of(OUTPUT_FORMATS)]
 Background = Annotated[str, _one_of(BACKGROUNDS)]
 
 
+def can_show(background: str | None, output_format: str | None) -> bool:
+    """Tell whether an output format can show a background: JPEG knows no transparency. None is a choice left open."""
+    return background != "transparent" or output_format != "jpeg"
+
+
 def new_guid() -> str:
     """Return a new random guid."""
     return str(uuid.uuid4())
@@ -304,6 +319,13 @@ class GenerationOptions(Model):
     quality: Quality | None = None
     output_format: OutputFormat | None = None
     background: Background | None = None
+
+    @field_validator("background")
+    @classmethod
+    def _check_transparent(cls, background: str | None, others: ValidationInfo) -> str | None:
+        if not can_show(background, others.data.get("output_format")):
+            raise _refuse(TRANSPARENT_RULE)
+        return background
 
 
 class ImageCreation(Model):

@@ -17,8 +17,15 @@ INTERNAL_MESSAGE = "Something went wrong on our side. Quote the request id when 
 
 
 @dataclass(frozen=True)
-class _Rule:
-    """What one kind of exception becomes; ``details`` makes what it has to say beyond its message."""
+class Rule:
+    """What one kind of exception becomes.
+
+    Attributes:
+        code: the number of the gRPC status code.
+        reason: what ``ErrorInfo`` gives as the reason.
+        metadata: makes what ``ErrorInfo`` gives beside it.
+        details: makes further details.
+    """
 
     code: int
     reason: str
@@ -57,31 +64,31 @@ def _refusal(error: exc.PromptRefusedError) -> dict[str, str]:
 
 
 # An exception takes the rule of the nearest of its classes that has one.
-_RULES: dict[type[BaseException], _Rule] = {
-    exc.InvalidFieldError: _Rule(code_pb2.INVALID_ARGUMENT, "INVALID_FIELD", details=_bad_request),
-    exc.MalformedRequestError: _Rule(code_pb2.INVALID_ARGUMENT, "MALFORMED_REQUEST"),
-    exc.UnknownMethodError: _Rule(code_pb2.UNIMPLEMENTED, "METHOD_UNKNOWN"),
-    exc.OffsetOutOfRangeError: _Rule(code_pb2.OUT_OF_RANGE, "OFFSET_OUT_OF_RANGE"),
-    exc.RequestIdReusedError: _Rule(code_pb2.ALREADY_EXISTS, "REQUEST_ID_REUSED"),
-    exc.TooBusyError: _Rule(code_pb2.RESOURCE_EXHAUSTED, "TOO_BUSY"),
-    exc.CredentialsMissingError: _Rule(code_pb2.UNAUTHENTICATED, "CREDENTIALS_MISSING"),
-    exc.CredentialsInvalidError: _Rule(code_pb2.UNAUTHENTICATED, "CREDENTIALS_INVALID"),
-    exc.TooManySignInsError: _Rule(code_pb2.RESOURCE_EXHAUSTED, "TOO_MANY_SIGN_INS"),
-    exc.NotYoursError: _Rule(code_pb2.PERMISSION_DENIED, "NOT_YOURS"),
-    exc.ImageNotFoundError: _Rule(code_pb2.NOT_FOUND, "IMAGE_NOT_FOUND", details=_image_resource),
-    exc.ConflictError: _Rule(code_pb2.ABORTED, "CONFLICT"),
-    exc.DBConnectionError: _Rule(code_pb2.UNAVAILABLE, "DATABASE_UNAVAILABLE"),
-    exc.StorageFullError: _Rule(code_pb2.RESOURCE_EXHAUSTED, "STORAGE_FULL"),
-    exc.ContentDamagedError: _Rule(code_pb2.DATA_LOSS, "CONTENT_DAMAGED"),
-    exc.PromptRefusedError: _Rule(code_pb2.FAILED_PRECONDITION, "PROMPT_REFUSED", metadata=_refusal),
-    exc.ProviderRequestInvalidError: _Rule(code_pb2.INVALID_ARGUMENT, "INVALID_FIELD", details=_bad_parameter),
-    exc.ProviderRateLimitedError: _Rule(code_pb2.RESOURCE_EXHAUSTED, "PROVIDER_RATE_LIMITED"),
-    exc.ProviderQuotaError: _Rule(code_pb2.RESOURCE_EXHAUSTED, "PROVIDER_QUOTA", details=_provider_quota),
-    exc.ProviderMisconfiguredError: _Rule(code_pb2.FAILED_PRECONDITION, "PROVIDER_MISCONFIGURED"),
-    exc.ProviderUnavailableError: _Rule(code_pb2.UNAVAILABLE, "PROVIDER_UNAVAILABLE"),
-    exc.ProviderTimeoutError: _Rule(code_pb2.DEADLINE_EXCEEDED, "PROVIDER_TIMEOUT"),
-    exc.OutcomeUnknownError: _Rule(code_pb2.FAILED_PRECONDITION, "OUTCOME_UNKNOWN"),
-    BaseException: _Rule(code_pb2.INTERNAL, "INTERNAL"),
+RULES: dict[type[BaseException], Rule] = {
+    exc.InvalidFieldError: Rule(code_pb2.INVALID_ARGUMENT, "INVALID_FIELD", details=_bad_request),
+    exc.MalformedRequestError: Rule(code_pb2.INVALID_ARGUMENT, "MALFORMED_REQUEST"),
+    exc.UnknownMethodError: Rule(code_pb2.UNIMPLEMENTED, "METHOD_UNKNOWN"),
+    exc.OffsetOutOfRangeError: Rule(code_pb2.OUT_OF_RANGE, "OFFSET_OUT_OF_RANGE"),
+    exc.RequestIdReusedError: Rule(code_pb2.ALREADY_EXISTS, "REQUEST_ID_REUSED"),
+    exc.TooBusyError: Rule(code_pb2.RESOURCE_EXHAUSTED, "TOO_BUSY"),
+    exc.CredentialsMissingError: Rule(code_pb2.UNAUTHENTICATED, "CREDENTIALS_MISSING"),
+    exc.CredentialsInvalidError: Rule(code_pb2.UNAUTHENTICATED, "CREDENTIALS_INVALID"),
+    exc.TooManySignInsError: Rule(code_pb2.RESOURCE_EXHAUSTED, "TOO_MANY_SIGN_INS"),
+    exc.NotYoursError: Rule(code_pb2.PERMISSION_DENIED, "NOT_YOURS"),
+    exc.ImageNotFoundError: Rule(code_pb2.NOT_FOUND, "IMAGE_NOT_FOUND", details=_image_resource),
+    exc.ConflictError: Rule(code_pb2.ABORTED, "CONFLICT"),
+    exc.DBConnectionError: Rule(code_pb2.UNAVAILABLE, "DATABASE_UNAVAILABLE"),
+    exc.StorageFullError: Rule(code_pb2.RESOURCE_EXHAUSTED, "STORAGE_FULL"),
+    exc.ContentDamagedError: Rule(code_pb2.DATA_LOSS, "CONTENT_DAMAGED"),
+    exc.PromptRefusedError: Rule(code_pb2.FAILED_PRECONDITION, "PROMPT_REFUSED", metadata=_refusal),
+    exc.ProviderRequestInvalidError: Rule(code_pb2.INVALID_ARGUMENT, "INVALID_FIELD", details=_bad_parameter),
+    exc.ProviderRateLimitedError: Rule(code_pb2.RESOURCE_EXHAUSTED, "PROVIDER_RATE_LIMITED"),
+    exc.ProviderQuotaError: Rule(code_pb2.RESOURCE_EXHAUSTED, "PROVIDER_QUOTA", details=_provider_quota),
+    exc.ProviderMisconfiguredError: Rule(code_pb2.FAILED_PRECONDITION, "PROVIDER_MISCONFIGURED"),
+    exc.ProviderUnavailableError: Rule(code_pb2.UNAVAILABLE, "PROVIDER_UNAVAILABLE"),
+    exc.ProviderTimeoutError: Rule(code_pb2.DEADLINE_EXCEEDED, "PROVIDER_TIMEOUT"),
+    exc.OutcomeUnknownError: Rule(code_pb2.FAILED_PRECONDITION, "OUTCOME_UNKNOWN"),
+    BaseException: Rule(code_pb2.INTERNAL, "INTERNAL"),
 }
 # Callers that get one of these are always told when to come back.
 _DEFAULT_RETRY_SECONDS: dict[type[BaseException], float] = {
@@ -110,8 +117,8 @@ def status_of(error: BaseException, request_id: str) -> status_pb2.Status:
     return status_pb2.Status(code=rule.code, message=message, details=[_packed(detail) for detail in details])
 
 
-def _rule_of(error: BaseException) -> _Rule:
-    return next(_RULES[kind] for kind in type(error).__mro__ if kind in _RULES)
+def _rule_of(error: BaseException) -> Rule:
+    return next(RULES[kind] for kind in type(error).__mro__ if kind in RULES)
 
 
 def _retry_info(error: BaseException) -> list[Message]:

@@ -24,6 +24,7 @@ from pixyproxy.core.exceptions import (
     ConflictError,
     ConstraintViolationError,
     DBConnectionError,
+    InvalidFieldError,
     OutcomeUnknownError,
     ProviderError,
     ProviderModelUnknownError,
@@ -32,7 +33,15 @@ from pixyproxy.core.exceptions import (
     RequestIdReusedError,
     TooBusyError,
 )
-from pixyproxy.core.models import Caller, GenerationOptions, Image, ImageCreation, ImageDetail
+from pixyproxy.core.models import (
+    TRANSPARENT_RULE,
+    Caller,
+    GenerationOptions,
+    Image,
+    ImageCreation,
+    ImageDetail,
+    can_show,
+)
 from pixyproxy.core.text import slug
 from pixyproxy.data.database import Database
 from pixyproxy.data.image_store import ImageStore
@@ -160,6 +169,7 @@ class ImageCreator:
         self, generation: Generation | None, creation: ImageCreation, author: Caller, call: CallScope, fingerprint: str
     ) -> _Job | None:
         """Claim a generation for this thread; return None where another one was faster."""
+        self._check_with_defaults(creation.options)
         if not self._slots.acquire(blocking=False):
             raise TooBusyError("As many images as may be are being generated; try again.", retry_after=5.0)
         try:
@@ -171,6 +181,14 @@ class ImageCreator:
             self._slots.release()
             return None
         return _Job(claimed, creation, author, call)
+
+    def _check_with_defaults(self, options: GenerationOptions) -> None:
+        """Check what no request can be blamed for alone: its choices together with the defaults."""
+        output_format = options.output_format or self._defaults.output_format
+        if not can_show(options.background or self._defaults.background, output_format):
+            raise InvalidFieldError.of(
+                "options.background", f"{TRANSPARENT_RULE}; what is left open here is the server's default"
+            )
 
     def _record(
         self, generation: Generation | None, creation: ImageCreation, author: Caller, fingerprint: str

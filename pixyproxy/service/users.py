@@ -23,6 +23,7 @@ _logger = logging.getLogger(__name__)
 
 # How long another process's change of a user may go unnoticed here.
 _LOOK_FOR_CHANGES_SECONDS = 1.0
+_NEVER = float("-inf")
 
 
 class UserService(UserServiceInterface):
@@ -35,7 +36,7 @@ class UserService(UserServiceInterface):
         self._cache = CredentialCache()
         self._looking = threading.Lock()
         self._revision = ""
-        self._looked_at = float("-inf")
+        self._looked_at = _NEVER
 
     def authenticate_user(self, username: str, password: str, peer: str) -> Caller:  # noqa: D102
         name = exact_key(username)
@@ -115,14 +116,23 @@ class UserService(UserServiceInterface):
 
     def _look_for_changes(self) -> None:
         """Notice, once a second, whether any user was changed, here or by another process."""
-        if time.monotonic() - self._looked_at < _LOOK_FOR_CHANGES_SECONDS:
+        if not self._must_look():
             return
-        # The others need not wait for the one that looks: what they remember is as good as it was a moment ago.
-        if self._looking.acquire(blocking=False):
+        # But for the first time, the others need not wait for the one that looks: what they remember is as good as
+        # it was a moment ago.
+        if self._looking.acquire(blocking=self._looked_at == _NEVER):
             try:
-                with self._database.reading() as context:
-                    self._revision = UserRepository(context).revision()
-                self._cache.users_are_at(self._revision)
-                self._looked_at = time.monotonic()
+                if self._must_look():
+                    self._look()
             finally:
                 self._looking.release()
+
+    def _must_look(self) -> bool:
+        return time.monotonic() - self._looked_at >= _LOOK_FOR_CHANGES_SECONDS
+
+    def _look(self) -> None:
+        with self._database.reading() as context:
+            revision = UserRepository(context).revision()
+        self._cache.users_are_at(revision)
+        self._revision = revision
+        self._looked_at = time.monotonic()

@@ -28,11 +28,10 @@ class ExceptionInterceptor(AroundCalls):
         try:
             yield
         except Exception as error:
-            if not context.is_active():
-                # The caller has gone: there is nobody to answer, and gRPC's own error for that is no fault.
-                _logger.info("The caller has gone.")
-                raise
             _log(error)
+            if not context.is_active():
+                _logger.info("The caller has gone.")
+            # Then nobody is answered; but an error that went on from here, gRPC would log with a traceback.
             context.abort_with_status(rpc_status.to_status(status_of(error, request_id.get())))
 
 

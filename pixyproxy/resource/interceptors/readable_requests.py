@@ -52,11 +52,12 @@ def _tolerant(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     return deserialize_or_mark
 
 
-def _refusing_unreadable(behavior: Callable[[Any, grpc.ServicerContext], Any]) -> Callable[..., Any]:
-    def call(request: Any, context: grpc.ServicerContext) -> Any:
+def _refusing_unreadable(behavior: Callable[..., Any]) -> Callable[..., Any]:
+    # A handler that sends its messages later is handed a third argument, which it sends them with.
+    def call(request: Any, context: grpc.ServicerContext, *send: Callable[[Any], None]) -> Any:
         if isinstance(request, _Unreadable):
             raise MalformedRequestError("The request is not a message of the type that this method takes.")
-        return behavior(request, context)
+        return behavior(request, context, *send)
 
     return call
 

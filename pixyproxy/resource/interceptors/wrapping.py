@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
+from contextvars import copy_context
 from typing import Any
 
 import grpc
@@ -37,7 +38,11 @@ class AroundCalls(grpc.ServerInterceptor):
     def _wrapped(self, handler: grpc.RpcMethodHandler[Any, Any], method: str) -> grpc.RpcMethodHandler[Any, Any]:
         name = f"{_arity(handler.request_streaming)}_{_arity(handler.response_streaming)}"
         behavior = getattr(handler, name)
-        wrap = self._around_stream if handler.response_streaming else self._around_unary
+        wrap = self._around_unary
+        if handler.response_streaming:
+            # How gRPC's own health service keeps its watchers from holding a thread each.
+            is_blocking = not getattr(behavior, "experimental_non_blocking", False)
+            wrap = self._around_stream if is_blocking else self._around_later_stream
         wrapped = functools.update_wrapper(wrap(behavior, method), behavior)
         return handler._replace(**{name: wrapped})  # type: ignore[attr-defined, no-any-return]  # a named tuple
 
@@ -52,6 +57,29 @@ class AroundCalls(grpc.ServerInterceptor):
         def call(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
             with self.around(method, behavior, context):
                 yield from behavior(request, context)
+
+        return call
+
+    def _around_later_stream(self, behavior: Callable[..., Any], method: str) -> Callable[..., Any]:
+        """Wrap a handler that returns at once and sends its messages later, from other threads, until the call ends."""
+
+        def call(request: Any, context: grpc.ServicerContext, send: Callable[[Any], None]) -> None:
+            # What is entered in this thread is left in another one, which must find the same context variables.
+            scope = copy_context()
+
+            def begin() -> ExitStack:
+                with ExitStack() as stack:
+                    stack.enter_context(self.around(method, behavior, context))
+                    behavior(request, context, send)
+                    return stack.pop_all()
+
+            ending = scope.run(begin)
+
+            def end() -> None:
+                scope.run(ending.close)
+
+            if not context.add_callback(end):
+                end()
 
         return call
 

@@ -1,0 +1,79 @@
+"""The reference in docs/ says what the code says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.rpc import code_pb2
+from pixyproxy_pb.v1 import image_service_pb2 as pb
+
+from pixyproxy.core import models
+from pixyproxy.resource import statuses
+from pixyproxy.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+API = (ROOT / "docs/api.md").read_text()
+SETTINGS = (ROOT / "docs/settings.md").read_text()
+
+
+def written(value: Any) -> str:
+    """Write a setting's default as docs/settings.md does."""
+    if value is None:
+        return ""
+    if hasattr(value, "get_secret_value"):
+        value = value.get_secret_value()
+    if isinstance(value, bool):
+        value = str(value).lower()
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def test_every_setting_is_listed_with_its_default() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) ?\| (.*) \|$", SETTINGS, flags=re.MULTILINE)
+
+    expected = []
+    for name, field in Settings.model_fields.items():
+        alias = field.validation_alias
+        variable = alias.choices[0] if hasattr(alias, "choices") else f"PIXYPROXY_{name.upper()}"
+        expected.append((variable, written(field.default), field.description))
+    assert rows == expected
+
+
+def test_every_rpc_is_described() -> None:
+    for method in pb.DESCRIPTOR.services_by_name["ImageService"].methods:
+        assert f"\n## {method.name}\n" in API
+
+
+def test_every_reason_is_listed_with_its_code() -> None:
+    table = API[API.index("\n## Errors\n") :]
+    listed = set(re.findall(r"^\| `([A-Z_]+)` \| `([A-Z_]+)` \|", table, flags=re.MULTILINE))
+
+    assert listed == {(code_pb2.Code.Name(rule.code), rule.reason) for rule in statuses.RULES.values()}
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [
+        models.MAX_PROMPT_LENGTH,
+        models.MAX_FILENAME_LENGTH,
+        models.MAX_TAGS,
+        models.MAX_TAG_LENGTH,
+        models.MAX_SEARCH_LENGTH,
+        models.MAX_SEARCH_TERMS,
+        models.DEFAULT_PAGE_SIZE,
+        models.MAX_PAGE_SIZE,
+    ],
+)
+def test_limits_are_told_here_and_in_the_proto(limit: int) -> None:
+    proto = (ROOT / "protos/pixyproxy/v1/image_service.proto").read_text()
+
+    assert re.search(rf"\b{limit:,}\b", API)
+    assert re.search(rf"\b{limit:,}\b", proto)
+
+
+def test_links_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+            assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name}: {target}"

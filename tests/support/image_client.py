@@ -1,0 +1,94 @@
+"""The image service as one caller sees it, without the ceremony of requests, metadata and time limits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from google.protobuf.field_mask_pb2 import FieldMask
+from pixyproxy_pb.v1 import image_service_pb2 as pb
+
+from tests.support.rpc import TIMEOUT, Refusal, refusal
+from tests.support.servers import Login, RunningServer
+
+SMALL = pb.GenerationOptions(size="64x64")
+"""Options for pictures that are made in no time."""
+
+
+class ImageClient:
+    """Calls a server as one caller; what is refused raises grpc.RpcError.
+
+    Attributes:
+        server: the server.
+        login: whom the calls are made as, None for anybody.
+        stub: the methods themselves.
+        metadata: what every call sends along.
+    """
+
+    def __init__(self, server: RunningServer, login: Login | None = None) -> None:
+        """Use the server's own channel."""
+        self.server = server
+        self.login = login
+        self.stub = server.images
+        self.metadata = login.metadata if login else ()
+
+    def create(self, prompt: str = "a lighthouse", *, timeout: float = TIMEOUT, **fields: Any) -> pb.ImageDetail:
+        """Make an image, a small one where the fields hold no options."""
+        request = pb.CreateImageRequest(prompt=prompt, **({"options": SMALL} | fields))
+        image: pb.ImageDetail = self._call("CreateImage", request, timeout).image
+        return image
+
+    def create_public(self, prompt: str = "a lighthouse", **fields: Any) -> pb.ImageDetail:
+        """Make an image that everybody sees."""
+        return self.create(prompt, visibility=pb.VISIBILITY_PUBLIC, **fields)
+
+    def get(self, guid: str) -> pb.ImageDetail:
+        """Get an image's detail."""
+        image: pb.ImageDetail = self._call("GetImage", pb.GetImageRequest(guid=guid)).image
+        return image
+
+    def page(self, **fields: Any) -> pb.ListImagesResponse:
+        """List a page."""
+        page: pb.ListImagesResponse = self._call("ListImages", pb.ListImagesRequest(**fields))
+        return page
+
+    def pages(self, **fields: Any) -> Iterator[list[pb.ImageDetail]]:
+        """List page after page to the end."""
+        page = self.page(**fields)
+        yield list(page.images)
+        while page.next_page_token:
+            page = self.page(**(fields | {"page_token": page.next_page_token}))
+            yield list(page.images)
+
+    def guids(self, **fields: Any) -> list[str]:
+        """List the guids of a page."""
+        return [image.guid for image in self.page(**fields).images]
+
+    def content(self, guid: str, **fields: Any) -> tuple[pb.ContentInfo, bytes]:
+        """Read the bytes of an image."""
+        first, *others = self.chunks(guid, **fields)
+        return first.info, b"".join(answer.data for answer in others)
+
+    def chunks(self, guid: str, **fields: Any) -> list[pb.GetImageContentResponse]:
+        """Read the bytes of an image message by message."""
+        return list(self._call("GetImageContent", pb.GetImageContentRequest(guid=guid, **fields)))
+
+    def update(self, guid: str, mask: Sequence[str] | None = None, **fields: Any) -> pb.ImageDetail:
+        """Change an image; None sends no mask."""
+        request = pb.UpdateImageRequest(guid=guid, **fields)
+        if mask is not None:
+            request.update_mask.CopyFrom(FieldMask(paths=mask))
+        image: pb.ImageDetail = self._call("UpdateImage", request).image
+        return image
+
+    def delete(self, guid: str) -> None:
+        """Delete an image."""
+        assert self._call("DeleteImage", pb.DeleteImageRequest(guid=guid)) == pb.DeleteImageResponse()
+
+    def refused(self, request: Any, *, timeout: float | None = TIMEOUT) -> Refusal:
+        """Send a request of any type that must be refused."""
+        method = type(request).__name__.removesuffix("Request")
+        return refusal(getattr(self.stub, method), request, self.metadata, timeout=timeout)
+
+    def _call(self, method: str, request: Any, timeout: float = TIMEOUT) -> Any:
+        return getattr(self.stub, method)(request, metadata=self.metadata, timeout=timeout)

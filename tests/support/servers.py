@@ -1,0 +1,333 @@
+"""Real `pixyproxy` processes for tests: a server on a port of its own, and commands that run to their end."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import grpc
+from pixyproxy_pb.v1.image_service_pb2_grpc import ImageServiceStub
+from pydantic import SecretStr
+
+from pixyproxy.bootstrap import open_current_database
+from pixyproxy.core.models import Caller, UserClass, UserCreate
+from pixyproxy.data.database import Database
+from pixyproxy.service.sign_in_throttle import SignInThrottle
+from pixyproxy.service.users import UserService
+from pixyproxy.settings import Settings
+from tests.support.waiting import wait_until
+
+_START_TIMEOUT = 60.0
+_STOP_TIMEOUT = 60.0
+_COMMAND_TIMEOUT = 60.0
+_COMMAND = (sys.executable, "-m", "pixyproxy")
+_LISTENING = re.compile(r"^listening on (\S+)$", re.MULTILINE)
+_FIRST_USER = re.compile(r"^first user: (\S+)\npassword: (\S+)", re.MULTILINE)
+_ADMIN = "admin"
+_OPTIONS = (
+    # A channel of its own for each test, even for the same address: tests count and close connections.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),
+)
+
+Metadata = tuple[tuple[str, str], ...]
+
+
+def basic(username: str, password: str) -> Metadata:
+    """The metadata that signs a call in with HTTP Basic credentials."""
+    token = base64.b64encode(f"{username}:{password}".encode()).decode()
+    return (("authorization", f"Basic {token}"),)
+
+
+@dataclass(frozen=True)
+class Login:
+    """A user who can sign in."""
+
+    username: str
+    password: str
+
+    @property
+    def metadata(self) -> Metadata:
+        """What to send along with a call."""
+        return basic(self.username, self.password)
+
+
+ANYBODY: Metadata = ()
+"""The metadata of a caller who does not sign in."""
+
+
+NO_SETTINGS: Mapping[str, str] = {}
+
+
+def environment(folder: Path, settings: Mapping[str, str] = NO_SETTINGS) -> dict[str, str]:
+    """The whole environment of a process that keeps everything in `folder`; nothing of the tests' own leaks in."""
+    defaults = {
+        "PATH": os.defpath,
+        "LANG": "C.UTF-8",
+        "PIXYPROXY_LISTEN": "127.0.0.1:0",
+        "PIXYPROXY_DATABASE_URL": f"sqlite:///{folder / 'pixyproxy.db'}",
+        "PIXYPROXY_IMAGE_STORE": str(folder / "images"),
+    }
+    return defaults | dict(settings)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that has run to its end."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+def run_command(*arguments: str, env: Mapping[str, str], text: str = "", cwd: Path | None = None) -> Finished:
+    """Run `pixyproxy` with these arguments to its end, with `text` as its standard input."""
+    done = subprocess.run(
+        [*_COMMAND, *arguments],
+        env=dict(env),
+        input=text,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=_COMMAND_TIMEOUT,
+        check=False,
+    )
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
+class ServerFailedError(Exception):
+    """The server process ended before it served; the message holds what it said."""
+
+
+@dataclass
+class RunningServer:
+    """A `pixyproxy serve` process that is ready.
+
+    Attributes:
+        address: host:port.
+        env: its whole environment.
+        folder: where it keeps everything.
+        process: the process itself.
+        admin: who may do everything.
+    """
+
+    address: str
+    env: dict[str, str]
+    folder: Path
+    process: subprocess.Popen[bytes]
+    admin: Login
+    _stdout: Path
+    _stderr: Path
+    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    _closing: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+    # --- Talking to it -------------------------------------------------------------------------------------------
+
+    @cached_property
+    def channel(self) -> grpc.Channel:
+        """A channel that lives as long as this object."""
+        return self._closing.enter_context(self.new_channel())
+
+    @cached_property
+    def images(self) -> ImageServiceStub:
+        """The image service over `channel`."""
+        return image_stub(self.channel)
+
+    def new_channel(self, *options: tuple[str, Any]) -> grpc.Channel:
+        """A further connection, which the caller closes."""
+        return grpc.insecure_channel(self.address, options=(*_OPTIONS, *options))
+
+    def new_login(self, class_key: UserClass = UserClass.USER, username: str = "") -> Login:
+        """Add a user, of a name that nobody else has."""
+        login = Login(username or f"user-{next(self._numbers)}-{os.urandom(3).hex()}", os.urandom(9).hex())
+        with self.database() as database:
+            # The directory keeps only a hash, so that it is made here as `pixyproxy user add` would make it.
+            UserService(database, SignInThrottle(1, 1.0)).create_user(
+                UserCreate(username=login.username, password=SecretStr(login.password), class_key=class_key)
+            )
+        return login
+
+    # --- Looking behind it ---------------------------------------------------------------------------------------
+
+    @property
+    def settings(self) -> Settings:
+        """Its database settings, for tests that look into the database."""
+        return Settings.model_validate(
+            {"database_url": self.env["PIXYPROXY_DATABASE_URL"], "image_store": self.env["PIXYPROXY_IMAGE_STORE"]}
+        )
+
+    @contextlib.contextmanager
+    def database(self) -> Iterator[Database]:
+        """Its database, opened beside it."""
+        with open_current_database(self.settings) as database:
+            yield database
+
+    def caller(self, login: Login) -> Caller:
+        """A user as the services know it."""
+        with self.database() as database:
+            users = UserService(database, SignInThrottle(1, 1.0)).get_all_users()
+        user = next(user for user in users if user.username == login.username)
+        return Caller(user_id=user.id, guid=user.guid, username=user.username, class_key=user.class_key)
+
+    def image_file(self, guid: str) -> Path:
+        """Where the bytes of an image lie."""
+        return Path(self.env["PIXYPROXY_IMAGE_STORE"]) / guid[0:2] / guid[2:4] / guid
+
+    def image_files(self) -> set[Path]:
+        """All files with bytes of images."""
+        return {path for path in Path(self.env["PIXYPROXY_IMAGE_STORE"]).rglob("*") if path.is_file()}
+
+    @property
+    def output(self) -> str:
+        """What it wrote to its standard output so far."""
+        return self._stdout.read_text(encoding="utf-8")
+
+    @property
+    def log(self) -> str:
+        """What it wrote to its standard error so far."""
+        return self._stderr.read_text(encoding="utf-8")
+
+    @property
+    def log_lines(self) -> list[str]:
+        """The log's lines so far; one that is being written is left out."""
+        return self.log.split("\n")[:-1]
+
+    def lines_of(self, request_id: str) -> list[str]:
+        """The log's lines of one request so far."""
+        return [line for line in self.log_lines if f" {request_id} " in line]
+
+    def wait_for_end_of(self, request_id: str) -> list[str]:
+        """Wait until a request has ended, and return its log lines."""
+        wait_until(
+            lambda: any("REQUEST END" in line for line in self.lines_of(request_id)), 30, f"the end of {request_id}"
+        )
+        return self.lines_of(request_id)
+
+    @property
+    def rss(self) -> int:
+        """Bytes of memory that the process holds."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
+        found = re.search(r"VmRSS:\s+(\d+) kB", status)
+        assert found is not None
+        return int(found[1]) * 1024
+
+    @property
+    def open_images(self) -> list[Path]:
+        """The image files that the process has open."""
+        targets = []
+        for link in Path(f"/proc/{self.process.pid}/fd").iterdir():
+            with contextlib.suppress(OSError):  # Closed meanwhile.
+                targets.append(link.readlink())
+        return [target for target in targets if target.is_relative_to(self.env["PIXYPROXY_IMAGE_STORE"])]
+
+    # --- Ending it -----------------------------------------------------------------------------------------------
+
+    def terminate(self) -> None:
+        """Ask it to end, as a service manager does."""
+        self.process.send_signal(signal.SIGTERM)
+
+    def stop(self) -> int:
+        """End it in good order, and return its exit status."""
+        self.terminate()
+        return self.process.wait(_STOP_TIMEOUT)
+
+    def kill(self) -> None:
+        """End it at once, in whatever it is doing."""
+        self.process.kill()
+        self.process.wait(_STOP_TIMEOUT)
+
+    def close(self) -> None:
+        """Close the channel and make sure that the process is gone."""
+        self._closing.close()
+        if self.process.poll() is None:
+            self.kill()
+
+
+def image_stub(channel: grpc.Channel) -> ImageServiceStub:
+    """The image service over a channel."""
+    return ImageServiceStub(channel)  # type: ignore[no-untyped-call]
+
+
+@contextlib.contextmanager
+def running_server(
+    folder: Path, settings: Mapping[str, str] = NO_SETTINGS, *, tracebacks: bool = False
+) -> Iterator[RunningServer]:
+    """Run a server that keeps everything in `folder`, and stop it at the end.
+
+    At the end it must have stopped in good order, unless the test stopped it itself, and have logged no traceback,
+    unless `tracebacks` allows that.
+
+    Args:
+        folder: may hold the data of an earlier server.
+        settings: environment variables beyond, or in place of, those of `environment`.
+        tracebacks: whether tracebacks may be logged.
+
+    Raises:
+        ServerFailedError: it did not come to serve.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    env = environment(folder, settings)
+    is_embedded = env["PIXYPROXY_DATABASE_URL"].startswith("sqlite:")
+    admin = None if is_embedded else prepare_database(env)
+    server = _start(folder, env, admin)
+    try:
+        yield server
+        if server.process.poll() is None:
+            assert server.stop() == 0, f"the server ended with an error:\n{server.log}"
+        assert tracebacks or "Traceback" not in server.log, f"tracebacks in the log:\n{server.log}"
+    finally:
+        server.close()
+
+
+def prepare_database(env: Mapping[str, str]) -> Login:
+    """Make the tables of a database server, and an admin, where that was not done before."""
+    login = Login(_ADMIN, "the password of the admin")
+    made = run_command("db", "init", env=env)
+    assert made.status == 0, made.stderr
+    added = run_command("user", "add", _ADMIN, "--class", "admin", "--password-stdin", env=env, text=login.password)
+    assert added.status == 0 or "is taken" in added.stderr, added.stderr
+    return login
+
+
+def _start(folder: Path, env: dict[str, str], admin: Login | None) -> RunningServer:
+    # A server that is started anew in the same folder has output of its own.
+    number = next(number for number in itertools.count(1) if not (folder / f"stdout-{number}").exists())
+    stdout, stderr = folder / f"stdout-{number}", folder / f"stderr-{number}"
+    with stdout.open("wb") as out, stderr.open("wb") as err:
+        process = subprocess.Popen([*_COMMAND, "serve"], env=env, cwd=folder, stdout=out, stderr=err)
+    try:
+        address = wait_until(_address_in(process, stdout, stderr), _START_TIMEOUT, "the server to listen")
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    return RunningServer(address, env, folder, process, admin or _first_user(folder, stdout), stdout, stderr)
+
+
+def _address_in(process: subprocess.Popen[bytes], stdout: Path, stderr: Path) -> Callable[[], str | None]:
+    def look() -> str | None:
+        ended = process.poll() is not None
+        found = _LISTENING.search(stdout.read_text(encoding="utf-8"))
+        if found is None and ended:
+            raise ServerFailedError(stderr.read_text(encoding="utf-8"))
+        return found[1] if found else None
+
+    return look
+
+
+def _first_user(folder: Path, stdout: Path) -> Login:
+    """The user that was made at the first start, whose password only that start printed."""
+    texts = [path.read_text(encoding="utf-8") for path in (stdout, *folder.glob("stdout-*"))]
+    found = next((match for match in map(_FIRST_USER.search, texts) if match), None)
+    return Login(found[1], found[2]) if found else Login(_ADMIN, "")

@@ -1,0 +1,443 @@
+"""How an image comes about, with every way to be cut off that one process can show."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from pixyproxy.core.call import CallScope
+from pixyproxy.core.exceptions import (
+    DBConnectionError,
+    ImageNotFoundError,
+    OutcomeUnknownError,
+    PixyProxyException,
+    PromptRefusedError,
+    ProviderModelUnknownError,
+    ProviderRequestInvalidError,
+    ProviderTimeoutError,
+    ProviderUnavailableError,
+    RequestIdReusedError,
+    StorageFullError,
+    TooBusyError,
+)
+from pixyproxy.core.models import Caller, GenerationOptions, Image, ImageCreation, ImageDetailCreate, Usage, Visibility
+from pixyproxy.data.database import Database, DatabaseContext
+from pixyproxy.data.image_store import LocalImageStore
+from pixyproxy.data.repositories.generations import GenerationRepository, GenerationState
+from pixyproxy.data.repositories.images import ImageRepository
+from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
+from pixyproxy.service import creation as creation_module
+from pixyproxy.service.creation import GenerationDefaults, ImageCreator
+from tests.support.waiting import wait_until
+from tests.unit.service.conftest import make_caller
+
+KEY = "123e4567-e89b-42d3-a456-426614174000"
+DEFAULTS = GenerationDefaults(
+    model="default-model", size="auto", quality="auto", output_format="png", background="auto"
+)
+LEASE = timedelta(minutes=10)
+
+
+class FakeGenerator:
+    """Makes a picture at once, or does what ``behave`` says, and counts how often it is asked."""
+
+    def __init__(self) -> None:
+        self.requests: list[GenerationRequest] = []
+        self.behave: Callable[[], None] = lambda: None
+
+    def generate(self, request: GenerationRequest, call: CallScope) -> GeneratedImage:
+        if call.is_over:
+            raise ProviderTimeoutError("over")
+        self.requests.append(request)
+        self.behave()
+        return GeneratedImage(
+            data=f"picture {len(self.requests)}".encode(),
+            content_type="image/webp",
+            width=2,
+            height=3,
+            model=request.model,
+            usage=Usage(input_tokens=1, output_tokens=2, total_tokens=3),
+        )
+
+    def close(self) -> None:
+        pass
+
+    def fails_with(self, error: Exception) -> None:
+        def fail() -> None:
+            raise error
+
+        self.behave = fail
+
+
+@pytest.fixture
+def generator() -> FakeGenerator:
+    return FakeGenerator()
+
+
+@pytest.fixture
+def creator(database: Database, store: LocalImageStore, generator: FakeGenerator) -> Iterator[ImageCreator]:
+    with closing(make_creator(database, store, generator)) as creator:
+        yield creator
+
+
+def make_creator(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, *, lease: timedelta = LEASE, slots: int = 8
+) -> ImageCreator:
+    return ImageCreator(database, store, generator, defaults=DEFAULTS, max_generations=slots, lease=lease)
+
+
+def request(prompt: str = "A Castle, at night!", key: str | None = KEY, **options: str) -> ImageCreation:
+    return ImageCreation(
+        detail=ImageDetailCreate(prompt=prompt, tags=("a",), visibility=Visibility.PUBLIC),
+        options=GenerationOptions(**options),
+        request_id=key,
+    )
+
+
+def states(database: Database) -> list[str]:
+    with database.reading() as context:
+        return [row["state"] for row in context.fetch_all("SELECT state FROM generations ORDER BY id", {})]
+
+
+def count_images(database: Database) -> int:
+    with database.reading() as context:
+        (row,) = context.fetch_all("SELECT COUNT(*) AS n FROM images", {})
+    return int(row["n"])
+
+
+def test_an_image_is_made_stored_and_entered(
+    creator: ImageCreator, database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    image = creator.create(request(model="m", size="16x16"), alice, CallScope())
+
+    with store.open(image.guid) as reader:
+        data = reader.read(1000)
+    assert data == b"picture 1"
+    assert (image.size_bytes, image.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+    assert (image.content_type, image.width, image.height, image.model) == ("image/webp", 2, 3, "m")
+    assert (image.filename, image.author, image.tags) == ("a-castle-at-night.webp", "alice", ("a",))
+    assert image.usage == Usage(input_tokens=1, output_tokens=2, total_tokens=3)
+    assert image.created_at == image.updated_at
+    with database.reading() as context:
+        assert ImageRepository(context).get(image.guid, None).model_dump() == image.model_dump()
+    assert states(database) == ["stored"]
+    (asked,) = generator.requests
+    assert (asked.model, asked.size, asked.quality, asked.author_guid) == ("m", "16x16", "auto", alice.guid)
+
+
+def test_the_same_request_under_the_same_key_is_made_once(
+    creator: ImageCreator, generator: FakeGenerator, alice: Caller
+) -> None:
+    images = [creator.create(request(), alice, CallScope()) for _ in range(3)]
+
+    assert len({image.guid for image in images}) == 1
+    assert len(generator.requests) == 1
+
+
+def test_without_a_key_every_request_is_made(creator: ImageCreator, generator: FakeGenerator, alice: Caller) -> None:
+    images = [creator.create(request(key=None), alice, CallScope()) for _ in range(3)]
+
+    assert len({image.guid for image in images}) == 3
+    assert len(generator.requests) == 3
+
+
+def test_racing_requests_under_one_key_are_made_once(
+    creator: ImageCreator, generator: FakeGenerator, alice: Caller
+) -> None:
+    together = threading.Barrier(8)
+
+    def create() -> Image:
+        together.wait()
+        return creator.create(request(), alice, CallScope(30))
+
+    with ThreadPoolExecutor(8) as pool:
+        guids = {future.result().guid for future in [pool.submit(create) for _ in range(8)]}
+
+    assert len(guids) == 1
+    assert len(generator.requests) == 1
+
+
+@pytest.mark.parametrize("other", [request("Another"), request(quality="low")])
+def test_another_request_under_the_same_key_is_refused(
+    creator: ImageCreator, generator: FakeGenerator, alice: Caller, other: ImageCreation
+) -> None:
+    creator.create(request(), alice, CallScope())
+
+    with pytest.raises(RequestIdReusedError):
+        creator.create(other, alice, CallScope())
+    assert len(generator.requests) == 1
+
+
+def test_another_author_may_use_the_same_key(
+    creator: ImageCreator, database: Database, generator: FakeGenerator, alice: Caller
+) -> None:
+    first = creator.create(request(), alice, CallScope())
+    second = creator.create(request("Another"), make_caller(database, "bob"), CallScope())
+
+    assert first.guid != second.guid
+    assert len(generator.requests) == 2
+
+
+def test_a_deleted_image_is_not_made_again(
+    creator: ImageCreator, database: Database, generator: FakeGenerator, alice: Caller
+) -> None:
+    image = creator.create(request(), alice, CallScope())
+    with database.transaction() as context:
+        ImageRepository(context).delete(image.id)
+        context.commit()
+
+    with pytest.raises(ImageNotFoundError):
+        creator.create(request(), alice, CallScope())
+    assert len(generator.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "error", [PromptRefusedError("no"), ProviderUnavailableError("down"), ProviderTimeoutError("over")]
+)
+def test_what_failed_and_cost_nothing_may_be_tried_again(
+    creator: ImageCreator, database: Database, generator: FakeGenerator, alice: Caller, error: PixyProxyException
+) -> None:
+    generator.fails_with(error)
+    with pytest.raises(type(error)):
+        creator.create(request(), alice, CallScope())
+    assert states(database) == ["failed"]
+
+    generator.behave = lambda: None
+    assert creator.create(request(), alice, CallScope()).size_bytes > 0
+    assert states(database) == ["stored"]
+    assert len(generator.requests) == 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OutcomeUnknownError("cut"),
+        ProviderUnavailableError("nonsense", may_have_billed=True),
+        ProviderTimeoutError("slow", may_have_billed=True),
+        RuntimeError("not foreseen"),
+    ],
+)
+def test_what_may_have_cost_is_never_sent_again(
+    creator: ImageCreator, database: Database, generator: FakeGenerator, alice: Caller, error: Exception
+) -> None:
+    generator.fails_with(error)
+    with pytest.raises(type(error)):
+        creator.create(request(), alice, CallScope())
+    assert states(database) == ["unknown"]
+
+    for _ in range(2):
+        with pytest.raises(OutcomeUnknownError):
+            creator.create(request(), alice, CallScope())
+    assert len(generator.requests) == 1
+
+
+def test_a_model_that_the_caller_named_is_the_callers_mistake(
+    creator: ImageCreator, generator: FakeGenerator, alice: Caller
+) -> None:
+    generator.fails_with(ProviderModelUnknownError("no such model"))
+
+    with pytest.raises(ProviderRequestInvalidError) as refused:
+        creator.create(request(model="m"), alice, CallScope())
+    assert refused.value.field == "options.model"
+    with pytest.raises(ProviderModelUnknownError):
+        creator.create(request(key=None), alice, CallScope())
+
+
+def begin(database: Database, alice: Caller, state: GenerationState, lease: timedelta) -> None:
+    """Leave behind what a process that died would: a generation in some state."""
+    fingerprint = creation_module._fingerprint(request())
+    with database.transaction() as context:
+        generations = GenerationRepository(context)
+        generation = generations.insert(author_id=alice.user_id, request_id=KEY, fingerprint=fingerprint, lease=lease)
+        if state is not GenerationState.RECORDED:
+            assert generations.move(generation, state, lease=lease)
+        context.commit()
+
+
+def test_what_died_before_sending_is_taken_over(
+    creator: ImageCreator, database: Database, generator: FakeGenerator, alice: Caller
+) -> None:
+    begin(database, alice, GenerationState.RECORDED, -LEASE)
+
+    assert creator.create(request(), alice, CallScope()).size_bytes > 0
+    assert len(generator.requests) == 1
+
+
+def test_what_died_after_sending_is_never_sent_again(
+    creator: ImageCreator, database: Database, generator: FakeGenerator, alice: Caller
+) -> None:
+    begin(database, alice, GenerationState.SENT, -LEASE)
+
+    for _ in range(2):
+        with pytest.raises(OutcomeUnknownError):
+            creator.create(request(), alice, CallScope())
+    assert states(database) == ["unknown"]
+    assert generator.requests == []
+
+
+@pytest.mark.parametrize("state", [GenerationState.RECORDED, GenerationState.SENT])
+def test_what_another_server_works_on_is_waited_for(
+    creator: ImageCreator, database: Database, generator: FakeGenerator, alice: Caller, state: GenerationState
+) -> None:
+    begin(database, alice, state, LEASE)
+
+    with pytest.raises(ProviderTimeoutError, match="still being generated"):
+        creator.create(request(), alice, CallScope(0.2))
+    assert generator.requests == []
+    assert states(database) == [state.value]
+
+
+def test_a_caller_that_leaves_gets_the_picture_later(
+    creator: ImageCreator, database: Database, generator: FakeGenerator, alice: Caller
+) -> None:
+    answer = threading.Event()
+    generator.behave = lambda: _wait(answer)
+
+    with pytest.raises(ProviderTimeoutError, match="still being generated"):
+        creator.create(request(), alice, CallScope(0.2))
+    answer.set()
+
+    image = creator.create(request(), alice, CallScope(30))
+    assert image.size_bytes > 0
+    assert len(generator.requests) == 1
+    assert states(database) == ["stored"]
+
+
+def test_nothing_is_sent_for_a_caller_that_has_gone(
+    creator: ImageCreator, database: Database, generator: FakeGenerator, alice: Caller
+) -> None:
+    gone = CallScope()
+    gone.leave()
+
+    with pytest.raises(ProviderTimeoutError):
+        creator.create(request(), alice, gone)
+    assert generator.requests == []
+    wait_until(lambda: states(database) == ["failed"], timeout=5, what="the generation to be settled")
+
+
+def test_over_the_limit_callers_are_refused_at_once(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    answer, asked = threading.Event(), threading.Event()
+
+    def behave() -> None:
+        asked.set()
+        _wait(answer)
+
+    generator.behave = behave
+    with closing(make_creator(database, store, generator, slots=1)) as creator, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(creator.create, request(key=None), alice, CallScope(30))
+        _wait(asked)
+        with pytest.raises(TooBusyError) as refused:
+            creator.create(request(key=None), alice, CallScope(30))
+        answer.set()
+        first.result()
+        # The slot is free again.
+        assert creator.create(request(key=None), alice, CallScope(30)).size_bytes > 0
+    assert refused.value.retry_after
+    assert states(database) == ["stored", "stored"]
+
+
+def test_no_room_is_told_before_anything_is_sent(
+    creator: ImageCreator,
+    database: Database,
+    generator: FakeGenerator,
+    alice: Caller,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(_: LocalImageStore) -> None:
+        raise StorageFullError("full")
+
+    monkeypatch.setattr(LocalImageStore, "require_room", full)
+
+    with pytest.raises(StorageFullError):
+        creator.create(request(), alice, CallScope())
+    assert generator.requests == []
+    assert states(database) == ["failed"]
+
+
+def test_bytes_that_cannot_be_stored_leave_no_detail_and_are_not_paid_for_again(
+    creator: ImageCreator,
+    database: Database,
+    generator: FakeGenerator,
+    alice: Caller,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(store: LocalImageStore, guid: str, data: bytes) -> None:
+        raise StorageFullError("full")
+
+    monkeypatch.setattr(LocalImageStore, "write", full)
+
+    with pytest.raises(StorageFullError):
+        creator.create(request(), alice, CallScope())
+    with pytest.raises(OutcomeUnknownError):
+        creator.create(request(), alice, CallScope())
+    assert count_images(database) == 0
+    assert len(generator.requests) == 1
+
+
+def test_a_picture_made_while_the_database_is_away_is_entered_when_it_is_back(
+    creator: ImageCreator,
+    database: Database,
+    generator: FakeGenerator,
+    alice: Caller,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(creation_module, "_ENTER_RETRY_SECONDS", 0.01)
+    insert = ImageRepository.insert
+    failures = iter(range(3))
+
+    def insert_later(images: ImageRepository, *arguments: object) -> Image:
+        if next(failures, None) is not None:
+            raise DBConnectionError("away")
+        return insert(images, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ImageRepository, "insert", insert_later)
+
+    image = creator.create(request(), alice, CallScope(30))
+
+    assert image.size_bytes > 0
+    assert next(failures, "used up") == "used up"
+    assert (count_images(database), states(database)) == (1, ["stored"])
+
+
+def test_a_commit_whose_answer_was_lost_is_found_out(
+    creator: ImageCreator, database: Database, alice: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(creation_module, "_ENTER_RETRY_SECONDS", 0.01)
+    insert = ImageRepository.insert
+    lost: list[bool] = []
+
+    def insert_and_lose_the_answer(images: ImageRepository, *arguments: object) -> Image:
+        image = insert(images, *arguments)  # type: ignore[arg-type]
+        if not lost:
+            lost.append(True)
+            context: DatabaseContext = images._context
+            context.commit()
+            raise DBConnectionError("cut off after the commit")
+        return image
+
+    monkeypatch.setattr(ImageRepository, "insert", insert_and_lose_the_answer)
+
+    image = creator.create(request(), alice, CallScope(30))
+
+    assert image.size_bytes > 0
+    assert (count_images(database), states(database)) == (1, ["stored"])
+
+
+def test_no_temporary_files_stay(creator: ImageCreator, alice: Caller, tmp_path: Path) -> None:
+    image = creator.create(request(), alice, CallScope())
+
+    files = [path for path in (tmp_path / "images").rglob("*") if path.is_file()]
+    assert [path.name for path in files] == [image.guid]
+
+
+def _wait(event: threading.Event) -> None:
+    assert event.wait(30)

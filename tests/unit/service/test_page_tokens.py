@@ -1,0 +1,83 @@
+"""Page tokens."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from pixyproxy.core.exceptions import InvalidFieldError
+from pixyproxy.core.models import Caller, ImageFilter, UserClass
+from pixyproxy.data.repositories.images import ImagePosition
+from pixyproxy.service.page_tokens import PageTokens, new_page_token_key
+
+POSITION = ImagePosition(datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC), 123_456_789)
+FILTER = ImageFilter(prompt="castle", tags=("a", "b"))
+ALICE = Caller(user_id=1, guid="123e4567-e89b-42d3-a456-426614174000", username="alice", class_key=UserClass.USER)
+BOB = ALICE.model_copy(update={"guid": "123e4567-e89b-42d3-a456-426614174001", "username": "bob"})
+
+
+@pytest.fixture
+def tokens() -> PageTokens:
+    return PageTokens(new_page_token_key())
+
+
+@pytest.mark.parametrize("caller", [None, ALICE])
+@pytest.mark.parametrize("position", [POSITION, ImagePosition(datetime(1, 1, 1, tzinfo=UTC), 0)])
+def test_a_token_gives_back_its_position(tokens: PageTokens, caller: Caller | None, position: ImagePosition) -> None:
+    assert tokens.open(tokens.seal(position, FILTER, caller), FILTER, caller) == position
+
+
+def test_servers_with_one_key_take_each_others_tokens() -> None:
+    key = new_page_token_key()
+
+    assert PageTokens(key).open(PageTokens(key).seal(POSITION, FILTER, None), FILTER, None) == POSITION
+
+
+def test_tokens_say_nothing_and_repeat_nothing(tokens: PageTokens) -> None:
+    first, second = (tokens.seal(POSITION, FILTER, None) for _ in range(2))
+
+    assert first != second
+    assert first.isascii()
+
+
+@pytest.mark.parametrize(
+    ("image_filter", "caller"),
+    [
+        (FILTER, None),
+        (FILTER, BOB),
+        (ImageFilter(), ALICE),
+        (ImageFilter(prompt="castle", tags=("b", "a")), ALICE),
+        (ImageFilter(prompt="castl", tags=("a", "b")), ALICE),
+    ],
+)
+def test_a_token_is_good_for_one_question_of_one_caller(
+    tokens: PageTokens, image_filter: ImageFilter, caller: Caller | None
+) -> None:
+    token = tokens.seal(POSITION, FILTER, ALICE)
+
+    with pytest.raises(InvalidFieldError, match="page_token"):
+        tokens.open(token, image_filter, caller)
+
+
+def test_every_changed_character_is_noticed(tokens: PageTokens) -> None:
+    token = tokens.seal(POSITION, FILTER, ALICE)
+
+    # The last character holds bits that belong to no byte.
+    for place in range(len(token) - 1):
+        other = "A" if token[place] != "A" else "B"
+        with pytest.raises(InvalidFieldError):
+            tokens.open(token[:place] + other + token[place + 1 :], FILTER, ALICE)
+
+
+@pytest.mark.parametrize("token", ["x", "====", "not base64!", "é", "A" * 59, "A" * 100_000, "\0"])
+def test_what_is_no_token_is_refused(tokens: PageTokens, token: str) -> None:
+    with pytest.raises(InvalidFieldError, match="page_token"):
+        tokens.open(token, FILTER, None)
+
+
+def test_another_databases_token_is_refused(tokens: PageTokens) -> None:
+    token = PageTokens(new_page_token_key()).seal(POSITION, FILTER, None)
+
+    with pytest.raises(InvalidFieldError):
+        tokens.open(token, FILTER, None)
