@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pixyproxy.data.image_store import LocalImageStore
 from pixyproxy.data.mysql import MySQLDatabase
 from pixyproxy.data.repositories.server_values import ServerValueRepository
 from pixyproxy.data.sqlite import SQLiteDatabase
+from pixyproxy.generation.guarded import GuardedGenerator
 from pixyproxy.generation.interfaces import ImageGenerator
 from pixyproxy.generation.offline import OfflineGenerator
 from pixyproxy.generation.openai_images import OpenAIGenerator
@@ -129,7 +131,15 @@ def _build_generator(settings: Settings) -> ImageGenerator:
         project=settings.openai_project_id,
         timeout=settings.provider_timeout,
     )
-    return RetryingGenerator(generator)
+    # Beside the start, which need not wait for the provider.
+    threading.Thread(target=_warn_of_shutdown, args=(generator, settings.model), daemon=True).start()
+    return RetryingGenerator(GuardedGenerator(generator, settings.images_per_minute))
+
+
+def _warn_of_shutdown(generator: OpenAIGenerator, model: str) -> None:
+    date = generator.model_shutdown_date(model)
+    if date is not None:
+        _logger.warning("The provider shuts the model %s down on %s: set PIXYPROXY_MODEL to another.", model, date)
 
 
 def _page_token_key(database: Database) -> str:

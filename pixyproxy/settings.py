@@ -96,6 +96,12 @@ class Settings(BaseSettings):
         default=600.0, gt=0, le=3600, description="The most seconds to wait for the provider's answer."
     )
     max_generations: int = Field(default=64, ge=1, le=1000, description="The most generations at a time.")
+    images_per_minute: int | None = Field(
+        default=None,
+        ge=1,
+        le=100_000,
+        description="The most images to ask the provider for within any minute; further ones wait their turn.",
+    )
     max_failed_sign_ins: int = Field(
         default=10,
         ge=1,

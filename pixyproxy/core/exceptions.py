@@ -197,6 +197,10 @@ class ProviderUnavailableError(ProviderError):
     """The provider cannot be reached, or answers with an error of its own or with something unusable."""
 
 
+class ProviderCircuitOpenError(ProviderUnavailableError):
+    """The provider failed so often lately that it is not asked for a while."""
+
+
 class ProviderTimeoutError(ProviderError):
     """The provider took longer than the caller or the server would wait."""
 

@@ -7,7 +7,12 @@ import random
 from collections.abc import Callable
 
 from pixyproxy.core.call import CallScope
-from pixyproxy.core.exceptions import ProviderError, ProviderRateLimitedError, ProviderUnavailableError
+from pixyproxy.core.exceptions import (
+    ProviderCircuitOpenError,
+    ProviderError,
+    ProviderRateLimitedError,
+    ProviderUnavailableError,
+)
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest, ImageGenerator
 
 MAX_RATE_LIMITED_ATTEMPTS = 4
@@ -71,7 +76,8 @@ class RetryingGenerator:
 
 
 def _max_attempts(error: ProviderError) -> int:
-    if error.may_have_billed:
+    # An open circuit was not an attempt at all: its callers are told at once, not after its pause.
+    if error.may_have_billed or isinstance(error, ProviderCircuitOpenError):
         return 1
     if isinstance(error, ProviderRateLimitedError):
         return MAX_RATE_LIMITED_ATTEMPTS

@@ -26,6 +26,7 @@ from pixyproxy.core.exceptions import (
     DBConnectionError,
     InvalidFieldError,
     OutcomeUnknownError,
+    PixyProxyException,
     ProviderError,
     ProviderModelUnknownError,
     ProviderRequestInvalidError,
@@ -239,6 +240,10 @@ class ImageCreator:
             self._settle(generation, GenerationState.UNKNOWN if error.may_have_billed else GenerationState.FAILED)
             if isinstance(error, ProviderModelUnknownError) and job.creation.options.model:
                 raise ProviderRequestInvalidError("options.model", "The provider has no such model.") from error
+            raise
+        except PixyProxyException:
+            # Refused by us, before anything reached the provider.
+            self._settle(generation, GenerationState.FAILED)
             raise
         except Exception:
             # Not foreseen, so after sending nothing is known.

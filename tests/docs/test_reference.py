@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from google.rpc import code_pb2
 from pixyproxy_pb.v1 import image_service_pb2 as pb
+from pydantic import AliasChoices
 
 from pixyproxy.core import models
 from pixyproxy.resource import statuses
@@ -36,7 +37,7 @@ def test_every_setting_is_listed_with_its_default() -> None:
     expected = []
     for name, field in Settings.model_fields.items():
         alias = field.validation_alias
-        variable = alias.choices[0] if hasattr(alias, "choices") else f"PIXYPROXY_{name.upper()}"
+        variable = str(alias.choices[0]) if isinstance(alias, AliasChoices) else f"PIXYPROXY_{name.upper()}"
         expected.append((variable, written(field.default), field.description))
     assert rows == expected
 

@@ -1,0 +1,108 @@
+"""Tells callers within a millisecond that the provider is down, once that is known."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from pixyproxy.core.exceptions import (
+    OutcomeUnknownError,
+    ProviderCircuitOpenError,
+    ProviderError,
+    ProviderTimeoutError,
+    ProviderUnavailableError,
+)
+
+FAILURES_TO_OPEN = 5
+FIRST_PAUSE = 5.0  # seconds
+LONGEST_PAUSE = 60.0
+
+
+class CircuitBreaker:
+    """Opens after some failures in a row; after a pause it lets one request through to see whether to close again.
+
+    Each trial that fails doubles the pause. An answer closes it, whatever the answer says: a provider that refuses or
+    asks to slow down is there.
+    """
+
+    def __init__(self, on_open: Callable[[], None], clock: Callable[[], float] = time.monotonic) -> None:
+        """Start closed; ``on_open`` is called each time that it opens, so that waiting requests can give up."""
+        self._on_open = on_open
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._failures = 0
+        self._pause = FIRST_PAUSE
+        self._opens_until: float | None = None
+        self._is_trying = False
+
+    def require_closed(self) -> None:
+        """Check that a request may be sent, or is next to try.
+
+        Raises:
+            ProviderCircuitOpenError: it may not; says when it may be worth trying.
+        """
+        with self._lock:
+            wait = self._wait()
+        if wait > 0:
+            raise _open(wait)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch how a request ends that is sent within.
+
+        Raises:
+            ProviderCircuitOpenError: it must not be sent.
+        """
+        self._enter()
+        try:
+            yield
+        except ProviderError as error:
+            self._note(is_answer=not _is_failure(error))
+            raise
+        except BaseException:
+            self._note(is_answer=False)
+            raise
+        self._note(is_answer=True)
+
+    def _wait(self) -> float:
+        """Return the seconds until a request may be sent, 0 where it may be now."""
+        if self._opens_until is None:
+            return 0.0
+        if self._is_trying:
+            return self._pause
+        return max(0.0, self._opens_until - self._clock())
+
+    def _enter(self) -> None:
+        with self._lock:
+            wait = self._wait()
+            if wait == 0 and self._opens_until is not None:
+                self._is_trying = True
+        if wait > 0:
+            raise _open(wait)
+
+    def _note(self, *, is_answer: bool) -> None:
+        with self._lock:
+            was_trying, self._is_trying = self._is_trying, False
+            if is_answer:
+                self._failures, self._pause, self._opens_until = 0, FIRST_PAUSE, None
+                return
+            self._failures += 1
+            if self._failures < FAILURES_TO_OPEN:
+                return
+            if was_trying:
+                self._pause = min(self._pause * 2, LONGEST_PAUSE)
+            self._opens_until = self._clock() + self._pause
+        self._on_open()
+
+
+def _is_failure(error: ProviderError) -> bool:
+    """Whether an error says that the provider is not there, and not only the caller's time is over."""
+    if isinstance(error, ProviderTimeoutError):
+        return error.may_have_billed
+    return isinstance(error, (ProviderUnavailableError, OutcomeUnknownError))
+
+
+def _open(wait: float) -> ProviderCircuitOpenError:
+    return ProviderCircuitOpenError("The image provider is not answering; it is tried again soon.", retry_after=wait)

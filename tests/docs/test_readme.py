@@ -1,0 +1,195 @@
+"""What the README tells people to type does what it says."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from PIL import Image
+
+from tests.support.database_servers import DatabaseServer, fresh_database
+from tests.support.grpcurl import grpcurl_folder
+
+ROOT = Path(__file__).parents[2]
+BLOCKS = re.findall(r"^```sh\n(.*?)^```$", (ROOT / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
+SESSION, PRODUCTION = BLOCKS[:-1], BLOCKS[-1]
+
+
+@dataclass(frozen=True)
+class Served:
+    """What `make run` said."""
+
+    address: str
+    password: str
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    """Run `make run`, in the environment that the tests run in, with its data in a folder of its own."""
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "PIXYPROXY_LISTEN": "127.0.0.1:0",
+        "PIXYPROXY_DATABASE_URL": f"sqlite:///{tmp_path / 'pixyproxy.db'}",
+        "PIXYPROXY_IMAGE_STORE": str(tmp_path / "images"),
+    }
+    with (
+        (tmp_path / "log").open("w") as log,
+        subprocess.Popen(
+            ["make", "run", f"VENV={sys.prefix}"],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            start_new_session=True,
+        ) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            said = ""
+            for line in process.stdout:
+                said += line
+                if line.startswith("listening on "):
+                    break
+            else:
+                pytest.fail(f"make run ended: {said} {(tmp_path / 'log').read_text()}")
+            address = re.search(r"^listening on (\S+)$", said, flags=re.MULTILINE)
+            password = re.search(r"^password: (\S+) ", said, flags=re.MULTILINE)
+            assert address is not None
+            assert password is not None
+            assert "are drawings that PixyProxy makes of the prompt itself" in (tmp_path / "log").read_text()
+            yield Served(address[1], password[1])
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+
+
+def test_the_session_with_grpcurl(served: Served, tmp_path: Path) -> None:
+    script = "\n".join(f"{block}echo '--- {number}'" for number, block in enumerate(SESSION))
+    assert "PASSWORD" in script
+    assert "127.0.0.1:50051" in script
+    script = script.replace("PASSWORD", served.password).replace("127.0.0.1:50051", served.address)
+
+    session = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=tmp_path,
+        env={"PATH": f"{grpcurl_folder()}:{os.environ['PATH']}", "LANG": "C.UTF-8"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert session.returncode == 0, session.stdout + session.stderr
+    _, created, found, streamed, updated, deleted, _ = re.split(r"^--- \d+\n", session.stdout, flags=re.MULTILINE)
+    image = json.loads(created)["image"]
+    assert image["prompt"] == "A lighthouse in a storm 🌊"
+    assert image["visibility"] == "VISIBILITY_PRIVATE"
+    page, detail = documents(found)
+    assert page["images"] == [image]
+    assert detail["image"] == image
+    assert streamed == ""
+    picture = tmp_path / "picture.png"
+    assert picture.stat().st_size == int(image["size_bytes"])
+    with Image.open(picture) as opened:
+        opened.load()
+        assert (opened.format, *opened.size) == ("PNG", image["width"], image["height"])
+    changed, seen_by_anybody = documents(updated)
+    assert changed["image"]["tags"] == ["sea", "night"]
+    assert seen_by_anybody == changed
+    assert json.loads(deleted) == {}
+
+
+def documents(text: str) -> list[dict[str, Any]]:
+    """Read JSON documents that follow one another."""
+    decoder, found = json.JSONDecoder(), list[dict[str, Any]]()
+    while text.strip():
+        document, end = decoder.raw_decode(text.lstrip())
+        found.append(document)
+        text = text.lstrip()[end:]
+    return found
+
+
+def test_production(mysql_server: DatabaseServer, tmp_path: Path) -> None:
+    """Build the package as `pip install .` does, and run the README's commands from it alone, on MySQL."""
+    wheel = build_wheel(tmp_path)
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "installed")
+    with fresh_database(mysql_server) as url:
+        parts = urlsplit(url)
+        script = without_install(PRODUCTION)
+        for text, meant in {
+            "mysql://pixyproxy@db.internal/pixyproxy": url.replace(f":{parts.password}@", "@"),
+            "PIXYPROXY_DATABASE_PASSWORD=…": f"PIXYPROXY_DATABASE_PASSWORD={unquote(parts.password or '')}",
+            "OPENAI_API_KEY=…": "OPENAI_API_KEY=sk-none",
+            "/srv/pixyproxy/images": str(tmp_path / "images"),
+            "--class user": "--class user --password-stdin <<< 'correct horse'",
+            "pixyproxy serve": f'exec "{sys.executable}" -m pixyproxy serve',
+        }.items():
+            assert text in script
+            script = script.replace(text, meant)
+        program = f'pixyproxy() {{ "{sys.executable}" -m pixyproxy "$@"; }}\n'
+        said, log = run_until_it_serves(program + script, tmp_path)
+
+    assert re.fullmatch(
+        r"The tables are at version \d+ now\.\nAdded user alice\.\nlistening on 127\.0\.0\.1:\d+\n", said
+    ), said + log
+    assert "C extension" not in log
+
+
+def run_until_it_serves(script: str, folder: Path) -> tuple[str, str]:
+    """Run a script that ends in serving, stop it once it serves, and return what it said and what it logged."""
+    environment = {
+        "PATH": os.environ["PATH"],
+        "LANG": "C.UTF-8",
+        "PYTHONPATH": str(folder / "installed"),
+        "PIXYPROXY_LISTEN": "127.0.0.1:0",
+        "OPENAI_BASE_URL": "http://127.0.0.1:9/v1",
+    }
+    command = ["bash", "-euo", "pipefail", "-c", script]
+    with (
+        (folder / "log").open("w") as log,
+        subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=log, text=True
+        ) as process,
+    ):
+        assert process.stdout is not None
+        said = ""
+        for line in process.stdout:
+            said += line
+            if line.startswith("listening on "):
+                process.terminate()
+        status = process.wait(60)
+    logged = (folder / "log").read_text()
+    assert status == 0, said + logged
+    return said, logged
+
+
+def build_wheel(folder: Path) -> Path:
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)],
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = folder.glob("pixyproxy-*.whl")
+    return wheel
+
+
+def without_install(block: str) -> str:
+    """Leave out the line that makes an environment, whose work `build_wheel` does."""
+    first, _, rest = block.partition("\n")
+    assert "pip install ." in first
+    return rest
