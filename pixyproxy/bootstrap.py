@@ -13,7 +13,7 @@ from pathlib import Path
 from pixyproxy.core.exceptions import ConfigurationError, ConstraintViolationError
 from pixyproxy.data import init
 from pixyproxy.data.database import Database
-from pixyproxy.data.image_store import LocalImageStore
+from pixyproxy.data.image_store import ImageStore, LocalImageStore
 from pixyproxy.data.mysql import MySQLDatabase
 from pixyproxy.data.repositories.server_values import ServerValueRepository
 from pixyproxy.data.sqlite import SQLiteDatabase
@@ -90,7 +90,7 @@ def build(settings: Settings) -> Iterator[Application]:
     """Build everything that is served, and close it at the end."""
     with ExitStack() as stack:
         database = stack.enter_context(open_current_database(settings))
-        store = LocalImageStore(Path(settings.image_store))
+        store = _open_store(settings)
         generator = stack.enter_context(closing(_build_generator(settings)))
         creator = ImageCreator(
             database,
@@ -116,6 +116,13 @@ def build(settings: Settings) -> Iterator[Application]:
 def _require_folder(path: Path) -> None:
     if not path.parent.is_dir():
         raise ConfigurationError(f"PIXYPROXY_DATABASE_URL: there is no folder {path.parent} for the database.")
+
+
+def _open_store(settings: Settings) -> ImageStore:
+    try:
+        return LocalImageStore(Path(settings.image_store))
+    except ConfigurationError as error:
+        raise ConfigurationError(f"PIXYPROXY_IMAGE_STORE: {error.message}") from error
 
 
 def _build_generator(settings: Settings) -> ImageGenerator:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import signal
-import threading
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from types import FrameType
 
 import grpc
@@ -31,6 +32,7 @@ _SERVICE_NAME = image_service_pb2.DESCRIPTOR.services_by_name["ImageService"].fu
 # made only as they are needed.
 _STREAM_THREADS = 500
 _QUICK_THREADS = 64
+_END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _OPTIONS = (
     # On by default, it would let a second server start on the same port without an error.
     ("grpc.so_reuseport", 0),
@@ -90,20 +92,38 @@ class Server:
 
 def serve_until_told(server: Server, announce: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT, then drain. A second signal ends the process at once."""
-    told = threading.Event()
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        told.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
-    server.start()
-    announce(f"listening on {server.address}")
-    told.wait()
+    with _end_signals() as told:
+        server.start()
+        announce(f"listening on {server.address}")
+        told.recv(1)
     _logger.info("Draining: no new calls are taken, running ones may finish.")
     server.stop()
     _logger.info("Stopped.")
+
+
+@contextmanager
+def _end_signals() -> Iterator[socket.socket]:
+    """Give a socket from which something can be read once a signal says that it is time to end.
+
+    A lock or an event will not do: Python runs handlers in the main thread only, which may sleep on while another
+    thread is handed the signal, or may hold that very lock.
+    """
+    told, tell = socket.socketpair()
+    with told, tell:
+        tell.setblocking(False)
+        signal.set_wakeup_fd(tell.fileno())
+        for number in _END_SIGNALS:
+            signal.signal(number, _leave_to_the_socket)
+        try:
+            yield told
+        finally:
+            for number in _END_SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
+            signal.set_wakeup_fd(-1)
+
+
+def _leave_to_the_socket(number: int, frame: FrameType | None) -> None:
+    """Handle a signal: only one that has a handler is written to the socket."""
 
 
 def _bind(server: grpc.Server, settings: Settings) -> str:

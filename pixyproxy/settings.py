@@ -17,6 +17,7 @@ from pixyproxy.data.mysql import MySQLAddress
 
 _PREFIX = "PIXYPROXY_"
 _SQLITE_URL = "sqlite:///"
+_MYSQL_URL = "mysql://"
 _MYSQL_PORT = 3306
 
 
@@ -124,8 +125,7 @@ class Settings(BaseSettings):
         if text.startswith(_SQLITE_URL) and len(text) > len(_SQLITE_URL):
             return url
         try:
-            parts = urlsplit(text)
-            is_mysql = parts.scheme == "mysql" and (parts.port or _MYSQL_PORT) > 0
+            is_mysql = text.startswith(_MYSQL_URL) and (urlsplit(text).port or _MYSQL_PORT) > 0
         except ValueError:
             is_mysql = False
         if not is_mysql:
@@ -180,7 +180,7 @@ class Settings(BaseSettings):
             ConfigurationError: the name of the database is missing.
         """
         url = self.database_url.get_secret_value()
-        parts = urlsplit(url if url.startswith("mysql:") else "mysql:")
+        parts = urlsplit(url if url.startswith(_MYSQL_URL) else _MYSQL_URL)
         name = self.database_name or unquote(parts.path.removeprefix("/"))
         if not name:
             raise ConfigurationError("PIXYPROXY_DATABASE_NAME: the name of the database is missing.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 Row = dict[str, Any]
@@ -71,12 +71,12 @@ class Database(ABC):
         """Begin a transaction; it is rolled back at the end of the context unless ``commit`` was called."""
 
     @abstractmethod
-    def run_script(self, script: str) -> None:
-        """Run the statements of an SQL script one after the other, each with a semicolon at the end of its line."""
+    def migrating(self) -> AbstractContextManager[DatabaseContext]:
+        """Give a context to change the tables in, without a limit of time, while nobody else can.
 
-    @abstractmethod
-    def migrating(self) -> AbstractContextManager[None]:
-        """Keep all other processes from changing the tables meanwhile."""
+        Raises:
+            ConflictError: somebody else has been changing them for a minute.
+        """
 
     @abstractmethod
     def has_table(self, name: str) -> bool:
@@ -97,9 +97,3 @@ def statements_of(script: str) -> Iterator[str]:
         if line.rstrip().endswith(";"):
             yield "\n".join(lines).rstrip().removesuffix(";")
             lines.clear()
-
-
-@contextmanager
-def nothing_to_lock() -> Iterator[None]:
-    """Stand in for ``migrating`` where the database itself lets only one at a time change it."""
-    yield

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pixyproxy.core.exceptions import ConfigurationError
 from pixyproxy.core.models import new_guid
-from pixyproxy.data.database import Database
+from pixyproxy.data.database import Database, DatabaseContext, statements_of
 
 _PACKAGE = Path(__file__).parent.parent
 # In an installed package the scripts lie in it, in a checkout beside it.
@@ -48,15 +48,18 @@ def upgrade(database: Database) -> list[int]:
 
     Raises:
         ConfigurationError: the database was made by a later release.
+        ConflictError: somebody else is upgrading it and takes long.
         DBConnectionError: the database cannot be reached.
     """
-    with database.migrating():
+    with database.migrating() as context:
         version = schema_version(database)
         _refuse_later_release(database, version)
         pending = [migration for migration in migrations_for(database.kind) if migration.version > version]
         for migration in pending:
-            database.run_script(migration.path.read_text(encoding="utf-8"))
-            _record(database, migration)
+            for statement in statements_of(migration.path.read_text(encoding="utf-8")):
+                context.execute(statement, {})
+            _record(context, migration)
+        context.commit()
     return [migration.version for migration in pending]
 
 
@@ -83,10 +86,8 @@ def _refuse_later_release(database: Database, version: int) -> None:
         )
 
 
-def _record(database: Database, migration: Migration) -> None:
-    with database.transaction() as context:
-        context.insert(
-            "INSERT INTO migrations (guid, version, applied_at) VALUES (:guid, :version, :applied_at)",
-            {"guid": new_guid(), "version": migration.version, "applied_at": datetime.now(UTC)},
-        )
-        context.commit()
+def _record(context: DatabaseContext, migration: Migration) -> None:
+    context.insert(
+        "INSERT INTO migrations (guid, version, applied_at) VALUES (:guid, :version, :applied_at)",
+        {"guid": new_guid(), "version": migration.version, "applied_at": datetime.now(UTC)},
+    )

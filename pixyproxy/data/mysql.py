@@ -22,7 +22,7 @@ from pixyproxy.core.exceptions import (
     PixyProxyException,
     StorageFullError,
 )
-from pixyproxy.data.database import Database, DatabaseContext, Parameters, Row, statements_of
+from pixyproxy.data.database import Database, DatabaseContext, Parameters, Row
 from pixyproxy.data.pool import ConnectionPool
 
 _logger = logging.getLogger(__name__)
@@ -40,6 +40,8 @@ _CONNECTION_ERRORS = frozenset(
 _CLIENT_ERRORS = range(2000, 3000)
 _ROWS_AN_INSERT = 500
 _MIGRATION_LOCK = "pixyproxy_migrations"
+_MIGRATION_WAIT_SECONDS = 60
+_MIGRATION_TIMEOUT_SECONDS = 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -84,25 +86,17 @@ class MySQLDatabase(Database):
     def transaction(self) -> AbstractContextManager[DatabaseContext]:  # noqa: D102  inherited
         return self._context(begin=True)
 
-    def run_script(self, script: str) -> None:  # noqa: D102  inherited
-        connection = self._connect()
-        try:
-            context = _MySQLContext(connection)
-            for statement in statements_of(script):
-                context.execute(statement, {})
-        finally:
-            _disconnect(connection)
-
     @contextmanager
-    def migrating(self) -> Iterator[None]:  # noqa: D102  inherited
-        connection = self._connect()
+    def migrating(self) -> Iterator[DatabaseContext]:  # noqa: D102  inherited
+        # A step may take much longer than a query, and so may the wait for somebody else's.
+        connection = self._connect(_MIGRATION_TIMEOUT_SECONDS)
         try:
-            lock = {"name": f"{_MIGRATION_LOCK}:{self._address.database}"[:64], "seconds": 60}
             context = _MySQLContext(connection)
+            lock = {"name": f"{_MIGRATION_LOCK}:{self._address.database}"[:64], "seconds": _MIGRATION_WAIT_SECONDS}
             row = context.fetch_one("SELECT GET_LOCK(:name, :seconds) AS locked", lock)
             if row is None or row["locked"] != 1:
                 raise ConflictError("Another process is changing the tables; try again in a minute.", retry_after=60)
-            yield
+            yield context
         finally:
             _disconnect(connection)  # Which gives the lock back.
 
@@ -114,7 +108,9 @@ class MySQLDatabase(Database):
     def close(self) -> None:  # noqa: D102  inherited
         self._pool.close()
 
-    def _connect(self) -> Any:
+    def _connect(self, query_timeout: float | None = None) -> Any:
+        timeout = _whole_seconds(self._query_timeout if query_timeout is None else query_timeout)
+
         def connect() -> Any:
             return mysql.connector.connect(
                 host=self._address.host,
@@ -133,8 +129,8 @@ class MySQLDatabase(Database):
                 client_flags=[ClientFlag.FOUND_ROWS],
                 use_pure=not mysql.connector.HAVE_CEXT,
                 connection_timeout=_whole_seconds(self._connect_timeout),
-                read_timeout=_whole_seconds(self._query_timeout),
-                write_timeout=_whole_seconds(self._query_timeout),
+                read_timeout=timeout,
+                write_timeout=timeout,
                 allow_local_infile=False,
             )
 
@@ -172,7 +168,7 @@ class _MySQLContext(DatabaseContext):
         self._in_transaction = False
 
     def begin(self) -> None:
-        self._run(lambda: _execute(self.connection, "START TRANSACTION", {}).close())
+        self._run(lambda: self.connection.cmd_query("START TRANSACTION"))
         self._in_transaction = True
 
     def fetch_all(self, sql: str, parameters: Parameters) -> list[Row]:
@@ -217,14 +213,15 @@ class _MySQLContext(DatabaseContext):
     def commit(self) -> None:
         # A commit that was cut off may have happened: it is never tried again here.
         self._renew = None
-        self._run(self.connection.commit)
+        # The C client's own commit and rollback raise errors that are none of the driver's documented ones.
+        self._run(lambda: self.connection.cmd_query("COMMIT"))
         self._in_transaction = False
 
     def end(self) -> None:
         """Roll back what was not committed."""
         if self._in_transaction and self.is_whole and self.holds_turn:
             with suppress(PixyProxyException):  # The connection is then not used again, which rolls back as well.
-                self._run(self.connection.rollback)
+                self._run(lambda: self.connection.cmd_query("ROLLBACK"))
 
     def _run(self, work: Callable[[], Result]) -> Result:
         """Run a statement. The first one on a used connection may be run again on a new one if that one was dead.
@@ -298,6 +295,8 @@ def _translated(error: mysql.connector.Error) -> PixyProxyException:
         return ConflictError("Another change was in the way; nothing was changed. Try again.", retry_after=0.1)
     if number in _FULL_ERRORS:
         return StorageFullError("There is no room left for the details of images.")
-    if number in _CONNECTION_ERRORS or number in _CLIENT_ERRORS or isinstance(error, mysql.connector.InterfaceError):
+    # The driver's own errors have no number: "MySQL Connection not available" where a connection turns out to be dead.
+    is_drivers = number <= 0 and isinstance(error, (mysql.connector.InterfaceError, mysql.connector.OperationalError))
+    if number in _CONNECTION_ERRORS or number in _CLIENT_ERRORS or is_drivers:
         return DBConnectionError("The database cannot be reached; try again.", retry_after=1.0)
     return PixyProxyException("The database refused a statement.")

@@ -16,10 +16,16 @@ from pixyproxy.core.exceptions import (
     PixyProxyException,
     StorageFullError,
 )
-from pixyproxy.data.database import Database, DatabaseContext, Parameters, Row, nothing_to_lock, statements_of
+from pixyproxy.data.database import Database, DatabaseContext, Parameters, Row
 from pixyproxy.data.pool import ConnectionPool
 
 _BUSY_TIMEOUT_SECONDS = 5.0
+_MIGRATION_WAIT_SECONDS = 60.0
+_CONFLICT_ERRORS = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_CONNECTION_ERRORS = frozenset(
+    {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH}
+    | {sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_INTERRUPT}
+)
 
 
 class SQLiteDatabase(Database):
@@ -39,14 +45,15 @@ class SQLiteDatabase(Database):
     def transaction(self) -> AbstractContextManager[DatabaseContext]:  # noqa: D102  inherited
         return self._context(begin=True)
 
-    def run_script(self, script: str) -> None:  # noqa: D102  inherited
-        with self.transaction() as context:
-            for statement in statements_of(script):
-                context.execute(statement, {})
-            context.commit()
-
-    def migrating(self) -> AbstractContextManager[None]:  # noqa: D102  inherited
-        return nothing_to_lock()
+    @contextmanager
+    def migrating(self) -> Iterator[DatabaseContext]:  # noqa: D102  inherited
+        # Beside the pool, which may hold no second connection. All steps are one transaction.
+        connection = self._connect(_MIGRATION_WAIT_SECONDS)
+        try:
+            _run(connection, "BEGIN IMMEDIATE", {})
+            yield _SQLiteContext(connection)
+        finally:
+            connection.close()  # Which rolls back what was not committed.
 
     def has_table(self, name: str) -> bool:  # noqa: D102  inherited
         with self.reading() as context:
@@ -56,11 +63,11 @@ class SQLiteDatabase(Database):
     def close(self) -> None:  # noqa: D102  inherited
         self._pool.close()
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self, busy_timeout: float | None = None) -> sqlite3.Connection:
         try:
             connection = sqlite3.connect(
                 self._path,
-                timeout=_BUSY_TIMEOUT_SECONDS,
+                timeout=_BUSY_TIMEOUT_SECONDS if busy_timeout is None else busy_timeout,
                 isolation_level=None,
                 # The pool hands a connection from thread to thread, never to two at once.
                 check_same_thread=False,
@@ -68,9 +75,16 @@ class SQLiteDatabase(Database):
         except sqlite3.Error as error:
             raise _translated(error) from error
         connection.row_factory = sqlite3.Row
-        # Readers and the writer do not wait for one another, and every commit is on the disk when it returns.
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-            connection.execute(f"PRAGMA {pragma}")
+        try:
+            # Readers and the writer do not wait for one another, and every commit is on the disk when it returns.
+            with suppress(ConflictError):
+                # Refused while somebody else switches a new file, which keeps the mode for all.
+                _run(connection, "PRAGMA journal_mode = WAL", {})
+            _run(connection, "PRAGMA synchronous = FULL", {})
+            _run(connection, "PRAGMA foreign_keys = ON", {})
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     @contextmanager
@@ -123,7 +137,8 @@ def _run(connection: sqlite3.Connection, sql: str, parameters: Parameters) -> sq
 def _to_sqlite(value: Any) -> Any:
     """Write times so that their order as text is their order in time."""
     if isinstance(value, datetime):
-        return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
+        # Not strftime, which writes years before 1000 with fewer than four digits.
+        return value.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
     return value
 
 
@@ -137,10 +152,12 @@ def _from_sqlite(column: str, value: Any) -> Any:
 def _translated(error: sqlite3.Error) -> PixyProxyException:
     if isinstance(error, sqlite3.IntegrityError):
         return ConstraintViolationError("The record breaks a rule of the database.")
-    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+    # The lower byte is the kind of the error, the others say more of it; errors of the driver itself have none.
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
         return StorageFullError("There is no room left for the details of images.")
-    if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+    if code in _CONFLICT_ERRORS:
         return ConflictError("Another change was in the way; nothing was changed. Try again.", retry_after=0.1)
-    if isinstance(error, sqlite3.OperationalError):
+    if code in _CONNECTION_ERRORS:
         return DBConnectionError("The database cannot be reached; try again.", retry_after=1.0)
     return PixyProxyException("The database refused a statement.")

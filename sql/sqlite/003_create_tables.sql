@@ -101,8 +101,9 @@ CREATE TABLE IF NOT EXISTS generations (
   created_at DATETIME NOT NULL,
   updated_at DATETIME NOT NULL,
   CONSTRAINT generations_U1 UNIQUE (guid),
-  CONSTRAINT generations_U2 UNIQUE (author_id, request_id),
+  CONSTRAINT generations_U2 UNIQUE (request_id, author_id),
   CONSTRAINT generations_U3 UNIQUE (image_guid),
   CONSTRAINT generations_F1 FOREIGN KEY (author_id) REFERENCES users (id)
 );
 CREATE INDEX IF NOT EXISTS generations_I1 ON generations (state, lease_expires_at);
+CREATE INDEX IF NOT EXISTS generations_I2 ON generations (author_id);

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2 as details
+from grpc_health.v1 import health_pb2_grpc
 from grpc_status import rpc_status
 
 from tests.support.servers import ANYBODY, Metadata
@@ -18,6 +19,10 @@ TIMEOUT = 60.0
 """Seconds that any call of a test may take, so that a hanging server fails a test and does not hang the run."""
 
 AnyDetail = TypeVar("AnyDetail", bound=Message)
+
+
+class UnexplainedError(AssertionError):
+    """A call ended with a status without details: not by the server's will, or against its promise."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,8 @@ def refusal(method: Any, request: Any, metadata: Metadata = ANYBODY, *, timeout:
 def refusal_of(error: Any) -> Refusal:
     """Read a failed call, and check what every error must carry: ErrorInfo and RequestInfo, once each."""
     status = rpc_status.from_call(error)
-    assert status is not None, f"the error has no details: {error}"
+    if status is None:
+        raise UnexplainedError(f"the error has no details: {error}")
     info = _only(status.details, details.ErrorInfo)
     request_info = _only(status.details, details.RequestInfo)
     assert info is not None
@@ -100,6 +106,11 @@ def request_id_of(call: Any) -> str:
     assert len(ids) == 1, f"x-request-id in the initial metadata: {ids}"
     assert isinstance(ids[0], str)
     return ids[0]
+
+
+def health_stub(channel: grpc.Channel) -> Any:
+    """The standard health service over a channel."""
+    return health_pb2_grpc.HealthStub(channel)
 
 
 def raw_unary(channel: grpc.Channel, method: str) -> Callable[..., Any]:

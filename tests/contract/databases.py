@@ -1,0 +1,45 @@
+"""Opening the databases that the contract suites run on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from pydantic import SecretStr
+
+from pixyproxy.data.database import Database
+from pixyproxy.data.mysql import MySQLAddress, MySQLDatabase
+from pixyproxy.data.sqlite import SQLiteDatabase
+
+SERVERS = ("mysql", "mariadb")
+KINDS = ("sqlite", *SERVERS)
+
+_SQLITE = "sqlite:///"
+_TIMEOUT = 20.0
+
+
+def sqlite_url(path: Path) -> str:
+    return f"{_SQLITE}{path}"
+
+
+def address_of(url: str) -> MySQLAddress:
+    """Take the URL of a server's database apart."""
+    parts = urlsplit(url)
+    assert parts.hostname is not None
+    assert parts.port is not None
+    return MySQLAddress(
+        host=parts.hostname,
+        port=parts.port,
+        user=unquote(parts.username or ""),
+        password=SecretStr(unquote(parts.password or "")),
+        database=parts.path.removeprefix("/"),
+    )
+
+
+def open_database(url: str, *, pool_size: int = 8, timeout: float = _TIMEOUT) -> Database:
+    """Open a database; ``timeout``, in seconds, is that of every step."""
+    if url.startswith(_SQLITE):
+        return SQLiteDatabase(Path(url.removeprefix(_SQLITE)), pool_size=pool_size, pool_wait=timeout)
+    return MySQLDatabase(
+        address_of(url), pool_size=pool_size, pool_wait=timeout, connect_timeout=timeout, query_timeout=timeout
+    )

@@ -1,0 +1,434 @@
+"""What making and upgrading the tables must do on every database, and how everything there must be named."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import mysql.connector
+import pytest
+from pydantic import SecretStr
+
+from pixyproxy.core.exceptions import ConfigurationError, ConflictError, PixyProxyException
+from pixyproxy.core.models import new_guid
+from pixyproxy.data import init
+from pixyproxy.data import mysql as mysql_module
+from pixyproxy.data.database import Database, statements_of
+from pixyproxy.data.init import Migration, migrations_for, require_current, schema_version, upgrade
+from pixyproxy.data.mysql import MySQLDatabase
+from tests.contract.databases import SERVERS, address_of, open_database
+from tests.contract.records import add_caller, add_image, get_image
+from tests.support.database_servers import DatabaseKind, DatabaseServer, private_server
+
+PROJECT = Path(__file__).parents[2]
+SCRIPTS = PROJECT / "sql"
+VERSIONS = [3]
+TABLES = {"generations", "image_tags", "image_terms", "images", "migrations", "server_values", "users"}
+
+on_servers = pytest.mark.parametrize("migrated", SERVERS, indirect=True)
+on_sqlite = pytest.mark.parametrize("migrated", ["sqlite"], indirect=True)
+
+
+def rows_of(database: Database, sql: str) -> list[dict[str, Any]]:
+    with database.reading() as context:
+        return context.fetch_all(sql, {})
+
+
+def tables_of(database: Database) -> set[str]:
+    return {table for table in TABLES | {"something_else"} if database.has_table(table)}
+
+
+# --- Making the tables -----------------------------------------------------------------------------------------------
+
+
+def test_upgrade_makes_all_tables_of_an_empty_database(empty_database: Database) -> None:
+    assert schema_version(empty_database) == 0
+    assert tables_of(empty_database) == set()
+
+    assert upgrade(empty_database) == VERSIONS
+
+    assert schema_version(empty_database) == VERSIONS[-1]
+    assert tables_of(empty_database) == TABLES
+    require_current(empty_database)
+    recorded = rows_of(empty_database, "SELECT version, applied_at FROM migrations ORDER BY id")
+    assert [row["version"] for row in recorded] == VERSIONS
+    assert abs((datetime.now(UTC) - recorded[-1]["applied_at"]).total_seconds()) < 60
+
+
+def test_upgrade_of_a_current_database_changes_nothing(database: Database) -> None:
+    ann = add_caller(database)
+    image = add_image(database, ann, tags=("kept",))
+    recorded = rows_of(database, "SELECT * FROM migrations")
+
+    assert upgrade(database) == []
+
+    assert rows_of(database, "SELECT * FROM migrations") == recorded
+    assert get_image(database, image.guid, ann) == image
+
+
+def test_upgrade_goes_on_where_it_was_cut_off(empty_database: Database) -> None:
+    upgrade(empty_database)
+    ann = add_caller(empty_database)
+    image = add_image(empty_database, ann)
+    with empty_database.transaction() as context:
+        # As if it had been cut off before it was noted, and before its last table.
+        context.execute("DELETE FROM migrations", {})
+        context.execute("DROP TABLE generations", {})
+        context.commit()
+
+    with pytest.raises(ConfigurationError):
+        require_current(empty_database)
+    assert upgrade(empty_database) == VERSIONS
+
+    require_current(empty_database)
+    assert tables_of(empty_database) == TABLES
+    assert get_image(empty_database, image.guid, ann) == image
+
+
+def test_a_later_step_keeps_all_data(empty_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    upgrade(empty_database)
+    ann = add_caller(empty_database)
+    image = add_image(empty_database, ann)
+    folder = tmp_path / empty_database.kind
+    folder.mkdir()
+    for migration in migrations_for(empty_database.kind):
+        (folder / migration.path.name).write_text(migration.path.read_text())
+    (folder / "004_add_colour.sql").write_text(
+        "-- A comment; with a semicolon.\nALTER TABLE images\n  ADD COLUMN colour VARCHAR(8) NULL;\n"
+        "UPDATE images SET colour = 'a;b';\n"
+    )
+    (folder / "010_add_shape.sql").write_text("ALTER TABLE images ADD COLUMN shape VARCHAR(8) NULL;\n")
+    (folder / "005_notes.txt").write_text("no script")
+    monkeypatch.setattr(init, "_SCRIPTS", tmp_path)
+
+    with pytest.raises(ConfigurationError, match="is at version 3, this release needs 10"):
+        require_current(empty_database)
+    assert upgrade(empty_database) == [4, 10]
+    assert upgrade(empty_database) == []
+
+    require_current(empty_database)
+    assert get_image(empty_database, image.guid, ann) == image
+    assert rows_of(empty_database, "SELECT colour, shape FROM images") == [{"colour": "a;b", "shape": None}]
+
+
+def test_a_step_that_fails_is_not_noted(
+    empty_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upgrade(empty_database)
+    folder = tmp_path / empty_database.kind
+    folder.mkdir()
+    (folder / "004_wrong.sql").write_text("CREATE TABLE something_else (id INTEGER);\nCREATE NONSENSE;\n")
+    monkeypatch.setattr(init, "_SCRIPTS", tmp_path)
+
+    for _ in range(2):  # The second one finds no lock left behind.
+        with pytest.raises(PixyProxyException):
+            upgrade(empty_database)
+        assert schema_version(empty_database) == 3
+        if empty_database.kind == "mysql":  # Where every statement lasts by itself.
+            with empty_database.transaction() as context:
+                context.execute("DROP TABLE something_else", {})
+
+    assert tables_of(empty_database) == TABLES
+
+
+def test_a_database_of_a_later_release_is_left_alone(empty_database: Database) -> None:
+    upgrade(empty_database)
+    with empty_database.transaction() as context:
+        context.insert(
+            "INSERT INTO migrations (guid, version, applied_at) VALUES (:guid, 99, :now)",
+            {"guid": new_guid(), "now": datetime.now(UTC)},
+        )
+        context.commit()
+
+    for refuse in (upgrade, require_current):
+        with pytest.raises(ConfigurationError, match=r"at version 99, made by a later release; this one knows 3\b"):
+            refuse(empty_database)
+
+
+def test_an_empty_database_is_told_what_to_run(empty_database: Database) -> None:
+    with pytest.raises(ConfigurationError, match=r"has no tables yet\. Run: pixyproxy db init$"):
+        require_current(empty_database)
+
+    assert tables_of(empty_database) == set()
+
+
+def test_threads_that_upgrade_at_once_do_it_once(empty_database_url: str) -> None:
+    racers = 4
+    barrier = threading.Barrier(racers)
+
+    def run() -> list[int]:
+        with closing(open_database(empty_database_url)) as database:
+            barrier.wait(timeout=30)
+            return upgrade(database)
+
+    with ThreadPoolExecutor(racers) as threads:
+        outcomes = [future.result() for future in [threads.submit(run) for _ in range(racers)]]
+
+    assert sorted(outcomes) == [[], [], [], VERSIONS]
+    with closing(open_database(empty_database_url)) as database:
+        assert [row["version"] for row in rows_of(database, "SELECT version FROM migrations")] == VERSIONS
+
+
+def test_processes_that_upgrade_at_once_do_it_once(empty_database_url: str) -> None:
+    command = [sys.executable, "-m", "tests.contract.upgrade_in_process", empty_database_url]
+    processes = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=PROJECT)
+        for _ in range(3)
+    ]
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        outcomes = [process.communicate(timeout=60)[0].strip() for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+            for stream in (process.stdin, process.stdout):
+                assert stream is not None
+                stream.close()
+
+    assert sorted(outcomes) == ["[3]", "[]", "[]"]
+
+
+@on_servers
+def test_upgrade_waits_for_another_one_only_so_long(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mysql_module, "_MIGRATION_WAIT_SECONDS", 0)
+    with closing(open_database(database_url)) as database, closing(open_database(database_url)) as other:
+        with database.migrating(), pytest.raises(ConflictError) as refused:
+            upgrade(other)
+        assert refused.value.retry_after is not None
+        assert upgrade(other) == []
+
+
+@on_servers
+def test_steps_may_take_longer_than_a_query(database_url: str) -> None:
+    with closing(open_database(database_url, timeout=1)) as database, database.migrating() as context:
+        assert context.fetch_one("SELECT SLEEP(2) AS slept", {}) == {"slept": 0}
+
+
+# --- How everything is named -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The columns of each table with whether they may be NULL, and the names of its constraints and indices."""
+
+    columns: dict[str, dict[str, bool]]
+    constraints: dict[str, dict[str, tuple[str, ...]]]
+
+
+def sqlite_schema(database: Database) -> Schema:
+    sql = "SELECT name, sql FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+    columns, constraints = {}, {}
+    for table, definition in ((row["name"], row["sql"]) for row in rows_of(database, sql)):
+        info = rows_of(database, f"SELECT name, \"notnull\", pk FROM pragma_table_info('{table}')")
+        columns[table] = {row["name"]: not (row["notnull"] or row["pk"]) for row in info}
+        constraints[table] = {
+            name: tuple(re.split(r",\s*", listed))
+            for name, listed in re.findall(r"CONSTRAINT (\w+) (?:UNIQUE|FOREIGN KEY) \(([^)]+)\)", definition)
+        }
+        unnamed = re.findall(r"(?<!\w )\b(?:UNIQUE|FOREIGN KEY|CHECK)\b", definition)
+        assert unnamed == [], definition
+    sql = "SELECT tbl_name, name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
+    for row in rows_of(database, sql):
+        (listed,) = re.findall(r"\(([^)]+)\)$", row["sql"])
+        constraints[row["tbl_name"]][row["name"]] = tuple(re.split(r",\s*", listed))
+    return Schema(columns, constraints)
+
+
+def server_schema(database: Database) -> Schema:
+    columns: dict[str, dict[str, bool]] = {}
+    for row in rows_of(
+        database,
+        "SELECT table_name AS t, column_name AS c, is_nullable AS n FROM information_schema.columns "
+        "WHERE table_schema = DATABASE() ORDER BY table_name, ordinal_position",
+    ):
+        columns.setdefault(row["t"], {})[row["c"]] = row["n"] == "YES"
+    constraints: dict[str, dict[str, tuple[str, ...]]] = {table: {} for table in columns}
+    for row in rows_of(
+        database,
+        "SELECT table_name AS t, index_name AS i, column_name AS c FROM information_schema.statistics "
+        "WHERE table_schema = DATABASE() AND index_name <> 'PRIMARY' ORDER BY table_name, index_name, seq_in_index",
+    ):
+        listed = constraints[row["t"]]
+        listed[row["i"]] = (*listed.get(row["i"], ()), row["c"])
+    for row in rows_of(
+        database,
+        "SELECT table_name AS t, constraint_name AS i, column_name AS c FROM information_schema.key_column_usage "
+        "WHERE table_schema = DATABASE() AND referenced_table_name IS NOT NULL",
+    ):
+        assert row["i"] not in constraints[row["t"]], "the server has made an index of its own"
+        constraints[row["t"]][row["i"]] = (row["c"],)
+    return Schema(columns, constraints)
+
+
+def schema_of(database: Database) -> Schema:
+    return sqlite_schema(database) if database.kind == "sqlite" else server_schema(database)
+
+
+def test_constraints_and_indices_are_named_by_table_kind_and_number(database: Database) -> None:
+    schema = schema_of(database)
+
+    assert set(schema.constraints) == TABLES
+    for table, constraints in schema.constraints.items():
+        for kind in "UFI":
+            numbers = [int(name[len(table) + 2 :]) for name in constraints if name.startswith(f"{table}_{kind}")]
+            assert sorted(numbers) == list(range(1, len(numbers) + 1)), constraints
+        assert all(re.fullmatch(rf"{table}_[UFI]\d+", name) for name in constraints), constraints
+
+
+def test_every_entity_has_an_integer_id_and_a_unique_guid(database: Database) -> None:
+    schema = schema_of(database)
+
+    for table in TABLES - {"image_tags", "image_terms"}:
+        assert list(schema.columns[table])[:2] == ["id", "guid"]
+        assert schema.constraints[table][f"{table}_U1"] == ("guid",)
+
+
+@on_servers
+def test_the_embedded_database_has_the_same_tables(database: Database, tmp_path: Path) -> None:
+    with closing(open_database(f"sqlite:///{tmp_path / 'pixyproxy.db'}")) as embedded:
+        upgrade(embedded)
+
+        assert schema_of(embedded) == schema_of(database)
+
+
+@on_servers
+def test_text_is_stored_in_all_its_characters_and_compared_exactly(database: Database) -> None:
+    columns = rows_of(
+        database,
+        "SELECT table_name AS t, column_name AS c, character_set_name AS charset, collation_name AS collation "
+        "FROM information_schema.columns WHERE table_schema = DATABASE() AND character_set_name IS NOT NULL",
+    )
+    collations = {(row["t"], row["c"]): (row["charset"], row["collation"]) for row in columns}
+
+    given_by_people = {("users", "username"), ("images", "filename"), ("images", "prompt"), ("images", "tags")}
+    assert {place for place, (charset, _) in collations.items() if charset == "utf8mb4"} == given_by_people
+    for place, collation in collations.items():
+        expected = ("utf8mb4", "utf8mb4_bin") if place in given_by_people else ("ascii", "ascii_bin")
+        assert collation == expected, place
+    tables = rows_of(
+        database,
+        "SELECT table_name AS t, engine AS e, table_collation AS c FROM information_schema.tables "
+        "WHERE table_schema = DATABASE()",
+    )
+    assert {(row["t"], row["e"], row["c"]) for row in tables} == {(table, "InnoDB", "utf8mb4_bin") for table in TABLES}
+    binary = rows_of(
+        database,
+        "SELECT column_name AS c FROM information_schema.columns "
+        "WHERE table_schema = DATABASE() AND data_type = 'varbinary'",
+    )
+    assert {row["c"] for row in binary} == {"username_key", "filename_key", "tag_key", "term"}
+
+
+@on_sqlite
+def test_the_embedded_database_is_in_utf8_and_lasting(database: Database) -> None:
+    assert rows_of(database, "SELECT encoding FROM pragma_encoding") == [{"encoding": "UTF-8"}]
+    assert rows_of(database, "SELECT journal_mode FROM pragma_journal_mode") == [{"journal_mode": "wal"}]
+    assert rows_of(database, "SELECT synchronous FROM pragma_synchronous") == [{"synchronous": 2}]  # FULL
+    assert rows_of(database, "SELECT foreign_keys FROM pragma_foreign_keys") == [{"foreign_keys": 1}]
+
+
+@pytest.mark.parametrize("path", sorted(SCRIPTS.rglob("*.sql")), ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_script_begins_with_full_internationalisation(path: Path) -> None:
+    script = path.read_text(encoding="utf-8")
+
+    first = next(statements_of(script))
+
+    expected = "PRAGMA encoding = 'UTF-8'" if path.parent.name == "sqlite" else "SET NAMES utf8mb4"
+    assert first.startswith(expected)
+    # What is left behind the last statement's end would never run.
+    assert [line for line in script.splitlines() if line.strip()][-1].endswith(";")
+
+
+def test_the_steps_of_both_kinds_have_the_same_numbers_and_names() -> None:
+    names = [[migration.path.name for migration in migrations_for(kind)] for kind in ("mysql", "sqlite")]
+
+    assert names[0] == names[1]
+    assert [migration.version for migration in migrations_for("mysql")] == VERSIONS
+    assert migrations_for("mysql")[0] == Migration(3, SCRIPTS / "mysql" / "003_create_tables.sql")
+
+
+# --- The administrator's scripts -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def administrator(server: DatabaseServer) -> Iterator[Any]:
+    connection = mysql.connector.connect(
+        host=server.host, port=server.port, user=server.user, password=server.password, autocommit=True
+    )
+    with closing(connection), closing(connection.cursor()) as cursor:
+        yield cursor
+
+
+def run_script(cursor: Any, name: str) -> None:
+    for statement in statements_of((SCRIPTS / "mysql" / name).read_text(encoding="utf-8")):
+        cursor.execute(statement)
+
+
+def has_user(cursor: Any) -> bool:
+    cursor.execute("SELECT COUNT(*) FROM mysql.user WHERE user = 'pixyproxy'")
+    (count,) = cursor.fetchone()
+    return bool(count)
+
+
+@pytest.mark.parametrize("kind", DatabaseKind)
+def test_the_administrators_scripts_make_a_database_and_a_user_for_it_alone(kind: DatabaseKind) -> None:
+    password = 'it\'s \\ a "pässwörd" 🦊; --'
+    with private_server(kind) as server, administrator(server) as cursor:
+        cursor.execute("CREATE DATABASE another_one")
+        cursor.execute("CREATE TABLE another_one.secrets (id INT PRIMARY KEY)")
+        for _ in range(2):
+            run_script(cursor, "001_create_database.sql")
+
+        for missing in ("NULL", "''"):
+            cursor.execute(f"SET @pixyproxy_password = {missing}")
+            with pytest.raises(mysql.connector.Error):
+                run_script(cursor, "002_create_user.sql")
+            assert not has_user(cursor)
+
+        for _ in range(2):
+            cursor.execute("SET @pixyproxy_password = %s", (password,))
+            run_script(cursor, "002_create_user.sql")
+        assert has_user(cursor)
+
+        address = address_of(server.url("pixyproxy"))
+        as_user = MySQLDatabase(
+            type(address)(address.host, address.port, "pixyproxy", SecretStr(password), "pixyproxy"),
+            pool_size=2,
+            pool_wait=10,
+            connect_timeout=10,
+            query_timeout=10,
+        )
+        with closing(as_user) as database:
+            assert upgrade(database) == VERSIONS
+            ann = add_caller(database)
+            image = add_image(database, ann, prompt="🦊 in the snow", tags=("🍎",))
+            assert get_image(database, image.guid, ann) == image
+            (row,) = rows_of(database, "SELECT @@character_set_database AS charset")
+            assert row == {"charset": "utf8mb4"}
+
+            for forbidden in (
+                "SELECT * FROM another_one.secrets",
+                "SELECT * FROM mysql.user",
+                "CREATE DATABASE of_mine",
+                "CREATE USER eve",
+                "GRANT ALL ON pixyproxy.* TO 'pixyproxy'@'%'",
+                "DROP DATABASE another_one",
+            ):
+                with pytest.raises(PixyProxyException), database.transaction() as context:
+                    context.execute(forbidden, {})

@@ -1,0 +1,175 @@
+"""Settings that are wrong: a server does not start with them, and says which they are."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from pixyproxy.bootstrap import build
+from pixyproxy.core.exceptions import ConfigurationError
+from pixyproxy.settings import Settings, load_settings
+from tests.support.image_client import ImageClient
+from tests.support.servers import environment, run_command, running_server
+
+_SECRET = "do-not-show-me"
+
+_WRONG: dict[str, list[str]] = {
+    "PIXYPROXY_LISTEN": ["50051", ":50051", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:65536", "[::1]"],
+    "PIXYPROXY_ALLOW_PLAINTEXT": ["perhaps"],
+    "PIXYPROXY_DATABASE_URL": [
+        f"postgres://me:{_SECRET}@host/name",
+        "sqlite:///",
+        "sqlite://x",
+        "mysql:name",
+        f"mysql://me:{_SECRET}@host:port/name",
+        f"mysql://me:{_SECRET}@host:99999/name",
+        _SECRET,
+    ],
+    "PIXYPROXY_DATABASE_PORT": ["0", "65536", "x", "-1"],
+    "PIXYPROXY_DATABASE_POOL_SIZE": ["0", "1001", "many"],
+    "PIXYPROXY_DATABASE_TIMEOUT": ["0", "-1", "nan", "inf", "soon"],
+    "PIXYPROXY_IMAGE_STORE": ["s3://bucket/prefix", "http://host/"],
+    "OPENAI_BASE_URL": ["nonsense", "ftp://host/", "http://", f"https//{_SECRET}"],
+    "PIXYPROXY_MODEL": [" ", "a b", "x" * 65],
+    "PIXYPROXY_SIZE": ["big", "0x64"],
+    "PIXYPROXY_QUALITY": ["hd"],
+    "PIXYPROXY_OUTPUT_FORMAT": ["gif", "jpg"],
+    "PIXYPROXY_BACKGROUND": ["white"],
+    "PIXYPROXY_PROVIDER_TIMEOUT": ["0", "3601", "nan"],
+    "PIXYPROXY_MAX_GENERATIONS": ["0", "1001", "1.5"],
+    "PIXYPROXY_IMAGES_PER_MINUTE": ["0", "x"],
+    "PIXYPROXY_MAX_FAILED_SIGN_INS": ["0", "x"],
+    "PIXYPROXY_SIGN_IN_WINDOW": ["0", "86401", "nan"],
+    "PIXYPROXY_DRAIN_TIMEOUT": ["-1", "3601", "nan"],
+    "PIXYPROXY_LOG_LEVEL": ["LOUD", "info", ""],
+    "PIXYPROXY_CHANNELZ": ["maybe"],
+}
+"""Wrong values, most of them the nearest ones to right ones."""
+
+
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take whatever is set around the tests away."""
+    for name in os.environ:
+        if name.startswith(("PIXYPROXY_", "OPENAI_")):
+            monkeypatch.delenv(name)
+
+
+def _refused(monkeypatch: pytest.MonkeyPatch, **settings: str) -> str:
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings()
+    return caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in _WRONG.items() for value in values if value]
+)
+def test_a_wrong_setting_is_named_alone(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    message = _refused(monkeypatch, **{name: value})
+    assert message.startswith(f"{name}: ")
+    assert "\n" not in message
+    assert _SECRET not in message
+
+
+def test_a_server_names_all_settings_that_are_wrong_at_once(tmp_path: Path) -> None:
+    done = run_command("serve", env=environment(tmp_path, {name: values[0] for name, values in _WRONG.items()}))
+    assert done.status == 1
+    assert [name for name in _WRONG if f"{name}: " not in done.stderr] == []
+    assert _SECRET not in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_the_table_misses_no_setting_that_can_be_wrong() -> None:
+    anything = {"database_host", "database_name", "database_user", "database_password"}
+    headers = {"openai_api_key", "openai_org_id", "openai_project_id"}
+    tested = {name.removeprefix("PIXYPROXY_").lower() for name in _WRONG}
+    assert Settings.model_fields.keys() - anything - headers == tested
+
+
+@pytest.mark.parametrize(
+    "listen", ["0.0.0.0:0", "[::]:0", "10.0.0.1:50051", "example.com:443", "0:0", "[fe80::1]:1", "127.1.example:1"]
+)
+def test_plain_text_stays_on_the_machine(monkeypatch: pytest.MonkeyPatch, listen: str) -> None:
+    message = _refused(monkeypatch, PIXYPROXY_LISTEN=listen)
+    assert "PIXYPROXY_LISTEN" in message
+    assert "PIXYPROXY_ALLOW_PLAINTEXT" in message
+    monkeypatch.setenv("PIXYPROXY_ALLOW_PLAINTEXT", "true")
+    assert load_settings().listen == listen
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", "localhost:50051", "[::1]:0", "127.8.9.10:1"])
+def test_plain_text_within_the_machine_is_fine(monkeypatch: pytest.MonkeyPatch, listen: str) -> None:
+    monkeypatch.setenv("PIXYPROXY_LISTEN", listen)
+    assert load_settings().listen == listen
+
+
+def test_defaults_that_do_not_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = _refused(monkeypatch, PIXYPROXY_BACKGROUND="transparent", PIXYPROXY_OUTPUT_FORMAT="jpeg")
+    assert "PIXYPROXY_BACKGROUND" in message
+    assert "PIXYPROXY_OUTPUT_FORMAT" in message
+
+
+def test_a_setting_that_is_empty_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in _WRONG:
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("OPENAI_API_KEY", "")
+    assert load_settings() == Settings.model_construct(
+        **{name: field.default for name, field in Settings.model_fields.items()}
+    )
+
+
+def test_settings_show_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIXYPROXY_DATABASE_URL", f"mysql://me:{_SECRET}@host/name")
+    monkeypatch.setenv("PIXYPROXY_DATABASE_PASSWORD", _SECRET)
+    monkeypatch.setenv("OPENAI_API_KEY", _SECRET)
+    settings = load_settings()
+    assert _SECRET not in f"{settings!r} {settings} {settings.mysql_address}"
+    assert settings.mysql_address.password.get_secret_value() == _SECRET
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"PIXYPROXY_IMAGE_STORE": "/dev/null/images"}, "PIXYPROXY_IMAGE_STORE"),
+        ({"PIXYPROXY_DATABASE_URL": "sqlite:////no/such/folder/x.db"}, "PIXYPROXY_DATABASE_URL"),
+        ({"PIXYPROXY_DATABASE_URL": "mysql://me@127.0.0.1"}, "PIXYPROXY_DATABASE_NAME"),
+        ({"OPENAI_API_KEY": f"{_SECRET} x"}, "OPENAI_API_KEY"),
+        ({"OPENAI_API_KEY": "x", "OPENAI_ORG_ID": "a b"}, "OPENAI_ORG_ID"),
+        ({"OPENAI_API_KEY": "x", "OPENAI_PROJECT_ID": "a b"}, "OPENAI_PROJECT_ID"),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_what_turns_out_to_be_wrong_when_all_is_built_is_named_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, settings: dict[str, str], said: str
+) -> None:
+    for name, value in environment(tmp_path, settings).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError) as caught, build(load_settings()):
+        pass
+    assert said in caught.value.message
+    assert _SECRET not in caught.value.message
+
+
+def test_a_database_that_cannot_be_reached_is_no_reason_to_hang(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"mysql://me:{_SECRET}@127.0.0.1:{taken.getsockname()[1]}/name"
+        done = run_command("serve", env=environment(tmp_path, {"PIXYPROXY_DATABASE_URL": url}))
+    assert done.status == 1
+    assert "database cannot be reached" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert _SECRET not in done.stderr
+
+
+def test_what_the_settings_say_is_the_default(tmp_path: Path) -> None:
+    settings = {"PIXYPROXY_SIZE": "48x80", "PIXYPROXY_OUTPUT_FORMAT": "jpeg", "PIXYPROXY_LISTEN": "localhost:0"}
+    with running_server(tmp_path, settings) as server:
+        client = ImageClient(server, server.admin)
+        made = client.create(options=None)
+        assert (made.width, made.height, made.content_type) == (48, 80, "image/jpeg")

@@ -1,0 +1,189 @@
+"""`pixyproxy user …` and `pixyproxy db …`, as an operator runs them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import grpc
+import pytest
+from pixyproxy_pb.v1 import image_service_pb2 as pb
+
+from pixyproxy.bootstrap import open_current_database, open_database
+from pixyproxy.core.exceptions import ConfigurationError
+from tests.support.database_servers import DatabaseServer, fresh_database
+from tests.support.image_client import ImageClient
+from tests.support.rpc import TIMEOUT
+from tests.support.servers import Finished, Login, RunningServer, environment, run_command, running_server, settings_in
+from tests.support.waiting import wait_until
+
+_SOON = 15.0
+"""Seconds within which a change of a user must be noticed: one, and what a busy machine adds."""
+
+
+def _user(env: dict[str, str], *arguments: str, text: str = "") -> Finished:
+    return run_command("user", *arguments, env=env, text=text)
+
+
+def _is_let_in(server: RunningServer, login: Login) -> bool:
+    try:
+        server.images.ListImages(pb.ListImagesRequest(), metadata=login.metadata, timeout=TIMEOUT)
+    except grpc.RpcError as error:
+        if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+            return False
+        raise
+    return True
+
+
+def test_a_users_life(tmp_path: Path) -> None:
+    with running_server(tmp_path) as server:
+        zoe = Login("Zoë Ω", "correct horse: battery")
+        added = _user(server.env, "add", zoe.username, "--password-stdin", text=zoe.password + "\n")
+        assert (added.status, added.stdout, added.stderr) == (0, "Added user Zoë Ω.\n", "")
+        assert _is_let_in(server, zoe)
+        made = ImageClient(server, zoe).create_public()
+
+        listed = _user(server.env, "list")
+        assert (listed.status, listed.stdout) == (0, "user   Zoë Ω\nadmin  admin\n")
+
+        changed = _user(server.env, "passwd", zoe.username, "--password-stdin", text="another password")
+        assert (changed.status, changed.stderr) == (0, "")
+        wait_until(lambda: not _is_let_in(server, zoe), _SOON, "the old password to be refused")
+        zoe = Login(zoe.username, "another password")
+        assert _is_let_in(server, zoe)
+
+        removed = _user(server.env, "remove", zoe.username)
+        assert (removed.status, removed.stderr) == (0, "")
+        assert "images stay" in removed.stdout
+        wait_until(lambda: not _is_let_in(server, zoe), _SOON, "the removed user to be refused")
+        anybody = ImageClient(server)
+        assert anybody.get(made.guid).author == zoe.username
+        assert anybody.guids(author=zoe.username) == [made.guid]
+        # The name is the images', and nobody else gets it.
+        taken = _user(server.env, "add", zoe.username, "--password-stdin", text="yet another password")
+        assert taken.status == 1
+        assert "is taken" in taken.stderr
+        assert _user(server.env, "list").stdout == "admin  admin\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text", "said"),
+    [
+        (["add", "x"], "1234567", "8 to 1,024 characters"),
+        (["add", "x"], "", "8 to 1,024 characters"),
+        (["add", "a:b"], "a good password", "colon"),
+        (["passwd", "nobody"], "a good password", "nobody"),
+        (["passwd", "nobody"], "short", "8 to 1,024 characters"),
+    ],
+    ids=str,
+)
+def test_a_user_command_that_is_refused(tmp_path: Path, arguments: list[str], text: str, said: str) -> None:
+    done = _user(environment(tmp_path), *arguments, "--password-stdin", text=text)
+    assert done.status == 1
+    assert said in done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    if text:
+        assert text not in done.stderr
+
+
+def test_what_there_is_not_cannot_be_removed(tmp_path: Path) -> None:
+    done = _user(environment(tmp_path), "remove", "nobody")
+    assert done.status == 1
+    assert "nobody" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_password_is_asked_for_twice_and_never_shown(tmp_path: Path) -> None:
+    env = environment(tmp_path)
+    said = _at_a_terminal(env, ["user", "add", "ann"], ["a good password", "a good password"])
+    assert "Password" in said
+    assert "Added user ann." in said
+    assert "a good password" not in said
+    again = _user(env, "add", "ann", "--class", "admin", "--password-stdin", text="another password")
+    assert again.status == 1
+    assert again.stderr.startswith("pixyproxy: ")
+    assert "ann is taken" in again.stderr
+    with running_server(tmp_path) as server:
+        # Where there is a user already, a start makes none.
+        assert server.output == f"listening on {server.address}\n"
+        assert _is_let_in(server, Login("ann", "a good password"))
+
+
+def _at_a_terminal(env: dict[str, str], arguments: list[str], answers: list[str]) -> str:
+    """Run a command at a terminal of its own, answer each question that it asks, and return all that was shown."""
+    ours, theirs = pty.openpty()
+    shown = b""
+    with subprocess.Popen(
+        [sys.executable, "-m", "pixyproxy", *arguments],
+        env=env,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    ) as process:
+        os.close(theirs)
+        answered = 0
+        # Where the other end is closed, reading fails.
+        with contextlib.suppress(OSError):
+            while part := os.read(ours, 1024):
+                shown += part
+                if answered < len(answers) and shown.count(b": ") > answered:
+                    os.write(ours, answers[answered].encode() + b"\n")
+                    answered += 1
+        os.close(ours)
+        assert process.wait(TIMEOUT) == 0, shown
+    return shown.decode()
+
+
+@pytest.mark.parametrize("kind", ["mysql", "mariadb"])
+def test_from_an_empty_database_to_the_first_image(request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> None:
+    database: DatabaseServer = request.getfixturevalue(f"{kind}_server")
+    with fresh_database(database) as url:
+        env = environment(tmp_path, {"PIXYPROXY_DATABASE_URL": url})
+        refused = run_command("serve", env=env)
+        assert refused.status == 1
+        assert "pixyproxy db init" in refused.stderr
+        assert refused.stdout == ""
+
+        first, second = (run_command("db", "init", env=env) for _ in range(2))
+        _check_older_is_refused(env)
+        assert (first.status, second.status) == (0, 0)
+        assert "version" in first.stdout
+        assert second.stdout == "The tables are up to date.\n"
+
+        added = _user(env, "add", "ann", "--class", "admin", "--password-stdin", text="a good password")
+        assert (added.status, added.stdout) == (0, "Added admin ann.\n")
+        with running_server(tmp_path, env) as server:
+            assert server.output == f"listening on {server.address}\n"
+            ann = ImageClient(server, Login("ann", "a good password"))
+            assert ann.get(ann.create().guid).author == "ann"
+
+
+def _check_older_is_refused(env: dict[str, str]) -> None:
+    """Check that a database server's tables of an earlier release are left alone until somebody says so."""
+    with open_database(settings_in(env)) as database:
+        with database.transaction() as context:
+            context.execute("UPDATE migrations SET version = version - 1 ORDER BY version", {})
+            context.commit()
+        with pytest.raises(ConfigurationError, match="pixyproxy db init"), open_current_database(settings_in(env)):
+            pass
+        with database.transaction() as context:
+            context.execute("UPDATE migrations SET version = version + 1 ORDER BY version DESC", {})
+            context.commit()
+
+
+def test_a_database_of_a_later_release_is_left_alone(tmp_path: Path) -> None:
+    env = environment(tmp_path)
+    with open_current_database(settings_in(env)) as database, database.transaction() as context:
+        context.execute("UPDATE migrations SET version = 900", {})
+        context.commit()
+    for arguments in (["serve"], ["db", "init"]):
+        done = run_command(*arguments, env=env)
+        assert done.status == 1
+        assert "later release" in done.stderr
+        assert done.stdout == ""
