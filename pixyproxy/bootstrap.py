@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 
 from pixyproxy.core.exceptions import ConfigurationError, ConstraintViolationError
@@ -33,8 +32,6 @@ from pixyproxy.settings import Settings
 _logger = logging.getLogger(__name__)
 
 _PAGE_TOKEN_KEY = "page_token_key"  # noqa: S105  its name, not itself
-# Beyond what the provider may take: time to store the picture and to enter it.
-_LEASE_MARGIN_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -104,9 +101,9 @@ def build(settings: Settings) -> Iterator[Application]:
                 background=settings.background,
             ),
             max_generations=settings.max_generations,
-            lease=timedelta(seconds=settings.provider_timeout + _LEASE_MARGIN_SECONDS),
         )
         stack.enter_context(closing(creator))
+        creator.start()
         yield Application(
             images=ImageService(database, store, creator, PageTokens(_page_token_key(database))),
             users=build_users(settings, database),

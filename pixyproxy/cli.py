@@ -6,6 +6,7 @@ import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -19,14 +20,15 @@ from pixyproxy.data import init
 from pixyproxy.logs import set_up_logging
 from pixyproxy.server import Server, serve_until_told
 from pixyproxy.service.interfaces import UserServiceInterface
-from pixyproxy.settings import load_settings
+from pixyproxy.settings import describe_settings, load_settings
 
 _FIRST_USER = "admin"
 
 app = typer.Typer(
     name="pixyproxy",
     help="Generates images from prompts over gRPC, keeps them, and finds them again.",
-    epilog="Everything is set by environment variables; docs/settings.md lists them.",
+    epilog="Everything is set by environment variables; pixyproxy serve --help lists them.",
+    rich_markup_mode=None,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -42,7 +44,28 @@ PasswordStdin = Annotated[
 ]
 
 
-@app.command()
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        _say(f"pixyproxy {version('pixyproxy')}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    _: Annotated[bool, typer.Option("--version", help="Show the version.", callback=_show_version)] = False,
+) -> None:
+    """Take the options that stand before a command."""
+
+
+def _settings_help() -> str:
+    """List all settings; click leaves a paragraph that begins with a backspace as it is."""
+    lines = ["\b", "Environment variables:"]
+    for variable, default, description in describe_settings():
+        lines += [f"  {variable}{f'={default}' if default else ''}", f"      {description}"]
+    return "\n".join(lines)
+
+
+@app.command(epilog=_settings_help())
 def serve() -> None:
     """Serve until SIGTERM or Ctrl-C.
 

@@ -209,6 +209,27 @@ def load_settings() -> Settings:
         raise ConfigurationError("\n".join(problems)) from error
 
 
+def describe_settings() -> list[tuple[str, str, str]]:
+    """Return of each setting its variable, its default as one would write it, or "", and its description."""
+    return [
+        (_variable_of(name), _written(field.default), field.description or "")
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+def _variable_of(field_name: str) -> str:
+    alias = Settings.model_fields[field_name].validation_alias
+    return str(alias.choices[0]) if isinstance(alias, AliasChoices) else f"{_PREFIX}{field_name.upper()}"
+
+
+def _written(value: object) -> str:
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value or "")
+
+
 def _variable(location: tuple[int | str, ...]) -> str:
     """Name the variable that a field is read from."""
     if not location:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 
 class CallScope:
@@ -20,6 +21,7 @@ class CallScope:
         """Start a scope that ends after ``timeout`` seconds; None means that the caller waits for ever."""
         self._ends_at = None if timeout is None else time.monotonic() + timeout
         self._left = threading.Event()
+        self._on_leaving: list[Callable[[], object]] = []
 
     def remaining(self) -> float | None:
         """Return the seconds that the caller will still wait, at least 0, or None where it waits for ever."""
@@ -28,6 +30,14 @@ class CallScope:
     def leave(self) -> None:
         """Note that the caller has gone."""
         self._left.set()
+        for callback in self._on_leaving:
+            callback()
+
+    def on_leaving(self, callback: Callable[[], object]) -> None:
+        """Call ``callback``, which must be quick and may be called twice, when the caller goes."""
+        self._on_leaving.append(callback)
+        if self._left.is_set():
+            callback()
 
     @property
     def is_over(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from abc import ABC, abstractmethod
 from contextlib import suppress
@@ -11,6 +12,7 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from pixyproxy.core.exceptions import ConfigurationError, ContentDamagedError, PixyProxyException, StorageFullError
+from pixyproxy.core.models import new_guid
 
 # Below this much room no generation is begun: the largest picture that providers give takes a part of it.
 _LEAST_FREE_BYTES = 64 * 1024 * 1024
@@ -78,6 +80,26 @@ class ImageStore(ABC):
     def delete(self, guid: str) -> None:
         """Delete the bytes of an image, if they are there."""
 
+    @abstractmethod
+    def write_note(self, guid: str, note: str) -> None:
+        """Store a note beside the bytes of an image, to be found by ``noted``. Raises and lasts as ``write``."""
+
+    @abstractmethod
+    def read_note(self, guid: str) -> str | None:
+        """Return the note beside an image, or None where there is none."""
+
+    @abstractmethod
+    def delete_note(self, guid: str) -> None:
+        """Delete the note beside an image, if there is one."""
+
+    @abstractmethod
+    def noted(self) -> list[str]:
+        """Return the guids of all images with a note. There are few: a note goes once an image is entered."""
+
+    @abstractmethod
+    def sweep(self) -> None:
+        """Remove what writers that died have left half-written."""
+
 
 class LocalImageStore(ImageStore):
     """Keeps each image in a file of its own, named by its guid, in two levels of folders."""
@@ -89,6 +111,8 @@ class LocalImageStore(ImageStore):
             ConfigurationError: it cannot be made, or is no folder.
         """
         self._folder = folder
+        self._notes = folder / ".notes"
+        self._parts = folder / ".parts"
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -104,23 +128,7 @@ class LocalImageStore(ImageStore):
             raise StorageFullError("There is no room left for images; nothing was generated.")
 
     def write(self, guid: str, data: bytes) -> None:  # noqa: D102  inherited
-        path = self._path_of(guid)
-        temporary = path.with_name(f".{guid}.part")
-        try:
-            _make_lasting_folder(path.parent, self._folder)
-            try:
-                with temporary.open("wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.replace(path)
-            except BaseException:
-                with suppress(OSError):
-                    temporary.unlink(missing_ok=True)
-                raise
-            _fsync_folder(path.parent)
-        except OSError as error:
-            raise _translated(error) from error
+        self._write(self._path_of(guid), data)
 
     def open(self, guid: str) -> ContentReader:  # noqa: D102  inherited
         try:
@@ -132,8 +140,37 @@ class LocalImageStore(ImageStore):
             raise _translated(error) from error
 
     def delete(self, guid: str) -> None:  # noqa: D102  inherited
+        _unlink(self._path_of(guid))
+
+    def write_note(self, guid: str, note: str) -> None:  # noqa: D102  inherited
+        self._write(self._notes / guid, note.encode())
+
+    def read_note(self, guid: str) -> str | None:  # noqa: D102  inherited
         try:
-            self._path_of(guid).unlink(missing_ok=True)
+            return (self._notes / guid).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _translated(error) from error
+
+    def delete_note(self, guid: str) -> None:  # noqa: D102  inherited
+        _unlink(self._notes / guid)
+
+    def noted(self) -> list[str]:  # noqa: D102  inherited
+        return _names_in(self._notes)
+
+    def sweep(self) -> None:  # noqa: D102  inherited
+        for name in _names_in(self._parts):
+            _remove_if_abandoned(self._parts / name)
+
+    def _write(self, path: Path, data: bytes) -> None:
+        """Write a file that is either not there or whole, and that outlives a crash once this returns."""
+        try:
+            for folder in (self._parts, path.parent):
+                _make_lasting_folder(folder, self._folder)
+            while not _write_whole(self._parts / new_guid(), path, data):
+                pass
+            _fsync_folder(path.parent)
         except OSError as error:
             raise _translated(error) from error
 
@@ -158,6 +195,48 @@ class _LocalReader(ContentReader):
 
     def close(self) -> None:
         self._file.close()
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise _translated(error) from error
+
+
+def _unlink(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise _translated(error) from error
+
+
+def _write_whole(part: Path, path: Path, data: bytes) -> bool:
+    """Write a part and make it the file; return False where a sweeper took it away before it was locked."""
+    try:
+        with part.open("xb") as file:
+            # Says to those who sweep that the writer is alive; the lock goes with the process.
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            if not part.exists():
+                return False
+            part.replace(path)
+            return True
+    except BaseException:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
+
+
+def _remove_if_abandoned(part: Path) -> None:
+    """Remove a half-written file unless its writer holds the lock on it."""
+    with suppress(OSError), part.open("rb") as file:  # Gone meanwhile, locked, or not ours to remove.
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        part.unlink()
 
 
 def _make_lasting_folder(folder: Path, top: Path) -> None:

@@ -40,6 +40,9 @@ class ConnectionPool(Generic[Connection]):
         self._turns = threading.BoundedSemaphore(size)
         self._idle: list[Connection] = []
         self._closed = False
+        # While the database is away one thread at a time tries to connect, and the others are refused at once.
+        self._is_away = False
+        self._trying = threading.Lock()
 
     def acquire(self) -> tuple[Connection, bool]:
         """Take a connection; return it, and whether it was used before, so that it may have died meanwhile.
@@ -55,7 +58,7 @@ class ConnectionPool(Generic[Connection]):
         except IndexError:
             pass
         try:
-            return self._connect(), False
+            return self._connect_or_refuse(), False
         except BaseException:
             self._turns.release()
             raise
@@ -71,23 +74,46 @@ class ConnectionPool(Generic[Connection]):
         self._disconnect(dead)
         self._drop_idle()
         try:
-            return self._connect()
+            return self._connect_or_refuse()
         except BaseException:
             self._turns.release()
             raise
 
     def release(self, connection: Connection, *, reusable: bool) -> None:
-        """Give a connection back; one that is not ``reusable``, because its work was cut off, is closed."""
+        """Give a connection back; one that is not ``reusable``, because its work was cut off, is closed.
+
+        What cut it off is taken to concern the idle ones as well.
+        """
         if reusable and not self._closed:
             self._idle.append(connection)
         else:
             self._disconnect(connection)
+            self._drop_idle()
         self._turns.release()
 
     def close(self) -> None:
         """Close all idle connections now, and each one in use when it is given back."""
         self._closed = True
         self._drop_idle()
+
+    def _connect_or_refuse(self) -> Connection:
+        if not self._is_away:
+            return self._try_to_connect()
+        if not self._trying.acquire(blocking=False):
+            raise DBConnectionError("The database cannot be reached; try again.", retry_after=1.0)
+        try:
+            return self._try_to_connect()
+        finally:
+            self._trying.release()
+
+    def _try_to_connect(self) -> Connection:
+        try:
+            connection = self._connect()
+        except DBConnectionError:
+            self._is_away = True
+            raise
+        self._is_away = False
+        return connection
 
     def _drop_idle(self) -> None:
         while True:

@@ -1,4 +1,4 @@
-"""How an image comes about: recorded, generated, stored, entered; once for each request, whoever repeats it.
+"""How an image comes about: recorded, generated, kept, entered; once for each request, whoever repeats it.
 
 The generation is recorded before the provider is asked, and again when the request is sent. So whatever is cut off
 where, what is written says whether the provider may have made, and billed, an image; and then nothing is sent again.
@@ -12,12 +12,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-import time
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures import Future
 from contextvars import copy_context
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 from pixyproxy.core.call import CallScope
 from pixyproxy.core.exceptions import (
@@ -32,7 +30,6 @@ from pixyproxy.core.exceptions import (
     ProviderRequestInvalidError,
     ProviderTimeoutError,
     RequestIdReusedError,
-    TooBusyError,
 )
 from pixyproxy.core.models import (
     TRANSPARENT_RULE,
@@ -48,7 +45,12 @@ from pixyproxy.data.database import Database
 from pixyproxy.data.image_store import ImageStore
 from pixyproxy.data.repositories.generations import Generation, GenerationRepository, GenerationState
 from pixyproxy.data.repositories.images import ImageRepository
+from pixyproxy.data.transactions import in_transaction
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest, ImageGenerator
+from pixyproxy.service.entry import ImageEntry
+from pixyproxy.service.generation_slots import GenerationSlots
+from pixyproxy.service.leases import LEASE, Leases
+from pixyproxy.service.sweeper import Sweeper
 
 _logger = logging.getLogger(__name__)
 
@@ -56,8 +58,6 @@ _EXTENSIONS = {"image/png": "png", "image/webp": "webp", "image/jpeg": "jpg"}
 # Waiting for a generation that another thread or server works on: how often to look, at first and at most.
 _FIRST_LOOK_SECONDS = 0.05
 _LAST_LOOK_SECONDS = 1.0
-# Entering a picture that is stored already, while the database is away.
-_ENTER_RETRY_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,6 @@ class ImageCreator:
         *,
         defaults: GenerationDefaults,
         max_generations: int,
-        lease: timedelta,
     ) -> None:
         """Start nothing yet.
 
@@ -102,15 +101,20 @@ class ImageCreator:
             generator: what makes pictures.
             defaults: what to make where a request leaves it open.
             max_generations: the most generations under way at a time; further ones are refused.
-            lease: how long a generation may take before it counts as abandoned.
         """
         self._database = database
         self._store = store
         self._generator = generator
         self._defaults = defaults
-        self._lease = lease
-        self._slots = threading.BoundedSemaphore(max_generations)
-        self._executor = ThreadPoolExecutor(max_generations, thread_name_prefix="generation")
+        self._slots = GenerationSlots(max_generations)
+        self._entry = ImageEntry(database, store)
+        self._leases = Leases(database)
+        self._sweeper = Sweeper(self._entry)
+
+    def start(self) -> None:
+        """Begin to keep leases, and to finish what was left unfinished."""
+        self._leases.start()
+        self._sweeper.start()
 
     def create(self, creation: ImageCreation, author: Caller, call: CallScope) -> Image:
         """Make the image of ``creation``, or return it where it was made before under the same request id.
@@ -133,8 +137,14 @@ class ImageCreator:
             look_again_in = min(look_again_in * 1.5, _LAST_LOOK_SECONDS)
 
     def close(self) -> None:
-        """Wait for the generations that are under way."""
-        self._executor.shutdown(wait=True)
+        """Wait for the generations that are under way, then end."""
+        self._slots.wait_until_free()
+        self._sweeper.close()
+        self._leases.close()
+
+    def delete_bytes(self, guid: str) -> None:
+        """Delete the bytes of an image whose detail is deleted. Raises as ``ImageEntry.delete_bytes``."""
+        self._entry.delete_bytes(guid)
 
     # --- Which generation is it? ---------------------------------------------------------------------------------
 
@@ -158,28 +168,29 @@ class ImageCreator:
         Raises:
             OutcomeUnknownError: it may not, ever.
         """
-        is_abandoned = generation.is_abandoned(datetime.now(UTC))
-        if is_abandoned and generation.state is GenerationState.SENT:
-            self._move(generation, GenerationState.UNKNOWN)
+        if generation.is_under_way:
+            return False
+        if generation.state in (GenerationState.SENT, GenerationState.UNKNOWN):
+            if self._entry.rescue(generation.image_guid):
+                return False  # It is stored after all: look again.
+            if generation.state is GenerationState.SENT:
+                self._move(generation, GenerationState.UNKNOWN)
             raise _outcome_unknown()
-        if generation.state is GenerationState.UNKNOWN:
-            raise _outcome_unknown()
-        return is_abandoned or generation.state is GenerationState.FAILED
+        return True
 
     def _take_on(
         self, generation: Generation | None, creation: ImageCreation, author: Caller, call: CallScope, fingerprint: str
     ) -> _Job | None:
         """Claim a generation for this thread; return None where another one was faster."""
         self._check_with_defaults(creation.options)
-        if not self._slots.acquire(blocking=False):
-            raise TooBusyError("As many images as may be are being generated; try again.", retry_after=5.0)
+        self._slots.take()
         try:
             claimed = self._record(generation, creation, author, fingerprint)
         except BaseException:
-            self._slots.release()
+            self._slots.give_back()
             raise
         if claimed is None:
-            self._slots.release()
+            self._slots.give_back()
             return None
         return _Job(claimed, creation, author, call)
 
@@ -194,41 +205,63 @@ class ImageCreator:
     def _record(
         self, generation: Generation | None, creation: ImageCreation, author: Caller, fingerprint: str
     ) -> Generation | None:
-        if generation is not None:
-            return self._move(generation, GenerationState.RECORDED)
         try:
-            with self._database.transaction() as context:
-                generation = GenerationRepository(context).insert(
-                    author_id=author.user_id,
-                    request_id=creation.request_id,
-                    fingerprint=fingerprint,
-                    lease=self._lease,
-                )
-                context.commit()
+            return in_transaction(
+                self._database,
+                lambda context: (
+                    GenerationRepository(context).insert(
+                        author_id=author.user_id, request_id=creation.request_id, fingerprint=fingerprint, lease=LEASE
+                    )
+                    if generation is None
+                    else GenerationRepository(context).take_over(generation, lease=LEASE)
+                ),
+            )
         except ConstraintViolationError:
             if creation.request_id is None:
                 raise
             return None
-        return generation
 
     # --- Make it -------------------------------------------------------------------------------------------------
 
     def _wait_for(self, job: _Job, call: CallScope) -> Image:
-        future = self._submit(job)
-        try:
-            return future.result(timeout=call.remaining())
-        except FutureTimeoutError:
-            raise _still_under_way() from None
+        future = self._begin(job)
+        is_over = threading.Event()
+        future.add_done_callback(lambda _: is_over.set())
+        call.on_leaving(is_over.set)
+        is_over.wait(call.remaining())
+        if not future.done():
+            raise _still_under_way()
+        return future.result()
 
-    def _submit(self, job: _Job) -> Future[Image]:
+    def _begin(self, job: _Job) -> Future[Image]:
+        future: Future[Image] = Future()
+        # In a copy of this thread's context, so that its log lines carry the request's id. A daemon, because a process
+        # that is told to end for the second time must end.
+        context = copy_context()
+        thread = threading.Thread(target=context.run, args=(self._run, job, future), name="generation", daemon=True)
         try:
-            # In a copy of this thread's context, so that its log lines carry the request's id.
-            future = self._executor.submit(copy_context().run, self._make, job)
+            thread.start()
         except BaseException:
-            self._slots.release()
+            self._slots.give_back()
             raise
-        future.add_done_callback(lambda _: self._slots.release())
         return future
+
+    def _run(self, job: _Job, future: Future[Image]) -> None:
+        try:
+            image = self._make_in_slot(job)
+        except BaseException as error:
+            future.set_exception(error)
+            if job.call.is_over:
+                _logger.info("The generation ended without its caller: %s", type(error).__name__)
+        else:
+            future.set_result(image)
+
+    def _make_in_slot(self, job: _Job) -> Image:
+        try:
+            with self._leases.held(job.generation.owner):
+                return self._make(job)
+        finally:
+            self._slots.give_back()
 
     def _make(self, job: _Job) -> Image:
         generation = job.generation
@@ -271,44 +304,37 @@ class ImageCreator:
         )
 
     def _keep(self, job: _Job, generation: Generation, picture: GeneratedImage) -> Image:
-        """Store a picture that was paid for: first its bytes, then, once they are safe, what says that they exist."""
+        """Keep a picture that was paid for, and enter it."""
+        detail = _detail_of(job, generation, picture)
         try:
-            self._store.write(generation.image_guid, picture.data)
+            self._entry.keep(detail, job.author.user_id, picture.data)
         except Exception:
             self._settle(generation, GenerationState.UNKNOWN)
             raise
-        detail = _detail_of(job, generation, picture)
-        while True:
-            try:
-                return self._enter(job, generation, detail)
-            except (DBConnectionError, ConflictError):
-                if datetime.now(UTC) > generation.lease_expires_at:
-                    raise
-                _logger.warning("The database is away; image %s is stored and waits to be entered.", detail.guid)
-                time.sleep(_ENTER_RETRY_SECONDS)
-
-    def _enter(self, job: _Job, generation: Generation, detail: ImageDetail) -> Image:
-        with self._database.transaction() as context:
-            if not GenerationRepository(context).move(generation, GenerationState.STORED):
-                # An earlier try was cut off after its commit, or the lease ran out and nobody counts on us any more.
-                return ImageRepository(context).get(generation.image_guid, job.author)
-            image = ImageRepository(context).insert(detail, job.author.user_id)
-            context.commit()
-        return image
+        try:
+            return self._entry.enter(generation, detail)
+        except (DBConnectionError, ConflictError) as error:
+            self._sweeper.sweep_soon()
+            raise DBConnectionError(
+                "The image is made and stored, and will be found once the database is back; the same request with "
+                "the same request_id fetches it.",
+                retry_after=error.retry_after,
+            ) from error
 
     # --- Write down how far it has come --------------------------------------------------------------------------
 
     def _move(self, generation: Generation, state: GenerationState) -> Generation | None:
         """Bring a generation into another state with a new lease; return None where it is not as it was read."""
-        with self._database.transaction() as context:
-            moved = GenerationRepository(context).move(generation, state, lease=self._lease)
-            context.commit()
-        return moved
+        return in_transaction(
+            self._database, lambda context: GenerationRepository(context).move(generation, state, lease=LEASE)
+        )
 
     def _settle(self, generation: Generation, state: GenerationState) -> None:
         """Write down how a generation ended, as well as that can be done: its lease ends it in any case."""
         try:
-            self._move(generation, state)
+            if self._move(generation, state) is None and generation.state is GenerationState.RECORDED:
+                # Noted as sent by a commit whose answer was lost; but nothing was sent.
+                self._move(replace(generation, state=GenerationState.SENT), state)
         except Exception:
             _logger.warning("The end of generation %d could not be written down.", generation.id, exc_info=True)
 

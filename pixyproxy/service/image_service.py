@@ -16,4 +16,4 @@ class ImageService(PublicImageService, PrivateImageService, ImageServiceInterfac
 
     def __init__(self, database: Database, store: ImageStore, creator: ImageCreator, page_tokens: PageTokens) -> None:
         PublicImageService.__init__(self, database, store, page_tokens)
-        PrivateImageService.__init__(self, database, store, creator)
+        PrivateImageService.__init__(self, database, creator)

@@ -10,8 +10,9 @@ from pixyproxy.core.exceptions import CredentialsMissingError, NotYoursError, Pi
 from pixyproxy.core.models import Caller, Image, ImageChanges, ImageCreation
 from pixyproxy.core.validation import validated, validated_guid
 from pixyproxy.data.database import Database, DatabaseContext
-from pixyproxy.data.image_store import ImageStore
+from pixyproxy.data.repositories.deletions import DeletionRepository
 from pixyproxy.data.repositories.images import ImageRepository
+from pixyproxy.data.transactions import in_transaction
 from pixyproxy.service.creation import ImageCreator
 
 _logger = logging.getLogger(__name__)
@@ -20,9 +21,8 @@ _logger = logging.getLogger(__name__)
 class PrivateImageService:
     """The writing half of ``ImageServiceInterface``, which documents the methods."""
 
-    def __init__(self, database: Database, store: ImageStore, creator: ImageCreator) -> None:
+    def __init__(self, database: Database, creator: ImageCreator) -> None:
         self._database = database
-        self._store = store
         self._creator = creator
 
     def create_image(self, creation: ImageCreation, caller: Caller | None, call: CallScope) -> Image:  # noqa: D102
@@ -31,27 +31,31 @@ class PrivateImageService:
     def update_image(self, changes: ImageChanges, caller: Caller | None) -> Image:  # noqa: D102
         changes = validated(ImageChanges, changes)
         author = _signed_in(caller)
-        with self._database.transaction() as context:
+
+        def change(context: DatabaseContext) -> Image:
             image = self._lock_own(context, changes.guid, author)
-            image = image.model_copy(
-                update={**changes.changed_fields(), "updated_at": max(datetime.now(UTC), image.created_at)}
-            )
+            now = max(datetime.now(UTC), image.created_at)
+            image = image.model_copy(update={**changes.changed_fields(), "updated_at": now})
             ImageRepository(context).update(image)
-            context.commit()
-        return image
+            return image
+
+        return in_transaction(self._database, change)
 
     def delete_image(self, guid: str, caller: Caller | None) -> None:  # noqa: D102
         guid = validated_guid(guid)
         author = _signed_in(caller)
-        with self._database.transaction() as context:
+
+        def delete(context: DatabaseContext) -> None:
             image = self._lock_own(context, guid, author)
             ImageRepository(context).delete(image.id)
-            context.commit()
+            DeletionRepository(context).insert(guid)
+
+        in_transaction(self._database, delete)
         try:
             # After the detail: bytes without a detail are only in the way, a detail without bytes is broken.
-            self._store.delete(guid)
+            self._creator.delete_bytes(guid)
         except PixyProxyException:
-            _logger.warning("The bytes of the deleted image %s could not be deleted.", guid, exc_info=True)
+            _logger.warning("The bytes of the deleted image %s wait for the sweeper.", guid, exc_info=True)
 
     def _lock_own(self, context: DatabaseContext, guid: str, caller: Caller) -> Image:
         """Return an image that the caller may change, and keep others from changing it."""

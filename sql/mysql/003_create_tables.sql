@@ -95,8 +95,9 @@ CREATE TABLE IF NOT EXISTS image_terms (
 
 -- One row a generation, written before the provider is asked. request_id is the author's idempotency key; NULL where
 -- none was given, and any number of those may stand beside one another. fingerprint tells whether a second request
--- under the same key is the same request. No index begins with author_id and goes on with a column that may be NULL:
--- MySQL 9.7 then takes the foreign key for kept wherever that column is NULL.
+-- under the same key is the same request. owner is whoever works on it, until the lease runs out. No index begins with
+-- author_id and goes on with a column that may be NULL: MySQL 9.7 then takes the foreign key for kept wherever that
+-- column is NULL.
 CREATE TABLE IF NOT EXISTS generations (
   id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT,
   guid CHAR(36) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
@@ -105,6 +106,7 @@ CREATE TABLE IF NOT EXISTS generations (
   fingerprint CHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
   image_guid CHAR(36) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
   state VARCHAR(16) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+  owner CHAR(36) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
   lease_expires_at DATETIME(6) NOT NULL,
   created_at DATETIME(6) NOT NULL,
   updated_at DATETIME(6) NOT NULL,
@@ -113,6 +115,17 @@ CREATE TABLE IF NOT EXISTS generations (
   CONSTRAINT generations_U2 UNIQUE (request_id, author_id),
   CONSTRAINT generations_U3 UNIQUE (image_guid),
   CONSTRAINT generations_F1 FOREIGN KEY (author_id) REFERENCES users (id),
-  INDEX generations_I1 (state, lease_expires_at),
+  INDEX generations_I1 (owner),
   INDEX generations_I2 (author_id)
+) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
+
+-- Images whose detail is deleted and whose bytes may still be there; a row goes when they are gone.
+CREATE TABLE IF NOT EXISTS deletions (
+  id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT,
+  guid CHAR(36) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+  image_guid CHAR(36) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+  created_at DATETIME(6) NOT NULL,
+  PRIMARY KEY (id),
+  CONSTRAINT deletions_U1 UNIQUE (guid),
+  CONSTRAINT deletions_U2 UNIQUE (image_guid)
 ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;

@@ -88,7 +88,7 @@ CREATE INDEX IF NOT EXISTS image_terms_I1 ON image_terms (image_id);
 
 -- One row a generation, written before the provider is asked. request_id is the author's idempotency key; NULL where
 -- none was given, and any number of those may stand beside one another. fingerprint tells whether a second request
--- under the same key is the same request.
+-- under the same key is the same request. owner is whoever works on it, until the lease runs out.
 CREATE TABLE IF NOT EXISTS generations (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   guid TEXT NOT NULL,
@@ -97,6 +97,7 @@ CREATE TABLE IF NOT EXISTS generations (
   fingerprint TEXT NOT NULL,
   image_guid TEXT NOT NULL,
   state TEXT NOT NULL,
+  owner TEXT NOT NULL,
   lease_expires_at DATETIME NOT NULL,
   created_at DATETIME NOT NULL,
   updated_at DATETIME NOT NULL,
@@ -105,5 +106,15 @@ CREATE TABLE IF NOT EXISTS generations (
   CONSTRAINT generations_U3 UNIQUE (image_guid),
   CONSTRAINT generations_F1 FOREIGN KEY (author_id) REFERENCES users (id)
 );
-CREATE INDEX IF NOT EXISTS generations_I1 ON generations (state, lease_expires_at);
+CREATE INDEX IF NOT EXISTS generations_I1 ON generations (owner);
 CREATE INDEX IF NOT EXISTS generations_I2 ON generations (author_id);
+
+-- Images whose detail is deleted and whose bytes may still be there; a row goes when they are gone.
+CREATE TABLE IF NOT EXISTS deletions (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  guid TEXT NOT NULL,
+  image_guid TEXT NOT NULL,
+  created_at DATETIME NOT NULL,
+  CONSTRAINT deletions_U1 UNIQUE (guid),
+  CONSTRAINT deletions_U2 UNIQUE (image_guid)
+);

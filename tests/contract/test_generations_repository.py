@@ -64,7 +64,7 @@ def test_a_generation_comes_back_as_it_was_recorded(database: Database, ann: Cal
     assert generation.fingerprint == FINGERPRINT
     assert before + MINUTE <= generation.lease_expires_at <= datetime.now(UTC) + MINUTE
     assert find(database, ann, request_id) == generation
-    assert not generation.is_abandoned(datetime.now(UTC))
+    assert generation.is_under_way
 
 
 def test_every_generation_has_an_image_of_its_own(database: Database, ann: Caller) -> None:
@@ -152,13 +152,60 @@ def test_a_generation_that_somebody_else_has_moved_stays_as_it_is(database: Data
     assert find(database, ann, request_id) == moved
 
 
-def test_a_generation_whose_lease_was_renewed_stays_as_it_is(database: Database, ann: Caller) -> None:
+def test_a_generation_that_was_taken_over_belongs_to_its_new_owner(database: Database, ann: Caller) -> None:
     request_id = new_guid()
-    generation = record(database, ann, request_id)
-    renewed = move(database, generation, GenerationState.RECORDED, 2 * MINUTE)
+    generation = move(database, record(database, ann, request_id), GenerationState.FAILED)
+    assert generation is not None
 
+    taken = committed(database, lambda generations: generations.take_over(generation, lease=MINUTE))
+
+    assert taken is not None
+    assert taken.owner != generation.owner
+    assert taken.state is GenerationState.RECORDED
+    assert taken.is_under_way
+    assert find(database, ann, request_id) == taken
+    assert committed(database, lambda generations: generations.take_over(generation, lease=MINUTE)) is None
     assert move(database, generation, GenerationState.SENT) is None
-    assert find(database, ann, request_id) == renewed
+    assert find(database, ann, request_id) == taken
+
+
+def test_a_renewed_lease_keeps_the_generation_with_its_owner(database: Database, ann: Caller) -> None:
+    request_id, other_id = new_guid(), new_guid()
+    generation, other = record(database, ann, request_id, -MINUTE), record(database, ann, other_id, -MINUTE)
+    assert not generation.is_under_way
+
+    committed(database, lambda generations: generations.renew_leases([generation.owner, new_guid()], lease=MINUTE))
+
+    renewed = find(database, ann, request_id)
+    assert renewed is not None
+    assert renewed.is_under_way
+    assert find(database, ann, other_id) == other
+    assert move(database, generation, GenerationState.SENT, MINUTE) is not None
+
+
+def test_a_generation_is_found_by_its_image(database: Database, ann: Caller) -> None:
+    generation, _ = record(database, ann, None), record(database, ann, None)
+
+    with database.reading() as context:
+        assert GenerationRepository(context).find_by_image(generation.image_guid) == generation
+        assert GenerationRepository(context).find_by_image(new_guid()) is None
+
+
+@pytest.mark.parametrize("state", GenerationState)
+def test_what_was_sent_is_finished_once_by_whoever_has_its_picture(
+    database: Database, ann: Caller, state: GenerationState
+) -> None:
+    request_id = new_guid()
+    recorded = record(database, ann, request_id)
+    assert move(database, recorded, state) is not None
+    was_sent = state in (GenerationState.SENT, GenerationState.UNKNOWN)
+
+    assert committed(database, lambda generations: generations.finish(recorded)) is was_sent
+    assert committed(database, lambda generations: generations.finish(recorded)) is False
+
+    found = find(database, ann, request_id)
+    assert found is not None
+    assert found.state is (GenerationState.STORED if was_sent else state)
 
 
 def test_a_move_that_is_not_committed_has_not_happened(database: Database, ann: Caller) -> None:
@@ -172,14 +219,16 @@ def test_a_move_that_is_not_committed_has_not_happened(database: Database, ann: 
 
 
 @pytest.mark.parametrize("state", GenerationState)
-def test_who_is_abandoned(database: Database, ann: Caller, state: GenerationState) -> None:
-    generation = move(database, record(database, ann, None), state, MINUTE)
-    assert generation is not None
+def test_what_is_unfinished_is_under_way_as_long_as_its_lease_runs(
+    database: Database, ann: Caller, state: GenerationState
+) -> None:
+    with_lease = move(database, record(database, ann, None), state, MINUTE)
+    without = move(database, record(database, ann, None), state, -MINUTE)
+    assert with_lease is not None
+    assert without is not None
 
-    is_unfinished = state in (GenerationState.RECORDED, GenerationState.SENT)
-
-    assert not generation.is_abandoned(generation.lease_expires_at)
-    assert generation.is_abandoned(generation.lease_expires_at + timedelta(microseconds=1)) is is_unfinished
+    assert with_lease.is_under_way is (state in (GenerationState.RECORDED, GenerationState.SENT))
+    assert not without.is_under_way
 
 
 RACERS = 6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import random
 import resource
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -244,18 +246,22 @@ class Recorder:
         monkeypatch.setattr(os, "replace", recording_replace)
 
     def _note(self, name: str, *paths: Path | str) -> None:
-        self.steps.append((name, *(str(Path(path).relative_to(self._folder)) for path in paths)))
+        relative = (Path(path).relative_to(self._folder) for path in paths)
+        # A part has a name that is used once.
+        self.steps.append((name, *(str(".parts/*" if path.parent.name == ".parts" else path) for path in relative)))
 
 
 def test_a_write_lasts_once_it_returns(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = LocalImageStore(folder)
     recorder = Recorder(monkeypatch, folder)
     # First the bytes, then the name that shows them, then the folder that holds the name.
-    temporary, final = f"12/3e/.{GUID}.part", f"12/3e/{GUID}"
-    lasting_write = [("fsync", temporary), ("replace", temporary, final), ("fsync", "12/3e")]
+    part, final = ".parts/*", f"12/3e/{GUID}"
+    lasting_write = [("fsync", part), ("replace", part, final), ("fsync", "12/3e")]
 
     store.write(GUID, b"bytes")
     assert recorder.steps == [
+        ("mkdir", ".parts"),
+        ("fsync", "."),
         ("mkdir", "12"),
         ("fsync", "."),
         ("mkdir", "12/3e"),
@@ -459,3 +465,62 @@ def test_what_is_no_readable_file_is_an_error_without_details(folder: Path) -> N
         with pytest.raises(PixyProxyException) as refused:
             use(GUID)
         assert str(folder) not in refused.value.message
+
+
+# --- Notes ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_note_comes_back_until_it_is_deleted(store: ImageStore) -> None:
+    other = "ffe00000" + GUID[8:]
+    assert store.read_note(GUID) is None
+    assert store.noted() == []
+
+    store.write_note(GUID, "first")
+    store.write_note(GUID, "ein Bild 🏰\n")
+    store.write_note(other, "another")
+    assert store.read_note(GUID) == "ein Bild 🏰\n"
+    assert sorted(store.noted()) == sorted([GUID, other])
+
+    for _ in range(2):
+        store.delete_note(GUID)
+        assert store.read_note(GUID) is None
+    assert store.noted() == [other]
+
+
+def test_notes_and_bytes_do_not_touch_one_another(store: ImageStore) -> None:
+    store.write(GUID, b"bytes")
+    store.write_note(GUID, "note")
+
+    store.delete(GUID)
+    assert store.read_note(GUID) == "note"
+    store.write(GUID, b"bytes")
+    store.delete_note(GUID)
+    assert read_all(store, GUID) == b"bytes"
+
+
+def test_sweeping_leaves_what_is_whole(store: ImageStore) -> None:
+    store.sweep()
+    store.write(GUID, b"bytes")
+    store.write_note(GUID, "note")
+    store.sweep()
+
+    assert read_all(store, GUID) == b"bytes"
+    assert store.read_note(GUID) == "note"
+
+
+def test_a_writer_whose_part_was_swept_away_writes_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sweeper comes between the making of the part and the lock on it."""
+    store = LocalImageStore(folder)
+    flock, sweeps = fcntl.flock, iter(range(2))
+
+    def sweep_first(file: BinaryIO, operation: int) -> None:
+        if operation == fcntl.LOCK_EX and next(sweeps, None) is not None:
+            store.sweep()
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", sweep_first)
+    store.write(GUID, b"bytes")
+
+    assert next(sweeps, "used up") == "used up"
+    assert read_all(store, GUID) == b"bytes"
+    assert files_in(folder) == [Path("12/3e") / GUID]

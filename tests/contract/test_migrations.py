@@ -32,7 +32,7 @@ from tests.support.database_servers import DatabaseKind, DatabaseServer, private
 PROJECT = Path(__file__).parents[2]
 SCRIPTS = PROJECT / "sql"
 VERSIONS = [3]
-TABLES = {"generations", "image_tags", "image_terms", "images", "migrations", "server_values", "users"}
+TABLES = {"deletions", "generations", "image_tags", "image_terms", "images", "migrations", "server_values", "users"}
 
 on_servers = pytest.mark.parametrize("migrated", SERVERS, indirect=True)
 on_sqlite = pytest.mark.parametrize("migrated", ["sqlite"], indirect=True)

@@ -4,42 +4,27 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 from google.rpc import code_pb2
 from pixyproxy_pb.v1 import image_service_pb2 as pb
-from pydantic import AliasChoices
 
 from pixyproxy.core import models
 from pixyproxy.resource import statuses
-from pixyproxy.settings import Settings
+from pixyproxy.settings import describe_settings
 
 ROOT = Path(__file__).parents[2]
 API = (ROOT / "docs/api.md").read_text()
 SETTINGS = (ROOT / "docs/settings.md").read_text()
 
 
-def written(value: Any) -> str:
-    """Write a setting's default as docs/settings.md does."""
-    if value is None:
-        return ""
-    if hasattr(value, "get_secret_value"):
-        value = value.get_secret_value()
-    if isinstance(value, bool):
-        value = str(value).lower()
-    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
-
-
 def test_every_setting_is_listed_with_its_default() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (.*?) ?\| (.*) \|$", SETTINGS, flags=re.MULTILINE)
 
-    expected = []
-    for name, field in Settings.model_fields.items():
-        alias = field.validation_alias
-        variable = str(alias.choices[0]) if isinstance(alias, AliasChoices) else f"PIXYPROXY_{name.upper()}"
-        expected.append((variable, written(field.default), field.description))
-    assert rows == expected
+    assert rows == [
+        (variable, f"`{default}`" if default else "", description)
+        for variable, default, description in describe_settings()
+    ]
 
 
 def test_every_rpc_is_described() -> None:

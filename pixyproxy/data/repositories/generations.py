@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -10,12 +11,15 @@ from typing import Any
 from pixyproxy.core.models import new_guid
 from pixyproxy.data.database import DatabaseContext
 
+_COLUMNS = "id, author_id, fingerprint, image_guid, state, owner, lease_expires_at"
+
 
 class GenerationState(StrEnum):
     """How far a generation has come.
 
-    From RECORDED and SENT it goes on only while its lease runs. A generation that FAILED cost nothing and may be
-    begun again; one whose outcome is UNKNOWN may have been billed and is never sent again.
+    RECORDED and SENT are under way as long as their lease runs. A generation that FAILED cost nothing and may be begun
+    again. One whose outcome is UNKNOWN may have been billed and is never sent again; it is STORED after all where its
+    picture turns up.
     """
 
     RECORDED = "recorded"
@@ -31,21 +35,27 @@ class Generation:
 
     Attributes:
         id: the row's id.
+        author_id: the id of the user that it is made for.
         fingerprint: a hash of the request; equal for equal requests.
         image_guid: the guid that its image has or will have.
         state: how far it has come.
-        lease_expires_at: when whoever works on it must be taken for dead.
+        owner: a name, used once, for whoever works on it.
+        lease_expires_at: when the owner must be taken for dead.
     """
 
     id: int
+    author_id: int
     fingerprint: str
     image_guid: str
     state: GenerationState
+    owner: str
     lease_expires_at: datetime
 
-    def is_abandoned(self, now: datetime) -> bool:
-        """Whether it is unfinished and nobody works on it any more."""
-        return self.state in (GenerationState.RECORDED, GenerationState.SENT) and self.lease_expires_at < now
+    @property
+    def is_under_way(self) -> bool:
+        """Whether it is unfinished and its owner is alive, as far as can be known."""
+        is_unfinished = self.state in (GenerationState.RECORDED, GenerationState.SENT)
+        return is_unfinished and self.lease_expires_at >= datetime.now(UTC)
 
 
 class GenerationRepository:
@@ -55,7 +65,7 @@ class GenerationRepository:
         self._context = context
 
     def insert(self, *, author_id: int, request_id: str | None, fingerprint: str, lease: timedelta) -> Generation:
-        """Record a generation that is about to begin.
+        """Record a generation that is about to begin, with an owner of its own.
 
         Raises:
             ConstraintViolationError: the author has used the request id before.
@@ -68,14 +78,17 @@ class GenerationRepository:
             "fingerprint": fingerprint,
             "image_guid": new_guid(),
             "state": GenerationState.RECORDED.value,
+            "owner": new_guid(),
             "lease_expires_at": now + lease,
             "now": now,
         }
         row["id"] = self._context.insert(
             """
             INSERT INTO generations
-              (guid, author_id, request_id, fingerprint, image_guid, state, lease_expires_at, created_at, updated_at)
-            VALUES (:guid, :author_id, :request_id, :fingerprint, :image_guid, :state, :lease_expires_at, :now, :now)
+              (guid, author_id, request_id, fingerprint, image_guid, state, owner, lease_expires_at, created_at,
+               updated_at)
+            VALUES
+              (:guid, :author_id, :request_id, :fingerprint, :image_guid, :state, :owner, :lease_expires_at, :now, :now)
             """,
             row,
         )
@@ -83,14 +96,21 @@ class GenerationRepository:
 
     def find(self, author_id: int, request_id: str) -> Generation | None:
         """Return the generation that an author began under a request id, or None."""
-        row = self._context.fetch_one(
-            """
-            SELECT id, fingerprint, image_guid, state, lease_expires_at FROM generations
-            WHERE author_id = :author_id AND request_id = :request_id
-            """,
-            {"author_id": author_id, "request_id": request_id},
+        return self._find(
+            "author_id = :author_id AND request_id = :request_id", author_id=author_id, request_id=request_id
         )
-        return None if row is None else _dict_to_generation(row)
+
+    def find_by_image(self, image_guid: str) -> Generation | None:
+        """Return the generation of an image, made or not, or None."""
+        return self._find("image_guid = :image_guid", image_guid=image_guid)
+
+    def take_over(self, generation: Generation, *, lease: timedelta) -> Generation | None:
+        """Begin a generation again, with a new owner, if it still is as it was read.
+
+        Returns:
+            The generation as it is now, or None where somebody else was faster, and nothing is changed.
+        """
+        return self._change(generation, GenerationState.RECORDED, new_guid(), lease)
 
     def move(
         self, generation: Generation, to_state: GenerationState, *, lease: timedelta = timedelta(0)
@@ -98,31 +118,79 @@ class GenerationRepository:
         """Bring a generation into another state, with a new lease, if it still is as it was read.
 
         Returns:
-            The generation as it is now, or None where another worker has got hold of it, and nothing is changed.
+            The generation as it is now, or None where it is another's by now, and nothing is changed.
         """
-        now = datetime.now(UTC)
+        return self._change(generation, to_state, generation.owner, lease)
+
+    def finish(self, generation: Generation) -> bool:
+        """Note that the picture of a generation that was sent is stored; return False where that was noted before.
+
+        Whoever has the picture may do so, even when the owner was taken for dead meanwhile.
+        """
         moved = self._context.execute(
             """
-            UPDATE generations SET state = :to_state, lease_expires_at = :to_lease, updated_at = :now
-            WHERE id = :id AND state = :state AND lease_expires_at = :lease
+            UPDATE generations SET state = :stored, updated_at = :now
+            WHERE id = :id AND state IN (:sent, :unknown)
+            """,
+            {
+                "id": generation.id,
+                "stored": GenerationState.STORED.value,
+                "sent": GenerationState.SENT.value,
+                "unknown": GenerationState.UNKNOWN.value,
+                "now": datetime.now(UTC),
+            },
+        )
+        return moved == 1
+
+    def renew_leases(self, owners: Collection[str], *, lease: timedelta) -> None:
+        """Say that these owners are alive."""
+        now = datetime.now(UTC)
+        names = {f"owner{number}": owner for number, owner in enumerate(owners)}
+        placeholders = ", ".join(f":{name}" for name in names)
+        self._context.execute(
+            f"UPDATE generations SET lease_expires_at = :lease WHERE owner IN ({placeholders})",  # noqa: S608
+            {**names, "lease": now + lease},
+        )
+
+    def _find(self, condition: str, **parameters: Any) -> Generation | None:
+        row = self._context.fetch_one(
+            f"SELECT {_COLUMNS} FROM generations WHERE {condition}",  # noqa: S608
+            parameters,
+        )
+        return None if row is None else _dict_to_generation(row)
+
+    def _change(
+        self, generation: Generation, to_state: GenerationState, to_owner: str, lease: timedelta
+    ) -> Generation | None:
+        now = datetime.now(UTC)
+        changed = self._context.execute(
+            """
+            UPDATE generations
+            SET state = :to_state, owner = :to_owner, lease_expires_at = :to_lease, updated_at = :now
+            WHERE id = :id AND state = :state AND owner = :owner
             """,
             {
                 "id": generation.id,
                 "state": generation.state.value,
-                "lease": generation.lease_expires_at,
+                "owner": generation.owner,
                 "to_state": to_state.value,
+                "to_owner": to_owner,
                 "to_lease": now + lease,
                 "now": now,
             },
         )
-        return replace(generation, state=to_state, lease_expires_at=now + lease) if moved == 1 else None
+        if changed == 0:
+            return None
+        return replace(generation, state=to_state, owner=to_owner, lease_expires_at=now + lease)
 
 
 def _dict_to_generation(row: dict[str, Any]) -> Generation:
     return Generation(
         id=row["id"],
+        author_id=row["author_id"],
         fingerprint=row["fingerprint"],
         image_guid=row["image_guid"],
         state=GenerationState(row["state"]),
+        owner=row["owner"],
         lease_expires_at=row["lease_expires_at"],
     )

@@ -181,3 +181,50 @@ def test_many_threads_never_share_a_connection(connections: Connections) -> None
 
     assert 1 <= most_at_once <= 3
     assert len(connections.closed) == 8 * 5
+
+
+def test_a_connection_that_was_cut_off_takes_the_idle_ones_with_it(connections: Connections) -> None:
+    pool = connections.pool(size=3)
+    taken = [pool.acquire()[0] for _ in range(3)]
+    pool.release(taken[0], reusable=True)
+    pool.release(taken[1], reusable=False)
+
+    assert sorted(connections.closed) == sorted(taken[:2])
+
+
+def test_while_the_database_is_away_one_tries_and_the_others_are_refused_at_once() -> None:
+    """Otherwise every caller would wait as long as a connection takes to fail."""
+    trying, fail = threading.Event(), threading.Event()
+    attempts = itertools.count()
+
+    def connect() -> int:
+        if next(attempts) == 0:
+            raise DBConnectionError("down")
+        trying.set()
+        assert fail.wait(30)
+        raise DBConnectionError("still down")
+
+    pool = ConnectionPool(connect, lambda _: None, size=4, wait=0.0)
+    with pytest.raises(DBConnectionError, match="^down$"):
+        pool.acquire()
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(pool.acquire)
+        assert trying.wait(30)
+        for _ in range(5):
+            with pytest.raises(DBConnectionError, match="cannot be reached") as refused:
+                pool.acquire()
+            assert refused.value.retry_after
+        fail.set()
+        with pytest.raises(DBConnectionError, match="still down"):
+            first.result()
+
+
+def test_once_the_database_is_back_everybody_is_served(connections: Connections) -> None:
+    pool = connections.pool(size=3)
+    connections.is_down = True
+    for _ in range(5):
+        with pytest.raises(DBConnectionError):
+            pool.acquire()
+    connections.is_down = False
+
+    assert [pool.acquire() for _ in range(3)] == [(1, False), (2, False), (3, False)]

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from datetime import timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from pixyproxy.core.call import CallScope
 from pixyproxy.core.exceptions import (
+    ContentDamagedError,
     DBConnectionError,
     ImageNotFoundError,
     OutcomeUnknownError,
@@ -27,14 +29,26 @@ from pixyproxy.core.exceptions import (
     StorageFullError,
     TooBusyError,
 )
-from pixyproxy.core.models import Caller, GenerationOptions, Image, ImageCreation, ImageDetailCreate, Usage, Visibility
+from pixyproxy.core.models import (
+    Caller,
+    GenerationOptions,
+    Image,
+    ImageCreation,
+    ImageDetail,
+    ImageDetailCreate,
+    Usage,
+    Visibility,
+)
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.image_store import LocalImageStore
+from pixyproxy.data.repositories.deletions import DeletionRepository
 from pixyproxy.data.repositories.generations import GenerationRepository, GenerationState
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
 from pixyproxy.service import creation as creation_module
 from pixyproxy.service.creation import GenerationDefaults, ImageCreator
+from pixyproxy.service.entry import ImageEntry, _Note
+from pixyproxy.service.leases import LEASE
 from tests.support.waiting import wait_until
 from tests.unit.service.conftest import make_caller
 
@@ -42,7 +56,6 @@ KEY = "123e4567-e89b-42d3-a456-426614174000"
 DEFAULTS = GenerationDefaults(
     model="default-model", size="auto", quality="auto", output_format="png", background="auto"
 )
-LEASE = timedelta(minutes=10)
 
 
 class FakeGenerator:
@@ -88,9 +101,12 @@ def creator(database: Database, store: LocalImageStore, generator: FakeGenerator
 
 
 def make_creator(
-    database: Database, store: LocalImageStore, generator: FakeGenerator, *, lease: timedelta = LEASE, slots: int = 8
+    database: Database, store: LocalImageStore, generator: FakeGenerator, *, slots: int = 8
 ) -> ImageCreator:
-    return ImageCreator(database, store, generator, defaults=DEFAULTS, max_generations=slots, lease=lease)
+    """Make a creator that sweeps and renews leases, as a server's does."""
+    creator = ImageCreator(database, store, generator, defaults=DEFAULTS, max_generations=slots)
+    creator.start()
+    return creator
 
 
 def request(prompt: str = "A Castle, at night!", key: str | None = KEY, **options: str) -> ImageCreation:
@@ -250,21 +266,27 @@ def test_a_model_that_the_caller_named_is_the_callers_mistake(
         creator.create(request(key=None), alice, CallScope())
 
 
-def begin(database: Database, alice: Caller, state: GenerationState, lease: timedelta) -> None:
-    """Leave behind what a process that died would: a generation in some state."""
-    fingerprint = creation_module._fingerprint(request())
+def begin(database: Database, alice: Caller, state: GenerationState, *, is_alive: bool) -> str:
+    """Leave behind what another process has begun, and return the guid of its image."""
+    lease = LEASE if is_alive else -LEASE
     with database.transaction() as context:
         generations = GenerationRepository(context)
-        generation = generations.insert(author_id=alice.user_id, request_id=KEY, fingerprint=fingerprint, lease=lease)
+        generation = generations.insert(
+            author_id=alice.user_id,
+            request_id=KEY,
+            fingerprint=creation_module._fingerprint(request()),
+            lease=lease,
+        )
         if state is not GenerationState.RECORDED:
             assert generations.move(generation, state, lease=lease)
         context.commit()
+    return generation.image_guid
 
 
 def test_what_died_before_sending_is_taken_over(
     creator: ImageCreator, database: Database, generator: FakeGenerator, alice: Caller
 ) -> None:
-    begin(database, alice, GenerationState.RECORDED, -LEASE)
+    begin(database, alice, GenerationState.RECORDED, is_alive=False)
 
     assert creator.create(request(), alice, CallScope()).size_bytes > 0
     assert len(generator.requests) == 1
@@ -273,7 +295,7 @@ def test_what_died_before_sending_is_taken_over(
 def test_what_died_after_sending_is_never_sent_again(
     creator: ImageCreator, database: Database, generator: FakeGenerator, alice: Caller
 ) -> None:
-    begin(database, alice, GenerationState.SENT, -LEASE)
+    begin(database, alice, GenerationState.SENT, is_alive=False)
 
     for _ in range(2):
         with pytest.raises(OutcomeUnknownError):
@@ -286,7 +308,7 @@ def test_what_died_after_sending_is_never_sent_again(
 def test_what_another_server_works_on_is_waited_for(
     creator: ImageCreator, database: Database, generator: FakeGenerator, alice: Caller, state: GenerationState
 ) -> None:
-    begin(database, alice, state, LEASE)
+    begin(database, alice, state, is_alive=True)
 
     with pytest.raises(ProviderTimeoutError, match="still being generated"):
         creator.create(request(), alice, CallScope(0.2))
@@ -386,32 +408,42 @@ def test_bytes_that_cannot_be_stored_leave_no_detail_and_are_not_paid_for_again(
 def test_a_picture_made_while_the_database_is_away_is_entered_when_it_is_back(
     creator: ImageCreator,
     database: Database,
+    store: LocalImageStore,
     generator: FakeGenerator,
     alice: Caller,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(creation_module, "_ENTER_RETRY_SECONDS", 0.01)
     insert = ImageRepository.insert
-    failures = iter(range(3))
+    is_away = threading.Event()
+    is_away.set()
 
-    def insert_later(images: ImageRepository, *arguments: object) -> Image:
-        if next(failures, None) is not None:
+    def insert_unless_away(images: ImageRepository, *arguments: object) -> Image:
+        if is_away.is_set():
             raise DBConnectionError("away")
         return insert(images, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ImageRepository, "insert", insert_later)
+    monkeypatch.setattr(ImageRepository, "insert", insert_unless_away)
+
+    with pytest.raises(DBConnectionError, match="made and stored"):
+        creator.create(request(), alice, CallScope(30))
+    assert count_images(database) == 0
+    is_away.clear()
 
     image = creator.create(request(), alice, CallScope(30))
-
     assert image.size_bytes > 0
-    assert next(failures, "used up") == "used up"
+    assert len(generator.requests) == 1
     assert (count_images(database), states(database)) == (1, ["stored"])
+    assert store.noted() == []
 
 
 def test_a_commit_whose_answer_was_lost_is_found_out(
-    creator: ImageCreator, database: Database, alice: Caller, monkeypatch: pytest.MonkeyPatch
+    creator: ImageCreator,
+    database: Database,
+    store: LocalImageStore,
+    generator: FakeGenerator,
+    alice: Caller,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(creation_module, "_ENTER_RETRY_SECONDS", 0.01)
     insert = ImageRepository.insert
     lost: list[bool] = []
 
@@ -426,10 +458,133 @@ def test_a_commit_whose_answer_was_lost_is_found_out(
 
     monkeypatch.setattr(ImageRepository, "insert", insert_and_lose_the_answer)
 
+    with pytest.raises(DBConnectionError):
+        creator.create(request(), alice, CallScope(30))
+
+    assert creator.create(request(), alice, CallScope(30)).size_bytes > 0
+    assert len(generator.requests) == 1
+    assert (count_images(database), states(database)) == (1, ["stored"])
+    wait_until(lambda: store.noted() == [], timeout=10, what="the note to go")
+
+
+# --- After a crash: what the process that died has left --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", [GenerationState.SENT, GenerationState.UNKNOWN])
+@pytest.mark.parametrize("has_swept", [True, False])
+def test_a_picture_that_was_kept_is_entered(
+    database: Database,
+    store: LocalImageStore,
+    generator: FakeGenerator,
+    alice: Caller,
+    state: GenerationState,
+    has_swept: bool,
+) -> None:
+    guid = begin(database, alice, state, is_alive=False)
+    ImageEntry(database, store).keep(make_detail(guid, b"picture"), alice.user_id, b"picture")
+
+    creator = ImageCreator(database, store, generator, defaults=DEFAULTS, max_generations=1)
+    if has_swept:
+        ImageEntry(database, store).finish_abandoned()
+        assert (count_images(database), states(database)) == (1, ["stored"])
     image = creator.create(request(), alice, CallScope(30))
 
-    assert image.size_bytes > 0
+    assert image.guid == guid
+    assert image.author == "alice"
+    assert generator.requests == []
     assert (count_images(database), states(database)) == (1, ["stored"])
+    assert store.noted() == []
+
+
+def test_a_picture_that_another_process_is_about_to_enter_is_left_to_it(
+    database: Database, store: LocalImageStore, alice: Caller
+) -> None:
+    guid = begin(database, alice, GenerationState.SENT, is_alive=True)
+    entry = ImageEntry(database, store)
+    entry.keep(make_detail(guid, b"picture"), alice.user_id, b"picture")
+
+    entry.finish_abandoned()
+
+    assert (count_images(database), states(database)) == (0, ["sent"])
+    assert store.noted() == [guid]
+
+
+@pytest.mark.parametrize("there_is", [None, b"pict", b"PICTURE"])
+def test_a_note_without_its_bytes_is_thrown_away(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller, there_is: bytes | None
+) -> None:
+    guid = begin(database, alice, GenerationState.SENT, is_alive=False)
+    entry = ImageEntry(database, store)
+    entry.keep(make_detail(guid, b"picture"), alice.user_id, b"picture")
+    store.delete(guid)
+    if there_is is not None:
+        store.write(guid, there_is)
+
+    entry.finish_abandoned()
+
+    assert store.noted() == []
+    with pytest.raises(ContentDamagedError):
+        store.open(guid)
+    creator = ImageCreator(database, store, generator, defaults=DEFAULTS, max_generations=1)
+    with pytest.raises(OutcomeUnknownError):
+        creator.create(request(), alice, CallScope(30))
+    assert count_images(database) == 0
+    assert generator.requests == []
+
+
+def test_a_note_that_outlived_its_entry_goes(creator: ImageCreator, store: LocalImageStore, alice: Caller) -> None:
+    image = creator.create(request(), alice, CallScope())
+    store.write_note(image.guid, _Note(detail=make_detail(image.guid, b"x"), author_id=1).model_dump_json())
+
+    wait_until(lambda: store.noted() == [], timeout=20, what="the sweeper to come by")
+    with store.open(image.guid) as reader:
+        assert reader.size == image.size_bytes
+
+
+def test_bytes_of_a_deleted_image_go(database: Database, store: LocalImageStore, alice: Caller) -> None:
+    """The process died between the commit of a deletion and the deletion of the bytes."""
+    guid = begin(database, alice, GenerationState.STORED, is_alive=False)
+    store.write(guid, b"picture")
+    with database.transaction() as context:
+        DeletionRepository(context).insert(guid)
+        context.commit()
+
+    ImageEntry(database, store).finish_abandoned()
+
+    with pytest.raises(ContentDamagedError):
+        store.open(guid)
+    with database.reading() as context:
+        assert DeletionRepository(context).get_oldest(10) == []
+
+
+def test_a_half_written_file_goes_unless_its_writer_lives(store: LocalImageStore, tmp_path: Path) -> None:
+    store.write("ab" * 16, b"picture")
+    parts = tmp_path / "images" / ".parts"
+    (parts / "abandoned").write_bytes(b"half")
+    with (parts / "alive").open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        store.sweep()
+        assert [path.name for path in parts.iterdir()] == ["alive"]
+    store.sweep()
+    assert list(parts.iterdir()) == []
+
+
+def make_detail(guid: str, data: bytes) -> ImageDetail:
+    now = datetime.now(UTC)
+    return ImageDetail(
+        guid=guid,
+        prompt="A Castle, at night!",
+        filename="castle.png",
+        author="alice",
+        content_type="image/png",
+        size_bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        width=1,
+        height=1,
+        model="m",
+        created_at=now,
+        updated_at=now,
+    )
 
 
 def test_no_temporary_files_stay(creator: ImageCreator, alice: Caller, tmp_path: Path) -> None:

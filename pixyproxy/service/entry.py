@@ -1,0 +1,143 @@
+"""Entering pictures: from bytes that are made to an image that is found, whatever happens in between.
+
+First a note of all that is known of the picture is stored beside its bytes, then the bytes, then the detail is entered
+in the database, and last the note goes. So whenever this is cut off, what there is leads to the image or to nothing:
+a note without the right bytes is thrown away, a note with them is entered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+
+from pixyproxy.core.exceptions import ContentDamagedError, PixyProxyException
+from pixyproxy.core.models import Image, ImageDetail, Model
+from pixyproxy.data.database import Database, DatabaseContext
+from pixyproxy.data.image_store import ImageStore
+from pixyproxy.data.repositories.deletions import DeletionRepository
+from pixyproxy.data.repositories.generations import Generation, GenerationRepository, GenerationState
+from pixyproxy.data.repositories.images import ImageRepository
+from pixyproxy.data.transactions import in_transaction
+
+_logger = logging.getLogger(__name__)
+
+_READ_BYTES = 1024 * 1024
+_DELETIONS_A_SWEEP = 100
+
+
+class _Note(Model):
+    """What is noted of a picture until it is entered."""
+
+    detail: ImageDetail
+    author_id: int
+
+
+class ImageEntry:
+    """Stores pictures and enters them, and finishes what was cut off."""
+
+    def __init__(self, database: Database, store: ImageStore) -> None:
+        self._database = database
+        self._store = store
+        # Pictures that this process kept and could not enter: nobody works on these any more, whatever their lease.
+        self._left: set[str] = set()
+
+    def keep(self, detail: ImageDetail, author_id: int, data: bytes) -> None:
+        """Store a picture and its note; when this returns, the picture cannot be lost any more.
+
+        Raises:
+            StorageFullError: there is no room.
+        """
+        self._store.write_note(detail.guid, _Note(detail=detail, author_id=author_id).model_dump_json())
+        self._store.write(detail.guid, data)
+
+    def enter(self, generation: Generation, detail: ImageDetail) -> Image:
+        """Enter a picture that is kept, or return its image where it was entered before.
+
+        Raises:
+            DBConnectionError: the database is away; ``finish_abandoned`` enters it later.
+        """
+        self._left.add(detail.guid)
+        image = in_transaction(self._database, lambda context: _enter(context, generation, detail))
+        self._left.discard(detail.guid)
+        self._drop_note(detail.guid)
+        return image
+
+    def rescue(self, guid: str) -> bool:
+        """Enter a picture whose process died before it did, if there is one; return whether it is entered now.
+
+        Raises:
+            DBConnectionError: the database is away.
+        """
+        text = self._store.read_note(guid)
+        if text is None:
+            return False
+        note = _Note.model_validate_json(text)
+        with self._database.reading() as context:
+            generation = GenerationRepository(context).find_by_image(guid)
+        if generation is None:
+            _logger.error("The picture %s belongs to no generation; its note stays for a person to look at.", guid)
+            return False
+        if generation.state is GenerationState.STORED:
+            self._drop_note(guid)
+        elif self._is_whole(note.detail):
+            self.enter(generation, note.detail)
+        else:
+            self._throw_away(guid)
+            return False
+        return True
+
+    def finish_abandoned(self) -> None:
+        """Finish all that was cut off: pictures without a detail, bytes of deleted images, half-written files.
+
+        Raises:
+            DBConnectionError: the database is away; the rest is left for the next time.
+        """
+        for guid in self._store.noted():
+            if not self._is_under_way(guid) and self.rescue(guid):
+                _logger.info("Entered the image %s, whose picture was made before.", guid)
+        with self._database.reading() as context:
+            deleted = DeletionRepository(context).get_oldest(_DELETIONS_A_SWEEP)
+        for guid in deleted:
+            self.delete_bytes(guid)
+        self._store.sweep()
+
+    def delete_bytes(self, guid: str) -> None:
+        """Delete the bytes of an image whose detail is deleted, and what says that they may still be there."""
+        self._store.delete_note(guid)
+        self._store.delete(guid)
+        in_transaction(self._database, lambda context: DeletionRepository(context).delete(guid))
+
+    def _is_under_way(self, guid: str) -> bool:
+        if guid in self._left:
+            return False
+        with self._database.reading() as context:
+            generation = GenerationRepository(context).find_by_image(guid)
+        return generation is not None and generation.is_under_way
+
+    def _is_whole(self, detail: ImageDetail) -> bool:
+        digest = hashlib.sha256()
+        try:
+            with self._store.open(detail.guid) as reader:
+                while chunk := reader.read(_READ_BYTES):
+                    digest.update(chunk)
+        except ContentDamagedError:
+            return False
+        return digest.hexdigest() == detail.sha256
+
+    def _throw_away(self, guid: str) -> None:
+        _logger.warning("The picture %s was cut off while it was stored, and is lost.", guid)
+        self._store.delete(guid)
+        self._store.delete_note(guid)
+
+    def _drop_note(self, guid: str) -> None:
+        try:
+            self._store.delete_note(guid)
+        except PixyProxyException:
+            _logger.warning("The note beside the image %s could not be deleted.", guid, exc_info=True)
+
+
+def _enter(context: DatabaseContext, generation: Generation, detail: ImageDetail) -> Image:
+    images = ImageRepository(context)
+    if GenerationRepository(context).finish(generation):
+        return images.insert(detail, generation.author_id)
+    return images.get_any(detail.guid)

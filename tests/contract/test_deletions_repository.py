@@ -1,0 +1,33 @@
+"""What writing deletions down must do on every database."""
+
+from __future__ import annotations
+
+import pytest
+
+from pixyproxy.core.exceptions import ConstraintViolationError
+from pixyproxy.core.models import new_guid
+from pixyproxy.data.database import Database
+from pixyproxy.data.repositories.deletions import DeletionRepository
+
+
+def test_deletions_come_back_oldest_first_until_they_are_done(database: Database) -> None:
+    guids = [new_guid() for _ in range(3)]
+    with database.transaction() as context:
+        for guid in guids:
+            DeletionRepository(context).insert(guid)
+        context.commit()
+
+    with database.transaction() as context:
+        deletions = DeletionRepository(context)
+        assert deletions.get_oldest(2) == guids[:2]
+        deletions.delete(guids[0])
+        deletions.delete(new_guid())
+        assert deletions.get_oldest(10) == guids[1:]
+
+
+def test_a_deletion_is_written_down_once(database: Database) -> None:
+    guid = new_guid()
+    with database.transaction() as context:
+        DeletionRepository(context).insert(guid)
+        with pytest.raises(ConstraintViolationError):
+            DeletionRepository(context).insert(guid)
