@@ -205,7 +205,7 @@ def test_while_the_database_is_away_one_tries_and_the_others_are_refused_at_once
         raise DBConnectionError("still down")
 
     pool = ConnectionPool(connect, lambda _: None, size=4, wait=0.0)
-    with pytest.raises(DBConnectionError, match="^down$"):
+    with pytest.raises(DBConnectionError, match=r"^down$"):
         pool.acquire()
     with ThreadPoolExecutor(1) as threads:
         first = threads.submit(pool.acquire)
