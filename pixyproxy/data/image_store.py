@@ -14,8 +14,8 @@ from typing import BinaryIO, Self
 from pixyproxy.core.exceptions import ConfigurationError, ContentDamagedError, PixyProxyException, StorageFullError
 from pixyproxy.core.models import new_guid
 
-# Below this much room no generation is begun: the largest picture that providers give takes a part of it.
-_LEAST_FREE_BYTES = 64 * 1024 * 1024
+# Pictures of providers have up to 8 MiB; a generation is begun only where there is room for all under way, and more.
+_ROOM_PER_IMAGE = 16 * 1024 * 1024
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM})
 
 
@@ -53,8 +53,8 @@ class ImageStore(ABC):
     """Keeps the bytes of images under their guids. Safe to use from many threads and processes at once."""
 
     @abstractmethod
-    def require_room(self) -> None:
-        """Check, as far as that can be known without writing, that an image can be written.
+    def require_room(self, images: int) -> None:
+        """Check, as far as that can be known without writing, that so many images can be written.
 
         Raises:
             StorageFullError: it cannot.
@@ -118,13 +118,13 @@ class LocalImageStore(ImageStore):
         except OSError as error:
             raise ConfigurationError(f"The image folder {folder} cannot be used: {error.strerror}.") from error
 
-    def require_room(self) -> None:  # noqa: D102  inherited
+    def require_room(self, images: int) -> None:  # noqa: D102  inherited
         try:
             room = os.statvfs(self._folder)
         except OSError as error:
             raise _translated(error) from error
         is_writable = os.access(self._folder, os.W_OK) and not room.f_flag & os.ST_RDONLY
-        if not is_writable or room.f_bavail * room.f_frsize < _LEAST_FREE_BYTES:
+        if not is_writable or room.f_bavail * room.f_frsize < images * _ROOM_PER_IMAGE:
             raise StorageFullError("There is no room left for images; nothing was generated.")
 
     def write(self, guid: str, data: bytes) -> None:  # noqa: D102  inherited

@@ -14,6 +14,8 @@ Result = TypeVar("Result")
 
 _ATTEMPTS = 4
 _LONGEST_PAUSE = 0.05  # seconds; a deadlock is over once one of the two is gone
+# A conflict that took longer was a lock that somebody keeps, not a deadlock: to wait for it again helps nobody.
+_QUICK_SECONDS = 1.0
 
 
 def in_transaction(database: Database, work: Callable[[DatabaseContext], Result]) -> Result:
@@ -26,13 +28,14 @@ def in_transaction(database: Database, work: Callable[[DatabaseContext], Result]
         ConflictError: the same happened several times over.
     """
     for attempt in range(1, _ATTEMPTS + 1):
+        started = time.monotonic()
         try:
             with database.transaction() as context:
                 result = work(context)
                 context.commit()
                 return result
         except ConflictError:
-            if attempt == _ATTEMPTS:
+            if attempt == _ATTEMPTS or time.monotonic() - started > _QUICK_SECONDS:
                 raise
             time.sleep(random.uniform(0, _LONGEST_PAUSE))  # noqa: S311  no secret
     raise AssertionError("unreachable")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
+import time
 from concurrent.futures import Future
 from contextvars import copy_context
 from dataclasses import dataclass, replace
@@ -58,6 +59,10 @@ _EXTENSIONS = {"image/png": "png", "image/webp": "webp", "image/jpeg": "jpg"}
 # Waiting for a generation that another thread or server works on: how often to look, at first and at most.
 _FIRST_LOOK_SECONDS = 0.05
 _LAST_LOOK_SECONDS = 1.0
+# Entering a picture that is stored while the database is away: how often to try, and for how long with the caller
+# waiting. After that the sweeper goes on trying.
+_ENTER_RETRY_SECONDS = 0.25
+_ENTER_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -266,7 +271,7 @@ class ImageCreator:
     def _make(self, job: _Job) -> Image:
         generation = job.generation
         try:
-            self._store.require_room()
+            self._store.require_room(self._slots.taken)
             generation = self._sent(generation)
             picture = self._generator.generate(self._request_for(job), job.call)
         except ProviderError as error:
@@ -311,15 +316,15 @@ class ImageCreator:
         except Exception:
             self._settle(generation, GenerationState.UNKNOWN)
             raise
-        try:
-            return self._entry.enter(generation, detail)
-        except (DBConnectionError, ConflictError) as error:
-            self._sweeper.sweep_soon()
-            raise DBConnectionError(
-                "The image is made and stored, and will be found once the database is back; the same request with "
-                "the same request_id fetches it.",
-                retry_after=error.retry_after,
-            ) from error
+        give_up_at = time.monotonic() + _ENTER_SECONDS
+        while True:
+            try:
+                return self._entry.enter(generation, detail)
+            except (DBConnectionError, ConflictError) as error:
+                _logger.warning("The database is away; the image %s is stored and waits to be entered.", detail.guid)
+                if time.monotonic() > give_up_at or not job.call.wait(_ENTER_RETRY_SECONDS):
+                    self._sweeper.sweep_soon()
+                    raise _stored_but_not_entered() from error
 
     # --- Write down how far it has come --------------------------------------------------------------------------
 
@@ -374,6 +379,14 @@ def _outcome_unknown() -> OutcomeUnknownError:
     return OutcomeUnknownError(
         "An earlier request under this request_id was sent to the provider and cut off before its answer came. "
         "Whether it made and billed an image is not known; to try again, and perhaps pay again, use a new request_id."
+    )
+
+
+def _stored_but_not_entered() -> DBConnectionError:
+    return DBConnectionError(
+        "The image is made and stored, and will be found once the database is back; the same request with the same "
+        "request_id fetches it.",
+        retry_after=1.0,
     )
 
 

@@ -6,6 +6,8 @@ import hashlib
 import hmac
 import secrets
 import threading
+from collections.abc import Mapping
+from datetime import datetime
 
 from cachetools import TTLCache
 
@@ -20,7 +22,8 @@ class CredentialCache:
 
     def __init__(self) -> None:
         self._secret = secrets.token_bytes(32)
-        self._callers: TTLCache[bytes, Caller] = TTLCache(_MAX_REMEMBERED, ttl=_SECONDS_TO_LIVE)
+        # Beside each caller, when its user last changed before it was found right.
+        self._callers: TTLCache[bytes, tuple[Caller, datetime]] = TTLCache(_MAX_REMEMBERED, ttl=_SECONDS_TO_LIVE)
         self._revision = ""
         self._lock = threading.Lock()
 
@@ -31,17 +34,32 @@ class CredentialCache:
     def get(self, key: bytes) -> Caller | None:
         """Return the caller whose credentials these are, if they are remembered."""
         with self._lock:
-            return self._callers.get(key)
+            caller, _ = self._callers.get(key, (None, None))
+            return caller
 
-    def put(self, key: bytes, caller: Caller, revision: str) -> None:
-        """Remember credentials that were found right among the users of ``revision``, if those still are the users."""
+    def put(self, key: bytes, caller: Caller, changed_at: datetime, revision: str) -> None:
+        """Remember credentials that were found right.
+
+        Args:
+            key: what they are remembered under.
+            caller: whose they are.
+            changed_at: when that user last changed, as far as was known then.
+            revision: that of the users before they were looked at; where it is not the last one any more, the
+                credentials may be wrong by now, and are not remembered.
+        """
         with self._lock:
             if revision == self._revision:
-                self._callers[key] = caller
+                self._callers[key] = caller, changed_at
 
-    def users_are_at(self, revision: str) -> None:
-        """Forget everything if the users have changed since the last time."""
+    def keep_unchanged(self, changed_at: Mapping[int, datetime], revision: str) -> None:
+        """Forget those whose users have changed or are gone.
+
+        Args:
+            changed_at: when each user last changed, by id.
+            revision: that of these users.
+        """
         with self._lock:
-            if revision != self._revision:
-                self._callers.clear()
-                self._revision = revision
+            for key, (caller, known) in list(self._callers.items()):
+                if changed_at.get(caller.user_id) != known:
+                    del self._callers[key]
+            self._revision = revision

@@ -48,7 +48,11 @@ class ImageEntry:
             StorageFullError: there is no room.
         """
         self._store.write_note(detail.guid, _Note(detail=detail, author_id=author_id).model_dump_json())
-        self._store.write(detail.guid, data)
+        try:
+            self._store.write(detail.guid, data)
+        except BaseException:
+            self._drop_note(detail.guid)
+            raise
 
     def enter(self, generation: Generation, detail: ImageDetail) -> Image:
         """Enter a picture that is kept, or return its image where it was entered before.

@@ -30,6 +30,11 @@ class GenerationSlots:
                 )
             self._taken += 1
 
+    @property
+    def taken(self) -> int:
+        """How many are taken."""
+        return self._taken
+
     def give_back(self) -> None:
         """Give a slot back."""
         with self._changed:

@@ -104,7 +104,7 @@ class UserService(UserServiceInterface):
             raise CredentialsInvalidError("The username or the password is wrong.")
         self._throttle.note_success(name, peer)
         caller = Caller(user_id=user.id, guid=user.guid, username=user.username, class_key=user.class_key)
-        self._cache.put(key, caller, revision)
+        self._cache.put(key, caller, user.updated_at, revision)
         return caller
 
     def _find(self, name: str) -> User | None:
@@ -132,7 +132,10 @@ class UserService(UserServiceInterface):
 
     def _look(self) -> None:
         with self._database.reading() as context:
-            revision = UserRepository(context).revision()
-        self._cache.users_are_at(revision)
+            users = UserRepository(context)
+            revision = users.revision()
+            if revision != self._revision:
+                # The revision was read first: what changes in between is noticed the next time.
+                self._cache.keep_unchanged(users.changed_at(), revision)
         self._revision = revision
         self._looked_at = time.monotonic()

@@ -137,9 +137,9 @@ def test_deleting_what_is_not_there_is_no_error(store: ImageStore) -> None:
 
 
 def test_there_is_room(store: ImageStore) -> None:
-    store.require_room()
+    store.require_room(1)
     store.write(GUID, picture(1000))
-    store.require_room()
+    store.require_room(1)
 
     assert read_all(store, GUID) == picture(1000)
 
@@ -395,14 +395,17 @@ def free_bytes(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result(fields))
 
 
-def test_room_is_required_before_anything_is_paid_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("images", [1, 5])
+def test_room_is_required_before_anything_is_paid_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, images: int
+) -> None:
     store = LocalImageStore(folder)
-    free_bytes(monkeypatch, 64 * 1024**2)
-    store.require_room()
-    free_bytes(monkeypatch, 64 * 1024**2 - 4096)
+    free_bytes(monkeypatch, images * 16 * 1024**2)
+    store.require_room(images)
+    free_bytes(monkeypatch, images * 16 * 1024**2 - 4096)
 
     with pytest.raises(StorageFullError) as refused:
-        store.require_room()
+        store.require_room(images)
 
     assert str(folder) not in refused.value.message
 
@@ -412,7 +415,7 @@ def test_a_nearly_full_disk_has_no_room(full_folder: Path) -> None:
         pytest.skip("only root can mount a small file system")
 
     with pytest.raises(StorageFullError):
-        LocalImageStore(full_folder).require_room()
+        LocalImageStore(full_folder).require_room(1)
 
 
 def test_a_folder_that_is_read_only_takes_nothing(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -440,7 +443,7 @@ def test_a_folder_that_is_read_only_takes_nothing(folder: Path, tmp_path_factory
 
 def check_takes_nothing(store: LocalImageStore) -> None:
     with pytest.raises(StorageFullError):
-        store.require_room()
+        store.require_room(1)
     for guid in (GUID, new_guid()):
         with pytest.raises(StorageFullError):
             store.write(guid, b"never stored")
@@ -452,7 +455,7 @@ def test_a_folder_that_is_gone_is_an_error_without_details(folder: Path) -> None
     folder.rmdir()
 
     with pytest.raises(PixyProxyException) as refused:
-        store.require_room()
+        store.require_room(1)
 
     assert str(folder) not in refused.value.message
 

@@ -246,3 +246,18 @@ def test_what_is_not_committed_has_not_happened(database: Database) -> None:
 
     assert read(database, UserRepository.get_all) == [ann]
     assert read(database, UserRepository.revision) == revision
+
+
+def test_when_each_user_last_changed(database: Database) -> None:
+    ann, bob, cat = (add_caller(database, name) for name in ("ann", "bob", "cat"))
+    with database.transaction() as context:
+        users = UserRepository(context)
+        before = users.changed_at()
+        assert set(before) == {ann.user_id, bob.user_id, cat.user_id}
+        users.update_password(bob.user_id, SecretStr("another hash"))
+        users.remove(cat.user_id)
+        after = users.changed_at()
+
+    assert after[ann.user_id] == before[ann.user_id]
+    assert after[bob.user_id] > before[bob.user_id]
+    assert cat.user_id not in after

@@ -165,7 +165,8 @@ def _is_turned_away(server: RunningServer) -> bool:
         with server.new_channel() as channel:
             health_stub(channel).Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT)
     except grpc.RpcError as error:
-        if error.code() is grpc.StatusCode.UNAVAILABLE:
+        # What comes in at the very moment of the end, gRPC cancels.
+        if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
             return True
         raise
     return False

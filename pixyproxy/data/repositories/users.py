@@ -93,6 +93,11 @@ class UserRepository:
         self._context.execute("DELETE FROM users WHERE id = :id", {"id": user_id})
         return False
 
+    def changed_at(self) -> dict[int, datetime]:
+        """Return when each user last changed, by id."""
+        rows = self._context.fetch_all("SELECT id, updated_at FROM users WHERE removed_at IS NULL", {})
+        return {row["id"]: row["updated_at"] for row in rows}
+
     def revision(self) -> str:
         """Return a value that changes with every change of any user."""
         return ServerValueRepository(self._context).get(_REVISION) or ""
