@@ -340,8 +340,8 @@ class ImageCreator:
             if self._move(generation, state) is None and generation.state is GenerationState.RECORDED:
                 # Noted as sent by a commit whose answer was lost; but nothing was sent.
                 self._move(replace(generation, state=GenerationState.SENT), state)
-        except Exception:
-            _logger.warning("The end of generation %d could not be written down.", generation.id, exc_info=True)
+        except PixyProxyException as error:
+            _logger.warning("The end of generation %d could not be written down: %s", generation.id, error.message)
 
 
 def _detail_of(job: _Job, generation: Generation, picture: GeneratedImage) -> ImageDetail:

@@ -136,8 +136,8 @@ class ImageEntry:
     def _drop_note(self, guid: str) -> None:
         try:
             self._store.delete_note(guid)
-        except PixyProxyException:
-            _logger.warning("The note beside the image %s could not be deleted.", guid, exc_info=True)
+        except PixyProxyException as error:
+            _logger.warning("The note beside the image %s could not be deleted: %s", guid, error.message)
 
 
 def _enter(context: DatabaseContext, generation: Generation, detail: ImageDetail) -> Image:

@@ -66,5 +66,5 @@ class Leases:
             in_transaction(
                 self._database, lambda context: GenerationRepository(context).renew_leases(owners, lease=LEASE)
             )
-        except PixyProxyException:
-            _logger.warning("%d leases could not be renewed.", len(owners), exc_info=True)
+        except PixyProxyException as error:
+            _logger.warning("%d leases could not be renewed: %s", len(owners), error.message)

@@ -54,8 +54,8 @@ class PrivateImageService:
         try:
             # After the detail: bytes without a detail are only in the way, a detail without bytes is broken.
             self._creator.delete_bytes(guid)
-        except PixyProxyException:
-            _logger.warning("The bytes of the deleted image %s wait for the sweeper.", guid, exc_info=True)
+        except PixyProxyException as error:
+            _logger.warning("The bytes of the deleted image %s wait for the sweeper: %s", guid, error.message)
 
     def _lock_own(self, context: DatabaseContext, guid: str, caller: Caller) -> Image:
         """Return an image that the caller may change, and keep others from changing it."""

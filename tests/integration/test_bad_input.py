@@ -41,7 +41,7 @@ def unchanged(client: ImageClient, image: pb.ImageDetail, stand_in: RunningStand
     def state() -> tuple[Any, ...]:
         with client.server.database() as database, database.reading() as context:
             counts = [context.fetch_all(f"SELECT COUNT(*) AS number FROM {table}", {}) for table in _TABLES]
-        return counts, client.server.image_files(), stand_in.count("")
+        return counts, client.server.stored_files(), stand_in.count("")
 
     before = state()
     yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sqlite3
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -17,7 +18,7 @@ from tests.integration.conftest import asking
 from tests.support.database_servers import DatabaseKind, PrivateServer, fresh_database, private_server
 from tests.support.image_client import SMALL, ImageClient
 from tests.support.openai_stand_in import RunningStandIn
-from tests.support.rpc import TIMEOUT
+from tests.support.rpc import TIMEOUT, refusal_of
 from tests.support.servers import RunningServer, running_server
 from tests.support.waiting import wait_until
 
@@ -36,7 +37,8 @@ def dependent(
     """A server on that database."""
     with fresh_database(own_database) as url:
         settings = {**asking(stand_in), "PIXYPROXY_DATABASE_URL": url, "PIXYPROXY_DATABASE_TIMEOUT": "1"}
-        with running_server(tmp_path_factory.mktemp("dependent"), settings) as server:
+        # What keeps the database from being reached is logged in full.
+        with running_server(tmp_path_factory.mktemp("dependent"), settings, tracebacks=True) as server:
             yield server
 
 
@@ -68,6 +70,7 @@ def test_a_database_that_is_stopped_and_started_again(
         assert stand_in.count("") == submissions, "nothing is asked for that could not be written down"
     finally:
         own_database.start()
+    wait_until(lambda: _is_served(client, made.guid), TIMEOUT, "the service to resume")
     assert client.get(made.guid) == made
     assert client.content(made.guid)[0].sha256 == made.sha256
 
@@ -83,7 +86,19 @@ def test_a_database_that_does_not_answer_is_not_waited_for_long(
         assert (refused.code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE")
     finally:
         own_database.thaw()
+    # Whoever asks while another one still finds out that it is back is refused once more.
+    wait_until(lambda: _is_served(client, made.guid), TIMEOUT, "the service to resume")
     assert client.get(made.guid) == made
+
+
+def _is_served(client: ImageClient, guid: str) -> bool:
+    try:
+        client.get(guid)
+    except grpc.RpcError as error:
+        if refusal_of(error).reason == "DATABASE_UNAVAILABLE":
+            return False
+        raise
+    return True
 
 
 def test_a_picture_that_comes_while_the_database_is_away_is_not_lost(
@@ -91,20 +106,24 @@ def test_a_picture_that_comes_while_the_database_is_away_is_not_lost(
 ) -> None:
     client = ImageClient(dependent, dependent.admin)
     prompt += " [[fault:slow=1]]"
-    request = pb.CreateImageRequest(prompt=prompt, options=SMALL)
+    request = pb.CreateImageRequest(prompt=prompt, options=SMALL, request_id=str(uuid.uuid4()))
     files = dependent.image_files()
     call = client.stub.CreateImage.future(request, metadata=client.metadata, timeout=TIMEOUT)
     wait_until(lambda: stand_in.count(prompt), TIMEOUT, "the submission")
     own_database.stop()
     try:
         wait_until(lambda: dependent.image_files() - files, TIMEOUT, "the bytes to be stored")
-        wait_until(lambda: "waits to be entered" in dependent.log, TIMEOUT, "the server to wait")
-        assert not call.done()
+        refused = client.refused(pb.ListImagesRequest())
+        assert refused.reason == "DATABASE_UNAVAILABLE"
     finally:
         own_database.start()
-    made = call.result().image
-    assert client.get(made.guid) == made
-    assert client.content(made.guid)[0].sha256 == made.sha256
+    # The caller is told of the image, or where to find it; never that there is none.
+    assert call.code() is grpc.StatusCode.OK or refusal_of(call.exception()).reason == "DATABASE_UNAVAILABLE"
+    # It is entered by itself, and found with or without the request id.
+    (guid,) = wait_until(lambda: client.guids(prompt=prompt.split()[2]), TIMEOUT, "the image to be entered")
+    made = client.stub.CreateImage(request, metadata=client.metadata, timeout=TIMEOUT).image
+    assert made == client.get(guid)
+    assert client.content(guid)[0].sha256 == made.sha256
     assert stand_in.count(prompt) == 1
 
 
@@ -157,7 +176,7 @@ def test_a_full_disk(stand_in: RunningStandIn, prompt: str, tmp_path: Path) -> N
         refused = client.refused(pb.CreateImageRequest(prompt=f"{prompt} [[fault:large=3000000]]"))
         assert (refused.code, refused.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "STORAGE_FULL")
         assert str(tmp_path) not in refused.message
-        assert server.image_files() == set()
+        wait_until(lambda: not server.stored_files(), TIMEOUT, "what was half-written to be swept away")
         assert client.guids() == []
         resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
         made = client.create(f"{prompt} again [[fault:large=3000000]]")

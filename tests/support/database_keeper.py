@@ -22,6 +22,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,8 @@ class Keeper:
         # Not after poll() has seen the end: the number may belong to another process by then.
         if self._command and self._command.poll() is None:
             os.killpg(self._command.pid, number)
+            if number == signal.SIGSTOP:
+                _wait_until_stopped(self._command.pid)
 
     def close(self) -> None:
         """Kill what runs, and remove the folder."""
@@ -103,6 +106,23 @@ class Keeper:
             self._signal(signal.SIGKILL)
             self._command.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _wait_until_stopped(group: int) -> None:
+    """Wait until every thread of a process group stands still: on a busy machine that takes a while, and one that still
+    runs may still answer.
+    """
+    while any(_is_running(thread, group) for thread in Path("/proc").glob("[0-9]*/task/[0-9]*/stat")):
+        time.sleep(0.001)
+
+
+def _is_running(thread: Path, group: int) -> bool:
+    try:
+        # After the name, which stands in parentheses and may hold anything: state, parent, process group.
+        state, _, its_group = thread.read_text().rpartition(")")[2].split()[:3]
+    except OSError:
+        return False  # It has ended meanwhile.
+    return int(its_group) == group and state not in "TtZX"
 
 
 def main() -> None:

@@ -184,6 +184,10 @@ class RunningServer:
 
     def image_files(self) -> set[Path]:
         """All files with bytes of images."""
+        return {path for path in self.stored_files() if path == self.image_file(path.name)}
+
+    def stored_files(self) -> set[Path]:
+        """All files in the image store, those that stand there for a moment included."""
         return {path for path in Path(self.env["PIXYPROXY_IMAGE_STORE"]).rglob("*") if path.is_file()}
 
     @property
