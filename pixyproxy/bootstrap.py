@@ -20,7 +20,6 @@ from pixyproxy.generation.guarded import GuardedGenerator
 from pixyproxy.generation.interfaces import ImageGenerator
 from pixyproxy.generation.offline import OfflineGenerator
 from pixyproxy.generation.openai_images import OpenAIGenerator
-from pixyproxy.generation.retry import RetryingGenerator
 from pixyproxy.service.creation import GenerationDefaults, ImageCreator
 from pixyproxy.service.image_service import ImageService
 from pixyproxy.service.interfaces import ImageServiceInterface, UserServiceInterface
@@ -137,7 +136,7 @@ def _build_generator(settings: Settings) -> ImageGenerator:
     )
     # Beside the start, which need not wait for the provider.
     threading.Thread(target=_warn_of_shutdown, args=(generator, settings.model), daemon=True).start()
-    return RetryingGenerator(GuardedGenerator(generator, settings.images_per_minute))
+    return GuardedGenerator(generator, settings.images_per_minute)
 
 
 def _warn_of_shutdown(generator: OpenAIGenerator, model: str) -> None:

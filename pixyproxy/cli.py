@@ -13,8 +13,8 @@ import typer
 from pydantic import SecretStr
 
 from pixyproxy.bootstrap import build, build_users, open_current_database, open_database
-from pixyproxy.core.exceptions import PixyProxyException
-from pixyproxy.core.models import UserClass, UserCreate
+from pixyproxy.core.exceptions import DBConnectionError, PixyProxyException
+from pixyproxy.core.models import ADVISED_PASSWORD_LENGTH, UserClass, UserCreate
 from pixyproxy.core.validation import validated
 from pixyproxy.data import init
 from pixyproxy.logs import set_up_logging
@@ -143,8 +143,12 @@ def _users() -> Iterator[UserServiceInterface]:
 def _read_password(from_stdin: bool) -> str:
     """Read a password from where it cannot be seen: never from an argument, which every process list shows."""
     if from_stdin:
-        return sys.stdin.readline().rstrip("\r\n")
-    return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))
+        password = sys.stdin.readline().rstrip("\r\n")
+    else:
+        password = str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))
+    if 0 < len(password) < ADVISED_PASSWORD_LENGTH:
+        _warn(f"that password is short; at least {ADVISED_PASSWORD_LENGTH} characters are advised.")
+    return password
 
 
 def _make_first_user(users: UserServiceInterface) -> None:
@@ -157,6 +161,10 @@ def _make_first_user(users: UserServiceInterface) -> None:
     _say(f"password: {password} (shown only now; change it with: pixyproxy user passwd {_FIRST_USER})")
 
 
+def _warn(line: str) -> None:
+    print(f"pixyproxy: {line}", file=sys.stderr)  # noqa: T201
+
+
 def _say(line: str) -> None:
     print(line, flush=True)  # noqa: T201
 
@@ -166,5 +174,8 @@ def main() -> None:
     try:
         app()
     except PixyProxyException as error:
-        print(f"pixyproxy: {error.message}", file=sys.stderr)  # noqa: T201
+        _warn(error.message)
+        if isinstance(error, DBConnectionError) and error.__cause__ is not None:
+            # Callers are never told, but the operator must know what to mend.
+            _warn(f"because: {error.__cause__}")
         sys.exit(1)

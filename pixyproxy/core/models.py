@@ -38,7 +38,7 @@ MAX_FILENAME_LENGTH = 255
 MAX_TAGS = 32
 MAX_TAG_LENGTH = 64
 MAX_USERNAME_LENGTH = 64
-MIN_PASSWORD_LENGTH = 8
+ADVISED_PASSWORD_LENGTH = 12
 MAX_PASSWORD_LENGTH = 1024
 MAX_MODEL_NAME_LENGTH = 64
 MAX_SEARCH_LENGTH = 1024
@@ -142,8 +142,8 @@ def _check_username(username: str) -> str:
 
 
 def _check_password(password: SecretStr) -> SecretStr:
-    if not MIN_PASSWORD_LENGTH <= len(password.get_secret_value()) <= MAX_PASSWORD_LENGTH:
-        raise _refuse(f"must have {MIN_PASSWORD_LENGTH} to {MAX_PASSWORD_LENGTH:,} characters")
+    if not 1 <= len(password.get_secret_value()) <= MAX_PASSWORD_LENGTH:
+        raise _refuse(f"must have 1 to {MAX_PASSWORD_LENGTH:,} characters")
     return password
 
 

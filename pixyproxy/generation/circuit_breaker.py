@@ -13,6 +13,7 @@ from pixyproxy.core.exceptions import (
     ProviderError,
     ProviderTimeoutError,
     ProviderUnavailableError,
+    TooBusyError,
 )
 
 FAILURES_TO_OPEN = 5
@@ -37,14 +38,15 @@ class CircuitBreaker:
         self._opens_until: float | None = None
         self._is_trying = False
 
-    def require_closed(self) -> None:
-        """Check that a request may be sent, or is next to try.
+    def require_hope(self) -> None:
+        """Check that it makes sense to go on waiting for a turn to send a request.
 
         Raises:
-            ProviderCircuitOpenError: it may not; says when it may be worth trying.
+            ProviderCircuitOpenError: it does not; says when it may be worth trying.
         """
         with self._lock:
-            wait = self._wait()
+            # The one that tries may wait for its turn, too.
+            wait = 0.0 if self._is_trying else self._wait()
         if wait > 0:
             raise _open(wait)
 
@@ -55,16 +57,19 @@ class CircuitBreaker:
         Raises:
             ProviderCircuitOpenError: it must not be sent.
         """
-        self._enter()
+        is_trial = self._enter()
         try:
             yield
         except ProviderError as error:
-            self._note(is_answer=not _is_failure(error))
+            self._note(is_answer=not _is_failure(error), is_trial=is_trial)
+            raise
+        except TooBusyError:
+            self._end_trial(is_trial)
             raise
         except BaseException:
-            self._note(is_answer=False)
+            self._note(is_answer=False, is_trial=is_trial)
             raise
-        self._note(is_answer=True)
+        self._note(is_answer=True, is_trial=is_trial)
 
     def _wait(self) -> float:
         """Return the seconds until a request may be sent, 0 where it may be now."""
@@ -74,24 +79,31 @@ class CircuitBreaker:
             return self._pause
         return max(0.0, self._opens_until - self._clock())
 
-    def _enter(self) -> None:
+    def _enter(self) -> bool:
+        """Let a request in; return whether it is the one that tries."""
         with self._lock:
             wait = self._wait()
-            if wait == 0 and self._opens_until is not None:
-                self._is_trying = True
+            is_trial = wait == 0 and self._opens_until is not None
+            self._is_trying = self._is_trying or is_trial
         if wait > 0:
             raise _open(wait)
+        return is_trial
 
-    def _note(self, *, is_answer: bool) -> None:
+    def _end_trial(self, is_trial: bool) -> None:
+        """Note that a request has ended of which nothing was sent; if it was to try, the next one may."""
         with self._lock:
-            was_trying, self._is_trying = self._is_trying, False
+            self._is_trying = self._is_trying and not is_trial
+
+    def _note(self, *, is_answer: bool, is_trial: bool) -> None:
+        self._end_trial(is_trial)
+        with self._lock:
             if is_answer:
                 self._failures, self._pause, self._opens_until = 0, FIRST_PAUSE, None
                 return
             self._failures += 1
             if self._failures < FAILURES_TO_OPEN:
                 return
-            if was_trying:
+            if is_trial:
                 self._pause = min(self._pause * 2, LONGEST_PAUSE)
             self._opens_until = self._clock() + self._pause
         self._on_open()

@@ -6,16 +6,39 @@ from pixyproxy.core.call import CallScope
 from pixyproxy.generation.circuit_breaker import CircuitBreaker
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest, ImageGenerator
 from pixyproxy.generation.pacing import Pacer
+from pixyproxy.generation.retry import RetryingGenerator
+
+
+class _PacedGenerator:
+    """Lets each submission wait its turn, unless the provider goes down meanwhile."""
+
+    def __init__(self, generator: ImageGenerator, pacer: Pacer, breaker: CircuitBreaker) -> None:
+        self._generator = generator
+        self._pacer = pacer
+        self._breaker = breaker
+
+    def generate(self, request: GenerationRequest, call: CallScope) -> GeneratedImage:
+        self._pacer.wait_for_turn(request.author_guid, call, self._breaker.require_hope)
+        return self._generator.generate(request, call)
+
+    def close(self) -> None:
+        self._generator.close()
 
 
 class GuardedGenerator:
-    """An ``ImageGenerator`` before which requests wait their turn, and that refuses them while the provider is down."""
+    """An ``ImageGenerator`` that retries where that is safe, keeps a pace, and refuses while the provider is down.
+
+    A request counts once for the circuit breaker, with all its attempts: a prompt that makes the provider stumble must
+    not by itself close the way for everybody.
+    """
 
     def __init__(self, generator: ImageGenerator, images_per_minute: int | None) -> None:
-        """Guard ``generator``; without a number of images per minute, requests do not wait."""
-        self._generator = generator
-        self._pacer = None if images_per_minute is None else Pacer(images_per_minute)
-        self._breaker = CircuitBreaker(on_open=self._wake)
+        """Guard ``generator``; without a number of images per minute, submissions do not wait."""
+        pacer = None if images_per_minute is None else Pacer(images_per_minute)
+        self._breaker = CircuitBreaker(on_open=pacer.wake if pacer else _nobody_waits)
+        self._generator = RetryingGenerator(
+            generator if pacer is None else _PacedGenerator(generator, pacer, self._breaker)
+        )
 
     def generate(self, request: GenerationRequest, call: CallScope) -> GeneratedImage:
         """Make one image.
@@ -25,9 +48,6 @@ class GuardedGenerator:
             TooBusyError: the request's turn would not come in time.
             ProviderError: as the generator itself.
         """
-        self._breaker.require_closed()
-        if self._pacer is not None:
-            self._pacer.wait_for_turn(request.author_guid, call, self._breaker.require_closed)
         with self._breaker.watching():
             return self._generator.generate(request, call)
 
@@ -35,6 +55,6 @@ class GuardedGenerator:
         """Close the generator."""
         self._generator.close()
 
-    def _wake(self) -> None:
-        if self._pacer is not None:
-            self._pacer.wake()
+
+def _nobody_waits() -> None:
+    """Stand in for waking the queue where there is none."""

@@ -37,8 +37,7 @@ def dependent(
     """A server on that database."""
     with fresh_database(own_database) as url:
         settings = {**asking(stand_in), "PIXYPROXY_DATABASE_URL": url, "PIXYPROXY_DATABASE_TIMEOUT": "1"}
-        # What keeps the database from being reached is logged in full.
-        with running_server(tmp_path_factory.mktemp("dependent"), settings, tracebacks=True) as server:
+        with running_server(tmp_path_factory.mktemp("dependent"), settings) as server:
             yield server
 
 

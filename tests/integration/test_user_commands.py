@@ -73,11 +73,11 @@ def test_a_users_life(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text", "said"),
     [
-        (["add", "x"], "1234567", "8 to 1,024 characters"),
-        (["add", "x"], "", "8 to 1,024 characters"),
+        (["add", "x"], "x" * 1025, "1 to 1,024 characters"),
+        (["add", "x"], "", "1 to 1,024 characters"),
         (["add", "a:b"], "a good password", "colon"),
         (["passwd", "nobody"], "a good password", "nobody"),
-        (["passwd", "nobody"], "short", "8 to 1,024 characters"),
+        (["passwd", "nobody"], "", "1 to 1,024 characters"),
     ],
     ids=str,
 )
@@ -89,6 +89,24 @@ def test_a_user_command_that_is_refused(tmp_path: Path, arguments: list[str], te
     assert "Traceback" not in done.stderr
     if text:
         assert text not in done.stderr
+
+
+@pytest.mark.parametrize(("password", "is_warned"), [("elevenchars", True), ("twelve chars", False)])
+def test_a_short_password_is_warned_of(tmp_path: Path, password: str, is_warned: bool) -> None:
+    env = environment(tmp_path)
+    for command in ("add", "passwd"):
+        done = _user(env, command, "x", "--password-stdin", text=password)
+        assert done.status == 0
+        assert ("at least 12 characters" in done.stderr) is is_warned
+        assert password not in done.stderr
+
+
+def test_a_database_that_cannot_be_had_is_explained_to_the_operator(tmp_path: Path) -> None:
+    done = _user(environment(tmp_path, {"PIXYPROXY_DATABASE_URL": "mysql://root:secret@127.0.0.1:1/x"}), "list")
+    assert done.status == 1
+    assert "cannot be reached" in done.stderr
+    assert "127.0.0.1" in done.stderr
+    assert "secret" not in done.stderr
 
 
 def test_what_there_is_not_cannot_be_removed(tmp_path: Path) -> None:

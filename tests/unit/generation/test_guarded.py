@@ -19,11 +19,11 @@ from pixyproxy.core.exceptions import (
     ProviderUnavailableError,
     TooBusyError,
 )
+from pixyproxy.generation import retry
 from pixyproxy.generation.circuit_breaker import FAILURES_TO_OPEN, FIRST_PAUSE, LONGEST_PAUSE, CircuitBreaker
 from pixyproxy.generation.guarded import GuardedGenerator
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
 from pixyproxy.generation.pacing import Pacer
-from pixyproxy.generation.retry import RetryingGenerator
 from tests.support.waiting import wait_until
 
 DOWN = ProviderUnavailableError("down")
@@ -76,11 +76,11 @@ def open_it(breaker: CircuitBreaker) -> None:
 )
 def test_it_opens_after_failures_in_a_row(breaker: CircuitBreaker, error: Exception) -> None:
     for _ in range(FAILURES_TO_OPEN):
-        breaker.require_closed()
+        breaker.require_hope()
         end_with(breaker, error)
 
     with pytest.raises(ProviderCircuitOpenError) as refused:
-        breaker.require_closed()
+        breaker.require_hope()
     assert refused.value.retry_after == FIRST_PAUSE
     with pytest.raises(ProviderCircuitOpenError), breaker.watching():
         pytest.fail("was let through")
@@ -96,7 +96,7 @@ def test_an_answer_of_any_kind_starts_the_count_anew(breaker: CircuitBreaker, an
             end_with(breaker, DOWN)
         end_with(breaker, answer)
 
-    breaker.require_closed()
+    breaker.require_hope()
 
 
 def test_after_the_pause_one_request_tries_and_an_answer_closes_it(breaker: CircuitBreaker, clock: Clock) -> None:
@@ -104,13 +104,12 @@ def test_after_the_pause_one_request_tries_and_an_answer_closes_it(breaker: Circ
     clock.now += FIRST_PAUSE
 
     with breaker.watching():
-        with pytest.raises(ProviderCircuitOpenError):
-            breaker.require_closed()
+        breaker.require_hope()  # it may wait for its turn
         with pytest.raises(ProviderCircuitOpenError), breaker.watching():
             pytest.fail("a second one was let through")
-    breaker.require_closed()
+    breaker.require_hope()
     end_with(breaker, DOWN)
-    breaker.require_closed()
+    breaker.require_hope()
 
 
 def test_each_trial_that_fails_doubles_the_pause_up_to_a_limit(breaker: CircuitBreaker, clock: Clock) -> None:
@@ -118,7 +117,7 @@ def test_each_trial_that_fails_doubles_the_pause_up_to_a_limit(breaker: CircuitB
     pauses = []
     for _ in range(6):
         with pytest.raises(ProviderCircuitOpenError) as refused:
-            breaker.require_closed()
+            breaker.require_hope()
         assert refused.value.retry_after is not None
         pauses.append(refused.value.retry_after)
         clock.now += refused.value.retry_after
@@ -250,7 +249,8 @@ class FakeGenerator:
 
 
 def down() -> GeneratedImage:
-    raise ProviderUnavailableError("down")
+    # As an ambiguous failure, which is not tried again, so that no test waits for that.
+    raise ProviderUnavailableError("down", may_have_billed=True)
 
 
 REQUEST = GenerationRequest(
@@ -260,15 +260,60 @@ REQUEST = GenerationRequest(
 
 def test_a_dead_provider_is_not_asked_again_and_not_waited_for() -> None:
     provider = FakeGenerator(down)
-    generator = RetryingGenerator(GuardedGenerator(provider, None), random_fraction=lambda: 0.0)
-    for _ in range(2):
+    generator = GuardedGenerator(provider, None)
+    for _ in range(FAILURES_TO_OPEN):
         with pytest.raises(ProviderUnavailableError):
             generator.generate(REQUEST, CallScope())
-    assert provider.asked == FAILURES_TO_OPEN
+    asked = provider.asked
 
     with pytest.raises(ProviderCircuitOpenError):
         generator.generate(REQUEST, CallScope())
-    assert provider.asked == FAILURES_TO_OPEN
+    assert provider.asked == asked
+
+
+def test_a_request_counts_once_however_often_it_is_tried() -> None:
+    """One prompt that makes the provider stumble must not close the way for everybody."""
+    errors = iter([ProviderUnavailableError("stumbles")] * 3 * (FAILURES_TO_OPEN - 1))
+
+    def stumble() -> GeneratedImage:
+        error = next(errors, None)
+        if error is not None:
+            raise error
+        return PICTURE
+
+    provider = FakeGenerator(stumble)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retry, "BACKOFF_BASE", 0.0)
+        generator = GuardedGenerator(provider, None)
+        for _ in range(FAILURES_TO_OPEN - 1):
+            with pytest.raises(ProviderUnavailableError):
+                generator.generate(REQUEST, CallScope())
+
+        assert generator.generate(REQUEST, CallScope()) is PICTURE
+    assert provider.asked == 3 * (FAILURES_TO_OPEN - 1) + 1
+
+
+def test_one_that_began_before_does_not_end_the_trial(breaker: CircuitBreaker, clock: Clock) -> None:
+    early, trial = breaker.watching(), breaker.watching()
+    early.__enter__()
+    open_it(breaker)
+    clock.now += FIRST_PAUSE
+    trial.__enter__()
+
+    assert not early.__exit__(ProviderUnavailableError, DOWN, None)
+    with pytest.raises(ProviderCircuitOpenError), breaker.watching():
+        pytest.fail("a second one was let through")
+    trial.__exit__(None, None, None)
+    breaker.require_hope()
+
+
+def test_one_that_was_to_try_and_was_refused_lets_the_next_try(breaker: CircuitBreaker, clock: Clock) -> None:
+    open_it(breaker)
+    clock.now += FIRST_PAUSE
+    end_with(breaker, TooBusyError("the queue is long"))
+
+    end_with(breaker, None)
+    breaker.require_hope()
 
 
 def test_the_queue_gives_up_when_the_provider_dies() -> None:
@@ -277,7 +322,7 @@ def test_the_queue_gives_up_when_the_provider_dies() -> None:
     def fail_later() -> GeneratedImage:
         entered.release()
         assert fail.wait(10)
-        raise ProviderUnavailableError("down")
+        return down()
 
     generator = GuardedGenerator(FakeGenerator(fail_later), FAILURES_TO_OPEN)
     with ThreadPoolExecutor(20) as pool:
