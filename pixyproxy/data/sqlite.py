@@ -123,7 +123,8 @@ def _run(connection: sqlite3.Connection, sql: str, parameters: Parameters) -> sq
 def _to_sqlite(value: Any) -> Any:
     """Write times so that their order as text is their order in time."""
     if isinstance(value, datetime):
-        return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
+        # Not strftime, which writes years before 1000 with fewer than four digits.
+        return value.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
     return value
 
 

@@ -24,7 +24,11 @@ from pixyproxy.core.models import (
 from pixyproxy.core.validation import validated
 from pixyproxy.service.content import ImageContent
 
+# A mask may hold a million wrong names, of which the first few tell as much.
+_MAX_NAMED_PATHS = 8
 _UPDATABLE = ("filename", "tags", "visibility")
+_LAST_TIME = datetime.max.replace(tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 # --- In --------------------------------------------------------------------------------------------------------------
 
@@ -107,11 +111,11 @@ def _masked_fields(request: pb.UpdateImageRequest) -> list[str]:
     paths = list(dict.fromkeys(mask.paths)) or [field for field in _UPDATABLE if getattr(request, field)]
     if not paths:
         raise InvalidFieldError.of("update_mask", f"must name at least one of {', '.join(_UPDATABLE)}")
-    unknown = [path for path in paths if path not in _UPDATABLE]
+    unknown = [path for path in paths if path not in _UPDATABLE][:_MAX_NAMED_PATHS]
     if unknown:
         raise InvalidFieldError(
             [
-                FieldViolation("update_mask", f"may name only {', '.join(_UPDATABLE)}, not {path[:64]!r}")
+                FieldViolation("update_mask", f"may name only {', '.join(_UPDATABLE)}, not {path[:64]!a}")
                 for path in unknown
             ]
         )
@@ -125,7 +129,10 @@ def _to_time(request: pb.ListImagesRequest, field: str, *, round_up: bool = Fals
     timestamp: Timestamp = getattr(request, field)
     try:
         time = timestamp.ToDatetime(tzinfo=UTC)
-        return time + timedelta(microseconds=1) if round_up and timestamp.nanos % 1000 else time
+        if round_up and timestamp.nanos % 1000:
+            # There is no later time than the last one, and nothing is as late as that.
+            time = min(time, _LAST_TIME - _MICROSECOND) + _MICROSECOND
+        return time
     except (ValueError, OverflowError) as error:
         raise InvalidFieldError.of(
             field, "must be a time from 0001-01-01T00:00:00Z to 9999-12-31T23:59:59.999999999Z"

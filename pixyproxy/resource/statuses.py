@@ -13,6 +13,10 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from pixyproxy.core import exceptions as exc
 
 DOMAIN = "pixyproxy"
+# An error travels in trailing metadata, of which clients take 8 KiB by default: the message percent-encoded, and once
+# more, with the details, in base64. Whoever breaks more rules than fit is told the first of them.
+_MAX_MESSAGE_LENGTH = 1000
+_MAX_VIOLATION_BYTES = 2500
 INTERNAL_MESSAGE = "Something went wrong on our side. Quote the request id when you report it."
 
 
@@ -34,11 +38,12 @@ class Rule:
 
 
 def _bad_request(error: exc.InvalidFieldError) -> list[Message]:
-    violations = [
-        error_details_pb2.BadRequest.FieldViolation(field=violation.field, description=violation.description)
-        for violation in error.violations
-    ]
-    return [error_details_pb2.BadRequest(field_violations=violations)]
+    bad_request = error_details_pb2.BadRequest()
+    for violation in error.violations:
+        bad_request.field_violations.add(field=violation.field, description=violation.description)
+        if bad_request.ByteSize() > _MAX_VIOLATION_BYTES:
+            break
+    return [bad_request]
 
 
 def _bad_parameter(error: exc.ProviderRequestInvalidError) -> list[Message]:
@@ -114,6 +119,8 @@ def status_of(error: BaseException, request_id: str) -> status_pb2.Status:
         *rule.details(error),
         *_retry_info(error),
     ]
+    if len(message) > _MAX_MESSAGE_LENGTH:
+        message = message[:_MAX_MESSAGE_LENGTH] + " ..."
     return status_pb2.Status(code=rule.code, message=message, details=[_packed(detail) for detail in details])
 
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2 as details
+from grpc_health.v1 import health_pb2_grpc
 from grpc_status import rpc_status
 
 from tests.support.servers import ANYBODY, Metadata
@@ -100,6 +101,11 @@ def request_id_of(call: Any) -> str:
     assert len(ids) == 1, f"x-request-id in the initial metadata: {ids}"
     assert isinstance(ids[0], str)
     return ids[0]
+
+
+def health_stub(channel: grpc.Channel) -> Any:
+    """The standard health service over a channel."""
+    return health_pb2_grpc.HealthStub(channel)
 
 
 def raw_unary(channel: grpc.Channel, method: str) -> Callable[..., Any]:

@@ -27,6 +27,10 @@ class ExceptionInterceptor(AroundCalls):
     def around(self, method: str, behavior: Behavior, context: grpc.ServicerContext) -> Iterator[None]:  # noqa: D102
         try:
             yield
+        except grpc.RpcError:
+            # gRPC's own way of ending a stream of requests whose caller has gone; it expects it back.
+            _logger.info("The caller has gone.")
+            raise
         except Exception as error:
             _log(error)
             if not context.is_active():
