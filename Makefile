@@ -29,6 +29,14 @@ run: $(VENV)/.made-run ## Serve on 127.0.0.1:50051 with SQLite and the folder im
 test: $(VENV)/.made-dev ## Run all tests
 	@PYTHONPATH=tests/support/early $(BIN)/python -m pytest -n auto
 
+.PHONY: faults
+faults: $(VENV)/.made-dev ## Run all faults (some minutes), and write the table into docs/reliability.md
+	@PYTHONPATH=tests/support/early $(BIN)/python -m tests.faults
+
+.PHONY: fuzz
+fuzz: $(VENV)/.made-dev ## Send 100,000 hostile inputs to a server (about ten minutes)
+	@PYTHONPATH=tests/support/early $(BIN)/python -m tests.fuzz --inputs 100000
+
 .PHONY: lint
 lint: $(VENV)/.made-dev ## Check format, style and types
 	@$(BIN)/ruff format --check .

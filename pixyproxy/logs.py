@@ -11,6 +11,7 @@ from pixyproxy.core.request_context import request_id
 
 # At INFO these write the address of every call that they make, or how they work inside.
 _TALKATIVE = ("httpx2", "httpcore2", "openai", "mysql.connector", "PIL")
+_GRPC_CORE = "grpc._cython.cygrpc"
 _ESCAPES = {number: repr(chr(number))[1:-1] for number in (*range(32), *range(127, 160), 0x2028, 0x2029)}
 
 
@@ -24,12 +25,11 @@ class RequestFormatter(logging.Formatter):
         """Write a record on one line, but for a traceback."""
         method = getattr(record, "method", record.funcName)
         line = getattr(record, "line", record.lineno)
-        # Whoever sends a line break must not be able to write a line of one's own.
-        message = record.getMessage().translate(_ESCAPES)
+        # Whoever sends a line break, as the name of a method too, must not be able to write a line of one's own.
         text = (
             f"{self._time(record)} {record.levelname} {request_id.get()} [{threading.get_native_id()}] "
-            f"[{method}:{line}] {message}"
-        )
+            f"[{method}:{line}] {record.getMessage()}"
+        ).translate(_ESCAPES)
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
     def _time(self, record: logging.LogRecord) -> str:
@@ -42,5 +42,11 @@ def set_up_logging(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(RequestFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.getLogger(_GRPC_CORE).addFilter(_is_no_metadata)
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))
+
+
+def _is_no_metadata(record: logging.LogRecord) -> bool:
+    """Leave out what gRPC writes, with a traceback, of metadata that is not UTF-8: it may be a credential."""
+    return not str(record.msg).startswith("Invalid encoding on ")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 import grpc
 from grpc_channelz.v1 import channelz
@@ -33,9 +34,12 @@ _SERVICE_NAME = image_service_pb2.DESCRIPTOR.services_by_name["ImageService"].fu
 _STREAM_THREADS = 500
 _QUICK_THREADS = 64
 _END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# A call holds a thread from its first byte on, even if no request follows: one connection must not hold them all.
+_MAX_CALLS_A_CONNECTION = 250
 _OPTIONS = (
     # On by default, it would let a second server start on the same port without an error.
     ("grpc.so_reuseport", 0),
+    ("grpc.max_concurrent_streams", _MAX_CALLS_A_CONNECTION),
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -53,7 +57,7 @@ class Server:
             ConfigurationError: the port cannot be had.
         """
         self._drain_timeout = settings.drain_timeout
-        self._health = health.HealthServicer()
+        self._health = _Health()
         self._pool = ThreadPoolExecutor(
             _STREAM_THREADS + _QUICK_THREADS + settings.max_generations, thread_name_prefix="call"
         )
@@ -86,8 +90,31 @@ class Server:
     def stop(self) -> None:
         """Say that no new calls are wanted, let the running ones finish, and stop."""
         self._health.enter_graceful_shutdown()
-        self._server.stop(self._drain_timeout).wait()
+        stopped = self._server.stop(self._drain_timeout)
+        self._health.end_watches()
+        stopped.wait()
         self._pool.shutdown(wait=True)
+
+
+class _Health(health.HealthServicer):
+    """The standard health service, whose watchers do not keep a server from ending.
+
+    A balancer watches for as long as it is connected: the drain would always last until its time is over.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._watches: set[Callable[[None], None]] = set()
+
+    def Watch(self, request: Any, context: grpc.ServicerContext, send_response_callback: Any = None) -> Any:
+        super().Watch(request, context, send_response_callback)
+        self._watches.add(send_response_callback)
+        context.add_callback(lambda: self._watches.discard(send_response_callback))
+
+    def end_watches(self) -> None:
+        """End all watches in good order, after what they have been told."""
+        for send in tuple(self._watches):
+            send(None)
 
 
 def serve_until_told(server: Server, announce: Callable[[str], None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -39,6 +40,9 @@ _CONNECTION_ERRORS = frozenset(
 )
 _CLIENT_ERRORS = range(2000, 3000)
 _ROWS_AN_INSERT = 500
+# A connection that is dead says so at once. One that says nothing for longer has lost its server on the way, or its
+# server hangs: to connect anew would only wait as long again.
+_SILENCE_SECONDS = 0.5
 _MIGRATION_LOCK = "pixyproxy_migrations"
 _MIGRATION_WAIT_SECONDS = 60
 _MIGRATION_TIMEOUT_SECONDS = 24 * 3600
@@ -139,7 +143,7 @@ class MySQLDatabase(Database):
     @contextmanager
     def _context(self, *, begin: bool) -> Iterator[DatabaseContext]:
         connection, was_used = self._pool.acquire()
-        context = _MySQLContext(connection, renew=self._pool.renew if was_used else None)
+        context = _MySQLContext(connection, self._pool, may_be_dead=was_used)
         try:
             if begin:
                 context.begin()
@@ -159,12 +163,13 @@ class _MySQLContext(DatabaseContext):
         holds_turn: whether there still is a connection to give back to the pool.
     """
 
-    def __init__(self, connection: Any, renew: Callable[[Any], Any] | None = None) -> None:
-        """Use ``connection``; ``renew`` exchanges it where it proves to be dead at its first statement."""
+    def __init__(self, connection: Any, pool: ConnectionPool[Any] | None = None, *, may_be_dead: bool = False) -> None:
+        """Use ``connection``; ``pool`` exchanges one that may be dead where it proves so at its first statement."""
         self.connection = connection
         self.is_whole = True
         self.holds_turn = True
-        self._renew = renew
+        self._pool = pool
+        self._may_be_dead = may_be_dead
         self._in_transaction = False
 
     def begin(self) -> None:
@@ -212,7 +217,7 @@ class _MySQLContext(DatabaseContext):
 
     def commit(self) -> None:
         # A commit that was cut off may have happened: it is never tried again here.
-        self._renew = None
+        self._may_be_dead = False
         # The C client's own commit and rollback raise errors that are none of the driver's documented ones.
         self._run(lambda: self.connection.cmd_query("COMMIT"))
         self._in_transaction = False
@@ -228,15 +233,19 @@ class _MySQLContext(DatabaseContext):
 
         Nothing is lost by that: the statement begins a transaction or is a query that stands alone.
         """
-        renew, self._renew = self._renew, None
+        may_be_dead, self._may_be_dead = self._may_be_dead, False
         self.is_whole = False
+        began = time.monotonic()
         try:
             result = _guarded(work)
         except DBConnectionError:
-            if renew is None:
+            is_silent = time.monotonic() - began > _SILENCE_SECONDS
+            if self._pool is not None and is_silent:
+                self._pool.note_silence(began)
+            if self._pool is None or is_silent or not may_be_dead:
                 raise
             self.holds_turn = False
-            self.connection = renew(self.connection)
+            self.connection = self._pool.renew(self.connection)
             self.holds_turn = True
             result = _guarded(work)
         except (ConstraintViolationError, ConflictError):

@@ -7,12 +7,16 @@ SQLAlchemy's costs more than half of what the query itself does. See docs/decisi
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from pixyproxy.core.exceptions import DBConnectionError
 
 Connection = TypeVar("Connection")
+
+# While the database is away, how often it is tried at most.
+_TRY_EVERY_SECONDS = 0.5
 
 
 class ConnectionPool(Generic[Connection]):
@@ -40,9 +44,14 @@ class ConnectionPool(Generic[Connection]):
         self._turns = threading.BoundedSemaphore(size)
         self._idle: list[Connection] = []
         self._closed = False
-        # While the database is away one thread at a time tries to connect, and the others are refused at once.
+        # While the database is away, a thread tries to connect now and then, and the others are refused at once. The
+        # next one does not wait for the one before, which may hang in a connection that the network has lost; those
+        # that hang, each about as long as others wait for a turn, take half of the turns at most.
         self._is_away = False
-        self._trying = threading.Lock()
+        self._try_every = max(_TRY_EVERY_SECONDS, 2 * wait / size)
+        self._next_try_at = 0.0
+        self._lock = threading.Lock()
+        self._connected_at = 0.0
 
     def acquire(self) -> tuple[Connection, bool]:
         """Take a connection; return it, and whether it was used before, so that it may have died meanwhile.
@@ -50,7 +59,8 @@ class ConnectionPool(Generic[Connection]):
         Raises:
             DBConnectionError: no connection became free in time, or a new one could not be made.
         """
-        if not self._turns.acquire(timeout=self._wait):
+        has_waited = not self._turns.acquire(blocking=False)
+        if has_waited and not self._turns.acquire(timeout=self._wait):
             raise DBConnectionError("The database is busy; try again.", retry_after=1.0)
         try:
             # list.pop and list.append need no lock of ours: each is one step of the interpreter.
@@ -58,7 +68,7 @@ class ConnectionPool(Generic[Connection]):
         except IndexError:
             pass
         try:
-            return self._connect_or_refuse(), False
+            return self._connect_or_refuse(has_waited=has_waited), False
         except BaseException:
             self._turns.release()
             raise
@@ -91,29 +101,41 @@ class ConnectionPool(Generic[Connection]):
             self._drop_idle()
         self._turns.release()
 
+    def note_silence(self, since: float) -> None:
+        """Note that the database has not answered since a time by ``time.monotonic``.
+
+        It is then taken to be away until a connection is made; so threads that wait do not each find out for
+        themselves. Where one was made since, what is silent is only what was there before.
+        """
+        if self._connected_at < since:
+            self._is_away = True
+
     def close(self) -> None:
         """Close all idle connections now, and each one in use when it is given back."""
         self._closed = True
         self._drop_idle()
 
-    def _connect_or_refuse(self) -> Connection:
-        if not self._is_away:
-            return self._try_to_connect()
-        if not self._trying.acquire(blocking=False):
+    def _connect_or_refuse(self, *, has_waited: bool = False) -> Connection:
+        # Whoever has waited for a turn is not kept waiting again for a database that is away.
+        if self._is_away and (has_waited or not self._may_try()):
             raise DBConnectionError("The database cannot be reached; try again.", retry_after=1.0)
-        try:
-            return self._try_to_connect()
-        finally:
-            self._trying.release()
-
-    def _try_to_connect(self) -> Connection:
+        began = time.monotonic()
         try:
             connection = self._connect()
         except DBConnectionError:
-            self._is_away = True
+            self.note_silence(began)
             raise
+        self._connected_at = time.monotonic()
         self._is_away = False
         return connection
+
+    def _may_try(self) -> bool:
+        with self._lock:
+            now = time.monotonic()
+            if now < self._next_try_at:
+                return False
+            self._next_try_at = now + self._try_every
+            return True
 
     def _drop_idle(self) -> None:
         while True:

@@ -24,6 +24,8 @@ from pixyproxy.core.models import (
 from pixyproxy.core.validation import validated
 from pixyproxy.service.content import ImageContent
 
+# A mask may hold a million wrong names, of which the first few tell as much.
+_MAX_NAMED_PATHS = 8
 _UPDATABLE = ("filename", "tags", "visibility")
 _LAST_TIME = datetime.max.replace(tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -109,7 +111,7 @@ def _masked_fields(request: pb.UpdateImageRequest) -> list[str]:
     paths = list(dict.fromkeys(mask.paths)) or [field for field in _UPDATABLE if getattr(request, field)]
     if not paths:
         raise InvalidFieldError.of("update_mask", f"must name at least one of {', '.join(_UPDATABLE)}")
-    unknown = [path for path in paths if path not in _UPDATABLE]
+    unknown = [path for path in paths if path not in _UPDATABLE][:_MAX_NAMED_PATHS]
     if unknown:
         raise InvalidFieldError(
             [

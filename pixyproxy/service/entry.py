@@ -86,7 +86,10 @@ class ImageEntry:
         elif self._is_whole(note.detail):
             self.enter(generation, note.detail)
         else:
-            self._throw_away(guid)
+            # The bytes stay, if there are any: where the lease ran out too early, a writer that lives may be about to
+            # put them there, and to enter them.
+            _logger.warning("The picture %s was cut off while it was stored, and is lost.", guid)
+            self._drop_note(guid)
             return False
         return True
 
@@ -127,11 +130,6 @@ class ImageEntry:
         except ContentDamagedError:
             return False
         return digest.hexdigest() == detail.sha256
-
-    def _throw_away(self, guid: str) -> None:
-        _logger.warning("The picture %s was cut off while it was stored, and is lost.", guid)
-        self._store.delete(guid)
-        self._store.delete_note(guid)
 
     def _drop_note(self, guid: str) -> None:
         try:

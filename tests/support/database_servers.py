@@ -149,6 +149,11 @@ class RunningServer:
         self._kept.signal(signal.SIGTERM)
         self._kept.wait(_STOP_TIMEOUT)
 
+    def kill(self) -> None:
+        """End the server at once, as a crash does; `start` starts it again with the same data."""
+        self._kept.signal(signal.SIGKILL)
+        self._kept.wait(_STOP_TIMEOUT)
+
     def freeze(self) -> None:
         """Stop the server in its tracks: its port still takes connections, and nothing answers."""
         self._kept.signal(signal.SIGSTOP)
@@ -193,8 +198,12 @@ class PrivateServer(DatabaseServer):
         """Shut it down in good order."""
         self.running.stop()
 
+    def kill(self) -> None:
+        """End it at once, as a crash does."""
+        self.running.kill()
+
     def start(self) -> None:
-        """Start it after `stop`, on the same port, with the same data; returns when it answers."""
+        """Start it after `stop` or `kill`, on the same port, with the same data; returns when it answers."""
         self.running.start()
 
     def freeze(self) -> None:

@@ -11,7 +11,7 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,7 @@ _START_TIMEOUT = 60.0
 _STOP_TIMEOUT = 60.0
 _COMMAND_TIMEOUT = 60.0
 _COMMAND = (sys.executable, "-m", "pixyproxy")
+_SERVE = (*_COMMAND, "serve")
 _LISTENING = re.compile(r"^listening on (\S+)$", re.MULTILINE)
 _FIRST_USER = re.compile(r"^first user: (\S+)\npassword: (\S+)", re.MULTILINE)
 _ADMIN = "admin"
@@ -263,7 +264,11 @@ def image_stub(channel: grpc.Channel) -> ImageServiceStub:
 
 @contextlib.contextmanager
 def running_server(
-    folder: Path, settings: Mapping[str, str] = NO_SETTINGS, *, tracebacks: bool = False
+    folder: Path,
+    settings: Mapping[str, str] = NO_SETTINGS,
+    *,
+    tracebacks: bool = False,
+    command: Sequence[str] = _SERVE,
 ) -> Iterator[RunningServer]:
     """Run a server that keeps everything in `folder`, and stop it at the end.
 
@@ -274,6 +279,7 @@ def running_server(
         folder: may hold the data of an earlier server.
         settings: environment variables beyond, or in place of, those of `environment`.
         tracebacks: whether tracebacks may be logged.
+        command: what to run, for a server that is made to go wrong.
 
     Raises:
         ServerFailedError: it did not come to serve.
@@ -282,7 +288,7 @@ def running_server(
     env = environment(folder, settings)
     is_embedded = env["PIXYPROXY_DATABASE_URL"].startswith("sqlite:")
     admin = None if is_embedded else prepare_database(env)
-    server = _start(folder, env, admin)
+    server = _start(folder, env, admin, command)
     try:
         yield server
         if server.process.poll() is None:
@@ -324,12 +330,12 @@ def _add_user(database: Database, login: Login, class_key: UserClass) -> None:
         context.commit()
 
 
-def _start(folder: Path, env: dict[str, str], admin: Login | None) -> RunningServer:
+def _start(folder: Path, env: dict[str, str], admin: Login | None, command: Sequence[str]) -> RunningServer:
     # A server that is started anew in the same folder has output of its own.
     number = next(number for number in itertools.count(1) if not (folder / f"stdout-{number}").exists())
     stdout, stderr = folder / f"stdout-{number}", folder / f"stderr-{number}"
     with stdout.open("wb") as out, stderr.open("wb") as err:
-        process = subprocess.Popen([*_COMMAND, "serve"], env=env, cwd=folder, stdout=out, stderr=err)
+        process = subprocess.Popen(command, env=env, cwd=folder, stdout=out, stderr=err)
     try:
         address = wait_until(_address_in(process, stdout, stderr), _START_TIMEOUT, "the server to listen")
     except BaseException:

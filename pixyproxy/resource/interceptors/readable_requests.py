@@ -13,7 +13,9 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from pixyproxy.core.exceptions import MalformedRequestError, UnknownMethodError
-from pixyproxy.resource.interceptors.wrapping import Continuation
+from pixyproxy.resource.interceptors.wrapping import Behavior, Continuation, arity_of
+
+_NO_SUCH_METHOD = "There is no such method."
 
 
 class ReadableRequestsInterceptor(grpc.ServerInterceptor):
@@ -26,14 +28,15 @@ class ReadableRequestsInterceptor(grpc.ServerInterceptor):
         handler = continuation(handler_call_details)
         if handler is None:
             return grpc.stream_stream_rpc_method_handler(_unknown_method)
-        if handler.request_streaming or handler.request_deserializer is None:
+        if handler.request_deserializer is None:
             return handler
-        name = "unary_stream" if handler.response_streaming else "unary_unary"
+        name = arity_of(handler)
         behavior = getattr(handler, name)
+        refusing = _refusing_unreadable_stream if handler.request_streaming else _refusing_unreadable
         return handler._replace(  # type: ignore[attr-defined, no-any-return]  # a named tuple
             **{
                 "request_deserializer": _tolerant(handler.request_deserializer),
-                name: functools.update_wrapper(_refusing_unreadable(behavior), behavior),
+                name: functools.update_wrapper(refusing(behavior), behavior),
             }
         )
 
@@ -55,13 +58,29 @@ def _tolerant(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
 def _refusing_unreadable(behavior: Callable[..., Any]) -> Callable[..., Any]:
     # A handler that sends its messages later is handed a third argument, which it sends them with.
     def call(request: Any, context: grpc.ServicerContext, *send: Callable[[Any], None]) -> Any:
-        if isinstance(request, _Unreadable):
-            raise MalformedRequestError("The request is not a message of the type that this method takes.")
-        return behavior(request, context, *send)
+        readable = _readable(request)
+        try:
+            return behavior(readable, context, *send)
+        except NotImplementedError as error:
+            # So gRPC's generated code ends methods that its health service, for one, leaves out.
+            raise UnknownMethodError(_NO_SUCH_METHOD) from error
 
     return call
 
 
+def _refusing_unreadable_stream(behavior: Behavior) -> Behavior:
+    def call(requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
+        return behavior(map(_readable, requests), context)
+
+    return call
+
+
+def _readable(request: Any) -> Any:
+    if isinstance(request, _Unreadable):
+        raise MalformedRequestError("The request is not a message of the type that this method takes.")
+    return request
+
+
 def _unknown_method(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
     """Stand in for a method that there is not, in the shape that every client can speak to."""
-    raise UnknownMethodError("There is no such method.")
+    raise UnknownMethodError(_NO_SUCH_METHOD)

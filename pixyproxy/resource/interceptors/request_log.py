@@ -22,6 +22,9 @@ from pixyproxy.resource.interceptors.wrapping import AroundCalls, Behavior
 
 REQUEST_ID_KEY = "x-request-id"
 
+# A method that there is not may have a name of any length.
+_MAX_METHOD_LENGTH = 64
+
 _logger = logging.getLogger(__name__)
 _host = "".join(character if character.isalnum() or character in ".-" else "-" for character in socket.gethostname())
 _numbers = itertools.count(1)
@@ -55,7 +58,7 @@ def _new_request_id() -> str:
 def _place_of(method: str, behavior: Behavior) -> dict[str, object]:
     """Say which servicer method is called, and where it stands, as the log gives it."""
     code = getattr(inspect.unwrap(behavior), "__code__", None)
-    return {"method": method.rpartition("/")[2], "line": code.co_firstlineno if code else 0}
+    return {"method": method.rpartition("/")[2][:_MAX_METHOD_LENGTH], "line": code.co_firstlineno if code else 0}
 
 
 def _send_request_id(context: grpc.ServicerContext, new_id: str) -> None:

@@ -36,7 +36,7 @@ class AroundCalls(grpc.ServerInterceptor):
         return None if handler is None else self._wrapped(handler, handler_call_details.method)
 
     def _wrapped(self, handler: grpc.RpcMethodHandler[Any, Any], method: str) -> grpc.RpcMethodHandler[Any, Any]:
-        name = f"{_arity(handler.request_streaming)}_{_arity(handler.response_streaming)}"
+        name = arity_of(handler)
         behavior = getattr(handler, name)
         wrap = self._around_unary
         if handler.response_streaming:
@@ -82,6 +82,11 @@ class AroundCalls(grpc.ServerInterceptor):
                 end()
 
         return call
+
+
+def arity_of(handler: grpc.RpcMethodHandler[Any, Any]) -> str:
+    """Return the name of the attribute that holds a handler's behavior, such as ``unary_stream``."""
+    return f"{_arity(handler.request_streaming)}_{_arity(handler.response_streaming)}"
 
 
 def _arity(is_streaming: bool) -> str:

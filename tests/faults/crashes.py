@@ -1,0 +1,270 @@
+"""Servers that are killed: at every named point, and at random moments under load."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tests.faults.audit import Expected, ask_until_settled, audit
+from tests.faults.crashing_server import CREATE_POINTS, DELETE_POINTS, HALF_WRITTEN, POINTS
+from tests.faults.outcome import Outcome
+from tests.faults.site import OUTCOME_UNKNOWN, PATIENCE, Answer, Bench, Site, Wish
+from tests.support.servers import RunningServer
+from tests.support.waiting import wait_until
+
+_UNSENT = (
+    "before the record",
+    "recorded, not committed",
+    "after the record",
+    "before it is noted as sent",
+    "noted as sent, not committed",
+)
+_UNKNOWN = (
+    "noted as sent, not sent",
+    "the provider has answered",
+    "the note is written",
+    "half of the bytes written",
+    "bytes written, not renamed",
+)
+_WORKERS = 6
+_MOST_WAITING = 8
+_LULL = 0.02
+"""Seconds before a caller tries again where nobody answered."""
+_SHORTEST_LIFE, _LONGEST_LIFE = 0.05, 0.9
+"""Seconds that a server serves before it is killed at random."""
+
+
+# --- At named points -------------------------------------------------------------------------------------------------
+
+
+def crash_points(bench: Bench, database_urls: Iterable[str | None], points: Sequence[str], *, at_once: int) -> Outcome:
+    """Kill a server at each point, on a site of its own on each database, and ask another one for the same again."""
+    outcome = Outcome("kill -9 at a named point")
+    urls = list(database_urls)
+    with ThreadPoolExecutor(at_once) as pool:
+        list(pool.map(lambda job: _crash_at(bench.site(job[0]), job[1], outcome), zip(urls, points, strict=True)))
+    return outcome
+
+
+def _crash_at(site: Site, point: str, outcome: Outcome) -> None:
+    one = Outcome(outcome.fault, injected=1)
+    wish = site.wish()
+    with site.server(crash_at=point) as server:
+        answer = _reach(site, server, wish, point)
+        one.expect(answer.code == "UNAVAILABLE", f"killed, and the call ended with {answer.as_told}")
+        server.process.wait(PATIENCE)
+    killed_at = time.monotonic()
+    before = site.stand_in.count(wish.prompt)
+    with site.server() as server:
+        again = ask_until_settled(site, server, wish)
+        one.recovered(time.monotonic() - killed_at)
+        _check_answer(point, wish, again, before, site.stand_in.count(wish.prompt), one)
+        audit(site, server, one, Expected(unknown=point in _UNKNOWN))
+    for complaints in (one.problems, one.lost, one.billed_twice):
+        complaints[:] = [f"[{point}] {complaint}" for complaint in complaints]
+    outcome.add(one)
+
+
+def _reach(site: Site, server: RunningServer, wish: Wish, point: str) -> Answer:
+    """Do what leads to the point."""
+    answer = site.create(server, wish)
+    if point in CREATE_POINTS:
+        return answer
+    assert answer.is_ok, answer.as_told
+    return site.delete(server, wish) if point in DELETE_POINTS else site.update(server, wish, ["changed"])
+
+
+def _check_answer(point: str, wish: Wish, again: Answer, before: int, after: int, outcome: Outcome) -> None:
+    if point in _UNSENT:
+        right = again.is_ok and (before, after) == (0, 1)
+    elif point in _UNKNOWN:
+        right = again.reason == OUTCOME_UNKNOWN and before == after
+    elif point in DELETE_POINTS:
+        is_there = point == "deleted, not committed"
+        right = (again.is_ok if is_there else again.reason == "IMAGE_NOT_FOUND") and (before, after) == (1, 1)
+    else:
+        right = again.is_ok and (before, after) == (1, 1)
+    outcome.expect(right, f"asked again: {again.as_told}, submitted {before} and then {after} times")
+
+
+ALL_POINTS = tuple(POINTS)
+
+
+# --- Asleep at named points ------------------------------------------------------------------------------------------
+
+# Within a transaction the database is locked meanwhile, or gives the transaction up; and half a file is no place to
+# stop at, because the process that wakes up goes on writing it.
+PAUSE_POINTS = tuple(point for point in CREATE_POINTS if "committed" not in point and point != HALF_WRITTEN)
+
+
+def pauses(bench: Bench, database_urls: Iterable[str], points: Sequence[str], *, at_once: int) -> Outcome:
+    """Put a server to sleep at each point until its lease is over and another one was asked, and wake it up again."""
+    outcome = Outcome("server asleep at a named point for longer than its lease")
+    urls = list(database_urls)
+    with ThreadPoolExecutor(at_once) as pool:
+        list(pool.map(lambda job: _pause_at(bench.site(job[0]), job[1], outcome), zip(urls, points, strict=True)))
+    return outcome
+
+
+def _pause_at(site: Site, point: str, outcome: Outcome) -> None:
+    one = Outcome(outcome.fault, injected=1)
+    wish = site.wish()
+    with site.server(pause_at=point) as sleeper, site.server() as other:
+        call = site.begin(sleeper, wish)
+        wait_until(lambda: _is_asleep(sleeper), PATIENCE, "the server to fall asleep")
+        meanwhile = ask_until_settled(site, other, wish)
+        is_honest = meanwhile.is_ok or meanwhile.reason == OUTCOME_UNKNOWN
+        one.expect(is_honest, f"asked elsewhere meanwhile: {meanwhile.as_told}")
+        # It may have thrown away what the sleeper is about to finish.
+        wait_until(lambda: not (site.store / ".notes").exists() or _is_swept(site), PATIENCE, "the sweeper")
+        sleeper.process.send_signal(signal.SIGCONT)
+        woken_at = time.monotonic()
+        site.end(wish, call)
+        again = ask_until_settled(site, sleeper, wish)
+        one.recovered(time.monotonic() - woken_at)
+        one.expect(again.is_ok, f"awake again, and asked again: {again.as_told}")
+        one.expect(site.stand_in.count(wish.prompt) == 1, f"submitted {site.stand_in.count(wish.prompt)} times")
+        audit(site, other, one, Expected())
+    for complaints in (one.problems, one.lost, one.billed_twice):
+        complaints[:] = [f"[{point}] {complaint}" for complaint in complaints]
+    outcome.add(one)
+
+
+def _is_swept(site: Site) -> bool:
+    return not list((site.store / ".notes").iterdir())
+
+
+def _is_asleep(server: RunningServer) -> bool:
+    status = Path(f"/proc/{server.process.pid}/stat").read_text(encoding="ascii")
+    return status.rpartition(")")[2].split()[0] == "T"
+
+
+# --- At random moments -----------------------------------------------------------------------------------------------
+
+
+def random_kills(bench: Bench, database_url: str | None, *, kills: int, seed: int) -> Outcome:
+    """Kill a server again and again while callers create, get, change and delete images."""
+    outcome = Outcome("kill -9 at a random moment under load", injected=kills)
+    chance = random.Random(seed)
+    site = bench.site(database_url)
+    with Load(site, seed) as load:
+        for number in range(kills + 1):
+            with site.server() as server, load.turned_to(server):
+                load.wait_for_success(outcome)
+                if number < kills:
+                    # Neither a wait for anything nor a guess at how long something takes: the fault is the moment.
+                    time.sleep(chance.uniform(_SHORTEST_LIFE, _LONGEST_LIFE))
+                    server.kill()
+                    load.note_fault()
+    with site.server() as server:
+        outcome.problems += load.surprises
+        audit(site, server, outcome, Expected(unknown=True))
+    return outcome
+
+
+class Load:
+    """Callers who create, get, change and delete images, and who ask again as the documentation tells them to.
+
+    Attributes:
+        surprises: answers that are not documented for what happened.
+    """
+
+    def __init__(self, site: Site, seed: int, *, patience: float = 2.0, slow: str = "slow=0.05") -> None:
+        """Start nothing yet; ``patience`` is how long a caller waits for an answer."""
+        self._site = site
+        self._seed = seed
+        self._patience = patience
+        self._slow = slow
+        self._server: RunningServer | None = None
+        self._fault_at = time.monotonic()
+        self._success_at = 0.0
+        self._over = threading.Event()
+        self._calling: set[int] = set()
+        self._threads = [threading.Thread(target=self._work, args=(number,)) for number in range(_WORKERS)]
+        self.surprises: list[str] = []
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join(PATIENCE)
+
+    @contextlib.contextmanager
+    def turned_to(self, server: RunningServer) -> Iterator[None]:
+        """Call this server meanwhile; at the end no call is under way."""
+        server.images  # noqa: B018  made here, so that two callers do not make it at once
+        self._server = server
+        yield
+        self._server = None
+        wait_until(lambda: not self._calling, PATIENCE, "the last calls to end")
+
+    def note_fault(self) -> None:
+        """Remember when it was."""
+        self._fault_at = time.monotonic()
+
+    def wait_for_success(self, outcome: Outcome) -> None:
+        """Wait until anybody is served again, and note how long after the fault."""
+        fault_at = self._fault_at
+        wait_until(lambda: self._success_at > fault_at, PATIENCE, "any call to succeed")
+        outcome.recovered(self._success_at - fault_at)
+
+    def _work(self, number: int) -> None:
+        chance = random.Random(self._seed * 1000 + number)
+        waiting: list[Wish] = []
+        mine: list[Wish] = []
+        while not self._over.is_set():
+            self._calling.add(number)
+            server = self._server
+            answer = None if server is None else self._act(server, chance, waiting, mine)
+            self._calling.discard(number)
+            if answer is not None and answer.is_ok and self._server is server:
+                self._success_at = time.monotonic()
+            elif answer is None or answer.code == "UNAVAILABLE":
+                self._over.wait(_LULL)
+
+    def _act(self, server: RunningServer, chance: random.Random, waiting: list[Wish], mine: list[Wish]) -> Answer:
+        what = chance.random()
+        if mine and what < 0.25:
+            return self._read(server, chance.choice(mine))
+        if mine and what < 0.4:
+            return self._site.update(
+                server, chance.choice(mine), [f"tag {chance.randrange(1_000_000)}"], self._patience
+            )
+        if mine and what < 0.5:
+            return self._site.delete(server, mine.pop(chance.randrange(len(mine))), self._patience)
+        return self._create(server, chance, waiting, mine)
+
+    def _create(self, server: RunningServer, chance: random.Random, waiting: list[Wish], mine: list[Wish]) -> Answer:
+        # Where nobody answers, nothing new is asked for: it would only be asked for again at the end.
+        is_again = waiting and (len(waiting) >= _MOST_WAITING or chance.random() < 0.5)
+        wish = waiting.pop(chance.randrange(len(waiting))) if is_again else self._new_wish(chance)
+        answer = self._site.create(server, wish, self._patience)
+        if answer.is_ok:
+            mine.append(wish)
+        elif answer.reason != OUTCOME_UNKNOWN:
+            waiting.append(wish)
+        return answer
+
+    def _new_wish(self, chance: random.Random) -> Wish:
+        return self._site.wish(self._slow if chance.random() < 0.7 else "")
+
+    def _read(self, server: RunningServer, wish: Wish) -> Answer:
+        assert wish.image is not None
+        answer = self._site.content(server, wish.image.guid, self._patience)
+        if answer.is_ok:
+            size = sum(len(message.data) for message in answer.value)
+            if size != wish.image.size_bytes:
+                self.surprises.append(f"{size} of {wish.image.size_bytes} bytes: {wish}")
+        elif answer.reason not in ("", "DATABASE_UNAVAILABLE", "CONFLICT"):
+            self.surprises.append(f"reading gave {answer.as_told}: {wish}")
+        return answer

@@ -1,0 +1,149 @@
+"""`pixyproxy serve`, made to kill itself at a chosen point: ``python -m tests.faults.crashing_server --crash-at NAME``.
+
+With ``--pause`` it only stops there, once, and goes on when it is told to, as on a machine that was put to sleep. The
+product knows nothing of it: the functions around the point are wrapped before the command line runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import wraps
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pixyproxy import cli
+from pixyproxy.data import image_store
+from pixyproxy.data.image_store import LocalImageStore
+from pixyproxy.data.repositories.deletions import DeletionRepository
+from pixyproxy.data.repositories.generations import GenerationRepository
+from pixyproxy.data.repositories.images import ImageRepository
+from pixyproxy.generation.openai_images import OpenAIGenerator
+from pixyproxy.service import creation, entry, leases
+from pixyproxy.service.creation import ImageCreator
+from pixyproxy.service.private_images import PrivateImageService
+
+
+@dataclass(frozen=True)
+class CrashPoint:
+    """Right before or right after a function.
+
+    Attributes:
+        owner: the class or module that has the function.
+        function: its name.
+        is_after: whether it is done by then.
+        only_if: tells by the arguments whether this call is the one.
+    """
+
+    owner: Any
+    function: str
+    is_after: bool = False
+    only_if: Callable[..., bool] = lambda *_, **__: True
+
+    def arm(self, halt: Callable[[], None]) -> None:
+        """Call ``halt`` there, the first time."""
+        original = getattr(self.owner, self.function)
+        halts = iter([halt])
+
+        @wraps(original)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            if not self.only_if(*args, **kwargs):
+                return original(*args, **kwargs)
+            if self.is_after:
+                result = original(*args, **kwargs)
+                next(halts, _go_on)()
+                return result
+            next(halts, _go_on)()
+            return original(*args, **kwargs)
+
+        setattr(self.owner, self.function, wrapped)
+
+
+def die() -> NoReturn:
+    """End as by a power switch: no handler runs, nothing is flushed."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("unreachable")
+
+
+def pause() -> None:
+    """Stop until somebody sends SIGCONT."""
+    # Sent to the process, it would let this thread run on until another one has taken it.
+    signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
+
+
+def _go_on() -> None:
+    """Do not halt a second time."""
+
+
+def _is_picture(_: Path, path: Path, *__: Any) -> bool:
+    return path.parent.name != ".notes"
+
+
+def _write_half(part: Path, path: Path, data: bytes) -> bool:
+    if _is_picture(part, path):
+        part.write_bytes(data[: len(data) // 2])
+        die()
+    return _write_whole(part, path, data)
+
+
+_write_whole = image_store._write_whole
+
+HALF_WRITTEN = "half of the bytes written"
+CREATE_POINTS: dict[str, CrashPoint] = {
+    "before the record": CrashPoint(ImageCreator, "_record"),
+    "recorded, not committed": CrashPoint(GenerationRepository, "insert", is_after=True),
+    "after the record": CrashPoint(ImageCreator, "_record", is_after=True),
+    "before it is noted as sent": CrashPoint(ImageCreator, "_sent"),
+    "noted as sent, not committed": CrashPoint(GenerationRepository, "move", is_after=True),
+    "noted as sent, not sent": CrashPoint(OpenAIGenerator, "generate"),
+    "the provider has answered": CrashPoint(OpenAIGenerator, "generate", is_after=True),
+    "the note is written": CrashPoint(LocalImageStore, "write_note", is_after=True),
+    HALF_WRITTEN: CrashPoint(image_store, "_write_whole", only_if=_is_picture),
+    "bytes written, not renamed": CrashPoint(Path, "replace", only_if=_is_picture),
+    "bytes renamed": CrashPoint(Path, "replace", is_after=True, only_if=_is_picture),
+    "before the entry": CrashPoint(entry.ImageEntry, "enter"),
+    "entered, not committed": CrashPoint(ImageRepository, "insert", is_after=True),
+    "entry committed": CrashPoint(entry, "in_transaction", is_after=True),
+    "before the note is deleted": CrashPoint(LocalImageStore, "delete_note"),
+    "the note is deleted": CrashPoint(LocalImageStore, "delete_note", is_after=True),
+}
+DELETE_POINTS: dict[str, CrashPoint] = {
+    "deleted, not committed": CrashPoint(DeletionRepository, "insert", is_after=True),
+    "deletion committed": CrashPoint(ImageCreator, "delete_bytes"),
+    "before the bytes are deleted": CrashPoint(LocalImageStore, "delete"),
+    "the bytes are deleted": CrashPoint(LocalImageStore, "delete", is_after=True),
+}
+UPDATE_POINTS: dict[str, CrashPoint] = {
+    "updated, not committed": CrashPoint(ImageRepository, "update", is_after=True),
+    "update committed": CrashPoint(PrivateImageService, "update_image", is_after=True),
+}
+POINTS = CREATE_POINTS | DELETE_POINTS | UPDATE_POINTS
+
+
+def main() -> None:
+    """Serve until the point is reached."""
+    parser = argparse.ArgumentParser(description="pixyproxy serve that kills itself.")
+    parser.add_argument("--crash-at", choices=POINTS, help="the point")
+    parser.add_argument("--pause", action="store_true", help="stop there, and do not die")
+    parser.add_argument("--lease", type=float, help="seconds that leases last, where time is short")
+    arguments = parser.parse_args()
+    if arguments.lease:
+        # Both modules hold the name.
+        for module in (creation, leases):
+            vars(module)["LEASE"] = timedelta(seconds=arguments.lease)
+    if arguments.crash_at == HALF_WRITTEN:
+        image_store._write_whole = _write_half
+    elif arguments.crash_at:
+        POINTS[arguments.crash_at].arm(pause if arguments.pause else die)
+    sys.argv = ["pixyproxy", "serve"]
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,267 @@
+"""Where the servers of one scenario keep everything, and what their callers asked for and were told."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.protobuf.field_mask_pb2 import FieldMask
+from grpc_status import rpc_status
+from pixyproxy_pb.v1 import image_service_pb2 as pb
+
+from tests.support.image_client import SMALL
+from tests.support.openai_stand_in import RunningStandIn
+from tests.support.rpc import refusal_of
+from tests.support.servers import Login, RunningServer, environment, prepare_database, running_server
+from tests.support.waiting import wait_until
+
+ROOT = Path(__file__).parents[2]
+STILL_UNDER_WAY = "PROVIDER_TIMEOUT"
+OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
+PATIENCE = 60.0
+"""Seconds that anything may take that is waited for."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a call came to.
+
+    Attributes:
+        code: the status code's name.
+        reason: the reason in ErrorInfo; empty where all is well, and where the connection itself was lost.
+        retry_after: the seconds in RetryInfo, or None.
+        seconds: how long the call took.
+        value: the response, None where there is none; of a stream, the list of messages that came before its end.
+    """
+
+    code: str
+    reason: str = ""
+    retry_after: float | None = None
+    seconds: float = 0.0
+    value: Any = None
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether the call was answered."""
+        return self.code == "OK"
+
+    @property
+    def as_told(self) -> str:
+        """Code and reason, for comparing and for people."""
+        return f"{self.code} {self.reason}".strip()
+
+
+def answer_to(call: Callable[[], Any], *, of_stream: bool = False) -> Answer:
+    """Make a call and note what it comes to."""
+    begin, messages = time.monotonic(), []
+    try:
+        value = call()
+        if of_stream:
+            for message in value:
+                messages.append(message)  # noqa: PERF402  what came before an error counts
+            value = messages
+    except grpc.RpcError as error:
+        return failed(error, time.monotonic() - begin, messages)
+    return Answer("OK", seconds=time.monotonic() - begin, value=value)
+
+
+def failed(error: Any, seconds: float, value: Any = None) -> Answer:
+    """Read a failed call; one that never reached a server has no details."""
+    if rpc_status.from_call(error) is None:
+        return Answer(error.code().name, seconds=seconds, value=value)
+    told = refusal_of(error)
+    return Answer(told.code.name, told.reason, told.retry_after, seconds, value)
+
+
+@dataclass(eq=False)
+class Wish:
+    """An image that somebody asks for, as often as need be, under one request id.
+
+    Attributes:
+        prompt: nobody else's.
+        request_id: nobody else's.
+        image: the detail, once anybody was told that it is there.
+        is_changing: whether an update or a deletion was asked for whose outcome was lost, so that either may be.
+        is_deleted: whether somebody was told that it is deleted.
+        tags: what tags it may have: the last that were confirmed, and those asked for since.
+        told: every answer to a request for it.
+    """
+
+    prompt: str
+    request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    image: pb.ImageDetail | None = None
+    may_be_deleted: bool = False
+    is_deleted: bool = False
+    tags: list[tuple[str, ...]] = field(default_factory=lambda: [()])
+    told: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"{self.prompt} (told: {', '.join(self.told[-6:]) or 'nothing'})"
+
+
+@dataclass
+class Site:
+    """One database and one image folder, and whoever asks for images there.
+
+    Attributes:
+        folder: for everything.
+        settings: of all its servers.
+        stand_in: the provider.
+        lease: seconds that its servers' leases last; None for the product's own.
+    """
+
+    folder: Path
+    settings: dict[str, str]
+    stand_in: RunningStandIn
+    lease: float | None = None
+    wishes: list[Wish] = field(default_factory=list)
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        """Make the tables and the one who asks."""
+        self.folder.mkdir(parents=True)
+        self.login: Login = prepare_database(environment(self.folder, self.settings))
+
+    @property
+    def store(self) -> Path:
+        """The image folder."""
+        return Path(environment(self.folder, self.settings)["PIXYPROXY_IMAGE_STORE"])
+
+    # --- Its servers ---------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def server(self, *, crash_at: str = "", pause_at: str = "", **settings: str) -> Iterator[RunningServer]:
+        """Run a server; several may run at a time. One that still runs at the end must stop in good order."""
+        command = [sys.executable, "-m", "tests.faults.crashing_server"]
+        command += ["--crash-at", crash_at] if crash_at else []
+        command += ["--crash-at", pause_at, "--pause"] if pause_at else []
+        command += ["--lease", str(self.lease)] if self.lease else []
+        env = {"PYTHONPATH": str(ROOT), **self.settings, **settings}
+        with self._lock:
+            number = next(self._numbers)
+        # Each in a folder of its own for what it writes; where they keep images and details is a setting.
+        if "PIXYPROXY_DATABASE_URL" not in env:
+            env["PIXYPROXY_DATABASE_URL"] = f"sqlite:///{self.folder / 'pixyproxy.db'}"
+        env["PIXYPROXY_IMAGE_STORE"] = str(self.store)
+        is_made_to_fail = crash_at or pause_at or self.lease
+        with running_server(
+            self.folder / f"server-{number}",
+            env,
+            tracebacks=True,
+            command=command if is_made_to_fail else (sys.executable, "-m", "pixyproxy", "serve"),
+        ) as server:
+            yield server
+
+    # --- Those who ask -------------------------------------------------------------------------------------------
+
+    def wish(self, fault: str = "") -> Wish:
+        """Wish for another image; ``fault`` is what the stand-in is to do wrong, as its control words say."""
+        word = f" [[fault:{fault}]]" if fault else ""
+        wish = Wish(f"{self.folder.name} {uuid.uuid4().hex[:12]}{word}")
+        with self._lock:
+            self.wishes.append(wish)
+        return wish
+
+    def create(self, server: RunningServer, wish: Wish, timeout: float = PATIENCE) -> Answer:
+        """Ask for an image."""
+        answer = answer_to(
+            lambda: server.images.CreateImage(request_for(wish), metadata=self.login.metadata, timeout=timeout)
+        )
+        self.note(wish, answer)
+        return answer
+
+    def begin(self, server: RunningServer, wish: Wish, timeout: float | None = PATIENCE) -> Any:
+        """Ask for an image without waiting; ``end`` waits."""
+        return server.images.CreateImage.future(request_for(wish), metadata=self.login.metadata, timeout=timeout)
+
+    def end(self, wish: Wish, future: Any) -> Answer:
+        """Wait for what ``begin`` has begun."""
+        answer = answer_to(future.result)
+        self.note(wish, answer)
+        return answer
+
+    def note(self, wish: Wish, answer: Answer) -> None:
+        """Note what somebody was told about an image."""
+        with self._lock:
+            wish.told.append(answer.as_told)
+            if answer.is_ok and wish.image is None:
+                wish.image = answer.value.image
+
+    def get(self, server: RunningServer, guid: str, timeout: float = PATIENCE) -> Answer:
+        """Get a detail."""
+        return answer_to(
+            lambda: server.images.GetImage(pb.GetImageRequest(guid=guid), metadata=self.login.metadata, timeout=timeout)
+        )
+
+    def content(self, server: RunningServer, guid: str, timeout: float = PATIENCE) -> Answer:
+        """Read the bytes; the value is the list of messages, also of a stream that was cut off."""
+        return answer_to(
+            lambda: server.images.GetImageContent(
+                pb.GetImageContentRequest(guid=guid), metadata=self.login.metadata, timeout=timeout
+            ),
+            of_stream=True,
+        )
+
+    def update(self, server: RunningServer, wish: Wish, tags: Sequence[str], timeout: float = PATIENCE) -> Answer:
+        """Give an image other tags."""
+        assert wish.image is not None
+        request = pb.UpdateImageRequest(guid=wish.image.guid, tags=tags, update_mask=FieldMask(paths=["tags"]))
+        wish.tags.append(tuple(tags))
+        answer = answer_to(lambda: server.images.UpdateImage(request, metadata=self.login.metadata, timeout=timeout))
+        if answer.is_ok:
+            wish.tags = [tuple(tags)]
+        return answer
+
+    def delete(self, server: RunningServer, wish: Wish, timeout: float = PATIENCE) -> Answer:
+        """Delete an image."""
+        assert wish.image is not None
+        request = pb.DeleteImageRequest(guid=wish.image.guid)
+        wish.may_be_deleted = True
+        answer = answer_to(lambda: server.images.DeleteImage(request, metadata=self.login.metadata, timeout=timeout))
+        wish.is_deleted = wish.is_deleted or answer.is_ok or answer.reason == "IMAGE_NOT_FOUND"
+        return answer
+
+
+def wait_until_sent(site: Site, wish: Wish) -> None:
+    """Wait until the provider has a request, which takes its time to answer."""
+    wait_until(lambda: site.stand_in.count(wish.prompt), PATIENCE, "the request to be sent")
+
+
+def request_for(wish: Wish) -> pb.CreateImageRequest:
+    """The request for an image, the same each time."""
+    return pb.CreateImageRequest(prompt=wish.prompt, request_id=wish.request_id, options=SMALL)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where scenarios are run.
+
+    Attributes:
+        folder: for everything.
+        stand_in: the provider.
+        lease: seconds that leases last; None for the product's own.
+    """
+
+    folder: Path
+    stand_in: RunningStandIn
+    lease: float | None = None
+
+    def site(self, database_url: str | None = None, **settings: str) -> Site:
+        """A new site; without the URL of a database it has one in a file."""
+        own = {"OPENAI_API_KEY": self.stand_in.api_key, "OPENAI_BASE_URL": self.stand_in.base_url}
+        database = {"PIXYPROXY_DATABASE_URL": database_url} if database_url else {}
+        folder = self.folder / f"site-{uuid.uuid4().hex[:8]}"
+        if not database:
+            database = {"PIXYPROXY_DATABASE_URL": f"sqlite:///{folder / 'pixyproxy.db'}"}
+        store = {"PIXYPROXY_IMAGE_STORE": str(folder / "images")}
+        return Site(folder, {**own, **store, **database, **settings}, self.stand_in, self.lease)

@@ -1,0 +1,178 @@
+"""The short form of all faults; `make faults` runs the long one."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults import callers, conflicts, crashes, databases, providers, races, stopping, storage
+from tests.faults.outcome import Outcome
+from tests.faults.site import Bench
+from tests.support.database_servers import DatabaseKind, DatabaseServer, fresh_database
+from tests.support.openai_stand_in import RunningStandIn, start_stand_in
+
+_LEASE = 3.0
+"""Seconds: what waits for a lease to run out is not worth the product's own fifteen here."""
+
+
+@pytest.fixture(scope="module")
+def stand_in() -> Iterator[RunningStandIn]:
+    with start_stand_in() as stand_in:
+        yield stand_in
+
+
+@pytest.fixture
+def bench(tmp_path: Path, stand_in: RunningStandIn) -> Bench:
+    return Bench(tmp_path, stand_in, _LEASE)
+
+
+@pytest.fixture
+def mysql_url(mysql_server: DatabaseServer) -> Iterator[str]:
+    with fresh_database(mysql_server) as url:
+        yield url
+
+
+@pytest.fixture
+def mariadb_url(mariadb_server: DatabaseServer) -> Iterator[str]:
+    with fresh_database(mariadb_server) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def _databases(server: DatabaseServer, count: int) -> Iterator[list[str]]:
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(fresh_database(server)) for _ in range(count)]
+
+
+def check(outcome: Outcome, *, recovered_within: float) -> None:
+    """What must be true of every fault."""
+    assert outcome.injected > 0
+    assert outcome.is_good, outcome.report()
+    assert max(outcome.recovery, default=0.0) < recovered_within
+
+
+# --- Killed ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", range(3))
+def test_a_crash_at_any_point_on_sqlite(bench: Bench, part: int) -> None:
+    points = crashes.ALL_POINTS[part::6]
+    check(crashes.crash_points(bench, [None for _ in points], points, at_once=len(points)), recovered_within=30)
+
+
+@pytest.mark.parametrize("part", range(3, 6))
+def test_a_crash_at_any_point_on_mysql(bench: Bench, part: int, mysql_server: DatabaseServer) -> None:
+    points = crashes.ALL_POINTS[part::6]
+    with _databases(mysql_server, len(points)) as urls:
+        check(crashes.crash_points(bench, urls, points, at_once=len(points)), recovered_within=30)
+
+
+def test_a_server_sleeps_through_its_lease(bench: Bench, mysql_server: DatabaseServer) -> None:
+    points = ("after the record", "noted as sent, not sent", "the note is written", "bytes written, not renamed")
+    with _databases(mysql_server, len(points)) as urls:
+        check(crashes.pauses(bench, urls, points, at_once=len(points)), recovered_within=15)
+
+
+def test_kills_at_random_moments_on_sqlite(bench: Bench) -> None:
+    check(crashes.random_kills(bench, None, kills=2, seed=1), recovered_within=30)
+
+
+def test_kills_at_random_moments_on_mysql(bench: Bench, mysql_url: str) -> None:
+    check(crashes.random_kills(bench, mysql_url, kills=2, seed=2), recovered_within=30)
+
+
+# --- Raced, left -----------------------------------------------------------------------------------------------------
+
+
+def test_callers_race_on_one_server(bench: Bench) -> None:
+    check(races.one_server(bench, None, rounds=2), recovered_within=1)
+
+
+def test_callers_race_on_several_servers(bench: Bench, mysql_url: str) -> None:
+    check(races.several_servers(bench, mysql_url, rounds=2), recovered_within=1)
+
+
+def test_callers_race_and_a_server_is_killed(bench: Bench, mysql_url: str) -> None:
+    check(races.one_of_several_killed(bench, mysql_url, rounds=1, seed=1), recovered_within=30)
+
+
+def test_callers_leave_what_was_sent(bench: Bench) -> None:
+    check(callers.leaving(bench, None, times=1), recovered_within=15)
+
+
+def test_callers_leave_the_queue(bench: Bench) -> None:
+    check(callers.leaving_the_queue(bench, None, times=2), recovered_within=15)
+
+
+# --- The provider ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", range(3))
+def test_the_provider_fails_in_every_way(bench: Bench, part: int) -> None:
+    check(providers.faulty_answers(bench, None, rounds=1, faults=providers.FAULTS[part::3]), recovered_within=10)
+
+
+def test_the_provider_cannot_be_reached(bench: Bench) -> None:
+    check(providers.unreachable(bench, None, times=1, calls=20), recovered_within=15)
+
+
+# --- The database ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("restarted", DatabaseKind.MYSQL),
+        ("killed", DatabaseKind.MARIADB),
+        ("frozen", DatabaseKind.MYSQL),
+        ("cut off", DatabaseKind.MARIADB),
+        ("refused", DatabaseKind.MYSQL),
+    ],
+)
+def test_the_database_goes_away(bench: Bench, name: str, kind: DatabaseKind) -> None:
+    check(databases.goes_away(bench, kind, databases.ABSENCES[name], times=1, patience=1), recovered_within=2)
+
+
+def test_the_database_goes_away_and_the_server_is_killed(bench: Bench) -> None:
+    check(databases.goes_away_and_we_die(bench, DatabaseKind.MYSQL, times=1), recovered_within=30)
+
+
+def test_changes_get_in_each_others_way(bench: Bench, mysql_url: str) -> None:
+    check(conflicts.concurrent_changes(bench, mysql_url, changes=200, servers=2, seed=1), recovered_within=10)
+
+
+# --- The disk --------------------------------------------------------------------------------------------------------
+
+
+def test_the_disk_is_full(bench: Bench) -> None:
+    check(storage.full_disk(bench, None, times=1), recovered_within=5)
+
+
+def test_the_image_folder_is_read_only(bench: Bench) -> None:
+    check(storage.read_only(bench, None, times=1), recovered_within=5)
+
+
+def test_the_disk_is_full_when_the_picture_comes(bench: Bench) -> None:
+    check(storage.full_after_answer(bench, None, times=1), recovered_within=5)
+
+
+def test_stored_bytes_are_damaged(bench: Bench) -> None:
+    check(storage.damaged_bytes(bench, None), recovered_within=5)
+
+
+# --- Told to end -----------------------------------------------------------------------------------------------------
+
+
+def test_told_to_end_under_load(bench: Bench) -> None:
+    check(stopping.stopped_under_load(bench, None, times=1), recovered_within=15)
+
+
+def test_told_to_end_while_a_picture_outlasts_its_caller(bench: Bench) -> None:
+    check(stopping.stopped_without_caller(bench, None, times=1), recovered_within=15)
+
+
+def test_told_twice(bench: Bench) -> None:
+    check(stopping.stopped_twice(bench, None, times=1), recovered_within=30)

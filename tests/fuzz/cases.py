@@ -1,0 +1,330 @@
+"""One input, as bytes, to one method; and what every answer to it must be."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from pixyproxy_pb.v1 import image_service_pb2 as pb
+
+from pixyproxy.core.search_terms import index_terms, query_terms
+from pixyproxy.core.text import caseless_key, exact_key
+from tests.fuzz.answers import CoreStatus, UnexpectedAnswerError, read_refusal
+from tests.fuzz.world import NOBODY, GivenToken, Person, World
+from tests.support.rpc import Refusal, request_id_of
+
+SERVICE = "/pixyproxy.v1.ImageService/"
+METHODS: Mapping[str, tuple[type[Any], type[Any]]] = {
+    method.name: (getattr(pb, method.input_type.name), getattr(pb, method.output_type.name))
+    for method in pb.DESCRIPTOR.services_by_name["ImageService"].methods
+}
+_WRITING = ("CreateImage", "UpdateImage", "DeleteImage")
+_TIMEOUT = 30.0
+_GUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+# From here on gRPC may turn metadata away; see CORE_STATUSES.
+_SAFE_METADATA_BYTES = 7 * 1024
+_MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+_SHOWN = 2000
+_SECRETS = ("Traceback", "sqlite3", "site-packages")
+
+Metadata = tuple[tuple[str, str | bytes], ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One input.
+
+    Attributes:
+        method: the name of a method of the image service.
+        data: the bytes of the request, a message or not.
+        person: who calls.
+        metadata: what is sent along beside the credentials.
+    """
+
+    method: str
+    data: bytes
+    person: Person = NOBODY
+    metadata: Metadata = ()
+
+    @classmethod
+    def of(cls, request: Message, person: Person = NOBODY, metadata: Metadata = ()) -> Case:
+        """The case that a request message makes."""
+        return cls(type(request).__name__.removesuffix("Request"), request.SerializeToString(), person, metadata)
+
+    @property
+    def request(self) -> Any | None:
+        """The request message, or None where the bytes are none."""
+        try:
+            return METHODS[self.method][0].FromString(self.data)
+        except DecodeError:
+            return None
+
+
+@dataclass
+class Checker:
+    """Sends cases to a server and checks every answer."""
+
+    world: World
+    statuses: Counter[str] = field(default_factory=Counter)
+    _calls: dict[str, Callable[..., Any]] = field(default_factory=dict)
+
+    def check(self, case: Case) -> None:
+        """Send a case, check its answer, and remember what it tells.
+
+        Raises:
+            AssertionError: the answer is not as it must be.
+        """
+        case = self._affordable(case)
+        try:
+            self._check_answer(case, self._send(case))
+        except AssertionError as error:
+            error.add_note(f"{str(case)[:_SHOWN]}\n{str(case.request)[:_SHOWN]}")
+            raise
+
+    def _check_answer(self, case: Case, answer: list[Any] | Refusal | CoreStatus) -> None:
+        if isinstance(answer, CoreStatus):
+            self.statuses[f"core:{answer.code.name}"] += 1
+            _require(_is_beyond_grpc(case), f"{answer} for what gRPC should let through")
+        elif isinstance(answer, Refusal):
+            self.statuses[answer.reason] += 1
+            self._check_refusal(case, answer)
+        else:
+            self.statuses["OK"] += 1
+            self._check_ok(case, answer)
+
+    # --- Sending -------------------------------------------------------------------------------------------------
+
+    def _affordable(self, case: Case) -> Case:
+        """Keep a case from making an image where enough are made: under a spent request id it makes none."""
+        if case.method != "CreateImage" or case.request is None or case.person.name not in self.world.spent_ids:
+            return case
+        if self.world.creates_left > 0:
+            return case
+        spent = pb.CreateImageRequest(request_id=self.world.spent_ids[case.person.name])
+        # Of a field that comes twice, the last one counts.
+        return replace(case, data=case.data + spent.SerializeToString())
+
+    def _send(self, case: Case) -> list[Any] | Refusal | CoreStatus:
+        call = self._call(case.method)(case.data, metadata=(*case.person.metadata, *case.metadata), timeout=_TIMEOUT)
+        try:
+            responses = list(call)
+        except grpc.RpcError as error:
+            return read_refusal(error)
+        request_id_of(call)
+        return responses
+
+    def _call(self, method: str) -> Callable[..., Any]:
+        """A method that sends bytes as they are; on the wire, one answer is a stream of one."""
+        if method not in self._calls:
+            self._calls[method] = self.world.server.channel.unary_stream(
+                SERVICE + method, request_serializer=None, response_deserializer=METHODS[method][1].FromString
+            )
+        return self._calls[method]
+
+    # --- Refusals ------------------------------------------------------------------------------------------------
+
+    def _check_refusal(self, case: Case, refused: Refusal) -> None:
+        secrets = (
+            *_SECRETS,
+            str(self.world.server.folder),
+            *(value for _, value in case.person.metadata if len(value) > 20),
+        )
+        _require(not any(secret in refused.message for secret in secrets), f"a secret in {refused.message!r}")
+        is_signed_in = not case.person.is_refused and (case.person.name or case.method not in _WRITING)
+        if not is_signed_in:
+            expected = "CREDENTIALS_INVALID" if case.person.is_refused else "CREDENTIALS_MISSING"
+            _require(refused.reason == expected, f"{refused.reason} in place of {expected}")
+        elif case.request is None:
+            _require(refused.reason == "MALFORMED_REQUEST", f"{refused.reason} for what is no message")
+        else:
+            self._check_refused_request(case, case.request, refused)
+
+    def _check_refused_request(self, case: Case, request: Any, refused: Refusal) -> None:
+        guid = getattr(request, "guid", "").lower()
+        image = self.world.images.get(guid)
+        is_seen = image is not None and case.person.may_see(image)
+        if refused.reason == "INVALID_FIELD":
+            _require(bool(refused.violations), "INVALID_FIELD that names no field")
+            unknown = [path for path in refused.violations if not _has_field(request, path)]
+            _require(not unknown, f"fields that there are not: {unknown}")
+        elif refused.reason == "IMAGE_NOT_FOUND" and case.method in ("CreateImage", "ListImages"):
+            _require(case.method == "CreateImage" and request.request_id != "", "NOT_FOUND for nothing")
+        elif refused.reason == "IMAGE_NOT_FOUND":
+            _require(not is_seen, f"{guid} is there, and the caller may see it")
+            _require(refused.resource is not None and refused.resource.resource_name == guid, "another ResourceInfo")
+        elif refused.reason == "NOT_YOURS":
+            _require(case.method in _WRITING and image is not None and is_seen, "NOT_YOURS tells of what is not seen")
+            _require(image is not None and not case.person.may_write(image), "NOT_YOURS for one's own image")
+        elif refused.reason == "OFFSET_OUT_OF_RANGE":
+            _require(image is not None and is_seen and request.read_offset > image.size_bytes, "it is in range")
+        else:
+            _require(refused.reason == "REQUEST_ID_REUSED" and request.request_id != "", f"why {refused.reason}?")
+
+    # --- Answers -------------------------------------------------------------------------------------------------
+
+    def _check_ok(self, case: Case, responses: list[Any]) -> None:
+        request = case.request
+        _require(request is not None, "an answer to what is no message")
+        _require(not case.person.is_refused, "an answer in spite of wrong credentials")
+        _require(case.person.name != "" or case.method not in _WRITING, "an answer without credentials")
+        checks: dict[str, Callable[[Person, Any, Any], object]] = {
+            "CreateImage": self._check_created,
+            "GetImage": self._check_got,
+            "ListImages": self._check_listed,
+            "GetImageContent": self._check_content,
+            "UpdateImage": self._check_updated,
+            "DeleteImage": self._check_deleted,
+        }
+        _require(case.method == "GetImageContent" or len(responses) == 1, f"{len(responses)} answers")
+        checks[case.method](case.person, request, responses if case.method == "GetImageContent" else responses[0])
+
+    def _check_created(self, person: Person, request: Any, response: Any) -> None:
+        image = response.image
+        if image.guid in self.world.images:
+            _require(request.request_id != "", "an image twice without a request id")
+            _require(image == self.world.images[image.guid], "another image under the same request id")
+            return
+        self.world.creates_left -= 1
+        self.world.note_image(image)
+        _require(image.prompt == request.prompt, "another prompt")
+        _require(list(image.tags) == _distinct(request.tags), "other tags")
+        _require(image.visibility == (request.visibility or pb.VISIBILITY_PRIVATE), "another visibility")
+        _require(image.author == person.name, "another author")
+        _require(image.filename == request.filename or (not request.filename and image.filename != ""), "a filename")
+        if "x" in request.options.size:
+            _require(request.options.size == f"{image.width}x{image.height}", "another size")
+        if request.options.output_format:
+            _require(image.content_type == f"image/{request.options.output_format}", "another type")
+
+    def _check_got(self, person: Person, request: Any, response: Any) -> None:
+        self._require_known(person, request.guid, response.image)
+
+    def _check_listed(self, person: Person, request: pb.ListImagesRequest, response: pb.ListImagesResponse) -> None:
+        _require(request.page_size >= 0, "a negative page")
+        page_size = min(request.page_size, 200) or 50
+        given = next((known for known in self.world.tokens if known.token == request.page_token), None)
+        _require(given is not None or not request.page_token, "an unknown page token is taken")
+        _require(given is None or given.person.name == person.name, "another's page token is taken")
+        found = [
+            image
+            for image in sorted(self.world.images.values(), key=_moment, reverse=True)
+            if person.may_see(image)
+            and _matches(image, request)
+            and (given is None or _moment(image) < _moment(given.last))
+        ]
+        _require(list(response.images) == found[:page_size], "not the images that match")
+        _require(bool(response.next_page_token) == (len(found) > page_size), "a page token too many or too few")
+        if response.next_page_token:
+            asked = pb.ListImagesRequest()
+            asked.CopyFrom(request)
+            asked.page_token = response.next_page_token
+            self.world.note_token(GivenToken(response.next_page_token, person, asked, response.images[-1]))
+
+    def _check_content(self, person: Person, request: Any, responses: list[Any]) -> None:
+        info, *rest = responses
+        image = self._require_known(person, request.guid, None)
+        names = ("guid", "filename", "content_type", "size_bytes", "sha256")
+        _require(all(getattr(info.info, name) == getattr(image, name) for name in names), "other info")
+        data = b"".join(part.data for part in rest)
+        if info.info.not_modified:
+            _require(request.if_none_match.lower() == image.sha256 and not rest, "not_modified for nothing")
+            return
+        end = request.read_offset + request.read_limit if request.read_limit else image.size_bytes
+        _require(len(data) == max(0, min(end, image.size_bytes) - request.read_offset), "another length")
+        if len(data) == image.size_bytes:
+            _require(hashlib.sha256(data).hexdigest() == image.sha256, "other bytes")
+
+    def _check_updated(self, person: Person, request: Any, response: Any) -> None:
+        old, new = self.world.images[request.guid.lower()], response.image
+        _require(person.may_write(old), "another's image was changed")
+        wanted = pb.ImageDetail()
+        wanted.CopyFrom(old)
+        for name in list(request.update_mask.paths) or [
+            name for name in ("filename", "tags", "visibility") if getattr(request, name)
+        ]:
+            if name == "tags":
+                wanted.tags[:] = _distinct(request.tags)
+            else:
+                setattr(wanted, name, getattr(request, name))
+        wanted.updated_at.CopyFrom(new.updated_at)
+        _require(new == wanted, "not the change that was asked for")
+        self.world.note_image(new)
+
+    def _check_deleted(self, person: Person, request: Any, response: Any) -> None:
+        guid = request.guid.lower()
+        _require(person.may_write(self.world.images[guid]), "another's image was deleted")
+        self.world.note_deleted(guid)
+
+    def _require_known(self, person: Person, guid: str, shown: pb.ImageDetail | None) -> pb.ImageDetail:
+        _require(_GUID.fullmatch(guid) is not None, "a guid that is none")
+        image = self.world.images.get(guid.lower())
+        if image is None:
+            raise UnexpectedAnswerError(f"an image that there is not: {guid}")
+        _require(person.may_see(image), f"{image.author}'s private image is shown to {person.name or 'anybody'}")
+        _require(shown is None or shown == image, "another detail")
+        return image
+
+
+def _require(holds: bool, what: str) -> None:
+    if not holds:
+        raise UnexpectedAnswerError(what)
+
+
+def _is_beyond_grpc(case: Case) -> bool:
+    metadata = (*case.person.metadata, *case.metadata)
+    return (
+        len(case.data) > _MAX_MESSAGE_BYTES
+        or sum(len(key) + len(value) for key, value in metadata) > _SAFE_METADATA_BYTES
+    )
+
+
+def _has_field(request: Message, path: str) -> bool:
+    """Whether a violation's path, such as ``options.size`` or ``tags[3]``, leads to something in the request."""
+    value: Any = request
+    for part in path.split("."):
+        found = re.fullmatch(r"([a-z_]+)(?:\[(\d+)\])?", part)
+        if found is None or not isinstance(value, Message) or found[1] not in value.DESCRIPTOR.fields_by_name:
+            return False
+        value = getattr(value, found[1])
+        if found[2] is not None:
+            if int(found[2]) >= len(value):
+                return False
+            value = value[int(found[2])]
+    return True
+
+
+def _distinct(tags: Any) -> list[str]:
+    first: dict[str, str] = {}
+    for tag in tags:
+        first.setdefault(exact_key(tag), tag)
+    return list(first.values())
+
+
+def _moment(image: pb.ImageDetail) -> tuple[int, int]:
+    return image.created_at.seconds, image.created_at.nanos
+
+
+def _matches(image: pb.ImageDetail, request: pb.ListImagesRequest) -> bool:
+    terms = index_terms(image.prompt)
+    moment, after, before = _moment(image), request.created_after, request.created_before
+    return all(
+        (
+            not request.guid or image.guid == request.guid.lower(),
+            caseless_key(request.filename) in caseless_key(image.filename),
+            {exact_key(tag) for tag in request.tags} <= {exact_key(tag) for tag in image.tags},
+            not request.author or exact_key(request.author) == exact_key(image.author),
+            request.visibility in (pb.VISIBILITY_UNSPECIFIED, image.visibility),
+            not request.HasField("created_after") or moment > (after.seconds, after.nanos),
+            not request.HasField("created_before") or moment < (before.seconds, before.nanos),
+            *(
+                any(term.startswith(wanted.text) for term in terms) if wanted.is_prefix else wanted.text in terms
+                for wanted in query_terms(request.prompt)
+            ),
+        )
+    )
