@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pixyproxy.core.exceptions import DBConnectionError
+from pixyproxy.data import pool as pool_module
 from pixyproxy.data.pool import ConnectionPool
 
 
@@ -102,6 +103,13 @@ def test_one_that_is_not_reusable_is_closed_and_its_turn_is_free(connections: Co
     assert connections.closed == [1, 2, 3]
 
 
+@pytest.fixture
+def tries_always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every thread try to connect while the database is away, not only one now and then."""
+    monkeypatch.setattr(pool_module, "_TRY_EVERY_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("tries_always")
 def test_a_connection_that_cannot_be_made_takes_no_turn(connections: Connections) -> None:
     pool = connections.pool(size=1)
     connections.is_down = True
@@ -219,6 +227,7 @@ def test_while_the_database_is_away_one_tries_and_the_others_are_refused_at_once
             first.result()
 
 
+@pytest.mark.usefixtures("tries_always")
 def test_once_the_database_is_back_everybody_is_served(connections: Connections) -> None:
     pool = connections.pool(size=3)
     connections.is_down = True
