@@ -155,16 +155,17 @@ def random_kills(bench: Bench, database_url: str | None, *, kills: int, seed: in
     site = bench.site(database_url)
     with Load(site, seed) as load:
         for number in range(kills + 1):
-            with site.server() as server, load.turned_to(server):
-                load.wait_for_success(outcome)
-                if number < kills:
-                    # Neither a wait for anything nor a guess at how long something takes: the fault is the moment.
-                    time.sleep(chance.uniform(_SHORTEST_LIFE, _LONGEST_LIFE))
-                    server.kill()
-                    load.note_fault()
-    with site.server() as server:
-        outcome.problems += load.surprises
-        audit(site, server, outcome, Expected(unknown=True))
+            with site.server() as server:
+                with load.turned_to(server):
+                    load.wait_for_success(outcome)
+                    if number < kills:
+                        # Neither a wait for anything nor a guess at how long something takes: the fault is the moment.
+                        time.sleep(chance.uniform(_SHORTEST_LIFE, _LONGEST_LIFE))
+                        server.kill()
+                        load.note_fault()
+                if number == kills:
+                    audit(site, server, outcome, Expected(unknown=True))
+    outcome.problems += load.surprises
     return outcome
 
 

@@ -14,6 +14,7 @@ import grpc
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from tests.faults.audit import Expected, audit
+from tests.faults.crashes import Load
 from tests.faults.outcome import Outcome
 from tests.faults.site import PATIENCE, Answer, Bench, Site, Wish, failed, wait_until_sent
 from tests.faults.tcp_proxy import TcpProxy, tcp_proxy
@@ -86,9 +87,10 @@ def goes_away(
     slow: list[float] = []
     settings = {"PIXYPROXY_DATABASE_TIMEOUT": f"{patience:g}"}
     with _site_behind_network(bench, kind, **settings) as (site, database, network), site.server() as server:
-        for _ in range(times):
+        for number in range(times):
             seen = _Reads(site, server)
-            with seen:
+            load = Load(site, number, patience=DEADLINE)
+            with seen, load, load.turned_to(server):
                 seen.wait_for_success()
                 pending = [_Pending(site, server) for _ in range(_PENDING)]
                 absence.leave(database, network)
@@ -99,6 +101,7 @@ def goes_away(
                 absence.come_back(database, network)
                 returned_at = time.monotonic()
                 seen.wait_for_steady_success(returned_at, outcome)
+            outcome.problems += load.surprises
             seen.check(left_at, outcome)
             slow += seen.seconds_between(left_at, returned_at)
             for one in pending:
@@ -112,7 +115,7 @@ def goes_away_and_we_die(bench: Bench, kind: DatabaseKind, *, times: int) -> Out
     """Have pictures come while the database is away, and kill the server before it is back."""
     outcome = Outcome("pictures come while the database is away, then kill -9")
     with _site_behind_network(bench, kind) as (site, _, network):
-        for _ in range(times):
+        for number in range(times):
             with site.server() as server:
                 pending = [_Pending(site, server) for _ in range(_PENDING)]
                 network.refuse()
@@ -128,8 +131,8 @@ def goes_away_and_we_die(bench: Bench, kind: DatabaseKind, *, times: int) -> Out
                     again = site.create(server, one.wish)
                     outcome.expect(again.is_ok, f"kept, and not entered: {again.as_told}: {one.wish}")
                 outcome.recovered(time.monotonic() - killed_at)
-        with site.server() as server:
-            audit(site, server, outcome, Expected())
+                if number == times - 1:
+                    audit(site, server, outcome, Expected())
     return outcome
 
 

@@ -14,7 +14,7 @@ from tests.faults.site import Bench
 from tests.support.database_servers import DatabaseKind, DatabaseServer, fresh_database
 from tests.support.openai_stand_in import RunningStandIn, start_stand_in
 
-_LEASE = 3.0
+_LEASE = 2.0
 """Seconds: what waits for a lease to run out is not worth the product's own fifteen here."""
 
 
@@ -71,7 +71,7 @@ def test_a_crash_at_any_point_on_mysql(bench: Bench, part: int, mysql_server: Da
 
 
 def test_a_server_sleeps_through_its_lease(bench: Bench, mysql_server: DatabaseServer) -> None:
-    points = ("after the record", "noted as sent, not sent", "the note is written", "bytes written, not renamed")
+    points = ("noted as sent, not sent", "the note is written")
     with _databases(mysql_server, len(points)) as urls:
         check(crashes.pauses(bench, urls, points, at_once=len(points)), recovered_within=15)
 
@@ -110,9 +110,9 @@ def test_callers_leave_the_queue(bench: Bench) -> None:
 # --- The provider ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("part", range(3))
+@pytest.mark.parametrize("part", range(2))
 def test_the_provider_fails_in_every_way(bench: Bench, part: int) -> None:
-    check(providers.faulty_answers(bench, None, rounds=1, faults=providers.FAULTS[part::3]), recovered_within=10)
+    check(providers.faulty_answers(bench, None, rounds=1, faults=providers.FAULTS[part::2]), recovered_within=10)
 
 
 def test_the_provider_cannot_be_reached(bench: Bench) -> None:
