@@ -17,6 +17,8 @@ Connection = TypeVar("Connection")
 
 # While the database is away, how often it is tried at most.
 _TRY_EVERY_SECONDS = 0.5
+# What was answered just before the database fell silent may be told to the pool only after that.
+_SLACK_SECONDS = 0.5
 
 
 class ConnectionPool(Generic[Connection]):
@@ -51,7 +53,7 @@ class ConnectionPool(Generic[Connection]):
         self._try_every = max(_TRY_EVERY_SECONDS, 2 * wait / size)
         self._next_try_at = 0.0
         self._lock = threading.Lock()
-        self._connected_at = 0.0
+        self._heard_at = 0.0  # when the database last answered anybody, as far as the pool is told
 
     def acquire(self) -> tuple[Connection, bool]:
         """Take a connection; return it, and whether it was used before, so that it may have died meanwhile.
@@ -92,22 +94,25 @@ class ConnectionPool(Generic[Connection]):
     def release(self, connection: Connection, *, reusable: bool) -> None:
         """Give a connection back; one that is not ``reusable``, because its work was cut off, is closed.
 
-        What cut it off is taken to concern the idle ones as well.
+        While the database is away, the idle ones are closed as well.
         """
+        if reusable:
+            self._heard_at = time.monotonic()
         if reusable and not self._closed:
             self._idle.append(connection)
         else:
             self._disconnect(connection)
-            self._drop_idle()
+            if self._is_away or self._closed:
+                self._drop_idle()
         self._turns.release()
 
     def note_silence(self, since: float) -> None:
         """Note that the database has not answered since a time by ``time.monotonic``.
 
         It is then taken to be away until a connection is made; so threads that wait do not each find out for
-        themselves. Where one was made since, what is silent is only what was there before.
+        themselves. Where it has answered others meanwhile, it is only slow with one.
         """
-        if self._connected_at < since:
+        if self._heard_at < since + _SLACK_SECONDS:
             self._is_away = True
 
     def close(self) -> None:
@@ -125,7 +130,7 @@ class ConnectionPool(Generic[Connection]):
         except DBConnectionError:
             self.note_silence(began)
             raise
-        self._connected_at = time.monotonic()
+        self._heard_at = time.monotonic()
         self._is_away = False
         return connection
 

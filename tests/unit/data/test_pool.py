@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -191,13 +192,29 @@ def test_many_threads_never_share_a_connection(connections: Connections) -> None
     assert len(connections.closed) == 8 * 5
 
 
-def test_a_connection_that_was_cut_off_takes_the_idle_ones_with_it(connections: Connections) -> None:
+def test_a_silent_database_takes_the_idle_connections_with_it(connections: Connections) -> None:
     pool = connections.pool(size=3)
     taken = [pool.acquire()[0] for _ in range(3)]
     pool.release(taken[0], reusable=True)
+    pool.note_silence(time.monotonic())
     pool.release(taken[1], reusable=False)
 
     assert sorted(connections.closed) == sorted(taken[:2])
+
+
+def test_a_slow_statement_is_nobody_elses_trouble(connections: Connections, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database has answered others while one statement took too long: it is not away."""
+    monkeypatch.setattr(pool_module, "_SLACK_SECONDS", 0.0)
+    pool = connections.pool(size=3)
+    slow, quick = pool.acquire()[0], pool.acquire()[0]
+    began = time.monotonic()
+    pool.release(quick, reusable=True)
+    pool.note_silence(began)
+    pool.release(slow, reusable=False)
+
+    assert connections.closed == [slow]
+    assert pool.acquire() == (quick, True)
+    assert pool.acquire() == (3, False)
 
 
 def test_while_the_database_is_away_one_tries_and_the_others_are_refused_at_once() -> None:
