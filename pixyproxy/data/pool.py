@@ -61,9 +61,10 @@ class ConnectionPool(Generic[Connection]):
         Raises:
             DBConnectionError: no connection became free in time, or a new one could not be made.
         """
-        has_waited = not self._turns.acquire(blocking=False)
-        if has_waited and not self._turns.acquire(timeout=self._wait):
+        began = time.monotonic()
+        if not self._turns.acquire(timeout=self._wait):
             raise DBConnectionError("The database is busy; try again.", retry_after=1.0)
+        has_waited = time.monotonic() - began > _TRY_EVERY_SECONDS
         try:
             # list.pop and list.append need no lock of ours: each is one step of the interpreter.
             return self._idle.pop(), True
@@ -121,8 +122,9 @@ class ConnectionPool(Generic[Connection]):
         self._drop_idle()
 
     def _connect_or_refuse(self, *, has_waited: bool = False) -> Connection:
-        # Whoever has waited for a turn is not kept waiting again for a database that is away.
-        if self._is_away and (has_waited or not self._may_try()):
+        # Where a turn becomes free without a connection, that one was cut off: whoever has waited for it already is not
+        # kept waiting as long again.
+        if has_waited or (self._is_away and not self._may_try()):
             raise DBConnectionError("The database cannot be reached; try again.", retry_after=1.0)
         began = time.monotonic()
         try:

@@ -83,15 +83,18 @@ class ImageEntry:
             return False
         if generation.state is GenerationState.STORED:
             self._drop_note(guid)
-        elif self._is_whole(note.detail):
+            return True
+        sha256 = self._sha256_of(guid)
+        if sha256 == note.detail.sha256:
             self.enter(generation, note.detail)
-        else:
-            # The bytes stay, if there are any: where the lease ran out too early, a writer that lives may be about to
-            # put them there, and to enter them.
-            _logger.warning("The picture %s was cut off while it was stored, and is lost.", guid)
-            self._drop_note(guid)
-            return False
-        return True
+            return True
+        _logger.warning("The picture %s was cut off while it was stored, and is lost.", guid)
+        if sha256 is not None:
+            # Where there are no bytes, none are deleted: if the lease ran out too early, a writer that lives may be
+            # about to put them there, and to enter them.
+            self._store.delete(guid)
+        self._store.delete_note(guid)
+        return False
 
     def finish_abandoned(self) -> None:
         """Finish all that was cut off: pictures without a detail, bytes of deleted images, half-written files.
@@ -121,15 +124,16 @@ class ImageEntry:
             generation = GenerationRepository(context).find_by_image(guid)
         return generation is not None and generation.is_under_way
 
-    def _is_whole(self, detail: ImageDetail) -> bool:
+    def _sha256_of(self, guid: str) -> str | None:
+        """Return the hash of the stored bytes, or None where there are none to read."""
         digest = hashlib.sha256()
         try:
-            with self._store.open(detail.guid) as reader:
+            with self._store.open(guid) as reader:
                 while chunk := reader.read(_READ_BYTES):
                     digest.update(chunk)
         except ContentDamagedError:
-            return False
-        return digest.hexdigest() == detail.sha256
+            return None
+        return digest.hexdigest()
 
     def _drop_note(self, guid: str) -> None:
         try:
