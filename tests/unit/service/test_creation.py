@@ -521,6 +521,8 @@ def test_a_note_without_its_bytes_is_thrown_away(
     entry.finish_abandoned()
 
     assert store.noted() == []
+    with pytest.raises(ContentDamagedError):
+        store.open(guid)
     creator = ImageCreator(database, store, generator, defaults=DEFAULTS, max_generations=1)
     with pytest.raises(OutcomeUnknownError):
         creator.create(request(), alice, CallScope(30))
