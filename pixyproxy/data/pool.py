@@ -17,6 +17,8 @@ Connection = TypeVar("Connection")
 
 # While the database is away, how often it is tried at most.
 _TRY_EVERY_SECONDS = 0.5
+# From here on, a thread counts as having waited for its turn.
+_LONG_WAIT_SECONDS = 0.5
 # What was answered just before the database fell silent may be told to the pool only after that.
 _SLACK_SECONDS = 0.5
 
@@ -64,7 +66,7 @@ class ConnectionPool(Generic[Connection]):
         began = time.monotonic()
         if not self._turns.acquire(timeout=self._wait):
             raise DBConnectionError("The database is busy; try again.", retry_after=1.0)
-        has_waited = time.monotonic() - began > _TRY_EVERY_SECONDS
+        has_waited = time.monotonic() - began > _LONG_WAIT_SECONDS
         try:
             # list.pop and list.append need no lock of ours: each is one step of the interpreter.
             return self._idle.pop(), True
