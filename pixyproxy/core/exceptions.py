@@ -87,6 +87,9 @@ class TooBusyError(PixyProxyException):
 class CredentialsMissingError(PixyProxyException):
     """The call needs credentials and brought none."""
 
+    def __init__(self, message: str = "Sign in with HTTP Basic credentials in the metadata key authorization.") -> None:
+        super().__init__(message)
+
 
 class CredentialsInvalidError(PixyProxyException):
     """The credentials cannot be read, or no user has them."""

@@ -69,5 +69,5 @@ class PrivateImageService:
 
 def _signed_in(caller: Caller | None) -> Caller:
     if caller is None:
-        raise CredentialsMissingError("Sign in with HTTP Basic credentials in the metadata key authorization.")
+        raise CredentialsMissingError
     return caller

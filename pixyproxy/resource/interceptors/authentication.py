@@ -35,7 +35,7 @@ class AuthenticationInterceptor(AroundCalls):
     def around(self, method: str, behavior: Behavior, context: grpc.ServicerContext) -> Iterator[None]:  # noqa: D102
         found = self._authenticate(context) if method.startswith(_OUR_METHODS) else None
         if found is None and method in _NEED_CREDENTIALS:
-            raise CredentialsMissingError("Sign in with HTTP Basic credentials in the metadata key authorization.")
+            raise CredentialsMissingError
         token = caller.set(found)
         try:
             yield
