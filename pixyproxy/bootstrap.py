@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pixyproxy.core.exceptions import ConfigurationError, ConstraintViolationError
+from pixyproxy.core.slots import SharedSlots, Slots
 from pixyproxy.data import init
 from pixyproxy.data.database import Database
 from pixyproxy.data.image_store import ImageStore, LocalImageStore
@@ -19,8 +21,8 @@ from pixyproxy.data.sqlite import SQLiteDatabase
 from pixyproxy.generation.guarded import GuardedGenerator
 from pixyproxy.generation.interfaces import ImageGenerator
 from pixyproxy.generation.offline import OfflineGenerator
-from pixyproxy.generation.openai_images import OpenAIGenerator
 from pixyproxy.service.creation import GenerationDefaults, ImageCreator
+from pixyproxy.service.generation_slots import GenerationSlots
 from pixyproxy.service.image_service import ImageService
 from pixyproxy.service.interfaces import ImageServiceInterface, UserServiceInterface
 from pixyproxy.service.page_tokens import PageTokens, new_page_token_key
@@ -28,17 +30,56 @@ from pixyproxy.service.sign_in_throttle import SignInThrottle
 from pixyproxy.service.users import UserService
 from pixyproxy.settings import Settings
 
+if TYPE_CHECKING:
+    from pixyproxy.generation.openai_images import OpenAIGenerator
+
 _logger = logging.getLogger(__name__)
 
+# Who repeats a request waits for its generation without being one.
+_CREATIONS_A_GENERATION = 2
 _PAGE_TOKEN_KEY = "page_token_key"  # noqa: S105  its name, not itself
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What all workers together may have under way at a time; made before they are forked."""
+
+    generations: SharedSlots
+    creations: SharedSlots
+    streams: SharedSlots
+
+    @classmethod
+    def of(cls, settings: Settings, workers: int = 1) -> Limits:
+        """Make the limits that the settings name."""
+        generations = settings.generation_limit(workers)
+        return cls(
+            generations=SharedSlots(generations, workers),
+            creations=SharedSlots(_CREATIONS_A_GENERATION * generations, workers),
+            streams=SharedSlots(settings.max_streams, workers),
+        )
+
+    def clear(self, worker: int) -> None:
+        """Give back what a worker held that has ended."""
+        self.generations.clear(worker)
+        self.creations.clear(worker)
+        self.streams.clear(worker)
+
+
+@dataclass(frozen=True)
 class Application:
-    """What is served."""
+    """What is served, and how many calls for it may be under way.
+
+    Attributes:
+        images: the image service.
+        users: the user service.
+        creations: the slots for calls that wait for a generation.
+        streams: the slots for streams.
+    """
 
     images: ImageServiceInterface
     users: UserServiceInterface
+    creations: Slots
+    streams: Slots
 
 
 @contextmanager
@@ -82,12 +123,13 @@ def build_users(settings: Settings, database: Database) -> UserServiceInterface:
 
 
 @contextmanager
-def build(settings: Settings) -> Iterator[Application]:
-    """Build everything that is served, and close it at the end."""
+def build(settings: Settings, limits: Limits, *, worker: int = 0) -> Iterator[Application]:
+    """Build everything that one of the workers serves, and close it at the end."""
     with ExitStack() as stack:
         database = stack.enter_context(open_current_database(settings))
         store = _open_store(settings)
-        generator = stack.enter_context(closing(_build_generator(settings)))
+        # What concerns all workers, one of them says.
+        generator = stack.enter_context(closing(_build_generator(settings, warns=worker == 0)))
         creator = ImageCreator(
             database,
             store,
@@ -99,14 +141,22 @@ def build(settings: Settings) -> Iterator[Application]:
                 output_format=settings.output_format,
                 background=settings.background,
             ),
-            max_generations=settings.max_generations,
+            slots=GenerationSlots(limits.generations.of(worker)),
         )
         stack.enter_context(closing(creator))
         creator.start()
         yield Application(
             images=ImageService(database, store, creator, PageTokens(_page_token_key(database))),
             users=build_users(settings, database),
+            creations=limits.creations.of(worker),
+            streams=limits.streams.of(worker),
         )
+
+
+def load_ahead(settings: Settings) -> None:
+    """Import, before workers are forked, what they would all import."""
+    if settings.openai_api_key is not None:
+        import pixyproxy.generation.openai_images  # noqa: F401, PLC0415
 
 
 def _require_folder(path: Path) -> None:
@@ -121,12 +171,17 @@ def _open_store(settings: Settings) -> ImageStore:
         raise ConfigurationError(f"PIXYPROXY_IMAGE_STORE: {error.message}") from error
 
 
-def _build_generator(settings: Settings) -> ImageGenerator:
+def _build_generator(settings: Settings, *, warns: bool) -> ImageGenerator:
     if settings.openai_api_key is None:
-        _logger.warning(
-            "OPENAI_API_KEY is not set: images are drawings that PixyProxy makes of the prompt itself, not a model's."
-        )
+        if warns:
+            _logger.warning(
+                "OPENAI_API_KEY is not set: images are drawings that PixyProxy makes of the prompt itself, "
+                "not a model's."
+            )
         return OfflineGenerator()
+    # Half of all memory and time to start, so only where it is used.
+    from pixyproxy.generation.openai_images import OpenAIGenerator  # noqa: PLC0415
+
     generator = OpenAIGenerator(
         api_key=settings.openai_api_key.get_secret_value(),
         base_url=settings.openai_base_url,
@@ -134,8 +189,9 @@ def _build_generator(settings: Settings) -> ImageGenerator:
         project=settings.openai_project_id,
         timeout=settings.provider_timeout,
     )
-    # Beside the start, which need not wait for the provider.
-    threading.Thread(target=_warn_of_shutdown, args=(generator, settings.model), daemon=True).start()
+    if warns:
+        # Beside the start, which need not wait for the provider.
+        threading.Thread(target=_warn_of_shutdown, args=(generator, settings.model), daemon=True).start()
     return GuardedGenerator(generator, settings.images_per_minute)
 
 

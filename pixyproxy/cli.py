@@ -12,15 +12,16 @@ from typing import Annotated
 import typer
 from pydantic import SecretStr
 
-from pixyproxy.bootstrap import build, build_users, open_current_database, open_database
+from pixyproxy.bootstrap import build_users, open_current_database, open_database
 from pixyproxy.core.exceptions import DBConnectionError, PixyProxyException
 from pixyproxy.core.models import ADVISED_PASSWORD_LENGTH, UserClass, UserCreate
 from pixyproxy.core.validation import validated
+from pixyproxy.cores import advised_workers, can_share_work
 from pixyproxy.data import init
 from pixyproxy.logs import set_up_logging
-from pixyproxy.server import Server, serve_until_told
 from pixyproxy.service.interfaces import UserServiceInterface
-from pixyproxy.settings import describe_settings, load_settings
+from pixyproxy.settings import MAX_WORKERS, describe_settings, load_settings
+from pixyproxy.workers import serve_alone, serve_together
 
 _FIRST_USER = "admin"
 
@@ -39,6 +40,10 @@ app.add_typer(database_commands, name="db")
 app.add_typer(user_commands, name="user")
 
 Name = Annotated[str, typer.Argument(help="The user's name.", show_default=False)]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, max=MAX_WORKERS, help="How many processes serve, in place of PIXYPROXY_WORKERS."),
+]
 PasswordStdin = Annotated[
     bool, typer.Option("--password-stdin", help="Read the password from standard input instead of asking for it.")
 ]
@@ -66,8 +71,8 @@ def _settings_help() -> str:
 
 
 @app.command(epilog=_settings_help())
-def serve() -> None:
-    """Serve until SIGTERM or Ctrl-C.
+def serve(workers: Workers = None) -> None:
+    """Serve until SIGTERM or Ctrl-C, from one process for each core.
 
     Prints one line, "listening on HOST:PORT", when it is ready; the log goes to standard error. With SQLite, the
     default, it makes or upgrades the tables by itself, and where there are no users yet it makes an admin and
@@ -75,11 +80,11 @@ def serve() -> None:
     """
     settings = load_settings()
     set_up_logging(settings.log_level)
-    with build(settings) as application:
-        server = Server(application, settings)
-        if settings.sqlite_path is not None:
-            _make_first_user(application.users)
-        serve_until_told(server, _say)
+    count = workers or settings.workers or advised_workers()
+    if count == 1 or not can_share_work():
+        serve_alone(settings, _make_first_user, _say_listening)
+    elif not serve_together(settings, count, _make_first_user, _say_listening):
+        raise typer.Exit(1)
 
 
 @database_commands.command("init")
@@ -159,6 +164,10 @@ def _make_first_user(users: UserServiceInterface) -> None:
     users.create_user(UserCreate(username=_FIRST_USER, password=SecretStr(password), class_key=UserClass.ADMIN))
     _say(f"first user: {_FIRST_USER}")
     _say(f"password: {password} (shown only now; change it with: pixyproxy user passwd {_FIRST_USER})")
+
+
+def _say_listening(address: str) -> None:
+    _say(f"listening on {address}")
 
 
 def _warn(line: str) -> None:

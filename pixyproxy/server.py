@@ -1,14 +1,8 @@
-"""The gRPC server: its port, its services, the order of its interceptors, and how it ends."""
+"""The gRPC server of one process: its port, its services, the order of its interceptors, and how it ends."""
 
 from __future__ import annotations
 
-import logging
-import signal
-import socket
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -18,27 +12,26 @@ from grpc_reflection.v1alpha import reflection
 from pixyproxy_pb.v1 import image_service_pb2, image_service_pb2_grpc
 
 from pixyproxy.bootstrap import Application
-from pixyproxy.core.exceptions import ConfigurationError
+from pixyproxy.core.slots import SharedSlots
+from pixyproxy.port import cannot_listen
 from pixyproxy.resource.image_servicer import ImageServicer
 from pixyproxy.resource.interceptors.authentication import AuthenticationInterceptor
+from pixyproxy.resource.interceptors.bulkheads import BulkheadInterceptor, Bulkheads
 from pixyproxy.resource.interceptors.exceptions import ExceptionInterceptor
+from pixyproxy.resource.interceptors.patience import PatienceInterceptor
 from pixyproxy.resource.interceptors.readable_requests import ReadableRequestsInterceptor
 from pixyproxy.resource.interceptors.request_log import RequestLogInterceptor
+from pixyproxy.resource.watchdog import Watchdog
 from pixyproxy.settings import Settings
-
-_logger = logging.getLogger(__name__)
+from pixyproxy.threads import CallThreads
 
 _SERVICE_NAME = image_service_pb2.DESCRIPTOR.services_by_name["ImageService"].full_name
-# Readers that stall and generations that take minutes hold a thread each; the rest are for quick calls. Threads are
-# made only as they are needed.
-_STREAM_THREADS = 500
-_QUICK_THREADS = 64
-_END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# A call holds a thread from its first byte on, even if no request follows: one connection must not hold them all.
+# As many threads are fastest for quick calls; see docs/decisions.md.
+_FEW_THREADS = 8
+# Beyond the limits of all kinds of calls: for requests on their way, and for refusing what is over a limit.
+_SPARE_THREADS = 256
 _MAX_CALLS_A_CONNECTION = 250
 _OPTIONS = (
-    # On by default, it would let a second server start on the same port without an error.
-    ("grpc.so_reuseport", 0),
     ("grpc.max_concurrent_streams", _MAX_CALLS_A_CONNECTION),
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
@@ -50,26 +43,40 @@ _OPTIONS = (
 class Server:
     """Serves an application on one port."""
 
-    def __init__(self, application: Application, settings: Settings) -> None:
+    def __init__(self, application: Application, settings: Settings, shared_port: int | None = None) -> None:
         """Bind the port; serve nothing yet.
+
+        Args:
+            application: what to serve.
+            settings: how.
+            shared_port: the port, where other workers listen there too.
 
         Raises:
             ConfigurationError: the port cannot be had.
         """
         self._drain_timeout = settings.drain_timeout
         self._health = _Health()
-        self._pool = ThreadPoolExecutor(
-            _STREAM_THREADS + _QUICK_THREADS + settings.max_generations, thread_name_prefix="call"
+        self._watchdog = Watchdog(settings.stall_timeout)
+        bulkheads = Bulkheads(
+            creations=application.creations,
+            streams=application.streams,
+            quick=SharedSlots(settings.max_unary_calls).of(0),
         )
+        slow = bulkheads.creations.limit + bulkheads.streams.limit + _SPARE_THREADS
+        self._slow_threads = CallThreads("slow-call", few=slow, most=slow)
+        self._threads = CallThreads("call", few=_FEW_THREADS, most=bulkheads.quick.limit + _SPARE_THREADS)
         self._server = grpc.server(
-            self._pool,
+            self._threads,
             interceptors=[
                 RequestLogInterceptor(),
                 ExceptionInterceptor(),
+                PatienceInterceptor(self._watchdog),
+                BulkheadInterceptor(bulkheads, self._slow_threads),
                 AuthenticationInterceptor(application.users),
                 ReadableRequestsInterceptor(),
             ],
-            options=_OPTIONS,
+            # On by default, it would let a second server start on the same port without an error.
+            options=(*_OPTIONS, ("grpc.so_reuseport", int(shared_port is not None))),
             # Pictures are compressed already, and details are small.
             compression=grpc.Compression.NoCompression,
         )
@@ -79,10 +86,11 @@ class Server:
         if settings.channelz:
             channelz.add_channelz_servicer(self._server)
         reflection.enable_server_reflection(reflected, self._server)
-        self.address = _bind(self._server, settings)
+        self.address = _bind(self._server, settings, shared_port)
 
     def start(self) -> None:
         """Serve."""
+        self._watchdog.start()
         self._server.start()
         for service in ("", _SERVICE_NAME):
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
@@ -93,7 +101,9 @@ class Server:
         stopped = self._server.stop(self._drain_timeout)
         self._health.end_watches()
         stopped.wait()
-        self._pool.shutdown(wait=True)
+        self._threads.shutdown()
+        self._slow_threads.shutdown()
+        self._watchdog.close()
 
 
 class _Health(health.HealthServicer):
@@ -117,48 +127,11 @@ class _Health(health.HealthServicer):
             send(None)
 
 
-def serve_until_told(server: Server, announce: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. A second signal ends the process at once."""
-    with _end_signals() as told:
-        server.start()
-        announce(f"listening on {server.address}")
-        told.recv(1)
-    _logger.info("Draining: no new calls are taken, running ones may finish.")
-    server.stop()
-    _logger.info("Stopped.")
-
-
-@contextmanager
-def _end_signals() -> Iterator[socket.socket]:
-    """Give a socket from which something can be read once a signal says that it is time to end.
-
-    A lock or an event will not do: Python runs handlers in the main thread only, which may sleep on while another
-    thread is handed the signal, or may hold that very lock.
-    """
-    told, tell = socket.socketpair()
-    with told, tell:
-        tell.setblocking(False)
-        signal.set_wakeup_fd(tell.fileno())
-        for number in _END_SIGNALS:
-            signal.signal(number, _leave_to_the_socket)
-        try:
-            yield told
-        finally:
-            for number in _END_SIGNALS:
-                signal.signal(number, signal.SIG_DFL)
-            signal.set_wakeup_fd(-1)
-
-
-def _leave_to_the_socket(number: int, frame: FrameType | None) -> None:
-    """Handle a signal: only one that has a handler is written to the socket."""
-
-
-def _bind(server: grpc.Server, settings: Settings) -> str:
+def _bind(server: grpc.Server, settings: Settings, shared_port: int | None) -> str:
     """Bind the port and return the address as host:port."""
+    host, _, port = settings.listen.rpartition(":")
     try:
-        port = server.add_insecure_port(settings.listen)
+        bound = server.add_insecure_port(f"{host}:{port if shared_port is None else shared_port}")
     except RuntimeError as error:
-        raise ConfigurationError(
-            f"PIXYPROXY_LISTEN: cannot listen on {settings.listen}; is another server there already?"
-        ) from error
-    return f"{settings.listen.rpartition(':')[0]}:{port}"
+        raise cannot_listen(settings) from error
+    return f"{host}:{bound}"

@@ -19,6 +19,8 @@ _PREFIX = "PIXYPROXY_"
 _SQLITE_URL = "sqlite:///"
 _MYSQL_URL = "mysql://"
 _MYSQL_PORT = 3306
+_GENERATIONS_A_WORKER = 64
+MAX_WORKERS = 1024
 
 
 def _refuse(rule: str) -> PydanticCustomError:
@@ -54,6 +56,12 @@ class Settings(BaseSettings):
         default=False,
         description="Serve beyond loopback without TLS, because something in front brings it.",
     )
+    workers: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_WORKERS,
+        description="How many processes serve, each on a core of its own; one for each core where it is not set.",
+    )
     database_url: SecretStr = Field(
         default=SecretStr("sqlite:///pixyproxy.db"),
         description="sqlite:///PATH, or mysql://user:password@host:port/name for MySQL and MariaDB.",
@@ -67,7 +75,7 @@ class Settings(BaseSettings):
     database_password: SecretStr | None = Field(
         default=None, description="The database user's password, in place of the URL's."
     )
-    database_pool_size: int = Field(default=16, ge=1, le=1000, description="The most database connections at a time.")
+    database_pool_size: int = Field(default=16, ge=1, le=1000, description="The most database connections of a worker.")
     database_timeout: float = Field(
         default=5.0, gt=0, le=3600, description="The most seconds to wait for the database, at each step."
     )
@@ -96,7 +104,28 @@ class Settings(BaseSettings):
     provider_timeout: float = Field(
         default=600.0, gt=0, le=3600, description="The most seconds to wait for the provider's answer."
     )
-    max_generations: int = Field(default=64, ge=1, le=1000, description="The most generations at a time.")
+    max_generations: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000,
+        description="The most generations at a time, of all workers together; 64 for each where it is not set.",
+    )
+    max_streams: int = Field(
+        default=500,
+        ge=1,
+        le=10_000,
+        description="The most streams (of image bytes, and of reflection) at a time, of all workers together.",
+    )
+    max_unary_calls: int = Field(
+        default=256, ge=1, le=10_000, description="The most other calls at a time, of each worker."
+    )
+    stall_timeout: float = Field(
+        default=30.0,
+        gt=0,
+        le=3600,
+        description="Seconds after which callers are cut off that do not send the request of a call, "
+        "or do not take what they are sent.",
+    )
     images_per_minute: int | None = Field(
         default=None,
         ge=1,
@@ -163,6 +192,10 @@ class Settings(BaseSettings):
     def listen_port(self) -> int:
         """The port to serve on; 0 for any."""
         return int(self.listen.rpartition(":")[2])
+
+    def generation_limit(self, workers: int) -> int:
+        """How many generations may be under way at a time, with so many workers."""
+        return self.max_generations or workers * _GENERATIONS_A_WORKER
 
     @property
     def sqlite_path(self) -> Path | None:

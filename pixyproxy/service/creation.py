@@ -96,7 +96,7 @@ class ImageCreator:
         generator: ImageGenerator,
         *,
         defaults: GenerationDefaults,
-        max_generations: int,
+        slots: GenerationSlots,
     ) -> None:
         """Start nothing yet.
 
@@ -105,13 +105,13 @@ class ImageCreator:
             store: where the bytes go.
             generator: what makes pictures.
             defaults: what to make where a request leaves it open.
-            max_generations: the most generations under way at a time; further ones are refused.
+            slots: how many generations may be under way at a time; further ones are refused.
         """
         self._database = database
         self._store = store
         self._generator = generator
         self._defaults = defaults
-        self._slots = GenerationSlots(max_generations)
+        self._slots = slots
         self._entry = ImageEntry(database, store)
         self._leases = Leases(database)
         self._sweeper = Sweeper(self._entry)

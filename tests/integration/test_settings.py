@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
-from pixyproxy.bootstrap import build
+from pixyproxy.bootstrap import Application, Limits, build
 from pixyproxy.core.exceptions import ConfigurationError
 from pixyproxy.settings import Settings, load_settings
 from tests.support.image_client import ImageClient
@@ -19,6 +20,7 @@ _SECRET = "do-not-show-me"
 _WRONG: dict[str, list[str]] = {
     "PIXYPROXY_LISTEN": ["50051", ":50051", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:65536", "[::1]"],
     "PIXYPROXY_ALLOW_PLAINTEXT": ["perhaps"],
+    "PIXYPROXY_WORKERS": ["0", "1025", "two"],
     "PIXYPROXY_DATABASE_URL": [
         f"postgres://me:{_SECRET}@host/name",
         "sqlite:///",
@@ -39,7 +41,10 @@ _WRONG: dict[str, list[str]] = {
     "PIXYPROXY_OUTPUT_FORMAT": ["gif", "jpg"],
     "PIXYPROXY_BACKGROUND": ["white"],
     "PIXYPROXY_PROVIDER_TIMEOUT": ["0", "3601", "nan"],
-    "PIXYPROXY_MAX_GENERATIONS": ["0", "1001", "1.5"],
+    "PIXYPROXY_MAX_GENERATIONS": ["0", "10001", "1.5"],
+    "PIXYPROXY_MAX_STREAMS": ["0", "10001", "x"],
+    "PIXYPROXY_MAX_UNARY_CALLS": ["0", "10001", "x"],
+    "PIXYPROXY_STALL_TIMEOUT": ["0", "3601", "nan"],
     "PIXYPROXY_IMAGES_PER_MINUTE": ["0", "x"],
     "PIXYPROXY_MAX_FAILED_SIGN_INS": ["0", "x"],
     "PIXYPROXY_SIGN_IN_WINDOW": ["0", "86401", "nan"],
@@ -133,6 +138,11 @@ def test_settings_show_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.mysql_address.password.get_secret_value() == _SECRET
 
 
+def _built() -> AbstractContextManager[Application]:
+    loaded = load_settings()
+    return build(loaded, Limits.of(loaded))
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -150,7 +160,7 @@ def test_what_turns_out_to_be_wrong_when_all_is_built_is_named_too(
 ) -> None:
     for name, value in environment(tmp_path, settings).items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigurationError) as caught, build(load_settings()):
+    with pytest.raises(ConfigurationError) as caught, _built():
         pass
     assert said in caught.value.message
     assert _SECRET not in caught.value.message

@@ -80,6 +80,8 @@ def environment(folder: Path, settings: Mapping[str, str] = NO_SETTINGS) -> dict
         "PATH": os.defpath,
         "LANG": "C.UTF-8",
         "PIXYPROXY_LISTEN": "127.0.0.1:0",
+        # The process that is started is then the one that serves, which many tests look into.
+        "PIXYPROXY_WORKERS": "1",
         "PIXYPROXY_DATABASE_URL": f"sqlite:///{folder / 'pixyproxy.db'}",
         "PIXYPROXY_IMAGE_STORE": str(folder / "images"),
     }

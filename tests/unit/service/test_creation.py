@@ -39,6 +39,7 @@ from pixyproxy.core.models import (
     Usage,
     Visibility,
 )
+from pixyproxy.core.slots import SharedSlots
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.image_store import LocalImageStore
 from pixyproxy.data.repositories.deletions import DeletionRepository
@@ -48,6 +49,7 @@ from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
 from pixyproxy.service import creation as creation_module
 from pixyproxy.service.creation import GenerationDefaults, ImageCreator
 from pixyproxy.service.entry import ImageEntry, _Note
+from pixyproxy.service.generation_slots import GenerationSlots
 from pixyproxy.service.leases import LEASE
 from tests.support.waiting import wait_until
 from tests.unit.service.conftest import make_caller
@@ -104,9 +106,13 @@ def make_creator(
     database: Database, store: LocalImageStore, generator: FakeGenerator, *, slots: int = 8
 ) -> ImageCreator:
     """Make a creator that sweeps and renews leases, as a server's does."""
-    creator = ImageCreator(database, store, generator, defaults=DEFAULTS, max_generations=slots)
+    creator = ImageCreator(database, store, generator, defaults=DEFAULTS, slots=generation_slots(slots))
     creator.start()
     return creator
+
+
+def generation_slots(limit: int) -> GenerationSlots:
+    return GenerationSlots(SharedSlots(limit).of(0))
 
 
 def request(prompt: str = "A Castle, at night!", key: str | None = KEY, **options: str) -> ImageCreation:
@@ -481,7 +487,7 @@ def test_a_picture_that_was_kept_is_entered(
     guid = begin(database, alice, state, is_alive=False)
     ImageEntry(database, store).keep(make_detail(guid, b"picture"), alice.user_id, b"picture")
 
-    creator = ImageCreator(database, store, generator, defaults=DEFAULTS, max_generations=1)
+    creator = ImageCreator(database, store, generator, defaults=DEFAULTS, slots=generation_slots(1))
     if has_swept:
         ImageEntry(database, store).finish_abandoned()
         assert (count_images(database), states(database)) == (1, ["stored"])
@@ -523,7 +529,7 @@ def test_a_note_without_its_bytes_is_thrown_away(
     assert store.noted() == []
     with pytest.raises(ContentDamagedError):
         store.open(guid)
-    creator = ImageCreator(database, store, generator, defaults=DEFAULTS, max_generations=1)
+    creator = ImageCreator(database, store, generator, defaults=DEFAULTS, slots=generation_slots(1))
     with pytest.raises(OutcomeUnknownError):
         creator.create(request(), alice, CallScope(30))
     assert count_images(database) == 0

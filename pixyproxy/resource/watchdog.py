@@ -1,0 +1,145 @@
+"""Cuts off callers who keep a call's thread waiting: for the request that they began, or until they take an answer.
+
+gRPC knows no time limit for either; cancelling a call is what frees its thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+import grpc
+
+_logger = logging.getLogger(__name__)
+
+_NEVER = float("inf")
+# How often to look, as a share of how long callers may take.
+_LOOKS = 8
+# Beyond as many requests on their way, the slowest are cut off early; but for those that have just begun, as nearly
+# all have while a server is busy.
+_MAX_ARRIVING = 128
+_JUST_BEGUN_SECONDS = 1.0
+
+
+class Watchdog:
+    """Looks after the calls whose threads wait for their callers."""
+
+    def __init__(self, patience: float) -> None:
+        """Cut off who keeps a thread waiting for ``patience`` seconds; begin with ``start``."""
+        self.patience = patience
+        self._arriving: dict[Arrival, None] = {}  # in the order of their beginning
+        self._reading: dict[Reader, None] = {}
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Look no more."""
+        self._closing.set()
+        self._thread.join()
+
+    def arrival(self, context: grpc.ServicerContext) -> Arrival:
+        """Return what to stay in, by ``with``, until a request has come."""
+        return Arrival(context, self)
+
+    @contextmanager
+    def reading(self, context: grpc.ServicerContext) -> Iterator[Reader]:
+        """Watch meanwhile over a caller who reads a stream."""
+        reader = Reader(context, _NEVER)
+        with self._lock:
+            self._reading[reader] = None
+        try:
+            yield reader
+        finally:
+            with self._lock:
+                del self._reading[reader]
+            if reader.is_cut_off:
+                _logger.info("The caller took nothing for %g s and was cut off.", self.patience)
+
+    def begin_arrival(self, arrival: Arrival) -> None:
+        """Watch over a request on its way, and make room where there are too many."""
+        with self._lock:
+            self._arriving[arrival] = None
+            slowest = self._slowest() if len(self._arriving) > _MAX_ARRIVING else None
+        if slowest is not None:
+            slowest.cut_off()
+
+    def end_arrival(self, arrival: Arrival) -> None:
+        """Watch no more over a request."""
+        with self._lock:
+            self._arriving.pop(arrival, None)
+        if arrival.is_cut_off:
+            _logger.info("The request did not come in time, and the caller was cut off.")
+
+    def _slowest(self) -> Arrival | None:
+        """Take out the request that is longest on its way, unless even that one has just begun."""
+        slowest = next(iter(self._arriving))
+        if time.monotonic() - slowest.since < _JUST_BEGUN_SECONDS:
+            return None
+        del self._arriving[slowest]
+        return slowest
+
+    def _run(self) -> None:
+        while not self._closing.wait(self.patience / _LOOKS):
+            with self._lock:
+                waits: list[_Wait] = [*self._arriving, *self._reading]
+            too_early = time.monotonic() - self.patience
+            for wait in waits:
+                if wait.since < too_early:
+                    wait.cut_off()
+
+
+class _Wait:
+    """A thread that waits for its caller, or does not just now."""
+
+    __slots__ = ("context", "is_cut_off", "since")
+
+    def __init__(self, context: grpc.ServicerContext, since: float) -> None:
+        self.context = context
+        self.since = since
+        self.is_cut_off = False
+
+    def cut_off(self) -> None:
+        """End the call, which frees the thread."""
+        self.is_cut_off = True
+        self.context.cancel()
+
+
+class Arrival(_Wait):
+    """A request on its way, until the end of a ``with``."""
+
+    __slots__ = ("_watchdog",)
+
+    def __init__(self, context: grpc.ServicerContext, watchdog: Watchdog) -> None:
+        super().__init__(context, time.monotonic())
+        self._watchdog = watchdog
+
+    def __enter__(self) -> None:
+        self._watchdog.begin_arrival(self)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._watchdog.end_arrival(self)
+
+
+class Reader(_Wait):
+    """A caller who reads a stream."""
+
+    __slots__ = ()
+
+    def is_handed_a_message(self) -> None:
+        """Say that from now on the thread waits until the caller has taken a message."""
+        self.since = time.monotonic()
+
+    def has_taken_it(self) -> None:
+        """Say that the thread does not wait any more."""
+        self.since = _NEVER
