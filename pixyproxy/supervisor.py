@@ -79,6 +79,7 @@ class Supervisor:
         self._work = work
         self._on_end = on_end
         self._end, self._lifeline = os.pipe()
+        self._has_begun = False
         self._is_ending = False
         self._all_ended_well = True
 
@@ -112,7 +113,8 @@ class Supervisor:
             self._wait(told)
             failed = next((worker for worker in self._workers if worker.pid is None), None)
             if failed is not None and not self._is_ending:
-                raise PixyProxyException(failed.failure or "A worker ended before it served; the log may say why.")
+                raise PixyProxyException(failed.failure)
+        self._has_begun = True
 
     def _go_on(self, told: socket.socket) -> None:
         """Replace those that die, until all have ended as they were told to."""
@@ -199,7 +201,9 @@ class Supervisor:
         is_quick = time.monotonic() - worker.started_at < _QUICK_DEATH_SECONDS
         worker.quick_deaths = worker.quick_deaths + 1 if is_quick else 0
         worker.start_at = time.monotonic() + pause
-        _logger.warning("Worker %d (process %d) ended: %s", worker.number, pid, worker.failure or _said_of(code))
+        worker.failure = worker.failure or _said_of(code)
+        if self._has_begun:
+            _logger.warning("Worker %d (process %d) is gone. %s", worker.number, pid, worker.failure)
 
     # --- The end -------------------------------------------------------------------------------------------------
 
@@ -226,7 +230,7 @@ def _pause_after(quick_deaths: int) -> float:
 
 
 def _said_of(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"exit status {code}"
+    return f"Signal {-code} ended it." if code < 0 else f"It ended with exit status {code}."
 
 
 def _say(line: int, what: bytes) -> None:

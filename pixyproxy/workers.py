@@ -71,11 +71,13 @@ def serve_together(settings: Settings, count: int, make_first_user: MakeFirstUse
 
         def all_serve() -> None:
             claim.close()
+            if settings.sqlite_path is not None:
+                with open_current_database(settings) as database:
+                    make_first_user(build_users(settings, database))
             announce(claim.address)
 
-        with open_current_database(settings) as database:
-            if settings.sqlite_path is not None:
-                make_first_user(build_users(settings, database))
+        with open_current_database(settings):
+            pass  # Its tables are brought to today's form once, or it is said once that they are not in it.
         load_ahead(settings)
         # What is there now is left alone by the workers' garbage collection, and so stays shared between them.
         gc.collect()

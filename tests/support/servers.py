@@ -220,6 +220,18 @@ class RunningServer:
         return self.lines_of(request_id)
 
     @property
+    def workers(self) -> set[int]:
+        """The processes that the process has started."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text(encoding="ascii")
+        return {int(pid) for pid in children.split()}
+
+    def worker_of(self, request_id: str) -> int:
+        """The worker that a request was made to, by the thread that its id names."""
+        thread = request_id.split("-")[-2]
+        (pid,) = (pid for pid in self.workers if Path(f"/proc/{pid}/task/{thread}").exists())
+        return pid
+
+    @property
     def rss(self) -> int:
         """Bytes of memory that the process holds."""
         status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")

@@ -1,0 +1,289 @@
+"""Several workers on one port: who serves, what they share, and what becomes of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from pixyproxy_pb.v1 import image_service_pb2 as pb
+
+from tests.integration.conftest import asking
+from tests.integration.windows import SMALL_WINDOW, begin_to_read
+from tests.support.image_client import SMALL, ImageClient
+from tests.support.openai_stand_in import RunningStandIn
+from tests.support.rpc import TIMEOUT, refusal, refusal_of, request_id_of
+from tests.support.servers import RunningServer, environment, image_stub, run_command, running_server
+from tests.support.stored_images import store_image
+from tests.support.waiting import wait_until
+
+_WORKERS = 3
+_SEVERAL = {"PIXYPROXY_WORKERS": str(_WORKERS)}
+
+if not hasattr(os, "sched_setaffinity"):
+    pytest.skip("only one worker serves on this system", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server with several workers, which all live on."""
+    with running_server(tmp_path_factory.mktemp("several"), _SEVERAL) as server:
+        yield server
+
+
+class _Connections:
+    """Connections to workers, which the system shares out as it likes."""
+
+    def __init__(self, server: RunningServer, *options: tuple[str, Any]) -> None:
+        self._server = server
+        self._options = options
+        self._open = ExitStack()
+
+    def __enter__(self) -> _Connections:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def another(self) -> tuple[int, Any]:
+        """Connect, and return whom to and the image service there."""
+        stub = image_stub(self._open.enter_context(self._server.new_channel(*self._options)))
+        _, call = stub.ListImages.with_call(pb.ListImagesRequest(), timeout=TIMEOUT)
+        return self._server.worker_of(request_id_of(call)), stub
+
+    def one_to_each(self) -> dict[int, Any]:
+        """Connect until there is a connection to each worker, and return one of each."""
+        found: dict[int, Any] = {}
+
+        def is_complete() -> bool:
+            worker, stub = self.another()
+            found.setdefault(worker, stub)
+            return len(found) == len(self._server.workers)
+
+        wait_until(is_complete, TIMEOUT, "a connection to each worker")
+        return found
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return status.rpartition(")")[2].split()[0] == "Z"  # Dead, and not yet buried by whoever inherited it.
+
+
+def _begin(server: RunningServer, stub: Any, prompt: str, stand_in: RunningStandIn) -> Any:
+    """Begin a generation, and return the call when the provider is at work on it."""
+    call = stub.CreateImage.future(
+        pb.CreateImageRequest(prompt=prompt, options=SMALL), metadata=server.admin.metadata, timeout=TIMEOUT
+    )
+    wait_until(lambda: stand_in.count(prompt), TIMEOUT, "the submission")
+    return call
+
+
+# --- Serving ---------------------------------------------------------------------------------------------------------
+
+
+def test_each_worker_serves_on_a_core_of_its_own(several: RunningServer) -> None:
+    assert several.output.count("listening on ") == 1
+    with _Connections(several) as connections:
+        assert connections.one_to_each().keys() == several.workers
+    assert len(several.workers) == _WORKERS
+    mine = sorted(os.sched_getaffinity(0))
+    expected = sorted(mine[number % len(mine)] for number in range(_WORKERS))
+    assert sorted(core for pid in several.workers for core in os.sched_getaffinity(pid)) == expected
+
+
+def test_what_one_worker_makes_all_the_others_find(several: RunningServer) -> None:
+    author = several.new_login()
+    with _Connections(several) as connections:
+        stubs = connections.one_to_each()
+        made = {
+            stub.CreateImage(
+                pb.CreateImageRequest(prompt=f"by {worker}", options=SMALL), metadata=author.metadata, timeout=TIMEOUT
+            ).image.guid
+            for worker, stub in stubs.items()
+        }
+        for stub in stubs.values():
+            # A page's token, too, is good at every worker.
+            first = stub.ListImages(pb.ListImagesRequest(page_size=1), metadata=author.metadata, timeout=TIMEOUT)
+            rest = [
+                other.ListImages(
+                    pb.ListImagesRequest(page_token=first.next_page_token), metadata=author.metadata, timeout=TIMEOUT
+                )
+                for other in stubs.values()
+            ]
+            for page in rest:
+                assert {image.guid for image in (*first.images, *page.images)} == made
+
+
+def test_the_supervisor_has_a_single_thread(several: RunningServer) -> None:
+    # Else what it forks after a worker has died might hang on a lock that nobody holds.
+    assert len(list(Path(f"/proc/{several.process.pid}/task").iterdir())) == 1
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_second_server_on_the_port_does_not_start(several: RunningServer, tmp_path: Path, workers: str) -> None:
+    settings = {"PIXYPROXY_LISTEN": several.address, "PIXYPROXY_WORKERS": workers}
+    done = run_command("serve", env=environment(tmp_path, settings))
+    assert done.status == 1
+    assert done.stderr.count(f"pixyproxy: PIXYPROXY_LISTEN: cannot listen on {several.address}") == 1
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_several_workers_do_not_share_the_port_of_another_server(server: RunningServer, tmp_path: Path) -> None:
+    done = run_command("serve", "--workers", "2", env=environment(tmp_path, {"PIXYPROXY_LISTEN": server.address}))
+    assert done.status == 1
+    assert done.stderr.count(f"pixyproxy: PIXYPROXY_LISTEN: cannot listen on {server.address}") == 1
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"PIXYPROXY_IMAGE_STORE": "/dev/null/images"}, "PIXYPROXY_IMAGE_STORE"),
+        ({"OPENAI_API_KEY": "x y"}, "OPENAI_API_KEY"),
+        ({"PIXYPROXY_LISTEN": "no-such-host.invalid:50051", "PIXYPROXY_ALLOW_PLAINTEXT": "true"}, "PIXYPROXY_LISTEN"),
+    ],
+    ids=str,
+)
+def test_what_keeps_all_workers_from_serving_is_said_once(tmp_path: Path, settings: dict[str, str], said: str) -> None:
+    done = run_command("serve", env=environment(tmp_path, _SEVERAL | settings))
+    assert done.status == 1
+    assert done.stderr.count(said) == 1
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_workers_on_ipv6(tmp_path: Path) -> None:
+    if not Path("/proc/net/if_inet6").exists():
+        pytest.skip("this machine has no IPv6")
+    with running_server(tmp_path, _SEVERAL | {"PIXYPROXY_LISTEN": "[::1]:0"}) as server:
+        assert server.address.startswith("[::1]:")
+        assert ImageClient(server, server.admin).create().author == "admin"
+
+
+# --- Limits ----------------------------------------------------------------------------------------------------------
+
+
+def test_streams_are_counted_together(tmp_path: Path) -> None:
+    with running_server(tmp_path, _SEVERAL | {"PIXYPROXY_MAX_STREAMS": "2"}) as server:
+        image = store_image(server, server.admin, bytes(4 * 1024 * 1024))
+        with _Connections(server, *SMALL_WINDOW) as connections:
+            first, second, third = connections.one_to_each().values()
+            readers = [begin_to_read(stub, image.guid, server.admin) for stub in (first, second)]
+            request = pb.GetImageContentRequest(guid=image.guid)
+            refused = refusal(third.GetImageContent, request, server.admin.metadata)
+            assert (refused.code, refused.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_BUSY")
+            assert refused.retry_after
+            start, *_, end = server.wait_for_end_of(refused.request_id)
+            assert start.endswith("REQUEST START")
+            assert "REQUEST END RESOURCE_EXHAUSTED" in end
+            # Other calls go on, and so do streams when there is room again.
+            third.GetImage(pb.GetImageRequest(guid=image.guid), metadata=server.admin.metadata, timeout=TIMEOUT)
+            readers[0].cancel()
+            wait_until(lambda: _can_read(third, image.guid, server), TIMEOUT, "the slot to be given back")
+            readers[1].cancel()
+
+
+def _can_read(stub: Any, guid: str, server: RunningServer) -> bool:
+    call = stub.GetImageContent(pb.GetImageContentRequest(guid=guid), metadata=server.admin.metadata, timeout=TIMEOUT)
+    try:
+        return len(list(call)) > 1
+    except grpc.RpcError:
+        reason = refusal_of(call).reason
+    assert reason == "TOO_BUSY"
+    return False
+
+
+def test_a_killed_worker_gives_its_generations_back_and_is_replaced(
+    stand_in: RunningStandIn, prompt: str, tmp_path: Path
+) -> None:
+    settings = asking(stand_in) | {"PIXYPROXY_WORKERS": "2", "PIXYPROXY_MAX_GENERATIONS": "1"}
+    with running_server(tmp_path, settings) as server, _Connections(server) as connections:
+        (killed, its), (other, others) = connections.one_to_each().items()
+        call = _begin(server, its, f"{prompt} [[fault:hang:times=1]]", stand_in)
+        request = pb.CreateImageRequest(prompt=f"{prompt} again", options=SMALL)
+        assert refusal(others.CreateImage, request, server.admin.metadata).reason == "TOO_BUSY"
+
+        os.kill(killed, signal.SIGKILL)
+        assert call.code() is grpc.StatusCode.UNAVAILABLE
+        others.ListImages(pb.ListImagesRequest(), timeout=TIMEOUT)
+        wait_until(lambda: len(server.workers - {killed}) == 2, TIMEOUT, "another worker")
+        assert others.CreateImage(request, metadata=server.admin.metadata, timeout=TIMEOUT).image.author == "admin"
+        assert other in server.workers
+        # The new one serves as well.
+        assert connections.one_to_each().keys() == server.workers
+        assert f"(process {killed}) is gone. Signal 9" in server.log
+
+
+def test_a_worker_that_is_told_to_end_finishes_and_is_replaced(
+    stand_in: RunningStandIn, prompt: str, tmp_path: Path
+) -> None:
+    settings = asking(stand_in) | {"PIXYPROXY_WORKERS": "2"}
+    with running_server(tmp_path, settings) as server, _Connections(server) as connections:
+        worker, stub = connections.another()
+        call = _begin(server, stub, f"{prompt} [[fault:slow=1.2]]", stand_in)
+        os.kill(worker, signal.SIGTERM)
+        assert call.result().image.prompt.startswith(prompt)
+        wait_until(lambda: len(server.workers - {worker}) == 2, TIMEOUT, "another worker")
+
+
+# --- The end ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_for_the_group", [False, True], ids=["supervisor", "group"])
+def test_all_workers_finish_what_they_do(
+    stand_in: RunningStandIn, prompt: str, tmp_path: Path, is_for_the_group: bool
+) -> None:
+    with (
+        running_server(tmp_path, asking(stand_in) | _SEVERAL) as server,
+        _Connections(server) as connections,
+    ):
+        workers = server.workers
+        calls = [
+            _begin(server, stub, f"{prompt} {worker} [[fault:slow=1.2]]", stand_in)
+            for worker, stub in connections.one_to_each().items()
+        ]
+        # A terminal, or a service manager, may tell all of them.
+        for pid in workers if is_for_the_group else ():
+            os.kill(pid, signal.SIGINT)
+        server.terminate()
+        assert all(call.result().image.prompt.startswith(prompt) for call in calls)
+        assert server.process.wait(TIMEOUT) == 0
+        assert all(_has_ended(pid) for pid in workers)
+        assert server.log_lines[-1].endswith("Stopped.")
+        assert server.log.count("Draining") == 1
+
+
+def test_a_second_signal_ends_all_at_once(stand_in: RunningStandIn, prompt: str, tmp_path: Path) -> None:
+    with running_server(tmp_path, asking(stand_in) | _SEVERAL) as server, _Connections(server) as connections:
+        workers = server.workers
+        _, stub = connections.another()
+        call = _begin(server, stub, f"{prompt} [[fault:hang:times=1]]", stand_in)
+        server.terminate()
+        wait_until(lambda: "Draining" in server.log, TIMEOUT, "the first signal to be heard")
+        server.terminate()
+        assert server.process.wait(TIMEOUT) == -signal.SIGTERM
+        assert all(_has_ended(pid) for pid in workers)
+        assert call.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_workers_finish_and_end_when_their_supervisor_is_killed(
+    stand_in: RunningStandIn, prompt: str, tmp_path: Path
+) -> None:
+    with running_server(tmp_path, asking(stand_in) | _SEVERAL) as server, _Connections(server) as connections:
+        workers = server.workers
+        _, stub = connections.another()
+        call = _begin(server, stub, f"{prompt} [[fault:slow=1.2]]", stand_in)
+        server.kill()
+        assert call.result().image.prompt.startswith(prompt)
+        wait_until(lambda: all(_has_ended(pid) for pid in workers), TIMEOUT, "the workers to end")
+    with running_server(tmp_path, _SEVERAL | {"PIXYPROXY_LISTEN": server.address}) as server:
+        assert len(ImageClient(server, server.admin).page().images) == 1
