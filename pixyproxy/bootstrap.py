@@ -26,6 +26,7 @@ from pixyproxy.service.generation_slots import GenerationSlots
 from pixyproxy.service.image_service import ImageService
 from pixyproxy.service.interfaces import ImageServiceInterface, UserServiceInterface
 from pixyproxy.service.page_tokens import PageTokens, new_page_token_key
+from pixyproxy.service.provider_turns import ProviderTurns
 from pixyproxy.service.sign_in_throttle import SignInThrottle
 from pixyproxy.service.users import UserService
 from pixyproxy.settings import Settings
@@ -119,7 +120,7 @@ def open_current_database(settings: Settings) -> Iterator[Database]:
 
 def build_users(settings: Settings, database: Database) -> UserServiceInterface:
     """Build the user service alone, for administration."""
-    return UserService(database, SignInThrottle(settings.max_failed_sign_ins, settings.sign_in_window))
+    return UserService(database, SignInThrottle(database, settings.max_failed_sign_ins, settings.sign_in_window))
 
 
 @contextmanager
@@ -129,7 +130,7 @@ def build(settings: Settings, limits: Limits, *, worker: int = 0) -> Iterator[Ap
         database = stack.enter_context(open_current_database(settings))
         store = _open_store(settings)
         # What concerns all workers, one of them says.
-        generator = stack.enter_context(closing(_build_generator(settings, warns=worker == 0)))
+        generator = stack.enter_context(closing(_build_generator(settings, database, warns=worker == 0)))
         creator = ImageCreator(
             database,
             store,
@@ -171,7 +172,7 @@ def _open_store(settings: Settings) -> ImageStore:
         raise ConfigurationError(f"PIXYPROXY_IMAGE_STORE: {error.message}") from error
 
 
-def _build_generator(settings: Settings, *, warns: bool) -> ImageGenerator:
+def _build_generator(settings: Settings, database: Database, *, warns: bool) -> ImageGenerator:
     if settings.openai_api_key is None:
         if warns:
             _logger.warning(
@@ -192,7 +193,8 @@ def _build_generator(settings: Settings, *, warns: bool) -> ImageGenerator:
     if warns:
         # Beside the start, which need not wait for the provider.
         threading.Thread(target=_warn_of_shutdown, args=(generator, settings.model), daemon=True).start()
-    return GuardedGenerator(generator, settings.images_per_minute)
+    turns = None if settings.images_per_minute is None else ProviderTurns(database, settings.images_per_minute)
+    return GuardedGenerator(generator, turns)
 
 
 def _warn_of_shutdown(generator: OpenAIGenerator, model: str) -> None:

@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pixyproxy.core.exceptions import ConfigurationError
 from pixyproxy.core.models import TRANSPARENT_RULE, Background, ModelName, OutputFormat, Quality, Size, can_show
+from pixyproxy.core.provider_limits import has_documented_sizes, quality_problem, size_problem
 from pixyproxy.data.mysql import MySQLAddress
 
 _PREFIX = "PIXYPROXY_"
@@ -181,6 +182,17 @@ class Settings(BaseSettings):
     def _check_transparent(self) -> Settings:
         if not can_show(self.background, self.output_format):
             raise _refuse(f"PIXYPROXY_BACKGROUND and PIXYPROXY_OUTPUT_FORMAT do not go together: {TRANSPARENT_RULE}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_provider_limits(self) -> Settings:
+        # A default that the provider refuses would be blamed on callers who have not chosen it.
+        problem = size_problem(self.size) if has_documented_sizes(self.model) else None
+        if problem is not None:
+            raise _refuse(f"PIXYPROXY_SIZE: {problem}")
+        problem = quality_problem(self.quality, self.model)
+        if problem is not None:
+            raise _refuse(f"PIXYPROXY_QUALITY: {problem}")
         return self
 
     @property

@@ -61,7 +61,7 @@ class ImageStore(ABC):
         """
 
     @abstractmethod
-    def write(self, guid: str, data: bytes) -> None:
+    def write(self, guid: str, data: bytes | memoryview) -> None:
         """Store the bytes of an image; when this returns, they outlive a crash. Half an image is never visible.
 
         Raises:
@@ -127,7 +127,7 @@ class LocalImageStore(ImageStore):
         if not is_writable or room.f_bavail * room.f_frsize < images * _ROOM_PER_IMAGE:
             raise StorageFullError("There is no room left for images; nothing was generated.")
 
-    def write(self, guid: str, data: bytes) -> None:  # noqa: D102  inherited
+    def write(self, guid: str, data: bytes | memoryview) -> None:  # noqa: D102  inherited
         self._write(self._path_of(guid), data)
 
     def open(self, guid: str) -> ContentReader:  # noqa: D102  inherited
@@ -163,7 +163,7 @@ class LocalImageStore(ImageStore):
         for name in _names_in(self._parts):
             _remove_if_abandoned(self._parts / name)
 
-    def _write(self, path: Path, data: bytes) -> None:
+    def _write(self, path: Path, data: bytes | memoryview) -> None:
         """Write a file that is either not there or whole, and that outlives a crash once this returns."""
         try:
             for folder in (self._parts, path.parent):
@@ -213,7 +213,7 @@ def _unlink(path: Path) -> None:
         raise _translated(error) from error
 
 
-def _write_whole(part: Path, path: Path, data: bytes) -> bool:
+def _write_whole(part: Path, path: Path, data: bytes | memoryview) -> bool:
     """Write a part and make it the file; return False where a sweeper took it away before it was locked."""
     try:
         with part.open("xb") as file:

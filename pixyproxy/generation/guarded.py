@@ -5,7 +5,7 @@ from __future__ import annotations
 from pixyproxy.core.call import CallScope
 from pixyproxy.generation.circuit_breaker import CircuitBreaker
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest, ImageGenerator
-from pixyproxy.generation.pacing import Pacer
+from pixyproxy.generation.pacing import Pacer, Turns
 from pixyproxy.generation.retry import RetryingGenerator
 
 
@@ -32,9 +32,9 @@ class GuardedGenerator:
     not by itself close the way for everybody.
     """
 
-    def __init__(self, generator: ImageGenerator, images_per_minute: int | None) -> None:
-        """Guard ``generator``; without a number of images per minute, submissions do not wait."""
-        pacer = None if images_per_minute is None else Pacer(images_per_minute)
+    def __init__(self, generator: ImageGenerator, turns: Turns | None) -> None:
+        """Guard ``generator``; without turns, submissions do not wait for any."""
+        pacer = None if turns is None else Pacer(turns)
         self._breaker = CircuitBreaker(on_open=pacer.wake if pacer else _nobody_waits)
         self._generator = RetryingGenerator(
             generator if pacer is None else _PacedGenerator(generator, pacer, self._breaker)

@@ -37,7 +37,7 @@ class GeneratedImage:
     """An image that was made.
 
     Attributes:
-        data: the encoded picture.
+        data: the encoded picture; whoever has taken it to where it is kept calls ``close``.
         content_type: its media type, taken from the bytes.
         width: pixels across, taken from the bytes.
         height: pixels down, taken from the bytes.
@@ -45,12 +45,17 @@ class GeneratedImage:
         usage: the tokens that the provider counted, or None.
     """
 
-    data: bytes
+    data: bytes | memoryview
     content_type: str
     width: int
     height: int
     model: str
     usage: Usage | None
+
+    def close(self) -> None:
+        """Give the memory of ``data`` back at once, which then cannot be read any more."""
+        if isinstance(self.data, memoryview):
+            self.data.release()
 
 
 class ImageGenerator(Protocol):

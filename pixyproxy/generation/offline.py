@@ -12,15 +12,12 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from pixyproxy.core.call import CallScope
 from pixyproxy.core.exceptions import ProviderRequestInvalidError, ProviderTimeoutError
+from pixyproxy.core.provider_limits import size_problem
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
 
 MODEL = "offline-drawing"
 
 _AUTO_SIZE = (1024, 1024)
-_SIZE_STEP = 16
-_MAX_RATIO = 3
-_MAX_LONG_EDGE = 3840
-_MAX_SHORT_EDGE = 2160
 _SHAPES = 12
 _CAPTION_LENGTH = 48
 
@@ -67,21 +64,13 @@ class OfflineGenerator:
 
 def _parse_size(size: str) -> tuple[int, int]:
     """Return width and height in pixels, within the limits that the provider documents."""
+    problem = size_problem(size)
+    if problem is not None:
+        raise ProviderRequestInvalidError("options.size", problem)
     if size == "auto":
         return _AUTO_SIZE
     width, height = (int(edge) for edge in size.split("x"))
-    if width % _SIZE_STEP or height % _SIZE_STEP:
-        raise _invalid_size(f"width and height must be multiples of {_SIZE_STEP}")
-    short, long = sorted((width, height))
-    if long > _MAX_RATIO * short:
-        raise _invalid_size(f"the ratio of width to height must be between 1:{_MAX_RATIO} and {_MAX_RATIO}:1")
-    if long > _MAX_LONG_EDGE or short > _MAX_SHORT_EDGE:
-        raise _invalid_size(f"must be at most {_MAX_LONG_EDGE}x{_MAX_SHORT_EDGE} or {_MAX_SHORT_EDGE}x{_MAX_LONG_EDGE}")
     return width, height
-
-
-def _invalid_size(rule: str) -> ProviderRequestInvalidError:
-    return ProviderRequestInvalidError("options.size", rule)
 
 
 def _is_transparent(request: GenerationRequest) -> bool:

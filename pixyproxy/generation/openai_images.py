@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import binascii
 import email.utils
 import hashlib
-import json
 import logging
 import re
 import time
@@ -30,6 +28,7 @@ from pixyproxy.core.exceptions import (
     ProviderUnavailableError,
 )
 from pixyproxy.core.models import Usage
+from pixyproxy.generation.answer import kept_body, take_apart
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
 from pixyproxy.generation.picture import inspect_picture
 
@@ -112,7 +111,17 @@ class OpenAIGenerator:
         """
         if call.is_over:
             raise ProviderTimeoutError("The time was over before the image could be asked for.")
-        return _read_image(request, self._submit(request))
+        try:
+            with self._client.images.with_streaming_response.generate(**_parameters(request)) as answer:
+                return _read_image(request, answer.http_response)
+        except openai.APIStatusError as exc:
+            # Not chained: the provider's text may quote the prompt or a part of the key.
+            raise self._explain_status(exc, request.prompt) from None
+        except openai.APIConnectionError as exc:
+            raise _explain_connection(exc.__cause__) from exc
+        except (httpx2.HTTPError, httpx2.StreamError) as exc:
+            # The connection broke after the answer's head.
+            raise _explain_connection(exc) from exc
 
     def model_shutdown_date(self, model: str) -> str | None:
         """Ask when a model will be shut down.
@@ -131,15 +140,6 @@ class OpenAIGenerator:
     def close(self) -> None:
         """Close the client's connections."""
         self._client.close()
-
-    def _submit(self, request: GenerationRequest) -> httpx2.Response:
-        try:
-            return self._client.images.with_raw_response.generate(**_parameters(request)).http_response
-        except openai.APIStatusError as exc:
-            # Not chained: the provider's text may quote the prompt or a part of the key.
-            raise self._explain_status(exc, request.prompt) from None
-        except openai.APIConnectionError as exc:
-            raise _explain_connection(exc) from exc
 
     def _explain_status(self, exc: openai.APIStatusError, prompt: str) -> ProviderError:
         status, codes = exc.status_code, {_safe_name(exc.code), _safe_name(exc.type)}
@@ -245,29 +245,20 @@ class _StreamWithDeadline(httpx2.SyncByteStream):
 
 def _read_image(request: GenerationRequest, response: httpx2.Response) -> GeneratedImage:
     try:
-        answer = json.loads(response.content)
-        data = _picture_bytes(answer)
+        with kept_body(response.iter_bytes()) as body:
+            answer, data = take_apart(body)
         picture = inspect_picture(data)
     except (ValueError, RecursionError) as exc:
         _log_failure("sent no usable image", response, f"{type(exc).__name__}: {exc}")
         raise ProviderUnavailableError("The image provider sent no usable image.", may_have_billed=True) from exc
     return GeneratedImage(
-        data=data,
+        data=memoryview(data).toreadonly(),
         content_type=picture.content_type,
         width=picture.width,
         height=picture.height,
         model=request.model,
         usage=_read_usage(answer.get("usage")),
     )
-
-
-def _picture_bytes(answer: object) -> bytes:
-    images = answer.get("data") if isinstance(answer, dict) else None
-    first = images[0] if isinstance(images, list) and images else None
-    encoded = first.get("b64_json") if isinstance(first, dict) else None
-    if not isinstance(encoded, str):
-        raise ValueError("the answer holds no image")
-    return binascii.a2b_base64(encoded)
 
 
 def _read_usage(usage: object) -> Usage | None:
@@ -291,8 +282,7 @@ def _log_failure(what: str, response: httpx2.Response, detail: str) -> None:
     )
 
 
-def _explain_connection(exc: openai.APIConnectionError) -> ProviderError:
-    cause = exc.__cause__
+def _explain_connection(cause: BaseException | None) -> ProviderError:
     _logger.warning(
         "the image provider did not answer: status none, provider's request id none: %s", type(cause).__name__
     )
@@ -300,7 +290,7 @@ def _explain_connection(exc: openai.APIConnectionError) -> ProviderError:
         return ProviderMisconfiguredError("The image provider's address or key cannot be used.")
     if isinstance(cause, _NEVER_SENT):
         return ProviderUnavailableError("The image provider cannot be reached.")
-    if isinstance(exc, openai.APITimeoutError):
+    if isinstance(cause, httpx2.TimeoutException):
         return ProviderTimeoutError("The image provider took too long.", may_have_billed=True)
     return OutcomeUnknownError(
         "The connection to the image provider broke after the request was sent; whether an image was made is unknown."

@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 from pixyproxy.core.call import CallScope
-from pixyproxy.core.exceptions import ProviderTimeoutError, TooBusyError
+from pixyproxy.core.exceptions import ConflictError, DBConnectionError, ProviderTimeoutError, TooBusyError
 
-# How often a waiting request looks whether its caller has gone.
+# How often a waiting request looks whether its caller has gone, and whether its turn has come.
 _LOOK_SECONDS = 0.25
+
+_logger = logging.getLogger(__name__)
+
+
+class Turns(Protocol):
+    """Gives turns, a limited number within any minute, to all servers together. Safe to use from many threads."""
+
+    def take(self) -> float:
+        """Take a turn if there is one.
+
+        Returns:
+            0 where it was taken, and otherwise the seconds until there may be one.
+
+        Raises:
+            DBConnectionError: it cannot be known now.
+            ConflictError: likewise.
+        """
+
+    def wait_for(self, ahead: int) -> float:
+        """Return the seconds until there may be a turn for one that has ``ahead`` others before it. Raises as ``take``.
+
+        What other servers have waiting is not known, so that it may take longer.
+        """
 
 
 @dataclass(eq=False)
@@ -30,15 +54,10 @@ class Pacer:
     An author with a hundred requests in the queue and one with a single request each have the next place in turn.
     """
 
-    def __init__(
-        self, images_per_minute: int, *, window: float = 60.0, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        """Let ``images_per_minute`` pass within any ``window`` of seconds, by a clock of seconds."""
-        self._window = window
-        self._clock = clock
-        self._limit = images_per_minute
+    def __init__(self, turns: Turns) -> None:
+        """Let as many pass as there are ``turns``."""
+        self._turns = turns
         self._changed = threading.Condition()
-        self._passed: deque[float] = deque(maxlen=images_per_minute)
         self._queues: dict[str, deque[_Ticket]] = {}  # by author; whose turn it is comes first
 
     def wait_for_turn(self, author: str, call: CallScope, may_go_on: Callable[[], None]) -> None:
@@ -53,19 +72,18 @@ class Pacer:
             TooBusyError: its turn would not come within the caller's time; it was not kept waiting.
             ProviderTimeoutError: the caller has gone meanwhile.
         """
-        with self._changed, self._queued(author) as ticket:
+        with self._queued(author) as ticket:
             self._refuse_hopeless(ticket, call)
             while True:
                 may_go_on()
                 if call.is_over:
                     raise ProviderTimeoutError("The time was over before the image could be asked for.")
-                is_next = self._next() is ticket
-                wait = self._wait_for_place(0)
-                if is_next and wait == 0:
-                    self._passed.append(self._clock())
+                wait = self._take() if self._is_next(ticket) else _LOOK_SECONDS
+                if wait == 0:
                     ticket.has_passed = True
                     return
-                self._changed.wait(min(wait, _LOOK_SECONDS) if is_next else _LOOK_SECONDS)
+                with self._changed:
+                    self._changed.wait(min(wait, _LOOK_SECONDS))
 
     def wake(self) -> None:
         """Let all who wait look whether they still should."""
@@ -76,12 +94,14 @@ class Pacer:
     def _queued(self, author: str) -> Iterator[_Ticket]:
         """Hold a place in the queue; when it is given up, the next author has the turn."""
         ticket = _Ticket(author)
-        self._queues.setdefault(author, deque()).append(ticket)
+        with self._changed:
+            self._queues.setdefault(author, deque()).append(ticket)
         try:
             yield ticket
         finally:
-            self._leave(ticket)
-            self._changed.notify_all()
+            with self._changed:
+                self._leave(ticket)
+                self._changed.notify_all()
 
     def _leave(self, ticket: _Ticket) -> None:
         queue = self._queues[ticket.author]
@@ -91,13 +111,30 @@ class Pacer:
             if queue:
                 self._queues[ticket.author] = queue  # behind all others, who have the next turns
 
-    def _next(self) -> _Ticket:
-        return next(iter(self._queues.values()))[0]
+    def _is_next(self, ticket: _Ticket) -> bool:
+        with self._changed:
+            return next(iter(self._queues.values()))[0] is ticket
+
+    def _take(self) -> float:
+        """Take a turn, without the lock, as that is a matter of the database; return the seconds to wait, or 0."""
+        try:
+            return self._turns.take()
+        except (DBConnectionError, ConflictError) as error:
+            # The request is noted as sent already: to give it up would leave its outcome unknown.
+            _logger.warning("A turn to ask the provider waits: %s", error.message)
+            return _LOOK_SECONDS
 
     def _refuse_hopeless(self, ticket: _Ticket, call: CallScope) -> None:
         remaining = call.remaining()
-        wait = self._wait_for_place(self._ahead_of_last(ticket.author))
-        if remaining is not None and wait > remaining:
+        if remaining is None:
+            return
+        with self._changed:
+            ahead = self._ahead_of_last(ticket.author)
+        try:
+            wait = self._turns.wait_for(ahead)
+        except (DBConnectionError, ConflictError):
+            return  # not known to be hopeless
+        if wait > remaining:
             raise TooBusyError(
                 "More images are waiting than can be asked for within the call's deadline.", retry_after=wait
             )
@@ -106,12 +143,3 @@ class Pacer:
         """Count who passes before an author's last request: as many of each other author's, as far as there are."""
         own = len(self._queues[author])
         return own - 1 + sum(min(own, len(queue)) for other, queue in self._queues.items() if other != author)
-
-    def _wait_for_place(self, ahead: int) -> float:
-        """Return the seconds until a request may pass that has ``ahead`` others before it."""
-        rounds, place = divmod(len(self._passed) + ahead, self._limit)
-        if rounds == 0:
-            return 0.0
-        # Each that passes opens one place, a window later; those ahead take the places that open first.
-        opened_by = self._passed[place] if place < len(self._passed) else self._clock()
-        return max(0.0, opened_by + rounds * self._window - self._clock())

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import io
+import threading
 from dataclasses import dataclass
+from mmap import mmap
+from typing import IO, cast
 
 from PIL import Image
 
 MAX_PIXELS = 64_000_000
-"""The largest picture that is decoded: nearly eight times 3840x2160, and below what makes Pillow itself warn."""
+"""The largest picture that is taken: nearly eight times 3840x2160, and below what makes Pillow itself warn."""
 
 # A JPEG with a second picture inside, such as a gain map, is read by Pillow as MPO.
 _CONTENT_TYPES = {"PNG": "image/png", "WEBP": "image/webp", "JPEG": "image/jpeg", "MPO": "image/jpeg"}
 _PNG_END = b"IEND\xaeB`\x82"
 _JPEG_SCAN_START = b"\xff\xda"
 _JPEG_END = b"\xff\xd9"
+# Decoding takes up to 4 bytes a pixel, which must not be multiplied by all pictures that come at once.
+_decodings = threading.BoundedSemaphore(2)
 
 
 class NotAPictureError(ValueError):
-    """The bytes are not a whole, decodable PNG, WebP or JPEG of at most ``MAX_PIXELS``."""
+    """The bytes are not a whole PNG, WebP or JPEG of at most ``MAX_PIXELS``."""
 
 
 @dataclass(frozen=True)
@@ -36,34 +41,44 @@ class PictureFormat:
     height: int
 
 
-def inspect_picture(data: bytes) -> PictureFormat:
-    """Decode an encoded picture as a whole and return what it is.
+def inspect_picture(data: bytes | mmap) -> PictureFormat:
+    """Check an encoded picture as a whole and return what it is.
+
+    A PNG has checksums of its own, and they are what is checked; a WebP or JPEG is decoded.
 
     Raises:
-        NotAPictureError: the bytes are no PNG, WebP or JPEG, are damaged or cut short, or decode to too many pixels.
+        NotAPictureError: the bytes are no PNG, WebP or JPEG, are damaged or cut short, or have too many pixels.
     """
-    picture = _decode(data)
+    picture = _check(data)
     if picture.format is None or picture.format not in _CONTENT_TYPES or not _has_end(data, picture.format):
         raise NotAPictureError("the bytes are cut short")
     return PictureFormat(_CONTENT_TYPES[picture.format], picture.width, picture.height)
 
 
-def _decode(data: bytes) -> Image.Image:
+def _check(data: bytes | mmap) -> Image.Image:
     try:
-        picture = Image.open(io.BytesIO(data), formats=("PNG", "WEBP", "JPEG"))
+        # What is mapped is a file already, and need not be copied into one.
+        file = io.BytesIO(data) if isinstance(data, bytes) else cast(IO[bytes], data)
+        picture = Image.open(file, formats=("PNG", "WEBP", "JPEG"))
         if picture.width * picture.height <= MAX_PIXELS:
-            picture.load()
+            if picture.format == "PNG":
+                picture.verify()
+            else:
+                with _decodings:
+                    picture.load()
             return picture
-    # Damaged bytes make Pillow's decoders raise almost anything, warnings turned into errors included.
+    # Damaged bytes make Pillow raise almost anything, warnings turned into errors included.
     except Exception as exc:
-        raise NotAPictureError("the bytes are no decodable PNG, WebP or JPEG") from exc
+        raise NotAPictureError("the bytes are no whole PNG, WebP or JPEG") from exc
     raise NotAPictureError(f"the picture has more than {MAX_PIXELS:,} pixels")
 
 
-def _has_end(data: bytes, image_format: str) -> bool:
-    """Look for the end mark, whose absence the decoders forgive."""
+def _has_end(data: bytes | mmap, image_format: str) -> bool:
+    """Look for the end mark, whose absence is forgiven so far."""
+    # What is mapped would otherwise be searched from where it was last read.
     if image_format == "PNG":
-        return _PNG_END in data
+        return data.rfind(_PNG_END, 0) >= 0
     if image_format == "WEBP":
         return len(data) >= 8 + int.from_bytes(data[4:8], "little")
-    return data.rfind(_JPEG_END) > data.rfind(_JPEG_SCAN_START)
+    end = data.rfind(_JPEG_END, 0)
+    return end >= 0 and data.find(_JPEG_SCAN_START, end) < 0

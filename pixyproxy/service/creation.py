@@ -14,6 +14,7 @@ import logging
 import threading
 import time
 from concurrent.futures import Future
+from contextlib import closing
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -176,7 +177,7 @@ class ImageCreator:
         if generation.is_under_way:
             return False
         if generation.state in (GenerationState.SENT, GenerationState.UNKNOWN):
-            if self._entry.rescue(generation.image_guid):
+            if self._entry.rescue(generation):
                 return False  # It is stored after all: look again.
             if generation.state is GenerationState.SENT:
                 self._move(generation, GenerationState.UNKNOWN)
@@ -310,9 +311,10 @@ class ImageCreator:
 
     def _keep(self, job: _Job, generation: Generation, picture: GeneratedImage) -> Image:
         """Keep a picture that was paid for, and enter it."""
-        detail = _detail_of(job, generation, picture)
         try:
-            self._entry.keep(detail, job.author.user_id, picture.data)
+            with closing(picture):
+                detail = _detail_of(job, generation, picture)
+                self._entry.keep(detail, picture.data)
         except Exception:
             self._settle(generation, GenerationState.UNKNOWN)
             raise

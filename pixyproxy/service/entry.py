@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 
 from pixyproxy.core.exceptions import ContentDamagedError, PixyProxyException
 from pixyproxy.core.models import Image, ImageDetail, Model
@@ -18,6 +19,7 @@ from pixyproxy.data.repositories.deletions import DeletionRepository
 from pixyproxy.data.repositories.generations import Generation, GenerationRepository, GenerationState
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.transactions import in_transaction
+from pixyproxy.service.leases import LEASE
 
 _logger = logging.getLogger(__name__)
 
@@ -25,11 +27,10 @@ _READ_BYTES = 1024 * 1024
 _DELETIONS_A_SWEEP = 100
 
 
-class _Note(Model):
-    """What is noted of a picture until it is entered."""
+class _Note(Model, extra="ignore"):
+    """What is noted of a picture until it is entered; earlier releases noted more."""
 
     detail: ImageDetail
-    author_id: int
 
 
 class ImageEntry:
@@ -41,18 +42,23 @@ class ImageEntry:
         # Pictures that this process kept and could not enter: nobody works on these any more, whatever their lease.
         self._left: set[str] = set()
 
-    def keep(self, detail: ImageDetail, author_id: int, data: bytes) -> None:
+    def keep(self, detail: ImageDetail, data: bytes | memoryview) -> None:
         """Store a picture and its note; when this returns, the picture cannot be lost any more.
 
         Raises:
             StorageFullError: there is no room.
         """
-        self._store.write_note(detail.guid, _Note(detail=detail, author_id=author_id).model_dump_json())
+        note = _Note(detail=detail).model_dump_json()
+        began = time.time()  # a clock that goes on while the machine sleeps
+        self._store.write_note(detail.guid, note)
         try:
             self._store.write(detail.guid, data)
         except BaseException:
             self._drop_note(detail.guid)
             raise
+        if not 0 <= time.time() - began < LEASE.total_seconds():
+            # Taken for dead meanwhile: the note may have been thrown away as one without bytes.
+            self._store.write_note(detail.guid, note)
 
     def enter(self, generation: Generation, detail: ImageDetail) -> Image:
         """Enter a picture that is kept, or return its image where it was entered before.
@@ -66,27 +72,23 @@ class ImageEntry:
         self._drop_note(detail.guid)
         return image
 
-    def rescue(self, guid: str) -> bool:
+    def rescue(self, generation: Generation) -> bool:
         """Enter a picture whose process died before it did, if there is one; return whether it is entered now.
 
         Raises:
             DBConnectionError: the database is away.
         """
+        guid = generation.image_guid
         text = self._store.read_note(guid)
         if text is None:
-            return False
-        note = _Note.model_validate_json(text)
-        with self._database.reading() as context:
-            generation = GenerationRepository(context).find_by_image(guid)
-        if generation is None:
-            _logger.error("The picture %s belongs to no generation; its note stays for a person to look at.", guid)
             return False
         if generation.state is GenerationState.STORED:
             self._drop_note(guid)
             return True
+        detail = _Note.model_validate_json(text).detail
         sha256 = self._sha256_of(guid)
-        if sha256 == note.detail.sha256:
-            self.enter(generation, note.detail)
+        if sha256 == detail.sha256:
+            self.enter(generation, detail)
             return True
         _logger.warning("The picture %s was cut off while it was stored, and is lost.", guid)
         if sha256 is not None:
@@ -103,8 +105,7 @@ class ImageEntry:
             DBConnectionError: the database is away; the rest is left for the next time.
         """
         for guid in self._store.noted():
-            if not self._is_under_way(guid) and self.rescue(guid):
-                _logger.info("Entered the image %s, whose picture was made before.", guid)
+            self._finish(guid)
         with self._database.reading() as context:
             deleted = DeletionRepository(context).get_oldest(_DELETIONS_A_SWEEP)
         for guid in deleted:
@@ -117,12 +118,14 @@ class ImageEntry:
         self._store.delete(guid)
         in_transaction(self._database, lambda context: DeletionRepository(context).delete(guid))
 
-    def _is_under_way(self, guid: str) -> bool:
-        if guid in self._left:
-            return False
+    def _finish(self, guid: str) -> None:
+        """Finish an image with a note, unless somebody works on it."""
         with self._database.reading() as context:
             generation = GenerationRepository(context).find_by_image(guid)
-        return generation is not None and generation.is_under_way
+        if generation is None:
+            _logger.error("The picture %s belongs to no generation; its note stays for a person to look at.", guid)
+        elif (guid in self._left or not generation.is_under_way) and self.rescue(generation):
+            _logger.info("Entered the image %s, whose picture was made before.", guid)
 
     def _sha256_of(self, guid: str) -> str | None:
         """Return the hash of the stored bytes, or None where there are none to read."""

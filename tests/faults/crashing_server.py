@@ -85,7 +85,7 @@ def _is_picture(_: Path, path: Path, *__: Any) -> bool:
     return path.parent.name != ".notes"
 
 
-def _write_half(part: Path, path: Path, data: bytes) -> bool:
+def _write_half(part: Path, path: Path, data: bytes | memoryview) -> bool:
     if _is_picture(part, path):
         part.write_bytes(data[: len(data) // 2])
         die()
@@ -134,8 +134,8 @@ def main() -> None:
     parser.add_argument("--lease", type=float, help="seconds that leases last, where time is short")
     arguments = parser.parse_args()
     if arguments.lease:
-        # Both modules hold the name.
-        for module in (creation, leases):
+        # All these modules hold the name.
+        for module in (creation, entry, leases):
             vars(module)["LEASE"] = timedelta(seconds=arguments.lease)
     if arguments.crash_at == HALF_WRITTEN:
         image_store._write_whole = _write_half

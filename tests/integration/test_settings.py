@@ -36,7 +36,7 @@ _WRONG: dict[str, list[str]] = {
     "PIXYPROXY_IMAGE_STORE": ["s3://bucket/prefix", "http://host/"],
     "OPENAI_BASE_URL": ["nonsense", "ftp://host/", "http://", f"https//{_SECRET}"],
     "PIXYPROXY_MODEL": [" ", "a b", "x" * 65],
-    "PIXYPROXY_SIZE": ["big", "0x64"],
+    "PIXYPROXY_SIZE": ["big", "0x64", "1000x1000", "1024x320", "3856x2160"],
     "PIXYPROXY_QUALITY": ["hd"],
     "PIXYPROXY_OUTPUT_FORMAT": ["gif", "jpg"],
     "PIXYPROXY_BACKGROUND": ["white"],
@@ -95,6 +95,33 @@ def test_the_table_misses_no_setting_that_can_be_wrong() -> None:
     headers = {"openai_api_key", "openai_org_id", "openai_project_id"}
     tested = {name.removeprefix("PIXYPROXY_").lower() for name in _WRONG}
     assert Settings.model_fields.keys() - anything - headers == tested
+
+
+@pytest.mark.parametrize("model", ["gpt-image-2", "gpt-image-2-2026-09-08", "gpt-image-2.6-sunburst"])
+def test_a_default_size_that_the_provider_does_not_make_is_refused(monkeypatch: pytest.MonkeyPatch, model: str) -> None:
+    message = _refused(monkeypatch, PIXYPROXY_SIZE="1024x1000", PIXYPROXY_MODEL=model)
+    assert message == "PIXYPROXY_SIZE: width and height must be multiples of 16"
+
+
+def test_a_default_quality_that_the_model_does_not_know_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = _refused(monkeypatch, PIXYPROXY_QUALITY="max", PIXYPROXY_MODEL="gpt-image-2")
+    assert message == "PIXYPROXY_QUALITY: xhigh and max need a later model than gpt-image-2"
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "quality"),
+    [
+        ("gpt-image-2.5-flare", "3840x2160", "max"),
+        ("gpt-image-2", "auto", "high"),
+        ("gpt-image-3", "1000x1000", "max"),
+        ("somebody-elses", "9999x1", "xhigh"),
+    ],
+)
+def test_what_may_be_made_is_taken(monkeypatch: pytest.MonkeyPatch, model: str, size: str, quality: str) -> None:
+    monkeypatch.setenv("PIXYPROXY_MODEL", model)
+    monkeypatch.setenv("PIXYPROXY_SIZE", size)
+    monkeypatch.setenv("PIXYPROXY_QUALITY", quality)
+    assert (load_settings().size, load_settings().quality) == (size, quality)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,8 @@ class ServerValueRepository:
 
     def set(self, name: str, value: str) -> None:
         """Store a value, in place of an earlier one of that name."""
-        sql = "UPDATE server_values SET value = :value WHERE name = :name"
-        if self._context.execute(sql, {"name": name, "value": value}) == 0:
-            self.insert(name, value)
+        # One statement, because between two of them somebody else could store the first value.
+        self._context.execute(
+            "REPLACE INTO server_values (guid, name, value) VALUES (:guid, :name, :value)",
+            {"guid": new_guid(), "name": name, "value": value},
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,6 +11,8 @@ import pytest
 
 from pixyproxy.core.call import CallScope
 from pixyproxy.core.exceptions import (
+    ConflictError,
+    DBConnectionError,
     OutcomeUnknownError,
     PromptRefusedError,
     ProviderCircuitOpenError,
@@ -42,6 +45,33 @@ class Clock:
 
 def nothing() -> None:
     pass
+
+
+class LocalTurns:
+    """Turns as the database gives them, with a clock that tests can move, and nobody else who takes any."""
+
+    def __init__(self, limit: int, window: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self.limit, self.window, self.clock = limit, window, clock
+        self.taken: list[float] = []
+        self.lock = threading.Lock()
+        self.error: Exception | None = None
+
+    def take(self) -> float:
+        if self.error is not None:
+            raise self.error
+        with self.lock:
+            wait = self.wait_for(0)
+            if wait == 0:
+                self.taken.append(self.clock())
+            return wait
+
+    def wait_for(self, ahead: int) -> float:
+        if self.error is not None:
+            raise self.error
+        windows, place = divmod(ahead, self.limit)
+        opened_by = len(self.taken) + place - self.limit
+        wait = 0.0 if opened_by < 0 else max(0.0, self.taken[opened_by] + self.window - self.clock())
+        return wait + windows * self.window
 
 
 # --- The circuit breaker ---------------------------------------------------------------------------------------------
@@ -137,7 +167,7 @@ def test_opening_is_told() -> None:
 
 
 def test_no_more_pass_within_a_window_than_may(clock: Clock) -> None:
-    pacer = Pacer(2, clock=clock)
+    pacer = Pacer(LocalTurns(2, clock=clock))
     for _ in range(2):
         pacer.wait_for_turn("alice", CallScope(1), nothing)
 
@@ -152,7 +182,7 @@ def test_no_more_pass_within_a_window_than_may(clock: Clock) -> None:
 
 
 def test_one_that_may_pass_soon_waits() -> None:
-    pacer = Pacer(1, window=0.2)
+    pacer = Pacer(LocalTurns(1, window=0.2))
     pacer.wait_for_turn("alice", CallScope(10), nothing)
     passed = threading.Event()
 
@@ -166,7 +196,7 @@ def test_one_that_may_pass_soon_waits() -> None:
 
 
 def test_a_caller_that_goes_away_leaves_the_queue(clock: Clock) -> None:
-    pacer = Pacer(1, clock=clock)
+    pacer = Pacer(LocalTurns(1, clock=clock))
     pacer.wait_for_turn("alice", CallScope(), nothing)
     call = CallScope()
 
@@ -179,9 +209,34 @@ def test_a_caller_that_goes_away_leaves_the_queue(clock: Clock) -> None:
     assert pacer._queues == {}
 
 
+@pytest.mark.parametrize("error", [DBConnectionError("away"), ConflictError("busy")])
+def test_a_database_that_is_away_keeps_the_queue_waiting(error: Exception) -> None:
+    """Whoever waits is noted as sent already: given up, its outcome would be unknown."""
+    turns = LocalTurns(1)
+    turns.error = error
+    pacer = Pacer(turns)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(pacer.wait_for_turn, "alice", CallScope(30), nothing)
+        wait_until(lambda: pacer._queues, timeout=5, what="the queue to fill")
+        turns.error = None
+        waiting.result(timeout=10)
+    assert len(turns.taken) == 1
+
+
+def test_a_turn_that_another_server_takes_is_waited_for() -> None:
+    turns = LocalTurns(1, window=0.3)
+    turns.take()
+    pacer = Pacer(turns)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(pacer.wait_for_turn, "alice", CallScope(30), nothing)
+        wait_until(lambda: turns.take() == 0, timeout=5, what="the other server's turn")
+        waiting.result(timeout=10)
+    assert len(turns.taken) == 3
+
+
 def test_authors_have_their_turns_one_after_the_other(clock: Clock) -> None:
     """Alice queues four requests, then Bob queues two: they alternate as long as both have some."""
-    pacer = Pacer(1, clock=clock)
+    pacer = Pacer(LocalTurns(1, clock=clock))
     pacer.wait_for_turn("someone", CallScope(), nothing)
     passed: list[str] = []
 
@@ -202,7 +257,7 @@ def test_authors_have_their_turns_one_after_the_other(clock: Clock) -> None:
 
 
 def test_a_single_request_is_not_hopeless_behind_anothers_long_queue(clock: Clock) -> None:
-    pacer = Pacer(1, clock=clock)
+    pacer = Pacer(LocalTurns(1, clock=clock))
     pacer.wait_for_turn("someone", CallScope(), nothing)
     crowd = CallScope()
 
@@ -324,7 +379,7 @@ def test_the_queue_gives_up_when_the_provider_dies() -> None:
         assert fail.wait(10)
         return down()
 
-    generator = GuardedGenerator(FakeGenerator(fail_later), FAILURES_TO_OPEN)
+    generator = GuardedGenerator(FakeGenerator(fail_later), LocalTurns(FAILURES_TO_OPEN))
     with ThreadPoolExecutor(20) as pool:
         requests = [pool.submit(generator.generate, REQUEST, CallScope()) for _ in range(FAILURES_TO_OPEN + 10)]
         for _ in range(FAILURES_TO_OPEN):
@@ -338,7 +393,7 @@ def test_the_queue_gives_up_when_the_provider_dies() -> None:
 
 def test_a_healthy_provider_is_asked_as_often_as_may_be() -> None:
     provider = FakeGenerator(lambda: PICTURE)
-    generator = GuardedGenerator(provider, 3)
+    generator = GuardedGenerator(provider, LocalTurns(3))
     for _ in range(3):
         assert generator.generate(REQUEST, CallScope(5)) is PICTURE
 

@@ -106,7 +106,7 @@ def fail(generator: OpenAIGenerator, asked: GenerationRequest) -> ProviderError:
 def test_image_comes_back_with_its_type_and_size(generator: OpenAIGenerator, output_format: str) -> None:
     image = generate(generator, request(size="512x256", output_format=output_format))
     assert (image.content_type, image.width, image.height) == (f"image/{output_format}", 512, 256)
-    assert inspect_picture(image.data).content_type == image.content_type
+    assert inspect_picture(bytes(image.data)).content_type == image.content_type
     assert image.model == "gpt-image-2.5-flare"
     assert image.usage is not None
     assert image.usage.total_tokens == image.usage.input_tokens + image.usage.output_tokens

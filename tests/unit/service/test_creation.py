@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -485,7 +486,7 @@ def test_a_picture_that_was_kept_is_entered(
     has_swept: bool,
 ) -> None:
     guid = begin(database, alice, state, is_alive=False)
-    ImageEntry(database, store).keep(make_detail(guid, b"picture"), alice.user_id, b"picture")
+    ImageEntry(database, store).keep(make_detail(guid, b"picture"), b"picture")
 
     creator = ImageCreator(database, store, generator, defaults=DEFAULTS, slots=generation_slots(1))
     if has_swept:
@@ -505,7 +506,7 @@ def test_a_picture_that_another_process_is_about_to_enter_is_left_to_it(
 ) -> None:
     guid = begin(database, alice, GenerationState.SENT, is_alive=True)
     entry = ImageEntry(database, store)
-    entry.keep(make_detail(guid, b"picture"), alice.user_id, b"picture")
+    entry.keep(make_detail(guid, b"picture"), b"picture")
 
     entry.finish_abandoned()
 
@@ -519,7 +520,7 @@ def test_a_note_without_its_bytes_is_thrown_away(
 ) -> None:
     guid = begin(database, alice, GenerationState.SENT, is_alive=False)
     entry = ImageEntry(database, store)
-    entry.keep(make_detail(guid, b"picture"), alice.user_id, b"picture")
+    entry.keep(make_detail(guid, b"picture"), b"picture")
     store.delete(guid)
     if there_is is not None:
         store.write(guid, there_is)
@@ -538,11 +539,43 @@ def test_a_note_without_its_bytes_is_thrown_away(
 
 def test_a_note_that_outlived_its_entry_goes(creator: ImageCreator, store: LocalImageStore, alice: Caller) -> None:
     image = creator.create(request(), alice, CallScope())
-    store.write_note(image.guid, _Note(detail=make_detail(image.guid, b"x"), author_id=1).model_dump_json())
+    store.write_note(image.guid, _Note(detail=make_detail(image.guid, b"x")).model_dump_json())
 
     wait_until(lambda: store.noted() == [], timeout=20, what="the sweeper to come by")
     with store.open(image.guid) as reader:
         assert reader.size == image.size_bytes
+
+
+def test_a_note_of_an_earlier_release_is_understood(database: Database, store: LocalImageStore, alice: Caller) -> None:
+    guid = begin(database, alice, GenerationState.SENT, is_alive=False)
+    store.write(guid, b"picture")
+    store.write_note(guid, f'{{"detail": {make_detail(guid, b"picture").model_dump_json()}, "author_id": 1}}')
+
+    ImageEntry(database, store).finish_abandoned()
+
+    assert (count_images(database), states(database)) == (1, ["stored"])
+
+
+def test_a_note_that_was_thrown_away_while_its_writer_slept_is_written_again(
+    database: Database, store: LocalImageStore, alice: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed right then, the writer would otherwise leave bytes that nothing points to."""
+    guid = begin(database, alice, GenerationState.SENT, is_alive=False)
+    write = store.write
+    now = time.time()
+
+    def write_after_sleeping(guid: str, data: bytes) -> None:
+        ImageEntry(database, store).finish_abandoned()
+        assert store.noted() == []
+        monkeypatch.setattr(time, "time", lambda: now + 2 * LEASE.total_seconds())
+        write(guid, data)
+
+    monkeypatch.setattr(store, "write", write_after_sleeping)
+    ImageEntry(database, store).keep(make_detail(guid, b"picture"), b"picture")
+
+    assert store.noted() == [guid]
+    ImageEntry(database, store).finish_abandoned()
+    assert (count_images(database), states(database)) == (1, ["stored"])
 
 
 def test_bytes_of_a_deleted_image_go(database: Database, store: LocalImageStore, alice: Caller) -> None:

@@ -28,7 +28,7 @@ PEER = "ipv4:10.0.0.1"
 
 @pytest.fixture
 def service(database: Database) -> UserService:
-    return UserService(database, SignInThrottle(max_failures=3, window=60))
+    return UserService(database, SignInThrottle(database, max_failures=3, window=60))
 
 
 @pytest.fixture
@@ -158,28 +158,26 @@ def test_a_success_forgets_the_failures(service: UserService) -> None:
             service.authenticate_user("alice", "wrong horse", PEER)
 
 
-def test_failures_are_forgotten_after_the_window() -> None:
-    throttle = SignInThrottle(max_failures=1, window=0.001)
-    throttle.note_failure("alice", PEER)
-    released = threading.Event()
+def test_servers_count_failures_together(service: UserService, database: Database) -> None:
+    add(service)
+    services = [service, *(UserService(database, SignInThrottle(database, 3, 60)) for _ in range(2))]
+    for other in services:
+        with pytest.raises(CredentialsInvalidError):
+            other.authenticate_user("alice", "wrong horse", PEER)
 
-    while not released.wait(0.001):
-        try:
-            throttle.require_allowed("alice", PEER)
-        except TooManySignInsError:
-            continue
-        released.set()
+    for other in services:
+        with pytest.raises(TooManySignInsError):
+            other.authenticate_user("alice", PASSWORD, PEER)
 
 
-def test_a_peer_that_tries_many_names_is_refused() -> None:
-    throttle = SignInThrottle(max_failures=3, window=60)
-    for number in range(30):
-        throttle.require_allowed(f"user{number}", PEER)
-        throttle.note_failure(f"user{number}", PEER)
+def test_the_database_is_asked_only_where_a_password_is_checked(
+    service: UserService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(service)
+    service.authenticate_user("alice", PASSWORD, PEER)
+    monkeypatch.setattr(SignInThrottle, "require_allowed", lambda *_: pytest.fail("was asked"))
 
-    with pytest.raises(TooManySignInsError):
-        throttle.require_allowed("another", PEER)
-    throttle.require_allowed("another", "ipv4:10.0.0.2")
+    assert service.authenticate_user("alice", PASSWORD, PEER).username == "alice"
 
 
 @pytest.fixture
@@ -192,7 +190,7 @@ def test_a_changed_password_counts_at_once(service: UserService, database: Datab
     add(service)
     service.authenticate_user("alice", PASSWORD, PEER)
     # As another process would.
-    UserService(database, SignInThrottle(3, 60)).change_password("alice", "another horse")
+    UserService(database, SignInThrottle(database, 3, 60)).change_password("alice", "another horse")
 
     with pytest.raises(CredentialsInvalidError):
         service.authenticate_user("alice", PASSWORD, PEER)
@@ -219,7 +217,7 @@ def test_what_is_found_right_while_users_change_is_not_remembered(
 
     def check_while_it_changes(self: Passwords, password: str, password_hash: str | None) -> bool:
         monkeypatch.setattr(Passwords, "check", check)
-        UserService(database, SignInThrottle(3, 60)).change_password("alice", "another horse")
+        UserService(database, SignInThrottle(database, 3, 60)).change_password("alice", "another horse")
         return check(self, password, password_hash)
 
     monkeypatch.setattr(Passwords, "check", check_while_it_changes)

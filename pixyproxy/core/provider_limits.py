@@ -1,0 +1,45 @@
+"""What the provider documents of the pictures that it makes, for the models whose names begin with gpt-image-2.
+
+Author: djjay
+Date: 2026-11-21
+"""
+
+from __future__ import annotations
+
+import re
+
+_SIZE_STEP = 16
+_MAX_RATIO = 3
+_MAX_LONG_EDGE = 3840
+_MAX_SHORT_EDGE = 2160
+_LIMITED_MODEL = re.compile(r"gpt-image-2([.-].*)?")
+# The plain model and its dated versions; the later ones know more qualities.
+_PLAIN_MODEL = re.compile(r"gpt-image-2(-.*)?")
+_LATER_QUALITIES = ("xhigh", "max")
+
+
+def size_problem(size: str) -> str | None:
+    """Return the rule that ``WIDTHxHEIGHT`` in pixels, or ``auto``, breaks, or None where it breaks none."""
+    if size == "auto":
+        return None
+    width, height = (int(edge) for edge in size.split("x"))
+    short, long = sorted((width, height))
+    if width % _SIZE_STEP or height % _SIZE_STEP:
+        return f"width and height must be multiples of {_SIZE_STEP}"
+    if long > _MAX_RATIO * short:
+        return f"the ratio of width to height must be between 1:{_MAX_RATIO} and {_MAX_RATIO}:1"
+    if long > _MAX_LONG_EDGE or short > _MAX_SHORT_EDGE:
+        return f"must be at most {_MAX_LONG_EDGE}x{_MAX_SHORT_EDGE} or {_MAX_SHORT_EDGE}x{_MAX_LONG_EDGE}"
+    return None
+
+
+def has_documented_sizes(model: str) -> bool:
+    """Tell whether ``size_problem`` is known to hold for a model."""
+    return _LIMITED_MODEL.fullmatch(model) is not None
+
+
+def quality_problem(quality: str, model: str) -> str | None:
+    """Return the rule that a quality breaks with a model, or None where it is not known to break any."""
+    if quality in _LATER_QUALITIES and _PLAIN_MODEL.fullmatch(model):
+        return f"{' and '.join(_LATER_QUALITIES)} need a later model than {model}"
+    return None
