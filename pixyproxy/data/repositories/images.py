@@ -45,7 +45,7 @@ class ImageRepository:
         Raises:
             ConstraintViolationError: there is an image of that guid, or no such author.
         """
-        row = _detail_to_dict(detail) | {"author_id": author_id}
+        row = detail_to_dict(detail) | {"author_id": author_id}
         image_id = self._context.insert(_INSERT, row)
         self._index.add(image_id, _indexed(detail, author_id))
         return Image.model_construct(**dict(detail), id=image_id, author_id=author_id)
@@ -112,7 +112,7 @@ class ImageRepository:
               visibility = :visibility, updated_at = :updated_at
             WHERE id = :id
             """,
-            _detail_to_dict(image) | {"id": image.id},
+            detail_to_dict(image) | {"id": image.id},
         )
         after = replace(before, filename=image.filename, tags=image.tags, visibility=image.visibility)
         self._index.change(image.id, before, after)
@@ -136,7 +136,8 @@ def _indexed(detail: ImageDetail, author_id: int) -> Indexed:
 # --- Conversions -----------------------------------------------------------------------------------------------------
 
 
-def _detail_to_dict(detail: ImageDetail) -> dict[str, Any]:
+def detail_to_dict(detail: ImageDetail) -> dict[str, Any]:
+    """Make of an image what its row holds, apart from the ids."""
     usage = detail.usage
     return {
         "guid": detail.guid,

@@ -9,8 +9,9 @@ A term's first letter says what it is of, so that a word is never taken for a ta
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from pixyproxy.core.models import Caller, ImageFilter, Visibility
 from pixyproxy.core.search_terms import SHORT_PREFIX_LENGTH, SearchTerm, index_terms, query_terms, short_prefixes
@@ -50,11 +51,17 @@ def text_terms(prompt: str, tags: Iterable[str]) -> list[str]:
 
 def all_terms(texts: Iterable[str], filename_key: str, author_id: int, visibility: int) -> set[str]:
     """Return all terms of an image, ``texts`` being its ``text_terms``."""
-    terms = set(texts)
-    terms.update(f"p{prefix}" for term in tuple(terms) if term[0] == "w" for prefix in short_prefixes(term[1:]))
-    terms.update(f"f{gram}" for length in range(1, _GRAM_LENGTH + 1) for gram in _grams(filename_key, length))
-    terms.update((_author_term(author_id), _visibility_term(visibility)))
+    texts = tuple(texts)
+    terms = {_author_term(author_id), _visibility_term(visibility), *texts}
+    terms.update(*[_prefix_terms(text) for text in texts])
+    for length in range(1, _GRAM_LENGTH + 1):
+        terms.update([f"f{gram}" for gram in _grams(filename_key, length)])
     return terms
+
+
+@lru_cache(maxsize=65_536)
+def _prefix_terms(text: str) -> tuple[str, ...]:
+    return tuple(f"p{prefix}" for prefix in short_prefixes(text[1:])) if text[0] == "w" else ()
 
 
 def joined(terms: Iterable[str]) -> str:
@@ -120,5 +127,5 @@ def _telling_grams(part: str) -> list[str]:
     return grams[::step]
 
 
-def _grams(text: str, length: int) -> Iterator[str]:
-    return (text[start : start + length] for start in range(len(text) - length + 1))
+def _grams(text: str, length: int) -> list[str]:
+    return [text[start : start + length] for start in range(len(text) - length + 1)]

@@ -12,8 +12,9 @@ It may for a while be found under terms that it has no more: what is found must 
 from __future__ import annotations
 
 import struct
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -57,14 +58,6 @@ class Unsealed:
 
     image_id: int
     size: int
-
-
-@dataclass
-class _Change:
-    """The offsets that a term's posting gains and loses."""
-
-    added: list[int] = field(default_factory=list)
-    removed: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -174,7 +167,7 @@ class SearchIndexRepository:
         images = self._images(image_ids)
         for block in blocks:
             rows = [row for row in tail if postings.block_of(row["image_id"]) == block]
-            self._write_postings(block, _changes(rows, images))
+            self._write_postings(block, *_changes(rows, images))
             self._write_bounds(block, [images[row["image_id"]] for row in rows if row["image_id"] in images])
         self._context.execute(f"DELETE FROM image_tail WHERE image_id IN ({_listed(image_ids)})", {})  # noqa: S608
 
@@ -196,19 +189,16 @@ class SearchIndexRepository:
         )
         return {row["id"]: row for row in rows}
 
-    def _write_postings(self, block: int, changes: Mapping[str, _Change]) -> None:
-        terms = sorted(changes)
+    def _write_postings(self, block: int, added: _Offsets, removed: _Offsets) -> None:
+        terms = sorted(added.keys() | removed.keys())
         for start in range(0, len(terms), _TERMS_A_STATEMENT):
             some = terms[start : start + _TERMS_A_STATEMENT]
             stored = self._postings(block, some)
-            changed = {
-                term: postings.encoded(
-                    postings.changed(
-                        postings.decoded(stored.get(term, b"")), changes[term].added, changes[term].removed
-                    )
-                )
-                for term in some
-            }
+            changed = {}
+            for term in some:
+                before = postings.decoded(stored.get(term, b""))
+                after = postings.changed(before, added.get(term, ()), removed.get(term, ()))
+                changed[term] = postings.encoded(after)
             self._replace(block, stored, {term: data for term, data in changed.items() if data})
 
     def _write_bounds(self, block: int, images: Sequence[Row]) -> None:
@@ -261,17 +251,22 @@ def as_text(value: str | bytes) -> str:
     return value if isinstance(value, str) else value.decode()
 
 
-def _changes(tail: Sequence[Row], images: Mapping[int, Row]) -> dict[str, _Change]:
-    changes: dict[str, _Change] = {}
+_Offsets = Mapping[str, Sequence[int]]
+"""Of some terms, the offsets that their postings gain or lose."""
+
+
+def _changes(tail: Sequence[Row], images: Mapping[int, Row]) -> tuple[_Offsets, _Offsets]:
+    """Return what postings gain, and what they lose."""
+    added, removed = defaultdict[str, list[int]](list), defaultdict[str, list[int]](list)
     for row in tail:
         offset = postings.offset_of(row["image_id"])
         sealed = set(parted(as_text(row["sealed_terms"] or "")))
         wanted = _terms_of(as_text(row["terms"]), images.get(row["image_id"]))
         for term in wanted - sealed:
-            changes.setdefault(term, _Change()).added.append(offset)
+            added[term].append(offset)
         for term in sealed - wanted:
-            changes.setdefault(term, _Change()).removed.append(offset)
-    return changes
+            removed[term].append(offset)
+    return added, removed
 
 
 def _terms_of(texts: str, image: Mapping[str, Any] | None) -> set[str]:
