@@ -24,6 +24,7 @@ from pixyproxy.generation.offline import OfflineGenerator
 from pixyproxy.service.creation import GenerationDefaults, ImageCreator
 from pixyproxy.service.generation_slots import GenerationSlots
 from pixyproxy.service.image_service import ImageService
+from pixyproxy.service.indexer import SearchIndexer
 from pixyproxy.service.interfaces import ImageServiceInterface, UserServiceInterface
 from pixyproxy.service.page_tokens import PageTokens, new_page_token_key
 from pixyproxy.service.provider_turns import ProviderTurns
@@ -146,6 +147,8 @@ def build(settings: Settings, limits: Limits, *, worker: int = 0) -> Iterator[Ap
         )
         stack.enter_context(closing(creator))
         creator.start()
+        indexer = stack.enter_context(closing(SearchIndexer(database)))
+        indexer.start()
         yield Application(
             images=ImageService(database, store, creator, PageTokens(_page_token_key(database))),
             users=build_users(settings, database),

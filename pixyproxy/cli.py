@@ -19,6 +19,7 @@ from pixyproxy.core.validation import validated
 from pixyproxy.cores import advised_workers, can_share_work
 from pixyproxy.data import init
 from pixyproxy.logs import set_up_logging
+from pixyproxy.service.indexer import seal_all
 from pixyproxy.service.interfaces import UserServiceInterface
 from pixyproxy.settings import MAX_WORKERS, describe_settings, load_settings
 from pixyproxy.workers import serve_alone, serve_together
@@ -94,6 +95,7 @@ def init_database() -> None:
     set_up_logging("WARNING")
     with open_database(settings) as database:
         versions = init.upgrade(database)
+        seal_all(database, lambda done, count: _say(f"Indexed {done:,} of {count:,} images for search."))
     _say(f"The tables are at version {versions[-1]} now." if versions else "The tables are up to date.")
 
 

@@ -42,7 +42,7 @@ ADVISED_PASSWORD_LENGTH = 12
 MAX_PASSWORD_LENGTH = 1024
 MAX_MODEL_NAME_LENGTH = 64
 MAX_SEARCH_LENGTH = 1024
-# Each term is a join, and MySQL joins 61 tables at most: these, a join for each of 32 tags, and the images.
+# Each term is looked for in every part of the index, as long as those before it were found there.
 MAX_SEARCH_TERMS = 24
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 200

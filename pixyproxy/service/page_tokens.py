@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from pixyproxy.core.exceptions import InvalidFieldError
 from pixyproxy.core.models import Caller, ImageFilter
-from pixyproxy.data.repositories.images import ImagePosition
+from pixyproxy.data.repositories.image_conditions import ImagePosition
 
 _POSITION = struct.Struct(">qq")  # microseconds since 1970, id
 _NONCE_LENGTH = 12

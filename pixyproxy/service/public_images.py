@@ -7,7 +7,8 @@ from pixyproxy.core.models import Caller, ContentRequest, Image, ImagePage, Imag
 from pixyproxy.core.validation import validated, validated_guid
 from pixyproxy.data.database import Database
 from pixyproxy.data.image_store import ContentReader, ImageStore
-from pixyproxy.data.repositories.images import ImagePosition, ImageRepository
+from pixyproxy.data.repositories.image_conditions import ImagePosition
+from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.service.content import ImageContent, damaged
 from pixyproxy.service.page_tokens import PageTokens
 

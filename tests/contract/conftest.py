@@ -12,8 +12,18 @@ from pixyproxy.data.init import upgrade
 from tests.contract.databases import KINDS, open_database, sqlite_url
 from tests.support.database_servers import DatabaseServer, fresh_database
 
-# What has a foreign key comes before what it points at; index rows go with their images.
-_EMPTIED_TABLES = ("images", "generations", "users", "server_values", "provider_turns", "failed_sign_ins")
+# What has a foreign key comes before what it points at.
+_EMPTIED_TABLES = (
+    "image_tail",
+    "image_postings",
+    "image_blocks",
+    "images",
+    "generations",
+    "users",
+    "server_values",
+    "provider_turns",
+    "failed_sign_ins",
+)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from pixyproxy.core.models import (
     new_guid,
 )
 from pixyproxy.data.database import Database
-from pixyproxy.data.repositories.images import ImagePosition, ImageRepository
+from pixyproxy.data.repositories.image_conditions import ImagePosition
+from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.repositories.users import UserRepository
 
 PASSWORD_HASH = "$argon2id$v=19$m=65536,t=3,p=4$c29tZXNhbHQ$aGFzaA"

@@ -40,6 +40,13 @@ on_sqlite = pytest.mark.parametrize("migrated", ["sqlite"], indirect=True)
 INSERT = "INSERT INTO server_values (guid, name, value) VALUES (:guid, :name, :value)"
 
 
+ORPHAN = """
+INSERT INTO generations
+  (guid, author_id, request_id, fingerprint, image_guid, state, owner, lease_expires_at, created_at, updated_at)
+VALUES ('g', 0, 'r', 'f', 'i', 'sent', 'o', '2026-01-01', '2026-01-01', '2026-01-01')
+"""
+
+
 def value_row(name: str, value: str = "value") -> dict[str, str]:
     return {"guid": new_guid(), "name": name, "value": value}
 
@@ -202,7 +209,7 @@ def test_a_broken_rule_leaves_the_transaction_as_it_was(database: Database) -> N
 def test_a_broken_rule_says_nothing_of_the_database(
     database: Database, broken: str, row: dict[str, str | None] | None
 ) -> None:
-    sql = INSERT if row else "INSERT INTO image_tags (tag_key, created_at, image_id) VALUES ('x', '2026-01-01', 0)"
+    sql = INSERT if row else ORPHAN
 
     with database.transaction() as context:
         context.insert(INSERT, value_row("first"))
@@ -210,7 +217,7 @@ def test_a_broken_rule_says_nothing_of_the_database(
             context.execute(sql, row or {})
 
     assert refused.value.__cause__ is not None
-    for word in ("server_values", "image_tags", "first", broken, "constraint"):
+    for word in ("server_values", "generations", "first", broken, "constraint"):
         assert word not in refused.value.message.lower()
 
 

@@ -31,9 +31,15 @@ from tests.support.database_servers import DatabaseKind, DatabaseServer, private
 
 PROJECT = Path(__file__).parents[2]
 SCRIPTS = PROJECT / "sql"
-VERSIONS = [3, 4]
+VERSIONS = [3, 4, 5]
 ENTITIES = {"deletions", "generations", "images", "migrations", "server_values", "users"}
-TABLES = ENTITIES | {"failed_sign_ins", "image_tags", "image_terms", "provider_turns"}
+TABLES = ENTITIES | {
+    "failed_sign_ins",
+    "image_blocks",
+    "image_postings",
+    "image_tail",
+    "provider_turns",
+}
 
 on_servers = pytest.mark.parametrize("migrated", SERVERS, indirect=True)
 on_sqlite = pytest.mark.parametrize("migrated", ["sqlite"], indirect=True)
@@ -335,7 +341,7 @@ def test_text_is_stored_in_all_its_characters_and_compared_exactly(database: Dat
         "SELECT column_name AS c FROM information_schema.columns "
         "WHERE table_schema = DATABASE() AND data_type = 'varbinary'",
     )
-    assert {row["c"] for row in binary} == {"username_key", "filename_key", "tag_key", "term"}
+    assert {row["c"] for row in binary} == {"username_key", "filename_key", "term"}
 
 
 @on_sqlite

@@ -19,7 +19,7 @@ from tests.support.servers import RunningServer, basic
 
 _METHODS = ("CreateImage", "GetImage", "ListImages", "GetImageContent", "UpdateImage", "DeleteImage")
 _GUID = "123e4567-e89b-42d3-a456-426614174000"
-_TABLES = ("images", "image_tags", "image_terms", "generations")
+_TABLES = ("images", "image_tail", "generations")
 
 
 @pytest.fixture(scope="module")

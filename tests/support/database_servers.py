@@ -111,17 +111,28 @@ class DatabaseServer:
 
 
 class RunningServer:
-    """A server of our own, with its data; both are gone at the end of this process at the latest."""
+    """A server of our own, with its data; both are gone at the end of this process at the latest.
 
-    def __init__(self, binary: ServerBinary) -> None:
-        """Prepare the data; `start` starts it."""
+    Data in a folder that was given stays.
+    """
+
+    def __init__(self, binary: ServerBinary, data: Path | None = None, options: tuple[str, ...] = ()) -> None:
+        """Prepare the data; `start` starts it.
+
+        Args:
+            binary: its program.
+            data: a folder inside of `binary.work` for data that is to stay, in place of one that is removed.
+            options: more options for the program, which come after all others.
+        """
         template = _template(binary)
         self._binary = binary
+        self._options = options
         self._kept = KeptCommand(binary.work / "running")
-        self._data = self._kept.folder / "data"
+        self._data = data or self._kept.folder / "data"
         self._password = secrets.token_hex(16)
         self._port: int | None = None
-        shutil.copytree(template, self._data)
+        if not self._data.exists():
+            shutil.copytree(template, self._data)
         self._start_script = self._kept.folder / "start.sql"
         self._start_script.write_text(_root_account(self._password))
 
@@ -177,6 +188,7 @@ class RunningServer:
             *_SERVER_OPTIONS,
             *_STORAGE_OPTIONS[kind],
             *(_MYSQL_OPTIONS if kind is DatabaseKind.MYSQL else ()),
+            *self._options,
         ]
 
     def _answer(self) -> DatabaseServer | None:

@@ -1,18 +1,19 @@
-"""The details of images, and the index tables that they are found by."""
+"""The details of images: rows and pages of them. Pages that take a search come from ``image_search``."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pixyproxy.core.exceptions import ImageNotFoundError
 from pixyproxy.core.models import Caller, Image, ImageDetail, ImageFilter, Usage, Visibility
-from pixyproxy.core.search_terms import index_terms, query_terms
-from pixyproxy.core.text import caseless_key, exact_key
+from pixyproxy.core.text import caseless_key
 from pixyproxy.data.database import Database, DatabaseContext
+from pixyproxy.data.repositories.image_conditions import PUBLIC, Conditions, ImagePosition, scope_of
+from pixyproxy.data.repositories.image_search import ImageSearch
+from pixyproxy.data.repositories.search_index import Indexed, SearchIndexRepository
 
 _COLUMNS = """
   images.id, images.guid, images.author_id, users.username AS author, images.filename, images.prompt, images.tags,
@@ -28,19 +29,7 @@ VALUES
   (:guid, :author_id, :filename, :filename_key, :prompt, :tags, :visibility, :content_type, :size_bytes, :sha256,
    :width, :height, :model, :input_tokens, :output_tokens, :total_tokens, :created_at, :updated_at)
 """
-# SQLite takes the longer to plan a query the more joins it has: 20 ms for 8 of them, seconds for 32. Joins let the
-# database begin with the rarest term or tag; what is beyond these is only looked up for each image found so.
-_MAX_JOINS = 6
-# The last code point: what begins with a prefix lies between the prefix and the prefix followed by it.
-_LAST_CHARACTER = "\U0010ffff"
-
-
-@dataclass(frozen=True)
-class ImagePosition:
-    """A place in the order of images, which is newest first, and among equally new ones the last id first."""
-
-    created_at: datetime
-    id: int
+_SELECT_INDEXED = "SELECT prompt, filename, tags, author_id, visibility FROM images WHERE id = :id"
 
 
 class ImageRepository:
@@ -48,6 +37,7 @@ class ImageRepository:
 
     def __init__(self, context: DatabaseContext) -> None:
         self._context = context
+        self._index = SearchIndexRepository(context)
 
     def insert(self, detail: ImageDetail, author_id: int) -> Image:
         """Add an image.
@@ -55,16 +45,9 @@ class ImageRepository:
         Raises:
             ConstraintViolationError: there is an image of that guid, or no such author.
         """
-        row = _detail_to_dict(detail) | {"author_id": author_id}
+        row = detail_to_dict(detail) | {"author_id": author_id}
         image_id = self._context.insert(_INSERT, row)
-        self._insert_tags(image_id, detail.tags, detail.created_at)
-        self._context.execute_many(
-            "INSERT INTO image_terms (term, created_at, image_id) VALUES (:term, :created_at, :image_id)",
-            [
-                {"term": term, "created_at": detail.created_at, "image_id": image_id}
-                for term in sorted(index_terms(detail.prompt))
-            ],
-        )
+        self._index.add(image_id, _indexed(detail, author_id))
         return Image.model_construct(**dict(detail), id=image_id, author_id=author_id)
 
     def get(self, guid: str, caller: Caller | None) -> Image:
@@ -73,7 +56,7 @@ class ImageRepository:
         Raises:
             ImageNotFoundError: there is none, or the caller may not see it.
         """
-        scope, parameters = _scope_of(caller)
+        scope, parameters = scope_of(caller)
         row = self._context.fetch_one(
             f"{_SELECT} WHERE images.guid = :guid AND {scope}",
             {"guid": guid, **parameters},
@@ -97,40 +80,64 @@ class ImageRepository:
         self, image_filter: ImageFilter, caller: Caller | None, *, limit: int, after: ImagePosition | None
     ) -> list[Image]:
         """Return the newest ``limit`` images that match, that ``caller`` may see, and that come after a position."""
+        if _takes_search(image_filter, caller):
+            return self._search(image_filter, caller, limit=limit, after=after)
         query = _PageQuery.of(image_filter, caller, limit, after)
-        if not query.branches:
-            return []
         rows = self._context.fetch_all(query.sql(), query.parameters)
         return [_dict_to_image(row) for row in rows]
 
+    def _search(
+        self, image_filter: ImageFilter, caller: Caller | None, *, limit: int, after: ImagePosition | None
+    ) -> list[Image]:
+        scope, parameters = scope_of(caller)
+        while True:
+            image_ids = ImageSearch(self._context, image_filter, caller, limit=limit, after=after).image_ids()
+            if not image_ids:
+                return []
+            listed = ", ".join(map(str, image_ids))
+            rows = self._context.fetch_all(f"{_SELECT} WHERE images.id IN ({listed}) AND {scope}", parameters)
+            if len(rows) == len(image_ids):
+                places = {image_id: place for place, image_id in enumerate(image_ids)}
+                return [_dict_to_image(row) for row in sorted(rows, key=lambda row: places[row["id"]])]
+            # One was deleted or hidden meanwhile: another has its place, or the page would look like the last one.
+
     def update(self, image: Image) -> None:
         """Store the filename, tags, visibility and updated_at of an image; nothing else of it can change."""
+        before = self._get_indexed(image.id)
+        if before is None:
+            return
         self._context.execute(
             """
             UPDATE images SET filename = :filename, filename_key = :filename_key, tags = :tags,
               visibility = :visibility, updated_at = :updated_at
             WHERE id = :id
             """,
-            _detail_to_dict(image) | {"id": image.id},
+            detail_to_dict(image) | {"id": image.id},
         )
-        self._context.execute("DELETE FROM image_tags WHERE image_id = :image_id", {"image_id": image.id})
-        self._insert_tags(image.id, image.tags, image.created_at)
+        after = replace(before, filename=image.filename, tags=image.tags, visibility=image.visibility)
+        self._index.change(image.id, before, after)
 
     def delete(self, image_id: int) -> None:
         """Delete an image and what it is found by."""
-        self._context.execute("DELETE FROM images WHERE id = :id", {"id": image_id})
+        before = self._get_indexed(image_id)
+        if before is not None:
+            self._context.execute("DELETE FROM images WHERE id = :id", {"id": image_id})
+            self._index.remove(image_id, before)
 
-    def _insert_tags(self, image_id: int, tags: Sequence[str], created_at: datetime) -> None:
-        self._context.execute_many(
-            "INSERT INTO image_tags (tag_key, created_at, image_id) VALUES (:tag_key, :created_at, :image_id)",
-            [{"tag_key": exact_key(tag), "created_at": created_at, "image_id": image_id} for tag in tags],
-        )
+    def _get_indexed(self, image_id: int) -> Indexed | None:
+        row = self._context.fetch_one(_SELECT_INDEXED, {"id": image_id})
+        return None if row is None else Indexed(**(row | {"tags": json.loads(row["tags"])}))
+
+
+def _indexed(detail: ImageDetail, author_id: int) -> Indexed:
+    return Indexed(detail.prompt, detail.filename, detail.tags, author_id, detail.visibility)
 
 
 # --- Conversions -----------------------------------------------------------------------------------------------------
 
 
-def _detail_to_dict(detail: ImageDetail) -> dict[str, Any]:
+def detail_to_dict(detail: ImageDetail) -> dict[str, Any]:
+    """Make of an image what its row holds, apart from the ids."""
     usage = detail.usage
     return {
         "guid": detail.guid,
@@ -166,14 +173,15 @@ def _dict_to_image(row: Mapping[str, Any]) -> Image:
 # --- The query for a page --------------------------------------------------------------------------------------------
 
 
-def _scope_of(caller: Caller | None) -> tuple[str, dict[str, Any]]:
-    """Return the condition for what a caller may see, and its parameters."""
-    public = f"images.visibility = {Visibility.PUBLIC.value}"
-    if caller is None:
-        return public, {}
-    if caller.is_admin:
-        return "1 = 1", {}
-    return f"({public} OR images.author_id = :caller_id)", {"caller_id": caller.user_id}
+def _takes_search(image_filter: ImageFilter, caller: Caller | None) -> bool:
+    """Tell whether a page takes the search index, because no index of the images leads to it.
+
+    One's own private images among many public ones, and an author's public images among many private ones, do too.
+    """
+    is_own_private = image_filter.visibility is Visibility.PRIVATE and not (caller and caller.is_admin)
+    return is_own_private or any(
+        (image_filter.prompt, image_filter.filename, image_filter.guid, image_filter.tags, image_filter.author)
+    )
 
 
 @dataclass
@@ -185,22 +193,18 @@ class _PageQuery:
     """
 
     branches: list[str]
-    joins: list[str] = field(default_factory=list)
-    conditions: list[str] = field(default_factory=list)
-    parameters: dict[str, Any] = field(default_factory=dict)
+    conditions: list[str]
+    parameters: dict[str, Any]
 
     @classmethod
     def of(
         cls, image_filter: ImageFilter, caller: Caller | None, limit: int, after: ImagePosition | None
     ) -> _PageQuery:
-        query = cls(_branches_of(image_filter, caller), parameters={"limit": limit})
+        conditions = Conditions.of(image_filter, None, after)
+        parameters = conditions.parameters | {"limit": limit}
         if caller is not None:
-            query.parameters["caller_id"] = caller.user_id
-        query._add_columns(image_filter)
-        query._add_tags(image_filter)
-        query._add_terms(image_filter)
-        query._add_position(after)
-        return query
+            parameters["caller_id"] = caller.user_id
+        return cls(_branches_of(image_filter, caller), conditions.sql, parameters)
 
     def sql(self) -> str:
         ids = " UNION ".join(self._branch_sql(number, scope) for number, scope in enumerate(self.branches))
@@ -213,77 +217,15 @@ class _PageQuery:
     def _branch_sql(self, number: int, scope: str) -> str:
         conditions = " AND ".join([scope, *self.conditions])
         return (
-            "SELECT id FROM ("  # noqa: S608
-            f"SELECT images.id FROM images {' '.join(self.joins)} WHERE {conditions} "
+            f"SELECT id FROM (SELECT images.id FROM images WHERE {conditions} "  # noqa: S608
             f"ORDER BY images.created_at DESC, images.id DESC LIMIT :limit) AS branch{number}"
         )
-
-    def _add(self, condition: str, **parameters: Any) -> None:
-        self.conditions.append(condition)
-        self.parameters.update(parameters)
-
-    def _add_columns(self, image_filter: ImageFilter) -> None:
-        if image_filter.visibility is not None:
-            self._add("images.visibility = :visibility", visibility=image_filter.visibility.value)
-        if image_filter.guid is not None:
-            self._add("images.guid = :guid", guid=image_filter.guid)
-        if image_filter.filename is not None:
-            self._add("INSTR(images.filename_key, :filename_key) > 0", filename_key=caseless_key(image_filter.filename))
-        if image_filter.author is not None:
-            self._add(
-                "images.author_id = (SELECT id FROM users WHERE username_key = :author_key)",
-                author_key=exact_key(image_filter.author),
-            )
-        if image_filter.created_after is not None:
-            self._add("images.created_at > :created_after", created_after=image_filter.created_after)
-        if image_filter.created_before is not None:
-            self._add("images.created_at < :created_before", created_before=image_filter.created_before)
-
-    def _add_tags(self, image_filter: ImageFilter) -> None:
-        for number, tag in enumerate(image_filter.tags):
-            self._join("image_tags", f"tag{number}", "tag_key", exact_key(tag))
-
-    def _add_terms(self, image_filter: ImageFilter) -> None:
-        for number, term in enumerate(query_terms(image_filter.prompt or "")):
-            name = f"term{number}"
-            if term.is_prefix:
-                self._add(
-                    f"EXISTS (SELECT 1 FROM image_terms WHERE image_terms.image_id = images.id "  # noqa: S608
-                    f"AND image_terms.term >= :{name} AND image_terms.term < :{name}_end)",
-                    **{name: term.text, f"{name}_end": term.text + _LAST_CHARACTER},
-                )
-            else:
-                self._join("image_terms", name, "term", term.text)
-
-    def _join(self, table: str, name: str, column: str, value: str) -> None:
-        condition = (
-            f"{name}.{column} = :{name} AND {name}.created_at = images.created_at AND {name}.image_id = images.id"
-        )
-        if len(self.joins) < _MAX_JOINS:
-            self.joins.append(f"JOIN {table} AS {name} ON {condition}")
-        else:
-            self.conditions.append(f"EXISTS (SELECT 1 FROM {table} AS {name} WHERE {condition})")  # noqa: S608
-        self.parameters[name] = value
-
-    def _add_position(self, after: ImagePosition | None) -> None:
-        if after is not None:
-            # Spelt so that both servers walk the index from here; as (a, b) < (x, y) neither does.
-            self._add(
-                "images.created_at <= :after_created_at "
-                "AND (images.created_at < :after_created_at OR images.id < :after_id)",
-                after_created_at=after.created_at,
-                after_id=after.id,
-            )
 
 
 def _branches_of(image_filter: ImageFilter, caller: Caller | None) -> list[str]:
     """Return the conditions whose union is what a caller may see, without those that the filter leaves empty."""
-    public = f"images.visibility = {Visibility.PUBLIC.value}"
-    own = "images.author_id = :caller_id"
     if caller is not None and caller.is_admin:
         return ["1 = 1"]
-    if image_filter.visibility is Visibility.PUBLIC:
-        return [public]
-    if image_filter.visibility is Visibility.PRIVATE:
-        return [] if caller is None else [own]
-    return [public] if caller is None else [public, own]
+    if caller is None or image_filter.visibility is Visibility.PUBLIC:
+        return [PUBLIC]
+    return [PUBLIC, "images.author_id = :caller_id"]

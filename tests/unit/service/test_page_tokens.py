@@ -8,7 +8,7 @@ import pytest
 
 from pixyproxy.core.exceptions import InvalidFieldError
 from pixyproxy.core.models import Caller, ImageFilter, UserClass
-from pixyproxy.data.repositories.images import ImagePosition
+from pixyproxy.data.repositories.image_conditions import ImagePosition
 from pixyproxy.service.page_tokens import PageTokens, new_page_token_key
 
 POSITION = ImagePosition(datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC), 123_456_789)

@@ -1,0 +1,43 @@
+"""`make bench-million`: search and lists among a million images."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from benchmarks.million.databases import Kind, kept_database
+from benchmarks.million.loading import fill
+from benchmarks.million.measuring import Measured, measure
+from benchmarks.million.report import differences, section, write
+
+_MEASURED = [Kind.MYSQL, Kind.MARIADB, Kind.SQLITE]
+
+
+def main() -> None:
+    """Fill the databases that are not there yet, measure, compare, and write down."""
+    parser = argparse.ArgumentParser(prog="bench-million", description=__doc__)
+    parser.add_argument("databases", nargs="*", type=Kind, default=_MEASURED, help="mysql, mariadb, sqlite; all")
+    parser.add_argument("--images", type=int, default=1_000_000)
+    parser.add_argument("--runs", type=int, default=40, help="calls of each query by each caller")
+    parser.add_argument("--fill-only", action="store_true", help="make the databases, and measure nothing")
+    parser.add_argument("--write", action="store_true", help="write the section of docs/performance.md")
+    arguments = parser.parse_args()
+    measured: list[Measured] = []
+    for kind in arguments.databases:
+        with kept_database(kind, arguments.images) as database:
+            fill(database, arguments.images)
+            if not arguments.fill_only:
+                measured.append(measure(database, arguments.runs))
+    if not measured:
+        return
+    text = section(measured, arguments.images, arguments.runs)
+    print(text)
+    if arguments.write:
+        write(text)
+    wrong = differences(measured)
+    print("\n".join(wrong) or "All databases gave the same images in the same order.")
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""Measures one database through a real server and the generated client."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.million import corpus
+from benchmarks.million.databases import MillionDatabase
+from benchmarks.million.loading import PASSWORD, opened
+from benchmarks.million.queries import ANYBODY, CALLERS, QUERIES, Query
+from pixyproxy.core.models import Caller, ImageDetail, ImageFilter, new_guid
+from pixyproxy.data.database import Database
+from pixyproxy.data.repositories.image_conditions import ImagePosition, scope_of
+from pixyproxy.data.repositories.images import ImageRepository
+from pixyproxy.data.repositories.search_index import SearchIndexRepository
+from pixyproxy.data.repositories.server_values import ServerValueRepository
+from pixyproxy.data.repositories.users import UserRepository
+from pixyproxy.data.transactions import in_transaction
+from pixyproxy.service.page_tokens import PageTokens
+from tests.support.image_client import ImageClient
+from tests.support.servers import Login, RunningServer, running_server
+
+_WARM_UPS = 3
+_GUIDS = 200
+_PAGES_COMPARED = 3
+_DEEP_PAGE = 10_000
+_DEEP_PAGE_SIZE = 10
+_INSERTS = 512
+
+
+@dataclass(frozen=True)
+class Times:
+    """How long calls took, in milliseconds."""
+
+    median: float
+    p95: float
+
+    @classmethod
+    def of(cls, seconds: list[float]) -> Times:
+        """Sum up single times."""
+        return cls(statistics.median(seconds) * 1000, statistics.quantiles(seconds, n=20)[18] * 1000)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A call's times, and those of GetImage in turn with it."""
+
+    times: Times
+    get: Times
+
+    @property
+    def ratio(self) -> float:
+        """How many times as long as GetImage it took, by the medians."""
+        return self.times.median / self.get.median
+
+
+@dataclass(frozen=True)
+class Inserts:
+    """Milliseconds an image: adding one with and without the index, and sealing it later, in the background."""
+
+    with_index: Times
+    without_index: Times
+    sealing: float
+
+    @property
+    def ratio(self) -> float:
+        """All that an image costs with the index, against what it costs without."""
+        return (self.with_index.median + self.sealing) / self.without_index.median
+
+
+@dataclass
+class Measured:
+    """What was measured on one database.
+
+    Attributes:
+        label: the database's name and version.
+        lists: times by query and caller.
+        guids: what the first pages held, by query and caller.
+        deep_pages: by caller, page 10,000 as against page 1, by their medians in milliseconds.
+        inserts: what adding an image costs.
+    """
+
+    label: str
+    lists: dict[tuple[str, str], Compared] = field(default_factory=dict)
+    guids: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    deep_pages: dict[str, tuple[float, float]] = field(default_factory=dict)
+    inserts: Inserts | None = None
+
+
+def measure(database: MillionDatabase, runs: int) -> Measured:
+    """Measure everything."""
+    measured = Measured(f"{database.kind.label} {database.version}")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running_server(Path(folder), {"PIXYPROXY_DATABASE_URL": database.url}) as server,
+        opened(database) as behind,
+    ):
+        for username, name in CALLERS.items():
+            client = ImageClient(server, Login(username, PASSWORD) if username else None)
+            guids = _visible_guids(behind, _caller(server, username))
+            for query in QUERIES:
+                key = query.name, name
+                measured.lists[key] = _compare(client, guids, query.fields, runs)
+                measured.guids[key] = _first_guids(client, query)
+            deep_page = _deep_page(client, behind, _caller(server, username), runs)
+            if deep_page is not None:
+                measured.deep_pages[name] = deep_page
+            print(f"{measured.label}: measured as {name}", flush=True)
+        measured.inserts = _inserts(behind)
+    return measured
+
+
+# --- Lists -----------------------------------------------------------------------------------------------------------
+
+
+def _compare(client: ImageClient, guids: list[str], fields: dict[str, Any], runs: int) -> Compared:
+    gets, lists = [], []
+    for number in range(-_WARM_UPS, runs):
+        guid = guids[number % len(guids)]
+        get = _seconds(lambda guid=guid: client.get(guid))  # type: ignore[misc]
+        listing = _seconds(lambda: client.page(**fields))
+        if number >= 0:
+            gets.append(get)
+            lists.append(listing)
+    return Compared(Times.of(lists), Times.of(gets))
+
+
+def _first_guids(client: ImageClient, query: Query) -> list[str]:
+    guids: list[str] = []
+    token = ""
+    for _ in range(_PAGES_COMPARED):
+        page = client.page(**query.fields, page_token=token)
+        guids += [image.guid for image in page.images]
+        token = page.next_page_token
+        if not token:
+            break
+    return guids
+
+
+def _deep_page(client: ImageClient, behind: Database, caller: Caller | None, runs: int) -> tuple[float, float] | None:
+    """Measure page 1 and page 10,000 in turn; None where there are fewer.
+
+    The token is made here: to walk there would take ten thousand calls.
+    """
+    scope, parameters = scope_of(caller)
+    with behind.reading() as context:
+        key = ServerValueRepository(context).get("page_token_key")
+        row = context.fetch_one(
+            f"SELECT created_at, id FROM images WHERE {scope} ORDER BY created_at DESC, id DESC "
+            f"LIMIT 1 OFFSET {(_DEEP_PAGE - 1) * _DEEP_PAGE_SIZE - 1}",
+            parameters,
+        )
+    assert key is not None
+    if row is None:
+        return None
+    token = PageTokens(key).seal(ImagePosition(row["created_at"], row["id"]), ImageFilter(), caller)
+    first, deep = [], []
+    for number in range(-_WARM_UPS, runs):
+        times = [
+            _seconds(lambda token=token: client.page(page_size=_DEEP_PAGE_SIZE, page_token=token))  # type: ignore[misc]
+            for token in ("", token)
+        ]
+        if number >= 0:
+            first.append(times[0])
+            deep.append(times[1])
+    return Times.of(first).median, Times.of(deep).median
+
+
+def _caller(server: RunningServer, username: str) -> Caller | None:
+    return None if username == ANYBODY else server.caller(Login(username, PASSWORD))
+
+
+def _visible_guids(behind: Database, caller: Caller | None) -> list[str]:
+    """Return guids of images from all over the database."""
+    scope, parameters = scope_of(caller)
+    with behind.reading() as context:
+        row = context.fetch_one("SELECT MAX(id) AS newest FROM images", {})
+        assert row is not None
+        step = max(1, row["newest"] // _GUIDS)
+        ids = [
+            context.fetch_one(
+                f"SELECT guid FROM images WHERE id >= {start} AND {scope} ORDER BY id LIMIT 1", parameters
+            )
+            for start in range(1, row["newest"], step)
+        ]
+    return [row["guid"] for row in ids if row is not None]
+
+
+# --- Inserts ---------------------------------------------------------------------------------------------------------
+
+
+class _NoIndex(SearchIndexRepository):
+    """What adding an image would be without the index."""
+
+    def add(self, image_id: int, image: Any) -> None:
+        """Index nothing."""
+
+
+def _inserts(behind: Database) -> Inserts:
+    """Add images, in a transaction each, with and without the index in turn; seal them; and remove them again."""
+    with behind.reading() as context:
+        author = UserRepository(context).get(corpus.AUTHORS[0])
+    times: dict[bool, list[float]] = {True: [], False: []}
+    ids: dict[bool, list[int]] = {True: [], False: []}
+    for number, made in enumerate(corpus.images(2 * _INSERTS)):
+        is_indexed = number % 2 == 0
+        detail = made.detail.model_copy(update={"guid": new_guid(), "created_at": corpus.LAST})
+        started = time.perf_counter()
+        ids[is_indexed].append(_insert(behind, detail, author.id, is_indexed=is_indexed))
+        times[is_indexed].append(time.perf_counter() - started)
+    sealing = _seconds(lambda: _seal(behind, ids[True]))
+    with behind.transaction() as context:
+        for image_id in ids[True]:
+            ImageRepository(context).delete(image_id)
+        context.execute(f"DELETE FROM images WHERE id IN ({', '.join(map(str, ids[False]))})", {})
+        context.commit()
+    _seal(behind, ids[True])
+    return Inserts(Times.of(times[True]), Times.of(times[False]), sealing * 1000 / _INSERTS)
+
+
+def _insert(behind: Database, detail: ImageDetail, author_id: int, *, is_indexed: bool) -> int:
+    with behind.transaction() as context:
+        repository = ImageRepository(context)
+        if not is_indexed:
+            repository._index = _NoIndex(context)
+        image_id = repository.insert(detail, author_id).id
+        context.commit()
+    return image_id
+
+
+def _seal(behind: Database, ids: list[int]) -> None:
+    in_transaction(behind, lambda context: SearchIndexRepository(context).seal(ids, behind))
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started

@@ -1,0 +1,74 @@
+"""The table of what was measured, and the section of docs/performance.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.million.measuring import Compared, Measured
+from benchmarks.million.queries import CALLERS, QUERIES
+
+_DOCUMENT = Path(__file__).parents[2] / "docs" / "performance.md"
+_BEGIN, _END = "<!-- bench-million:begin -->", "<!-- bench-million:end -->"
+
+
+def differences(measured: Sequence[Measured]) -> list[str]:
+    """Return where databases disagree on the images of a query, or on their order."""
+    first, *others = measured
+    return [
+        f"{query} as {caller}: {other.label} and {first.label} differ"
+        for other in others
+        for (query, caller), guids in first.guids.items()
+        if other.guids[query, caller] != guids
+    ]
+
+
+def section(measured: Sequence[Measured], count: int, runs: int) -> str:
+    """Return the section: every query with the caller for whom it took longest against GetImage."""
+    lines = [
+        f"Median and 95th percentile in milliseconds of {runs} calls, one at a time, of `ListImages` with 50 images a "
+        f"page among {count:,}; in brackets how many times as long as `GetImage` by the same caller, in turn with it. "
+        f"Of the callers ({', '.join(CALLERS.values())}), each row shows the one for whom that is most.",
+        "",
+        f"| query | {' | '.join(each.label for each in measured)} |",
+        f"|---|{'---|' * len(measured)}",
+    ]
+    for query in QUERIES:
+        cells = []
+        for each in measured:
+            caller, compared = _worst(each, query.name)
+            cells.append(f"{_written(compared)} {caller}")
+        lines.append(f"| {query.name} | {' | '.join(cells)} |")
+    lines += ["", f"| | {' | '.join(each.label for each in measured)} |", f"|---|{'---|' * len(measured)}"]
+    for caller in measured[0].deep_pages:
+        pages = [each.deep_pages[caller] for each in measured]
+        cells = [f"{deep:.2f} / {first:.2f} ({deep / first:.2f})" for first, deep in pages]
+        lines.append(f"| page 10,000 / page 1 of 10 images, {caller} | {' | '.join(cells)} |")
+    inserts = [each.inserts for each in measured if each.inserts is not None]
+    for name, values in (
+        ("an insert without the index", [f"{each.without_index.median:.2f}" for each in inserts]),
+        ("an insert with the index", [f"{each.with_index.median:.2f}" for each in inserts]),
+        ("sealing, later, in the background", [f"{each.sealing:.2f}" for each in inserts]),
+        ("all of it against none", [f"{each.ratio:.2f}" for each in inserts]),
+    ):
+        lines.append(f"| {name} | {' | '.join(values)} |")
+    return "\n".join(lines)
+
+
+def write(text: str) -> None:
+    """Put the section between its marks in docs/performance.md."""
+    document = _DOCUMENT.read_text(encoding="utf-8")
+    before, _, rest = document.partition(_BEGIN)
+    _, mark, after = rest.partition(_END)
+    if not mark:
+        raise SystemExit(f"{_DOCUMENT} has no place for this: {_BEGIN} … {_END}")
+    _DOCUMENT.write_text(f"{before}{_BEGIN}\n\n{text}\n\n{_END}{after}", encoding="utf-8")
+
+
+def _worst(measured: Measured, query: str) -> tuple[str, Compared]:
+    of_query = [(caller, compared) for (name, caller), compared in measured.lists.items() if name == query]
+    return max(of_query, key=lambda pair: pair[1].ratio)
+
+
+def _written(compared: Compared) -> str:
+    return f"{compared.times.median:.1f} / {compared.times.p95:.1f} ({compared.ratio:.1f})"

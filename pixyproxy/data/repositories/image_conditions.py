@@ -1,0 +1,74 @@
+"""What a list asks of the columns of images, as conditions in SQL."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from pixyproxy.core.models import Caller, ImageFilter, Visibility
+from pixyproxy.core.text import caseless_key
+
+PUBLIC = f"images.visibility = {Visibility.PUBLIC.value}"
+
+
+@dataclass(frozen=True)
+class ImagePosition:
+    """A place in the order of images, which is newest first, and among equally new ones the last id first."""
+
+    created_at: datetime
+    id: int
+
+
+@dataclass
+class Conditions:
+    """Conditions that must all hold, and their parameters."""
+
+    sql: list[str] = field(default_factory=list)
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, image_filter: ImageFilter, author_id: int | None, after: ImagePosition | None) -> Conditions:
+        """Make those for the columns that a filter speaks of, and for the place where a page begins."""
+        conditions = cls()
+        if author_id is not None:
+            conditions.add("images.author_id = :author_id", author_id=author_id)
+        if image_filter.visibility is not None:
+            conditions.add("images.visibility = :visibility", visibility=image_filter.visibility.value)
+        if image_filter.guid is not None:
+            conditions.add("images.guid = :guid", guid=image_filter.guid)
+        if image_filter.filename:
+            key = caseless_key(image_filter.filename)
+            conditions.add("INSTR(images.filename_key, :filename_key) > 0", filename_key=key)
+        if image_filter.created_after is not None:
+            conditions.add("images.created_at > :created_after", created_after=image_filter.created_after)
+        if image_filter.created_before is not None:
+            conditions.add("images.created_at < :created_before", created_before=image_filter.created_before)
+        if after is not None:
+            # Spelt so that both servers walk the index from here; as (a, b) < (x, y) neither does.
+            conditions.add(
+                "images.created_at <= :after_created_at "
+                "AND (images.created_at < :after_created_at OR images.id < :after_id)",
+                after_created_at=after.created_at,
+                after_id=after.id,
+            )
+        return conditions
+
+    def add(self, condition: str, **parameters: Any) -> None:
+        """Add one more."""
+        self.sql.append(condition)
+        self.parameters.update(parameters)
+
+    def add_scope(self, caller: Caller | None) -> None:
+        """Add what a caller may see."""
+        condition, parameters = scope_of(caller)
+        self.add(condition, **parameters)
+
+
+def scope_of(caller: Caller | None) -> tuple[str, dict[str, Any]]:
+    """Return the condition for what a caller may see, and its parameters."""
+    if caller is None:
+        return PUBLIC, {}
+    if caller.is_admin:
+        return "1 = 1", {}
+    return f"({PUBLIC} OR images.author_id = :caller_id)", {"caller_id": caller.user_id}

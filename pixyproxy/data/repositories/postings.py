@@ -1,0 +1,123 @@
+"""Postings: which images of one block are indexed under a term.
+
+A block is a run of consecutive image ids. A posting holds offsets within its block: few of them as a set, many as the
+bits of an integer, because both can be intersected without looking at every image in Python.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from functools import reduce
+from operator import and_, or_
+
+# With blocks of 16,384 a million images are 62 of them, and a posting of 2 KiB still lies within its row's page.
+BLOCK_BITS = 14
+# A page of newest images is read run by run: the fewer images a run has, the fewer are read in vain.
+RUN_BITS = 8
+# A set is stored in two bytes an offset, so this many take a quarter of the bits of a whole block.
+_BITS_AN_OFFSET_SAVED = 64
+
+Posting = frozenset[int] | int
+
+
+def block_of(image_id: int) -> int:
+    """Return the number of the block that an image lies in."""
+    return image_id >> BLOCK_BITS
+
+
+def offset_of(image_id: int) -> int:
+    """Return an image's place within its block."""
+    return image_id & ((1 << BLOCK_BITS) - 1)
+
+
+def run_of(offset: int) -> int:
+    """Return the number, within the block, of the run that an offset lies in."""
+    return offset >> RUN_BITS
+
+
+def runs_a_block() -> int:
+    """Return how many runs a block has."""
+    return 1 << (BLOCK_BITS - RUN_BITS)
+
+
+def decoded(data: bytes) -> Posting:
+    """Read a stored posting. One of full length is bits, a shorter one a list of offsets."""
+    if len(data) == _bytes_a_block():
+        return int.from_bytes(data, "little")
+    return frozenset(struct.unpack(f"<{len(data) // 2}H", data))
+
+
+def encoded(posting: Posting) -> bytes:
+    """Write a posting as it is stored; b"" for one that holds nothing."""
+    if isinstance(posting, frozenset):
+        if len(posting) <= (1 << BLOCK_BITS) // _BITS_AN_OFFSET_SAVED:
+            return struct.pack(f"<{len(posting)}H", *sorted(posting))
+        posting = _bits(posting)
+    return posting.to_bytes(_bytes_a_block(), "little") if posting else b""
+
+
+def changed(posting: Posting, added: Iterable[int], removed: Iterable[int]) -> Posting:
+    """Return a posting with some offsets more and some fewer."""
+    if isinstance(posting, frozenset):
+        return posting.difference(removed).union(added)
+    return posting & ~_bits(removed) | _bits(added)
+
+
+def union(postings: Iterable[Posting]) -> Posting:
+    """Return what is in any of the postings."""
+    postings = tuple(postings)
+    if len(postings) == 1:
+        return postings[0]
+    sets = [posting for posting in postings if isinstance(posting, frozenset)]
+    bits = [posting for posting in postings if isinstance(posting, int)]
+    if not bits:
+        return frozenset().union(*sets)
+    return reduce(or_, bits) | _bits(offset for offsets in sets for offset in offsets)
+
+
+def intersection(postings: Iterable[Posting]) -> Posting:
+    """Return what is in all of the postings, of which there is at least one."""
+    postings = tuple(postings)
+    sets = sorted((posting for posting in postings if isinstance(posting, frozenset)), key=len)
+    bits = [posting for posting in postings if isinstance(posting, int)]
+    if not sets:
+        return reduce(and_, bits)
+    found = sets[0].intersection(*sets[1:])
+    if bits and found:
+        mask = reduce(and_, bits)
+        found = frozenset(offset for offset in found if mask >> offset & 1)
+    return found
+
+
+def offsets_by_run(posting: Posting) -> Iterator[tuple[int, list[int]]]:
+    """Yield the numbers of the runs that a posting has offsets in, with these offsets."""
+    if isinstance(posting, frozenset):
+        runs: dict[int, list[int]] = {}
+        for offset in posting:
+            runs.setdefault(run_of(offset), []).append(offset)
+        yield from runs.items()
+        return
+    mask = (1 << (1 << RUN_BITS)) - 1
+    for run in range(runs_a_block()):
+        bits = posting >> (run << RUN_BITS) & mask
+        if bits:
+            yield run, [(run << RUN_BITS) + offset for offset in _offsets(bits)]
+
+
+def _bytes_a_block() -> int:
+    return 1 << (BLOCK_BITS - 3)
+
+
+def _bits(offsets: Iterable[int]) -> int:
+    flags = bytearray(_bytes_a_block())
+    for offset in offsets:
+        flags[offset >> 3] |= 1 << (offset & 7)
+    return int.from_bytes(flags, "little")
+
+
+def _offsets(bits: int) -> Iterator[int]:
+    while bits:
+        lowest = bits & -bits
+        yield lowest.bit_length() - 1
+        bits ^= lowest

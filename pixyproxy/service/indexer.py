@@ -1,0 +1,103 @@
+"""Seals the search index: moves what was added lately from its tail into its blocks. See ``search_index``."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from pixyproxy.core.exceptions import PixyProxyException
+from pixyproxy.data.database import Database
+from pixyproxy.data.repositories.search_index import SearchIndexRepository, Unsealed
+from pixyproxy.data.transactions import in_transaction
+
+_logger = logging.getLogger(__name__)
+
+_CLOSE_SECONDS = 5.0
+_EVERY_SECONDS = 5.0
+# A search reads through the tail, some microseconds an image; to seal one alone costs ten times as much as among these.
+_IMAGES_A_BATCH = 512
+# Prompts can be long.
+_TAIL_BYTES = 2**20
+# A whole block at once costs least, and takes seconds during which nobody else can change its images.
+_IMAGES_A_LARGE_BATCH = 16_384
+_BYTES_A_LARGE_BATCH = 2**26
+
+
+class SearchIndexer:
+    """Seals from a thread of its own, whenever the tail has become long. Any number of servers may do so at once."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="indexer", daemon=True)
+
+    def start(self) -> None:
+        """Begin to seal."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Seal no more."""
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join(_CLOSE_SECONDS)
+
+    def _run(self) -> None:
+        pause = 0.0
+        while not self._closing.wait(pause):
+            started = time.monotonic()
+            has_sealed = self._seal()
+            # Behind a long tail as long a pause as the work took: the rest of the server is to have half of the time.
+            pause = time.monotonic() - started if has_sealed else _EVERY_SECONDS
+
+    def _seal(self) -> bool:
+        try:
+            return _seal_oldest(self._database, _IMAGES_A_BATCH, _TAIL_BYTES, even_if_short=False) > 0
+        except PixyProxyException as error:
+            _logger.warning("The search index could not be sealed, and is read as it is: %s", error.message)
+        except Exception:
+            _logger.exception("The search index could not be sealed, and is read as it is.")
+        return False
+
+
+def seal_all(database: Database, report: Callable[[int, int], None]) -> None:
+    """Seal all images of the tail, as after an upgrade of a database that had no index of this kind.
+
+    Args:
+        database: whose index to seal.
+        report: is told how many are sealed, and of how many.
+
+    Raises:
+        DBConnectionError: the database is away; what is sealed stays so.
+    """
+    with database.reading() as context:
+        count = SearchIndexRepository(context).count_unsealed()
+    done = 0
+    while sealed := _seal_oldest(database, _IMAGES_A_LARGE_BATCH, _BYTES_A_LARGE_BATCH, even_if_short=True):
+        done += sealed
+        report(done, max(count, done))
+
+
+def _seal_oldest(database: Database, most_images: int, most_bytes: int, *, even_if_short: bool) -> int:
+    """Seal the images with the lowest ids in the tail, and return how many; a short tail is left alone unless told."""
+    with database.reading() as context:
+        tail = SearchIndexRepository(context).get_unsealed(most_images)
+    batch = _up_to(tail, most_bytes)
+    is_long = len(batch) == most_images or len(batch) < len(tail)
+    if not batch or not (is_long or even_if_short):
+        return 0
+    in_transaction(database, lambda context: SearchIndexRepository(context).seal(batch, database))
+    return len(batch)
+
+
+def _up_to(tail: Sequence[Unsealed], most_bytes: int) -> list[int]:
+    """Return the ids of those in front that have so many bytes together, and of one at least."""
+    batch: list[int] = []
+    size = 0
+    for image in tail:
+        size += image.size
+        if batch and size > most_bytes:
+            break
+        batch.append(image.image_id)
+    return batch
