@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
@@ -60,9 +62,13 @@ def test_a_few_threads_are_made_as_they_are_needed() -> None:
 def test_a_thread_that_is_idle_is_used_again() -> None:
     with call_threads(few=8, most=8) as pool:
         used: list[int] = []
+
+        def are_done(number: int) -> bool:
+            return len(used) == number and len(pool._idle) == 1
+
         for number in range(1, 50):
             pool.submit(lambda: used.append(threading.get_ident()))
-            wait_until(lambda number=number: len(used) == number and len(pool._idle) == 1, _TIMEOUT, "the call")
+            wait_until(partial(are_done, number), _TIMEOUT, "the call")
         assert len(set(used)) == 1
 
 
@@ -93,9 +99,9 @@ def test_threads_that_are_busy_get_no_others_beside_them(monkeypatch: pytest.Mon
 
     def all_the_time() -> float:
         looks.release()
-        return threads.time.monotonic()
+        return time.monotonic()
 
-    monkeypatch.setattr(threads.time, "process_time", all_the_time)
+    monkeypatch.setattr(time, "process_time", all_the_time)
     with call_threads(few=1, most=8) as pool:
         calls = Calls()
         for _ in range(3):
