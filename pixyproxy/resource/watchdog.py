@@ -11,18 +11,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Self
 
 import grpc
 
 _logger = logging.getLogger(__name__)
 
 _NEVER = float("inf")
-# How often to look, as a share of how long callers may take.
-_LOOKS = 8
-# Beyond as many requests on their way, the slowest are cut off early; but for those that have just begun, as nearly
-# all have while a server is busy.
+# Beyond as many requests on their way, the slowest are cut off early, or somebody who begins calls and sends no request
+# would soon hold all threads; but not those that have just begun, as nearly all have while a server is busy.
 _MAX_ARRIVING = 128
-_JUST_BEGUN_SECONDS = 1.0
+_JUST_BEGUN_SECONDS = 0.25
+# How often to look, within that time or within the callers' own if it is shorter.
+_LOOKS = 2
 
 
 class Watchdog:
@@ -65,35 +66,27 @@ class Watchdog:
                 _logger.info("The caller took nothing for %g s and was cut off.", self.patience)
 
     def begin_arrival(self, arrival: Arrival) -> None:
-        """Watch over a request on its way, and make room where there are too many."""
+        """Watch over a request on its way."""
         with self._lock:
             self._arriving[arrival] = None
-            slowest = self._slowest() if len(self._arriving) > _MAX_ARRIVING else None
-        if slowest is not None:
-            slowest.cut_off()
 
     def end_arrival(self, arrival: Arrival) -> None:
         """Watch no more over a request."""
         with self._lock:
-            self._arriving.pop(arrival, None)
+            del self._arriving[arrival]
         if arrival.is_cut_off:
             _logger.info("The request did not come in time, and the caller was cut off.")
 
-    def _slowest(self) -> Arrival | None:
-        """Take out the request that is longest on its way, unless even that one has just begun."""
-        slowest = next(iter(self._arriving))
-        if time.monotonic() - slowest.since < _JUST_BEGUN_SECONDS:
-            return None
-        del self._arriving[slowest]
-        return slowest
-
     def _run(self) -> None:
-        while not self._closing.wait(self.patience / _LOOKS):
+        while not self._closing.wait(min(self.patience, _JUST_BEGUN_SECONDS) / _LOOKS):
             with self._lock:
-                waits: list[_Wait] = [*self._arriving, *self._reading]
-            too_early = time.monotonic() - self.patience
-            for wait in waits:
-                if wait.since < too_early:
+                arriving, reading = list(self._arriving), list(self._reading)
+            now = time.monotonic()
+            for arrival in arriving[: max(0, len(arriving) - _MAX_ARRIVING)]:
+                if arrival.since < now - _JUST_BEGUN_SECONDS:
+                    arrival.cut_off()
+            for wait in (*arriving, *reading):
+                if wait.since < now - self.patience:
                     wait.cut_off()
 
 
@@ -122,8 +115,9 @@ class Arrival(_Wait):
         super().__init__(context, time.monotonic())
         self._watchdog = watchdog
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
         self._watchdog.begin_arrival(self)
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

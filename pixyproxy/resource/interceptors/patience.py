@@ -47,8 +47,7 @@ class PatienceInterceptor(grpc.ServerInterceptor):
     def _taking_one(self, behavior: Callable[..., Any]) -> Callable[..., Any]:
         # A handler that sends its messages later is handed a third argument, which it sends them with.
         def call(requests: Iterator[Any], context: grpc.ServicerContext, *send: Callable[[Any], None]) -> Any:
-            with self._watchdog.arrival(context):
-                request = next(requests, None)
+            request = self._next(requests, context)
             if request is None:
                 raise MalformedRequestError("The call ended without a request.")
             return behavior(request, context, *send)
@@ -62,12 +61,17 @@ class PatienceInterceptor(grpc.ServerInterceptor):
         return call
 
     def _arriving(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
-        while True:
-            with self._watchdog.arrival(context):
-                request = next(requests, None)
-            if request is None:
-                return
+        while (request := self._next(requests, context)) is not None:
             yield request
+
+    def _next(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
+        """Return the next request, or None where the caller has said that there is none."""
+        with self._watchdog.arrival(context) as arrival:
+            request = next(requests, None)
+            while request is None and arrival.is_cut_off:
+                # gRPC may learn that there is no request a moment before it learns why, which it then raises.
+                request = next(requests, None)
+        return request
 
     def _read_by(self, behavior: Behavior) -> Behavior:
         def call(requests: Any, context: grpc.ServicerContext) -> Iterator[Any]:

@@ -1,0 +1,212 @@
+"""Callers who keep threads waiting, and kinds of calls that take all they may: the others are served all the same."""
+
+from __future__ import annotations
+
+import queue
+import sqlite3
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from pixyproxy_pb.v1 import image_service_pb2 as pb
+
+from tests.fuzz.http2 import END_HEADERS, HEADERS, PREFACE, SETTINGS, Http2Connection, frame, header_block
+from tests.integration.windows import SMALL_WINDOW, begin_to_read
+from tests.support.image_client import ImageClient
+from tests.support.rpc import TIMEOUT, health_stub, refusal_of, request_id_of
+from tests.support.servers import RunningServer, image_stub, running_server
+from tests.support.stored_images import store_image
+from tests.support.waiting import wait_until
+
+_IMPATIENT = {"PIXYPROXY_STALL_TIMEOUT": "1"}
+_IMAGE = bytes(32 * 1024 * 1024)
+_CALLS_A_CONNECTION = 250
+_CUT_OFF = "was cut off."
+_GET_IMAGE = "/pixyproxy.v1.ImageService/GetImage"
+
+
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server that waits a second for its callers."""
+    with running_server(tmp_path_factory.mktemp("impatient"), _IMPATIENT) as server:
+        yield server
+
+
+# --- Readers ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_reader_that_stalls_is_cut_off_and_one_that_moves_is_not(impatient: RunningServer) -> None:
+    image = store_image(impatient, impatient.admin, _IMAGE)
+    path = impatient.image_file(image.guid)
+    with impatient.new_channel(*SMALL_WINDOW) as one, impatient.new_channel(*SMALL_WINDOW) as another:
+        stalled = begin_to_read(image_stub(one), image.guid, impatient.admin)
+        moving = begin_to_read(image_stub(another), image.guid, impatient.admin)
+        read = 0
+
+        def is_cut_off_while_the_other_reads() -> bool:
+            nonlocal read
+            read += len(next(moving).data)
+            return "REQUEST END" in "".join(impatient.lines_of(request_id_of(stalled)))
+
+        # It reads a chunk now and then, for longer than a stalled reader may take.
+        wait_until(is_cut_off_while_the_other_reads, TIMEOUT, "the stalled reader to be cut off")
+        *_, why, end = impatient.lines_of(request_id_of(stalled))
+        assert why.endswith(f"The caller took nothing for 1 s and {_CUT_OFF}")
+        assert "REQUEST END CANCELLED" in end
+        with pytest.raises(grpc.RpcError):
+            list(stalled)
+        assert stalled.code() is grpc.StatusCode.CANCELLED
+        assert read + sum(len(answer.data) for answer in moving) == len(_IMAGE)
+    wait_until(lambda: path not in impatient.open_images, TIMEOUT, "the file to be closed")
+
+
+def test_stalled_readers_keep_nobody_else_waiting(tmp_path: Path) -> None:
+    with running_server(tmp_path) as server, ExitStack() as stack:
+        image = store_image(server, server.admin, _IMAGE)
+        channels = [stack.enter_context(server.new_channel(*SMALL_WINDOW)) for _ in range(4)]
+        readers = [
+            begin_to_read(image_stub(channel), image.guid, server.admin) for channel in channels for _ in range(50)
+        ]
+        wait_until(lambda: len(server.open_images) == len(readers), TIMEOUT, "all to be at it")
+        client = ImageClient(server, server.admin)
+        for _ in range(50):
+            assert client.get(image.guid).guid == image.guid
+        assert client.content(image.guid)[0].sha256 == image.sha256
+        assert len(server.open_images) == len(readers)
+        assert _CUT_OFF not in server.log
+        for reader in readers:
+            reader.cancel()
+
+
+# --- Requests that do not come ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _calls_without_requests(server: RunningServer, method: str, number: int) -> Iterator[Http2Connection]:
+    headers = [
+        (b":method", b"POST"),
+        (b":scheme", b"http"),
+        (b":path", method.encode()),
+        (b":authority", b"here"),
+        (b"te", b"trailers"),
+        (b"content-type", b"application/grpc"),
+    ]
+    with Http2Connection(server.address, TIMEOUT) as connection:
+        connection.send(PREFACE + frame(SETTINGS, 0, 0))
+        connection.send(
+            b"".join(frame(HEADERS, END_HEADERS, 2 * call + 1, header_block(headers)) for call in range(number))
+        )
+        yield connection
+
+
+@pytest.mark.parametrize("method", [_GET_IMAGE, "/pixyproxy.v1.ImageService/GetImageContent"])
+def test_a_call_whose_request_does_not_come_is_cut_off(impatient: RunningServer, method: str) -> None:
+    before = len(impatient.log_lines)
+    with _calls_without_requests(impatient, method, 10) as connection:
+        connection.listen(10, TIMEOUT)
+        assert len(connection.answers.resets) + len(connection.answers.ended) == 10
+    lines = wait_until(lambda: _ended(impatient.log_lines[before:], 10), TIMEOUT, "the end of the calls")
+    assert len([line for line in lines if line.endswith(_CUT_OFF)]) == 10
+    assert all("REQUEST END CANCELLED" in line for line in lines if "REQUEST END" in line)
+
+
+def _ended(lines: list[str], number: int) -> list[str] | None:
+    return lines if len([line for line in lines if "REQUEST END" in line]) == number else None
+
+
+def test_calls_without_requests_keep_nobody_else_waiting(tmp_path: Path) -> None:
+    with running_server(tmp_path) as server, ExitStack() as stack:
+        client = ImageClient(server, server.admin)
+        made = client.create()
+        for _ in range(4):
+            stack.enter_context(_calls_without_requests(server, _GET_IMAGE, _CALLS_A_CONNECTION))
+            assert client.get(made.guid) == made
+        # The slowest make room for others long before their time is over.
+        wait_until(lambda: server.log.count(_CUT_OFF) >= 3 * _CALLS_A_CONNECTION, TIMEOUT, "room to be made")
+        assert client.get(made.guid) == made
+
+
+def test_an_idle_reflection_stream_is_cut_off(impatient: RunningServer) -> None:
+    requests: queue.Queue[Any] = queue.Queue()
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(impatient.channel)
+    call = stub.ServerReflectionInfo(iter(requests.get, None), timeout=TIMEOUT)
+    requests.put(reflection_pb2.ServerReflectionRequest(list_services=""))
+    assert next(call).list_services_response.service
+    with pytest.raises(grpc.RpcError):
+        next(call)
+    requests.put(None)
+    assert call.code() is grpc.StatusCode.CANCELLED
+    assert any(line.endswith(_CUT_OFF) for line in impatient.wait_for_end_of(request_id_of(call)))
+
+
+def test_a_call_that_ends_without_a_request_is_told_so(impatient: RunningServer) -> None:
+    call: Any = impatient.channel.stream_unary(_GET_IMAGE).future(iter(()), timeout=TIMEOUT)
+    refused = refusal_of(call.exception())
+    assert (refused.code, refused.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_REQUEST")
+
+
+# --- Calls that wait for something else ------------------------------------------------------------------------------
+
+
+@contextmanager
+def _nothing_can_be_written(server: RunningServer) -> Iterator[None]:
+    """Hold the lock that every change waits for, for seconds, with a thread each."""
+    with closing(sqlite3.connect(server.folder / "pixyproxy.db", isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+
+
+def _begin_to_update(client: ImageClient, guid: str) -> Any:
+    request = pb.UpdateImageRequest(guid=guid, tags=["later"])
+    request.update_mask.paths.append("tags")
+    return client.stub.UpdateImage.future(request, metadata=client.metadata, timeout=TIMEOUT)
+
+
+def _has_begun(server: RunningServer, calls: list[Any]) -> bool:
+    return server.log.count("[UpdateImage:") >= len(calls)
+
+
+def test_calls_that_wait_keep_no_others_waiting(tmp_path: Path) -> None:
+    with running_server(tmp_path, {"PIXYPROXY_DATABASE_POOL_SIZE": "100"}) as server:
+        client = ImageClient(server, server.admin)
+        made = client.create()
+        with _nothing_can_be_written(server):
+            calls = [_begin_to_update(client, made.guid) for _ in range(50)]
+            assert client.get(made.guid) == made
+            wait_until(lambda: _has_begun(server, calls), TIMEOUT, "a thread for each of them")
+            assert not any(call.done() for call in calls)
+        assert all(list(call.result().image.tags) == ["later"] for call in calls)
+
+
+def test_more_calls_than_are_allowed_are_refused_at_once(tmp_path: Path) -> None:
+    settings = {"PIXYPROXY_MAX_UNARY_CALLS": "2"}
+    with running_server(tmp_path, settings) as server:
+        client = ImageClient(server, server.admin)
+        made = client.create()
+        with _nothing_can_be_written(server):
+            calls = [_begin_to_update(client, made.guid) for _ in range(2)]
+            wait_until(lambda: _has_begun(server, calls), TIMEOUT, "both to be under way")
+            refused = wait_until(lambda: _refused(client, made.guid), TIMEOUT, "a refusal")
+            assert (refused.code, refused.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_BUSY")
+            assert refused.retry_after
+            # A busy server is not a broken one, and other kinds of calls have room.
+            health = health_stub(server.channel).Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT)
+            assert health.status == health_pb2.HealthCheckResponse.SERVING
+            assert client.content(made.guid)[0].sha256 == made.sha256
+            assert not any(call.done() for call in calls)
+        assert all(call.result() for call in calls)
+        assert client.get(made.guid).guid == made.guid
+
+
+def _refused(client: ImageClient, guid: str) -> Any:
+    """Ask for a detail until that is refused: the calls before may be logged and not yet counted."""
+    try:
+        client.get(guid)
+    except grpc.RpcError as error:
+        return refusal_of(error)
+    return None

@@ -1,0 +1,127 @@
+"""Slots that several processes take together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from pixyproxy.core.slots import SharedSlots
+
+_TIMEOUT = 30.0
+
+
+def test_no_more_are_taken_than_there_are() -> None:
+    slots = SharedSlots(2).of(0)
+    assert [slots.take() for _ in range(3)] == [True, True, False]
+    slots.give_back()
+    assert slots.taken == 1
+    assert slots.take()
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="only one worker serves on this system")
+def test_processes_count_together_and_what_one_held_is_given_back_for_it() -> None:
+    shared = SharedSlots(3, processes=2)
+    one, other = shared.of(0), shared.of(1)
+    assert one.take()
+    assert other.take()
+    assert other.take()
+    assert not one.take()
+    assert one.taken == other.taken == 3
+    shared.clear(1)
+    assert one.taken == 1
+    assert one.take()
+
+
+def test_waiting_until_none_is_held() -> None:
+    slots = SharedSlots(2).of(0)
+    slots.wait_until_none_is_held()
+    assert slots.take()
+    is_free = threading.Event()
+
+    def wait() -> None:
+        slots.wait_until_none_is_held()
+        is_free.set()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    assert not is_free.is_set()
+    slots.give_back()
+    assert is_free.wait(_TIMEOUT)
+    thread.join()
+
+
+_RACE = """
+import os, sys, threading
+from pixyproxy.core.slots import SharedSlots
+
+PROCESSES, LIMIT, ROUNDS = 4, 3, 2000
+shared = SharedSlots(LIMIT, PROCESSES)
+
+def work(number):
+    slots, most = shared.of(number), [0]
+    def take_and_give_back():
+        for _ in range(ROUNDS):
+            if slots.take():
+                most[0] = max(most[0], slots.taken)
+                slots.give_back()
+    threads = [threading.Thread(target=take_and_give_back) for _ in range(4)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    return most[0]
+
+children = []
+for number in range(PROCESSES):
+    pid = os.fork()
+    if pid == 0:
+        os._exit(work(number))
+    children.append(pid)
+most = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
+print(max(most), shared.taken())
+"""
+
+_KILLED = """
+import os, signal, time
+from pixyproxy.core.slots import SharedSlots
+
+shared = SharedSlots(1000, 2)
+for _ in range(20):
+    pid = os.fork()
+    if pid == 0:
+        slots = shared.of(1)
+        while True:
+            slots.take()
+            slots.give_back()
+    mine = shared.of(0)
+    while not shared.held_by(1):
+        pass
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    shared.clear(1)
+    assert mine.take()
+print(shared.taken())
+"""
+
+
+def _run(script: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=_TIMEOUT * 2, check=False
+    )
+    assert done.returncode == 0, f"{signal.Signals(-done.returncode) if done.returncode < 0 else ''} {done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="only one worker serves on this system")
+def test_processes_that_race_never_take_more() -> None:
+    most, left = map(int, _run(_RACE).split())
+    assert 1 <= most <= 3
+    assert left == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="only one worker serves on this system")
+def test_a_process_that_is_killed_keeps_no_lock() -> None:
+    assert _run(_KILLED) == "20\n"

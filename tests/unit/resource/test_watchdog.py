@@ -1,0 +1,78 @@
+"""The watchdog over calls that wait for their callers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, cast
+
+import grpc
+import pytest
+
+from pixyproxy.resource import watchdog as module
+from pixyproxy.resource.watchdog import Watchdog
+
+_TIMEOUT = 30.0
+_FOR_EVER = 3600.0
+
+
+class FakeContext:
+    """Of a call that may be cancelled."""
+
+    def __init__(self) -> None:
+        self.cancelled = threading.Event()
+
+    def cancel(self) -> None:
+        self.cancelled.set()
+
+
+def fake_context() -> Any:
+    return cast(grpc.ServicerContext, FakeContext())
+
+
+@contextmanager
+def watching(patience: float) -> Iterator[Watchdog]:
+    watchdog = Watchdog(patience)
+    watchdog.start()
+    try:
+        yield watchdog
+    finally:
+        watchdog.close()
+
+
+def test_a_request_that_does_not_come_is_cut_off(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    context, other = fake_context(), fake_context()
+    with watching(0.05) as watchdog:
+        with watchdog.arrival(other):
+            pass
+        with watchdog.arrival(context) as arrival:
+            assert context.cancelled.wait(_TIMEOUT)
+            assert arrival.is_cut_off
+        assert not other.cancelled.is_set()
+    assert [record.message for record in caplog.records] == [
+        "The request did not come in time, and the caller was cut off."
+    ]
+
+
+def test_a_reader_is_cut_off_only_while_it_holds_a_message() -> None:
+    context, other = fake_context(), fake_context()
+    with watching(0.05) as watchdog, watchdog.reading(other) as resting, watchdog.reading(context) as reader:
+        resting.is_handed_a_message()
+        resting.has_taken_it()
+        reader.is_handed_a_message()
+        assert context.cancelled.wait(_TIMEOUT)
+        # What takes long on our side is nobody's fault.
+        assert not other.cancelled.is_set()
+
+
+def test_too_many_requests_on_their_way_make_room_for_the_latest() -> None:
+    with watching(_FOR_EVER) as watchdog, ExitStack() as stack:
+        contexts = [fake_context() for _ in range(module._MAX_ARRIVING + 3)]
+        for context in contexts:
+            stack.enter_context(watchdog.arrival(context))
+        assert all(context.cancelled.wait(_TIMEOUT) for context in contexts[:3])
+        stack.enter_context(watchdog.arrival(fake_context()))
+        assert contexts[3].cancelled.wait(_TIMEOUT)
+        assert not any(context.cancelled.is_set() for context in contexts[4:])

@@ -1,0 +1,37 @@
+"""How many workers there are where nobody says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pixyproxy import cores
+from pixyproxy.cores import advised_workers
+
+
+@pytest.mark.parametrize(
+    ("quota", "workers"),
+    [
+        ("max 100000\n", 8),
+        ("800000 100000\n", 8),
+        ("1600000 100000\n", 8),
+        ("250000 100000\n", 3),
+        ("100000 100000\n", 1),
+        ("5000 100000\n", 1),
+        ("nonsense", 8),
+    ],
+)
+def test_a_containers_share_of_the_cores(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quota: str, workers: int
+) -> None:
+    monkeypatch.setattr(cores, "usable_cores", lambda: list(range(8)))
+    path = tmp_path / "cpu.max"
+    assert advised_workers(path) == 8
+    path.write_text(quota)
+    assert advised_workers(path) == workers
+
+
+def test_one_where_a_port_or_a_core_cannot_be_had(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delattr("os.sched_setaffinity")
+    assert advised_workers(tmp_path / "cpu.max") == 1
