@@ -9,10 +9,17 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pixyproxy.core.exceptions import ConfigurationError, ConstraintViolationError
+from pixyproxy.core.exceptions import (
+    ConfigurationError,
+    ConstraintViolationError,
+    StorageMisconfiguredError,
+    StorageUnavailableError,
+)
 from pixyproxy.data import init
+from pixyproxy.data.bucket_address import BucketAddress, is_url
 from pixyproxy.data.database import Database
-from pixyproxy.data.image_store import ImageStore, LocalImageStore
+from pixyproxy.data.image_store import ImageStore
+from pixyproxy.data.local_image_store import LocalImageStore
 from pixyproxy.data.mysql import MySQLDatabase
 from pixyproxy.data.repositories.server_values import ServerValueRepository
 from pixyproxy.data.sqlite import SQLiteDatabase
@@ -116,9 +123,38 @@ def _require_folder(path: Path) -> None:
 
 def _open_store(settings: Settings) -> ImageStore:
     try:
-        return LocalImageStore(Path(settings.image_store))
+        return open_store(settings, settings.image_store)
     except ConfigurationError as error:
         raise ConfigurationError(f"PIXYPROXY_IMAGE_STORE: {error.message}") from error
+
+
+def open_store(settings: Settings, name: str) -> ImageStore:
+    """Open a store of image bytes.
+
+    Args:
+        settings: how to reach it.
+        name: a folder, which is made where it is missing, or the URL of an object store.
+
+    Raises:
+        ConfigurationError: it cannot be used as things are. An object store that only does not answer now may later.
+    """
+    if not is_url(name):
+        return LocalImageStore(Path(name))
+    # It takes 5 MiB, which only those pay who have set a URL.
+    from pixyproxy.data.object_image_store import ObjectImageStore  # noqa: PLC0415
+
+    try:
+        address = BucketAddress.parse(name)
+    except ValueError as error:
+        raise ConfigurationError(f"a store {error}.") from error
+    try:
+        store = ObjectImageStore.at(address, timeout=settings.image_store_timeout, allow_http=settings.aws_allow_http)
+        store.check()
+    except StorageMisconfiguredError as error:
+        raise ConfigurationError(f"{address} cannot be used; the log says why.") from error
+    except StorageUnavailableError:
+        _logger.warning("The image store is away; images are neither made nor read until it is back.")
+    return store
 
 
 def _build_generator(settings: Settings) -> ImageGenerator:

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import wraps
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pixyproxy import cli
-from pixyproxy.data import image_store
-from pixyproxy.data.image_store import LocalImageStore
+from pixyproxy.data import local_image_store
+from pixyproxy.data.local_image_store import LocalImageStore
 from pixyproxy.data.repositories.deletions import DeletionRepository
 from pixyproxy.data.repositories.generations import GenerationRepository
 from pixyproxy.data.repositories.images import ImageRepository
@@ -28,6 +28,9 @@ from pixyproxy.generation.openai_images import OpenAIGenerator
 from pixyproxy.service import creation, entry, leases
 from pixyproxy.service.creation import ImageCreator
 from pixyproxy.service.private_images import PrivateImageService
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 
 @dataclass(frozen=True)
@@ -85,14 +88,14 @@ def _is_picture(_: Path, path: Path, *__: Any) -> bool:
     return path.parent.name != ".notes"
 
 
-def _write_half(part: Path, path: Path, data: bytes) -> bool:
+def _write_half(part: Path, path: Path, data: Buffer) -> bool:
     if _is_picture(part, path):
-        part.write_bytes(data[: len(data) // 2])
+        part.write_bytes(bytes(data)[: memoryview(data).nbytes // 2])
         die()
     return _write_whole(part, path, data)
 
 
-_write_whole = image_store._write_whole
+_write_whole = local_image_store._write_whole
 
 HALF_WRITTEN = "half of the bytes written"
 CREATE_POINTS: dict[str, CrashPoint] = {
@@ -104,7 +107,7 @@ CREATE_POINTS: dict[str, CrashPoint] = {
     "noted as sent, not sent": CrashPoint(OpenAIGenerator, "generate"),
     "the provider has answered": CrashPoint(OpenAIGenerator, "generate", is_after=True),
     "the note is written": CrashPoint(LocalImageStore, "write_note", is_after=True),
-    HALF_WRITTEN: CrashPoint(image_store, "_write_whole", only_if=_is_picture),
+    HALF_WRITTEN: CrashPoint(local_image_store, "_write_whole", only_if=_is_picture),
     "bytes written, not renamed": CrashPoint(Path, "replace", only_if=_is_picture),
     "bytes renamed": CrashPoint(Path, "replace", is_after=True, only_if=_is_picture),
     "before the entry": CrashPoint(entry.ImageEntry, "enter"),
@@ -138,7 +141,7 @@ def main() -> None:
         for module in (creation, leases):
             vars(module)["LEASE"] = timedelta(seconds=arguments.lease)
     if arguments.crash_at == HALF_WRITTEN:
-        image_store._write_whole = _write_half
+        local_image_store._write_whole = _write_half
     elif arguments.crash_at:
         POINTS[arguments.crash_at].arm(pause if arguments.pause else die)
     sys.argv = ["pixyproxy", "serve"]
