@@ -28,6 +28,7 @@ from pixyproxy.generation.interfaces import ImageGenerator
 from pixyproxy.generation.offline import OfflineGenerator
 from pixyproxy.generation.openai_images import OpenAIGenerator
 from pixyproxy.service.creation import GenerationDefaults, ImageCreator
+from pixyproxy.service.image_copying import ImageCopying
 from pixyproxy.service.image_service import ImageService
 from pixyproxy.service.interfaces import ImageServiceInterface, UserServiceInterface
 from pixyproxy.service.page_tokens import PageTokens, new_page_token_key
@@ -114,6 +115,31 @@ def build(settings: Settings) -> Iterator[Application]:
             images=ImageService(database, store, creator, PageTokens(_page_token_key(database))),
             users=build_users(settings, database),
         )
+
+
+@contextmanager
+def build_copying(settings: Settings, source: str, target: str, *, deletes_source: bool) -> Iterator[ImageCopying]:
+    """Build what copies images from one store into another; see ``open_store`` for how stores are named.
+
+    Raises:
+        ConfigurationError: that cannot be done, or must not.
+    """
+    if _place(source) == _place(target):
+        raise ConfigurationError("--from and --to are the same store.")
+    if deletes_source and _place(source) == _place(settings.image_store):
+        raise ConfigurationError(
+            "--delete-source: PIXYPROXY_IMAGE_STORE still names that store; first let all servers use the other one."
+        )
+    if not is_url(source) and not Path(source).is_dir():
+        raise ConfigurationError(f"--from: there is no folder {source}.")
+    with open_current_database(settings) as database:
+        yield ImageCopying(
+            database, open_store(settings, source), open_store(settings, target), deletes_source=deletes_source
+        )
+
+
+def _place(store: str) -> str:
+    return store.rstrip("/") if is_url(store) else str(Path(store).resolve())
 
 
 def _require_folder(path: Path) -> None:

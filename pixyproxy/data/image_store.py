@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 
+STORE_GUID_NAME = ".guid"
+"""Where a store keeps its own guid."""
+
+
 class ContentReader(ABC):
     """The stored bytes of one image, open for reading by one thread; closed by the end of a ``with``.
 
@@ -100,6 +104,10 @@ class ImageStore(ABC):
     @abstractmethod
     def noted(self) -> list[str]:
         """Return the guids of all images with a note. There are few: a note goes once an image is entered."""
+
+    @abstractmethod
+    def guid(self) -> str:
+        """Return the store's own guid, which is made at the first call and kept in the store."""
 
     @abstractmethod
     def sweep(self) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from pixyproxy.core.exceptions import ConfigurationError, ContentDamagedError, PixyProxyException, StorageFullError
 from pixyproxy.core.models import new_guid
-from pixyproxy.data.image_store import ContentReader, ImageStore
+from pixyproxy.data.image_store import STORE_GUID_NAME, ContentReader, ImageStore
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -78,6 +78,12 @@ class LocalImageStore(ImageStore):
 
     def noted(self) -> list[str]:  # noqa: D102  inherited
         return _names_in(self._notes)
+
+    def guid(self) -> str:  # noqa: D102  inherited
+        path = self._folder / STORE_GUID_NAME
+        if not path.exists():
+            self._write(path, new_guid().encode())
+        return path.read_text(encoding="ascii")
 
     def sweep(self) -> None:  # noqa: D102  inherited
         for name in _names_in(self._parts):

@@ -25,8 +25,9 @@ from pixyproxy.core.exceptions import (
     StorageMisconfiguredError,
     StorageUnavailableError,
 )
+from pixyproxy.core.models import new_guid
 from pixyproxy.data.bucket_address import BucketAddress
-from pixyproxy.data.image_store import ContentReader, ImageStore
+from pixyproxy.data.image_store import STORE_GUID_NAME, ContentReader, ImageStore
 
 if TYPE_CHECKING:
     from obstore import BytesStream, GetOptions
@@ -139,12 +140,7 @@ class ObjectImageStore(ImageStore):
         self._put(self._objects, f"{_NOTES}/{guid}", memoryview(note.encode()))
 
     def read_note(self, guid: str) -> str | None:  # noqa: D102  inherited
-        try:
-            with _translating():
-                note = obstore.get(self._objects, f"{_NOTES}/{guid}").bytes()
-        except _MissingObjectError:
-            return None
-        return note.to_bytes().decode()
+        return self._text_of(f"{_NOTES}/{guid}")
 
     def delete_note(self, guid: str) -> None:  # noqa: D102  inherited
         self._delete(f"{_NOTES}/{guid}")
@@ -154,8 +150,21 @@ class ObjectImageStore(ImageStore):
             listing = obstore.list(self._objects, f"{_NOTES}/").collect()
         return [found["path"].removeprefix(f"{_NOTES}/") for found in listing]
 
+    def guid(self) -> str:  # noqa: D102  inherited
+        if self._text_of(STORE_GUID_NAME) is None:
+            self._put(self._objects, STORE_GUID_NAME, memoryview(new_guid().encode()))
+        return self._text_of(STORE_GUID_NAME) or ""
+
     def sweep(self) -> None:
         """Do nothing: no store shows or keeps an object whose upload was cut off."""
+
+    def _text_of(self, key: str) -> str | None:
+        try:
+            with _translating():
+                text = obstore.get(self._objects, key).bytes()
+        except _MissingObjectError:
+            return None
+        return text.to_bytes().decode()
 
     def _put(self, store: ObjectStore, key: str, data: memoryview) -> None:
         _send(store, key, data)

@@ -13,7 +13,7 @@ from tests.contract.databases import KINDS, open_database, sqlite_url
 from tests.support.database_servers import DatabaseServer, fresh_database
 
 # What has a foreign key comes before what it points at; index rows go with their images.
-_EMPTIED_TABLES = ("images", "generations", "users", "server_values")
+_EMPTIED_TABLES = ("image_copies", "images", "generations", "users", "server_values")
 
 
 @dataclass(frozen=True)
