@@ -10,11 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pixyproxy.core.exceptions import ConfigurationError, ConstraintViolationError
+from pixyproxy.core.exceptions import (
+    ConfigurationError,
+    ConstraintViolationError,
+    StorageMisconfiguredError,
+    StorageUnavailableError,
+)
 from pixyproxy.core.slots import SharedSlots, Slots
 from pixyproxy.data import init
+from pixyproxy.data.bucket_address import BucketAddress, is_url
 from pixyproxy.data.database import Database
-from pixyproxy.data.image_store import ImageStore, LocalImageStore
+from pixyproxy.data.image_store import ImageStore
+from pixyproxy.data.local_image_store import LocalImageStore
 from pixyproxy.data.mysql import MySQLDatabase
 from pixyproxy.data.repositories.server_values import ServerValueRepository
 from pixyproxy.data.sqlite import SQLiteDatabase
@@ -23,6 +30,7 @@ from pixyproxy.generation.interfaces import ImageGenerator
 from pixyproxy.generation.offline import OfflineGenerator
 from pixyproxy.service.creation import GenerationDefaults, ImageCreator
 from pixyproxy.service.generation_slots import GenerationSlots
+from pixyproxy.service.image_copying import ImageCopying
 from pixyproxy.service.image_service import ImageService
 from pixyproxy.service.indexer import SearchIndexer
 from pixyproxy.service.interfaces import ImageServiceInterface, UserServiceInterface
@@ -163,6 +171,31 @@ def load_ahead(settings: Settings) -> None:
         import pixyproxy.generation.openai_images  # noqa: F401, PLC0415
 
 
+@contextmanager
+def build_copying(settings: Settings, source: str, target: str, *, deletes_source: bool) -> Iterator[ImageCopying]:
+    """Build what copies images from one store into another; see ``open_store`` for how stores are named.
+
+    Raises:
+        ConfigurationError: that cannot be done, or must not.
+    """
+    if _place(source) == _place(target):
+        raise ConfigurationError("--from and --to are the same store.")
+    if deletes_source and _place(source) == _place(settings.image_store):
+        raise ConfigurationError(
+            "--delete-source: PIXYPROXY_IMAGE_STORE still names that store; first let all servers use the other one."
+        )
+    if not is_url(source) and not Path(source).is_dir():
+        raise ConfigurationError(f"--from: there is no folder {source}.")
+    with open_current_database(settings) as database:
+        yield ImageCopying(
+            database, open_store(settings, source), open_store(settings, target), deletes_source=deletes_source
+        )
+
+
+def _place(store: str) -> str:
+    return store.rstrip("/") if is_url(store) else str(Path(store).resolve())
+
+
 def _require_folder(path: Path) -> None:
     if not path.parent.is_dir():
         raise ConfigurationError(f"PIXYPROXY_DATABASE_URL: there is no folder {path.parent} for the database.")
@@ -170,9 +203,38 @@ def _require_folder(path: Path) -> None:
 
 def _open_store(settings: Settings) -> ImageStore:
     try:
-        return LocalImageStore(Path(settings.image_store))
+        return open_store(settings, settings.image_store)
     except ConfigurationError as error:
         raise ConfigurationError(f"PIXYPROXY_IMAGE_STORE: {error.message}") from error
+
+
+def open_store(settings: Settings, name: str) -> ImageStore:
+    """Open a store of image bytes.
+
+    Args:
+        settings: how to reach it.
+        name: a folder, which is made where it is missing, or the URL of an object store.
+
+    Raises:
+        ConfigurationError: it cannot be used as things are. An object store that only does not answer now may later.
+    """
+    if not is_url(name):
+        return LocalImageStore(Path(name))
+    # It takes 5 MiB, which only those pay who have set a URL.
+    from pixyproxy.data.object_image_store import ObjectImageStore  # noqa: PLC0415
+
+    try:
+        address = BucketAddress.parse(name)
+    except ValueError as error:
+        raise ConfigurationError(f"a store {error}.") from error
+    try:
+        store = ObjectImageStore.at(address, timeout=settings.image_store_timeout, allow_http=settings.aws_allow_http)
+        store.check()
+    except StorageMisconfiguredError as error:
+        raise ConfigurationError(f"{address} cannot be used; the log says why.") from error
+    except StorageUnavailableError:
+        _logger.warning("The image store is away; images are neither made nor read until it is back.")
+    return store
 
 
 def _build_generator(settings: Settings, database: Database, *, warns: bool) -> ImageGenerator:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -12,13 +13,15 @@ from typing import Annotated
 import typer
 from pydantic import SecretStr
 
-from pixyproxy.bootstrap import build_users, open_current_database, open_database
+from pixyproxy.bootstrap import build_copying, build_users, open_current_database, open_database
 from pixyproxy.core.exceptions import DBConnectionError, PixyProxyException
 from pixyproxy.core.models import ADVISED_PASSWORD_LENGTH, UserClass, UserCreate
 from pixyproxy.core.validation import validated
 from pixyproxy.cores import advised_workers, can_share_work
 from pixyproxy.data import init
 from pixyproxy.logs import set_up_logging
+from pixyproxy.progress import shown
+from pixyproxy.service.image_copying import CopyOutcome
 from pixyproxy.service.indexer import seal_all
 from pixyproxy.service.interfaces import UserServiceInterface
 from pixyproxy.settings import MAX_WORKERS, describe_settings, load_settings
@@ -38,7 +41,9 @@ app = typer.Typer(
 database_commands = typer.Typer(help="Look after the database.", no_args_is_help=True)
 user_commands = typer.Typer(help="Say who may sign in.", no_args_is_help=True)
 app.add_typer(database_commands, name="db")
+image_commands = typer.Typer(help="Look after the bytes of images.", no_args_is_help=True)
 app.add_typer(user_commands, name="user")
+app.add_typer(image_commands, name="images")
 
 Name = Annotated[str, typer.Argument(help="The user's name.", show_default=False)]
 Workers = Annotated[
@@ -137,6 +142,34 @@ def remove_user(name: Name) -> None:
     with _users() as users:
         keeps_name = users.remove_user(name)
     _say(f"Removed {name}." + (" The images stay, and the name stays taken." if keeps_name else ""))
+
+
+@image_commands.command("copy")
+def copy_images(
+    source: Annotated[str, typer.Option("--from", help="The store that has them: a folder or a URL.")],
+    target: Annotated[str, typer.Option("--to", help="The store that is to have them: a folder or a URL.")],
+    delete_source: Annotated[
+        bool,
+        typer.Option("--delete-source", help="Delete each from the first store once the copy is verified."),
+    ] = False,
+) -> None:
+    """Copy the bytes of all images from one store into another.
+
+    Each is compared with the hash in the database. Servers may go on serving meanwhile. After an interruption run it
+    again: it goes on where it was. Images whose bytes are missing or damaged are named, and left alone; then the exit
+    status is 1.
+    """
+    settings = load_settings()
+    set_up_logging("WARNING")
+    counts: Counter[CopyOutcome] = Counter()
+    with build_copying(settings, source, target, deletes_source=delete_source) as copying:
+        for result in shown(copying.run(), copying.count_images(), "Copying images"):
+            counts[result.outcome] += 1
+            if result.is_lost:
+                _say(f"{result.outcome}: {result.guid}")
+    _say(", ".join(f"{counts[outcome]:,} {outcome}" for outcome in CopyOutcome) + ".")
+    if counts[CopyOutcome.MISSING] or counts[CopyOutcome.DAMAGED]:
+        raise typer.Exit(1)
 
 
 @contextmanager

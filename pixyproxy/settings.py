@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from pixyproxy.core.exceptions import ConfigurationError
 from pixyproxy.core.models import TRANSPARENT_RULE, Background, ModelName, OutputFormat, Quality, Size, can_show
 from pixyproxy.core.provider_limits import has_documented_sizes, quality_problem, size_problem
+from pixyproxy.data.bucket_address import BucketAddress, is_url
 from pixyproxy.data.mysql import MySQLAddress
 
 _PREFIX = "PIXYPROXY_"
@@ -80,7 +81,19 @@ class Settings(BaseSettings):
     database_timeout: float = Field(
         default=5.0, gt=0, le=3600, description="The most seconds to wait for the database, at each step."
     )
-    image_store: str = Field(default="images", description="The folder for image bytes.")
+    image_store: str = Field(
+        default="images",
+        description="Where image bytes are kept: a folder, or s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, "
+        "az://CONTAINER/PREFIX.",
+    )
+    image_store_timeout: float = Field(
+        default=10.0, gt=0, le=600, description="The most seconds that an object store may be silent."
+    )
+    aws_allow_http: bool = Field(
+        default=False,
+        validation_alias=AliasChoices("AWS_ALLOW_HTTP"),
+        description="Let an object store have an endpoint without TLS, whichever cloud it is.",
+    )
     openai_api_key: SecretStr | None = Field(
         default=None,
         validation_alias=AliasChoices("OPENAI_API_KEY"),
@@ -165,8 +178,11 @@ class Settings(BaseSettings):
     @field_validator("image_store")
     @classmethod
     def _check_image_store(cls, store: str) -> str:
-        if "://" in store:
-            raise _refuse("must be a folder; object stores are not served yet")
+        if is_url(store):
+            try:
+                BucketAddress.parse(store)
+            except ValueError as error:
+                raise _refuse(str(error)) from error
         return store
 
     @model_validator(mode="after")

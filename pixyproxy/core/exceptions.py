@@ -134,6 +134,14 @@ class StorageFullError(PixyProxyException):
     """There is no room left for image bytes."""
 
 
+class StorageUnavailableError(PixyProxyException):
+    """The store of image bytes cannot be reached, does not answer, or fails."""
+
+
+class StorageMisconfiguredError(StorageUnavailableError):
+    """The store of image bytes refuses our credentials, has no such bucket, or is addressed wrongly."""
+
+
 class ContentDamagedError(PixyProxyException):
     """The stored bytes of an image are missing or are not the bytes that were stored."""
 

@@ -1,22 +1,17 @@
-"""Where the bytes of images are kept: the interface of a store, and the store in a local folder."""
+"""Where the bytes of images are kept: the interface of a store."""
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import os
 from abc import ABC, abstractmethod
-from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
-from pixyproxy.core.exceptions import ConfigurationError, ContentDamagedError, PixyProxyException, StorageFullError
-from pixyproxy.core.models import new_guid
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
-# Pictures of providers have up to 8 MiB; a generation is begun only where there is room for all under way, and more.
-_ROOM_PER_IMAGE = 16 * 1024 * 1024
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM})
+
+STORE_GUID_NAME = ".guid"
+"""Where a store keeps its own guid."""
 
 
 class ContentReader(ABC):
@@ -34,7 +29,12 @@ class ContentReader(ABC):
 
     @abstractmethod
     def read(self, count: int) -> bytes:
-        """Return the next ``count`` bytes, fewer only at the end."""
+        """Return the next ``count`` bytes, fewer only at the end.
+
+        Raises:
+            ContentDamagedError: they cannot be read, now or later.
+            StorageUnavailableError: they cannot be read now.
+        """
 
     @abstractmethod
     def close(self) -> None:
@@ -50,22 +50,31 @@ class ContentReader(ABC):
 
 
 class ImageStore(ABC):
-    """Keeps the bytes of images under their guids. Safe to use from many threads and processes at once."""
+    """Keeps the bytes of images under their guids. Safe to use from many threads and processes at once.
+
+    Every method may raise StorageUnavailableError: the store cannot be reached, or does not let us in.
+
+    Attributes:
+        listing_interval: the fewest seconds between two calls of ``noted`` that are worth what they cost.
+    """
+
+    listing_interval: ClassVar[float] = 0.0
 
     @abstractmethod
     def require_room(self, images: int) -> None:
-        """Check, as far as that can be known without writing, that so many images can be written.
+        """Check, as far as that can be known before, that so many images can be written.
 
         Raises:
-            StorageFullError: it cannot.
+            StorageFullError: they cannot.
         """
 
     @abstractmethod
-    def write(self, guid: str, data: bytes | memoryview) -> None:
+    def write(self, guid: str, data: Buffer) -> None:
         """Store the bytes of an image; when this returns, they outlive a crash. Half an image is never visible.
 
         Raises:
             StorageFullError: there is no room; nothing is left behind.
+            StorageUnavailableError: whether they are stored is not known; they may be written again.
         """
 
     @abstractmethod
@@ -97,167 +106,9 @@ class ImageStore(ABC):
         """Return the guids of all images with a note. There are few: a note goes once an image is entered."""
 
     @abstractmethod
+    def guid(self) -> str:
+        """Return the store's own guid, which is made at the first call and kept in the store."""
+
+    @abstractmethod
     def sweep(self) -> None:
         """Remove what writers that died have left half-written."""
-
-
-class LocalImageStore(ImageStore):
-    """Keeps each image in a file of its own, named by its guid, in two levels of folders."""
-
-    def __init__(self, folder: Path) -> None:
-        """Use ``folder``, and make it where it is missing.
-
-        Raises:
-            ConfigurationError: it cannot be made, or is no folder.
-        """
-        self._folder = folder
-        self._notes = folder / ".notes"
-        self._parts = folder / ".parts"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigurationError(f"The image folder {folder} cannot be used: {error.strerror}.") from error
-
-    def require_room(self, images: int) -> None:  # noqa: D102  inherited
-        try:
-            room = os.statvfs(self._folder)
-        except OSError as error:
-            raise _translated(error) from error
-        is_writable = os.access(self._folder, os.W_OK) and not room.f_flag & os.ST_RDONLY
-        if not is_writable or room.f_bavail * room.f_frsize < images * _ROOM_PER_IMAGE:
-            raise StorageFullError("There is no room left for images; nothing was generated.")
-
-    def write(self, guid: str, data: bytes | memoryview) -> None:  # noqa: D102  inherited
-        self._write(self._path_of(guid), data)
-
-    def open(self, guid: str) -> ContentReader:  # noqa: D102  inherited
-        try:
-            # Unbuffered: every read is one chunk, which a buffer would only copy once more.
-            return _LocalReader(self._path_of(guid).open("rb", buffering=0))
-        except FileNotFoundError as error:
-            raise ContentDamagedError("The stored bytes of the image are missing.") from error
-        except OSError as error:
-            raise _translated(error) from error
-
-    def delete(self, guid: str) -> None:  # noqa: D102  inherited
-        _unlink(self._path_of(guid))
-
-    def write_note(self, guid: str, note: str) -> None:  # noqa: D102  inherited
-        self._write(self._notes / guid, note.encode())
-
-    def read_note(self, guid: str) -> str | None:  # noqa: D102  inherited
-        try:
-            return (self._notes / guid).read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise _translated(error) from error
-
-    def delete_note(self, guid: str) -> None:  # noqa: D102  inherited
-        _unlink(self._notes / guid)
-
-    def noted(self) -> list[str]:  # noqa: D102  inherited
-        return _names_in(self._notes)
-
-    def sweep(self) -> None:  # noqa: D102  inherited
-        for name in _names_in(self._parts):
-            _remove_if_abandoned(self._parts / name)
-
-    def _write(self, path: Path, data: bytes | memoryview) -> None:
-        """Write a file that is either not there or whole, and that outlives a crash once this returns."""
-        try:
-            for folder in (self._parts, path.parent):
-                _make_lasting_folder(folder, self._folder)
-            while not _write_whole(self._parts / new_guid(), path, data):
-                pass
-            _fsync_folder(path.parent)
-        except OSError as error:
-            raise _translated(error) from error
-
-    def _path_of(self, guid: str) -> Path:
-        """Two levels of 256 folders each keep folders small at millions of images."""
-        return self._folder / guid[0:2] / guid[2:4] / guid
-
-
-class _LocalReader(ContentReader):
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.size = os.fstat(file.fileno()).st_size
-
-    def seek(self, offset: int) -> None:
-        self._file.seek(offset)
-
-    def read(self, count: int) -> bytes:
-        try:
-            return self._file.read(count)
-        except OSError as error:
-            raise ContentDamagedError("The stored bytes of the image cannot be read.") from error
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def _names_in(folder: Path) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise _translated(error) from error
-
-
-def _unlink(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise _translated(error) from error
-
-
-def _write_whole(part: Path, path: Path, data: bytes | memoryview) -> bool:
-    """Write a part and make it the file; return False where a sweeper took it away before it was locked."""
-    try:
-        with part.open("xb") as file:
-            # Says to those who sweep that the writer is alive; the lock goes with the process.
-            fcntl.flock(file, fcntl.LOCK_EX)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            if not part.exists():
-                return False
-            part.replace(path)
-            return True
-    except BaseException:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise
-
-
-def _remove_if_abandoned(part: Path) -> None:
-    """Remove a half-written file unless its writer holds the lock on it."""
-    with suppress(OSError), part.open("rb") as file:  # Gone meanwhile, locked, or not ours to remove.
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        part.unlink()
-
-
-def _make_lasting_folder(folder: Path, top: Path) -> None:
-    """Make ``folder``, some levels below ``top``, so that its entries outlive a crash."""
-    if folder.is_dir():
-        return
-    if folder != top:
-        _make_lasting_folder(folder.parent, top)
-    folder.mkdir(exist_ok=True)
-    _fsync_folder(folder.parent)
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _translated(error: OSError) -> PixyProxyException:
-    if error.errno in _NO_ROOM:
-        return StorageFullError("There is no room left for images.")
-    return PixyProxyException("The image store failed.")

@@ -84,6 +84,8 @@ RULES: dict[type[BaseException], Rule] = {
     exc.ConflictError: Rule(code_pb2.ABORTED, "CONFLICT"),
     exc.DBConnectionError: Rule(code_pb2.UNAVAILABLE, "DATABASE_UNAVAILABLE"),
     exc.StorageFullError: Rule(code_pb2.RESOURCE_EXHAUSTED, "STORAGE_FULL"),
+    exc.StorageUnavailableError: Rule(code_pb2.UNAVAILABLE, "STORAGE_UNAVAILABLE"),
+    exc.StorageMisconfiguredError: Rule(code_pb2.FAILED_PRECONDITION, "STORAGE_MISCONFIGURED"),
     exc.ContentDamagedError: Rule(code_pb2.DATA_LOSS, "CONTENT_DAMAGED"),
     exc.PromptRefusedError: Rule(code_pb2.FAILED_PRECONDITION, "PROMPT_REFUSED", metadata=_refusal),
     exc.ProviderRequestInvalidError: Rule(code_pb2.INVALID_ARGUMENT, "INVALID_FIELD", details=_bad_parameter),
@@ -101,6 +103,7 @@ _DEFAULT_RETRY_SECONDS: dict[type[BaseException], float] = {
     exc.TooManySignInsError: 60.0,
     exc.ProviderRateLimitedError: 10.0,
     exc.DBConnectionError: 1.0,
+    exc.StorageUnavailableError: 1.0,
 }
 
 

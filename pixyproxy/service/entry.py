@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from pixyproxy.core.exceptions import ContentDamagedError, PixyProxyException
+from pixyproxy.core.exceptions import ContentDamagedError, PixyProxyException, StorageUnavailableError
 from pixyproxy.core.models import Image, ImageDetail, Model
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.image_store import ImageStore
@@ -21,10 +23,16 @@ from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.transactions import in_transaction
 from pixyproxy.service.leases import LEASE
 
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
 _logger = logging.getLogger(__name__)
 
 _READ_BYTES = 1024 * 1024
 _DELETIONS_A_SWEEP = 100
+# A picture that the store does not take now: how often to try, and for how long. It is paid for, and nowhere else.
+_KEEP_RETRY_SECONDS = 1.0
+_KEEP_SECONDS = 600.0
 
 
 class _Note(Model, extra="ignore"):
@@ -41,18 +49,28 @@ class ImageEntry:
         self._store = store
         # Pictures that this process kept and could not enter: nobody works on these any more, whatever their lease.
         self._left: set[str] = set()
+        # Pictures with a note that were under way when they were last looked at.
+        self._waiting: set[str] = set()
+        self._list_at = 0.0
 
-    def keep(self, detail: ImageDetail, data: bytes | memoryview) -> None:
+    def keep(self, detail: ImageDetail, data: Buffer) -> None:
         """Store a picture and its note; when this returns, the picture cannot be lost any more.
+
+        A store that is away is waited for, which may take minutes.
 
         Raises:
             StorageFullError: there is no room.
+            StorageUnavailableError: the store stayed away. If it has the picture after all, ``finish_abandoned`` enters
+                it.
         """
         note = _Note(detail=detail).model_dump_json()
         began = time.time()  # a clock that goes on while the machine sleeps
-        self._store.write_note(detail.guid, note)
+        give_up_at = time.monotonic() + _KEEP_SECONDS
+        _until_stored(lambda: self._store.write_note(detail.guid, note), give_up_at)
         try:
-            self._store.write(detail.guid, data)
+            _until_stored(lambda: self._store.write(detail.guid, data), give_up_at)
+        except StorageUnavailableError:
+            raise
         except BaseException:
             self._drop_note(detail.guid)
             raise
@@ -90,6 +108,8 @@ class ImageEntry:
         if sha256 == detail.sha256:
             self.enter(generation, detail)
             return True
+        if self._sha256_of(guid) != sha256:
+            raise StorageUnavailableError("The image store gives now these bytes for an image and now those.")
         _logger.warning("The picture %s was cut off while it was stored, and is lost.", guid)
         if sha256 is not None:
             # Where there are no bytes, none are deleted: if the lease ran out too early, a writer that lives may be
@@ -104,7 +124,7 @@ class ImageEntry:
         Raises:
             DBConnectionError: the database is away; the rest is left for the next time.
         """
-        for guid in self._store.noted():
+        for guid in self._noted():
             self._finish(guid)
         with self._database.reading() as context:
             deleted = DeletionRepository(context).get_oldest(_DELETIONS_A_SWEEP)
@@ -118,14 +138,29 @@ class ImageEntry:
         self._store.delete(guid)
         in_transaction(self._database, lambda context: DeletionRepository(context).delete(guid))
 
+    def _noted(self) -> set[str]:
+        """Return the images that are known to have a note: all where it is time to list them again."""
+        known = self._left | self._waiting
+        if time.monotonic() < self._list_at:
+            return known
+        known.update(self._store.noted())
+        self._list_at = time.monotonic() + self._store.listing_interval
+        return known
+
     def _finish(self, guid: str) -> None:
         """Finish an image with a note, unless somebody works on it."""
         with self._database.reading() as context:
             generation = GenerationRepository(context).find_by_image(guid)
+        if generation is not None and generation.is_under_way and guid not in self._left:
+            self._waiting.add(guid)
+            return
         if generation is None:
             _logger.error("The picture %s belongs to no generation; its note stays for a person to look at.", guid)
-        elif (guid in self._left or not generation.is_under_way) and self.rescue(generation):
+        elif self.rescue(generation):
             _logger.info("Entered the image %s, whose picture was made before.", guid)
+        # Entered, or there is nothing to enter.
+        self._waiting.discard(guid)
+        self._left.discard(guid)
 
     def _sha256_of(self, guid: str) -> str | None:
         """Return the hash of the stored bytes, or None where there are none to read."""
@@ -143,6 +178,16 @@ class ImageEntry:
             self._store.delete_note(guid)
         except PixyProxyException as error:
             _logger.warning("The note beside the image %s could not be deleted: %s", guid, error.message)
+
+
+def _until_stored(write: Callable[[], None], give_up_at: float) -> None:
+    while True:
+        try:
+            return write()
+        except StorageUnavailableError:
+            if time.monotonic() > give_up_at:
+                raise
+            time.sleep(_KEEP_RETRY_SECONDS)
 
 
 def _enter(context: DatabaseContext, generation: Generation, detail: ImageDetail) -> Image:

@@ -17,6 +17,7 @@ _EMPTIED_TABLES = (
     "image_tail",
     "image_postings",
     "image_blocks",
+    "image_copies",
     "images",
     "generations",
     "users",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import mmap
 import os
 import random
 import resource
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
+from obstore.store import MemoryStore
 
 from pixyproxy.core.exceptions import (
     ConfigurationError,
@@ -26,16 +28,23 @@ from pixyproxy.core.exceptions import (
     StorageFullError,
 )
 from pixyproxy.core.models import new_guid
-from pixyproxy.data.image_store import ImageStore, LocalImageStore
+from pixyproxy.data.image_store import ImageStore
+from pixyproxy.data.local_image_store import LocalImageStore
+from pixyproxy.data.object_image_store import ObjectImageStore
+from tests.contract.object_stores import fresh_store
 
-STORES: dict[str, Callable[[Path], ImageStore]] = {"local": lambda folder: LocalImageStore(folder / "images")}
 GUID = "123e4567-e89b-42d3-a456-426614174000"
 CHUNK = 64 * 1024
 
 
-@pytest.fixture(params=STORES)
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> ImageStore:
-    return STORES[request.param](tmp_path)
+@pytest.fixture(params=["local", "memory", "s3", "azure"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ImageStore:
+    if request.param == "local":
+        return LocalImageStore(tmp_path / "images")
+    if request.param == "memory":
+        memory = MemoryStore()
+        return ObjectImageStore(memory, memory)
+    return fresh_store(request.getfixturevalue(f"{request.param}_server"), monkeypatch)
 
 
 def picture(size: int, seed: int = 0) -> bytes:
@@ -63,6 +72,21 @@ def test_bytes_come_back_as_they_were_written(store: ImageStore, size: int) -> N
 
     assert all(len(chunk) == CHUNK for chunk in chunks[:-1])
     assert b"".join(chunks) == data
+
+
+def mapped(data: bytes) -> mmap.mmap:
+    memory = mmap.mmap(-1, len(data))
+    memory[:] = data
+    return memory
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview, mapped], ids=["array", "view", "mapped"])
+def test_bytes_may_come_in_any_buffer(store: ImageStore, kind: Callable[[bytes], bytes]) -> None:
+    data = picture(100_000)
+
+    store.write(GUID, kind(data))
+
+    assert read_all(store, GUID) == data
 
 
 def test_a_reader_goes_to_any_byte(store: ImageStore) -> None:

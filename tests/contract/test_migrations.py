@@ -31,11 +31,12 @@ from tests.support.database_servers import DatabaseKind, DatabaseServer, private
 
 PROJECT = Path(__file__).parents[2]
 SCRIPTS = PROJECT / "sql"
-VERSIONS = [3, 4, 5]
+VERSIONS = [3, 4, 5, 6]
 ENTITIES = {"deletions", "generations", "images", "migrations", "server_values", "users"}
 TABLES = ENTITIES | {
     "failed_sign_ins",
     "image_blocks",
+    "image_copies",
     "image_postings",
     "image_tail",
     "provider_turns",
@@ -151,7 +152,7 @@ def test_a_database_of_a_later_release_is_left_alone(empty_database: Database) -
     upgrade(empty_database)
     with empty_database.transaction() as context:
         context.insert(
-            "INSERT INTO migrations (guid, version, applied_at) VALUES (:guid, 99, :now)",
+            "INSERT INTO migrations (guid, version, applied_at) VALUES (:guid, 999, :now)",
             {"guid": new_guid(), "now": datetime.now(UTC)},
         )
         context.commit()

@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tests.faults.outcome import Outcome
@@ -125,7 +124,7 @@ def _wait_until_tidy(server: RunningServer, outcome: Outcome) -> None:
 
 
 def _untidy(server: RunningServer) -> list[str]:
-    store = Path(server.env["PIXYPROXY_IMAGE_STORE"])
+    store = server.image_folder
     left = [str(path.relative_to(store)) for name in (".notes", ".parts") for path in (store / name).glob("*")]
     return left + [f"deletion of {row['image_guid']}" for row in _rows(server, "SELECT image_guid FROM deletions")]
 

@@ -12,7 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.faults.audit import Expected, ask_until_settled, audit
-from tests.faults.crashing_server import CREATE_POINTS, DELETE_POINTS, HALF_WRITTEN, POINTS
+from tests.faults.crashing_server import (
+    CREATE_POINTS,
+    DELETE_POINTS,
+    HALF_WRITTEN,
+    OBJECT_STORE_POINTS,
+    POINTS,
+    UPDATE_POINTS,
+)
 from tests.faults.outcome import Outcome
 from tests.faults.site import OUTCOME_UNKNOWN, PATIENCE, Answer, Bench, Site, Wish
 from tests.support.servers import RunningServer
@@ -31,6 +38,7 @@ _UNKNOWN = (
     "the note is written",
     "half of the bytes written",
     "bytes written, not renamed",
+    "before the bytes are sent",
 )
 _WORKERS = 6
 _MOST_WAITING = 8
@@ -45,7 +53,7 @@ _SHORTEST_LIFE, _LONGEST_LIFE = 0.05, 0.9
 
 def crash_points(bench: Bench, database_urls: Iterable[str | None], points: Sequence[str], *, at_once: int) -> Outcome:
     """Kill a server at each point, on a site of its own on each database, and ask another one for the same again."""
-    outcome = Outcome("kill -9 at a named point")
+    outcome = Outcome("kill -9 at a named point" + (", object store" if bench.object_store else ""))
     urls = list(database_urls)
     with ThreadPoolExecutor(at_once) as pool:
         list(pool.map(lambda job: _crash_at(bench.site(job[0]), job[1], outcome), zip(urls, points, strict=True)))
@@ -74,10 +82,13 @@ def _crash_at(site: Site, point: str, outcome: Outcome) -> None:
 def _reach(site: Site, server: RunningServer, wish: Wish, point: str) -> Answer:
     """Do what leads to the point."""
     answer = site.create(server, wish)
-    if point in CREATE_POINTS:
-        return answer
-    assert answer.is_ok, answer.as_told
-    return site.delete(server, wish) if point in DELETE_POINTS else site.update(server, wish, ["changed"])
+    if point in DELETE_POINTS:
+        assert answer.is_ok, answer.as_told
+        return site.delete(server, wish)
+    if point in UPDATE_POINTS:
+        assert answer.is_ok, answer.as_told
+        return site.update(server, wish, ["changed"])
+    return answer
 
 
 def _check_answer(point: str, wish: Wish, again: Answer, before: int, after: int, outcome: Outcome) -> None:
@@ -94,6 +105,7 @@ def _check_answer(point: str, wish: Wish, again: Answer, before: int, after: int
 
 
 ALL_POINTS = tuple(POINTS)
+ALL_OBJECT_STORE_POINTS = tuple(OBJECT_STORE_POINTS)
 
 
 # --- Asleep at named points ------------------------------------------------------------------------------------------
@@ -150,7 +162,9 @@ def _is_asleep(server: RunningServer) -> bool:
 
 def random_kills(bench: Bench, database_url: str | None, *, kills: int, seed: int) -> Outcome:
     """Kill a server again and again while callers create, get, change and delete images."""
-    outcome = Outcome("kill -9 at a random moment under load", injected=kills)
+    outcome = Outcome(
+        "kill -9 at a random moment under load" + (", object store" if bench.object_store else ""), injected=kills
+    )
     chance = random.Random(seed)
     site = bench.site(database_url)
     with Load(site, seed) as load:

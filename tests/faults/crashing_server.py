@@ -16,11 +16,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import wraps
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pixyproxy import cli
-from pixyproxy.data import image_store
-from pixyproxy.data.image_store import LocalImageStore
+from pixyproxy.data import local_image_store
+from pixyproxy.data.bucket_address import is_url
+from pixyproxy.data.image_store import ImageStore
+from pixyproxy.data.local_image_store import LocalImageStore
+from pixyproxy.data.object_image_store import ObjectImageStore
 from pixyproxy.data.repositories.deletions import DeletionRepository
 from pixyproxy.data.repositories.generations import GenerationRepository
 from pixyproxy.data.repositories.images import ImageRepository
@@ -28,6 +31,9 @@ from pixyproxy.generation.openai_images import OpenAIGenerator
 from pixyproxy.service import creation, entry, leases
 from pixyproxy.service.creation import ImageCreator
 from pixyproxy.service.private_images import PrivateImageService
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 
 @dataclass(frozen=True)
@@ -85,51 +91,75 @@ def _is_picture(_: Path, path: Path, *__: Any) -> bool:
     return path.parent.name != ".notes"
 
 
-def _write_half(part: Path, path: Path, data: bytes | memoryview) -> bool:
+def _is_picture_key(_: ObjectImageStore, key: str, *__: Any) -> bool:
+    return not key.startswith(".")
+
+
+def _write_half(part: Path, path: Path, data: Buffer) -> bool:
     if _is_picture(part, path):
-        part.write_bytes(data[: len(data) // 2])
+        part.write_bytes(bytes(data)[: memoryview(data).nbytes // 2])
         die()
     return _write_whole(part, path, data)
 
 
-_write_whole = image_store._write_whole
+_write_whole = local_image_store._write_whole
 
 HALF_WRITTEN = "half of the bytes written"
-CREATE_POINTS: dict[str, CrashPoint] = {
-    "before the record": CrashPoint(ImageCreator, "_record"),
-    "recorded, not committed": CrashPoint(GenerationRepository, "insert", is_after=True),
-    "after the record": CrashPoint(ImageCreator, "_record", is_after=True),
-    "before it is noted as sent": CrashPoint(ImageCreator, "_sent"),
-    "noted as sent, not committed": CrashPoint(GenerationRepository, "move", is_after=True),
-    "noted as sent, not sent": CrashPoint(OpenAIGenerator, "generate"),
-    "the provider has answered": CrashPoint(OpenAIGenerator, "generate", is_after=True),
-    "the note is written": CrashPoint(LocalImageStore, "write_note", is_after=True),
-    HALF_WRITTEN: CrashPoint(image_store, "_write_whole", only_if=_is_picture),
+_FOLDER_POINTS = {
+    HALF_WRITTEN: CrashPoint(local_image_store, "_write_whole", only_if=_is_picture),
     "bytes written, not renamed": CrashPoint(Path, "replace", only_if=_is_picture),
     "bytes renamed": CrashPoint(Path, "replace", is_after=True, only_if=_is_picture),
-    "before the entry": CrashPoint(entry.ImageEntry, "enter"),
-    "entered, not committed": CrashPoint(ImageRepository, "insert", is_after=True),
-    "entry committed": CrashPoint(entry, "in_transaction", is_after=True),
-    "before the note is deleted": CrashPoint(LocalImageStore, "delete_note"),
-    "the note is deleted": CrashPoint(LocalImageStore, "delete_note", is_after=True),
 }
-DELETE_POINTS: dict[str, CrashPoint] = {
-    "deleted, not committed": CrashPoint(DeletionRepository, "insert", is_after=True),
-    "deletion committed": CrashPoint(ImageCreator, "delete_bytes"),
-    "before the bytes are deleted": CrashPoint(LocalImageStore, "delete"),
-    "the bytes are deleted": CrashPoint(LocalImageStore, "delete", is_after=True),
+_OBJECT_POINTS = {
+    "before the bytes are sent": CrashPoint(ObjectImageStore, "write"),
+    "bytes sent, not verified": CrashPoint(ObjectImageStore, "_holds", only_if=_is_picture_key),
+    "bytes verified": CrashPoint(ObjectImageStore, "write", is_after=True),
 }
+
+
+def _points_of(store: type[ImageStore], writing: dict[str, CrashPoint]) -> dict[str, CrashPoint]:
+    """All points of creating an image, those of writing its bytes among them."""
+    return {
+        "before the record": CrashPoint(ImageCreator, "_record"),
+        "recorded, not committed": CrashPoint(GenerationRepository, "insert", is_after=True),
+        "after the record": CrashPoint(ImageCreator, "_record", is_after=True),
+        "before it is noted as sent": CrashPoint(ImageCreator, "_sent"),
+        "noted as sent, not committed": CrashPoint(GenerationRepository, "move", is_after=True),
+        "noted as sent, not sent": CrashPoint(OpenAIGenerator, "generate"),
+        "the provider has answered": CrashPoint(OpenAIGenerator, "generate", is_after=True),
+        "the note is written": CrashPoint(store, "write_note", is_after=True),
+        **writing,
+        "before the entry": CrashPoint(entry.ImageEntry, "enter"),
+        "entered, not committed": CrashPoint(ImageRepository, "insert", is_after=True),
+        "entry committed": CrashPoint(entry, "in_transaction", is_after=True),
+        "before the note is deleted": CrashPoint(store, "delete_note"),
+        "the note is deleted": CrashPoint(store, "delete_note", is_after=True),
+    }
+
+
+def _delete_points_of(store: type[ImageStore]) -> dict[str, CrashPoint]:
+    return {
+        "deleted, not committed": CrashPoint(DeletionRepository, "insert", is_after=True),
+        "deletion committed": CrashPoint(ImageCreator, "delete_bytes"),
+        "before the bytes are deleted": CrashPoint(store, "delete"),
+        "the bytes are deleted": CrashPoint(store, "delete", is_after=True),
+    }
+
+
+CREATE_POINTS = _points_of(LocalImageStore, _FOLDER_POINTS)
+DELETE_POINTS = _delete_points_of(LocalImageStore)
 UPDATE_POINTS: dict[str, CrashPoint] = {
     "updated, not committed": CrashPoint(ImageRepository, "update", is_after=True),
     "update committed": CrashPoint(PrivateImageService, "update_image", is_after=True),
 }
 POINTS = CREATE_POINTS | DELETE_POINTS | UPDATE_POINTS
+OBJECT_STORE_POINTS = _points_of(ObjectImageStore, _OBJECT_POINTS) | _delete_points_of(ObjectImageStore) | UPDATE_POINTS
 
 
 def main() -> None:
     """Serve until the point is reached."""
     parser = argparse.ArgumentParser(description="pixyproxy serve that kills itself.")
-    parser.add_argument("--crash-at", choices=POINTS, help="the point")
+    parser.add_argument("--crash-at", choices=POINTS | OBJECT_STORE_POINTS, help="the point")
     parser.add_argument("--pause", action="store_true", help="stop there, and do not die")
     parser.add_argument("--lease", type=float, help="seconds that leases last, where time is short")
     arguments = parser.parse_args()
@@ -138,9 +168,10 @@ def main() -> None:
         for module in (creation, entry, leases):
             vars(module)["LEASE"] = timedelta(seconds=arguments.lease)
     if arguments.crash_at == HALF_WRITTEN:
-        image_store._write_whole = _write_half
+        local_image_store._write_whole = _write_half
     elif arguments.crash_at:
-        POINTS[arguments.crash_at].arm(pause if arguments.pause else die)
+        points = OBJECT_STORE_POINTS if is_url(os.environ["PIXYPROXY_IMAGE_STORE"]) else POINTS
+        points[arguments.crash_at].arm(pause if arguments.pause else die)
     sys.argv = ["pixyproxy", "serve"]
     cli.main()
 

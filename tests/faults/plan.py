@@ -6,8 +6,10 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -15,6 +17,7 @@ from tests.faults import callers, conflicts, crashes, databases, providers, race
 from tests.faults.outcome import Outcome
 from tests.faults.site import Bench
 from tests.support.database_servers import DatabaseKind, DatabaseServer, fresh_database, private_server
+from tests.support.object_stores import RunningObjectStore, running_s3
 
 Scenario = Callable[[], Outcome]
 
@@ -41,6 +44,11 @@ class Databases:
     def on_mariadb(self) -> str:
         """A fresh database on MariaDB."""
         return self._stack.enter_context(fresh_database(self.mariadb))
+
+    def object_store(self) -> RunningObjectStore:
+        """An S3 server with an empty bucket."""
+        folder = Path(self._stack.enter_context(TemporaryDirectory(prefix="pixyproxy-s3-")))
+        return self._stack.enter_context(running_s3(folder))
 
     def everywhere(self) -> list[str | None]:
         """SQLite, and fresh databases on MySQL and MariaDB."""
@@ -96,6 +104,7 @@ def _name_of(scenario: Scenario) -> str:
 def stages(bench: Bench, servers: Databases) -> Iterator[Stage]:
     """All scenarios. What is timed most finely runs with the least beside it."""
     yield Stage("kill -9 at named points", 1, [partial(_crash_points, bench, servers)])
+    yield Stage("an object store", 1, list(_object_store(bench, servers)))
     yield Stage("asleep at named points", 1, [partial(_pauses, bench, servers)])
     yield Stage("kill -9 at random moments", _LANES, list(_random_kills(bench, servers)))
     yield Stage("races, callers, provider, storage, stopping, conflicts", 3, list(_others(bench, servers)))
@@ -106,6 +115,13 @@ def _crash_points(bench: Bench, servers: Databases) -> Outcome:
     points = crashes.ALL_POINTS
     urls = [*(None for _ in points), *(servers.on_mysql() for _ in points)]
     return crashes.crash_points(bench, urls, points * 2, at_once=11)
+
+
+def _object_store(bench: Bench, servers: Databases) -> Iterator[Scenario]:
+    bench = replace(bench, object_store=servers.object_store())
+    points = crashes.ALL_OBJECT_STORE_POINTS
+    yield partial(crashes.crash_points, bench, [servers.on_mysql() for _ in points], points, at_once=11)
+    yield partial(crashes.random_kills, bench, servers.on_mysql(), kills=_KILLS_A_LANE, seed=100)
 
 
 def _pauses(bench: Bench, servers: Databases) -> Outcome:

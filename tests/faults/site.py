@@ -19,9 +19,17 @@ from grpc_status import rpc_status
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from tests.support.image_client import SMALL
+from tests.support.object_stores import RunningObjectStore
 from tests.support.openai_stand_in import RunningStandIn
 from tests.support.rpc import refusal_of
-from tests.support.servers import Login, RunningServer, environment, prepare_database, running_server
+from tests.support.servers import (
+    OBJECT_STORE_FOLDER,
+    Login,
+    RunningServer,
+    environment,
+    prepare_database,
+    running_server,
+)
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -134,8 +142,9 @@ class Site:
 
     @property
     def store(self) -> Path:
-        """The image folder."""
-        return Path(environment(self.folder, self.settings)["PIXYPROXY_IMAGE_STORE"])
+        """The image folder, or where an object store keeps what is put into it."""
+        env = environment(self.folder, self.settings)
+        return Path(env.get(OBJECT_STORE_FOLDER) or env["PIXYPROXY_IMAGE_STORE"])
 
     # --- Its servers ---------------------------------------------------------------------------------------------
 
@@ -152,7 +161,6 @@ class Site:
         # Each in a folder of its own for what it writes; where they keep images and details is a setting.
         if "PIXYPROXY_DATABASE_URL" not in env:
             env["PIXYPROXY_DATABASE_URL"] = f"sqlite:///{self.folder / 'pixyproxy.db'}"
-        env["PIXYPROXY_IMAGE_STORE"] = str(self.store)
         is_made_to_fail = crash_at or pause_at or self.lease
         with running_server(
             self.folder / f"server-{number}",
@@ -250,11 +258,13 @@ class Bench:
         folder: for everything.
         stand_in: the provider.
         lease: seconds that leases last; None for the product's own.
+        object_store: where images are kept; None for a folder.
     """
 
     folder: Path
     stand_in: RunningStandIn
     lease: float | None = None
+    object_store: RunningObjectStore | None = None
 
     def site(self, database_url: str | None = None, **settings: str) -> Site:
         """A new site; without the URL of a database it has one in a file."""
@@ -264,4 +274,11 @@ class Bench:
         if not database:
             database = {"PIXYPROXY_DATABASE_URL": f"sqlite:///{folder / 'pixyproxy.db'}"}
         store = {"PIXYPROXY_IMAGE_STORE": str(folder / "images")}
+        if self.object_store is not None:
+            assert self.object_store.folder is not None
+            store = {
+                **self.object_store.env,
+                "PIXYPROXY_IMAGE_STORE": f"{self.object_store.url}/{folder.name}",
+                OBJECT_STORE_FOLDER: str(self.object_store.folder / folder.name),
+            }
         return Site(folder, {**own, **store, **database, **settings}, self.stand_in, self.lease)

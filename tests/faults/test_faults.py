@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tests.faults import callers, conflicts, crashes, databases, providers, race
 from tests.faults.outcome import Outcome
 from tests.faults.site import Bench
 from tests.support.database_servers import DatabaseKind, DatabaseServer, fresh_database
+from tests.support.object_stores import RunningObjectStore
 from tests.support.openai_stand_in import RunningStandIn, start_stand_in
 
 _LEASE = 2.0
@@ -68,6 +70,18 @@ def test_a_crash_at_any_point_on_mysql(bench: Bench, part: int, mysql_server: Da
     points = crashes.ALL_POINTS[part::6]
     with _databases(mysql_server, len(points)) as urls:
         check(crashes.crash_points(bench, urls, points, at_once=len(points)), recovered_within=30)
+
+
+@pytest.mark.parametrize("part", range(3))
+def test_a_crash_at_any_point_with_an_object_store(bench: Bench, part: int, s3_server: RunningObjectStore) -> None:
+    points = crashes.ALL_OBJECT_STORE_POINTS[part::3]
+    bench = replace(bench, object_store=s3_server)
+    check(crashes.crash_points(bench, [None for _ in points], points, at_once=len(points)), recovered_within=30)
+
+
+def test_kills_at_random_moments_with_an_object_store(bench: Bench, s3_server: RunningObjectStore) -> None:
+    bench = replace(bench, object_store=s3_server)
+    check(crashes.random_kills(bench, None, kills=2, seed=3), recovered_within=30)
 
 
 def test_a_server_sleeps_through_its_lease(bench: Bench, mysql_server: DatabaseServer) -> None:

@@ -33,7 +33,9 @@ _WRONG: dict[str, list[str]] = {
     "PIXYPROXY_DATABASE_PORT": ["0", "65536", "x", "-1"],
     "PIXYPROXY_DATABASE_POOL_SIZE": ["0", "1001", "many"],
     "PIXYPROXY_DATABASE_TIMEOUT": ["0", "-1", "nan", "inf", "soon"],
-    "PIXYPROXY_IMAGE_STORE": ["s3://bucket/prefix", "http://host/"],
+    "PIXYPROXY_IMAGE_STORE": ["http://host/", "s3://", f"s3://me:{_SECRET}@bucket/prefix", f"gs://bucket?{_SECRET}"],
+    "PIXYPROXY_IMAGE_STORE_TIMEOUT": ["0", "601", "nan"],
+    "AWS_ALLOW_HTTP": ["perhaps"],
     "OPENAI_BASE_URL": ["nonsense", "ftp://host/", "http://", f"https//{_SECRET}"],
     "PIXYPROXY_MODEL": [" ", "a b", "x" * 65],
     "PIXYPROXY_SIZE": ["big", "0x64", "1000x1000", "1024x320", "3856x2160"],
@@ -59,7 +61,7 @@ _WRONG: dict[str, list[str]] = {
 def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take whatever is set around the tests away."""
     for name in os.environ:
-        if name.startswith(("PIXYPROXY_", "OPENAI_")):
+        if name.startswith(("PIXYPROXY_", "OPENAI_", "AWS_")):
             monkeypatch.delenv(name)
 
 

@@ -72,6 +72,8 @@ ANYBODY: Metadata = ()
 
 
 NO_SETTINGS: Mapping[str, str] = {}
+OBJECT_STORE_FOLDER = "TEST_OBJECT_STORE_FOLDER"
+"""The variable that tells tests, and nobody else, where an object store keeps what a server puts into it."""
 
 
 def environment(folder: Path, settings: Mapping[str, str] = NO_SETTINGS) -> dict[str, str]:
@@ -181,9 +183,14 @@ class RunningServer:
             user = UserRepository(context).get(login.username)
         return Caller(user_id=user.id, guid=user.guid, username=user.username, class_key=user.class_key)
 
+    @property
+    def image_folder(self) -> Path:
+        """Where the bytes of images lie in the end; of an object store, where that keeps what was put into it."""
+        return Path(self.env.get(OBJECT_STORE_FOLDER) or self.env["PIXYPROXY_IMAGE_STORE"])
+
     def image_file(self, guid: str) -> Path:
         """Where the bytes of an image lie."""
-        return Path(self.env["PIXYPROXY_IMAGE_STORE"]) / guid[0:2] / guid[2:4] / guid
+        return self.image_folder / guid[0:2] / guid[2:4] / guid
 
     def image_files(self) -> set[Path]:
         """All files with bytes of images."""
@@ -191,7 +198,7 @@ class RunningServer:
 
     def stored_files(self) -> set[Path]:
         """All files in the image store, those that stand there for a moment included."""
-        return {path for path in Path(self.env["PIXYPROXY_IMAGE_STORE"]).rglob("*") if path.is_file()}
+        return {path for path in self.image_folder.rglob("*") if path.is_file()}
 
     @property
     def output(self) -> str:

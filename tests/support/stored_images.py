@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pixyproxy.core.models import ImageDetail, new_guid
-from pixyproxy.data.image_store import LocalImageStore
+from pixyproxy.data.local_image_store import LocalImageStore
 from pixyproxy.data.repositories.images import ImageRepository
 from tests.support.servers import Login, RunningServer
 

@@ -66,6 +66,8 @@ def test_every_exception_has_a_status_of_its_own() -> None:
         (exc.DBConnectionError("m"), "UNAVAILABLE", "DATABASE_UNAVAILABLE"),
         (exc.ConflictError("m"), "ABORTED", "CONFLICT"),
         (exc.StorageFullError("m"), "RESOURCE_EXHAUSTED", "STORAGE_FULL"),
+        (exc.StorageUnavailableError("m"), "UNAVAILABLE", "STORAGE_UNAVAILABLE"),
+        (exc.StorageMisconfiguredError("m"), "FAILED_PRECONDITION", "STORAGE_MISCONFIGURED"),
         (exc.ContentDamagedError("m"), "DATA_LOSS", "CONTENT_DAMAGED"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

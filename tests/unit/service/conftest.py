@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from pixyproxy.core.models import Caller, UserClass, UserCreate
 from pixyproxy.data import init
 from pixyproxy.data.database import Database
-from pixyproxy.data.image_store import LocalImageStore
+from pixyproxy.data.local_image_store import LocalImageStore
 from pixyproxy.data.repositories.users import UserRepository
 from pixyproxy.data.sqlite import SQLiteDatabase
 

@@ -42,7 +42,7 @@ from pixyproxy.core.models import (
 )
 from pixyproxy.core.slots import SharedSlots
 from pixyproxy.data.database import Database, DatabaseContext
-from pixyproxy.data.image_store import LocalImageStore
+from pixyproxy.data.local_image_store import LocalImageStore
 from pixyproxy.data.repositories.deletions import DeletionRepository
 from pixyproxy.data.repositories.generations import GenerationRepository, GenerationState
 from pixyproxy.data.repositories.images import ImageRepository

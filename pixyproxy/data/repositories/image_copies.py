@@ -1,0 +1,109 @@
+"""Which images have been copied into which store, and verified there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from pixyproxy.core.models import new_guid
+from pixyproxy.data.database import DatabaseContext
+
+
+@dataclass(frozen=True)
+class ImageToCopy:
+    """What copying needs to know of an image.
+
+    Attributes:
+        id: the image's id.
+        guid: the image's guid.
+        size_bytes: how many bytes it has.
+        sha256: their hash, in hex.
+        is_copied: whether it has been copied, and verified, before.
+    """
+
+    id: int
+    guid: str
+    size_bytes: int
+    sha256: str
+    is_copied: bool
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A copy that was made.
+
+    Attributes:
+        image_guid: the image's guid.
+        has_image: whether there still is such an image.
+    """
+
+    image_guid: str
+    has_image: bool
+
+
+class ImageCopyRepository:
+    """The copies in one store, within one database context."""
+
+    def __init__(self, context: DatabaseContext, store_guid: str) -> None:
+        self._context = context
+        self._store_guid = store_guid
+
+    def count_images(self) -> int:
+        """Return how many images there are to copy, copied or not."""
+        row = self._context.fetch_one("SELECT COUNT(*) AS images FROM images", {})
+        return row["images"] if row else 0
+
+    def get_images(self, limit: int, *, after: int) -> list[ImageToCopy]:
+        """Return the next images behind an id, in the order of their ids."""
+        rows = self._context.fetch_all(
+            """
+            SELECT images.id, images.guid, images.size_bytes, images.sha256, image_copies.id AS copy_id
+            FROM images
+            LEFT JOIN image_copies ON image_copies.store_guid = :store AND image_copies.image_guid = images.guid
+            WHERE images.id > :after ORDER BY images.id LIMIT :limit
+            """,
+            {"store": self._store_guid, "after": after, "limit": limit},
+        )
+        return [
+            ImageToCopy(row["id"], row["guid"], row["size_bytes"], row["sha256"], row["copy_id"] is not None)
+            for row in rows
+        ]
+
+    def get_copies(self, limit: int, *, after: str) -> list[Copy]:
+        """Return the next copies behind a guid, in the order of their guids."""
+        rows = self._context.fetch_all(
+            """
+            SELECT page.image_guid, images.id AS image_id
+            FROM (
+              SELECT image_guid FROM image_copies WHERE store_guid = :store AND image_guid > :after
+              ORDER BY image_guid LIMIT :limit
+            ) AS page
+            LEFT JOIN images ON images.guid = page.image_guid
+            ORDER BY page.image_guid
+            """,
+            {"store": self._store_guid, "after": after, "limit": limit},
+        )
+        return [Copy(row["image_guid"], row["image_id"] is not None) for row in rows]
+
+    def replace(self, image_guids: Sequence[str]) -> None:
+        """Note that images are copied, whether that was noted before or not."""
+        self.delete(image_guids)
+        now = datetime.now(UTC)
+        self._context.execute_many(
+            """
+            INSERT INTO image_copies (guid, store_guid, image_guid, created_at)
+            VALUES (:guid, :store, :image_guid, :now)
+            """,
+            [
+                {"guid": new_guid(), "store": self._store_guid, "image_guid": guid, "now": now}
+                for guid in sorted(image_guids)
+            ],
+        )
+
+    def delete(self, image_guids: Sequence[str]) -> None:
+        """Note that images are not copied, or not any more."""
+        self._context.execute_many(
+            "DELETE FROM image_copies WHERE store_guid = :store AND image_guid = :image_guid",
+            [{"store": self._store_guid, "image_guid": guid} for guid in sorted(image_guids)],
+        )

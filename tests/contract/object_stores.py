@@ -1,0 +1,27 @@
+"""Stores for tests in a running object store."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+
+import pytest
+
+from pixyproxy.data.bucket_address import BucketAddress
+from pixyproxy.data.object_image_store import ObjectImageStore
+from tests.support.object_stores import RunningObjectStore
+from tests.support.servers import NO_SETTINGS
+
+
+def fresh_store(
+    server: RunningObjectStore,
+    monkeypatch: pytest.MonkeyPatch,
+    variables: Mapping[str, str] = NO_SETTINGS,
+    *,
+    timeout: float = 10,
+) -> ObjectImageStore:
+    """A store with a prefix of its own, and so with nothing in it; ``variables`` take the place of the server's."""
+    for name, value in {**server.env, **variables}.items():
+        monkeypatch.setenv(name, value)
+    address = BucketAddress.parse(f"{server.url}/{uuid.uuid4().hex}")
+    return ObjectImageStore.at(address, timeout=timeout, allow_http=True)
