@@ -159,7 +159,7 @@ def test_a_database_of_a_later_release_is_left_alone(empty_database: Database) -
 
     for refuse in (upgrade, require_current):
         with pytest.raises(
-            ConfigurationError, match=rf"at version 99, made by a later release; this one knows {VERSIONS[-1]}\b"
+            ConfigurationError, match=rf"at version 999, made by a later release; this one knows {VERSIONS[-1]}\b"
         ):
             refuse(empty_database)
 
