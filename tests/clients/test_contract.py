@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from google.protobuf import descriptor_pb2
 
-from tests.clients.projects import ROOT, require_tools, write_descriptor
+from tests.clients.projects import ROOT, not_run, require_tools, write_descriptor
 from tests.support.grpcurl import grpcurl_folder
 from tests.support.rpc import TIMEOUT
 
@@ -62,21 +62,15 @@ def lint_with(changes: dict[str, str], folder: Path) -> subprocess.CompletedProc
         assert old in text
         text = text.replace(old, new)
     (folder / _PROTO).write_text(text)
-    return subprocess.run(["make", "lint-proto"], cwd=folder, capture_output=True, text=True, check=False)
-
-
-_LAST = "  bool not_modified = 6;\n"
-
-
-def test_what_is_added_breaks_nothing(tmp_path: Path) -> None:
-    linted = lint_with({_LAST: f"{_LAST}  // New.\n  string another = 7;\n"}, tmp_path)
-
-    assert linted.returncode == 0, linted.stdout + linted.stderr
+    linted = subprocess.run(["make", "lint-proto"], cwd=folder, capture_output=True, text=True, check=False)
+    if "npm error" in linted.stderr:
+        not_run("buf, which guards the contract (npm cannot load it)")
+    return linted
 
 
 def test_what_breaks_released_clients_does_not_pass(tmp_path: Path) -> None:
     changes = {
-        _LAST: "",
+        "  bool not_modified = 6;\n": "",
         "int64 size_bytes = 4": "int32 size_bytes = 4",
         "VISIBILITY_PUBLIC = 2": "VISIBILITY_PUBLIC = 3",
     }

@@ -38,7 +38,7 @@ func main() {
 }
 
 func connect(username, password string) (*grpc.ClientConn, pb.ImageServiceClient) {
-	connection, err := pixyproxy.Connect(os.Getenv("ADDRESS"), insecure.NewCredentials(), username, password)
+	connection, err := pixyproxy.Connect(os.Getenv("PIXY_ADDRESS"), insecure.NewCredentials(), username, password)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -46,5 +46,5 @@ func connect(username, password string) (*grpc.ClientConn, pb.ImageServiceClient
 }
 
 func connectAsUser() (*grpc.ClientConn, pb.ImageServiceClient) {
-	return connect(os.Getenv("USERNAME"), os.Getenv("PASSWORD"))
+	return connect(os.Getenv("PIXY_USERNAME"), os.Getenv("PIXY_PASSWORD"))
 }

@@ -14,7 +14,7 @@ public final class Program {
   private Program() {}
 
   public static void main(String[] arguments) throws Exception {
-    var channel = connect(System.getenv("USERNAME"), System.getenv("PASSWORD"));
+    var channel = connect(System.getenv("PIXY_USERNAME"), System.getenv("PIXY_PASSWORD"));
     try {
       System.out.println(new Gson().toJson(report(channel, arguments)));
     } finally {
@@ -32,6 +32,6 @@ public final class Program {
   }
 
   static ManagedChannel connect(String username, String password) {
-    return PixyProxy.connect(System.getenv("ADDRESS"), InsecureChannelCredentials.create(), username, password);
+    return PixyProxy.connect(System.getenv("PIXY_ADDRESS"), InsecureChannelCredentials.create(), username, password);
   }
 }
