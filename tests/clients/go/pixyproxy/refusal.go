@@ -10,8 +10,8 @@ import (
 )
 
 const (
-	maxAttempts  = 4
-	firstBackoff = 200 * time.Millisecond
+	maxAttempts  = 5
+	firstBackoff = 500 * time.Millisecond
 )
 
 // Refusal is what an error of the server says to programs. Parts that it does not have are empty.
@@ -55,7 +55,7 @@ func RefusalOf(err error) Refusal {
 	return refusal
 }
 
-// Repeat makes a call up to four times, as long as its errors pass with time and the context's deadline leaves enough.
+// Repeat makes a call up to five times, as long as its errors pass with time and the context's deadline leaves enough.
 // It is for calls that may be made twice: reads, UpdateImage, and CreateImage with a request_id.
 func Repeat[T any](ctx context.Context, call func() (T, error)) (T, error) {
 	backoff := firstBackoff

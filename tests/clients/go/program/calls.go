@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/google/uuid"
 	"google.golang.org/grpc/status"
@@ -18,27 +19,50 @@ func calls(ctx context.Context) (any, error) {
 	connection, images := connectAsUser()
 	defer connection.Close()
 	guid := uuid.NewString()
+	methods := map[string]func() error{
+		"CreateImage": func() error {
+			_, err := images.CreateImage(ctx, &pb.CreateImageRequest{Prompt: "a lighthouse"})
+			return err
+		},
+		"GetImage": func() error {
+			_, err := images.GetImage(ctx, &pb.GetImageRequest{Guid: guid})
+			return err
+		},
+		"ListImages": func() error {
+			_, err := images.ListImages(ctx, &pb.ListImagesRequest{})
+			return err
+		},
+		"GetImageContent": func() error {
+			stream, err := images.GetImageContent(ctx, &pb.GetImageContentRequest{Guid: guid})
+			for err == nil {
+				_, err = stream.Recv()
+			}
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		},
+		"UpdateImage": func() error {
+			_, err := images.UpdateImage(ctx, &pb.UpdateImageRequest{Guid: guid, Tags: []string{"sea"}})
+			return err
+		},
+		"DeleteImage": func() error {
+			_, err := images.DeleteImage(ctx, &pb.DeleteImageRequest{Guid: guid})
+			return err
+		},
+	}
+	var lock sync.Mutex
+	var running sync.WaitGroup
 	ended := map[string]int{}
-	end := func(method string, err error) { ended[method] = int(status.Code(err)) }
-
-	_, err := images.CreateImage(ctx, &pb.CreateImageRequest{Prompt: "a lighthouse"})
-	end("CreateImage", err)
-	_, err = images.GetImage(ctx, &pb.GetImageRequest{Guid: guid})
-	end("GetImage", err)
-	_, err = images.ListImages(ctx, &pb.ListImagesRequest{})
-	end("ListImages", err)
-	stream, err := images.GetImageContent(ctx, &pb.GetImageContentRequest{Guid: guid})
-	for err == nil {
-		_, err = stream.Recv()
+	for name, call := range methods {
+		running.Go(func() {
+			code := int(status.Code(call()))
+			lock.Lock()
+			defer lock.Unlock()
+			ended[name] = code
+		})
 	}
-	if err == io.EOF {
-		err = nil
-	}
-	end("GetImageContent", err)
-	_, err = images.UpdateImage(ctx, &pb.UpdateImageRequest{Guid: guid, Tags: []string{"sea"}})
-	end("UpdateImage", err)
-	_, err = images.DeleteImage(ctx, &pb.DeleteImageRequest{Guid: guid})
-	end("DeleteImage", err)
+	running.Wait()
 	return ended, nil
 }
 

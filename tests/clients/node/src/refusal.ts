@@ -7,8 +7,8 @@ import { type ServiceError, status } from "@grpc/grpc-js";
 import { BadRequest, ErrorInfo, QuotaFailure, RequestInfo, ResourceInfo, RetryInfo } from "./generated/google/rpc/error_details.js";
 import { Status } from "./generated/google/rpc/status.js";
 
-const MAX_ATTEMPTS = 4;
-const FIRST_BACKOFF = 200;
+const MAX_ATTEMPTS = 5;
+const FIRST_BACKOFF = 500;
 
 /** What an error of the server says to programs. Parts that it does not have are empty. */
 export interface Refusal {
@@ -73,7 +73,7 @@ function read(refusal: Refusal, type: string, value: Uint8Array): void {
 }
 
 /**
- * Make a call up to four times, as long as its errors pass with time and the deadline leaves enough.
+ * Make a call up to five times, as long as its errors pass with time and the deadline leaves enough.
  *
  * It is for calls that may be made twice: reads, UpdateImage, and CreateImage with a request_id.
  */

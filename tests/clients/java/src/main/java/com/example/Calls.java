@@ -11,8 +11,9 @@ import io.grpc.Channel;
 import io.grpc.Status;
 import io.grpc.StatusRuntimeException;
 import java.util.Map;
-import java.util.TreeMap;
 import java.util.UUID;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.Executors;
 import java.util.concurrent.TimeUnit;
 
 /** Makes each call once: what is sent again, gRPC itself sent again. */
@@ -20,7 +21,7 @@ final class Calls {
   private Calls() {}
 
   /** Returns the codes with which the calls ended. */
-  static Map<String, ?> calls(Channel channel) {
+  static Map<String, ?> calls(Channel channel) throws InterruptedException {
     var images = ImageServiceGrpc.newBlockingStub(channel).withDeadlineAfter(1, TimeUnit.MINUTES);
     var guid = UUID.randomUUID().toString();
     var create = CreateImageRequest.newBuilder().setPrompt("a lighthouse").build();
@@ -29,13 +30,19 @@ final class Calls {
     var update = UpdateImageRequest.newBuilder().setGuid(guid).addTags("sea").build();
     var delete = DeleteImageRequest.newBuilder().setGuid(guid).build();
 
-    var ended = new TreeMap<String, Integer>();
-    ended.put("CreateImage", codeOf(() -> images.createImage(create)));
-    ended.put("GetImage", codeOf(() -> images.getImage(get)));
-    ended.put("ListImages", codeOf(() -> images.listImages(ListImagesRequest.getDefaultInstance())));
-    ended.put("GetImageContent", codeOf(() -> images.getImageContent(content).forEachRemaining(message -> {})));
-    ended.put("UpdateImage", codeOf(() -> images.updateImage(update)));
-    ended.put("DeleteImage", codeOf(() -> images.deleteImage(delete)));
+    var calls =
+        Map.<String, Runnable>of(
+            "CreateImage", () -> images.createImage(create),
+            "GetImage", () -> images.getImage(get),
+            "ListImages", () -> images.listImages(ListImagesRequest.getDefaultInstance()),
+            "GetImageContent", () -> images.getImageContent(content).forEachRemaining(message -> {}),
+            "UpdateImage", () -> images.updateImage(update),
+            "DeleteImage", () -> images.deleteImage(delete));
+    var threads = Executors.newFixedThreadPool(calls.size());
+    var ended = new ConcurrentHashMap<String, Integer>();
+    calls.forEach((method, call) -> threads.execute(() -> ended.put(method, codeOf(call))));
+    threads.shutdown();
+    threads.awaitTermination(1, TimeUnit.MINUTES);
     return ended;
   }
 

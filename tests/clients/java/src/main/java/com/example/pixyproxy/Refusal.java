@@ -36,8 +36,8 @@ public record Refusal(
     String resource,
     List<String> quota,
     Duration retryAfter) {
-  private static final int MAX_ATTEMPTS = 4;
-  private static final Duration FIRST_BACKOFF = Duration.ofMillis(200);
+  private static final int MAX_ATTEMPTS = 5;
+  private static final Duration FIRST_BACKOFF = Duration.ofMillis(500);
 
   /** Reads a call's error, with its google.rpc details. */
   public static Refusal of(StatusRuntimeException error) {
@@ -64,7 +64,7 @@ public record Refusal(
   }
 
   /**
-   * Makes a call up to four times, as long as its errors pass with time and the deadline leaves enough.
+   * Makes a call up to five times, as long as its errors pass with time and the deadline leaves enough.
    *
    * <p>It is for calls that may be made twice: reads, UpdateImage, and CreateImage with a request_id.
    */
