@@ -5,7 +5,9 @@ SHELL := /bin/bash
 
 VENV ?= .venv
 BIN := $(VENV)/bin
-BUF_VERSION := 1.75.0
+BUF = npm exec --yes --loglevel=error --package=@bufbuild/buf@1.75.0 -- buf
+RELEASED_CONTRACT := protos/released.binpb
+DESCRIPTOR := dist/pixyproxy.v1.binpb
 # The first Python of at least 3.11 that there is; say `make PYTHON=… run` for another one.
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python3.14; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
@@ -44,9 +46,14 @@ lint: $(VENV)/.made-dev ## Check format, style and types
 	@$(BIN)/mypy
 
 .PHONY: lint-proto
-lint-proto: ## Check the API contract with buf (needs npm)
-	@npm exec --yes --loglevel=error --package=@bufbuild/buf@$(BUF_VERSION) -- buf lint
-	@npm exec --yes --loglevel=error --package=@bufbuild/buf@$(BUF_VERSION) -- buf format --diff --exit-code
+lint-proto: ## Check the API contract, by itself and against the last release's (needs npm)
+	@$(BUF) lint
+	@$(BUF) format --diff --exit-code
+	@$(BUF) breaking --against $(RELEASED_CONTRACT)
+
+.PHONY: release-contract
+release-contract: ## At a release: make this contract the one that later ones must not break (needs npm)
+	@$(BUF) build --exclude-source-info --output $(RELEASED_CONTRACT)
 
 .PHONY: format
 format: $(VENV)/.made-dev ## Format the code
@@ -58,6 +65,14 @@ generate: $(VENV)/.made-dev ## Make generated/ anew from protos/
 	@rm -rf generated/pixyproxy_pb
 	@$(BIN)/python -m grpc_tools.protoc -Ipixyproxy_pb=protos/pixyproxy \
 		--python_out=generated --pyi_out=generated --grpc_python_out=generated pixyproxy_pb/v1/image_service.proto
+
+.PHONY: descriptor
+descriptor: $(VENV)/.made-dev ## Write dist/pixyproxy.v1.binpb: the contract and google.rpc's errors, for tools and generators
+	@mkdir -p $(dir $(DESCRIPTOR))
+	@$(BIN)/python -m grpc_tools.protoc -Iprotos -I"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+		--include_imports --include_source_info --descriptor_set_out=$(DESCRIPTOR) \
+		pixyproxy/v1/image_service.proto google/rpc/error_details.proto google/rpc/status.proto
+	@echo $(DESCRIPTOR)
 
 .PHONY: clean
 clean: ## Remove the environment and all caches, but no images and no database

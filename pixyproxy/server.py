@@ -8,12 +8,12 @@ from typing import Any
 import grpc
 from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 from pixyproxy_pb.v1 import image_service_pb2, image_service_pb2_grpc
 
 from pixyproxy.bootstrap import Application
 from pixyproxy.core.slots import SharedSlots
 from pixyproxy.port import cannot_listen
+from pixyproxy.resource import reflection
 from pixyproxy.resource.image_servicer import ImageServicer
 from pixyproxy.resource.interceptors.authentication import AuthenticationInterceptor
 from pixyproxy.resource.interceptors.bulkheads import BulkheadInterceptor, Bulkheads
@@ -82,10 +82,9 @@ class Server:
         )
         image_service_pb2_grpc.add_ImageServiceServicer_to_server(ImageServicer(application.images), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflected = [_SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME]
         if settings.channelz:
             channelz.add_channelz_servicer(self._server)
-        reflection.enable_server_reflection(reflected, self._server)
+        reflection.enable_server_reflection([_SERVICE_NAME, health.SERVICE_NAME], self._server)
         self.address = _bind(self._server, settings, shared_port)
 
     def start(self) -> None:

@@ -64,6 +64,7 @@ def test_reflection_tells_what_is_served(server: RunningServer) -> None:
     assert set(database.get_services()) == {
         _SERVICE,
         "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",
     }
     file = database.FindFileContainingSymbol(_SERVICE)

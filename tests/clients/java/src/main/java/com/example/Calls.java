@@ -1,0 +1,57 @@
+package com.example;
+
+import com.pixyproxy.v1.CreateImageRequest;
+import com.pixyproxy.v1.DeleteImageRequest;
+import com.pixyproxy.v1.GetImageContentRequest;
+import com.pixyproxy.v1.GetImageRequest;
+import com.pixyproxy.v1.ImageServiceGrpc;
+import com.pixyproxy.v1.ListImagesRequest;
+import com.pixyproxy.v1.UpdateImageRequest;
+import io.grpc.Channel;
+import io.grpc.Status;
+import io.grpc.StatusRuntimeException;
+import java.util.Map;
+import java.util.UUID;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.Executors;
+import java.util.concurrent.TimeUnit;
+
+/** Makes each call once: what is sent again, gRPC itself sent again. */
+final class Calls {
+  private Calls() {}
+
+  /** Returns the codes with which the calls ended. */
+  static Map<String, ?> calls(Channel channel) throws InterruptedException {
+    var images = ImageServiceGrpc.newBlockingStub(channel).withDeadlineAfter(1, TimeUnit.MINUTES);
+    var guid = UUID.randomUUID().toString();
+    var create = CreateImageRequest.newBuilder().setPrompt("a lighthouse").build();
+    var get = GetImageRequest.newBuilder().setGuid(guid).build();
+    var content = GetImageContentRequest.newBuilder().setGuid(guid).build();
+    var update = UpdateImageRequest.newBuilder().setGuid(guid).addTags("sea").build();
+    var delete = DeleteImageRequest.newBuilder().setGuid(guid).build();
+
+    var calls =
+        Map.<String, Runnable>of(
+            "CreateImage", () -> images.createImage(create),
+            "GetImage", () -> images.getImage(get),
+            "ListImages", () -> images.listImages(ListImagesRequest.getDefaultInstance()),
+            "GetImageContent", () -> images.getImageContent(content).forEachRemaining(message -> {}),
+            "UpdateImage", () -> images.updateImage(update),
+            "DeleteImage", () -> images.deleteImage(delete));
+    var threads = Executors.newFixedThreadPool(calls.size());
+    var ended = new ConcurrentHashMap<String, Integer>();
+    calls.forEach((method, call) -> threads.execute(() -> ended.put(method, codeOf(call))));
+    threads.shutdown();
+    threads.awaitTermination(1, TimeUnit.MINUTES);
+    return ended;
+  }
+
+  private static int codeOf(Runnable call) {
+    try {
+      call.run();
+      return Status.Code.OK.value();
+    } catch (StatusRuntimeException error) {
+      return error.getStatus().getCode().value();
+    }
+  }
+}

@@ -1,0 +1,254 @@
+"""The clients in other languages: where each one's project lies, and how it is built, once for all test runs.
+
+A project is built by the commands that docs/clients.md gives, in a copy under ~/.cache/pixyproxy that is named by all
+that goes into it; the document's example is built with it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+from filelock import FileLock
+
+ROOT = Path(__file__).parents[2]
+CLIENTS = Path(__file__).parent
+DOCUMENT = ROOT / "docs/clients.md"
+SERVICE_CONFIG = ROOT / "pixyproxy/client/service_config.json"
+
+_REQUIRED = "PIXYPROXY_TEST_REQUIRE_CLIENTS"
+_BUILD_TIMEOUT = 600.0
+_RUN_TIMEOUT = 120.0
+_KEPT_SECONDS = 7 * 24 * 3600
+_MAX_COMPLAINT = 1000
+
+
+@dataclass(frozen=True)
+class Project:
+    """A client in one language.
+
+    Attributes:
+        folder: its folder beside this file.
+        language: its name, which is its heading in the document.
+        fence: what the document marks code in this language with.
+        tools: the commands that it takes to build it.
+        service_config: where in the project the service config belongs.
+        example: where in the project the document's example belongs.
+        program: how the program for tests is run; {folder} stands for the built project's folder.
+        run_example: how the example is run.
+    """
+
+    folder: str
+    language: str
+    fence: str
+    tools: tuple[str, ...]
+    service_config: str
+    example: str
+    program: tuple[str, ...]
+    run_example: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return self.folder
+
+    @property
+    def commands(self) -> str:
+        """The commands that build it, as the document gives them."""
+        return _block(self.language, "sh")
+
+    @property
+    def code(self) -> str:
+        """The document's example."""
+        return _block(self.language, self.fence)
+
+
+_JAVA = (
+    "java",
+    "-XX:TieredStopAtLevel=1",
+    "-XX:+UseSerialGC",
+    "-cp",
+    "{folder}/target/classes:{folder}/target/dependency/*",
+)
+PROJECTS = (
+    Project(
+        folder="go",
+        language="Go",
+        fence="go",
+        tools=("go",),
+        service_config="pixyproxy/service_config.json",
+        example="example/main.go",
+        program=("{folder}/bin/program",),
+        run_example=("{folder}/bin/example",),
+    ),
+    Project(
+        folder="node",
+        language="TypeScript",
+        fence="ts",
+        tools=("node", "npm"),
+        service_config="service_config.json",
+        example="src/example.ts",
+        program=("node", "{folder}/build/program.js"),
+        run_example=("node", "{folder}/build/example.js"),
+    ),
+    Project(
+        folder="java",
+        language="Java",
+        fence="java",
+        tools=("java", "mvn"),
+        service_config="src/main/resources/service_config.json",
+        example="src/main/java/com/example/Example.java",
+        program=(*_JAVA, "com.example.Program"),
+        run_example=(*_JAVA, "com.example.Example"),
+    ),
+)
+
+
+def require_tools(what: str, *tools: str) -> None:
+    """Have the test not run where a command is missing."""
+    missing = [tool for tool in tools if not shutil.which(tool)]
+    if missing:
+        not_run(f"{what} ({' and '.join(missing)} not there)")
+
+
+def built(project: Project) -> Path:
+    """Return the folder of the built project, after building it where that was not done before.
+
+    Where its tools are missing, too old, or cannot load what they need, the test is not run.
+    """
+    require_tools(f"the {project.language} client", *project.tools)
+    outcome = _outcome(project)
+    if isinstance(outcome, Path):
+        return outcome
+    return not_run(f"the {project.language} client (it cannot be built here: {outcome})")
+
+
+def not_run(what: str) -> NoReturn:
+    """Skip the test, or fail it where PIXYPROXY_TEST_REQUIRE_CLIENTS is set."""
+    reason = f"not run: {what}"
+    if os.environ.get(_REQUIRED):
+        pytest.fail(reason)
+    pytest.skip(" ".join(reason.split()))
+
+
+@functools.cache
+def _outcome(project: Project) -> Path | str:
+    """The folder of the built project, or why it cannot be built."""
+    folder = _cache() / f"{project.folder}-{_digest(project)}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        done = folder / "built"
+        if not done.exists():
+            _remove_old_ones(folder.parent)
+            shutil.rmtree(folder, ignore_errors=True)
+            _lay_out(project, folder)
+            complaint = _build(project, folder)
+            if complaint:
+                return complaint
+        done.touch()
+    return folder
+
+
+def run_program(project: Project, *arguments: str, env: Mapping[str, str]) -> Any:
+    """Run the project's program for tests, and return what it reports."""
+    return json.loads(_run(project, (*project.program, *arguments), ROOT, env))
+
+
+def run_example(project: Project, cwd: Path, env: Mapping[str, str]) -> str:
+    """Run the document's example in a folder, and return what it says."""
+    return _run(project, project.run_example, cwd, env)
+
+
+def write_descriptor(path: Path) -> None:
+    """Have `make descriptor` write its file there."""
+    subprocess.run(
+        ["make", "descriptor", f"VENV={sys.prefix}", f"DESCRIPTOR={path}"],
+        cwd=ROOT,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def _run(project: Project, command: tuple[str, ...], cwd: Path, env: Mapping[str, str]) -> str:
+    folder = str(built(project))
+    done = subprocess.run(
+        [word.replace("{folder}", folder) for word in command],
+        cwd=cwd,
+        env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8", **env},
+        capture_output=True,
+        text=True,
+        timeout=_RUN_TIMEOUT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def _block(heading: str, fence: str) -> str:
+    """The first block of code of a kind under a heading of the document."""
+    section = re.search(rf"^## {heading}$(.*?)(?=^## |\Z)", DOCUMENT.read_text(), flags=re.MULTILINE | re.DOTALL)
+    assert section is not None
+    block = re.search(rf"^```{fence}\n(.*?)^```$", section[1], flags=re.MULTILINE | re.DOTALL)
+    assert block is not None
+    return block[1]
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pixyproxy" / "clients"
+
+
+def _digest(project: Project) -> str:
+    parts = hashlib.sha256(f"{project.commands}{project.code}".encode())
+    for path in sorted([*_sources(project), *(ROOT / "protos").rglob("*.proto"), SERVICE_CONFIG]):
+        parts.update(f"{path.name}\n".encode() + path.read_bytes())
+    return parts.hexdigest()[:16]
+
+
+def _sources(project: Project) -> Iterator[Path]:
+    return (path for path in (CLIENTS / project.folder).rglob("*") if path.is_file())
+
+
+def _lay_out(project: Project, folder: Path) -> None:
+    """Put together what the document tells people to."""
+    shutil.copytree(CLIENTS / project.folder, folder)
+    shutil.copytree(ROOT / "protos", folder / "protos")
+    write_descriptor(folder / "pixyproxy.v1.binpb")
+    for name, text in ((project.service_config, SERVICE_CONFIG.read_text()), (project.example, project.code)):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+def _build(project: Project, folder: Path) -> str:
+    """Run the document's commands, and return what the one that failed said."""
+    # protoc is there wherever the tests are, inside a package of Python.
+    protoc = folder / "bin" / "protoc"
+    protoc.parent.mkdir()
+    protoc.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m grpc_tools.protoc "$@"\n')
+    protoc.chmod(0o755)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", project.commands],
+        cwd=folder,
+        env={**os.environ, "PATH": f"{protoc.parent}:{os.environ['PATH']}", "GOBIN": str(protoc.parent)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=_BUILD_TIMEOUT,
+        check=False,
+    )
+    return done.stdout[-_MAX_COMPLAINT:] or str(done.returncode) if done.returncode else ""
+
+
+def _remove_old_ones(folder: Path) -> None:
+    for done in folder.glob("*/built"):
+        if time.time() - done.stat().st_mtime > _KEPT_SECONDS:
+            shutil.rmtree(done.parent, ignore_errors=True)

@@ -1,0 +1,261 @@
+"""Clients in other languages, made by their own usual tools, do everything that there is to do."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from pixyproxy_pb.v1 import image_service_pb2 as pb
+
+from pixyproxy.core.models import Visibility
+from tests.clients.misbehaving import GUID, PICTURE, Refusal, misbehaving
+from tests.clients.projects import PROJECTS, SERVICE_CONFIG, Project, run_program
+from tests.support.image_client import ImageClient
+from tests.support.servers import Login, RunningServer
+from tests.support.stored_images import make_detail, store_details, store_image
+
+_SIZE = 300_000
+_RESUMED_AT = 100_000
+_METHODS = ["CreateImage", "GetImage", "ListImages", "GetImageContent", "UpdateImage", "DeleteImage"]
+
+each_client = pytest.mark.parametrize("project", PROJECTS, ids=str)
+
+
+def signed_in(address: str, login: Login) -> dict[str, str]:
+    """The environment of a client's program."""
+    return {"PIXY_ADDRESS": address, "PIXY_USERNAME": login.username, "PIXY_PASSWORD": login.password}
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What an error says to programs; a `retry_after` of None stands for any time up to a minute."""
+
+    code: grpc.StatusCode
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    violations: tuple[str, ...] = ()
+    resource: str = ""
+    quota: tuple[str, ...] = ()
+    retry_after: float | None = 0
+
+
+_REFUSALS = {
+    "INVALID_FIELD": Expected(grpc.StatusCode.INVALID_ARGUMENT, violations=("filename", "prompt")),
+    "CREDENTIALS_MISSING": Expected(grpc.StatusCode.UNAUTHENTICATED),
+    "CREDENTIALS_INVALID": Expected(grpc.StatusCode.UNAUTHENTICATED),
+    "TOO_MANY_SIGN_INS": Expected(grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after=None),
+    "NOT_YOURS": Expected(grpc.StatusCode.PERMISSION_DENIED),
+    "IMAGE_NOT_FOUND": Expected(grpc.StatusCode.NOT_FOUND, resource="00000000-0000-0000-0000-000000000000"),
+    "REQUEST_ID_REUSED": Expected(grpc.StatusCode.ALREADY_EXISTS),
+    "OFFSET_OUT_OF_RANGE": Expected(grpc.StatusCode.OUT_OF_RANGE),
+    "CONTENT_DAMAGED": Expected(grpc.StatusCode.DATA_LOSS),
+    "PROMPT_REFUSED": Expected(
+        grpc.StatusCode.FAILED_PRECONDITION, metadata={"stage": "input", "categories": "violence,hate"}
+    ),
+    "PROVIDER_RATE_LIMITED": Expected(grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after=3000),
+    "PROVIDER_QUOTA": Expected(grpc.StatusCode.RESOURCE_EXHAUSTED, quota=("provider account",)),
+    "PROVIDER_MISCONFIGURED": Expected(grpc.StatusCode.FAILED_PRECONDITION),
+    "PROVIDER_UNAVAILABLE": Expected(grpc.StatusCode.UNAVAILABLE),
+    "PROVIDER_TIMEOUT": Expected(grpc.StatusCode.DEADLINE_EXCEEDED),
+    "OUTCOME_UNKNOWN": Expected(grpc.StatusCode.FAILED_PRECONDITION),
+}
+
+
+# --- The whole job ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Journey:
+    """What a client reports of its journey, and what was there before it."""
+
+    report: Mapping[str, Any]
+    author: ImageClient
+    login: Login
+    word: str
+    tagged: list[str]
+
+
+def journey(project: Project, server: RunningServer, folder: Path) -> Journey:
+    """Have a client make its journey."""
+    author, other = server.new_login(), server.new_login()
+    word = secrets.token_hex(8)
+    tagged = [make_detail(author, tags=[word]) for _ in range(5)]
+    store_details(server, author, tagged)
+    others = store_image(server, other, b"another's", visibility=Visibility.PUBLIC)
+    damaged = store_image(server, other, b"as it was", visibility=Visibility.PUBLIC)
+    server.image_file(damaged.guid).write_bytes(b"different")
+    signing_in = signed_in(server.address, author)
+    report = run_program(project, "journey", str(folder), word, others.guid, damaged.guid, env=signing_in)
+    return Journey(report, ImageClient(server, author), author, word, [detail.guid for detail in reversed(tagged)])
+
+
+@each_client
+def test_the_whole_job(project: Project, server: RunningServer, tmp_path: Path, subtests: pytest.Subtests) -> None:
+    made = journey(project, server, tmp_path)
+    for check in (
+        it_creates_and_gets,
+        the_same_request_id_gives_the_same_image,
+        it_sees_the_id_that_the_log_gives_its_call,
+        it_lists_page_after_page,
+        it_searches,
+        it_streams_to_a_file_and_goes_on_where_a_file_ends,
+        it_updates_what_the_mask_names,
+        it_deletes,
+        it_provokes_all_these_errors_and_no_others,
+    ):
+        with subtests.test(check.__name__):
+            check(made)
+    for reason, expected in _REFUSALS.items():
+        with subtests.test(reason):
+            it_reads_the_error(made, reason, expected)
+
+
+def it_creates_and_gets(journey: Journey) -> None:
+    created = journey.report["created"]
+
+    assert created["prompt"] == f"A lighthouse in a storm 🌊 {journey.word} [[fault:large={_SIZE}]]"
+    assert created["tags"] == ["sea", "日の出"]
+    assert created["author"] == journey.login.username
+    assert created["visibility"] == "VISIBILITY_PRIVATE"
+    assert created["size_bytes"] == _SIZE
+    assert journey.report["got"] == created
+
+
+def the_same_request_id_gives_the_same_image(journey: Journey) -> None:
+    assert journey.report["again"] == journey.report["created"]["guid"]
+
+
+def it_sees_the_id_that_the_log_gives_its_call(journey: Journey) -> None:
+    lines = journey.author.server.wait_for_end_of(journey.report["request_id"])
+
+    assert "[GetImage:" in lines[0]
+
+
+def it_lists_page_after_page(journey: Journey) -> None:
+    first, second, third, fourth, fifth = journey.tagged
+
+    assert journey.report["pages"] == [[first, second], [third, fourth], [fifth]]
+
+
+def it_searches(journey: Journey) -> None:
+    assert journey.report["found"] == [journey.report["created"]["guid"]]
+
+
+def it_streams_to_a_file_and_goes_on_where_a_file_ends(journey: Journey) -> None:
+    picture = Path(journey.report["path"]).read_bytes()
+
+    assert hashlib.sha256(picture).hexdigest() == journey.report["created"]["sha256"]
+    assert journey.report["received"] == len(picture) == _SIZE
+    assert journey.report["resumed"] == _SIZE - _RESUMED_AT
+
+
+def it_updates_what_the_mask_names(journey: Journey) -> None:
+    assert journey.report["updated"] == journey.report["created"] | {"tags": ["night"]}
+
+
+def it_deletes(journey: Journey) -> None:
+    refused = journey.author.refused(pb.GetImageRequest(guid=journey.report["created"]["guid"]))
+
+    assert refused.reason == "IMAGE_NOT_FOUND"
+
+
+def it_provokes_all_these_errors_and_no_others(journey: Journey) -> None:
+    assert journey.report["refusals"].keys() == _REFUSALS.keys()
+
+
+def it_reads_the_error(journey: Journey, reason: str, expected: Expected) -> None:
+    refusal = journey.report["refusals"][reason]
+
+    assert (refusal["code"], refusal["reason"], refusal["domain"]) == (expected.code.value[0], reason, "pixyproxy")
+    assert (refusal["metadata"] or {}) == expected.metadata
+    assert tuple(sorted(refusal["violations"] or ())) == expected.violations
+    assert (refusal["resource"], tuple(refusal["quota"] or ())) == (expected.resource, expected.quota)
+    if expected.retry_after is None:
+        assert 0 < refusal["retry_after"] <= 60
+    else:
+        assert refusal["retry_after"] == expected.retry_after
+    assert refusal["header_request_id"] == [refusal["request_id"]]
+    assert journey.author.server.lines_of(refusal["request_id"])
+
+
+# --- Sending again ---------------------------------------------------------------------------------------------------
+
+
+def _configured() -> dict[str, int]:
+    """How often the service config lets gRPC attempt a call of each method that fails with UNAVAILABLE."""
+    attempts = dict.fromkeys(_METHODS, 1)
+    for config in json.loads(SERVICE_CONFIG.read_text())["methodConfig"]:
+        assert config["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
+        for name in config["name"]:
+            assert name["service"] == "pixyproxy.v1.ImageService"
+            attempts[name["method"]] = config["retryPolicy"]["maxAttempts"]
+    return attempts
+
+
+def test_the_config_repeats_only_what_is_the_same_when_it_is_done_twice() -> None:
+    repeated = {method for method, attempts in _configured().items() if attempts > 1}
+
+    assert repeated == {"GetImage", "ListImages", "GetImageContent", "UpdateImage"}
+
+
+_ANYBODY = Login("anybody", "anything")
+
+
+@each_client
+@pytest.mark.parametrize("times", [1, 1000])
+def test_grpc_sends_again_exactly_what_the_config_says(project: Project, times: int) -> None:
+    with misbehaving(Refusal(grpc.StatusCode.UNAVAILABLE, times)) as server:
+        ended = run_program(project, "calls", env=signed_in(server.address, _ANYBODY))
+
+    attempts = {method: min(times + 1, allowed) for method, allowed in _configured().items()}
+    assert server.counts == attempts
+    unavailable = grpc.StatusCode.UNAVAILABLE.value[0]
+    assert ended == {method: 0 if count > times else unavailable for method, count in attempts.items()}
+
+
+@each_client
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        # Once initial metadata came, which PixyProxy sends at once, gRPC leaves it to the program.
+        Refusal(grpc.StatusCode.UNAVAILABLE, after_headers=True),
+        Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after=0.1),
+    ],
+    ids=["after headers", "exhausted"],
+)
+def test_grpc_sends_nothing_else_again(project: Project, refusal: Refusal) -> None:
+    with misbehaving(refusal) as server:
+        ended = run_program(project, "calls", env=signed_in(server.address, _ANYBODY))
+
+    assert server.counts == dict.fromkeys(_METHODS, 1)
+    assert ended == dict.fromkeys(_METHODS, refusal.code.value[0])
+
+
+@each_client
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, after_headers=True, retry_after=0.5),
+        Refusal(grpc.StatusCode.UNAVAILABLE, after_headers=True),
+    ],
+    ids=["told when", "not told when"],
+)
+def test_the_program_sends_again_what_it_may(project: Project, refusal: Refusal, tmp_path: Path) -> None:
+    with misbehaving(refusal) as server:
+        report = run_program(project, "repeats", str(tmp_path), env=signed_in(server.address, _ANYBODY))
+
+    first, second = server.requests("CreateImage")
+    assert first.request_id
+    assert second == first
+    assert report["guid"] == GUID
+    # Refused, broken off after a chunk, and gone on with from there.
+    offsets = [request.read_offset for request in server.requests("GetImageContent")]
+    assert offsets == [0, 0, 64 * 1024]
+    assert report["received"] == len(PICTURE)
+    assert Path(report["path"]).read_bytes() == PICTURE
