@@ -17,6 +17,7 @@ from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from tests.integration.conftest import asking
 from tests.integration.windows import SMALL_WINDOW, begin_to_read
+from tests.support.database_servers import fresh_database
 from tests.support.image_client import SMALL, ImageClient
 from tests.support.openai_stand_in import RunningStandIn
 from tests.support.rpc import TIMEOUT, refusal, refusal_of, request_id_of
@@ -35,6 +36,19 @@ if not hasattr(os, "sched_setaffinity"):
 def several(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """A server with several workers, which all live on."""
     with running_server(tmp_path_factory.mktemp("several"), _SEVERAL) as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "mysql", "mariadb"])
+def several_on_any(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RunningServer]:
+    """A server with several workers on each kind of database."""
+    if request.param == "sqlite":
+        yield request.getfixturevalue("several")
+        return
+    with (
+        fresh_database(request.getfixturevalue(f"{request.param}_server")) as url,
+        running_server(tmp_path, _SEVERAL | {"PIXYPROXY_DATABASE_URL": url}) as server,
+    ):
         yield server
 
 
@@ -107,9 +121,9 @@ def test_each_worker_serves_on_a_core_of_its_own(several: RunningServer) -> None
     assert sorted(core for pid in several.workers for core in os.sched_getaffinity(pid)) == expected
 
 
-def test_what_one_worker_makes_all_the_others_find(several: RunningServer) -> None:
-    author = several.new_login()
-    with _Connections(several) as connections:
+def test_what_one_worker_makes_all_the_others_find(several_on_any: RunningServer) -> None:
+    author = several_on_any.new_login()
+    with _Connections(several_on_any) as connections:
         stubs = connections.one_to_each()
         made = {
             stub.CreateImage(
