@@ -27,7 +27,6 @@ from pixyproxy.data.repositories.server_values import ServerValueRepository
 from pixyproxy.data.sqlite import SQLiteDatabase
 from pixyproxy.generation.guarded import GuardedGenerator
 from pixyproxy.generation.interfaces import ImageGenerator
-from pixyproxy.generation.offline import OfflineGenerator
 from pixyproxy.service.creation import GenerationDefaults, ImageCreator
 from pixyproxy.service.generation_slots import GenerationSlots
 from pixyproxy.service.image_copying import ImageCopying
@@ -166,8 +165,10 @@ def build(settings: Settings, limits: Limits, *, worker: int = 0) -> Iterator[Ap
 
 
 def load_ahead(settings: Settings) -> None:
-    """Import, before workers are forked, what they would all import."""
-    if settings.openai_api_key is not None:
+    """Import, before workers are forked, the generator that they would all import."""
+    if settings.openai_api_key is None:
+        import pixyproxy.generation.offline  # noqa: PLC0415
+    else:
         import pixyproxy.generation.openai_images  # noqa: F401, PLC0415
 
 
@@ -238,14 +239,16 @@ def open_store(settings: Settings, name: str) -> ImageStore:
 
 
 def _build_generator(settings: Settings, database: Database, *, warns: bool) -> ImageGenerator:
+    """Build the generator, importing only the one that is used: the provider's is half of all memory and time."""
     if settings.openai_api_key is None:
         if warns:
             _logger.warning(
                 "OPENAI_API_KEY is not set: images are drawings that PixyProxy makes of the prompt itself, "
                 "not a model's."
             )
+        from pixyproxy.generation.offline import OfflineGenerator  # noqa: PLC0415
+
         return OfflineGenerator()
-    # Half of all memory and time to start, so only where it is used.
     from pixyproxy.generation.openai_images import OpenAIGenerator  # noqa: PLC0415
 
     generator = OpenAIGenerator(

@@ -146,13 +146,20 @@ class Supervisor:
         heard_end, told_end = os.pipe()
         # A signal that comes now must not be told to this process by the worker, which still has its handlers.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        pid = os.fork()
-        if pid == 0:
-            self._be_worker(worker, heard_end, told_end)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        os.close(told_end)
-        worker.pid, worker.line, worker.serves, worker.failure = pid, heard_end, False, ""
         worker.started_at = time.monotonic()
+        try:
+            worker.pid = os.fork()
+        except OSError as error:
+            os.close(heard_end)
+            self._note_death(worker, f"No process could be had for it: {error.strerror}.")
+            return
+        else:
+            if worker.pid == 0:
+                self._be_worker(worker, heard_end, told_end)
+            worker.line, worker.serves, worker.failure = heard_end, False, ""
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            os.close(told_end)
 
     def _be_worker(self, worker: _Worker, heard_end: int, told_end: int) -> NoReturn:
         """Live the life of a worker, in the process that was forked for it."""
@@ -191,19 +198,24 @@ class Supervisor:
             return
         if worker.line is not None:
             self._hear(worker)
-        worker.pid = None
-        self._on_end(worker.number)
         code = os.waitstatus_to_exitcode(status)
+        self._on_end(worker.number)
         if self._is_ending:
+            worker.pid = None
             self._all_ended_well &= code == 0
-            return
-        pause = _pause_after(worker.quick_deaths)
-        is_quick = time.monotonic() - worker.started_at < _QUICK_DEATH_SECONDS
-        worker.quick_deaths = worker.quick_deaths + 1 if is_quick else 0
-        worker.start_at = time.monotonic() + pause
-        worker.failure = worker.failure or _said_of(code)
+        else:
+            self._note_death(worker, worker.failure or _said_of(code))
+
+    def _note_death(self, worker: _Worker, why: str) -> None:
+        """Say that a worker is gone, and when another is to take its place."""
         if self._has_begun:
-            _logger.warning("Worker %d (process %d) is gone. %s", worker.number, pid, worker.failure)
+            _logger.warning("Worker %d (process %s) is gone. %s", worker.number, worker.pid, why)
+        is_quick = time.monotonic() - worker.started_at < _QUICK_DEATH_SECONDS
+        before = worker.quick_deaths if is_quick else 0
+        worker.start_at = time.monotonic() + _pause_after(before)
+        worker.quick_deaths = before + 1
+        worker.pid = None
+        worker.failure = why
 
     # --- The end -------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from tests.integration.conftest import asking
 from tests.integration.windows import SMALL_WINDOW, begin_to_read
+from tests.support.database_servers import fresh_database
 from tests.support.image_client import SMALL, ImageClient
 from tests.support.openai_stand_in import RunningStandIn
 from tests.support.rpc import TIMEOUT, refusal, refusal_of, request_id_of
@@ -33,6 +36,19 @@ if not hasattr(os, "sched_setaffinity"):
 def several(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """A server with several workers, which all live on."""
     with running_server(tmp_path_factory.mktemp("several"), _SEVERAL) as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "mysql", "mariadb"])
+def several_on_any(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RunningServer]:
+    """A server with several workers on each kind of database."""
+    if request.param == "sqlite":
+        yield request.getfixturevalue("several")
+        return
+    with (
+        fresh_database(request.getfixturevalue(f"{request.param}_server")) as url,
+        running_server(tmp_path, _SEVERAL | {"PIXYPROXY_DATABASE_URL": url}) as server,
+    ):
         yield server
 
 
@@ -77,6 +93,12 @@ def _has_ended(pid: int) -> bool:
     return status.rpartition(")")[2].split()[0] == "Z"  # Dead, and not yet buried by whoever inherited it.
 
 
+def _wait_for_another(server: RunningServer, gone: int) -> None:
+    """Wait until there are as many workers without one that goes as there were with it."""
+    before = int(server.env["PIXYPROXY_WORKERS"])
+    wait_until(lambda: len(server.workers - {gone}) == before, TIMEOUT, "another worker")
+
+
 def _begin(server: RunningServer, stub: Any, prompt: str, stand_in: RunningStandIn) -> Any:
     """Begin a generation, and return the call when the provider is at work on it."""
     call = stub.CreateImage.future(
@@ -99,9 +121,9 @@ def test_each_worker_serves_on_a_core_of_its_own(several: RunningServer) -> None
     assert sorted(core for pid in several.workers for core in os.sched_getaffinity(pid)) == expected
 
 
-def test_what_one_worker_makes_all_the_others_find(several: RunningServer) -> None:
-    author = several.new_login()
-    with _Connections(several) as connections:
+def test_what_one_worker_makes_all_the_others_find(several_on_any: RunningServer) -> None:
+    author = several_on_any.new_login()
+    with _Connections(several_on_any) as connections:
         stubs = connections.one_to_each()
         made = {
             stub.CreateImage(
@@ -215,12 +237,44 @@ def test_a_killed_worker_gives_its_generations_back_and_is_replaced(
         os.kill(killed, signal.SIGKILL)
         assert call.code() is grpc.StatusCode.UNAVAILABLE
         others.ListImages(pb.ListImagesRequest(), timeout=TIMEOUT)
-        wait_until(lambda: len(server.workers - {killed}) == 2, TIMEOUT, "another worker")
+        _wait_for_another(server, killed)
         assert others.CreateImage(request, metadata=server.admin.metadata, timeout=TIMEOUT).image.author == "admin"
         assert other in server.workers
         # The new one serves as well.
         assert connections.one_to_each().keys() == server.workers
         assert f"(process {killed}) is gone. Signal 9" in server.log
+
+
+def test_workers_are_replaced_while_others_are_at_work(tmp_path: Path) -> None:
+    with running_server(tmp_path, _SEVERAL) as server, _Connections(server) as connections, ExitStack() as stack:
+        guid = ImageClient(server, server.admin).create_public().guid
+        pool = stack.enter_context(ThreadPoolExecutor(8))
+        is_over = threading.Event()
+        stack.callback(is_over.set)
+        callers = [pool.submit(_call_until, is_over, server, guid) for _ in range(8)]
+        for killed in server.workers:
+            os.kill(killed, signal.SIGKILL)
+            _wait_for_another(server, killed)
+            assert connections.one_to_each().keys() == server.workers
+        is_over.set()
+        answered = [caller.result() for caller in callers]
+        assert all(answered)
+
+
+def _call_until(is_over: threading.Event, server: RunningServer, guid: str) -> int:
+    """Ask for a detail over one connection after the other, and return how often it was answered."""
+    answered = 0
+    while not is_over.is_set():
+        with server.new_channel() as channel:
+            stub = image_stub(channel)
+            for _ in range(20):
+                try:
+                    answered += stub.GetImage(pb.GetImageRequest(guid=guid), timeout=TIMEOUT).image.guid == guid
+                except grpc.RpcError as error:
+                    if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                        raise
+                    break  # This connection was to the one that was killed.
+    return answered
 
 
 def test_a_worker_that_is_told_to_end_finishes_and_is_replaced(
@@ -232,7 +286,7 @@ def test_a_worker_that_is_told_to_end_finishes_and_is_replaced(
         call = _begin(server, stub, f"{prompt} [[fault:slow=1.2]]", stand_in)
         os.kill(worker, signal.SIGTERM)
         assert call.result().image.prompt.startswith(prompt)
-        wait_until(lambda: len(server.workers - {worker}) == 2, TIMEOUT, "another worker")
+        _wait_for_another(server, worker)
 
 
 # --- The end ---------------------------------------------------------------------------------------------------------

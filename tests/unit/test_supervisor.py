@@ -33,6 +33,7 @@ def serve(line):
 def work(number, line):
 {work}
 
+{before}
 try:
     say(Supervisor(2, work, on_end=lambda number: say("gone", number)).run(lambda: say("all serve")))
 except PixyProxyException as error:
@@ -41,8 +42,10 @@ except PixyProxyException as error:
 
 
 @contextmanager
-def supervising(tmp_path: Path, work: str) -> Iterator[subprocess.Popen[str]]:
-    script = _SCRIPT.replace("{work}", "\n".join(f"    {line}" for line in work.splitlines()))
+def supervising(tmp_path: Path, work: str, before: str = "") -> Iterator[subprocess.Popen[str]]:
+    script = _SCRIPT.replace("{work}", "\n".join(f"    {line}" for line in work.splitlines())).replace(
+        "{before}", before
+    )
     with (tmp_path / "said").open("w") as output:
         process = subprocess.Popen([sys.executable, "-c", script], stdout=output, stderr=subprocess.STDOUT, text=True)
     try:
@@ -131,6 +134,35 @@ def test_the_end_may_come_before_all_serve(tmp_path: Path) -> None:
     lines = said(tmp_path)
     assert "all serve" not in lines
     assert lines[-1] == "True"
+
+
+_REFUSED_FORKS = """
+fork, asked = os.fork, []
+
+def fork_but_for_the_third_and_fourth_time():
+    asked.append(True)
+    if len(asked) in (3, 4):
+        raise OSError(11, "Resource temporarily unavailable")
+    return fork()
+
+os.fork = fork_but_for_the_third_and_fourth_time
+"""
+
+
+def test_a_system_that_gives_no_process_is_asked_again(tmp_path: Path) -> None:
+    with supervising(tmp_path, "serve(line)", before=_REFUSED_FORKS) as process:
+        wait_until(lambda: "all serve" in said(tmp_path), _TIMEOUT, "the start")
+        child = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+        os.kill(child, signal.SIGKILL)
+        wait_until(lambda: said(tmp_path).count("gone 0") == 1 and _has_two(process), _TIMEOUT, "another one")
+        process.terminate()
+        assert process.wait(_TIMEOUT) == 0
+    assert sum("No process could be had for it: Resource" in line for line in said(tmp_path)) == 2
+    assert said(tmp_path)[-1] == "True"
+
+
+def _has_two(process: subprocess.Popen[str]) -> bool:
+    return len(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()) == 2
 
 
 def test_pauses_grow_to_an_end() -> None:
