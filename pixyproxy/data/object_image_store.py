@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-# What is fetched at a time, whatever is asked for at a time: each fetch waits for the network.
-_BLOCK_SIZE = 512 * 1024
+# What is taken from the network at a time, whatever is asked for at a time: each taking lets other threads run.
+_BLOCK_SIZE = 256 * 1024
 _LISTING_SECONDS = 60.0
 _ROOM_SECONDS = 10.0
 # Clouds take about one write a second under the same key.
