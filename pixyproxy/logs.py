@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
+import select
 import sys
 import threading
 import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import lru_cache
 
 from pixyproxy.core.request_context import request_id
 
@@ -14,37 +20,97 @@ _TALKATIVE = ("httpx2", "httpcore2", "openai", "mysql.connector", "PIL")
 _GRPC_CORE = "grpc._cython.cygrpc"
 _ESCAPES = {number: repr(chr(number))[1:-1] for number in (*range(32), *range(127, 160), 0x2028, 0x2029)}
 
+# To write, a thread lets go of the interpreter and then queues for it again, which costs more than the line itself.
+_GATHER_SECONDS = 0.02
+_MAX_GATHERED = 1000
+
 
 class RequestFormatter(logging.Formatter):
-    """Writes ``YYYY-MM-DD HH:MM:SS,mmm LEVEL request-id [thread-id] [method:line] message``.
-
-    A record with the attributes ``method`` and ``line`` is written with these in place of where it was logged.
-    """
+    """Writes ``YYYY-MM-DD HH:MM:SS,mmm LEVEL request-id [thread-id] [method:line] message``."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Write a record on one line, but for a traceback."""
-        method = getattr(record, "method", record.funcName)
-        line = getattr(record, "line", record.lineno)
-        # Whoever sends a line break, as the name of a method too, must not be able to write a line of one's own.
         text = (
-            f"{self._time(record)} {record.levelname} {request_id.get()} [{threading.get_native_id()}] "
-            f"[{method}:{line}] {record.getMessage()}"
-        ).translate(_ESCAPES)
+            f"{_local_time(int(record.created))},{int(record.msecs):03d} {record.levelname} {request_id.get()} "
+            f"[{threading.get_native_id()}] [{record.funcName}:{record.lineno}] {record.getMessage()}"
+        )
+        # Whoever sends a line break, as the name of a method too, must not be able to write a line of one's own.
+        if not text.isprintable():
+            text = text.translate(_ESCAPES)
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
-    def _time(self, record: logging.LogRecord) -> str:
-        seconds = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
-        return f"{seconds},{int(record.msecs):03d}"
+
+class GatheringHandler(logging.Handler):
+    """Writes the lines of up to 20 ms together; those from ERROR on, and the last ones of a process, at once."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._begin()
+        # A forked process has neither the writer's thread nor a claim to the lines that the parent still has to write.
+        os.register_at_fork(after_in_child=self._begin)
+
+    def _begin(self) -> None:
+        self._lines: deque[str] = deque()
+        self._has_lines = threading.Event()
+        self._writing = threading.Lock()
+        self._writer: threading.Thread | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a line to be written soon. The caller holds the handler's lock."""
+        try:
+            self._lines.append(self.format(record) + "\n")
+        except Exception:
+            self.handleError(record)
+        if record.levelno >= logging.ERROR or len(self._lines) >= _MAX_GATHERED:
+            self.flush()
+        elif not self._has_lines.is_set():
+            self._has_lines.set()
+            if self._writer is None:
+                self._writer = threading.Thread(target=self._write_on, name="log", daemon=True)
+                self._writer.start()
+
+    def flush(self) -> None:
+        """Write all lines that there are."""
+        with self._writing, suppress(OSError):  # Where the log cannot be written, nobody can be told.
+            lines = "".join([self._lines.popleft() for _ in range(len(self._lines))])
+            for block in _blocks(lines.encode(errors="backslashreplace")):
+                os.write(self._descriptor, block)
+
+    def _write_on(self) -> None:
+        while True:
+            self._has_lines.wait()
+            time.sleep(_GATHER_SECONDS)
+            self._has_lines.clear()
+            self.flush()
 
 
 def set_up_logging(level: str) -> None:
     """Send all log lines from ``level`` on to standard error."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = GatheringHandler(sys.stderr.fileno())
     handler.setFormatter(RequestFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    # What no line shows need not be found out for each.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.getLogger(_GRPC_CORE).addFilter(_is_no_metadata)
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))
+
+
+@lru_cache(maxsize=2)
+def _local_time(seconds: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def _blocks(data: bytes) -> Iterator[bytes]:
+    """Cut at ends of lines into blocks that a pipe takes whole, so that several processes may write to one."""
+    start = 0
+    while len(data) - start > select.PIPE_BUF:
+        # Only a line that is longer than a block goes beyond it.
+        end = data.rfind(b"\n", start, start + select.PIPE_BUF) + 1 or data.index(b"\n", start) + 1
+        yield data[start:end]
+        start = end
+    yield data[start:]
 
 
 def _is_no_metadata(record: logging.LogRecord) -> bool:

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Iterable
 from datetime import datetime
 from enum import IntEnum, StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
@@ -233,6 +233,22 @@ class Model(BaseModel):
     """The base of all models: frozen, strict about unknown fields, and checked again wherever it is passed on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", revalidate_instances="always", hide_input_in_errors=True)
+
+    @classmethod
+    def of_checked(cls, values: dict[str, Any]) -> Self:
+        """Make a model of values for all of its fields that were checked before; it takes the dict itself.
+
+        It does what ``model_construct`` does, without looking for aliases and defaults: four times as fast.
+        """
+        model = cls.__new__(cls)
+        for name, value in (
+            ("__dict__", values),
+            ("__pydantic_fields_set__", set(values)),
+            ("__pydantic_extra__", None),
+            ("__pydantic_private__", None),
+        ):
+            object.__setattr__(model, name, value)
+        return model
 
 
 # --- Images ----------------------------------------------------------------------------------------------------------

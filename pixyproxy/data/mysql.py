@@ -13,7 +13,8 @@ from functools import lru_cache
 from typing import Any, Literal, TypeVar
 
 import mysql.connector
-from mysql.connector.constants import ClientFlag
+from mysql.connector.constants import ClientFlag, FieldType
+from mysql.connector.cursor import MySQLCursor
 from pydantic import SecretStr
 
 from pixyproxy.core.exceptions import (
@@ -25,6 +26,9 @@ from pixyproxy.core.exceptions import (
 )
 from pixyproxy.data.database import Database, DatabaseContext, Parameters, Row
 from pixyproxy.data.pool import ConnectionPool
+
+if mysql.connector.HAVE_CEXT:
+    from mysql.connector.cursor_cext import CMySQLCursor
 
 _logger = logging.getLogger(__name__)
 
@@ -180,7 +184,10 @@ class _MySQLContext(DatabaseContext):
         def fetch() -> list[Row]:
             cursor = _execute(self.connection, sql, parameters)
             names = cursor.column_names
-            rows = [dict(zip(names, map(_from_mysql, row), strict=True)) for row in cursor.fetchall()]
+            rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+            for name in _time_columns(cursor.description):
+                for row in rows:
+                    row[name] = row[name].replace(tzinfo=UTC) if row[name] else None
             cursor.close()
             return rows
 
@@ -206,7 +213,7 @@ class _MySQLContext(DatabaseContext):
 
     def execute_many(self, sql: str, rows: Sequence[Parameters]) -> None:
         def execute_many() -> None:
-            cursor = self.connection.cursor()
+            cursor = _cursor(self.connection)
             for start in range(0, len(rows), _ROWS_AN_INSERT):
                 chunk = [_to_mysql(row) for row in rows[start : start + _ROWS_AN_INSERT]]
                 cursor.executemany(_with_driver_parameters(sql), chunk)
@@ -255,8 +262,13 @@ class _MySQLContext(DatabaseContext):
         return result
 
 
+def _cursor(connection: Any) -> Any:
+    """Return a cursor, without first asking the server whether it is there, as the connection's own method does."""
+    return CMySQLCursor(connection) if mysql.connector.HAVE_CEXT else MySQLCursor(connection)
+
+
 def _execute(connection: Any, sql: str, parameters: Parameters) -> Any:
-    cursor = connection.cursor()
+    cursor = _cursor(connection)
     cursor.execute(_with_driver_parameters(sql), _to_mysql(parameters))
     return cursor
 
@@ -275,8 +287,9 @@ def _to_mysql(parameters: Parameters) -> dict[str, Any]:
     }
 
 
-def _from_mysql(value: Any) -> Any:
-    return value.replace(tzinfo=UTC) if isinstance(value, datetime) else value
+def _time_columns(description: Sequence[Sequence[Any]]) -> list[str]:
+    """Return the names of the columns that hold times, which the driver gives without their offset."""
+    return [column[0] for column in description if column[1] == FieldType.DATETIME]
 
 
 def _whole_seconds(seconds: float) -> int:

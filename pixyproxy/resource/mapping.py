@@ -29,6 +29,8 @@ _MAX_NAMED_PATHS = 8
 _UPDATABLE = ("filename", "tags", "visibility")
 _LAST_TIME = datetime.max.replace(tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DAY_SECONDS = 24 * 3600
 
 # --- In --------------------------------------------------------------------------------------------------------------
 
@@ -144,7 +146,8 @@ def _to_time(request: pb.ListImagesRequest, field: str, *, round_up: bool = Fals
 
 def from_image(image: Image) -> pb.ImageDetail:
     """Write an image."""
-    detail = pb.ImageDetail(
+    usage = image.usage
+    return pb.ImageDetail(
         guid=image.guid,
         filename=image.filename,
         prompt=image.prompt,
@@ -159,12 +162,12 @@ def from_image(image: Image) -> pb.ImageDetail:
         model=image.model,
         created_at=_from_time(image.created_at),
         updated_at=_from_time(image.updated_at),
+        usage=None
+        if usage is None
+        else pb.Usage(
+            input_tokens=usage.input_tokens, output_tokens=usage.output_tokens, total_tokens=usage.total_tokens
+        ),
     )
-    if image.usage is not None:
-        detail.usage.input_tokens = image.usage.input_tokens
-        detail.usage.output_tokens = image.usage.output_tokens
-        detail.usage.total_tokens = image.usage.total_tokens
-    return detail
 
 
 def from_image_page(page: ImagePage) -> pb.ListImagesResponse:
@@ -192,6 +195,6 @@ def from_content(content: ImageContent) -> Iterable[pb.GetImageContentResponse]:
 
 
 def _from_time(time: datetime) -> Timestamp:
-    timestamp = Timestamp()
-    timestamp.FromDatetime(time)
-    return timestamp
+    # Timestamp.FromDatetime takes five times as long, and there are two of these in every image.
+    since = time - _EPOCH
+    return Timestamp(seconds=since.days * _DAY_SECONDS + since.seconds, nanos=since.microseconds * 1000)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from pixyproxy.core.exceptions import ContentDamagedError, OffsetOutOfRangeError
+from collections.abc import Sequence
+
+from pixyproxy.core.exceptions import ContentDamagedError, ImageNotFoundError, OffsetOutOfRangeError
 from pixyproxy.core.models import Caller, ContentRequest, Image, ImagePage, ImagePageRequest
 from pixyproxy.core.validation import validated, validated_guid
 from pixyproxy.data.database import Database
+from pixyproxy.data.gathering import GatheredReads
 from pixyproxy.data.image_store import ContentReader, ImageStore
 from pixyproxy.data.repositories.image_conditions import ImagePosition
 from pixyproxy.data.repositories.images import ImageRepository
@@ -20,11 +23,14 @@ class PublicImageService:
         self._database = database
         self._store = store
         self._page_tokens = page_tokens
+        self._single_images = GatheredReads(self._get_several)
 
     def get_image_by_guid(self, guid: str, caller: Caller | None) -> Image:  # noqa: D102
         guid = validated_guid(guid)
-        with self._database.reading() as context:
-            return ImageRepository(context).get(guid, caller)
+        image = self._single_images.get((guid, caller))
+        if image is None:
+            raise ImageNotFoundError(guid)
+        return image
 
     def get_all_images(self, request: ImagePageRequest, caller: Caller | None) -> ImagePage:  # noqa: D102
         request = validated(ImagePageRequest, request)
@@ -53,6 +59,10 @@ class PublicImageService:
         if request.read_limit:
             count = min(count, request.read_limit)
         return ImageContent(image, reader, offset=request.read_offset, count=count)
+
+    def _get_several(self, wanted: Sequence[tuple[str, Caller | None]]) -> list[Image | None]:
+        with self._database.reading() as context:
+            return ImageRepository(context).get_several(wanted)
 
     def _next_page_token(self, images: list[Image], request: ImagePageRequest, caller: Caller | None) -> str | None:
         if len(images) <= request.page_size:

@@ -41,6 +41,11 @@ def _check_pair(server: RunningServer, request_id: str, method: str, code: str) 
     return lines[1:-1]
 
 
+def _wait_for_first_line(server: RunningServer, request_id: str) -> str:
+    """Lines are gathered for a moment before they are written."""
+    return wait_until(lambda: server.lines_of(request_id), TIMEOUT, "the first log line")[0]
+
+
 @pytest.fixture
 def ann(server: RunningServer, people: People) -> ImageClient:
     """Somebody who is signed in."""
@@ -80,7 +85,8 @@ def test_a_stream_ends_when_its_last_message_is_sent(server: RunningServer, peop
         )
         next(call)
         request_id = request_id_of(call)
-        assert [line.endswith("REQUEST START") for line in server.lines_of(request_id)] == [True]
+        assert _wait_for_first_line(server, request_id).endswith("REQUEST START")
+        assert len(server.lines_of(request_id)) == 1
         assert sum(len(answer.data) for answer in call) == image.size_bytes
     assert _check_pair(server, request_id, "GetImageContent", "OK") == []
 
@@ -136,6 +142,7 @@ def test_a_watch_begins_and_ends_in_the_log(server: RunningServer) -> None:
     call = stub.Watch(health_pb2.HealthCheckRequest(), timeout=TIMEOUT)
     assert next(call).status == health_pb2.HealthCheckResponse.SERVING
     request_id = request_id_of(call)
+    _wait_for_first_line(server, request_id)
     assert len(server.lines_of(request_id)) == 1
     call.cancel()
     last = server.wait_for_end_of(request_id)[-1]

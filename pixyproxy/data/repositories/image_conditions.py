@@ -61,14 +61,15 @@ class Conditions:
 
     def add_scope(self, caller: Caller | None) -> None:
         """Add what a caller may see."""
-        condition, parameters = scope_of(caller)
-        self.add(condition, **parameters)
+        self.add(scope_of(caller, self.parameters))
 
 
-def scope_of(caller: Caller | None) -> tuple[str, dict[str, Any]]:
-    """Return the condition for what a caller may see, and its parameters."""
+def scope_of(caller: Caller | None, parameters: dict[str, Any]) -> str:
+    """Return the condition for what a caller may see, and add its parameters."""
     if caller is None:
-        return PUBLIC, {}
+        return PUBLIC
     if caller.is_admin:
-        return "1 = 1", {}
-    return f"({PUBLIC} OR images.author_id = :caller_id)", {"caller_id": caller.user_id}
+        return "1 = 1"
+    name = f"caller{caller.user_id}"
+    parameters[name] = caller.user_id
+    return f"({PUBLIC} OR images.author_id = :{name})"

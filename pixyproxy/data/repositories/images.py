@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,14 +57,18 @@ class ImageRepository:
         Raises:
             ImageNotFoundError: there is none, or the caller may not see it.
         """
-        scope, parameters = scope_of(caller)
-        row = self._context.fetch_one(
-            f"{_SELECT} WHERE images.guid = :guid AND {scope}",
-            {"guid": guid, **parameters},
-        )
-        if row is None:
+        [image] = self.get_several([(guid, caller)])
+        if image is None:
             raise ImageNotFoundError(guid)
-        return _dict_to_image(row)
+        return image
+
+    def get_several(self, wanted: Sequence[tuple[str, Caller | None]]) -> list[Image | None]:
+        """Return images by guid, each for a caller of its own; None where there is none that the caller may see."""
+        sql, parameters = _several_query(wanted)
+        images = {row["guid"]: _dict_to_image(row) for row in self._context.fetch_all(sql, parameters)}
+        found = [(images.get(guid), caller) for guid, caller in wanted]
+        # Two callers may want the same image, of whom only one may see it.
+        return [image if image is not None and _may_see(caller, image) else None for image, caller in found]
 
     def get_any(self, guid: str) -> Image:
         """Return one image, whoever may see it. Raises as ``get``."""
@@ -89,7 +94,8 @@ class ImageRepository:
     def _search(
         self, image_filter: ImageFilter, caller: Caller | None, *, limit: int, after: ImagePosition | None
     ) -> list[Image]:
-        scope, parameters = scope_of(caller)
+        parameters: dict[str, Any] = {}
+        scope = scope_of(caller, parameters)
         while True:
             image_ids = ImageSearch(self._context, image_filter, caller, limit=limit, after=after).image_ids()
             if not image_ids:
@@ -164,10 +170,34 @@ def _dict_to_image(row: Mapping[str, Any]) -> Image:
     """Make an image of a row, which was checked when it was stored and is not checked again."""
     values = dict(row)
     tokens = {name: values.pop(name) for name in ("input_tokens", "output_tokens", "total_tokens")}
-    values["usage"] = None if tokens["total_tokens"] is None else Usage.model_construct(**tokens)
+    values["usage"] = None if tokens["total_tokens"] is None else Usage.of_checked(tokens)
     values["tags"] = tuple(json.loads(values["tags"]))
     values["visibility"] = Visibility(values["visibility"])
-    return Image.model_construct(**values)
+    return Image.of_checked(values)
+
+
+# --- What a caller may see -------------------------------------------------------------------------------------------
+
+
+def _may_see(caller: Caller | None, image: Image) -> bool:
+    if image.visibility is Visibility.PUBLIC:
+        return True
+    return caller is not None and (caller.is_admin or caller.user_id == image.author_id)
+
+
+def _several_query(wanted: Sequence[tuple[str, Caller | None]]) -> tuple[str, dict[str, Any]]:
+    """Return the query for images by guid and its parameters.
+
+    It leaves out what callers may not see, so that to ask for an image that is hidden takes as long as for one that
+    there is not.
+    """
+    guids_by_scope: dict[str, list[str]] = defaultdict(list)
+    parameters: dict[str, Any] = {}
+    for number, (guid, caller) in enumerate(wanted):
+        parameters[f"guid{number}"] = guid
+        guids_by_scope[scope_of(caller, parameters)].append(f":guid{number}")
+    branches = [f"(images.guid IN ({', '.join(guids)}) AND {scope})" for scope, guids in guids_by_scope.items()]
+    return f"{_SELECT} WHERE {' OR '.join(branches)}", parameters
 
 
 # --- The query for a page --------------------------------------------------------------------------------------------

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from urllib.parse import unquote
 
 import grpc
@@ -31,16 +30,11 @@ class AuthenticationInterceptor(AroundCalls):
     def __init__(self, users: UserServiceInterface) -> None:
         self._users = users
 
-    @contextmanager
-    def around(self, method: str, behavior: Behavior, context: grpc.ServicerContext) -> Iterator[None]:  # noqa: D102
+    def around(self, method: str, behavior: Behavior, context: grpc.ServicerContext) -> AbstractContextManager[None]:  # noqa: D102
         found = self._authenticate(context) if method.startswith(_OUR_METHODS) else None
         if found is None and method in _NEED_CREDENTIALS:
             raise CredentialsMissingError
-        token = caller.set(found)
-        try:
-            yield
-        finally:
-            caller.reset(token)
+        return _CallBy(found)
 
     def _authenticate(self, context: grpc.ServicerContext) -> Caller | None:
         headers = [value for key, value in context.invocation_metadata() if key == "authorization"]
@@ -50,6 +44,17 @@ class AuthenticationInterceptor(AroundCalls):
             raise CredentialsInvalidError("Send one authorization value, not several.")
         username, password = _basic_credentials(headers[0])
         return self._users.authenticate_user(username, password, _host_of(context.peer()))
+
+
+class _CallBy(AbstractContextManager[None]):
+    def __init__(self, found: Caller | None) -> None:
+        self._found = found
+
+    def __enter__(self) -> None:
+        self._token = caller.set(self._found)
+
+    def __exit__(self, *_: object) -> None:
+        caller.reset(self._token)
 
 
 def _basic_credentials(header: str | bytes) -> tuple[str, str]:

@@ -7,8 +7,7 @@ answers.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import grpc
 from grpc_status import rpc_status
@@ -23,20 +22,26 @@ _logger = logging.getLogger(__name__)
 class ExceptionInterceptor(AroundCalls):
     """Answers errors with a status, its details, and no more than that; the full cause goes to the log."""
 
-    @contextmanager
-    def around(self, method: str, behavior: Behavior, context: grpc.ServicerContext) -> Iterator[None]:  # noqa: D102
-        try:
-            yield
-        except grpc.RpcError:
+    def around(self, method: str, behavior: Behavior, context: grpc.ServicerContext) -> AbstractContextManager[None]:  # noqa: D102
+        return _AnsweredErrors(context)
+
+
+class _AnsweredErrors(AbstractContextManager[None]):
+    def __init__(self, context: grpc.ServicerContext) -> None:
+        self._context = context
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if not isinstance(error, Exception):
+            return
+        if isinstance(error, grpc.RpcError):
             # gRPC's own way of ending a stream of requests whose caller has gone; it expects it back.
             _logger.info("The caller has gone.")
-            raise
-        except Exception as error:
-            _log(error)
-            if not context.is_active():
-                _logger.info("The caller has gone.")
-            # Then nobody is answered; but an error that went on from here, gRPC would log with a traceback.
-            context.abort_with_status(rpc_status.to_status(status_of(error, request_id.get())))
+            return
+        _log(error)
+        if not self._context.is_active():
+            _logger.info("The caller has gone.")
+        # Then nobody is answered; but an error that went on from here, gRPC would log with a traceback.
+        self._context.abort_with_status(rpc_status.to_status(status_of(error, request_id.get())))
 
 
 def _log(error: Exception) -> None:

@@ -11,9 +11,8 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import datetime
+from contextlib import AbstractContextManager
+from functools import lru_cache
 
 import grpc
 
@@ -33,32 +32,53 @@ _numbers = itertools.count(1)
 class RequestLogInterceptor(AroundCalls):
     """Logs ``REQUEST START`` and ``REQUEST END`` with code and duration, and sends the id in the initial metadata."""
 
-    @contextmanager
-    def around(self, method: str, behavior: Behavior, context: grpc.ServicerContext) -> Iterator[None]:  # noqa: D102
-        new_id = _new_request_id()
-        token = request_id.set(new_id)
-        place = _place_of(method, behavior)
-        started = time.perf_counter()
-        try:
-            _logger.info("REQUEST START", extra=place)
-            _send_request_id(context, new_id)
-            yield
-        finally:
-            milliseconds = (time.perf_counter() - started) * 1000
-            _logger.info("REQUEST END %s %.1f ms", _code_of(context), milliseconds, extra=place)
-            request_id.reset(token)
+    def around(self, method: str, behavior: Behavior, context: grpc.ServicerContext) -> AbstractContextManager[None]:  # noqa: D102
+        return _LoggedCall(method, behavior, context)
 
 
-def _new_request_id() -> str:
+class _LoggedCall(AbstractContextManager[None]):
+    def __init__(self, method: str, behavior: Behavior, context: grpc.ServicerContext) -> None:
+        self._method = method.rpartition("/")[2][:_MAX_METHOD_LENGTH]
+        self._line = _line_of(behavior)
+        self._context = context
+
+    def __enter__(self) -> None:
+        new_id = new_request_id()
+        self._token = request_id.set(new_id)
+        self._started = time.perf_counter()
+        self._log("REQUEST START")
+        _send_request_id(self._context, new_id)
+
+    def __exit__(self, *_: object) -> None:
+        milliseconds = (time.perf_counter() - self._started) * 1000
+        self._log("REQUEST END %s %.1f ms", _code_of(self._context), milliseconds)
+        request_id.reset(self._token)
+
+    def _log(self, message: str, *values: object) -> None:
+        """Log a line as the servicer method's own, which spares the logger to look for where it was called from."""
+        if _logger.isEnabledFor(logging.INFO):
+            _logger.handle(
+                logging.LogRecord(
+                    _logger.name, logging.INFO, __file__, self._line, message, values, None, func=self._method
+                )
+            )
+
+
+def new_request_id() -> str:
     """Return host, time, thread and a number that tells apart what happens to share all three."""
-    now = datetime.now().astimezone()
-    return f"{_host}-{now:%Y%m%dT%H%M%S%f}-{threading.get_native_id()}-{next(_numbers)}"
+    seconds, fraction = divmod(time.time_ns() // 1000, 1_000_000)
+    return f"{_host}-{_local_time(seconds)}{fraction:06d}-{threading.get_native_id()}-{next(_numbers)}"
 
 
-def _place_of(method: str, behavior: Behavior) -> dict[str, object]:
-    """Say which servicer method is called, and where it stands, as the log gives it."""
+@lru_cache(maxsize=2)
+def _local_time(seconds: int) -> str:
+    return time.strftime("%Y%m%dT%H%M%S", time.localtime(seconds))
+
+
+def _line_of(behavior: Behavior) -> int:
+    """Return where the servicer method stands that is called."""
     code = getattr(inspect.unwrap(behavior), "__code__", None)
-    return {"method": method.rpartition("/")[2][:_MAX_METHOD_LENGTH], "line": code.co_firstlineno if code else 0}
+    return code.co_firstlineno if code else 0
 
 
 def _send_request_id(context: grpc.ServicerContext, new_id: str) -> None:

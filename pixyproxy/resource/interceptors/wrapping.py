@@ -14,9 +14,16 @@ import grpc
 Behavior = Callable[[Any, grpc.ServicerContext], Any]
 Continuation = Callable[[grpc.HandlerCallDetails], "grpc.RpcMethodHandler[Any, Any] | None"]
 
+# More methods than there are: whoever calls ones that there are not must not fill the memory.
+_MAX_REMEMBERED = 64
+
 
 class AroundCalls(grpc.ServerInterceptor):
-    """An interceptor that is a context manager around each call: around a stream, until its last message."""
+    """An interceptor that is a context manager around each call: around a stream, until its last message.
+
+    The handler of each method is wrapped once and remembered. So interceptors further in are asked for it only once,
+    not with every call.
+    """
 
     @abstractmethod
     def around(self, method: str, behavior: Behavior, context: grpc.ServicerContext) -> AbstractContextManager[None]:
@@ -32,8 +39,20 @@ class AroundCalls(grpc.ServerInterceptor):
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Wrap the handler of a call. This runs on the one serving thread, so that all work is left to the wrapper."""
-        handler = continuation(handler_call_details)
-        return None if handler is None else self._wrapped(handler, handler_call_details.method)
+        method = handler_call_details.method
+        wrapped = self._remembered.get(method)
+        if wrapped is None:
+            handler = continuation(handler_call_details)
+            if handler is None:
+                return None
+            if len(self._remembered) == _MAX_REMEMBERED:
+                self._remembered.clear()
+            wrapped = self._remembered[method] = self._wrapped(handler, method)
+        return wrapped
+
+    @functools.cached_property
+    def _remembered(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
+        return {}
 
     def _wrapped(self, handler: grpc.RpcMethodHandler[Any, Any], method: str) -> grpc.RpcMethodHandler[Any, Any]:
         name = arity_of(handler)

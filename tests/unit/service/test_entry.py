@@ -93,7 +93,7 @@ def test_a_store_that_is_away_is_waited_for(
     generation = begin(database, alice, ALIVE)
     store.failures = [error] * 5
 
-    entry.keep(detail_of(generation), alice.user_id, PICTURE)
+    entry.keep(detail_of(generation), PICTURE)
     entry.enter(generation, detail_of(generation))
 
     assert store.failures == []
@@ -108,7 +108,7 @@ def test_a_picture_that_a_store_has_after_all_is_entered(
     generation = begin(database, alice, DEAD)
     store.failures = [StorageUnavailableError("the answer was lost")] * 100
     with pytest.raises(StorageUnavailableError):
-        entry.keep(detail_of(generation), alice.user_id, PICTURE)
+        entry.keep(detail_of(generation), PICTURE)
     store.failures = []
     store.write(generation.image_guid, PICTURE)
 
@@ -122,7 +122,7 @@ def test_notes_are_listed_seldom_and_those_under_way_are_kept_an_eye_on(
     database: Database, store: FailingStore, entry: ImageEntry, alice: Caller
 ) -> None:
     generation = begin(database, alice, ALIVE)
-    ImageEntry(database, store).keep(detail_of(generation), alice.user_id, PICTURE)
+    ImageEntry(database, store).keep(detail_of(generation), PICTURE)
     for _ in range(3):
         entry.finish_abandoned()
     assert not is_entered(database, generation)
@@ -141,7 +141,7 @@ def test_a_note_that_is_gone_is_forgotten(
 ) -> None:
     generation = begin(database, alice, ALIVE)
     other = ImageEntry(database, store)
-    other.keep(detail_of(generation), alice.user_id, PICTURE)
+    other.keep(detail_of(generation), PICTURE)
     entry.finish_abandoned()
     other.enter(generation, detail_of(generation))
 
@@ -154,14 +154,14 @@ def test_bytes_that_differ_from_read_to_read_are_not_thrown_away(
     database: Database, store: FailingStore, entry: ImageEntry, alice: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generation = begin(database, alice, DEAD)
-    entry.keep(detail_of(generation), alice.user_id, PICTURE)
+    entry.keep(detail_of(generation), PICTURE)
     hashes = iter(["00" * 32, "11" * 32])
     with monkeypatch.context() as lying:
         lying.setattr(ImageEntry, "_sha256_of", lambda *_: next(hashes))
         with pytest.raises(StorageUnavailableError):
             entry.finish_abandoned()
 
-    entry.rescue(generation.image_guid)
+    entry.rescue(generation)
 
     with database.reading() as context:
         assert ImageRepository(context).get_any(generation.image_guid).size_bytes == len(PICTURE)
