@@ -10,12 +10,12 @@ import random
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import obstore
-from obstore.exceptions import BaseError, PreconditionError
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store
 
 from pixyproxy.core.exceptions import (
@@ -44,6 +44,7 @@ _ROOM_SECONDS = 10.0
 _ROOM_KEYS = 256
 _NOTES = ".notes"
 _MAX_RETRIES = 5
+_ATTEMPTS = 5
 _LONGEST_PAUSE = timedelta(seconds=2)
 # Beside the time that a store may be silent: how many times that an upload or a download may take as a whole.
 _WHOLE_REQUEST = 6
@@ -257,6 +258,10 @@ class _MissingObjectError(ContentDamagedError):
     """There is no such object."""
 
 
+class _ConflictError(StorageUnavailableError):
+    """The store is in the middle of something else with this key, or one beside it; obstore does not ask again."""
+
+
 def _key_of(guid: str) -> str:
     """The path of the image's file in a folder, so that a store may be copied into a folder and back."""
     return f"{guid[0:2]}/{guid[2:4]}/{guid}"
@@ -280,6 +285,14 @@ def _connect(address: BucketAddress, client: ClientConfig, patience: timedelta) 
 
 
 def _send(store: ObjectStore, key: str, data: Buffer) -> None:
+    for _ in range(_ATTEMPTS - 1):
+        with suppress(_ConflictError):
+            _send_once(store, key, data)
+            return
+    _send_once(store, key, data)
+
+
+def _send_once(store: ObjectStore, key: str, data: Buffer) -> None:
     try:
         with _translating():
             # In one request: parts of an upload that was cut off would stay, unseen and paid for.
@@ -315,6 +328,8 @@ def _translated(error: Exception) -> PixyProxyException:
     code = _first(_CODE, text)
     if isinstance(error, FileNotFoundError) and code in _NO_OBJECT:
         return _MissingObjectError("The stored bytes of the image are missing.")
+    if isinstance(error, AlreadyExistsError):
+        return _ConflictError("The image store is changing this very object.")
     if isinstance(error, PreconditionError):
         return ContentDamagedError("The stored bytes of the image were changed while they were read.")
     cause = f"{_cause_of(error)} {code}".strip()

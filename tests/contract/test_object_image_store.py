@@ -255,6 +255,14 @@ def test_a_write_whose_answer_is_lost_is_written_again(store: ObjectImageStore, 
     assert read_all(store) == DATA
 
 
+def test_a_write_that_meets_another_is_written_again(store: ObjectImageStore, network: FaultyHttp) -> None:
+    network.will(http.refuse(409, "OperationAborted"), "PUT", KEY, times=2)
+
+    store.write(GUID, DATA)
+
+    assert read_all(store) == DATA
+
+
 @pytest.mark.parametrize(
     ("fault", "method"),
     [(http.pretend, "PUT"), (http.flip, "GET"), (http.shorten, "GET"), (http.refuse(404, "NoSuchKey"), "GET")],

@@ -76,7 +76,7 @@ def test_a_crash_at_any_point_on_mysql(bench: Bench, part: int, mysql_server: Da
 def test_a_crash_at_any_point_with_an_object_store(bench: Bench, part: int, s3_server: RunningObjectStore) -> None:
     points = crashes.ALL_OBJECT_STORE_POINTS[part::3]
     bench = replace(bench, object_store=s3_server)
-    check(crashes.crash_points(bench, [None for _ in points], points, at_once=len(points)), recovered_within=30)
+    check(crashes.crash_points(bench, [None for _ in points], points, at_once=4), recovered_within=30)
 
 
 def test_kills_at_random_moments_with_an_object_store(bench: Bench, s3_server: RunningObjectStore) -> None:
