@@ -7,65 +7,66 @@ waiting for tens of milliseconds, and takes five times its size.
 from __future__ import annotations
 
 import json
-import os
+import mmap as memory_map
 import re
-import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from mmap import mmap
-from typing import Any, BinaryIO
+from typing import Any
 
 import pybase64
 
 _PICTURE_START = re.compile(rb'"b64_json"[ \t\n\r]*:[ \t\n\r]*"')
 _CUT_OUT = "(cut out)"  # which no base64 is
-_MAX_BODY = 256 * 1024 * 1024  # twenty times what providers send at most
+_MAX_BODY = 128 * 1024 * 1024  # ten times what providers send
 _PIECE = 256 * 1024  # a multiple of 4, as each four characters are three bytes
 
 
 @contextmanager
-def kept_body(chunks: Iterable[bytes]) -> Iterator[mmap]:
-    """Gather an answer's body, and give it back at the end.
+def kept_body(chunks: Iterable[bytes]) -> Iterator[tuple[mmap, int]]:
+    """Gather an answer's body; give the memory that it begins and how many bytes of it are the body.
 
     Raises:
-        ValueError: it is empty, or larger than any answer should be.
+        ValueError: it is larger than any answer should be.
     """
-    with _anonymous_file() as file:
-        size = 0
+    with _room(_MAX_BODY) as room:
         for chunk in chunks:
-            size += file.write(chunk)
-            if size > _MAX_BODY:
+            if len(chunk) > _MAX_BODY - room.tell():
                 raise ValueError("the answer is too large")
-        with mmap(file.fileno(), 0) as body:
-            yield body
+            room.write(chunk)
+        yield room, room.tell()
 
 
-def take_apart(body: mmap) -> tuple[Any, bytes | mmap]:
+def take_apart(body: mmap, size: int) -> tuple[Any, bytes | mmap]:
     """Return what an answer says beside its picture, and the picture, which does not depend on ``body`` any more.
+
+    Args:
+        body: begins with the answer.
+        size: how many bytes of it are the answer.
 
     Raises:
         ValueError: it is no JSON, or holds no picture in base64.
         RecursionError: it is nested too deeply.
     """
     try:
-        return _cut_apart(body)
+        return _cut_apart(body, size)
     except ValueError:
         # Escapes within the base64, several pictures in another order: whatever it is, the slow way knows it.
-        answer = json.loads(body[:])
+        answer = json.loads(body[:size])
         return answer, pybase64.b64decode(_first_picture(answer))
 
 
-def _cut_apart(body: mmap) -> tuple[Any, mmap]:
+def _cut_apart(body: mmap, size: int) -> tuple[Any, mmap]:
     """Cut the base64 out of the body, so that neither it nor a copy of it has to go through the JSON parser."""
-    found = _PICTURE_START.search(body)
+    found = _PICTURE_START.search(body, 0, size)
     if found is None:
         raise ValueError("the answer holds no image")
     start = found.end()
-    end = body.find(b'"', start)
-    answer = json.loads(body[:start] + _CUT_OUT.encode() + body[end:])
+    end = body.find(b'"', start, size)
+    answer = json.loads(body[:start] + _CUT_OUT.encode() + body[end:size])
     if _first_picture(answer) != _CUT_OUT:
         raise ValueError("what was cut out is not the first image")
-    return answer, _decode(body, start, end)
+    return answer, _decoded(body, start, end)
 
 
 def _first_picture(answer: Any) -> str:
@@ -77,19 +78,26 @@ def _first_picture(answer: Any) -> str:
     return encoded
 
 
-def _decode(body: mmap, start: int, end: int) -> mmap:
+def _decoded(body: mmap, start: int, end: int) -> mmap:
     """Decode base64 piece by piece, each of which is a whole one: padding ends the last one alone."""
-    with _anonymous_file() as file:
-        for at in range(start, end, _PIECE):
-            piece = body[at : min(at + _PIECE, end)]
-            written = file.write(pybase64.b64decode(piece, validate=True))
-            if at + _PIECE < end and written < _PIECE // 4 * 3:
-                raise ValueError("the base64 is padded in the middle")
-        return mmap(file.fileno(), 0)  # which refuses to map nothing
+    padding = body[max(start, end - 2) : end].count(b"=")
+    size = (end - start) // 4 * 3 - padding
+    if size <= 0:
+        raise ValueError("there is no base64")
+    picture = _room(size)
+    for at in range(start, end, _PIECE):
+        # Where it is more than there is room for, this raises ValueError too.
+        picture.write(pybase64.b64decode(body[at : min(at + _PIECE, end)], validate=True))
+    if picture.tell() != size:
+        raise ValueError("the base64 is padded in the middle")
+    return picture
 
 
-def _anonymous_file() -> BinaryIO:
-    """Open a file that has no name, and is in memory where the system knows such files."""
-    if hasattr(os, "memfd_create"):
-        return open(os.memfd_create("answer", os.MFD_CLOEXEC), "w+b", buffering=0)
-    return tempfile.TemporaryFile(buffering=0)
+def _room(size: int) -> mmap:
+    """Reserve memory, of which only what is written is taken, and given back to the system at once."""
+    room = mmap(-1, size, flags=memory_map.MAP_PRIVATE | memory_map.MAP_ANONYMOUS)
+    if hasattr(memory_map, "MADV_HUGEPAGE"):
+        # In pages of 4 KiB, the system takes longer to give a picture's memory than it takes to decode the picture.
+        with suppress(OSError):  # A kernel without them.
+            room.madvise(memory_map.MADV_HUGEPAGE)
+    return room

@@ -245,8 +245,8 @@ class _StreamWithDeadline(httpx2.SyncByteStream):
 
 def _read_image(request: GenerationRequest, response: httpx2.Response) -> GeneratedImage:
     try:
-        with kept_body(response.iter_bytes()) as body:
-            answer, data = take_apart(body)
+        with kept_body(response.iter_bytes()) as (body, size):
+            answer, data = take_apart(body, size)
         picture = inspect_picture(data)
     except (ValueError, RecursionError) as exc:
         _log_failure("sent no usable image", response, f"{type(exc).__name__}: {exc}")

@@ -24,8 +24,8 @@ def encoded(picture: bytes = PICTURE) -> str:
 
 def parts(body: bytes) -> tuple[Any, bytes]:
     """Take a body apart that comes in chunks."""
-    with kept_body(body[start : start + 1000] for start in range(0, len(body), 1000)) as kept:
-        said, picture = take_apart(kept)
+    with kept_body(body[start : start + 1000] for start in range(0, len(body), 1000)) as (kept, size):
+        said, picture = take_apart(kept, size)
     return said, bytes(picture[:])
 
 
