@@ -125,11 +125,9 @@ def _from_file(server: str, username: str | None) -> tuple[str | None, str | Non
         raise ConfigurationError(f"{path}: others may read it; say chmod 600 {path}")
     try:
         hosts = netrc.netrc(str(path)).hosts
-    except netrc.NetrcParseError as error:
-        # Its own message may hold a password.
-        raise ConfigurationError(f"{path}: line {error.lineno} cannot be read.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path}: cannot be read.") from error
+    except (OSError, UnicodeDecodeError, netrc.NetrcParseError):
+        # No cause is chained: its message may hold a password.
+        raise ConfigurationError(f"{path}: cannot be read; it must have the form of a .netrc file.") from None
     login, _, password = hosts.get(server) or hosts.get(server.rpartition(":")[0]) or ("", "", "")
     if not login or not password or username not in (None, login):
         return username, None
