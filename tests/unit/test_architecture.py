@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.contract.test_other_driver import has_c_driver
 
 PACKAGE = Path(__file__).parents[2] / "pixyproxy"
 
@@ -33,7 +36,54 @@ def test_only_the_settings_read_the_environment() -> None:
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
     }
 
-    assert readers == set()  # pydantic-settings reads it for pixyproxy/settings.py
+    # For pixyproxy/settings.py pydantic-settings reads it.
+    assert readers == {"cli/client_settings.py"}
+
+
+HEAVY = {
+    *("mysql", "_mysql_connector", "sqlite3", "openai", "pydantic", "pydantic_settings", "cryptography", "PIL", "rich"),
+    *(f"pixyproxy.{layer}" for layer in ("server", "bootstrap", "settings", "data", "generation", "service", "core")),
+}
+
+
+def modules_loaded_by(statement: str) -> list[str]:
+    """The modules that a fresh process loads for a statement, in the order in which they come."""
+    script = f"{statement}\nimport sys\nprint(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", script], capture_output=True, text=True, check=True, env=SEARCHED
+    )
+    return done.stdout.split()
+
+
+# Without the tests' own sitecustomize, which loads the driver.
+SEARCHED = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path and "support/early" not in path)}
+
+
+def test_the_client_loads_nothing_heavy() -> None:
+    assert HEAVY.isdisjoint(modules_loaded_by("import pixyproxy.client"))
+
+
+def test_help_loads_no_command() -> None:
+    loaded = modules_loaded_by("from pixyproxy import cli\ntry: cli.app(['--help'])\nexcept SystemExit: pass")
+
+    assert not {"grpc", "pixyproxy.client", "pixyproxy.cli.images", "pixyproxy.cli.admin"} & set(loaded)
+    assert HEAVY & set(loaded) == {"pixyproxy.core"}  # Its exceptions.
+
+
+def test_commands_that_ask_a_server_load_nothing_of_one() -> None:
+    loaded = set(modules_loaded_by("import pixyproxy.cli.images"))
+
+    assert HEAVY & loaded == {"pixyproxy.core"}  # Its exceptions.
+
+
+@pytest.mark.skipif(not has_c_driver(), reason="the MySQL driver has no part in C here")
+@pytest.mark.parametrize("module", ["pixyproxy.cli.admin", "pixyproxy.bootstrap"])
+def test_the_driver_in_c_is_there_before_openssl(module: str) -> None:
+    loaded = modules_loaded_by(f"from pixyproxy import cli\nimport {module}")
+
+    openssl = [loaded.index(name) for name in ("_hashlib", "_ssl") if name in loaded]
+    assert openssl
+    assert loaded.index("_mysql_connector") < min(openssl)
 
 
 def test_only_one_place_aborts_calls() -> None:

@@ -1,20 +1,23 @@
-"""The command line."""
+"""The commands of those who run a server: serve, db and user."""
 
 from __future__ import annotations
 
+# First of all, as it says there.
+import pixyproxy.data  # noqa: F401
+
+# isort: split
 import secrets
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
 from pydantic import SecretStr
 
 from pixyproxy.bootstrap import build_copying, build_users, open_current_database, open_database
-from pixyproxy.core.exceptions import DBConnectionError, PixyProxyException
+from pixyproxy.cli import warn
 from pixyproxy.core.models import ADVISED_PASSWORD_LENGTH, UserClass, UserCreate
 from pixyproxy.core.validation import validated
 from pixyproxy.cores import advised_workers, can_share_work
@@ -29,15 +32,7 @@ from pixyproxy.workers import serve_alone, serve_together
 
 _FIRST_USER = "admin"
 
-app = typer.Typer(
-    name="pixyproxy",
-    help="Generates images from prompts over gRPC, keeps them, and finds them again.",
-    epilog="Everything is set by environment variables; pixyproxy serve --help lists them.",
-    rich_markup_mode=None,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
 database_commands = typer.Typer(help="Look after the database.", no_args_is_help=True)
 user_commands = typer.Typer(help="Say who may sign in.", no_args_is_help=True)
 app.add_typer(database_commands, name="db")
@@ -53,19 +48,6 @@ Workers = Annotated[
 PasswordStdin = Annotated[
     bool, typer.Option("--password-stdin", help="Read the password from standard input instead of asking for it.")
 ]
-
-
-def _show_version(is_asked: bool) -> None:
-    if is_asked:
-        _say(f"pixyproxy {version('pixyproxy')}")
-        raise typer.Exit
-
-
-@app.callback()
-def program(
-    _: Annotated[bool, typer.Option("--version", help="Show the version.", callback=_show_version)] = False,
-) -> None:
-    """Take the options that stand before a command."""
 
 
 def _settings_help() -> str:
@@ -187,7 +169,7 @@ def _read_password(from_stdin: bool) -> str:
     else:
         password = str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))
     if 0 < len(password) < ADVISED_PASSWORD_LENGTH:
-        _warn(f"that password is short; at least {ADVISED_PASSWORD_LENGTH} characters are advised.")
+        warn(f"that password is short; at least {ADVISED_PASSWORD_LENGTH} characters are advised.")
     return password
 
 
@@ -205,21 +187,5 @@ def _say_listening(address: str) -> None:
     _say(f"listening on {address}")
 
 
-def _warn(line: str) -> None:
-    print(f"pixyproxy: {line}", file=sys.stderr)  # noqa: T201
-
-
 def _say(line: str) -> None:
     print(line, flush=True)  # noqa: T201
-
-
-def main() -> None:
-    """Run the command line; what goes wrong is said in plain words on standard error."""
-    try:
-        app()
-    except PixyProxyException as error:
-        _warn(error.message)
-        if isinstance(error, DBConnectionError) and error.__cause__ is not None:
-            # Callers are never told, but the operator must know what to mend.
-            _warn(f"because: {error.__cause__}")
-        sys.exit(1)

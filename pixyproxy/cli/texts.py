@@ -1,0 +1,80 @@
+"""How images and names are written: for people, safe to show; and for programs."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from pixyproxy.client import ContentInfo, ImageDetail
+
+# Controls, which terminals obey; marks that turn the direction of what follows; and what is no character.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNSAFE_IN_NAMES = re.compile(f"{_UNSAFE.pattern}|[/\\\\]")
+_MAX_NAME_BYTES = 200
+_MAX_ENDING_BYTES = 16
+
+
+def printable(text: str) -> str:
+    """Make a text safe to be shown on a terminal: line breaks become spaces, what terminals obey becomes visible."""
+    return _UNSAFE.sub(_visible, re.sub(r"[\t\r\n]+", " ", text))
+
+
+def json_line(content: dict[str, Any]) -> str:
+    """Write JSON on one line that is safe on a terminal, too, in characters that standard output can hold."""
+    is_unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    text = json.dumps(content, ensure_ascii=not is_unicode)
+    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def json_of(image: ImageDetail) -> dict[str, Any]:
+    """Return an image by the names and in the forms of the API's JSON, every field of it; numbers are numbers."""
+    return asdict(image) | {
+        "visibility": f"VISIBILITY_{image.visibility.name}",
+        "created_at": _rfc3339(image.created_at),
+        "updated_at": _rfc3339(image.updated_at),
+    }
+
+
+def lines_of(image: ImageDetail) -> list[str]:
+    """Describe an image to a person."""
+    described = {
+        "guid": image.guid,
+        "prompt": image.prompt,
+        "filename": image.filename,
+        "tags": ", ".join(image.tags),
+        "author": image.author,
+        "visibility": image.visibility.name.lower(),
+        "picture": f"{image.width}x{image.height} {image.content_type}, {image.size_bytes:,} bytes",
+        "sha256": image.sha256,
+        "model": image.model,
+        "created": local_time(image.created_at),
+        "updated": local_time(image.updated_at),
+        "tokens": f"{image.usage.total_tokens:,}" if image.usage else "",
+    }
+    return [f"{name:<10}  {printable(value)}" for name, value in described.items() if value]
+
+
+def local_time(time: datetime) -> str:
+    """Write a time as a person's clock shows it."""
+    return f"{time.astimezone():%Y-%m-%d %H:%M}"
+
+
+def file_name(info: ContentInfo | ImageDetail) -> str:
+    """Make a file's name of what an image is called: no path, not hidden, no option, not too long."""
+    name = _UNSAFE_IN_NAMES.sub("_", info.filename).lstrip(".- ") or info.guid
+    stem, dot, ending = name.rpartition(".")
+    if not dot or len(ending.encode()) > _MAX_ENDING_BYTES:
+        stem, dot, ending = name, "", ""
+    return stem.encode()[:_MAX_NAME_BYTES].decode(errors="ignore") + dot + ending
+
+
+def _visible(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()
+
+
+def _rfc3339(time: datetime) -> str:
+    return time.isoformat(timespec="microseconds").replace("+00:00", "Z")

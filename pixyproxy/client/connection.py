@@ -1,0 +1,93 @@
+"""The connection to a server: its address, its encryption, and who is calling."""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+_SERVICE_CONFIG = Path(__file__).with_name("service_config.json")
+_OPTIONS = (
+    # A page of 200 prompts of 32,000 characters is longer than gRPC's 4 MiB.
+    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
+    # A generation takes minutes in which nothing is sent: this finds out that the connection is gone.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+)
+# What is sent in plain text to this machine must not go by way of another one.
+_NO_PROXY = (("grpc.enable_http_proxy", 0),)
+
+Metadata = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TLS:
+    """How to encrypt.
+
+    Attributes:
+        ca_file: the certificates, in PEM, of the authorities that may vouch for the server; None for the usual ones.
+        certificate_file: the client's own certificate chain, in PEM, where the server asks for one.
+        key_file: the key of that certificate, in PEM.
+    """
+
+    ca_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+
+    def __post_init__(self) -> None:
+        if (self.certificate_file is None) != (self.key_file is None):
+            raise ValueError("A certificate needs its key, and a key its certificate.")
+
+
+def tls_for(address: str, tls: TLS | bool | None) -> TLS | None:
+    """Return how to encrypt, or None for plain text, which is what it is on this machine where nobody says."""
+    if tls is None:
+        tls = not is_loopback(address)
+    return (TLS() if tls else None) if isinstance(tls, bool) else tls
+
+
+def open_channel(address: str, tls: TLS | None) -> grpc.Channel:
+    """Make a channel, which connects at the first call."""
+    options = (*_OPTIONS, ("grpc.service_config", _SERVICE_CONFIG.read_text(encoding="utf-8")))
+    if tls is None:
+        return grpc.insecure_channel(address, (*options, *_NO_PROXY))
+    credentials = grpc.ssl_channel_credentials(
+        _read(tls.ca_file), private_key=_read(tls.key_file), certificate_chain=_read(tls.certificate_file)
+    )
+    return grpc.secure_channel(address, credentials, options)
+
+
+def sign_in(username: str | None, password: str | None) -> Metadata:
+    """Return what signs a call in with HTTP Basic credentials, or nothing where there are none."""
+    if username is None and password is None:
+        return ()
+    if not username or password is None:
+        raise ValueError("A username needs a password, and a password a username.")
+    if ":" in username:
+        raise ValueError("A username has no colon.")
+    token = base64.b64encode(f"{username}:{password}".encode()).decode()
+    return (("authorization", f"Basic {token}"),)
+
+
+def is_loopback(address: str) -> bool:
+    """Tell whether an address, host:port, leads to this machine itself.
+
+    Raises:
+        ValueError: it is not an address.
+    """
+    host, colon, port = address.rpartition(":")
+    if not (colon and host and port.isascii() and port.isdigit()) or "/" in host:
+        raise ValueError(f"The address of a server is host:port, such as 127.0.0.1:50051, not {address!r}.")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _read(path: Path | None) -> bytes | None:
+    return None if path is None else path.read_bytes()

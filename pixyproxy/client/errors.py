@@ -1,0 +1,152 @@
+"""What can go wrong with a call, as types that say what a caller can do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from google.rpc import error_details_pb2 as details
+from grpc_status import rpc_status
+
+_DOMAIN = "pixyproxy"
+_REQUEST_ID_KEY = "x-request-id"
+
+AnyDetail = TypeVar("AnyDetail", bound=Message)
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """One field of a request that breaks a rule, and the rule."""
+
+    field: str
+    description: str
+
+
+class PixyProxyClientError(Exception):
+    """A call failed; as itself, where only the operator of the server can do something about it.
+
+    Attributes:
+        message: one or two sentences for people.
+        reason: the server's reason, such as ``STORAGE_FULL`` (docs/api.md lists all); empty where it gave none.
+        code: the name of the gRPC status code, such as ``NOT_FOUND``; empty where no call was made.
+        violations: the fields that are wrong.
+        retry_after: seconds after which the server asks to try again, or None.
+        request_id: the call's id in the server's log; empty where the server did not see the call.
+        metadata: what the server gives beside the reason, such as the ``categories`` of a refusal.
+        creation_request_id: for a failed creation, the ``request_id`` to ask for the same image again with.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str = "",
+        code: str = "",
+        violations: Iterable[FieldViolation] = (),
+        retry_after: float | None = None,
+        request_id: str = "",
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.reason = reason
+        self.code = code
+        self.violations = tuple(violations)
+        self.retry_after = retry_after
+        self.request_id = request_id
+        self.metadata = dict(metadata or {})
+        self.creation_request_id = ""
+
+
+class InvalidRequestError(PixyProxyClientError):
+    """The request is refused as it stands: a field breaks a rule, or the provider refuses the prompt. Change it."""
+
+
+class CredentialsError(PixyProxyClientError):
+    """The credentials are missing or wrong, or do not allow this. Use others."""
+
+
+class NotFoundError(PixyProxyClientError):
+    """There is no such image, or the caller may not see it."""
+
+
+class OutcomeUnknownError(PixyProxyClientError):
+    """It is unknown whether the provider made, and billed, the image. A new request id may cost again."""
+
+
+class ContentDamagedError(PixyProxyClientError):
+    """The bytes are not those that the image was stored with."""
+
+
+class TryLaterError(PixyProxyClientError):
+    """The same call may succeed later; for a creation, with the same request id."""
+
+
+class UnavailableError(TryLaterError):
+    """The server, its database or the provider cannot be reached."""
+
+
+class DeadlineExceededError(TryLaterError):
+    """The call took longer than it was given. An image that was being made may still come."""
+
+
+_KINDS_BY_REASON: dict[str, type[PixyProxyClientError]] = {
+    "PROMPT_REFUSED": InvalidRequestError,
+    "REQUEST_ID_REUSED": InvalidRequestError,
+    "OUTCOME_UNKNOWN": OutcomeUnknownError,
+    "TOO_BUSY": TryLaterError,
+    "TOO_MANY_SIGN_INS": TryLaterError,
+    "PROVIDER_RATE_LIMITED": TryLaterError,
+}
+_KINDS_BY_CODE: dict[grpc.StatusCode, type[PixyProxyClientError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidRequestError,
+    grpc.StatusCode.OUT_OF_RANGE: InvalidRequestError,
+    grpc.StatusCode.UNAUTHENTICATED: CredentialsError,
+    grpc.StatusCode.PERMISSION_DENIED: CredentialsError,
+    grpc.StatusCode.NOT_FOUND: NotFoundError,
+    grpc.StatusCode.DATA_LOSS: ContentDamagedError,
+    grpc.StatusCode.ABORTED: TryLaterError,
+    grpc.StatusCode.UNAVAILABLE: UnavailableError,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
+}
+
+
+def error_of(call: Any) -> PixyProxyClientError:
+    """Read a failed call."""
+    code: grpc.StatusCode = call.code()
+    packed = _details_of(call)
+    info = _first(packed, details.ErrorInfo)
+    reason = info.reason if info is not None and info.domain == _DOMAIN else ""
+    retry = _first(packed, details.RetryInfo)
+    kind = _KINDS_BY_REASON.get(reason) or _KINDS_BY_CODE.get(code, PixyProxyClientError)
+    return kind(
+        call.details() or code.name,
+        reason=reason,
+        code=code.name,
+        violations=[
+            FieldViolation(violation.field, violation.description)
+            for violation in (_first(packed, details.BadRequest) or details.BadRequest()).field_violations
+        ],
+        retry_after=None if retry is None else retry.retry_delay.ToMilliseconds() / 1000,
+        request_id=next((str(value) for key, value in call.initial_metadata() or () if key == _REQUEST_ID_KEY), ""),
+        metadata=None if info is None else info.metadata,
+    )
+
+
+def _details_of(call: Any) -> Iterable[Any]:
+    try:
+        status = rpc_status.from_call(call)
+    except (ValueError, DecodeError):  # Something between us and the server changed the status or the details.
+        return ()
+    return () if status is None else status.details
+
+
+def _first(packed: Iterable[Any], kind: type[AnyDetail]) -> AnyDetail | None:
+    for detail in packed:
+        unpacked = kind()
+        if detail.Unpack(unpacked):
+            return unpacked
+    return None

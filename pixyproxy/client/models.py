@@ -1,0 +1,132 @@
+"""What the client gives, as plain frozen objects; times are aware and in UTC."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import IntEnum
+
+from pixyproxy_pb.v1 import image_service_pb2 as pb
+
+
+class Visibility(IntEnum):
+    """Who may read an image. The numbers are those of the API."""
+
+    PRIVATE = 1
+    PUBLIC = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The tokens that the provider counted for one generation."""
+
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImageDetail:
+    """Everything that is known of one image but its bytes.
+
+    Attributes:
+        guid: its name in the API, a UUID.
+        filename: a name to show or to save under. It is the author's: check it before it becomes a path.
+        prompt: what it was generated from.
+        tags: in the order in which they were given.
+        author: the username of its creator.
+        visibility: who may read it.
+        content_type: the media type of its bytes, such as ``image/png``.
+        size_bytes: their number.
+        sha256: their SHA-256, in lower-case hexadecimal.
+        width: pixels across.
+        height: pixels down.
+        model: what made it.
+        created_at: when it was made.
+        updated_at: when its filename, tags or visibility last changed.
+        usage: what the provider counted, or None.
+    """
+
+    guid: str
+    filename: str
+    prompt: str
+    tags: tuple[str, ...]
+    author: str
+    visibility: Visibility
+    content_type: str
+    size_bytes: int
+    sha256: str
+    width: int
+    height: int
+    model: str
+    created_at: datetime
+    updated_at: datetime
+    usage: Usage | None
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePage:
+    """A page of images, newest first; ``next_page_token`` is empty on the last one."""
+
+    images: tuple[ImageDetail, ...]
+    next_page_token: str
+
+
+@dataclass(frozen=True, slots=True)
+class ContentInfo:
+    """What is being read.
+
+    Attributes:
+        guid: the image's guid.
+        filename: a name to show or to save under. It is the author's: check it before it becomes a path.
+        content_type: the media type of the bytes.
+        size_bytes: the size of the whole image, whatever part of it was asked for.
+        sha256: the SHA-256 of the whole image, in lower-case hexadecimal.
+        not_modified: whether the caller holds these bytes already; then none follow.
+    """
+
+    guid: str
+    filename: str
+    content_type: str
+    size_bytes: int
+    sha256: str
+    not_modified: bool
+
+
+def to_detail(image: pb.ImageDetail) -> ImageDetail:
+    """Read a detail."""
+    usage = image.usage
+    return ImageDetail(
+        guid=image.guid,
+        filename=image.filename,
+        prompt=image.prompt,
+        tags=tuple(image.tags),
+        author=image.author,
+        visibility=Visibility(image.visibility),
+        content_type=image.content_type,
+        size_bytes=image.size_bytes,
+        sha256=image.sha256,
+        width=image.width,
+        height=image.height,
+        model=image.model,
+        created_at=image.created_at.ToDatetime(tzinfo=UTC),
+        updated_at=image.updated_at.ToDatetime(tzinfo=UTC),
+        usage=Usage(usage.input_tokens, usage.output_tokens, usage.total_tokens) if image.HasField("usage") else None,
+    )
+
+
+def to_page(page: pb.ListImagesResponse) -> ImagePage:
+    """Read a page."""
+    return ImagePage(tuple(to_detail(image) for image in page.images), page.next_page_token)
+
+
+def to_content_info(info: pb.ContentInfo) -> ContentInfo:
+    """Read what is being read."""
+    return ContentInfo(
+        guid=info.guid,
+        filename=info.filename,
+        content_type=info.content_type,
+        size_bytes=info.size_bytes,
+        sha256=info.sha256,
+        not_modified=info.not_modified,
+    )

@@ -1,0 +1,351 @@
+"""The commands that ask a server, as programs use them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf import json_format
+from pixyproxy_pb.v1 import image_service_pb2 as pb
+from pixyproxy_pb.v1 import image_service_pb2_grpc as pb_grpc
+
+from tests.integration.conftest import People
+from tests.support.image_client import ImageClient
+from tests.support.rpc import TIMEOUT
+from tests.support.servers import Finished, Login, RunningServer, environment, run_command, running_server
+from tests.support.stored_images import make_detail, store_details, store_image
+
+NOBODY = "123e4567-e89b-42d3-a456-426614174000"
+Run = Callable[..., Finished]
+
+
+def variables_of(address: str, login: Login | None) -> dict[str, str]:
+    signed_in = {"PIXYPROXY_USER": login.username, "PIXYPROXY_PASSWORD": login.password} if login else {}
+    return {"PIXYPROXY_SERVER": address} | signed_in
+
+
+@pytest.fixture
+def run(server: RunningServer, people: People, tmp_path: Path) -> Run:
+    """Runs a command as Ann, in a folder of its own."""
+
+    def do(*arguments: str, text: str = "", login: Login | None = people.ann, **variables: str) -> Finished:
+        env = environment(tmp_path) | {"HOME": str(tmp_path)} | variables_of(server.address, login) | variables
+        return run_command(*arguments, env=env, text=text, cwd=tmp_path)
+
+    return do
+
+
+@pytest.fixture
+def ann(server: RunningServer, people: People) -> ImageClient:
+    return ImageClient(server, people.ann)
+
+
+def test_an_images_life(run: Run, ann: ImageClient, tmp_path: Path) -> None:
+    made = run("create", "-", "--tag", "sea", "--tag", "night", "--public", "--size", "64x64", "--format", "webp",
+               "--filename", "storm.webp", "--output", ".", "--json", text="A lighthouse\nin a storm 🌊\n")  # fmt: skip
+    assert (made.status, made.stderr) == (0, "")
+    image = json.loads(made.stdout)
+    assert image["prompt"] == "A lighthouse\nin a storm 🌊"
+    assert (tmp_path / "storm.webp").read_bytes() == ann.content(image["guid"])[1]
+
+    got = run("get", image["guid"], "--json")
+    assert json.loads(got.stdout) == image
+    # The names and forms are those of the API's JSON.
+    assert json_format.Parse(got.stdout, pb.ImageDetail()) == ann.get(image["guid"])
+
+    assert json.loads(run("search", "storm", "light", "--tag", "sea", "--json").stdout) == image
+    changed = run("update", image["guid"], "--no-tags", "--visibility", "private", "--json")
+    assert json.loads(changed.stdout)["tags"] == []
+    detail = ann.get(image["guid"])
+    assert (detail.filename, detail.visibility) == ("storm.webp", pb.VISIBILITY_PRIVATE)
+
+    deleted = run("delete", image["guid"], "--yes")
+    assert (deleted.status, deleted.stdout) == (0, f"Deleted {image['guid']}.\n")
+    assert run("get", image["guid"]).status == 3
+
+
+def test_lists(run: Run, server: RunningServer) -> None:
+    author = server.new_login()
+    details = [make_detail(author, prompt=f"castle {number}", tags=("a",)) for number in range(250)]
+    store_details(server, author, details)
+
+    every = run("list", "--author", author.username, "--all", "--json", login=author)
+    assert [json.loads(line)["prompt"] for line in every.stdout.splitlines()] == [
+        f"castle {number}" for number in reversed(range(250))
+    ]
+    for arguments, count in (([], 50), (["--limit", "3"], 3), (["--limit", "230"], 230), (["--tag", "b"], 0)):
+        assert len(run("list", *arguments, "--json", login=author).stdout.splitlines()) == count
+    plain = run("search", "castle", "249", login=author).stdout
+    columns = plain.rstrip("\n").split("\t")
+    assert columns[0] == details[249].guid
+    assert columns[2:] == ["private", author.username, "direct.png", "castle 249"]
+
+
+def test_times_are_those_of_the_clock_here(run: Run, server: RunningServer) -> None:
+    author = server.new_login()
+    store_details(server, author, [make_detail(author, prompt="old", created_at="2026-03-01T10:30:00Z")])
+    for times, count in (
+        (["--after", "2026-03-01T19:00", "--before", "2026-03-01T20:00"], 1),
+        (["--after", "2026-03-01T10:00Z", "--before", "2026-03-01T11:00Z"], 1),
+        (["--after", "2026-03-01T10:00", "--before", "2026-03-01T11:00"], 0),
+        (["--after", "2026-03-01", "--before", "2026-03-02"], 1),
+    ):
+        listed = run("list", *times, "--json", login=author, TZ="Asia/Tokyo")
+        assert len(listed.stdout.splitlines()) == count, listed
+
+
+def test_whoever_reads_may_go_early(server: RunningServer, tmp_path: Path) -> None:
+    author = server.new_login()
+    store_details(server, author, [make_detail(author, prompt="x" * 30_000) for _ in range(30)])
+    env = environment(tmp_path) | variables_of(server.address, author)
+    with subprocess.Popen(
+        [sys.executable, "-m", "pixyproxy", "list", "--json"], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().startswith(b'{"guid"')
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(TIMEOUT) == 1
+
+
+def test_bytes_go_to_standard_output(server: RunningServer, people: People, tmp_path: Path) -> None:
+    data = os.urandom(500_000)
+    image = store_image(server, people.ann, data)
+    env = environment(tmp_path) | variables_of(server.address, people.ann)
+    done = subprocess.run(
+        [sys.executable, "-m", "pixyproxy", "fetch", image.guid, "-o", "-"], env=env, capture_output=True, check=True
+    )
+    assert done.stdout == data
+    assert done.stderr == b""
+
+
+def test_files_are_not_overwritten_unless_that_is_said(run: Run, ann: ImageClient, tmp_path: Path) -> None:
+    guid = ann.create("a castle", filename="castle.png").guid
+    (tmp_path / "castle.png").write_text("mine")
+    refused = run("fetch", guid)
+    assert refused.status == 2
+    assert "castle.png is there already" in refused.stderr
+    assert (tmp_path / "castle.png").read_text() == "mine"
+    # A creation is refused before anything is paid for.
+    assert run("create", "never made", "-o", "castle.png").status == 2
+    assert run("create", "never made", "-o", "nowhere/castle.png").status == 2
+    assert ann.guids(prompt="never made") == []
+
+    assert run("fetch", guid, "--force").status == 0
+    assert (tmp_path / "castle.png").read_bytes() == ann.content(guid)[1]
+    (tmp_path / "folder").mkdir()
+    saved = run("fetch", guid, "-o", "folder", "--json")
+    assert json.loads(saved.stdout)["file"] == "folder/castle.png"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["nonsense"], 2, "No such command"),
+        (["get"], 2, "Missing argument"),
+        (["get", "x"], 2, "guid: must be a UUID"),
+        (["create", ""], 2, "prompt: must not be empty"),
+        (["update", NOBODY], 2, "Say what to change"),
+        (["delete", NOBODY], 2, "say --yes"),
+        (["list", "--after", "yesterday"], 2, "no date or time"),
+        (["list", "--visibility", "secret"], 2, "private"),
+        (["get", NOBODY], 3, "no such image"),
+        (["delete", NOBODY, "--yes"], 3, "no such image"),
+    ],
+    ids=str,
+)
+def test_statuses(run: Run, arguments: list[str], status: int, said: str) -> None:
+    done = run(*arguments)
+    assert (done.status, done.stdout) == (status, "")
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variables", "status", "said"),
+    [
+        ({"PIXYPROXY_PASSWORD": "wrong"}, 4, "wrong"),
+        ({"PIXYPROXY_SERVER": "127.0.0.1:1"}, 5, "failed to connect"),
+        ({"PIXYPROXY_SERVER": "nonsense"}, 2, "host:port"),
+        ({"PIXYPROXY_SERVER": "10.0.0.1:1", "PIXYPROXY_CLIENT_TLS": "off"}, 2, "plain text"),
+        ({"PIXYPROXY_CLIENT_TLS": "perhaps"}, 2, "PIXYPROXY_CLIENT_TLS"),
+        ({"PIXYPROXY_CLIENT_CA": "/nowhere.pem"}, 1, "/nowhere.pem"),
+        ({"PIXYPROXY_USER": ""}, 2, "needs PIXYPROXY_USER"),
+    ],
+    ids=str,
+)
+def test_statuses_of_settings(run: Run, variables: dict[str, str], status: int, said: str) -> None:
+    done = run("list", **variables)
+    assert (done.status, done.stdout) == (status, "")
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_who_is_not_signed_in_is_told_so(run: Run, ann: ImageClient) -> None:
+    private, public = ann.create("a castle").guid, ann.create_public("a castle").guid
+    assert run("get", public, login=None).status == 0
+    unseen = run("get", private, login=None)
+    assert unseen.status == 3
+    assert "not signed in" in unseen.stderr
+    refused = run("create", "a castle", login=None)
+    assert refused.status == 4
+    assert "PIXYPROXY_USER" in refused.stderr
+
+
+def test_a_request_id_that_is_used_again_for_something_else(run: Run) -> None:
+    key = "0d2f4f6e-7f9b-4b0e-9a53-5b0b4bb7e6ad"
+    first, second = (run("create", "a castle", "--size", "64x64", "--request-id", key, "--json") for _ in range(2))
+    assert first.stdout == second.stdout != ""
+    other = run("create", "another castle", "--request-id", key)
+    assert other.status == 2
+
+
+def test_credentials_are_read_from_a_file_that_nobody_else_may_read(
+    run: Run, server: RunningServer, people: People, tmp_path: Path, ann: ImageClient
+) -> None:
+    guid = ann.create("a castle").guid
+    path = tmp_path / ".config/pixyproxy/credentials"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"machine {server.address} login {people.ann.username} password {people.ann.password}\n")
+    path.chmod(0o640)
+    refused = run("get", guid, login=None)
+    assert refused.status == 2
+    assert "chmod 600" in refused.stderr
+    path.chmod(0o600)
+    assert run("get", guid, login=None).status == 0
+    # Another user's password is not taken for that one's.
+    assert run("create", "x", login=None, PIXYPROXY_USER="somebody").status == 4
+    path.write_text(f"machine {server.address}\nlogin x {people.ann.password}\n")
+    unreadable = run("get", guid, login=None)
+    assert unreadable.status == 2
+    assert people.ann.password not in unreadable.stderr
+    assert "form of a .netrc file" in unreadable.stderr
+
+
+def test_what_the_locale_cannot_read_is_no_prompt(server: RunningServer, people: People, tmp_path: Path) -> None:
+    env = environment(tmp_path) | variables_of(server.address, people.ann)
+    done = subprocess.run(
+        [sys.executable, "-m", "pixyproxy", "create", b"caf\xe9"], env=env, capture_output=True, check=False
+    )
+    assert done.returncode == 2
+    assert b"no text" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_full_disk_is_explained(run: Run, ann: ImageClient, tmp_path: Path) -> None:
+    guid = ann.create("a castle").guid
+    done = run("fetch", guid, "-o", "/proc/picture.png")
+    assert done.status == 1
+    assert "/proc/" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_serve_and_the_commands_share_an_environment(tmp_path: Path) -> None:
+    """The variables of the ones mean nothing to the other."""
+    others = {"PIXYPROXY_USER": "admin", "PIXYPROXY_CLIENT_TLS": "false", "PIXYPROXY_SERVER": "127.0.0.1:1"}
+    with running_server(tmp_path, others) as server:
+        env = server.env | variables_of(server.address, server.admin)
+        assert run_command("create", "a castle", "--size", "64x64", env=env).status == 0
+
+
+# --- A server that means harm ----------------------------------------------------------------------------------------
+
+EVIL_TEXT = "a\x1b]0;owned\x07b\x9b31mc\u202ed\r\nGUID e"
+
+
+class Hostile(pb_grpc.ImageServiceServicer):
+    """Answers with what a terminal or a file system should not be given."""
+
+    def __init__(self, filename: str) -> None:
+        data = b"picture"
+        self.image = pb.ImageDetail(
+            guid=NOBODY,
+            filename=filename,
+            prompt=EVIL_TEXT,
+            tags=[EVIL_TEXT],
+            author=EVIL_TEXT,
+            visibility=pb.VISIBILITY_PUBLIC,
+            content_type=EVIL_TEXT,
+            size_bytes=len(data),
+            sha256=hashlib.sha256(data).hexdigest(),
+            model=EVIL_TEXT,
+        )
+        self.data = data
+
+    def GetImage(self, request: Any, context: Any) -> pb.GetImageResponse:
+        return pb.GetImageResponse(image=self.image)
+
+    def ListImages(self, request: Any, context: Any) -> pb.ListImagesResponse:
+        return pb.ListImagesResponse(images=[self.image])
+
+    def GetImageContent(self, request: Any, context: Any) -> Iterator[pb.GetImageContentResponse]:
+        info = pb.ContentInfo(filename=self.image.filename, size_bytes=len(self.data), sha256=self.image.sha256)
+        yield pb.GetImageContentResponse(info=info)
+        yield pb.GetImageContentResponse(data=self.data[request.read_offset :])
+
+    def DeleteImage(self, request: Any, context: Any) -> None:
+        context.abort(grpc.StatusCode.INTERNAL, EVIL_TEXT.replace("\r\n", " "))
+
+
+@contextmanager
+def hostile_server(filename: str = "x.png") -> Iterator[str]:
+    with ThreadPoolExecutor(4) as pool:
+        server = grpc.server(pool)
+        pb_grpc.add_ImageServiceServicer_to_server(Hostile(filename), server)  # type: ignore[no-untyped-call]
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        yield f"127.0.0.1:{port}"
+        server.stop(None).wait()
+
+
+def test_nothing_of_a_server_is_obeyed_by_a_terminal(run: Run) -> None:
+    with hostile_server() as address:
+        said = "".join(
+            done.stdout + done.stderr
+            for done in (
+                run("get", NOBODY, PIXYPROXY_SERVER=address),
+                run("get", NOBODY, "--json", PIXYPROXY_SERVER=address),
+                run("list", PIXYPROXY_SERVER=address),
+                run("delete", NOBODY, "--yes", PIXYPROXY_SERVER=address),
+            )
+        )
+        as_json = run("get", NOBODY, "--json", PIXYPROXY_SERVER=address)
+    assert "a\\x1b]0;owned" in said
+    assert not set("\x1b\x07\x9b\u202e\r") & set(said)
+    assert json.loads(as_json.stdout)["prompt"] == EVIL_TEXT
+
+
+@pytest.mark.parametrize(
+    ("filename", "expected"),
+    [
+        ("../../escaped.png", "_.._escaped.png"),
+        ("/etc/passwd", "_etc_passwd"),
+        (".bashrc", "bashrc"),
+        ("-rf.png", "rf.png"),
+        ("..", NOBODY),
+        ("", NOBODY),
+        ("a\x1b[31m\n.png", "a_[31m_.png"),
+        ("雪" * 255 + ".png", "雪" * 66 + ".png"),
+        ("x" * 300, "x" * 200),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_a_file_stays_in_its_folder(run: Run, tmp_path: Path, filename: str, expected: str) -> None:
+    folder = tmp_path / "inner" / "folder"
+    folder.mkdir(parents=True)
+    with hostile_server(filename) as address:
+        done = run("fetch", NOBODY, "-o", str(folder), PIXYPROXY_SERVER=address)
+    assert done.status == 0, done.stderr
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [expected]
+    assert (folder / expected).read_bytes() == b"picture"

@@ -1,0 +1,259 @@
+"""The client in Python, with real servers and real connections."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from pixyproxy_pb.v1 import image_service_pb2_grpc as pb_grpc
+
+from pixyproxy.client import (
+    TLS,
+    CredentialsError,
+    DeadlineExceededError,
+    ImageDetail,
+    NotFoundError,
+    OutcomeUnknownError,
+    PixyProxyClient,
+    UnavailableError,
+    Visibility,
+)
+from pixyproxy.resource.image_servicer import ImageServicer
+from tests.faults.tcp_proxy import tcp_proxy
+from tests.integration.conftest import People, asking
+from tests.support.openai_stand_in import RunningStandIn
+from tests.support.rpc import TIMEOUT
+from tests.support.servers import Login, RunningServer, running_server
+from tests.support.stored_images import make_detail, store_details, store_image
+from tests.support.waiting import wait_until
+from tests.unit.resource.fakes import GUID, FakeImageService
+
+
+def client_of(server: RunningServer, login: Login | None, address: str = "") -> PixyProxyClient:
+    return PixyProxyClient(
+        address or server.address,
+        username=login.username if login else None,
+        password=login.password if login else None,
+    )
+
+
+@pytest.fixture
+def ann(server: RunningServer, people: People) -> Iterator[PixyProxyClient]:
+    with client_of(server, people.ann) as client:
+        yield client
+
+
+def test_an_images_life(server: RunningServer, ann: PixyProxyClient, prompt: str, tmp_path: Path) -> None:
+    made = ann.create_image(prompt, tags=["sea"], size="64x64", output_format="webp")
+    assert (made.prompt, made.tags, made.width, made.content_type) == (prompt, ("sea",), 64, "image/webp")
+    assert list(ann.search_images(prompt)) == [made]
+    assert list(ann.list_images(guid=made.guid, visibility=Visibility.PUBLIC)) == []
+
+    with client_of(server, None) as anybody:
+        with pytest.raises(NotFoundError):
+            anybody.get_image(made.guid)
+        with pytest.raises(CredentialsError):
+            anybody.delete_image(made.guid)
+        changed = ann.update_image(made.guid, visibility=Visibility.PUBLIC)
+        assert anybody.get_image(made.guid) == changed
+        assert changed.tags == made.tags
+        info = anybody.fetch_content(made.guid, tmp_path / "picture.webp")
+    assert (tmp_path / "picture.webp").stat().st_size == info.size_bytes == made.size_bytes
+    assert b"".join(ann.stream_content(made.guid, read_offset=4, read_limit=4)) != b""
+
+    ann.delete_image(made.guid)
+    with pytest.raises(NotFoundError):
+        ann.get_image(made.guid)
+
+
+def test_all_pages(server: RunningServer) -> None:
+    author = server.new_login()
+    # In pages of 200 these are longer than gRPC's own limit for a message, 4 MiB.
+    store_details(server, author, [make_detail(author, prompt=f"{number} " + "🌊" * 31_000) for number in range(120)])
+    with client_of(server, author) as client:
+        found = [image.prompt.split()[0] for image in client.list_images(page_size=50)]
+        assert found == [str(number) for number in reversed(range(120))]
+        page = client.list_page(page_size=200)
+    assert (len(page.images), page.next_page_token) == (120, "")
+
+
+def test_a_deadline(provider_server: RunningServer, artists: People, stand_in: RunningStandIn, prompt: str) -> None:
+    slow = f"{prompt} [[fault:slow=3]]"
+    with client_of(provider_server, artists.ann) as client:
+        with pytest.raises(DeadlineExceededError) as caught:
+            client.create_image(slow, timeout=1)
+        image = client.create_image(slow, request_id=caught.value.creation_request_id)
+    assert image.prompt == slow
+    assert stand_in.count(slow) == 1
+
+
+def test_a_creation_whose_connection_breaks_is_found(
+    provider_server: RunningServer, artists: People, stand_in: RunningStandIn, prompt: str
+) -> None:
+    slow = f"{prompt} [[fault:slow=2]]"
+    host, _, port = provider_server.address.rpartition(":")
+    with (
+        tcp_proxy(host, int(port)) as proxy,
+        client_of(provider_server, artists.ann, f"127.0.0.1:{proxy.port}") as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        call = pool.submit(client.create_image, slow)
+        wait_until(lambda: stand_in.count(slow) == 1, TIMEOUT, "the provider to be asked")
+        proxy.refuse()
+        proxy.resume()
+        image = call.result(TIMEOUT)
+    assert image.prompt == slow
+    assert stand_in.count(slow) == 1
+
+
+def test_a_creation_is_found_after_a_new_start_of_the_server(
+    stand_in: RunningStandIn, tmp_path: Path, prompt: str
+) -> None:
+    """The server is told to end, finishes the image without its caller, and comes back at the same place."""
+    slow = f"{prompt} [[fault:slow=2]]"
+    settings = asking(stand_in) | {"PIXYPROXY_DRAIN_TIMEOUT": "0"}
+    with ThreadPoolExecutor(1) as pool:
+        with running_server(tmp_path, settings) as server:
+            client, address = client_of(server, server.admin), server.address
+            call = pool.submit(client.create_image, slow)
+            wait_until(lambda: stand_in.count(slow) == 1, TIMEOUT, "the provider to be asked")
+            assert server.stop() == 0
+        with running_server(tmp_path, settings | {"PIXYPROXY_LISTEN": address}), client:
+            image = call.result(TIMEOUT)
+            assert list(client.list_images()) == [image]
+    assert stand_in.count(slow) == 1
+
+
+def test_an_unknown_outcome_is_not_asked_for_again(
+    provider_server: RunningServer, artists: People, stand_in: RunningStandIn, prompt: str
+) -> None:
+    lost = f"{prompt} [[fault:drop]]"
+    with client_of(provider_server, artists.ann) as client, pytest.raises(OutcomeUnknownError):
+        client.create_image(lost)
+    assert stand_in.count(lost) == 1
+
+
+def test_bytes_go_on_where_the_connection_broke(server: RunningServer, people: People, tmp_path: Path) -> None:
+    image = store_image(server, people.ann, os.urandom(8_000_000))
+    host, _, port = server.address.rpartition(":")
+    with (
+        tcp_proxy(host, int(port)) as proxy,
+        client_of(server, people.ann, f"127.0.0.1:{proxy.port}") as client,
+    ):
+        broken = threading.Event()
+
+        def break_once(done: int, _: int) -> None:
+            if done > 1_000_000 and not broken.is_set():
+                broken.set()
+                proxy.refuse()
+                proxy.resume()
+
+        info = client.fetch_content(image.guid, tmp_path / "picture", on_progress=break_once)
+    assert broken.is_set()
+    assert info.sha256 == image.sha256
+    assert (tmp_path / "picture").stat().st_size == image.size_bytes
+
+
+def test_a_server_that_is_not_there(ann: PixyProxyClient) -> None:
+    with PixyProxyClient("127.0.0.1:1") as nobody, pytest.raises(UnavailableError) as caught:
+        nobody.get_image(GUID)
+    assert caught.value.request_id == ""
+
+
+# --- TLS -------------------------------------------------------------------------------------------------------------
+
+
+class Authority:
+    """Makes certificates, as files, that one authority vouches for."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self._folder = folder
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "authority of a test")])
+        self.file = self._write("ca.pem", self._certificate("authority of a test", self._key, is_authority=True))
+
+    def issue(self, name: str) -> tuple[Path, Path]:
+        """Make a certificate for 127.0.0.1, and its key."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        pem = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        return self._write(f"{name}.pem", self._certificate(name, key)), self._write(f"{name}.key", pem)
+
+    def _certificate(self, name: str, key: ec.EllipticCurvePrivateKey, *, is_authority: bool = False) -> bytes:
+        now = datetime.datetime.now(datetime.UTC)
+        address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+        return (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]))
+            .issuer_name(self._name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
+            .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+            .sign(self._key, hashes.SHA256())
+            .public_bytes(serialization.Encoding.PEM)
+        )
+
+    def _write(self, name: str, content: bytes) -> Path:
+        path = self._folder / name
+        path.write_bytes(content)
+        return path
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "authority")
+
+
+@contextmanager
+def encrypting_server(authority: Authority, *, asks_for_certificates: bool = False) -> Iterator[str]:
+    certificate, key = authority.issue("server")
+    credentials = grpc.ssl_server_credentials(
+        [(key.read_bytes(), certificate.read_bytes())],
+        root_certificates=authority.file.read_bytes() if asks_for_certificates else None,
+        require_client_auth=asks_for_certificates,
+    )
+    with ThreadPoolExecutor(4) as pool:
+        server = grpc.server(pool)
+        pb_grpc.add_ImageServiceServicer_to_server(ImageServicer(FakeImageService()), server)  # type: ignore[no-untyped-call]
+        port = server.add_secure_port("127.0.0.1:0", credentials)
+        server.start()
+        yield f"127.0.0.1:{port}"
+        server.stop(None).wait()
+
+
+def ask(address: str, tls: TLS | bool) -> ImageDetail:
+    with PixyProxyClient(address, tls=tls, username="ann", password="x") as client:
+        return client.get_image(GUID)
+
+
+def test_a_server_that_an_authority_of_ones_own_vouches_for(authority: Authority) -> None:
+    with encrypting_server(authority) as address:
+        assert ask(address, TLS(authority.file)).guid == GUID
+        for tls in (True, False):
+            with pytest.raises(UnavailableError):
+                ask(address, tls)
+
+
+def test_a_server_that_asks_for_a_certificate(authority: Authority, tmp_path: Path) -> None:
+    with encrypting_server(authority, asks_for_certificates=True) as address:
+        assert ask(address, TLS(authority.file, *authority.issue("ann"))).guid == GUID
+        others = Authority(tmp_path / "others").issue("ann")
+        for tls in (TLS(authority.file), TLS(authority.file, *others)):
+            with pytest.raises(UnavailableError):
+                ask(address, tls)
