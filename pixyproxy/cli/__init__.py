@@ -86,6 +86,9 @@ def warn(line: str) -> None:
 
 def main() -> None:
     """Run the command line; what goes wrong is said in plain words on standard error."""
+    if any(COMMANDS.get(word, ("",))[0] == _ADMIN for word in sys.argv[1:]):
+        # As it says there, before typer brings what loads OpenSSL.
+        import pixyproxy.data  # noqa: F401
     try:
         app()
     except PixyProxyException as error:

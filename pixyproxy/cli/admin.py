@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-# First of all, as it says there.
-import pixyproxy.data  # noqa: F401
-
-# isort: split
 import secrets
 import sys
 from collections import Counter

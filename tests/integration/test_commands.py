@@ -300,9 +300,16 @@ class Hostile(pb_grpc.ImageServiceServicer):
 
 @contextmanager
 def hostile_server(filename: str = "x.png") -> Iterator[str]:
+    with server_of(Hostile(filename)) as address:
+        yield address
+
+
+@contextmanager
+def server_of(servicer: pb_grpc.ImageServiceServicer) -> Iterator[str]:
+    """Serve a service of the test's own, and give its address."""
     with ThreadPoolExecutor(4) as pool:
         server = grpc.server(pool)
-        pb_grpc.add_ImageServiceServicer_to_server(Hostile(filename), server)  # type: ignore[no-untyped-call]
+        pb_grpc.add_ImageServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
         yield f"127.0.0.1:{port}"

@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from tests.integration.conftest import People
+from tests.integration.test_commands import NOBODY, Hostile, server_of
 from tests.support.image_client import ImageClient
 from tests.support.openai_stand_in import RunningStandIn
 from tests.support.rpc import TIMEOUT
@@ -106,6 +110,43 @@ def test_a_bar_while_bytes_come(server: RunningServer, people: People, asked: En
     assert path.stat().st_size == image.size_bytes
     assert f"Saved {path}: 40,960,000 bytes, checked." in terminal.text.replace("\n", "")
     assert list(path.parent.glob(".pixyproxy-*")) == []
+
+
+class Stalling(Hostile):
+    """Sends the first half of an image, and then nothing; whoever asks for the second half gets it."""
+
+    def __init__(self) -> None:
+        super().__init__("picture.png")
+        self.offsets: list[int] = []
+
+    def GetImageContent(self, request: Any, context: Any) -> Iterator[pb.GetImageContentResponse]:
+        self.offsets.append(request.read_offset)
+        info, data = super().GetImageContent(request, context)
+        yield info
+        if request.read_offset:
+            yield data
+            return
+        yield pb.GetImageContentResponse(data=data.data[:3])
+        gone = threading.Event()
+        context.add_callback(gone.set)
+        gone.wait(TIMEOUT)
+
+
+def test_an_interrupted_download_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    servicer = Stalling()
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with server_of(servicer) as address:
+        env = environment(tmp_path, {"PIXYPROXY_SERVER": address, "HOME": str(tmp_path)})
+        with at_a_terminal("fetch", NOBODY, "-o", str(folder), env=env) as terminal:
+            terminal.wait_for("3/7 bytes")
+            terminal.interrupt()
+            assert terminal.end() == 130
+        assert "goes on where" in terminal.text
+        assert not (folder / "picture.png").exists()
+        assert run_command("fetch", NOBODY, "-o", str(folder), env=env).status == 0
+    assert servicer.offsets == [0, 3]
+    assert [path.read_bytes() for path in folder.iterdir()] == [servicer.data]
 
 
 def test_a_deletion_is_asked_about(server: RunningServer, people: People, asked: Env) -> None:

@@ -77,9 +77,19 @@ def test_commands_that_ask_a_server_load_nothing_of_one() -> None:
 
 
 @pytest.mark.skipif(not has_c_driver(), reason="the MySQL driver has no part in C here")
-@pytest.mark.parametrize("module", ["pixyproxy.cli.admin", "pixyproxy.bootstrap"])
-def test_the_driver_in_c_is_there_before_openssl(module: str) -> None:
-    loaded = modules_loaded_by(f"from pixyproxy import cli\nimport {module}")
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import pixyproxy.bootstrap",
+        *(
+            f"import sys; sys.argv[1:] = {arguments}\ntry: import pixyproxy.cli; pixyproxy.cli.main()\n"
+            "except SystemExit: pass"
+            for arguments in (["serve", "--help"], ["user", "add", "--help"], ["db", "--help"])
+        ),
+    ],
+)
+def test_the_driver_in_c_is_there_before_openssl(statement: str) -> None:
+    loaded = modules_loaded_by(statement)
 
     openssl = [loaded.index(name) for name in ("_hashlib", "_ssl") if name in loaded]
     assert openssl
