@@ -13,6 +13,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from tests.support.grpcurl import grpcurl_folder
 from tests.support.rpc import TIMEOUT
 from tests.support.servers import RunningServer
+from tests.support.waiting import wait_until
 
 _PACKAGES = ["grpc.reflection.v1", "grpc.reflection.v1alpha"]
 _OURS = "pixyproxy.v1.ImageService"
@@ -96,6 +97,7 @@ def test_grpcurl_gets_along_with_v1(server: RunningServer) -> None:
 
     assert listed.stdout.splitlines() == _SERVICES
     # It asks by the name v1 first, and by the other one where that is refused.
+    wait_until(lambda: _request_ids(server, logged), TIMEOUT, "the call to be logged")
     server.wait_for_end_of(_request_ids(server, logged)[-1])
     ends = [line for line in server.log_lines[logged:] if "REQUEST END" in line]
     assert len(ends) == 1
