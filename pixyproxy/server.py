@@ -24,6 +24,7 @@ from pixyproxy.resource.interceptors.authentication import AuthenticationInterce
 from pixyproxy.resource.interceptors.exceptions import ExceptionInterceptor
 from pixyproxy.resource.interceptors.readable_requests import ReadableRequestsInterceptor
 from pixyproxy.resource.interceptors.request_log import RequestLogInterceptor
+from pixyproxy.resource.tls import RenewableCredentials
 from pixyproxy.settings import Settings
 
 _logger = logging.getLogger(__name__)
@@ -40,10 +41,6 @@ _OPTIONS = (
     # On by default, it would let a second server start on the same port without an error.
     ("grpc.so_reuseport", 0),
     ("grpc.max_concurrent_streams", _MAX_CALLS_A_CONNECTION),
-    ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
 )
 
 
@@ -69,7 +66,7 @@ class Server:
                 AuthenticationInterceptor(application.users),
                 ReadableRequestsInterceptor(),
             ],
-            options=_OPTIONS,
+            options=(*_OPTIONS, *_connection_options(settings)),
             # Pictures are compressed already, and details are small.
             compression=grpc.Compression.NoCompression,
         )
@@ -153,10 +150,28 @@ def _leave_to_the_socket(number: int, frame: FrameType | None) -> None:
     """Handle a signal: only one that has a handler is written to the socket."""
 
 
+def _connection_options(settings: Settings) -> tuple[tuple[str, int], ...]:
+    """Say when connections are tested, and when clients are asked to connect anew, in gRPC's milliseconds."""
+    seconds = {
+        "grpc.keepalive_time_ms": settings.keepalive_time,
+        "grpc.keepalive_timeout_ms": settings.keepalive_timeout,
+        "grpc.http2.min_ping_interval_without_data_ms": settings.min_ping_interval,
+        "grpc.max_connection_age_ms": settings.max_connection_age,
+        # Without it gRPC lets calls finish.
+        "grpc.max_connection_age_grace_ms": settings.max_connection_age_grace,
+    }
+    options = tuple((name, int(value * 1000)) for name, value in seconds.items() if value is not None)
+    return ("grpc.keepalive_permit_without_calls", 1), *options
+
+
 def _bind(server: grpc.Server, settings: Settings) -> str:
-    """Bind the port and return the address as host:port."""
+    """Bind the port, with TLS where there is a certificate, and return the address as host:port."""
+    files = settings.tls_files
     try:
-        port = server.add_insecure_port(settings.listen)
+        if files is None:
+            port = server.add_insecure_port(settings.listen)
+        else:
+            port = server.add_secure_port(settings.listen, RenewableCredentials(files).credentials)
     except RuntimeError as error:
         raise ConfigurationError(
             f"PIXYPROXY_LISTEN: cannot listen on {settings.listen}; is another server there already?"

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from pixyproxy.core.exceptions import ConfigurationError
 from pixyproxy.core.models import TRANSPARENT_RULE, Background, ModelName, OutputFormat, Quality, Size, can_show
 from pixyproxy.data.mysql import MySQLAddress
+from pixyproxy.resource.certificates import TLSFiles
 
 _PREFIX = "PIXYPROXY_"
 _SQLITE_URL = "sqlite:///"
@@ -53,6 +54,37 @@ class Settings(BaseSettings):
     allow_plaintext: bool = Field(
         default=False,
         description="Serve beyond loopback without TLS, because something in front brings it.",
+    )
+    tls_certificate: Path | None = Field(
+        default=None, description="The server's certificate chain, a PEM file. With it, TLS is served."
+    )
+    tls_key: Path | None = Field(default=None, description="The certificate's private key, a PEM file.")
+    tls_client_ca: Path | None = Field(
+        default=None, description="A PEM file of authorities; every client must show a certificate of theirs."
+    )
+    keepalive_time: float = Field(
+        default=60.0, ge=1, le=86_400, description="Seconds of silence after which a connection is tested with a ping."
+    )
+    keepalive_timeout: float = Field(
+        default=20.0,
+        ge=1,
+        le=3600,
+        description="Seconds without an answer to it, after which the connection is closed.",
+    )
+    min_ping_interval: float = Field(
+        default=30.0,
+        ge=0,
+        le=86_400,
+        description="Clients that send pings more often than every so many seconds are cut off.",
+    )
+    max_connection_age: float = Field(
+        default=1800.0, ge=1, le=31 * 86_400, description="Seconds after which a client is asked to connect anew."
+    )
+    max_connection_age_grace: float | None = Field(
+        default=None,
+        ge=1,
+        le=31 * 86_400,
+        description="Seconds that calls under way then have; by default, as long as they take.",
     )
     database_url: SecretStr = Field(
         default=SecretStr("sqlite:///pixyproxy.db"),
@@ -141,11 +173,20 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_plaintext(self) -> Settings:
-        if not self.allow_plaintext and not _is_loopback(self.listen_host):
+        if self.tls_files is None and not self.allow_plaintext and not _is_loopback(self.listen_host):
             raise _refuse(
                 "PIXYPROXY_LISTEN is beyond loopback, where passwords would cross the network in plain text; "
-                "put TLS in front and set PIXYPROXY_ALLOW_PLAINTEXT=true, or listen on 127.0.0.1"
+                "set PIXYPROXY_TLS_CERTIFICATE and PIXYPROXY_TLS_KEY, or put TLS in front and set "
+                "PIXYPROXY_ALLOW_PLAINTEXT=true, or listen on 127.0.0.1"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> Settings:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise _refuse("PIXYPROXY_TLS_CERTIFICATE and PIXYPROXY_TLS_KEY go together: set both or neither")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise _refuse("PIXYPROXY_TLS_CLIENT_CA needs PIXYPROXY_TLS_CERTIFICATE and PIXYPROXY_TLS_KEY")
         return self
 
     @model_validator(mode="after")
@@ -163,6 +204,13 @@ class Settings(BaseSettings):
     def listen_port(self) -> int:
         """The port to serve on; 0 for any."""
         return int(self.listen.rpartition(":")[2])
+
+    @property
+    def tls_files(self) -> TLSFiles | None:
+        """Where the files for TLS lie, or None where plain text is served."""
+        if self.tls_certificate is None or self.tls_key is None:
+            return None
+        return TLSFiles(self.tls_certificate, self.tls_key, self.tls_client_ca)
 
     @property
     def sqlite_path(self) -> Path | None:
