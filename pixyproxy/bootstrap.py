@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pixyproxy.core.exceptions import ConfigurationError, ConstraintViolationError
 from pixyproxy.data import init
@@ -20,13 +21,18 @@ from pixyproxy.generation.guarded import GuardedGenerator
 from pixyproxy.generation.interfaces import ImageGenerator
 from pixyproxy.generation.offline import OfflineGenerator
 from pixyproxy.generation.openai_images import OpenAIGenerator
+from pixyproxy.observability.exposition import MetricsExposition
+from pixyproxy.observability.watch import Watch
 from pixyproxy.service.creation import GenerationDefaults, ImageCreator
 from pixyproxy.service.image_service import ImageService
 from pixyproxy.service.interfaces import ImageServiceInterface, UserServiceInterface
 from pixyproxy.service.page_tokens import PageTokens, new_page_token_key
 from pixyproxy.service.sign_in_throttle import SignInThrottle
 from pixyproxy.service.users import UserService
-from pixyproxy.settings import Settings
+from pixyproxy.settings import Settings, split_address
+
+if TYPE_CHECKING:
+    from pixyproxy.observability.metrics import Metrics
 
 _logger = logging.getLogger(__name__)
 
@@ -39,6 +45,7 @@ class Application:
 
     images: ImageServiceInterface
     users: UserServiceInterface
+    metrics: Metrics | None = None
 
 
 @contextmanager
@@ -85,9 +92,12 @@ def build_users(settings: Settings, database: Database) -> UserServiceInterface:
 def build(settings: Settings) -> Iterator[Application]:
     """Build everything that is served, and close it at the end."""
     with ExitStack() as stack:
-        database = stack.enter_context(open_current_database(settings))
-        store = _open_store(settings)
-        generator = stack.enter_context(closing(_build_generator(settings)))
+        metrics = _make_metrics(settings)
+        watch = Watch(metrics)
+        opened = stack.enter_context(open_current_database(settings))
+        database = watch.database(opened, settings.database_pool_size)
+        store = watch.store(_open_store(settings))
+        generator = stack.enter_context(closing(_build_generator(settings, watch)))
         creator = ImageCreator(
             database,
             store,
@@ -106,7 +116,30 @@ def build(settings: Settings) -> Iterator[Application]:
         yield Application(
             images=ImageService(database, store, creator, PageTokens(_page_token_key(database))),
             users=build_users(settings, database),
+            metrics=metrics,
         )
+
+
+def build_exposition(settings: Settings) -> AbstractContextManager[MetricsExposition | None]:
+    """Prepare to show metrics, if that is asked for. Comes before ``build``, and before the process is forked.
+
+    Raises:
+        ConfigurationError: the port cannot be had.
+    """
+    if settings.metrics_listen is None:
+        return nullcontext()
+    exposition = MetricsExposition(*split_address(settings.metrics_listen))
+    _logger.info("Metrics are at http://%s/metrics.", exposition.address)
+    return closing(exposition)
+
+
+def _make_metrics(settings: Settings) -> Metrics | None:
+    if settings.metrics_listen is None:
+        return None
+    # Only where it is wanted, and only once the exposition has been prepared: see there.
+    from pixyproxy.observability.metrics import Metrics  # noqa: PLC0415
+
+    return Metrics()
 
 
 def _require_folder(path: Path) -> None:
@@ -121,12 +154,12 @@ def _open_store(settings: Settings) -> ImageStore:
         raise ConfigurationError(f"PIXYPROXY_IMAGE_STORE: {error.message}") from error
 
 
-def _build_generator(settings: Settings) -> ImageGenerator:
+def _build_generator(settings: Settings, watch: Watch) -> ImageGenerator:
     if settings.openai_api_key is None:
         _logger.warning(
             "OPENAI_API_KEY is not set: images are drawings that PixyProxy makes of the prompt itself, not a model's."
         )
-        return OfflineGenerator()
+        return watch.generator(OfflineGenerator(), settings.max_generations)
     generator = OpenAIGenerator(
         api_key=settings.openai_api_key.get_secret_value(),
         base_url=settings.openai_base_url,
@@ -136,7 +169,8 @@ def _build_generator(settings: Settings) -> ImageGenerator:
     )
     # Beside the start, which need not wait for the provider.
     threading.Thread(target=_warn_of_shutdown, args=(generator, settings.model), daemon=True).start()
-    return GuardedGenerator(generator, settings.images_per_minute)
+    guarded = GuardedGenerator(watch.provider(generator), settings.images_per_minute, watch.between)
+    return watch.generator(guarded, settings.max_generations)
 
 
 def _warn_of_shutdown(generator: OpenAIGenerator, model: str) -> None:

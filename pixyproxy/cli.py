@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from pydantic import SecretStr
 
-from pixyproxy.bootstrap import build, build_users, open_current_database, open_database
+from pixyproxy.bootstrap import build, build_exposition, build_users, open_current_database, open_database
 from pixyproxy.core.exceptions import DBConnectionError, PixyProxyException
 from pixyproxy.core.models import ADVISED_PASSWORD_LENGTH, UserClass, UserCreate
 from pixyproxy.core.validation import validated
@@ -75,7 +75,9 @@ def serve() -> None:
     """
     settings = load_settings()
     set_up_logging(settings.log_level)
-    with build(settings) as application:
+    with build_exposition(settings) as exposition, build(settings) as application:
+        if exposition is not None:
+            exposition.start()
         server = Server(application, settings)
         if settings.sqlite_path is not None:
             _make_first_user(application.users)

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
-from grpc_channelz.v1 import channelz
+from grpc_channelz.v1 import channelz, channelz_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 from pixyproxy_pb.v1 import image_service_pb2, image_service_pb2_grpc
 
 from pixyproxy.bootstrap import Application
@@ -22,13 +22,22 @@ from pixyproxy.core.exceptions import ConfigurationError
 from pixyproxy.resource.image_servicer import ImageServicer
 from pixyproxy.resource.interceptors.authentication import AuthenticationInterceptor
 from pixyproxy.resource.interceptors.exceptions import ExceptionInterceptor
+from pixyproxy.resource.interceptors.metrics import MetricsInterceptor
 from pixyproxy.resource.interceptors.readable_requests import ReadableRequestsInterceptor
 from pixyproxy.resource.interceptors.request_log import RequestLogInterceptor
 from pixyproxy.resource.tls import RenewableCredentials
 from pixyproxy.settings import Settings
 
+if TYPE_CHECKING:
+    from pixyproxy.observability.metrics import Metrics
+
 _logger = logging.getLogger(__name__)
 
+_SERVICES = tuple(
+    service
+    for file in (image_service_pb2, health_pb2, reflection_pb2, channelz_pb2)
+    for service in file.DESCRIPTOR.services_by_name.values()
+)
 _SERVICE_NAME = image_service_pb2.DESCRIPTOR.services_by_name["ImageService"].full_name
 # Readers that stall and generations that take minutes hold a thread each; the rest are for quick calls. Threads are
 # made only as they are needed.
@@ -60,12 +69,7 @@ class Server:
         )
         self._server = grpc.server(
             self._pool,
-            interceptors=[
-                RequestLogInterceptor(),
-                ExceptionInterceptor(),
-                AuthenticationInterceptor(application.users),
-                ReadableRequestsInterceptor(),
-            ],
+            interceptors=_interceptors(application),
             options=(*_OPTIONS, *_connection_options(settings)),
             # Pictures are compressed already, and details are small.
             compression=grpc.Compression.NoCompression,
@@ -76,7 +80,7 @@ class Server:
         if settings.channelz:
             channelz.add_channelz_servicer(self._server)
         reflection.enable_server_reflection(reflected, self._server)
-        self.address = _bind(self._server, settings)
+        self.address = _bind(self._server, settings, application.metrics)
 
     def start(self) -> None:
         """Serve."""
@@ -150,6 +154,18 @@ def _leave_to_the_socket(number: int, frame: FrameType | None) -> None:
     """Handle a signal: only one that has a handler is written to the socket."""
 
 
+def _interceptors(application: Application) -> list[grpc.ServerInterceptor]:
+    """Return all interceptors, the outermost first."""
+    metrics = application.metrics
+    return [
+        RequestLogInterceptor(),
+        ExceptionInterceptor(),
+        *([] if metrics is None else [MetricsInterceptor(metrics.calls, _SERVICES)]),
+        AuthenticationInterceptor(application.users),
+        ReadableRequestsInterceptor(),
+    ]
+
+
 def _connection_options(settings: Settings) -> tuple[tuple[str, int], ...]:
     """Say when connections are tested, and when clients are asked to connect anew, in gRPC's milliseconds."""
     seconds = {
@@ -164,14 +180,19 @@ def _connection_options(settings: Settings) -> tuple[tuple[str, int], ...]:
     return ("grpc.keepalive_permit_without_calls", 1), *options
 
 
-def _bind(server: grpc.Server, settings: Settings) -> str:
+def _bind(server: grpc.Server, settings: Settings, metrics: Metrics | None) -> str:
     """Bind the port, with TLS where there is a certificate, and return the address as host:port."""
     files = settings.tls_files
     try:
         if files is None:
             port = server.add_insecure_port(settings.listen)
         else:
-            port = server.add_secure_port(settings.listen, RenewableCredentials(files).credentials)
+            tls = (
+                RenewableCredentials(files)
+                if metrics is None
+                else RenewableCredentials(files, metrics.certificate_loaded)
+            )
+            port = server.add_secure_port(settings.listen, tls.credentials)
     except RuntimeError as error:
         raise ConfigurationError(
             f"PIXYPROXY_LISTEN: cannot listen on {settings.listen}; is another server there already?"

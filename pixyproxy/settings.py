@@ -40,6 +40,12 @@ def _check_base_url(url: str) -> str:
     return url
 
 
+def split_address(address: str) -> tuple[str, int]:
+    """Split host:port; of an IPv6 address, the brackets go."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
 class Settings(BaseSettings):
     """Everything that can be set. The descriptions are those of docs/settings.md."""
 
@@ -148,6 +154,9 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="The least important log lines to write."
     )
+    metrics_listen: Annotated[str, AfterValidator(_check_listen)] | None = Field(
+        default=None, description="Where to show metrics to Prometheus, as host:port; nowhere by default."
+    )
     channelz: bool = Field(default=False, description="Serve channelz, which shows to anybody who is connected.")
 
     @field_validator("database_url")
@@ -198,12 +207,7 @@ class Settings(BaseSettings):
     @property
     def listen_host(self) -> str:
         """The host to serve on, an IPv6 address without its brackets."""
-        return self.listen.rpartition(":")[0].strip("[]")
-
-    @property
-    def listen_port(self) -> int:
-        """The port to serve on; 0 for any."""
-        return int(self.listen.rpartition(":")[2])
+        return split_address(self.listen)[0]
 
     @property
     def tls_files(self) -> TLSFiles | None:

@@ -27,7 +27,7 @@ class RenewableCredentials:
         credentials: what to open a port with.
     """
 
-    def __init__(self, files: TLSFiles, on_load: Callable[[datetime], object] = lambda _: None) -> None:
+    def __init__(self, files: TLSFiles, on_load: Callable[[datetime], object] | None = None) -> None:
         """Read the files.
 
         Args:
@@ -77,7 +77,8 @@ class RenewableCredentials:
         return _configuration(self._identity)
 
     def _note_loaded(self) -> None:
-        self._on_load(self._identity.expires_at)
+        if self._on_load is not None:
+            self._on_load(self._identity.expires_at)
         self._warn()
 
     def _warn(self) -> None:

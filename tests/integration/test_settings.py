@@ -50,6 +50,7 @@ _WRONG: dict[str, list[str]] = {
     "PIXYPROXY_SIGN_IN_WINDOW": ["0", "86401", "nan"],
     "PIXYPROXY_DRAIN_TIMEOUT": ["-1", "3601", "nan"],
     "PIXYPROXY_LOG_LEVEL": ["LOUD", "info", ""],
+    "PIXYPROXY_METRICS_LISTEN": ["9464", "127.0.0.1:x"],
     "PIXYPROXY_CHANNELZ": ["maybe"],
 }
 """Wrong values, most of them the nearest ones to right ones."""
