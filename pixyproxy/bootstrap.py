@@ -33,6 +33,7 @@ from pixyproxy.settings import Settings, split_address
 
 if TYPE_CHECKING:
     from pixyproxy.observability.metrics import Metrics
+    from pixyproxy.observability.telemetry import Telemetry
 
 _logger = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class Application:
     images: ImageServiceInterface
     users: UserServiceInterface
     metrics: Metrics | None = None
+    telemetry: Telemetry | None = None
 
 
 @contextmanager
@@ -93,7 +95,8 @@ def build(settings: Settings) -> Iterator[Application]:
     """Build everything that is served, and close it at the end."""
     with ExitStack() as stack:
         metrics = _make_metrics(settings)
-        watch = Watch(metrics)
+        telemetry = stack.enter_context(_open_telemetry(settings))
+        watch = Watch(metrics, telemetry)
         opened = stack.enter_context(open_current_database(settings))
         database = watch.database(opened, settings.database_pool_size)
         store = watch.store(_open_store(settings))
@@ -117,6 +120,7 @@ def build(settings: Settings) -> Iterator[Application]:
             images=ImageService(database, store, creator, PageTokens(_page_token_key(database))),
             users=build_users(settings, database),
             metrics=metrics,
+            telemetry=telemetry,
         )
 
 
@@ -140,6 +144,19 @@ def _make_metrics(settings: Settings) -> Metrics | None:
     from pixyproxy.observability.metrics import Metrics  # noqa: PLC0415
 
     return Metrics()
+
+
+def _open_telemetry(settings: Settings) -> AbstractContextManager[Telemetry | None]:
+    if settings.otel_exporter_otlp_endpoint is None:
+        return nullcontext()
+    try:
+        # Only where it is wanted: it is an extra, and takes its time to import.
+        from pixyproxy.observability.telemetry import Telemetry  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            "OTEL_EXPORTER_OTLP_ENDPOINT: to send traces, install pixyproxy with its extra: pixyproxy[telemetry]."
+        ) from error
+    return closing(Telemetry(settings.otel_exporter_otlp_protocol))
 
 
 def _require_folder(path: Path) -> None:

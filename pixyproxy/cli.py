@@ -74,7 +74,7 @@ def serve() -> None:
     prints the password, once.
     """
     settings = load_settings()
-    set_up_logging(settings.log_level)
+    set_up_logging(settings.log_level, settings.log_format)
     with build_exposition(settings) as exposition, build(settings) as application:
         if exposition is not None:
             exposition.start()

@@ -8,6 +8,7 @@ import threading
 import time
 
 from pixyproxy.core.request_context import request_id
+from pixyproxy.observability.json_logs import JsonFormatter
 
 # At INFO these write the address of every call that they make, or how they work inside.
 _TALKATIVE = ("httpx2", "httpcore2", "openai", "mysql.connector", "PIL")
@@ -37,10 +38,10 @@ class RequestFormatter(logging.Formatter):
         return f"{seconds},{int(record.msecs):03d}"
 
 
-def set_up_logging(level: str) -> None:
-    """Send all log lines from ``level`` on to standard error."""
+def set_up_logging(level: str, log_format: str = "text") -> None:
+    """Send all log lines from ``level`` on to standard error, as ``text`` or as ``json``."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(RequestFormatter())
+    handler.setFormatter(JsonFormatter() if log_format == "json" else RequestFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.getLogger(_GRPC_CORE).addFilter(_is_no_metadata)
     for name in _TALKATIVE:

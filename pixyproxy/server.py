@@ -25,6 +25,7 @@ from pixyproxy.resource.interceptors.exceptions import ExceptionInterceptor
 from pixyproxy.resource.interceptors.metrics import MetricsInterceptor
 from pixyproxy.resource.interceptors.readable_requests import ReadableRequestsInterceptor
 from pixyproxy.resource.interceptors.request_log import RequestLogInterceptor
+from pixyproxy.resource.interceptors.tracing import TracingInterceptor
 from pixyproxy.resource.tls import RenewableCredentials
 from pixyproxy.settings import Settings
 
@@ -156,8 +157,9 @@ def _leave_to_the_socket(number: int, frame: FrameType | None) -> None:
 
 def _interceptors(application: Application) -> list[grpc.ServerInterceptor]:
     """Return all interceptors, the outermost first."""
-    metrics = application.metrics
+    metrics, telemetry = application.metrics, application.telemetry
     return [
+        *([] if telemetry is None else [TracingInterceptor(telemetry, _SERVICES)]),
         RequestLogInterceptor(),
         ExceptionInterceptor(),
         *([] if metrics is None else [MetricsInterceptor(metrics.calls, _SERVICES)]),

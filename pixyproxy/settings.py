@@ -154,8 +154,21 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="The least important log lines to write."
     )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="How log lines look: text, or json, an object a line."
+    )
     metrics_listen: Annotated[str, AfterValidator(_check_listen)] | None = Field(
         default=None, description="Where to show metrics to Prometheus, as host:port; nowhere by default."
+    )
+    otel_exporter_otlp_endpoint: Annotated[str, AfterValidator(_check_base_url)] | None = Field(
+        default=None,
+        validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_ENDPOINT"),
+        description="Where to send traces and gRPC's metrics to by OTLP; nowhere by default.",
+    )
+    otel_exporter_otlp_protocol: Literal["grpc", "http/protobuf"] = Field(
+        default="grpc",
+        validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_PROTOCOL"),
+        description="How to send them: grpc or http/protobuf.",
     )
     channelz: bool = Field(default=False, description="Serve channelz, which shows to anybody who is connected.")
 

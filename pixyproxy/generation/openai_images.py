@@ -30,6 +30,7 @@ from pixyproxy.core.exceptions import (
     ProviderUnavailableError,
 )
 from pixyproxy.core.models import Usage
+from pixyproxy.core.request_context import trace_headers
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
 from pixyproxy.generation.picture import inspect_picture
 
@@ -134,7 +135,9 @@ class OpenAIGenerator:
 
     def _submit(self, request: GenerationRequest) -> httpx2.Response:
         try:
-            return self._client.images.with_raw_response.generate(**_parameters(request)).http_response
+            return self._client.images.with_raw_response.generate(
+                **_parameters(request), extra_headers=trace_headers.get()
+            ).http_response
         except openai.APIStatusError as exc:
             # Not chained: the provider's text may quote the prompt or a part of the key.
             raise self._explain_status(exc, request.prompt) from None

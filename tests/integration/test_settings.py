@@ -51,6 +51,9 @@ _WRONG: dict[str, list[str]] = {
     "PIXYPROXY_DRAIN_TIMEOUT": ["-1", "3601", "nan"],
     "PIXYPROXY_LOG_LEVEL": ["LOUD", "info", ""],
     "PIXYPROXY_METRICS_LISTEN": ["9464", "127.0.0.1:x"],
+    "PIXYPROXY_LOG_FORMAT": ["yaml", "JSON"],
+    "OTEL_EXPORTER_OTLP_ENDPOINT": ["collector:4317", "ftp://collector/"],
+    "OTEL_EXPORTER_OTLP_PROTOCOL": ["http/json", "http"],
     "PIXYPROXY_CHANNELZ": ["maybe"],
 }
 """Wrong values, most of them the nearest ones to right ones."""
@@ -60,7 +63,7 @@ _WRONG: dict[str, list[str]] = {
 def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take whatever is set around the tests away."""
     for name in os.environ:
-        if name.startswith(("PIXYPROXY_", "OPENAI_")):
+        if name.startswith(("PIXYPROXY_", "OPENAI_", "OTEL_")):
             monkeypatch.delenv(name)
 
 

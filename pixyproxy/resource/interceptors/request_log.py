@@ -45,7 +45,7 @@ class RequestLogInterceptor(AroundCalls):
             yield
         finally:
             milliseconds = (time.perf_counter() - started) * 1000
-            _logger.info("REQUEST END %s %.1f ms", _code_of(context), milliseconds, extra=place)
+            _logger.info("REQUEST END %s %.1f ms", code_of(context), milliseconds, extra=place)
             request_id.reset(token)
 
 
@@ -68,7 +68,8 @@ def _send_request_id(context: grpc.ServicerContext, new_id: str) -> None:
         _logger.debug("The caller has gone before the call began.")
 
 
-def _code_of(context: grpc.ServicerContext) -> str:
+def code_of(context: grpc.ServicerContext) -> str:
+    """Return the name of the status code that a call ends with."""
     if not context.is_active():
         return grpc.StatusCode.CANCELLED.name
     code: grpc.StatusCode | None = context.code()  # type: ignore[attr-defined]  # the stubs do not know it

@@ -1,0 +1,36 @@
+"""Log lines for programs to read."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from datetime import datetime
+
+from pixyproxy.core.request_context import request_id, trace_id
+
+
+class JsonFormatter(logging.Formatter):
+    """Writes each record as a JSON object on one line, with what the text format has and the id of the trace.
+
+    The keys: ``time`` (ISO 8601, with its offset), ``level``, ``request_id``, ``thread``, ``method``, ``line``,
+    ``message``, and, where there is such, ``trace_id`` and ``exception``.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write a record."""
+        fields: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "request_id": request_id.get(),
+            "thread": threading.get_native_id(),
+            # A record may name another place than where it was logged.
+            "method": getattr(record, "method", record.funcName),
+            "line": getattr(record, "line", record.lineno),
+            "message": record.getMessage(),
+        }
+        if trace_id.get():
+            fields["trace_id"] = trace_id.get()
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(fields, ensure_ascii=False)
