@@ -6,8 +6,16 @@ import json
 import logging
 import threading
 from datetime import datetime
+from functools import lru_cache
 
 from pixyproxy.core.request_context import request_id, trace_id
+
+
+@lru_cache(maxsize=2)
+def _local_time(seconds: int) -> tuple[str, str]:
+    """Return a second since 1970 as ISO 8601 has it, and the offset that belongs behind its fractions."""
+    text = datetime.fromtimestamp(seconds).astimezone().isoformat()
+    return text[:19], text[19:]
 
 
 class JsonFormatter(logging.Formatter):
@@ -19,8 +27,9 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Write a record."""
+        second, offset = _local_time(int(record.created))
         fields: dict[str, object] = {
-            "time": datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds"),
+            "time": f"{second}.{int(record.msecs):03d}{offset}",
             "level": record.levelname,
             "request_id": request_id.get(),
             "thread": threading.get_native_id(),

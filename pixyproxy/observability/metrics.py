@@ -7,7 +7,7 @@ imports this module must have said where those files are before: prometheus_clie
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property, lru_cache
@@ -91,6 +91,15 @@ class CallMetrics:
         self._handled_of = lru_cache(maxsize=None)(self._handled.labels)
         self._seconds_of = lru_cache(maxsize=None)(self._seconds.labels)
 
+    def expect(self, calls: Iterable[tuple[str, str]], reasons: Iterable[str]) -> None:
+        """Show what can be counted as 0 from the start: of what appears as 1, Prometheus sees no increase."""
+        for service, method in calls:
+            self._started_of(service, method)
+            self._handled_of(service, method, "OK")
+            self._seconds_of(service, method)
+        for reason in reasons:
+            self._errors.labels(reason)
+
     def began(self, service: str, method: str) -> None:
         """Note that a call has begun."""
         self._started_of(service, method).inc()
@@ -152,6 +161,8 @@ class GenerationMetrics(GenerationObserver):
         self._open_circuits = _live_sum(
             registry, "pixyproxy_provider_circuits_open", "Processes that do not ask the provider, because it is down."
         )
+        for outcome in (MADE, *_provider_errors(ProviderError)):
+            self._requests.labels(outcome)
         self._models: set[str] = set()
         self._lock = threading.Lock()
 
@@ -291,6 +302,13 @@ class StoreMetrics:
 def _live_sum(registry: CollectorRegistry, name: str, text: str) -> Gauge:
     """Make a gauge whose value is the sum of that of all processes that live."""
     return Gauge(name, text, registry=registry, multiprocess_mode="livesum")
+
+
+def _provider_errors(kind: type[ProviderError]) -> Iterator[str]:
+    """Return the names of all errors that the provider can cause."""
+    for further in kind.__subclasses__():
+        yield further.__name__
+        yield from _provider_errors(further)
 
 
 def _name_of(outcome: Outcome) -> str:

@@ -16,13 +16,16 @@ import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 
 from pixyproxy.resource.interceptors.wrapping import AroundCalls, Behavior
-from pixyproxy.resource.statuses import code_of, reason_of
+from pixyproxy.resource.statuses import RULES, code_of, reason_of
 
 _UNKNOWN = ("unknown", "unknown")
 
 
 class CallCounter(Protocol):
     """Where calls are counted."""
+
+    def expect(self, calls: Iterable[tuple[str, str]], reasons: Iterable[str]) -> None:
+        """Know of what will be counted."""
 
     def began(self, service: str, method: str) -> None:
         """Note that a call has begun."""
@@ -45,6 +48,7 @@ class MetricsInterceptor(AroundCalls):
             for service in services
             for method in service.methods
         }
+        counter.expect(self._names.values(), sorted({rule.reason for rule in RULES.values()}))
 
     def around(  # noqa: D102  inherited
         self, method: str, behavior: Behavior, context: grpc.ServicerContext
