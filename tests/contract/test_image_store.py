@@ -27,8 +27,14 @@ from pixyproxy.core.exceptions import (
 )
 from pixyproxy.core.models import new_guid
 from pixyproxy.data.image_store import ImageStore, LocalImageStore
+from pixyproxy.observability.store import ObservedImageStore
 
-STORES: dict[str, Callable[[Path], ImageStore]] = {"local": lambda folder: LocalImageStore(folder / "images")}
+STORES: dict[str, Callable[[Path], ImageStore]] = {
+    "local": lambda folder: LocalImageStore(folder / "images"),
+    "observed": lambda folder: ObservedImageStore(
+        LocalImageStore(folder / "images"), lambda *_: None, lambda _, __: None
+    ),
+}
 GUID = "123e4567-e89b-42d3-a456-426614174000"
 CHUNK = 64 * 1024
 
