@@ -5,6 +5,8 @@ Imported only where it is wanted: the packages that it needs are the extra ``tel
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -40,7 +42,11 @@ _BOUNDS = (
     *(0.016, 0.02, 0.025, 0.03, 0.04, 0.05, 0.065, 0.08, 0.1, 0.13, 0.16, 0.2, 0.25, 0.3, 0.4, 0.5, 0.65, 0.8),
     *(1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0),
 )
-_MILLISECONDS_TO_END = 5000
+_SECONDS_TO_END = 5.0
+# It would warn of each attempt to reach a receiver that is away, every second or so.
+_TALKATIVE = "opentelemetry.exporter"
+
+_logger = logging.getLogger(__name__)
 
 Protocol = Literal["grpc", "http/protobuf"]
 
@@ -50,6 +56,7 @@ class Telemetry:
 
     def __init__(self, protocol: Protocol) -> None:
         """Prepare to send; everything but ``protocol``, the SDK itself reads from the variables ``OTEL_…``."""
+        logging.getLogger(_TALKATIVE).setLevel(logging.ERROR)
         is_grpc = protocol == "grpc"
         named = Resource.create({"service.name": _NAME, "service.version": version(_NAME)})
         resource = named.merge(OTELResourceDetector().detect())
@@ -70,9 +77,16 @@ class Telemetry:
 
     def close(self) -> None:
         """Send what is left, as far as that can be done within some seconds."""
-        self._spans.force_flush(_MILLISECONDS_TO_END)
+        # The SDK's own limits add up to more than managers of services wait before they kill.
+        ending = threading.Thread(target=self._send_the_rest, name="telemetry", daemon=True)
+        ending.start()
+        ending.join(_SECONDS_TO_END)
+        if ending.is_alive():
+            _logger.warning("The last traces could not be sent in time.")
+
+    def _send_the_rest(self) -> None:
         self._spans.shutdown()
-        self._numbers.shutdown(_MILLISECONDS_TO_END)
+        self._numbers.shutdown()
 
     @contextmanager
     def call(self, method: str | None, headers: Mapping[str, str]) -> Iterator[CallSpan]:

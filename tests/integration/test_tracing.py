@@ -223,11 +223,18 @@ def test_otlp_over_http(tmp_path: Path) -> None:
         assert {point["name"] for point in receiver.points} >= {"grpc.server.call.duration", "grpc.server.call.started"}
 
 
-def test_a_receiver_that_is_away_disturbs_nobody(tmp_path: Path) -> None:
-    settings = _SOON | {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_a_receiver_that_is_away_disturbs_nobody(tmp_path: Path, protocol: str) -> None:
+    settings = _SOON | {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
+        "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
+        # What is tried again for an hour must not keep a server for as long.
+        "OTEL_EXPORTER_OTLP_TIMEOUT": "3600",
+    }
     with running_server(tmp_path, settings) as server:
         ImageClient(server, server.admin).page()
         assert server.stop() == 0
+        assert "The last traces could not be sent in time." in server.log
 
 
 def test_tracing_is_off_unless_asked_for() -> None:
