@@ -12,7 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from grpc_channelz.v1 import channelz, channelz_pb2
+from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 from pixyproxy_pb.v1 import image_service_pb2, image_service_pb2_grpc
@@ -36,7 +36,7 @@ _logger = logging.getLogger(__name__)
 
 _SERVICES = tuple(
     service
-    for file in (image_service_pb2, health_pb2, reflection_pb2, channelz_pb2)
+    for file in (image_service_pb2, health_pb2, reflection_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
 )
 _SERVICE_NAME = image_service_pb2.DESCRIPTOR.services_by_name["ImageService"].full_name
