@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +27,8 @@ from pixyproxy.data.repositories.server_values import ServerValueRepository
 from pixyproxy.data.sqlite import SQLiteDatabase
 from pixyproxy.generation.guarded import GuardedGenerator
 from pixyproxy.generation.interfaces import ImageGenerator
+from pixyproxy.observability.exposition import MetricsExposition
+from pixyproxy.observability.watch import Watch
 from pixyproxy.service.creation import GenerationDefaults, ImageCreator
 from pixyproxy.service.generation_slots import GenerationSlots
 from pixyproxy.service.image_copying import ImageCopying
@@ -37,7 +39,11 @@ from pixyproxy.service.page_tokens import PageTokens, new_page_token_key
 from pixyproxy.service.provider_turns import ProviderTurns
 from pixyproxy.service.sign_in_throttle import SignInThrottle
 from pixyproxy.service.users import UserService
-from pixyproxy.settings import Settings
+from pixyproxy.settings import Settings, split_address
+
+if TYPE_CHECKING:
+    from pixyproxy.observability.metrics import Metrics
+    from pixyproxy.observability.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from pixyproxy.generation.openai_images import OpenAIGenerator
@@ -89,6 +95,8 @@ class Application:
     users: UserServiceInterface
     creations: Slots
     streams: Slots
+    metrics: Metrics | None = None
+    telemetry: Telemetry | None = None
 
 
 @contextmanager
@@ -135,10 +143,17 @@ def build_users(settings: Settings, database: Database) -> UserServiceInterface:
 def build(settings: Settings, limits: Limits, *, worker: int = 0) -> Iterator[Application]:
     """Build everything that one of the workers serves, and close it at the end."""
     with ExitStack() as stack:
-        database = stack.enter_context(open_current_database(settings))
-        store = _open_store(settings)
+        metrics = _make_metrics(settings)
+        telemetry = stack.enter_context(_open_telemetry(settings))
+        watch = Watch(metrics, telemetry)
+        opened = stack.enter_context(open_current_database(settings))
+        database = watch.database(opened, settings.database_pool_size)
+        store = watch.store(_open_store(settings))
         # What concerns all workers, one of them says.
-        generator = stack.enter_context(closing(_build_generator(settings, database, warns=worker == 0)))
+        speaks = worker == 0
+        generator = _build_generator(settings, database, watch, warns=speaks)
+        generator = watch.generator(generator, limits.generations.limit if speaks else 0)
+        stack.enter_context(closing(generator))
         creator = ImageCreator(
             database,
             store,
@@ -161,6 +176,8 @@ def build(settings: Settings, limits: Limits, *, worker: int = 0) -> Iterator[Ap
             users=build_users(settings, database),
             creations=limits.creations.of(worker),
             streams=limits.streams.of(worker),
+            metrics=metrics,
+            telemetry=telemetry,
         )
 
 
@@ -195,6 +212,41 @@ def build_copying(settings: Settings, source: str, target: str, *, deletes_sourc
 
 def _place(store: str) -> str:
     return store.rstrip("/") if is_url(store) else str(Path(store).resolve())
+
+
+def build_exposition(settings: Settings) -> AbstractContextManager[MetricsExposition | None]:
+    """Prepare to show metrics, if that is asked for. Comes before ``build``, and before the process is forked.
+
+    Raises:
+        ConfigurationError: the port cannot be had.
+    """
+    if settings.metrics_listen is None:
+        return nullcontext()
+    exposition = MetricsExposition(*split_address(settings.metrics_listen))
+    _logger.info("Metrics are at http://%s/metrics.", exposition.address)
+    return closing(exposition)
+
+
+def _make_metrics(settings: Settings) -> Metrics | None:
+    if settings.metrics_listen is None:
+        return None
+    # Only where it is wanted, and only once the exposition has been prepared: see there.
+    from pixyproxy.observability.metrics import Metrics  # noqa: PLC0415
+
+    return Metrics()
+
+
+def _open_telemetry(settings: Settings) -> AbstractContextManager[Telemetry | None]:
+    if settings.otel_exporter_otlp_endpoint is None:
+        return nullcontext()
+    try:
+        # Only where it is wanted: it is an extra, and takes its time to import.
+        from pixyproxy.observability.telemetry import Telemetry  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            "OTEL_EXPORTER_OTLP_ENDPOINT: to send traces, install pixyproxy with its extra: pixyproxy[telemetry]."
+        ) from error
+    return closing(Telemetry(settings.otel_exporter_otlp_protocol))
 
 
 def _require_folder(path: Path) -> None:
@@ -238,7 +290,7 @@ def open_store(settings: Settings, name: str) -> ImageStore:
     return store
 
 
-def _build_generator(settings: Settings, database: Database, *, warns: bool) -> ImageGenerator:
+def _build_generator(settings: Settings, database: Database, watch: Watch, *, warns: bool) -> ImageGenerator:
     """Build the generator, importing only the one that is used: the provider's is half of all memory and time."""
     if settings.openai_api_key is None:
         if warns:
@@ -262,7 +314,7 @@ def _build_generator(settings: Settings, database: Database, *, warns: bool) -> 
         # Beside the start, which need not wait for the provider.
         threading.Thread(target=_warn_of_shutdown, args=(generator, settings.model), daemon=True).start()
     turns = None if settings.images_per_minute is None else ProviderTurns(database, settings.images_per_minute)
-    return GuardedGenerator(generator, turns)
+    return GuardedGenerator(watch.provider(generator), turns, watch.between)
 
 
 def _warn_of_shutdown(generator: OpenAIGenerator, model: str) -> None:

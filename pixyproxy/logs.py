@@ -14,6 +14,7 @@ from contextlib import suppress
 from functools import lru_cache
 
 from pixyproxy.core.request_context import request_id
+from pixyproxy.observability.json_logs import JsonFormatter
 
 # At INFO these write the address of every call that they make, or how they work inside.
 _TALKATIVE = ("httpx2", "httpcore2", "openai", "mysql.connector", "PIL")
@@ -85,10 +86,10 @@ class GatheringHandler(logging.Handler):
             self.flush()
 
 
-def set_up_logging(level: str) -> None:
-    """Send all log lines from ``level`` on to standard error."""
+def set_up_logging(level: str, log_format: str = "text") -> None:
+    """Send all log lines from ``level`` on to standard error, as ``text`` or as ``json``."""
     handler = GatheringHandler(sys.stderr.fileno())
-    handler.setFormatter(RequestFormatter())
+    handler.setFormatter(JsonFormatter() if log_format == "json" else RequestFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # What no line shows need not be found out for each.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
-from grpc_channelz.v1 import channelz
+from grpc_channelz.v1 import channelz, channelz_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from pixyproxy_pb.v1 import image_service_pb2, image_service_pb2_grpc
 
@@ -18,26 +18,34 @@ from pixyproxy.resource.image_servicer import ImageServicer
 from pixyproxy.resource.interceptors.authentication import AuthenticationInterceptor
 from pixyproxy.resource.interceptors.bulkheads import BulkheadInterceptor, Bulkheads
 from pixyproxy.resource.interceptors.exceptions import ExceptionInterceptor
+from pixyproxy.resource.interceptors.metrics import MetricsInterceptor
 from pixyproxy.resource.interceptors.patience import PatienceInterceptor
 from pixyproxy.resource.interceptors.readable_requests import ReadableRequestsInterceptor
 from pixyproxy.resource.interceptors.request_log import RequestLogInterceptor
+from pixyproxy.resource.interceptors.tracing import TracingInterceptor
+from pixyproxy.resource.tls import RenewableCredentials
 from pixyproxy.resource.watchdog import Watchdog
 from pixyproxy.settings import Settings
 from pixyproxy.threads import CallThreads
 
+if TYPE_CHECKING:
+    from pixyproxy.observability.metrics import Metrics
+
+_SERVICES = (
+    *(
+        service
+        for file in (image_service_pb2, health_pb2, channelz_pb2)
+        for service in file.DESCRIPTOR.services_by_name.values()
+    ),
+    *reflection.SERVICES,
+)
 _SERVICE_NAME = image_service_pb2.DESCRIPTOR.services_by_name["ImageService"].full_name
 # As many threads are fastest for quick calls; see docs/decisions.md.
 _FEW_THREADS = 8
 # Beyond the limits of all kinds of calls: for requests on their way, and for refusing what is over a limit.
 _SPARE_THREADS = 256
 _MAX_CALLS_A_CONNECTION = 250
-_OPTIONS = (
-    ("grpc.max_concurrent_streams", _MAX_CALLS_A_CONNECTION),
-    ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
-)
+_OPTIONS = (("grpc.max_concurrent_streams", _MAX_CALLS_A_CONNECTION),)
 
 
 class Server:
@@ -67,16 +75,9 @@ class Server:
         self._threads = CallThreads("call", few=_FEW_THREADS, most=bulkheads.quick.limit + _SPARE_THREADS)
         self._server = grpc.server(
             self._threads,
-            interceptors=[
-                RequestLogInterceptor(),
-                ExceptionInterceptor(),
-                PatienceInterceptor(self._watchdog),
-                BulkheadInterceptor(bulkheads, self._slow_threads),
-                AuthenticationInterceptor(application.users),
-                ReadableRequestsInterceptor(),
-            ],
+            interceptors=self._interceptors(application, bulkheads),
             # On by default, it would let a second server start on the same port without an error.
-            options=(*_OPTIONS, ("grpc.so_reuseport", int(shared_port is not None))),
+            options=(*_OPTIONS, ("grpc.so_reuseport", int(shared_port is not None)), *_connection_options(settings)),
             # Pictures are compressed already, and details are small.
             compression=grpc.Compression.NoCompression,
         )
@@ -85,7 +86,21 @@ class Server:
         if settings.channelz:
             channelz.add_channelz_servicer(self._server)
         reflection.enable_server_reflection([_SERVICE_NAME, health.SERVICE_NAME], self._server)
-        self.address = _bind(self._server, settings, shared_port)
+        self.address = _bind(self._server, settings, shared_port, application.metrics)
+
+    def _interceptors(self, application: Application, bulkheads: Bulkheads) -> list[grpc.ServerInterceptor]:
+        """Return all interceptors, the outermost first."""
+        metrics, telemetry = application.metrics, application.telemetry
+        return [
+            *([] if telemetry is None else [TracingInterceptor(telemetry, _SERVICES)]),
+            RequestLogInterceptor(),
+            ExceptionInterceptor(),
+            *([] if metrics is None else [MetricsInterceptor(metrics.calls, _SERVICES)]),
+            PatienceInterceptor(self._watchdog),
+            BulkheadInterceptor(bulkheads, self._slow_threads),
+            AuthenticationInterceptor(application.users),
+            ReadableRequestsInterceptor(),
+        ]
 
     def start(self) -> None:
         """Serve."""
@@ -126,11 +141,35 @@ class _Health(health.HealthServicer):
             send(None)
 
 
-def _bind(server: grpc.Server, settings: Settings, shared_port: int | None) -> str:
-    """Bind the port and return the address as host:port."""
+def _connection_options(settings: Settings) -> tuple[tuple[str, int], ...]:
+    """Say when connections are tested, and when clients are asked to connect anew, in gRPC's milliseconds."""
+    seconds = {
+        "grpc.keepalive_time_ms": settings.keepalive_time,
+        "grpc.keepalive_timeout_ms": settings.keepalive_timeout,
+        "grpc.http2.min_ping_interval_without_data_ms": settings.min_ping_interval,
+        "grpc.max_connection_age_ms": settings.max_connection_age,
+        # Without it gRPC lets calls finish.
+        "grpc.max_connection_age_grace_ms": settings.max_connection_age_grace,
+    }
+    options = tuple((name, int(value * 1000)) for name, value in seconds.items() if value is not None)
+    return ("grpc.keepalive_permit_without_calls", 1), *options
+
+
+def _bind(server: grpc.Server, settings: Settings, shared_port: int | None, metrics: Metrics | None) -> str:
+    """Bind the port, with TLS where there is a certificate, and return the address as host:port."""
     host, _, port = settings.listen.rpartition(":")
+    address = f"{host}:{port if shared_port is None else shared_port}"
+    files = settings.tls_files
     try:
-        bound = server.add_insecure_port(f"{host}:{port if shared_port is None else shared_port}")
+        if files is None:
+            bound = server.add_insecure_port(address)
+        else:
+            tls = (
+                RenewableCredentials(files)
+                if metrics is None
+                else RenewableCredentials(files, metrics.certificate_loaded)
+            )
+            bound = server.add_secure_port(address, tls.credentials)
     except RuntimeError as error:
         raise cannot_listen(settings) from error
     return f"{host}:{bound}"

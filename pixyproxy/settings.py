@@ -16,6 +16,7 @@ from pixyproxy.core.models import TRANSPARENT_RULE, Background, ModelName, Outpu
 from pixyproxy.core.provider_limits import has_documented_sizes, quality_problem, size_problem
 from pixyproxy.data.bucket_address import BucketAddress, is_url
 from pixyproxy.data.mysql import MySQLAddress
+from pixyproxy.resource.certificates import TLSFiles
 
 _PREFIX = "PIXYPROXY_"
 _SQLITE_URL = "sqlite:///"
@@ -43,6 +44,12 @@ def _check_base_url(url: str) -> str:
     return url
 
 
+def split_address(address: str) -> tuple[str, int]:
+    """Split host:port; of an IPv6 address, the brackets go."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
 class Settings(BaseSettings):
     """Everything that can be set. The descriptions are those of docs/settings.md."""
 
@@ -63,6 +70,37 @@ class Settings(BaseSettings):
         ge=1,
         le=MAX_WORKERS,
         description="How many processes serve, each on a core of its own; one for each core where it is not set.",
+    )
+    tls_certificate: Path | None = Field(
+        default=None, description="The server's certificate chain, a PEM file. With it, TLS is served."
+    )
+    tls_key: Path | None = Field(default=None, description="The certificate's private key, a PEM file.")
+    tls_client_ca: Path | None = Field(
+        default=None, description="A PEM file of authorities; every client must show a certificate of theirs."
+    )
+    keepalive_time: float = Field(
+        default=60.0, ge=1, le=86_400, description="Seconds of silence after which a connection is tested with a ping."
+    )
+    keepalive_timeout: float = Field(
+        default=20.0,
+        ge=1,
+        le=3600,
+        description="Seconds without an answer to it, after which the connection is closed.",
+    )
+    min_ping_interval: float = Field(
+        default=30.0,
+        ge=0,
+        le=86_400,
+        description="Clients that send pings more often than every so many seconds are cut off.",
+    )
+    max_connection_age: float = Field(
+        default=1800.0, ge=1, le=31 * 86_400, description="Seconds after which a client is asked to connect anew."
+    )
+    max_connection_age_grace: float | None = Field(
+        default=None,
+        ge=1,
+        le=31 * 86_400,
+        description="Seconds that calls under way then have; by default, as long as they take.",
     )
     database_url: SecretStr = Field(
         default=SecretStr("sqlite:///pixyproxy.db"),
@@ -159,6 +197,22 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="The least important log lines to write."
     )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="How log lines look: text, or json, an object a line."
+    )
+    metrics_listen: Annotated[str, AfterValidator(_check_listen)] | None = Field(
+        default=None, description="Where to show metrics to Prometheus, as host:port; nowhere by default."
+    )
+    otel_exporter_otlp_endpoint: Annotated[str, AfterValidator(_check_base_url)] | None = Field(
+        default=None,
+        validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_ENDPOINT"),
+        description="Where to send traces and gRPC's metrics to by OTLP; nowhere by default.",
+    )
+    otel_exporter_otlp_protocol: Literal["grpc", "http/protobuf"] = Field(
+        default="grpc",
+        validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_PROTOCOL"),
+        description="How to send them: grpc or http/protobuf.",
+    )
     channelz: bool = Field(default=False, description="Serve channelz, which shows to anybody who is connected.")
 
     @field_validator("database_url")
@@ -187,11 +241,20 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_plaintext(self) -> Settings:
-        if not self.allow_plaintext and not _is_loopback(self.listen_host):
+        if self.tls_files is None and not self.allow_plaintext and not _is_loopback(self.listen_host):
             raise _refuse(
                 "PIXYPROXY_LISTEN is beyond loopback, where passwords would cross the network in plain text; "
-                "put TLS in front and set PIXYPROXY_ALLOW_PLAINTEXT=true, or listen on 127.0.0.1"
+                "set PIXYPROXY_TLS_CERTIFICATE and PIXYPROXY_TLS_KEY, or put TLS in front and set "
+                "PIXYPROXY_ALLOW_PLAINTEXT=true, or listen on 127.0.0.1"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> Settings:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise _refuse("PIXYPROXY_TLS_CERTIFICATE and PIXYPROXY_TLS_KEY go together: set both or neither")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise _refuse("PIXYPROXY_TLS_CLIENT_CA needs PIXYPROXY_TLS_CERTIFICATE and PIXYPROXY_TLS_KEY")
         return self
 
     @model_validator(mode="after")
@@ -214,12 +277,19 @@ class Settings(BaseSettings):
     @property
     def listen_host(self) -> str:
         """The host to serve on, an IPv6 address without its brackets."""
-        return self.listen.rpartition(":")[0].strip("[]")
+        return split_address(self.listen)[0]
 
     @property
     def listen_port(self) -> int:
         """The port to serve on; 0 for any."""
-        return int(self.listen.rpartition(":")[2])
+        return split_address(self.listen)[1]
+
+    @property
+    def tls_files(self) -> TLSFiles | None:
+        """Where the files for TLS lie, or None where plain text is served."""
+        if self.tls_certificate is None or self.tls_key is None:
+            return None
+        return TLSFiles(self.tls_certificate, self.tls_key, self.tls_client_ca)
 
     def generation_limit(self, workers: int) -> int:
         """How many generations may be under way at a time, with so many workers."""

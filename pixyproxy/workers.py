@@ -8,7 +8,7 @@ import select
 from collections.abc import Callable
 from contextlib import closing
 
-from pixyproxy.bootstrap import Limits, build, build_users, load_ahead, open_current_database
+from pixyproxy.bootstrap import Limits, build, build_exposition, build_users, load_ahead, open_current_database
 from pixyproxy.cores import stay_on, usable_cores
 from pixyproxy.logs import set_up_logging
 from pixyproxy.port import PortClaim
@@ -35,7 +35,9 @@ def serve_alone(settings: Settings, make_first_user: MakeFirstUser, announce: An
     Raises:
         PixyProxyException: it cannot begin to serve.
     """
-    with build(settings, Limits.of(settings)) as application:
+    with build_exposition(settings) as exposition, build(settings, Limits.of(settings)) as application:
+        if exposition is not None:
+            exposition.start()
         server = Server(application, settings)
         if settings.sqlite_path is not None:
             make_first_user(application.users)
@@ -56,13 +58,15 @@ def serve_together(settings: Settings, count: int, make_first_user: MakeFirstUse
     """
     limits = Limits.of(settings, workers=count)
     cores = usable_cores()
-    with closing(PortClaim(settings)) as claim:
+    with closing(PortClaim(settings)) as claim, build_exposition(settings) as exposition:
 
         def work(number: int, line: Line) -> None:
             claim.close()
             stay_on(cores[number % len(cores)])
-            set_up_logging(settings.log_level)
+            set_up_logging(settings.log_level, settings.log_format)
             with heard(*END_SIGNALS) as told, build(settings, limits, worker=number) as application:
+                if exposition is not None and number == 0:
+                    exposition.start()
                 server = Server(application, settings, shared_port=claim.port)
                 server.start()
                 line.say_serving()

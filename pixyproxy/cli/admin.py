@@ -63,7 +63,7 @@ def serve(workers: Workers = None) -> None:
     prints the password, once.
     """
     settings = load_settings()
-    set_up_logging(settings.log_level)
+    set_up_logging(settings.log_level, settings.log_format)
     count = workers or settings.workers or advised_workers()
     if count == 1 or not can_share_work():
         serve_alone(settings, _make_first_user, _say_listening)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from types import TracebackType
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -58,7 +58,7 @@ class ImageStore(ABC):
         listing_interval: the fewest seconds between two calls of ``noted`` that are worth what they cost.
     """
 
-    listing_interval: ClassVar[float] = 0.0
+    listing_interval: float = 0.0
 
     @abstractmethod
     def require_room(self, images: int) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Self
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
@@ -71,7 +71,7 @@ class ObjectImageStore(ImageStore):
     """
 
     # A listing costs as much as a write, and a server would pay for 17,280 a day.
-    listing_interval: ClassVar[float] = _LISTING_SECONDS
+    listing_interval: float = _LISTING_SECONDS
 
     def __init__(self, objects: ObjectStore, uploads: ObjectStore) -> None:
         """Use a store.

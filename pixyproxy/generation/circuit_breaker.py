@@ -28,9 +28,21 @@ class CircuitBreaker:
     asks to slow down is there.
     """
 
-    def __init__(self, on_open: Callable[[], None], clock: Callable[[], float] = time.monotonic) -> None:
-        """Start closed; ``on_open`` is called each time that it opens, so that waiting requests can give up."""
+    def __init__(
+        self,
+        on_open: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+        on_change: Callable[[bool], object] = lambda _: None,
+    ) -> None:
+        """Start closed.
+
+        Args:
+            on_open: called each time that it opens, so that waiting requests can give up.
+            clock: gives seconds.
+            on_change: told of each change whether it is open now.
+        """
         self._on_open = on_open
+        self._on_change = on_change
         self._clock = clock
         self._lock = threading.Lock()
         self._failures = 0
@@ -98,6 +110,8 @@ class CircuitBreaker:
         self._end_trial(is_trial)
         with self._lock:
             if is_answer:
+                if self._opens_until is not None:
+                    self._on_change(False)
                 self._failures, self._pause, self._opens_until = 0, FIRST_PAUSE, None
                 return
             self._failures += 1
@@ -105,6 +119,8 @@ class CircuitBreaker:
                 return
             if is_trial:
                 self._pause = min(self._pause * 2, LONGEST_PAUSE)
+            if self._opens_until is None:
+                self._on_change(True)
             self._opens_until = self._clock() + self._pause
         self._on_open()
 

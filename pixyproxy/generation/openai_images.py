@@ -28,6 +28,7 @@ from pixyproxy.core.exceptions import (
     ProviderUnavailableError,
 )
 from pixyproxy.core.models import Usage
+from pixyproxy.core.request_context import trace_headers
 from pixyproxy.generation.answer import kept_body, take_apart
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
 from pixyproxy.generation.picture import inspect_picture
@@ -112,7 +113,9 @@ class OpenAIGenerator:
         if call.is_over:
             raise ProviderTimeoutError("The time was over before the image could be asked for.")
         try:
-            with self._client.images.with_streaming_response.generate(**_parameters(request)) as answer:
+            with self._client.images.with_streaming_response.generate(
+                **_parameters(request), extra_headers=trace_headers.get()
+            ) as answer:
                 return _read_image(request, answer.http_response)
         except openai.APIStatusError as exc:
             # Not chained: the provider's text may quote the prompt or a part of the key.

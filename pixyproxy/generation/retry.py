@@ -33,15 +33,22 @@ class RetryingGenerator:
     ``BACKOFF_CAP``.
     """
 
-    def __init__(self, generator: ImageGenerator, random_fraction: Callable[[], float] = random.random) -> None:
+    def __init__(
+        self,
+        generator: ImageGenerator,
+        random_fraction: Callable[[], float] = random.random,
+        on_retry: Callable[[ProviderError], object] = lambda _: None,
+    ) -> None:
         """Wrap a generator.
 
         Args:
             generator: what makes the images; it is closed with this one.
             random_fraction: gives numbers from 0 to 1, of which the delays are made.
+            on_retry: is told of the error before each further attempt.
         """
         self._generator = generator
         self._random_fraction = random_fraction
+        self._on_retry = on_retry
 
     def generate(self, request: GenerationRequest, call: CallScope) -> GeneratedImage:
         """Make one image, in several attempts where that is safe.
@@ -60,6 +67,7 @@ class RetryingGenerator:
                 _logger.info("attempt %d failed: %s; next one in %.1f s", attempt, type(error).__name__, delay)
                 if not call.wait(delay):
                     raise
+                self._on_retry(error)
             attempt += 1
 
     def close(self) -> None:

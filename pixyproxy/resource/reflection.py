@@ -25,7 +25,6 @@ def enable_server_reflection(service_names: Iterable[str], server: grpc.Server) 
         service_names: full names of services whose descriptors are in the default pool.
         server: a server that is not started yet.
     """
-    _describe_v1()
     reflected = [*service_names, SERVICE_NAME, reflection.SERVICE_NAME]
     reflection.enable_server_reflection(reflected, server)
     handler = grpc.stream_stream_rpc_method_handler(
@@ -52,3 +51,8 @@ def _describe_v1() -> None:
     # They name v1alpha's packages of other languages, and call it deprecated.
     file.ClearField("options")
     descriptor_pool.Default().AddSerializedFile(file.SerializeToString())
+
+
+_describe_v1()
+SERVICES = tuple(descriptor_pool.Default().FindServiceByName(name) for name in (SERVICE_NAME, reflection.SERVICE_NAME))
+"""The descriptors of both."""

@@ -112,6 +112,16 @@ def is_foreseen(error: BaseException) -> bool:
     return _rule_of(error).reason != "INTERNAL"
 
 
+def code_of(error: BaseException) -> str:
+    """Return the name of the status code for an exception."""
+    return str(code_pb2.Code.Name(_rule_of(error).code))
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the reason for an exception, one of those in ``RULES``."""
+    return _rule_of(error).reason
+
+
 def status_of(error: BaseException, request_id: str) -> status_pb2.Status:
     """Return the status for an exception, with all its details."""
     rule = _rule_of(error)

@@ -31,16 +31,19 @@ from pixyproxy.core.models import new_guid
 from pixyproxy.data.image_store import ImageStore
 from pixyproxy.data.local_image_store import LocalImageStore
 from pixyproxy.data.object_image_store import ObjectImageStore
+from pixyproxy.observability.store import ObservedImageStore
 from tests.contract.object_stores import fresh_store
 
 GUID = "123e4567-e89b-42d3-a456-426614174000"
 CHUNK = 64 * 1024
 
 
-@pytest.fixture(params=["local", "memory", "s3", "azure"])
+@pytest.fixture(params=["local", "observed", "memory", "s3", "azure"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ImageStore:
     if request.param == "local":
         return LocalImageStore(tmp_path / "images")
+    if request.param == "observed":
+        return ObservedImageStore(LocalImageStore(tmp_path / "images"), lambda *_: None, lambda *_: None)
     if request.param == "memory":
         memory = MemoryStore()
         return ObjectImageStore(memory, memory)

@@ -21,6 +21,11 @@ _WRONG: dict[str, list[str]] = {
     "PIXYPROXY_LISTEN": ["50051", ":50051", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:65536", "[::1]"],
     "PIXYPROXY_ALLOW_PLAINTEXT": ["perhaps"],
     "PIXYPROXY_WORKERS": ["0", "1025", "two"],
+    "PIXYPROXY_KEEPALIVE_TIME": ["0", "86401", "nan"],
+    "PIXYPROXY_KEEPALIVE_TIMEOUT": ["0", "3601"],
+    "PIXYPROXY_MIN_PING_INTERVAL": ["-1", "86401"],
+    "PIXYPROXY_MAX_CONNECTION_AGE": ["0", "inf", "2678401"],
+    "PIXYPROXY_MAX_CONNECTION_AGE_GRACE": ["0", "x"],
     "PIXYPROXY_DATABASE_URL": [
         f"postgres://me:{_SECRET}@host/name",
         "sqlite:///",
@@ -52,6 +57,10 @@ _WRONG: dict[str, list[str]] = {
     "PIXYPROXY_SIGN_IN_WINDOW": ["0", "86401", "nan"],
     "PIXYPROXY_DRAIN_TIMEOUT": ["-1", "3601", "nan"],
     "PIXYPROXY_LOG_LEVEL": ["LOUD", "info", ""],
+    "PIXYPROXY_METRICS_LISTEN": ["9464", "127.0.0.1:x"],
+    "PIXYPROXY_LOG_FORMAT": ["yaml", "JSON"],
+    "OTEL_EXPORTER_OTLP_ENDPOINT": ["collector:4317", "ftp://collector/"],
+    "OTEL_EXPORTER_OTLP_PROTOCOL": ["http/json", "http"],
     "PIXYPROXY_CHANNELZ": ["maybe"],
 }
 """Wrong values, most of them the nearest ones to right ones."""
@@ -61,7 +70,7 @@ _WRONG: dict[str, list[str]] = {
 def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take whatever is set around the tests away."""
     for name in os.environ:
-        if name.startswith(("PIXYPROXY_", "OPENAI_", "AWS_")):
+        if name.startswith(("PIXYPROXY_", "OPENAI_", "AWS_", "OTEL_")):
             monkeypatch.delenv(name)
 
 
@@ -94,9 +103,10 @@ def test_a_server_names_all_settings_that_are_wrong_at_once(tmp_path: Path) -> N
 
 def test_the_table_misses_no_setting_that_can_be_wrong() -> None:
     anything = {"database_host", "database_name", "database_user", "database_password"}
+    files = {"tls_certificate", "tls_key", "tls_client_ca"}
     headers = {"openai_api_key", "openai_org_id", "openai_project_id"}
     tested = {name.removeprefix("PIXYPROXY_").lower() for name in _WRONG}
-    assert Settings.model_fields.keys() - anything - headers == tested
+    assert Settings.model_fields.keys() - anything - files - headers == tested
 
 
 @pytest.mark.parametrize("model", ["gpt-image-2", "gpt-image-2-2026-09-08", "gpt-image-2.6-sunburst"])
@@ -141,6 +151,29 @@ def test_plain_text_stays_on_the_machine(monkeypatch: pytest.MonkeyPatch, listen
 def test_plain_text_within_the_machine_is_fine(monkeypatch: pytest.MonkeyPatch, listen: str) -> None:
     monkeypatch.setenv("PIXYPROXY_LISTEN", listen)
     assert load_settings().listen == listen
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"PIXYPROXY_TLS_CERTIFICATE": "c.pem"},
+        {"PIXYPROXY_TLS_KEY": "k.pem"},
+        {"PIXYPROXY_TLS_CLIENT_CA": "ca.pem"},
+        {"PIXYPROXY_TLS_KEY": "k.pem", "PIXYPROXY_TLS_CLIENT_CA": "ca.pem"},
+    ],
+    ids=str,
+)
+def test_tls_needs_a_certificate_and_its_key(monkeypatch: pytest.MonkeyPatch, settings: dict[str, str]) -> None:
+    message = _refused(monkeypatch, **settings)
+    assert "PIXYPROXY_TLS_CERTIFICATE" in message
+    assert "PIXYPROXY_TLS_KEY" in message
+
+
+def test_tls_is_served_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIXYPROXY_LISTEN", "0.0.0.0:443")
+    monkeypatch.setenv("PIXYPROXY_TLS_CERTIFICATE", "c.pem")
+    monkeypatch.setenv("PIXYPROXY_TLS_KEY", "k.pem")
+    assert load_settings().listen == "0.0.0.0:443"
 
 
 def test_defaults_that_do_not_go_together(monkeypatch: pytest.MonkeyPatch) -> None:

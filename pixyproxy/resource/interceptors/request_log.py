@@ -51,7 +51,7 @@ class _LoggedCall(AbstractContextManager[None]):
 
     def __exit__(self, *_: object) -> None:
         milliseconds = (time.perf_counter() - self._started) * 1000
-        self._log("REQUEST END %s %.1f ms", _code_of(self._context), milliseconds)
+        self._log("REQUEST END %s %.1f ms", code_of(self._context), milliseconds)
         request_id.reset(self._token)
 
     def _log(self, message: str, *values: object) -> None:
@@ -88,7 +88,8 @@ def _send_request_id(context: grpc.ServicerContext, new_id: str) -> None:
         _logger.debug("The caller has gone before the call began.")
 
 
-def _code_of(context: grpc.ServicerContext) -> str:
+def code_of(context: grpc.ServicerContext) -> str:
+    """Return the name of the status code that a call ends with."""
     if not context.is_active():
         return grpc.StatusCode.CANCELLED.name
     code: grpc.StatusCode | None = context.code()  # type: ignore[attr-defined]  # the stubs do not know it

@@ -1,0 +1,315 @@
+"""What a server counts, for Prometheus.
+
+Each process keeps its numbers in files that it shares with the one that shows them all (``exposition.py``). Whoever
+imports this module must have said where those files are before: prometheus_client decides at its import.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from functools import cached_property, lru_cache
+from importlib.metadata import version
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from pixyproxy.core.exceptions import ProviderError
+from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
+from pixyproxy.generation.observer import GenerationObserver
+from pixyproxy.observability.database import WAIT
+from pixyproxy.observability.generator import Outcome
+
+MADE = "made"
+"""The outcome of a generation that gave an image; others are the names of exceptions."""
+
+# Callers choose models: what they make up must not become a time series each.
+_OTHER_MODEL = "other"
+_MAX_MODELS = 20
+
+_CALL_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_STEP_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_GENERATION_SECONDS = (1, 2.5, 5, 10, 20, 30, 60, 90, 120, 180, 240, 300, 420, 600, 900, 1200)
+
+
+class Metrics:
+    """All numbers of one process. Safe to use from many threads at once."""
+
+    def __init__(self) -> None:
+        # A registry of its own, which nobody reads: what is shown comes from the files.
+        self._registry = CollectorRegistry()
+        info = Gauge(
+            "pixyproxy_build_info",
+            "The version that serves.",
+            ("version",),
+            registry=self._registry,
+            multiprocess_mode="livemax",
+        )
+        info.labels(version("pixyproxy")).set(1)
+        self.calls = CallMetrics(self._registry)
+        self.generation = GenerationMetrics(self._registry)
+        self.database = DatabaseMetrics(self._registry)
+        self.store = StoreMetrics(self._registry)
+
+    def certificate_loaded(self, expires_at: datetime) -> None:
+        """Note when the certificate expires that is served with."""
+        self._certificate.set(expires_at.timestamp())
+
+    @cached_property
+    def _certificate(self) -> Gauge:
+        """Made only where there is a certificate: 0 would be one that has expired."""
+        return Gauge(
+            "pixyproxy_tls_certificate_expires_timestamp_seconds",
+            "When the TLS certificate expires, in seconds since 1970.",
+            registry=self._registry,
+            multiprocess_mode="livemin",
+        )
+
+
+class CallMetrics:
+    """Calls, under the names that gRPC's metrics have had in Prometheus for years."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        labels = ("grpc_service", "grpc_method")
+        self._started = Counter("grpc_server_started", "Calls that began.", labels, registry=registry)
+        self._handled = Counter(
+            "grpc_server_handled", "Calls that ended, by code.", (*labels, "grpc_code"), registry=registry
+        )
+        self._seconds = Histogram(
+            "grpc_server_handling_seconds",
+            "How long calls took, streams to their last message.",
+            labels,
+            buckets=_CALL_SECONDS,
+            registry=registry,
+        )
+        self._errors = Counter(
+            "pixyproxy_errors", "Calls that were answered with an error, by its reason.", ("reason",), registry=registry
+        )
+        # To look a labelled number up costs three times what changing it does.
+        self._started_of = lru_cache(maxsize=None)(self._started.labels)
+        self._handled_of = lru_cache(maxsize=None)(self._handled.labels)
+        self._seconds_of = lru_cache(maxsize=None)(self._seconds.labels)
+
+    def expect(self, calls: Iterable[tuple[str, str]], reasons: Iterable[str]) -> None:
+        """Show what can be counted as 0 from the start: of what appears as 1, Prometheus sees no increase."""
+        for service, method in calls:
+            self._started_of(service, method)
+            self._handled_of(service, method, "OK")
+            self._seconds_of(service, method)
+        for reason in reasons:
+            self._errors.labels(reason)
+
+    def began(self, service: str, method: str) -> None:
+        """Note that a call has begun."""
+        self._started_of(service, method).inc()
+
+    def ended(self, service: str, method: str, code: str, seconds: float) -> None:
+        """Note how a call ended, and how long it took."""
+        self._handled_of(service, method, code).inc()
+        self._seconds_of(service, method).observe(seconds)
+
+    def refused(self, reason: str) -> None:
+        """Note the reason of an error that a call is answered with."""
+        self._errors.labels(reason).inc()
+
+
+class GenerationMetrics(GenerationObserver):
+    """Generations, and requests to the provider, of which a generation may take several."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._generations = Counter(
+            "pixyproxy_generations", "Generations that ended, by outcome.", ("model", "outcome"), registry=registry
+        )
+        self._seconds = Histogram(
+            "pixyproxy_generation_seconds",
+            "How long generations took that gave an image, waits and repetitions included.",
+            ("model",),
+            buckets=_GENERATION_SECONDS,
+            registry=registry,
+        )
+        self._tokens = Counter(
+            "pixyproxy_generation_tokens",
+            "Tokens that the provider counted.",
+            ("model", "direction"),
+            registry=registry,
+        )
+        self._under_way = _live_sum(registry, "pixyproxy_generations_under_way", "Generations under way.")
+        self._slots = _live_sum(registry, "pixyproxy_generation_slots", "The most generations that may be under way.")
+        self._requests = Counter(
+            "pixyproxy_provider_requests", "Requests to the provider, by outcome.", ("outcome",), registry=registry
+        )
+        self._request_seconds = Histogram(
+            "pixyproxy_provider_request_seconds",
+            "How long the provider took, whatever it answered.",
+            buckets=_GENERATION_SECONDS,
+            registry=registry,
+        )
+        self._asking = _live_sum(
+            registry, "pixyproxy_provider_requests_under_way", "Requests that the provider is at work on."
+        )
+        self._retries = Counter(
+            "pixyproxy_provider_retries", "Requests that were repeated, by error.", ("error",), registry=registry
+        )
+        self._waits = Histogram(
+            "pixyproxy_pacing_wait_seconds",
+            "How long requests waited for their turn, as PIXYPROXY_IMAGES_PER_MINUTE makes them.",
+            buckets=_GENERATION_SECONDS,
+            registry=registry,
+        )
+        self._waiting = _live_sum(registry, "pixyproxy_pacing_waiting", "Requests that wait for their turn.")
+        self._open_circuits = _live_sum(
+            registry, "pixyproxy_provider_circuits_open", "Processes that do not ask the provider, because it is down."
+        )
+        for outcome in (MADE, *_provider_errors(ProviderError)):
+            self._requests.labels(outcome)
+        self._models: set[str] = set()
+        self._lock = threading.Lock()
+
+    def set_slots(self, count: int) -> None:
+        """Note the most generations that may be under way in this process."""
+        self._slots.set(count)
+
+    def generations_changed(self, change: int) -> None:
+        """Note by how many the generations under way have changed."""
+        self._under_way.inc(change)
+
+    def requests_changed(self, change: int) -> None:
+        """Note by how many the requests have changed that the provider is at work on."""
+        self._asking.inc(change)
+
+    def generated(self, request: GenerationRequest, seconds: float, outcome: Outcome) -> None:
+        """Note what came of a generation."""
+        model = self._label_of(request.model, is_known=isinstance(outcome, GeneratedImage))
+        self._generations.labels(model, _name_of(outcome)).inc()
+        if isinstance(outcome, GeneratedImage):
+            self._seconds.labels(model).observe(seconds)
+            if outcome.usage is not None:
+                self._tokens.labels(model, "input").inc(outcome.usage.input_tokens)
+                self._tokens.labels(model, "output").inc(outcome.usage.output_tokens)
+
+    def requested(self, request: GenerationRequest, seconds: float, outcome: Outcome) -> None:
+        """Note what came of a request to the provider."""
+        self._requests.labels(_name_of(outcome)).inc()
+        self._request_seconds.observe(seconds)
+
+    @contextmanager
+    def waiting_for_turn(self) -> Iterator[None]:  # noqa: D102  inherited
+        self._waiting.inc()
+        try:
+            with self._waits.time():
+                yield
+        finally:
+            self._waiting.dec()
+
+    def retrying(self, error: ProviderError) -> None:  # noqa: D102  inherited
+        self._retries.labels(type(error).__name__).inc()
+
+    def circuit_changed(self, *, is_open: bool) -> None:  # noqa: D102  inherited
+        self._open_circuits.set(is_open)
+
+    def _label_of(self, model: str, *, is_known: bool) -> str:
+        """Return the model, if an image was ever made with it, and otherwise a name for all others."""
+        with self._lock:
+            if is_known and len(self._models) < _MAX_MODELS:
+                self._models.add(model)
+            return model if model in self._models else _OTHER_MODEL
+
+
+class DatabaseMetrics:
+    """Statements, and connections."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._statements = Histogram(
+            "pixyproxy_database_statement_seconds",
+            "How long statements took.",
+            ("operation",),
+            buckets=_STEP_SECONDS,
+            registry=registry,
+        )
+        self._waits = Histogram(
+            "pixyproxy_database_wait_seconds",
+            "How long it took to get a connection, and to begin where a transaction was wanted.",
+            buckets=_STEP_SECONDS,
+            registry=registry,
+        )
+        self._errors = Counter(
+            "pixyproxy_database_errors", "Statements and waits that failed, by error.", ("error",), registry=registry
+        )
+        # Its rate is how many are in use on average, which a look at one moment now and then would not show.
+        self._use = Counter(
+            "pixyproxy_database_connection_use_seconds", "Seconds that connections were in use.", registry=registry
+        )
+        self._limit = _live_sum(
+            registry, "pixyproxy_database_connections_limit", "The most connections that may be in use."
+        )
+        self._statements_of = lru_cache(maxsize=None)(self._statements.labels)
+
+    def set_limit(self, count: int) -> None:
+        """Note the most connections that this process may use."""
+        self._limit.set(count)
+
+    def used(self, seconds: float) -> None:
+        """Note for how long a connection was in use."""
+        self._use.inc(seconds)
+
+    def record(
+        self, operation: str, began: float, ended: float, error: BaseException | None = None, detail: str = ""
+    ) -> None:
+        """Take down a statement, or the wait for a connection."""
+        if operation == WAIT:
+            self._waits.observe(ended - began)
+        else:
+            self._statements_of(operation).observe(ended - began)
+        if error is not None:
+            self._errors.labels(type(error).__name__).inc()
+
+
+class StoreMetrics:
+    """Operations of the image store."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._operations = Histogram(
+            "pixyproxy_store_operation_seconds",
+            "How long operations of the image store took; of reading, all reads of an image together.",
+            ("operation",),
+            buckets=_STEP_SECONDS,
+            registry=registry,
+        )
+        self._errors = Counter(
+            "pixyproxy_store_errors",
+            "Operations of the image store that failed, by error.",
+            ("error",),
+            registry=registry,
+        )
+        self._bytes = Counter(
+            "pixyproxy_store_bytes", "Bytes of images that were read or written.", ("direction",), registry=registry
+        )
+
+    def moved(self, direction: str, count: int) -> None:
+        """Note how many bytes were read or written."""
+        self._bytes.labels(direction).inc(count)
+
+    def record(
+        self, operation: str, began: float, ended: float, error: BaseException | None = None, detail: str = ""
+    ) -> None:
+        """Take down an operation."""
+        self._operations.labels(operation).observe(ended - began)
+        if error is not None:
+            self._errors.labels(type(error).__name__).inc()
+
+
+def _live_sum(registry: CollectorRegistry, name: str, text: str) -> Gauge:
+    """Make a gauge whose value is the sum of that of all processes that live."""
+    return Gauge(name, text, registry=registry, multiprocess_mode="livesum")
+
+
+def _provider_errors(kind: type[ProviderError]) -> Iterator[str]:
+    """Return the names of all errors that the provider can cause."""
+    for further in kind.__subclasses__():
+        yield further.__name__
+        yield from _provider_errors(further)
+
+
+def _name_of(outcome: Outcome) -> str:
+    return MADE if isinstance(outcome, GeneratedImage) else type(outcome).__name__

@@ -1,0 +1,94 @@
+"""An image store whose operations are measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pixyproxy.data.image_store import ContentReader, ImageStore
+from pixyproxy.observability.recording import Record, recorded
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+
+class ObservedImageStore(ImageStore):
+    """Does what another store does, and records how long it took and how many bytes it moved."""
+
+    def __init__(self, store: ImageStore, record: Record, moved: Callable[[str, int], object]) -> None:
+        """Wrap a store.
+
+        Args:
+            store: does the work.
+            record: takes down operations; a reader's are taken down together, as ``read``, when it is closed.
+            moved: is told how many bytes were moved, as ``read`` or ``write``.
+        """
+        self._store = store
+        self._record = record
+        self._moved = moved
+        self.listing_interval = store.listing_interval
+
+    def require_room(self, images: int) -> None:  # noqa: D102  inherited
+        recorded(self._record, "require_room", "", self._store.require_room, images)
+
+    def write(self, guid: str, data: Buffer) -> None:  # noqa: D102  inherited
+        recorded(self._record, "write", "", self._store.write, guid, data)
+        self._moved("write", memoryview(data).nbytes)
+
+    def open(self, guid: str) -> ContentReader:  # noqa: D102  inherited
+        return _ObservedReader(recorded(self._record, "open", "", self._store.open, guid), self._record, self._moved)
+
+    def delete(self, guid: str) -> None:  # noqa: D102  inherited
+        recorded(self._record, "delete", "", self._store.delete, guid)
+
+    def write_note(self, guid: str, note: str) -> None:  # noqa: D102  inherited
+        recorded(self._record, "write_note", "", self._store.write_note, guid, note)
+
+    def read_note(self, guid: str) -> str | None:  # noqa: D102  inherited
+        return recorded(self._record, "read_note", "", self._store.read_note, guid)
+
+    def delete_note(self, guid: str) -> None:  # noqa: D102  inherited
+        recorded(self._record, "delete_note", "", self._store.delete_note, guid)
+
+    def noted(self) -> list[str]:  # noqa: D102  inherited
+        return recorded(self._record, "list_notes", "", self._store.noted)
+
+    def guid(self) -> str:  # noqa: D102  inherited
+        return self._store.guid()
+
+    def sweep(self) -> None:  # noqa: D102  inherited
+        recorded(self._record, "sweep", "", self._store.sweep)
+
+
+class _ObservedReader(ContentReader):
+    def __init__(self, reader: ContentReader, record: Record, moved: Callable[[str, int], object]) -> None:
+        self.size = reader.size
+        self._reader = reader
+        self._record = record
+        self._moved = moved
+        self._opened = time.perf_counter()
+        # Of reading alone: between two reads, the reader waits for whom it reads for.
+        self._seconds = 0.0
+        self._bytes = 0
+        self._error: BaseException | None = None
+
+    def seek(self, offset: int) -> None:
+        self._reader.seek(offset)
+
+    def read(self, count: int) -> bytes:
+        began = time.perf_counter()
+        try:
+            data = self._reader.read(count)
+        except BaseException as error:
+            self._error = error
+            raise
+        finally:
+            self._seconds += time.perf_counter() - began
+        self._bytes += len(data)
+        return data
+
+    def close(self) -> None:
+        self._reader.close()
+        self._record("read", self._opened, self._opened + self._seconds, self._error)
+        self._moved("read", self._bytes)

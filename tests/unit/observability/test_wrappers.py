@@ -1,0 +1,139 @@
+"""What the wrappers say of what they wrap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from pixyproxy.core.call import CallScope
+from pixyproxy.core.exceptions import (
+    ConstraintViolationError,
+    ContentDamagedError,
+    DBConnectionError,
+    ProviderUnavailableError,
+)
+from pixyproxy.data.database import Database
+from pixyproxy.data.local_image_store import LocalImageStore
+from pixyproxy.data.sqlite import SQLiteDatabase
+from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
+from pixyproxy.observability.database import ObservedDatabase
+from pixyproxy.observability.generator import MeasuredGenerator, Outcome
+from pixyproxy.observability.store import ObservedImageStore
+
+_GUID = "123e4567-e89b-42d3-a456-426614174000"
+_REQUEST = GenerationRequest("a prompt", "a-model", "auto", "auto", "png", "auto", "an-author")
+
+
+@dataclass
+class Recorder:
+    """Keeps what it is told."""
+
+    operations: list[tuple[str, str]] = field(default_factory=list)
+    amounts: list[float] = field(default_factory=list)
+
+    def record(
+        self, operation: str, began: float, ended: float, error: BaseException | None = None, detail: str = ""
+    ) -> None:
+        assert 0 < began <= ended
+        self.operations.append((operation, type(error).__name__ if error else "well"))
+
+    def held(self, seconds: float) -> None:
+        assert seconds >= 0
+        self.amounts.append(seconds)
+
+    def moved(self, direction: str, count: int) -> None:
+        self.operations.append((direction, f"{count} bytes"))
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def database(tmp_path: Path, recorder: Recorder) -> Iterator[Database]:
+    plain = SQLiteDatabase(tmp_path / "x.db", pool_size=1, pool_wait=0.01)
+    with closing(ObservedDatabase(plain, recorder.record, recorder.held)) as observed:
+        with observed.transaction() as context:
+            context.execute("CREATE TABLE things (id INTEGER PRIMARY KEY, name TEXT UNIQUE)", {})
+            context.commit()
+        recorder.operations.clear()
+        recorder.amounts.clear()
+        yield observed
+
+
+def test_each_statement_is_recorded(database: Database, recorder: Recorder) -> None:
+    with database.transaction() as context:
+        context.insert("INSERT INTO things (name) VALUES (:name)", {"name": "a"})
+        context.execute_many("INSERT INTO things (name) VALUES (:name)", [{"name": "b"}, {"name": "c"}])
+        context.execute("DELETE FROM things WHERE name = :name", {"name": "c"})
+        context.commit()
+    with database.reading() as context:
+        assert context.fetch_one("SELECT count(*) AS count FROM things", {}) == {"count": 2}
+
+    names = ["wait", "insert", "execute_many", "execute", "commit", "wait", "fetch"]
+    assert recorder.operations == [(name, "well") for name in names]
+    assert len(recorder.amounts) == 2
+
+
+def test_what_is_not_committed_is_rolled_back_all_the_same(database: Database, recorder: Recorder) -> None:
+    def insert_twice() -> None:
+        with database.transaction() as context:
+            context.insert("INSERT INTO things (name) VALUES (:name)", {"name": "a"})
+            context.insert("INSERT INTO things (name) VALUES (:name)", {"name": "a"})
+
+    with pytest.raises(ConstraintViolationError):
+        insert_twice()
+    with database.reading() as context:
+        assert context.fetch_all("SELECT * FROM things", {}) == []
+    assert recorder.operations[2] == ("insert", "ConstraintViolationError")
+    assert len(recorder.amounts) == 2, "the connection was given back"
+
+
+def test_a_wait_in_vain_is_recorded(database: Database, recorder: Recorder) -> None:
+    with database.reading(), pytest.raises(DBConnectionError), database.reading():
+        pass
+    assert recorder.operations == [("wait", "well"), ("wait", "DBConnectionError")]
+    assert len(recorder.amounts) == 1, "nothing was held that was never had"
+
+
+def test_the_reads_of_an_image_are_recorded_together(tmp_path: Path, recorder: Recorder) -> None:
+    store = ObservedImageStore(LocalImageStore(tmp_path), recorder.record, recorder.moved)
+    store.write(_GUID, bytes(100))
+    with store.open(_GUID) as reader:
+        while reader.read(30):
+            pass
+    store.delete(_GUID)
+    with pytest.raises(ContentDamagedError):
+        store.open(_GUID)
+    assert recorder.operations == [
+        ("write", "well"),
+        ("write", "100 bytes"),
+        ("open", "well"),
+        ("read", "well"),
+        ("read", "100 bytes"),
+        ("delete", "well"),
+        ("open", "ContentDamagedError"),
+    ]
+
+
+def test_what_is_under_way_is_counted_whatever_comes_of_it() -> None:
+    class Failing:
+        def generate(self, request: GenerationRequest, call: CallScope) -> GeneratedImage:
+            assert changes == [1]
+            raise ProviderUnavailableError("It is down.")
+
+        def close(self) -> None:
+            pass
+
+    changes: list[int] = []
+    outcomes: list[Outcome] = []
+    generator = MeasuredGenerator(Failing(), lambda _, __, outcome: outcomes.append(outcome), changes.append)
+    with pytest.raises(ProviderUnavailableError):
+        generator.generate(_REQUEST, CallScope())
+    assert changes == [1, -1]
+    assert [type(outcome) for outcome in outcomes] == [ProviderUnavailableError]
