@@ -239,7 +239,10 @@ def test_repeats_that_wait_for_a_generation_are_as_many_again(
         artist = ImageClient(server, server.admin)
         artist.page()
         request = pb.CreateImageRequest(prompt=slow, request_id=key, options=SMALL)
-        calls = [artist.stub.CreateImage.future(request, metadata=artist.metadata, timeout=TIMEOUT) for _ in range(3)]
+        calls = []
+        for _ in range(3):
+            calls.append(artist.stub.CreateImage.future(request, metadata=artist.metadata, timeout=TIMEOUT))
+            wait_until(lambda: stand_in.count(slow), TIMEOUT, "the submission")
         reasons = [refusal_of(call).reason for call in calls if call.exception() is not None]
         assert reasons == ["TOO_BUSY"]
         assert len({call.result().image.guid for call in calls if call.exception() is None}) == 1
