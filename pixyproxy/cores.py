@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import socket
 from pathlib import Path
 
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
+def can_choose_cores() -> bool:
+    """Tell whether a process may be held to a core."""
+    return hasattr(os, "sched_setaffinity")
+
+
 def can_share_work() -> bool:
     """Tell whether processes can share a port, with a core for each; else one must do."""
-    return all(hasattr(os, name) for name in ("sched_setaffinity", "memfd_create")) and hasattr(socket, "SO_REUSEPORT")
+    return can_choose_cores() and hasattr(os, "memfd_create") and hasattr(socket, "SO_REUSEPORT")
 
 
 def usable_cores() -> list[int]:
-    """Return the numbers of the cores that the process may run on; where that is not known, none."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    """Return the numbers of the cores that the process may run on, where it may be held to one."""
+    return sorted(os.sched_getaffinity(0))
 
 
 def advised_workers(quota: Path = _QUOTA) -> int:
@@ -36,6 +42,17 @@ def advised_workers(quota: Path = _QUOTA) -> int:
     return cores if allowed == "max" else max(1, min(cores, math.ceil(int(allowed) / int(period))))
 
 
+def choose_cores(workers: int) -> list[int]:
+    """Return a core for each worker, a different one for each as far as there are enough.
+
+    Of more than enough not always the first ones are chosen, on which all servers of a machine would crowd.
+    """
+    cores = usable_cores()
+    if workers < len(cores):
+        return random.sample(cores, workers)
+    return [cores[number % len(cores)] for number in range(workers)]
+
+
 def stay_on(core: int) -> None:
-    """Keep this process on one core: to pass the interpreter's lock from core to core costs half of all time."""
+    """Keep this process on one core: to pass the interpreter's lock between cores costs half of all time."""
     os.sched_setaffinity(0, {core})

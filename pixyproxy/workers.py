@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import closing
 
 from pixyproxy.bootstrap import Limits, build, build_exposition, build_users, load_ahead, open_current_database
-from pixyproxy.cores import stay_on, usable_cores
+from pixyproxy.cores import can_choose_cores, choose_cores, stay_on
 from pixyproxy.logs import set_up_logging
 from pixyproxy.port import PortClaim
 from pixyproxy.server import Server
@@ -25,7 +25,7 @@ Announce = Callable[[str], None]
 
 
 def serve_alone(settings: Settings, make_first_user: MakeFirstUser, announce: Announce) -> None:
-    """Serve from this process until SIGTERM or SIGINT, then drain. A second signal ends it at once.
+    """Serve from this process, on one core, until SIGTERM or SIGINT, then drain. A second signal ends it at once.
 
     Args:
         settings: all settings.
@@ -35,6 +35,8 @@ def serve_alone(settings: Settings, make_first_user: MakeFirstUser, announce: An
     Raises:
         PixyProxyException: it cannot begin to serve.
     """
+    if can_choose_cores():
+        stay_on(choose_cores(1)[0])
     with build_exposition(settings) as exposition, build(settings, Limits.of(settings)) as application:
         if exposition is not None:
             exposition.start()
@@ -57,12 +59,12 @@ def serve_together(settings: Settings, count: int, make_first_user: MakeFirstUse
         Whether all workers ended in good order.
     """
     limits = Limits.of(settings, workers=count)
-    cores = usable_cores()
+    cores = choose_cores(count)
     with closing(PortClaim(settings)) as claim, build_exposition(settings) as exposition:
 
         def work(number: int, line: Line) -> None:
             claim.close()
-            stay_on(cores[number % len(cores)])
+            stay_on(cores[number])
             set_up_logging(settings.log_level, settings.log_format)
             with heard(*END_SIGNALS) as told, build(settings, limits, worker=number) as application:
                 if exposition is not None and number == 0:

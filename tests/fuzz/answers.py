@@ -99,11 +99,6 @@ CORE_STATUSES = (
         "An empty :path, which gRPC for Python drops without a word.",
     ),
     CoreStatus(
-        grpc.StatusCode.UNIMPLEMENTED,
-        r".*requires exactly one request message\.",
-        "No message at all, or an end before it, to a method that takes one.",
-    ),
-    CoreStatus(
         grpc.StatusCode.NOT_FOUND,
         r"",
         "What gRPC's health service, whose contract this is, says of a service that it does not know.",

@@ -15,6 +15,7 @@ from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from pixyproxy.core.models import ImageDetail
 from tests.integration.conftest import People
+from tests.integration.windows import SMALL_WINDOW
 from tests.support.image_client import ImageClient
 from tests.support.rpc import TIMEOUT, refusal_of
 from tests.support.servers import RunningServer, image_stub
@@ -25,8 +26,6 @@ _CHUNK = 64 * 1024
 _MIB = 1024 * 1024
 _DATA = os.urandom(3 * _CHUNK + 1000)
 _SIZE = len(_DATA)
-_WINDOW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", _CHUNK))
-"""Options of a client that takes no more than it reads; by default one takes megabytes in advance."""
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +187,7 @@ def test_a_large_image_takes_little_memory(server: RunningServer, people: People
     reader.content(image.guid, read_limit=_MIB)  # Whatever the first call takes, it takes now.
     before = most = server.rss
     digest = hashlib.sha256()
-    with server.new_channel(*_WINDOW) as channel:
+    with server.new_channel(*SMALL_WINDOW) as channel:
         answers = image_stub(channel).GetImageContent(
             pb.GetImageContentRequest(guid=image.guid), metadata=reader.metadata, timeout=TIMEOUT
         )
@@ -207,7 +206,7 @@ def test_a_reader_that_goes_leaves_no_file_open(
 ) -> None:
     image = store_image(server, people.ann, os.urandom(8 * _MIB))
     path = server.image_file(image.guid)
-    with server.new_channel(*_WINDOW) as channel:
+    with server.new_channel(*SMALL_WINDOW) as channel:
         answers = image_stub(channel).GetImageContent(
             pb.GetImageContentRequest(guid=image.guid),
             metadata=reader.metadata,
@@ -230,7 +229,7 @@ def test_what_is_deleted_while_it_is_read_is_read_to_its_end(
 ) -> None:
     data = os.urandom(8 * _MIB)
     image = store_image(server, people.ann, data)
-    with server.new_channel(*_WINDOW) as channel:
+    with server.new_channel(*SMALL_WINDOW) as channel:
         answers = image_stub(channel).GetImageContent(
             pb.GetImageContentRequest(guid=image.guid), metadata=reader.metadata, timeout=TIMEOUT
         )

@@ -19,7 +19,7 @@ from tests.integration.conftest import People, asking
 from tests.support.database_servers import DatabaseServer, fresh_database
 from tests.support.image_client import SMALL, ImageClient
 from tests.support.openai_stand_in import RunningStandIn
-from tests.support.rpc import TIMEOUT
+from tests.support.rpc import TIMEOUT, refusal_of
 from tests.support.servers import RunningServer, running_server
 from tests.support.waiting import wait_until
 
@@ -229,6 +229,24 @@ def test_more_generations_than_are_allowed_are_refused_at_once(
         assert call.result().image.prompt == slow
         assert artist.create(prompt).prompt == prompt
         assert stand_in.count(prompt) == 1
+
+
+def test_repeats_that_wait_for_a_generation_are_as_many_again(
+    stand_in: RunningStandIn, prompt: str, key: str, tmp_path: Path
+) -> None:
+    slow = f"{prompt} [[fault:slow=1.5]]"
+    with running_server(tmp_path, asking(stand_in) | {"PIXYPROXY_MAX_GENERATIONS": "1"}) as server:
+        artist = ImageClient(server, server.admin)
+        artist.page()
+        request = pb.CreateImageRequest(prompt=slow, request_id=key, options=SMALL)
+        calls = []
+        for _ in range(3):
+            calls.append(artist.stub.CreateImage.future(request, metadata=artist.metadata, timeout=TIMEOUT))
+            wait_until(lambda: stand_in.count(slow), TIMEOUT, "the submission")
+        reasons = [refusal_of(call).reason for call in calls if call.exception() is not None]
+        assert reasons == ["TOO_BUSY"]
+        assert len({call.result().image.guid for call in calls if call.exception() is None}) == 1
+        assert stand_in.count(slow) == 1
 
 
 # --- Servers that crash ----------------------------------------------------------------------------------------------

@@ -116,9 +116,9 @@ def test_each_worker_serves_on_a_core_of_its_own(several: RunningServer) -> None
     with _Connections(several) as connections:
         assert connections.one_to_each().keys() == several.workers
     assert len(several.workers) == _WORKERS
-    mine = sorted(os.sched_getaffinity(0))
-    expected = sorted(mine[number % len(mine)] for number in range(_WORKERS))
-    assert sorted(core for pid in several.workers for core in os.sched_getaffinity(pid)) == expected
+    cores = [core for pid in several.workers for core in os.sched_getaffinity(pid)]
+    assert len(cores) == _WORKERS
+    assert len(set(cores)) == min(_WORKERS, len(os.sched_getaffinity(0)))
 
 
 def test_what_one_worker_makes_all_the_others_find(several_on_any: RunningServer) -> None:

@@ -1,4 +1,4 @@
-"""Readers that take a chunk and no more: their window must be small, or a whole image is swallowed unread."""
+"""Readers that take no more than they read."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tests.support.rpc import TIMEOUT
 from tests.support.servers import Login
 
 SMALL_WINDOW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 64 * 1024))
+"""Options of a client; by default one takes megabytes in advance."""
 
 
 def begin_to_read(stub: Any, guid: str, login: Login) -> Any:
