@@ -84,8 +84,9 @@ def test_lists(run: Run, server: RunningServer) -> None:
         f"castle {number}" for number in reversed(range(250))
     ]
     for arguments, count in (([], 50), (["--limit", "3"], 3), (["--limit", "230"], 230), (["--tag", "b"], 0)):
-        assert len(run("list", *arguments, "--json", login=author).stdout.splitlines()) == count
-    plain = run("search", "castle", "249", login=author).stdout
+        listed = run("list", "--author", author.username, *arguments, "--json", login=author)
+        assert len(listed.stdout.splitlines()) == count
+    plain = run("search", "castle", "249", "--author", author.username, login=author).stdout
     columns = plain.rstrip("\n").split("\t")
     assert columns[0] == details[249].guid
     assert columns[2:] == ["private", author.username, "direct.png", "castle 249"]
@@ -100,7 +101,7 @@ def test_times_are_those_of_the_clock_here(run: Run, server: RunningServer) -> N
         (["--after", "2026-03-01T10:00", "--before", "2026-03-01T11:00"], 0),
         (["--after", "2026-03-01", "--before", "2026-03-02"], 1),
     ):
-        listed = run("list", *times, "--json", login=author, TZ="Asia/Tokyo")
+        listed = run("list", *times, "--author", author.username, "--json", login=author, TZ="Asia/Tokyo")
         assert len(listed.stdout.splitlines()) == count, listed
 
 
