@@ -47,11 +47,6 @@ class GatheringHandler(logging.Handler):
     def __init__(self, descriptor: int) -> None:
         super().__init__()
         self._descriptor = descriptor
-        self._begin()
-        # A forked process has neither the writer's thread nor a claim to the lines that the parent still has to write.
-        os.register_at_fork(after_in_child=self._begin)
-
-    def _begin(self) -> None:
         self._lines: deque[str] = deque()
         self._has_lines = threading.Event()
         self._writing = threading.Lock()
@@ -86,9 +81,15 @@ class GatheringHandler(logging.Handler):
             self.flush()
 
 
-def set_up_logging(level: str, log_format: str = "text") -> None:
-    """Send all log lines from ``level`` on to standard error, as ``text`` or as ``json``."""
-    handler = GatheringHandler(sys.stderr.fileno())
+def set_up_logging(level: str, log_format: str = "text", *, gathers: bool = False) -> None:
+    """Send all log lines from ``level`` on to standard error.
+
+    Args:
+        level: the least important level to write.
+        log_format: ``text`` or ``json``.
+        gathers: whether lines are written together, by a thread; not where the process is going to be forked.
+    """
+    handler = GatheringHandler(sys.stderr.fileno()) if gathers else logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else RequestFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # What no line shows need not be found out for each.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,7 @@ class Server:
         Raises:
             ConfigurationError: the port cannot be had.
         """
+        self._drain_delay = settings.drain_delay
         self._drain_timeout = settings.drain_timeout
         self._health = _Health()
         self._watchdog = Watchdog(settings.stall_timeout)
@@ -112,6 +114,7 @@ class Server:
     def stop(self) -> None:
         """Say that no new calls are wanted, let the running ones finish, and stop."""
         self._health.enter_graceful_shutdown()
+        time.sleep(self._drain_delay)
         stopped = self._server.stop(self._drain_timeout)
         self._health.end_watches()
         stopped.wait()

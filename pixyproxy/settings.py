@@ -191,6 +191,12 @@ class Settings(BaseSettings):
         description="Failed sign-ins of one name from one peer within the window, after which more are refused.",
     )
     sign_in_window: float = Field(default=60.0, gt=0, le=86_400, description="That window, in seconds.")
+    drain_delay: float = Field(
+        default=0.0,
+        ge=0,
+        le=3600,
+        description="Seconds to go on taking calls after SIGTERM while health says NOT_SERVING, for balancers to see.",
+    )
     drain_timeout: float = Field(
         default=30.0, ge=0, le=3600, description="Seconds that running calls have to finish after SIGTERM."
     )

@@ -37,6 +37,7 @@ def serve_alone(settings: Settings, make_first_user: MakeFirstUser, announce: An
     """
     if can_choose_cores():
         stay_on(choose_cores(1)[0])
+    set_up_logging(settings.log_level, settings.log_format, gathers=True)
     with build_exposition(settings) as exposition, build(settings, Limits.of(settings)) as application:
         if exposition is not None:
             exposition.start()
@@ -65,7 +66,7 @@ def serve_together(settings: Settings, count: int, make_first_user: MakeFirstUse
         def work(number: int, line: Line) -> None:
             claim.close()
             stay_on(cores[number])
-            set_up_logging(settings.log_level, settings.log_format)
+            set_up_logging(settings.log_level, settings.log_format, gathers=True)
             with heard(*END_SIGNALS) as told, build(settings, limits, worker=number) as application:
                 if exposition is not None and number == 0:
                     exposition.start()

@@ -55,6 +55,7 @@ _WRONG: dict[str, list[str]] = {
     "PIXYPROXY_IMAGES_PER_MINUTE": ["0", "x"],
     "PIXYPROXY_MAX_FAILED_SIGN_INS": ["0", "x"],
     "PIXYPROXY_SIGN_IN_WINDOW": ["0", "86401", "nan"],
+    "PIXYPROXY_DRAIN_DELAY": ["-1", "3601", "x"],
     "PIXYPROXY_DRAIN_TIMEOUT": ["-1", "3601", "nan"],
     "PIXYPROXY_LOG_LEVEL": ["LOUD", "info", ""],
     "PIXYPROXY_METRICS_LISTEN": ["9464", "127.0.0.1:x"],

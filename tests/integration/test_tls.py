@@ -148,7 +148,8 @@ def test_a_renewed_certificate_is_shown_to_new_connections(
         # Whoever was connected still is.
         assert _check(channel) == _SERVING
         assert watch.is_active()
-    assert "The TLS files have changed: new connections get the new certificate." in tls_server.log
+    told = "The TLS files have changed: new connections get the new certificate."
+    wait_until(lambda: told in tls_server.log, TIMEOUT, "the log to say so")
 
 
 def test_the_old_certificate_is_kept_while_the_new_one_cannot_be_served_with(

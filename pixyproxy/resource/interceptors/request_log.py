@@ -5,14 +5,16 @@ It stands outermost so that no call goes unlogged, refused ones included.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 import logging
 import socket
 import threading
 import time
-from contextlib import AbstractContextManager
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, suppress
+from typing import Any
 
 import grpc
 
@@ -30,26 +32,55 @@ _numbers = itertools.count(1)
 
 
 class RequestLogInterceptor(AroundCalls):
-    """Logs ``REQUEST START`` and ``REQUEST END`` with code and duration, and sends the id in the initial metadata."""
+    """Logs ``REQUEST START`` and ``REQUEST END`` with code and duration, and sends the id in the initial metadata.
 
-    def around(self, method: str, behavior: Behavior, context: grpc.ServicerContext) -> AbstractContextManager[None]:  # noqa: D102
+    They are sent with the answer and not before: once a client has them, gRPC makes the call no second time, not even
+    where the server dies before it has done anything.
+    """
+
+    def around(self, method: str, behavior: Behavior, context: grpc.ServicerContext) -> _LoggedCall:  # noqa: D102
         return _LoggedCall(method, behavior, context)
 
+    def _around_stream(self, behavior: Behavior, method: str) -> Behavior:
+        def call(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            with self.around(method, behavior, context) as logged, closing(behavior(request, context)) as messages:
+                for first in messages:
+                    logged.send_request_id()
+                    yield first
+                    yield from messages
 
-class _LoggedCall(AbstractContextManager[None]):
+        return call
+
+    def _around_later_stream(self, behavior: Callable[..., Any], method: str) -> Callable[..., Any]:
+        def call(request: Any, context: grpc.ServicerContext, send: Callable[[Any], None]) -> None:
+            # Other threads send the messages, the first one perhaps at once.
+            _send_request_id(context, request_id.get())
+            behavior(request, context, send)
+
+        return super()._around_later_stream(functools.update_wrapper(call, behavior), method)
+
+
+class _LoggedCall(AbstractContextManager["_LoggedCall"]):
     def __init__(self, method: str, behavior: Behavior, context: grpc.ServicerContext) -> None:
+        self._has_sent_id = False
         self._method = method.rpartition("/")[2][:_MAX_METHOD_LENGTH]
         self._line = _line_of(behavior)
         self._context = context
 
-    def __enter__(self) -> None:
-        new_id = new_request_id()
-        self._token = request_id.set(new_id)
+    def __enter__(self) -> _LoggedCall:
+        self._token = request_id.set(new_request_id())
         self._started = time.perf_counter()
         self._log("REQUEST START")
-        _send_request_id(self._context, new_id)
+        return self
+
+    def send_request_id(self) -> None:
+        """Send the id, if that is not done yet."""
+        if not self._has_sent_id:
+            self._has_sent_id = True
+            _send_request_id(self._context, request_id.get())
 
     def __exit__(self, *_: object) -> None:
+        self.send_request_id()
         milliseconds = (time.perf_counter() - self._started) * 1000
         self._log("REQUEST END %s %.1f ms", code_of(self._context), milliseconds)
         request_id.reset(self._token)
@@ -70,7 +101,7 @@ def new_request_id() -> str:
     return f"{_host}-{_local_time(seconds)}{fraction:06d}-{threading.get_native_id()}-{next(_numbers)}"
 
 
-@lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=2)
 def _local_time(seconds: int) -> str:
     return time.strftime("%Y%m%dT%H%M%S", time.localtime(seconds))
 
@@ -82,10 +113,9 @@ def _line_of(behavior: Behavior) -> int:
 
 
 def _send_request_id(context: grpc.ServicerContext, new_id: str) -> None:
-    try:
+    # gRPC raises ValueError where they are sent already, and a bare exception where the caller has gone.
+    with suppress(Exception):
         context.send_initial_metadata(((REQUEST_ID_KEY, new_id),))
-    except Exception:  # gRPC raises a bare one where the caller has gone already.
-        _logger.debug("The caller has gone before the call began.")
 
 
 def code_of(context: grpc.ServicerContext) -> str:

@@ -26,7 +26,7 @@ class AroundCalls(grpc.ServerInterceptor):
     """
 
     @abstractmethod
-    def around(self, method: str, behavior: Behavior, context: grpc.ServicerContext) -> AbstractContextManager[None]:
+    def around(self, method: str, behavior: Behavior, context: grpc.ServicerContext) -> AbstractContextManager[object]:
         """Return what to enter before a call and to leave after it, with the exception that ends it.
 
         Args:
