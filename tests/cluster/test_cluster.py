@@ -1,0 +1,157 @@
+"""Replicas on one database and one image store behind a balancer: what must hold of the fleet as a whole."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from pixyproxy_pb.v1 import image_service_pb2 as pb
+
+from tests.cluster.fleet import PATIENCE, Fleet, Load, content_of, running_fleet
+from tests.cluster.store import shared_store
+from tests.faults.site import OUTCOME_UNKNOWN, answer_to
+from tests.support.database_servers import DatabaseServer, fresh_database
+from tests.support.image_client import SMALL
+from tests.support.openai_stand_in import RunningStandIn, start_stand_in
+from tests.support.servers import basic, image_stub
+
+_CALLERS = 8
+
+StartFleet = Callable[..., Fleet]
+
+
+@pytest.fixture(scope="module")
+def stand_in() -> Iterator[RunningStandIn]:
+    with start_stand_in() as running:
+        yield running
+
+
+@pytest.fixture
+def start_fleet(tmp_path: Path, mysql_server: DatabaseServer, stand_in: RunningStandIn) -> Iterator[StartFleet]:
+    """Start a fleet, with settings of the test's own beside the usual ones."""
+    with ExitStack() as stack:
+
+        def start(**settings: str) -> Fleet:
+            usual = {
+                "PIXYPROXY_DATABASE_URL": stack.enter_context(fresh_database(mysql_server)),
+                "OPENAI_API_KEY": stand_in.api_key,
+                "OPENAI_BASE_URL": stand_in.base_url,
+                **stack.enter_context(shared_store(tmp_path)),
+            }
+            return stack.enter_context(running_fleet(tmp_path, usual | settings))
+
+        yield start
+
+
+def test_any_replica_serves_any_image(start_fleet: StartFleet) -> None:
+    fleet = start_fleet()
+    for server in fleet.replicas:
+        request = pb.CreateImageRequest(prompt=f"made at {server.address}", options=SMALL)
+        image = server.images.CreateImage(request, metadata=fleet.login.metadata, timeout=PATIENCE).image
+        for reader in fleet.replicas:
+            data = content_of(reader, image.guid, fleet.login.metadata)
+            assert hashlib.sha256(data).hexdigest() == image.sha256
+            page = reader.images.ListImages(
+                pb.ListImagesRequest(prompt=server.address), metadata=fleet.login.metadata, timeout=PATIENCE
+            )
+            assert [found.guid for found in page.images] == [image.guid]
+
+
+def test_one_request_id_raced_over_all_replicas_is_one_generation(
+    start_fleet: StartFleet, stand_in: RunningStandIn
+) -> None:
+    fleet = start_fleet()
+    for _ in range(5):
+        prompt = f"raced {uuid.uuid4().hex} [[fault:slow=0.3]]"
+        request = pb.CreateImageRequest(prompt=prompt, request_id=str(uuid.uuid4()), options=SMALL)
+        with ThreadPoolExecutor(12) as pool:
+            futures = [
+                pool.submit(server.images.CreateImage, request, metadata=fleet.login.metadata, timeout=PATIENCE)
+                for server in fleet.replicas * 4
+            ]
+        assert len({future.result().image.guid for future in futures}) == 1
+        assert stand_in.count(prompt) == 1
+
+
+def test_killed_replica_loses_no_acknowledged_image(start_fleet: StartFleet, stand_in: RunningStandIn) -> None:
+    """Callers see no error either, but for generations that the killed replica had sent: those may be unknown."""
+    fleet = start_fleet()
+    load = Load(fleet)
+    with load.running(_CALLERS):
+        load.wait_for("CreateImage", 20)
+        for place in range(len(fleet.replicas)):
+            fleet.replicas[place].kill()
+            load.wait_for("CreateImage", 20)
+            fleet.start(place)
+            fleet.wait_until_balanced()
+    unknown = load.answers.pop(("CreateImage", f"FAILED_PRECONDITION {OUTCOME_UNKNOWN}"), 0)
+    assert unknown <= _CALLERS * len(fleet.replicas)
+    assert load.failures == {}
+    _assert_all_there(fleet, load, stand_in)
+
+
+def test_rolling_restart_shows_no_failed_call(start_fleet: StartFleet, stand_in: RunningStandIn) -> None:
+    fleet = start_fleet(PIXYPROXY_DRAIN_DELAY="1")
+    load = Load(fleet)
+    with load.running(_CALLERS):
+        load.wait_for("CreateImage", 20)
+        for place in range(len(fleet.replicas)):
+            assert fleet.replicas[place].stop() == 0
+            fleet.start(place)
+            fleet.wait_until_balanced()
+            load.wait_for("CreateImage", 10)
+    assert load.failures == {}
+    _assert_all_there(fleet, load, stand_in)
+
+
+def test_pacing_holds_for_the_fleet(start_fleet: StartFleet, stand_in: RunningStandIn) -> None:
+    fleet = start_fleet(PIXYPROXY_IMAGES_PER_MINUTE="4")
+    prompts = [f"paced {uuid.uuid4().hex}" for _ in range(12)]
+
+    def ask(place: int) -> str:
+        server = fleet.replicas[place % len(fleet.replicas)]
+        request = pb.CreateImageRequest(prompt=prompts[place], options=SMALL)
+        # A turn that cannot come within the deadline is refused at once.
+        return answer_to(lambda: server.images.CreateImage(request, metadata=fleet.login.metadata, timeout=10)).as_told
+
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        told = list(pool.map(ask, range(len(prompts))))
+    assert sum(stand_in.count(prompt) for prompt in prompts) == 4
+    assert sorted(told) == ["OK"] * 4 + ["RESOURCE_EXHAUSTED TOO_BUSY"] * 8
+
+
+def test_failed_sign_ins_count_for_the_fleet(start_fleet: StartFleet) -> None:
+    fleet = start_fleet(PIXYPROXY_MAX_FAILED_SIGN_INS="6", PIXYPROXY_SIGN_IN_WINDOW="600")
+    wrong = basic(fleet.login.username, "not the password")
+    told = [
+        answer_to(
+            lambda server=server: server.images.ListImages(pb.ListImagesRequest(), metadata=wrong, timeout=PATIENCE)
+        ).as_told
+        for server in fleet.replicas * 3
+    ]
+    assert told == ["UNAUTHENTICATED CREDENTIALS_INVALID"] * 6 + ["RESOURCE_EXHAUSTED TOO_MANY_SIGN_INS"] * 3
+
+
+def test_calls_of_one_connection_are_shared_out(start_fleet: StartFleet) -> None:
+    fleet = start_fleet()
+    before = [server.log.count("REQUEST END") for server in fleet.replicas]
+    with fleet.channel() as channel:
+        for _ in range(60):
+            image_stub(channel).ListImages(pb.ListImagesRequest(page_size=1), timeout=PATIENCE)
+    taken = [server.log.count("REQUEST END") - old for server, old in zip(fleet.replicas, before, strict=True)]
+    assert min(taken) >= 10
+
+
+def _assert_all_there(fleet: Fleet, load: Load, stand_in: RunningStandIn) -> None:
+    """Every image that a caller was told of is there, on every replica, and was asked of the provider once."""
+    assert load.made
+    for number, (prompt, image) in enumerate(load.made.items()):
+        server = fleet.replicas[number % len(fleet.replicas)]
+        data = content_of(server, image.guid, fleet.login.metadata)
+        assert hashlib.sha256(data).hexdigest() == image.sha256
+        assert stand_in.count(prompt) == 1
