@@ -13,7 +13,16 @@ from tests.contract.databases import KINDS, open_database, sqlite_url
 from tests.support.database_servers import DatabaseServer, fresh_database
 
 # What has a foreign key comes before what it points at.
-_EMPTIED_TABLES = ("image_tail", "image_postings", "image_blocks", "images", "generations", "users", "server_values")
+_EMPTIED_TABLES = (
+    "image_tail",
+    "image_postings",
+    "image_batches",
+    "image_blocks",
+    "images",
+    "generations",
+    "users",
+    "server_values",
+)
 
 
 @dataclass(frozen=True)

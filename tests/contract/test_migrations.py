@@ -32,7 +32,7 @@ from tests.support.database_servers import DatabaseKind, DatabaseServer, private
 PROJECT = Path(__file__).parents[2]
 SCRIPTS = PROJECT / "sql"
 VERSIONS = [3, 5]
-INDEX_TABLES = {"image_blocks", "image_postings", "image_tail"}
+INDEX_TABLES = {"image_batches", "image_blocks", "image_postings", "image_tail"}
 TABLES = {"deletions", "generations", "images", "migrations", "server_values", "users"} | INDEX_TABLES
 
 on_servers = pytest.mark.parametrize("migrated", SERVERS, indirect=True)
