@@ -22,7 +22,7 @@ _IMAGES_A_BATCH = 512
 _TAIL_BYTES = 2**20
 # A whole block at once costs least, and takes seconds during which nobody else can change its images.
 _IMAGES_A_LARGE_BATCH = 16_384
-_BYTES_A_LARGE_BATCH = 2**26
+_BYTES_A_LARGE_BATCH = 2**24
 # A full block is merged in steps that keep others waiting for no longer than sealing does.
 _BUCKETS_A_MERGE = 8
 

@@ -1,7 +1,7 @@
 """What the search index must hold through sealing, changes and deletions, on every database.
 
-Blocks are small here, so that a few hundred images fill many: 64 ids a block, 8 a run, and a posting of more than one
-image in bits.
+Blocks are small here, so that a few hundred images fill many: 64 ids a block, 16 a batch, 8 a run, and a posting of
+more than one image in bits.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from tests.contract.records import add_caller, add_image, add_images, get_page, 
 from tests.contract.test_images_pages import FILENAMES, TAGS, USERNAMES, random_filter, random_images
 
 PUBLIC = Visibility.PUBLIC
+SMALL_BLOCKS = {"BLOCK_BITS": 6, "BATCH_BITS": 4, "RUN_BITS": 3}
 
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postings, "BLOCK_BITS", 6)
-    monkeypatch.setattr(postings, "BATCH_BITS", 4)
-    monkeypatch.setattr(postings, "RUN_BITS", 3)
+    for name, bits in SMALL_BLOCKS.items():
+        monkeypatch.setattr(postings, name, bits)
     # Every step by which a search takes more at once is taken here, too.
     monkeypatch.setattr(image_search, "_FIRST_BLOCKS", 1)
     monkeypatch.setattr(image_search, "_TIMES_MORE_BLOCKS", 2)
@@ -148,7 +148,10 @@ def test_pages_are_those_of_the_model_whatever_is_sealed(database: Database, see
             found += bool(expected)
 
     assert found > 70  # Most of the filters found something, or nothing would be compared.
+    # Everything was there to be searched.
     assert len(rows_of(database, "SELECT block FROM image_blocks")) > 5
+    for table in ("image_batches", "image_postings"):
+        assert len(rows_of(database, f"SELECT DISTINCT block FROM {table}")) > 1
 
 
 def test_blocks_hold_the_terms_of_today_and_no_others(database: Database, ann: Caller) -> None:
