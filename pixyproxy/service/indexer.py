@@ -24,7 +24,7 @@ _TAIL_BYTES = 2**20
 _IMAGES_A_LARGE_BATCH = 16_384
 _BYTES_A_LARGE_BATCH = 2**24
 # A full block is merged in steps that keep others waiting for no longer than sealing does.
-_BUCKETS_A_MERGE = 8
+_BUCKETS_A_MERGE = 4
 
 
 class SearchIndexer:

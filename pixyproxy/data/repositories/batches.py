@@ -37,8 +37,13 @@ def text_of(offsets: Offsets) -> str:
 
 
 def all_offsets(text: str) -> dict[str, set[int]]:
-    """Read a text."""
-    return {term: set(postings.offsets(found)) for term, found in _lines_from(text, "\n")}
+    """Read a text, in the form that it was written from."""
+    return {term: set(postings.offsets(found)) for term, found in all_postings(text)}
+
+
+def all_postings(text: str) -> Iterator[tuple[str, Posting]]:
+    """Read a text: its terms, and what the batch has under each."""
+    return _lines_from(text, "\n")
 
 
 def posting_of(text: str, term: str) -> Posting:

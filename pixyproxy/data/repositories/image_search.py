@@ -22,7 +22,7 @@ from pixyproxy.data.repositories.postings import Posting
 from pixyproxy.data.repositories.run_bounds import RunBounds, microseconds
 
 # How many blocks are looked into at once: few first, because most searches fill a page from those.
-_FIRST_BLOCKS = 2
+_FIRST_BLOCKS = 4
 _TIMES_MORE_BLOCKS = 16
 _MOST_BLOCKS = 256
 # How many terms are asked for at once, before blocks that lack one of them are given up.

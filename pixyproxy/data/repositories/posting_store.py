@@ -7,7 +7,7 @@ rows, and so misses nothing that is moved meanwhile.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pixyproxy.data.database import DatabaseContext, Row
@@ -109,7 +109,7 @@ class PostingRepository:
 
     def add(self, block: int, added: Offsets) -> None:
         """Add offsets to the rows of a block, which must be locked."""
-        self._change_rows(block, added, {})
+        self._rewrite_rows(block, added, lambda term, before: postings.changed(before, added[term], ()))
 
     def add_to_batches(self, block: int, added: Offsets) -> None:
         """Add offsets to the batches of a block, which must be locked."""
@@ -118,7 +118,7 @@ class PostingRepository:
     def remove(self, block: int, removed: Offsets) -> None:
         """Take offsets away from rows and batches of a block, which must be locked."""
         self._change_batches(block, {}, removed)
-        self._change_rows(block, {}, removed)
+        self._rewrite_rows(block, removed, lambda term, before: postings.changed(before, (), removed[term]))
 
     def merge(self, block: int, most: int) -> bool:
         """Move some buckets of a block, which must be locked, from its batches into its rows.
@@ -141,12 +141,11 @@ class PostingRepository:
             f"SELECT batch, postings FROM image_batches WHERE {condition}",  # noqa: S608
             {"block": block},
         )
-        added = defaultdict[str, list[int]](list)
+        moved = defaultdict[str, list[Posting]](list)
         for row in rows:
-            first = row["batch"] << postings.BATCH_BITS
-            for term, offsets in batches.all_offsets(as_text(row["postings"])).items():
-                added[term] += [first + offset for offset in offsets]
-        self._change_rows(block, added, {})
+            for term, posting in batches.all_postings(as_text(row["postings"])):
+                moved[term].append(postings.shifted(posting, row["batch"] << postings.BATCH_BITS))
+        self._rewrite_rows(block, moved, lambda term, before: postings.union([before, *moved[term]]))
         self._context.execute(f"DELETE FROM image_batches WHERE {condition}", {"block": block})  # noqa: S608
         return True
 
@@ -168,16 +167,13 @@ class PostingRepository:
             },
         )
 
-    def _change_rows(self, block: int, added: Offsets, removed: Offsets) -> None:
-        terms = sorted(added.keys() | removed.keys())
-        for start in range(0, len(terms), _TERMS_A_STATEMENT):
-            some = terms[start : start + _TERMS_A_STATEMENT]
+    def _rewrite_rows(self, block: int, terms: Iterable[str], change: Callable[[str, Posting], Posting]) -> None:
+        """Change the rows of some terms, ``change`` making of a term and its posting the new posting."""
+        every = sorted(terms)
+        for start in range(0, len(every), _TERMS_A_STATEMENT):
+            some = every[start : start + _TERMS_A_STATEMENT]
             stored = self._row_postings(block, some)
-            changed = {}
-            for term in some:
-                before = postings.decoded(stored.get(term, b""))
-                after = postings.changed(before, added.get(term, ()), removed.get(term, ()))
-                changed[term] = postings.encoded(after)
+            changed = {term: postings.encoded(change(term, postings.decoded(stored.get(term, b"")))) for term in some}
             self._replace_rows(block, stored, {term: data for term, data in changed.items() if data})
 
     def _row_postings(self, block: int, terms: Sequence[str]) -> dict[str, bytes]:
@@ -208,21 +204,17 @@ class PostingRepository:
         stored = {row["bucket"]: batches.all_offsets(as_text(row["postings"])) for row in rows}
         if stored:
             self._context.execute(f"DELETE FROM image_batches WHERE {condition}", place)  # noqa: S608
-        texts = {}
-        for bucket in buckets:
-            offsets = stored.get(bucket, {})
-            for term, some in gained.get(bucket, {}).items():
-                offsets.setdefault(term, set()).update(some)
-            for term, some in lost.get(bucket, {}).items():
-                offsets.get(term, set()).difference_update(some)
-            texts[bucket] = batches.text_of(offsets)
+        texts = {
+            bucket: batches.text_of(_changed(stored.get(bucket, {}), gained.get(bucket, {}), lost.get(bucket, {})))
+            for bucket in buckets
+        }
         self._context.execute_many(
             "INSERT INTO image_batches (block, bucket, batch, postings) VALUES (:block, :bucket, :batch, :postings)",
             [{"bucket": bucket, "postings": text, **place} for bucket, text in texts.items() if text],
         )
 
 
-_ByBucket = Mapping[int, Mapping[str, list[int]]]
+_ByBucket = Mapping[int, Offsets]
 """By bucket, the offsets within one batch of some terms."""
 
 
@@ -242,11 +234,22 @@ def _named(terms: Sequence[str]) -> tuple[str, dict[str, str]]:
     return ", ".join(f":{name}" for name in parameters), parameters
 
 
+def _changed(before: Offsets, gained: Offsets, lost: Offsets) -> Offsets:
+    if not before and not lost:
+        return gained
+    after = {term: set(offsets) for term, offsets in before.items()}
+    for term, offsets in gained.items():
+        after.setdefault(term, set()).update(offsets)
+    for term, offsets in lost.items():
+        after.get(term, set()).difference_update(offsets)
+    return after
+
+
 def _by_batch(offsets: Offsets) -> dict[int, _ByBucket]:
-    parts: dict[int, dict[int, dict[str, list[int]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    parts: dict[int, dict[int, dict[str, list[int]]]] = defaultdict(lambda: defaultdict(dict))
     within = (1 << postings.BATCH_BITS) - 1
     for term, some in offsets.items():
         bucket = batches.bucket_of(term)
-        for offset in some:
-            parts[postings.batch_of(offset)][bucket][term].append(offset & within)
+        for batch in {postings.batch_of(offset) for offset in some}:
+            parts[batch][bucket][term] = [offset & within for offset in some if postings.batch_of(offset) == batch]
     return dict(parts)

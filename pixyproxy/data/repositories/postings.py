@@ -92,8 +92,8 @@ def intersection(postings: Iterable[Posting]) -> Posting:
         return reduce(and_, bits)
     found = sets[0].intersection(*sets[1:])
     if bits and found:
-        mask = reduce(and_, bits)
-        found = frozenset(offset for offset in found if mask >> offset & 1)
+        flags = reduce(and_, bits).to_bytes(_bytes_a_block(), "little")
+        found = frozenset([offset for offset in found if flags[offset >> 3] >> (offset & 7) & 1])
     return found
 
 
