@@ -39,6 +39,10 @@ faults: $(VENV)/.made-dev ## Run all faults (some minutes), and write the table 
 fuzz: $(VENV)/.made-dev ## Send 100,000 hostile inputs to a server (about ten minutes)
 	@PYTHONPATH=tests/support/early $(BIN)/python -m tests.fuzz --inputs 100000
 
+.PHONY: bench-million
+bench-million: $(VENV)/.made-dev ## Measure search among a million images (an hour at first), into docs/performance.md
+	@PYTHONPATH=tests/support/early $(BIN)/python -m benchmarks.million --write
+
 .PHONY: lint
 lint: $(VENV)/.made-dev ## Check format, style and types
 	@$(BIN)/ruff format --check .

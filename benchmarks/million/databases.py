@@ -7,20 +7,26 @@ import hashlib
 import os
 import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
 import mysql.connector
+from pydantic import SecretStr
 
 from benchmarks.million import corpus
+from pixyproxy.bootstrap import open_database
+from pixyproxy.data.database import Database
 from pixyproxy.data.repositories import postings
+from pixyproxy.settings import Settings
 from tests.support.database_binaries import DatabaseKind, find_binary, install_binary
 from tests.support.database_servers import RunningServer
 
 _SCRIPTS = Path(__file__).parents[2] / "sql"
 _DATABASE = "pixyproxy_million"
+_FRESH_DATABASE = "pixyproxy_fresh"
 # As a server for a million images would be set up: data in memory, each commit on the disk when it returns.
 _MEMORY = "2G"
 _OPTIONS = (
@@ -102,6 +108,30 @@ def kept_database(kind: Kind, count: int) -> Iterator[MillionDatabase]:
             yield MillionDatabase(kind, folder, server.url(_DATABASE), server.version)
         finally:
             running.stop()
+
+
+def opened(database: MillionDatabase) -> contextlib.AbstractContextManager[Database]:
+    """Open a database as the server does, with more patience."""
+    return open_database(Settings(database_url=SecretStr(database.url), database_timeout=600))
+
+
+@contextlib.contextmanager
+def fresh_database(beside: MillionDatabase) -> Iterator[Database]:
+    """Give an empty database beside another, and remove it at the end."""
+    if beside.kind is Kind.SQLITE:
+        with (
+            tempfile.TemporaryDirectory(dir=beside.folder) as folder,
+            opened(replace(beside, url=f"sqlite:///{folder}/pixyproxy.db")) as database,
+        ):
+            yield database
+        return
+    with opened(beside) as database, database.transaction() as context:
+        context.execute(f"DROP DATABASE IF EXISTS {_FRESH_DATABASE}", {})
+        context.execute(f"CREATE DATABASE {_FRESH_DATABASE} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin", {})
+    with opened(replace(beside, url=beside.url.replace(_DATABASE, _FRESH_DATABASE))) as database:
+        yield database
+        with database.transaction() as context:
+            context.execute(f"DROP DATABASE {_FRESH_DATABASE}", {})
 
 
 def _cache() -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import shutil
 import time
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +12,7 @@ from argon2 import PasswordHasher
 from pydantic import SecretStr
 
 from benchmarks.million import corpus
-from benchmarks.million.databases import Kind, MillionDatabase, kept_database
-from pixyproxy.bootstrap import open_database
+from benchmarks.million.databases import Kind, MillionDatabase, kept_database, opened
 from pixyproxy.core.models import UserClass, UserCreate
 from pixyproxy.data import init
 from pixyproxy.data.database import Database, Row
@@ -22,7 +20,6 @@ from pixyproxy.data.repositories.images import detail_to_dict
 from pixyproxy.data.repositories.index_terms import joined, text_terms
 from pixyproxy.data.repositories.users import UserRepository
 from pixyproxy.service.indexer import seal_all
-from pixyproxy.settings import Settings
 
 PASSWORD = "the password of the benchmark"
 _ROWS_A_STEP = 5_000
@@ -48,11 +45,6 @@ class Progress:
         self._said = now
         left = (now - self._started) * (self.total - done) / max(done, 1)
         print(f"{self.what}: {done:,} of {self.total:,}, {now - self._started:.0f} s, {left:.0f} s to go", flush=True)
-
-
-def opened(database: MillionDatabase) -> AbstractContextManager[Database]:
-    """Open a database as the server does, with more patience."""
-    return open_database(Settings(database_url=SecretStr(database.url), database_timeout=600))
 
 
 def fill(target: MillionDatabase, count: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import tempfile
 import time
@@ -10,18 +11,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
+
 from benchmarks.million import corpus
-from benchmarks.million.databases import MillionDatabase
-from benchmarks.million.loading import PASSWORD, opened
+from benchmarks.million.databases import MillionDatabase, fresh_database, opened
+from benchmarks.million.loading import PASSWORD
 from benchmarks.million.queries import ANYBODY, CALLERS, QUERIES, Query
-from pixyproxy.core.models import Caller, ImageDetail, ImageFilter, new_guid
+from pixyproxy.core.models import Caller, ImageDetail, ImageFilter, UserCreate, new_guid
+from pixyproxy.data import init
 from pixyproxy.data.database import Database
+from pixyproxy.data.repositories import postings
 from pixyproxy.data.repositories.image_conditions import ImagePosition, scope_of
 from pixyproxy.data.repositories.images import ImageRepository
-from pixyproxy.data.repositories.search_index import SearchIndexRepository
+from pixyproxy.data.repositories.search_index import Indexed, SearchIndexRepository
 from pixyproxy.data.repositories.server_values import ServerValueRepository
 from pixyproxy.data.repositories.users import UserRepository
-from pixyproxy.data.transactions import in_transaction
+from pixyproxy.service.indexer import take_step
 from pixyproxy.service.page_tokens import PageTokens
 from tests.support.image_client import ImageClient
 from tests.support.servers import Login, RunningServer, running_server
@@ -31,7 +36,7 @@ _GUIDS = 200
 _PAGES_COMPARED = 3
 _DEEP_PAGE = 10_000
 _DEEP_PAGE_SIZE = 10
-_INSERTS = 512
+_INSERTS = 300
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,7 @@ def measure(database: MillionDatabase, runs: int) -> Measured:
         running_server(Path(folder), {"PIXYPROXY_DATABASE_URL": database.url}) as server,
         opened(database) as behind,
     ):
+        _remove_added(behind)  # by a run that was cut off
         for username, name in CALLERS.items():
             client = ImageClient(server, Login(username, PASSWORD) if username else None)
             guids = _visible_guids(behind, _caller(server, username))
@@ -112,7 +118,8 @@ def measure(database: MillionDatabase, runs: int) -> Measured:
             if deep_page is not None:
                 measured.deep_pages[name] = deep_page
             print(f"{measured.label}: measured as {name}", flush=True)
-        measured.inserts = _inserts(behind)
+    with fresh_database(database) as fresh, opened(database) as behind:
+        measured.inserts = _inserts(behind, fresh)
     return measured
 
 
@@ -198,44 +205,61 @@ def _visible_guids(behind: Database, caller: Caller | None) -> list[str]:
 class _NoIndex(SearchIndexRepository):
     """What adding an image would be without the index."""
 
-    def add(self, image_id: int, image: Any) -> None:
+    def add(self, image_id: int, image: Indexed) -> None:
         """Index nothing."""
 
 
-def _inserts(behind: Database) -> Inserts:
-    """Add images, in a transaction each, with and without the index in turn; seal them; and remove them again."""
+def _inserts(behind: Database, fresh: Database) -> Inserts:
+    """Add images, in a transaction each, with and without the index in turn, and remove them again."""
     with behind.reading() as context:
-        author = UserRepository(context).get(corpus.AUTHORS[0])
+        author_id = UserRepository(context).get(corpus.AUTHORS[0]).id
     times: dict[bool, list[float]] = {True: [], False: []}
-    ids: dict[bool, list[int]] = {True: [], False: []}
-    for number, made in enumerate(corpus.images(2 * _INSERTS)):
-        is_indexed = number % 2 == 0
-        detail = made.detail.model_copy(update={"guid": new_guid(), "created_at": corpus.LAST})
-        started = time.perf_counter()
-        ids[is_indexed].append(_insert(behind, detail, author.id, is_indexed=is_indexed))
-        times[is_indexed].append(time.perf_counter() - started)
-    sealing = _seconds(lambda: _seal(behind, ids[True]))
-    with behind.transaction() as context:
-        for image_id in ids[True]:
-            ImageRepository(context).delete(image_id)
-        context.execute(f"DELETE FROM images WHERE id IN ({', '.join(map(str, ids[False]))})", {})
-        context.commit()
-    _seal(behind, ids[True])
-    return Inserts(Times.of(times[True]), Times.of(times[False]), sealing * 1000 / _INSERTS)
+    try:
+        for number, made in enumerate(corpus.images(2 * _INSERTS)):
+            detail = made.detail.model_copy(update={"guid": new_guid(), "created_at": corpus.LAST})
+            started = time.perf_counter()
+            _insert(behind, detail, author_id, is_indexed=number % 2 == 0)
+            times[number % 2 == 0].append(time.perf_counter() - started)
+    finally:
+        _remove_added(behind)
+    return Inserts(Times.of(times[True]), Times.of(times[False]), _background(fresh))
 
 
-def _insert(behind: Database, detail: ImageDetail, author_id: int, *, is_indexed: bool) -> int:
+def _insert(behind: Database, detail: ImageDetail, author_id: int, *, is_indexed: bool) -> None:
     with behind.transaction() as context:
         repository = ImageRepository(context)
         if not is_indexed:
             repository._index = _NoIndex(context)
-        image_id = repository.insert(detail, author_id).id
+        repository.insert(detail, author_id)
         context.commit()
-    return image_id
 
 
-def _seal(behind: Database, ids: list[int]) -> None:
-    in_transaction(behind, lambda context: SearchIndexRepository(context).seal(ids, behind))
+def _remove_added(behind: Database) -> None:
+    """Remove the images that were added here; they are never sealed."""
+    with behind.transaction() as context:
+        context.execute("DELETE FROM images WHERE created_at = :last", {"last": corpus.LAST})
+        context.execute("DELETE FROM image_tail", {})
+        context.commit()
+
+
+def _background(fresh: Database) -> float:
+    """Return the milliseconds an image that the indexer takes to fill a whole block, and to merge it."""
+    init.upgrade(fresh)
+    user = UserCreate(username="author", password=SecretStr("none"))
+    count = (1 << postings.BLOCK_BITS) + (1 << postings.BATCH_BITS)
+    with fresh.transaction() as context:
+        author_id = UserRepository(context).insert(user).id
+        context.commit()
+    made = corpus.images(count)
+    while some := list(itertools.islice(made, 1_000)):
+        with fresh.transaction() as context:
+            for image in some:
+                ImageRepository(context).insert(image.detail, author_id)
+            context.commit()
+    started = time.perf_counter()
+    while take_step(fresh):
+        pass
+    return (time.perf_counter() - started) * 1000 / count
 
 
 def _seconds(call: Callable[[], Any]) -> float:

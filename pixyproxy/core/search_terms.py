@@ -24,7 +24,8 @@ from functools import lru_cache
 from itertools import groupby
 
 MAX_TERM_LENGTH = 64
-SHORT_PREFIX_LENGTH = 3
+# Hundreds of words can share so many letters, and few share more.
+SHORT_PREFIX_LENGTH = 4
 
 # Letters with a stroke and ligatures, which Unicode does not take apart.
 _LETTER_FORMS = str.maketrans(

@@ -22,7 +22,9 @@ _IMAGES_A_BATCH = 512
 _TAIL_BYTES = 2**20
 # A whole block at once costs least, and takes seconds during which nobody else can change its images.
 _IMAGES_A_LARGE_BATCH = 16_384
-_BYTES_A_LARGE_BATCH = 2**26
+_BYTES_A_LARGE_BATCH = 2**24
+# A full block is merged in steps that keep others waiting for no longer than sealing does.
+_BUCKETS_A_MERGE = 4
 
 
 class SearchIndexer:
@@ -47,18 +49,24 @@ class SearchIndexer:
         pause = 0.0
         while not self._closing.wait(pause):
             started = time.monotonic()
-            has_sealed = self._seal()
+            has_worked = self._work()
             # Behind a long tail as long a pause as the work took: the rest of the server is to have half of the time.
-            pause = time.monotonic() - started if has_sealed else _EVERY_SECONDS
+            pause = time.monotonic() - started if has_worked else _EVERY_SECONDS
 
-    def _seal(self) -> bool:
+    def _work(self) -> bool:
         try:
-            return _seal_oldest(self._database, _IMAGES_A_BATCH, _TAIL_BYTES, even_if_short=False) > 0
+            return take_step(self._database)
         except PixyProxyException as error:
             _logger.warning("The search index could not be sealed, and is read as it is: %s", error.message)
         except Exception:
             _logger.exception("The search index could not be sealed, and is read as it is.")
         return False
+
+
+def take_step(database: Database) -> bool:
+    """Seal some hundred images, where so many wait, or merge a part of a full block; return whether it was needed."""
+    sealed = _seal_oldest(database, _IMAGES_A_BATCH, _TAIL_BYTES, even_if_short=False)
+    return sealed > 0 or _merge(database)
 
 
 def seal_all(database: Database, report: Callable[[int, int], None]) -> None:
@@ -77,18 +85,31 @@ def seal_all(database: Database, report: Callable[[int, int], None]) -> None:
     while sealed := _seal_oldest(database, _IMAGES_A_LARGE_BATCH, _BYTES_A_LARGE_BATCH, even_if_short=True):
         done += sealed
         report(done, max(count, done))
+    while _merge(database):
+        pass
 
 
 def _seal_oldest(database: Database, most_images: int, most_bytes: int, *, even_if_short: bool) -> int:
     """Seal the images with the lowest ids in the tail, and return how many; a short tail is left alone unless told."""
     with database.reading() as context:
-        tail = SearchIndexRepository(context).get_unsealed(most_images)
+        index = SearchIndexRepository(context)
+        tail, growing = index.get_unsealed(most_images), index.get_growing_block()
     batch = _up_to(tail, most_bytes)
     is_long = len(batch) == most_images or len(batch) < len(tail)
     if not batch or not (is_long or even_if_short):
         return 0
-    in_transaction(database, lambda context: SearchIndexRepository(context).seal(batch, database))
+    in_transaction(database, lambda context: SearchIndexRepository(context).seal(batch, growing, database))
     return len(batch)
+
+
+def _merge(database: Database) -> bool:
+    """Merge a part of a full block, and return whether there was any."""
+    with database.reading() as context:
+        block = SearchIndexRepository(context).get_full_block()
+    if block is None:
+        return False
+    in_transaction(database, lambda context: SearchIndexRepository(context).merge(block, _BUCKETS_A_MERGE, database))
+    return True
 
 
 def _up_to(tail: Sequence[Unsealed], most_bytes: int) -> list[int]:

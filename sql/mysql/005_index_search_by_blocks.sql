@@ -15,7 +15,7 @@ CREATE TABLE IF NOT EXISTS image_tail (
 ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
 -- Where a term is found: in which images of a block of 16,384 consecutive ids. posting is a list of 2-byte offsets, or
--- a bit for each image of the block. The row of the empty term says between which times each run of 256 images was made.
+-- a bit for each image of the block.
 CREATE TABLE IF NOT EXISTS image_postings (
   block BIGINT UNSIGNED NOT NULL,
   term VARBINARY(769) NOT NULL,
@@ -23,11 +23,24 @@ CREATE TABLE IF NOT EXISTS image_postings (
   PRIMARY KEY (block, term)
 ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
--- The blocks that have postings, and between which times their images were made, in microseconds since 1970.
+-- The same of a block that still grows, for batches of 512 ids: each row holds the postings of many terms, in a text of
+-- pixyproxy/data/repositories/batches.py. They are moved into image_postings when the block is full.
+CREATE TABLE IF NOT EXISTS image_batches (
+  block BIGINT UNSIGNED NOT NULL,
+  bucket SMALLINT UNSIGNED NOT NULL,
+  batch SMALLINT UNSIGNED NOT NULL,
+  postings MEDIUMBLOB NOT NULL,
+  PRIMARY KEY (block, bucket, batch)
+) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
+
+-- The blocks that have postings, and between which times their images were made, in microseconds since 1970: all of
+-- them, and in bounds each run of 256.
 CREATE TABLE IF NOT EXISTS image_blocks (
   block BIGINT UNSIGNED NOT NULL,
   oldest BIGINT NOT NULL,
   newest BIGINT NOT NULL,
+  bounds BLOB NOT NULL,
+  has_batches TINYINT UNSIGNED NOT NULL,
   PRIMARY KEY (block)
 ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 

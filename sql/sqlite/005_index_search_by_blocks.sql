@@ -13,7 +13,7 @@ CREATE TABLE IF NOT EXISTS image_tail (
 );
 
 -- Where a term is found: in which images of a block of 16,384 consecutive ids. posting is a list of 2-byte offsets, or
--- a bit for each image of the block. The row of the empty term says between which times each run of 256 images was made.
+-- a bit for each image of the block.
 CREATE TABLE IF NOT EXISTS image_postings (
   block INTEGER NOT NULL,
   term TEXT NOT NULL,
@@ -21,11 +21,24 @@ CREATE TABLE IF NOT EXISTS image_postings (
   PRIMARY KEY (block, term)
 ) WITHOUT ROWID;
 
--- The blocks that have postings, and between which times their images were made, in microseconds since 1970.
+-- The same of a block that still grows, for batches of 512 ids: each row holds the postings of many terms, in a text of
+-- pixyproxy/data/repositories/batches.py. They are moved into image_postings when the block is full.
+CREATE TABLE IF NOT EXISTS image_batches (
+  block INTEGER NOT NULL,
+  bucket INTEGER NOT NULL,
+  batch INTEGER NOT NULL,
+  postings TEXT NOT NULL,
+  PRIMARY KEY (block, bucket, batch)
+) WITHOUT ROWID;
+
+-- The blocks that have postings, and between which times their images were made, in microseconds since 1970: all of
+-- them, and in bounds each run of 256.
 CREATE TABLE IF NOT EXISTS image_blocks (
   block INTEGER PRIMARY KEY,
   oldest INTEGER NOT NULL,
-  newest INTEGER NOT NULL
+  newest INTEGER NOT NULL,
+  bounds BLOB NOT NULL,
+  has_batches INTEGER NOT NULL
 );
 
 -- All images begin in the tail.

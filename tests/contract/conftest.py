@@ -16,6 +16,7 @@ from tests.support.database_servers import DatabaseServer, fresh_database
 _EMPTIED_TABLES = (
     "image_tail",
     "image_postings",
+    "image_batches",
     "image_blocks",
     "image_copies",
     "images",

@@ -19,14 +19,17 @@ import pytest
 from pydantic import SecretStr
 
 from pixyproxy.core.exceptions import ConfigurationError, ConflictError, PixyProxyException
-from pixyproxy.core.models import new_guid
+from pixyproxy.core.models import Caller, Image, ImageFilter, new_guid
+from pixyproxy.core.search_terms import index_terms
 from pixyproxy.data import init
 from pixyproxy.data import mysql as mysql_module
 from pixyproxy.data.database import Database, statements_of
 from pixyproxy.data.init import Migration, migrations_for, require_current, schema_version, upgrade
 from pixyproxy.data.mysql import MySQLDatabase
+from pixyproxy.data.repositories.images import detail_to_dict
+from pixyproxy.service.indexer import seal_all
 from tests.contract.databases import SERVERS, address_of, open_database
-from tests.contract.records import add_caller, add_image, get_image
+from tests.contract.records import add_caller, add_image, detail_of, get_image, get_page
 from tests.support.database_servers import DatabaseKind, DatabaseServer, private_server
 
 PROJECT = Path(__file__).parents[2]
@@ -35,6 +38,7 @@ VERSIONS = [3, 4, 5, 6]
 ENTITIES = {"deletions", "generations", "images", "migrations", "server_values", "users"}
 TABLES = ENTITIES | {
     "failed_sign_ins",
+    "image_batches",
     "image_blocks",
     "image_copies",
     "image_postings",
@@ -228,6 +232,85 @@ def test_upgrade_waits_for_another_one_only_so_long(database_url: str, monkeypat
 def test_steps_may_take_longer_than_a_query(database_url: str) -> None:
     with closing(open_database(database_url, timeout=1)) as database, database.migrating() as context:
         assert context.fetch_one("SELECT SLEEP(2) AS slept", {}) == {"slept": 0}
+
+
+# --- What earlier releases left ---------------------------------------------------------------------------------------
+
+FOX = {"prompt": "ein roter Fuchs 雪山", "filename": "Fuchs.png", "tags": ("a b", "雪")}
+
+
+def add_as_version_3_did(database: Database, ann: Caller, **values: Any) -> Image:
+    """Add an image with what it was found by before there was the search index."""
+    detail = detail_of(ann, **values)
+    row = detail_to_dict(detail) | {"author_id": ann.user_id}
+    with database.transaction() as context:
+        names = ", ".join(row)
+        image_id = context.insert(f"INSERT INTO images ({names}) VALUES ({', '.join(f':{name}' for name in row)})", row)
+        for table, column, terms in (
+            ("image_terms", "term", index_terms(detail.prompt)),
+            ("image_tags", "tag_key", detail.tags),
+        ):
+            context.execute_many(
+                f"INSERT INTO {table} ({column}, created_at, image_id) VALUES (:term, :created_at, :image_id)",
+                [{"term": term, "created_at": detail.created_at, "image_id": image_id} for term in terms],
+            )
+        context.commit()
+    return Image(**dict(detail), id=image_id, author_id=ann.user_id)
+
+
+@pytest.fixture
+def version_3(empty_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Database:
+    """A database as that version made it."""
+    folder = tmp_path / empty_database.kind
+    folder.mkdir()
+    first = migrations_for(empty_database.kind)[0].path
+    (folder / first.name).write_text(first.read_text())
+    with monkeypatch.context() as patched:
+        patched.setattr(init, "_SCRIPTS", tmp_path)
+        assert upgrade(empty_database) == [3]
+    return empty_database
+
+
+def test_images_of_version_3_are_found_after_the_upgrade(version_3: Database) -> None:
+    ann = add_caller(version_3)
+    fox = add_as_version_3_did(version_3, ann, **FOX)
+    plain = add_as_version_3_did(version_3, ann, prompt="!", filename="other.png")
+    # More than servers put together without being told that they may.
+    long = add_as_version_3_did(version_3, ann, prompt=" ".join(f"wort{number}" for number in range(2_000)))
+
+    assert upgrade(version_3) == VERSIONS[1:]
+
+    for _ in range(2):
+        assert get_page(version_3, caller=ann) == [long, plain, fox]
+        for wanted in (
+            ImageFilter(prompt="FUCHS rot", tags=("雪", "a b")),
+            ImageFilter(prompt="雪"),
+            ImageFilter(filename="fuchs"),
+            ImageFilter(prompt="ein", author="ann", visibility=fox.visibility),
+        ):
+            assert get_page(version_3, wanted, ann) == [fox]
+        for number in (0, 999, 1_999):
+            assert get_page(version_3, ImageFilter(prompt=f"wort{number} wort1999"), ann) == [long]
+        assert get_page(version_3, ImageFilter(tags=("a",)), ann) == []
+        seal_all(version_3, lambda done, count: None)
+
+
+@pytest.mark.parametrize("empty_database_url", SERVERS, indirect=True)  # SQLite's is one transaction.
+def test_an_upgrade_from_version_3_that_was_cut_off_loses_nothing(version_3: Database) -> None:
+    ann = add_caller(version_3)
+    fox = add_as_version_3_did(version_3, ann, **FOX)
+    upgrade(version_3)
+    other = add_image(version_3, ann, prompt="another Fuchs")
+    with version_3.transaction() as context:
+        # As if it had been cut off before it was noted.
+        context.execute("DELETE FROM migrations WHERE version = 5", {})
+        context.commit()
+
+    assert upgrade(version_3) == [5]
+
+    assert get_page(version_3, ImageFilter(prompt="fuchs"), ann) == [other, fox]
+    assert get_page(version_3, ImageFilter(tags=("雪",)), ann) == [fox]
+    assert tables_of(version_3) == TABLES
 
 
 # --- How everything is named -----------------------------------------------------------------------------------------

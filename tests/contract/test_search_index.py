@@ -1,13 +1,14 @@
 """What the search index must hold through sealing, changes and deletions, on every database.
 
-Blocks are small here, so that a few hundred images fill many: 64 ids a block, 8 a run, and a posting of more than one
-image in bits.
+Blocks are small here, so that a few hundred images fill many: 64 ids a block, 16 a batch, 8 a run, and a posting of
+more than one image in bits.
 """
 
 from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -17,23 +18,25 @@ import pytest
 from pixyproxy.core.models import Caller, Image, ImageFilter, UserClass, Visibility
 from pixyproxy.core.search_terms import MAX_TERM_LENGTH
 from pixyproxy.data.database import Database
-from pixyproxy.data.repositories import image_search, postings
+from pixyproxy.data.repositories import batches, image_search, postings
 from pixyproxy.data.repositories.image_conditions import ImagePosition
 from pixyproxy.data.repositories.image_search import ImageSearch
 from pixyproxy.data.repositories.images import ImageRepository
-from pixyproxy.data.repositories.search_index import SearchIndexRepository, as_text
+from pixyproxy.data.repositories.posting_store import Block, Found, PostingRepository, as_text
+from pixyproxy.data.repositories.search_index import SearchIndexRepository
 from pixyproxy.data.transactions import in_transaction
 from tests.contract.page_model import expected_images
 from tests.contract.records import add_caller, add_image, add_images, get_page, minutes, walk
 from tests.contract.test_images_pages import FILENAMES, TAGS, USERNAMES, random_filter, random_images
 
 PUBLIC = Visibility.PUBLIC
+SMALL_BLOCKS = {"BLOCK_BITS": 6, "BATCH_BITS": 4, "RUN_BITS": 3}
 
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postings, "BLOCK_BITS", 6)
-    monkeypatch.setattr(postings, "RUN_BITS", 3)
+    for name, bits in SMALL_BLOCKS.items():
+        monkeypatch.setattr(postings, name, bits)
     # Every step by which a search takes more at once is taken here, too.
     monkeypatch.setattr(image_search, "_FIRST_BLOCKS", 1)
     monkeypatch.setattr(image_search, "_TIMES_MORE_BLOCKS", 2)
@@ -49,9 +52,20 @@ def ann(database: Database) -> Caller:
 def seal(database: Database, count: int = 1_000_000) -> None:
     """Seal the images with the lowest ids in the tail."""
     with database.reading() as context:
-        ids = [unsealed.image_id for unsealed in SearchIndexRepository(context).get_unsealed(count)]
+        index = SearchIndexRepository(context)
+        ids = [unsealed.image_id for unsealed in index.get_unsealed(count)]
+        growing = index.get_growing_block()
     if ids:
-        in_transaction(database, lambda context: SearchIndexRepository(context).seal(ids, database))
+        in_transaction(database, lambda context: SearchIndexRepository(context).seal(ids, growing, database))
+
+
+def merge(database: Database, times: int) -> None:
+    """Merge some buckets of a full block, so many times."""
+    for _ in range(times):
+        with database.reading() as context:
+            block = SearchIndexRepository(context).get_full_block()
+        if block is not None:
+            in_transaction(database, lambda context, b=block: SearchIndexRepository(context).merge(b, 50, database))  # type: ignore[misc]
 
 
 def rows_of(database: Database, sql: str) -> list[dict[str, Any]]:
@@ -61,13 +75,18 @@ def rows_of(database: Database, sql: str) -> list[dict[str, Any]]:
 
 def sealed_terms(database: Database) -> dict[int, set[str]]:
     """Return the terms that the blocks have each image under."""
+    found = [
+        (row["block"], as_text(row["term"]), postings.decoded(row["posting"]))
+        for row in rows_of(database, "SELECT block, term, posting FROM image_postings WHERE term > ''")
+    ]
+    for row in rows_of(database, "SELECT block, batch, postings FROM image_batches"):
+        first = row["batch"] << postings.BATCH_BITS
+        for term, offsets in batches.all_offsets(as_text(row["postings"])).items():
+            found.append((row["block"], term, frozenset(first + offset for offset in offsets)))
     terms: dict[int, set[str]] = {}
-    for row in rows_of(database, "SELECT block, term, posting FROM image_postings"):
-        term = as_text(row["term"])
-        if term:
-            for _, offsets in postings.offsets_by_run(postings.decoded(row["posting"])):
-                for offset in offsets:
-                    terms.setdefault((row["block"] << postings.BLOCK_BITS) + offset, set()).add(term)
+    for block, term, posting in found:
+        for offset in postings.offsets(posting):
+            terms.setdefault((block << postings.BLOCK_BITS) + offset, set()).add(term)
     return terms
 
 
@@ -116,7 +135,8 @@ def test_pages_are_those_of_the_model_whatever_is_sealed(database: Database, see
         for image in randomness.sample(list(images.values()), 3):
             delete(database, images.pop(image.id))
         # All, none or some; now and then images of a block that is sealed already come late.
-        seal(database, randomness.choice((0, 7, 50, 1_000)))
+        seal(database, randomness.choice((0, 7, 15, 50, 1_000)))
+        merge(database, randomness.choice((0, 1, 2, 3)))
 
         for _ in range(12):
             image_filter = random_filter(randomness, list(images.values()))
@@ -128,13 +148,16 @@ def test_pages_are_those_of_the_model_whatever_is_sealed(database: Database, see
             found += bool(expected)
 
     assert found > 70  # Most of the filters found something, or nothing would be compared.
+    # Everything was there to be searched.
     assert len(rows_of(database, "SELECT block FROM image_blocks")) > 5
+    for table in ("image_batches", "image_postings"):
+        assert rows_of(database, f"SELECT block FROM {table}")
 
 
 def test_blocks_hold_the_terms_of_today_and_no_others(database: Database, ann: Caller) -> None:
-    kept = add_image(database, ann, prompt="red fox", filename="ab.c", tags=("x",))
-    changed = add_image(database, ann, prompt="red fox", filename="ab.c", tags=("x",))
-    deleted = add_image(database, ann, prompt="red fox", filename="ab.c", tags=("x",))
+    kept = add_image(database, ann, prompt="red foxes", filename="ab.c", tags=("x",))
+    changed = add_image(database, ann, prompt="red foxes", filename="ab.c", tags=("x",))
+    deleted = add_image(database, ann, prompt="red foxes", filename="ab.c", tags=("x",))
     seal(database)
 
     changed = change(database, changed, tags=("y",), filename="abd")
@@ -142,7 +165,7 @@ def test_blocks_hold_the_terms_of_today_and_no_others(database: Database, ann: C
     delete(database, deleted)
     seal(database)
 
-    words = {"wred", "wfox", "pr", "pre", "pred", "pf", "pfo", "pfox", f"a{ann.user_id}"}
+    words = {"wred", "wfoxes", "pr", "pre", "pred", "pf", "pfo", "pfox", "pfoxe", f"a{ann.user_id}"}
     assert sealed_terms(database) == {
         kept.id: words | {"tx", "v1", "fa", "fb", "f.", "fc", "fab", "fb.", "f.c", "fab.", "fb.c"},
         changed.id: words | {"tz", "v2", "fa", "fb", "fd", "fab", "fbd", "fabd"},
@@ -168,7 +191,7 @@ def test_a_sealing_that_is_cut_off_changes_nothing(database: Database, ann: Call
     before = [rows_of(database, f"SELECT * FROM {table}") for table in ("image_tail", "image_blocks")]
 
     with database.transaction() as context:  # And never committed.
-        SearchIndexRepository(context).seal([image.id for image in images], database)
+        SearchIndexRepository(context).seal([image.id for image in images], 0, database)
 
     assert [rows_of(database, f"SELECT * FROM {table}") for table in ("image_tail", "image_blocks")] == before
     assert sealed_terms(database) == {}
@@ -179,7 +202,7 @@ def test_images_that_were_sealed_meanwhile_are_left_as_they_are(database: Databa
     images = add_images(database, ann, [{} for _ in range(10)])
     ids = [image.id for image in images]
     for _ in range(2):
-        in_transaction(database, lambda context: SearchIndexRepository(context).seal(ids, database))
+        in_transaction(database, lambda context: SearchIndexRepository(context).seal(ids, 0, database))
 
     assert sealed_terms(database).keys() == set(ids)
     assert get_page(database, ImageFilter(prompt="fox"), ann) == images[::-1]
@@ -188,7 +211,7 @@ def test_images_that_were_sealed_meanwhile_are_left_as_they_are(database: Databa
 def test_an_id_that_is_committed_late_is_found_in_a_sealed_block(database: Database, ann: Caller) -> None:
     images = add_images(database, ann, [{} for _ in range(5)])
     # As if the others had not been committed yet: the last is sealed before them.
-    in_transaction(database, lambda context: SearchIndexRepository(context).seal([images[4].id], database))
+    in_transaction(database, lambda context: SearchIndexRepository(context).seal([images[4].id], 0, database))
     assert get_page(database, ImageFilter(prompt="fox"), ann) == images[::-1]
 
     seal(database)
@@ -204,6 +227,7 @@ def test_sealing_adding_changing_and_searching_at_once_loses_nothing(database: D
     def seal_always() -> None:
         while not done.is_set():
             seal(database, 7)
+            merge(database, 1)
 
     def add_more() -> list[Image]:
         return [add_image(database, ann, created_at=minutes(100 + number), tags=("new",)) for number in range(40)]
@@ -271,13 +295,13 @@ def test_a_page_reads_no_more_blocks_than_it_takes(
     images = add_images(database, ann, [{"created_at": minutes(number)} for number in range(640)])
     seal(database)
     read: set[int] = set()
-    stored_where = ImageSearch._stored_where
+    find = PostingRepository.find
 
-    def noted(self: ImageSearch, blocks: Any, condition: str, parameters: Any) -> Any:
-        read.update(blocks)
-        return stored_where(self, blocks, condition, parameters)
+    def noted(self: PostingRepository, blocks: Sequence[Block], terms: Sequence[str], prefix: str | None) -> Found:
+        read.update(block.number for block in blocks)
+        return find(self, blocks, terms, prefix)
 
-    monkeypatch.setattr(ImageSearch, "_stored_where", noted)
+    monkeypatch.setattr(PostingRepository, "find", noted)
     fox = ImageFilter(prompt="fox")
 
     assert get_page(database, fox, ann, limit=5) == images[:-6:-1]

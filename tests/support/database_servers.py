@@ -357,6 +357,8 @@ def _root_account(password: str) -> str:
     """What makes an account out of a template's data, at every start; one statement a line."""
     return (
         f"CREATE USER IF NOT EXISTS 'root'@'127.0.0.1' IDENTIFIED BY '{password}';\n"
+        # Data that stayed knows an earlier one.
+        f"ALTER USER 'root'@'127.0.0.1' IDENTIFIED BY '{password}';\n"
         "GRANT ALL PRIVILEGES ON *.* TO 'root'@'127.0.0.1' WITH GRANT OPTION;\n"
         "DROP USER IF EXISTS 'root'@'localhost';\n"
     )

@@ -10,34 +10,25 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from pixyproxy.core.models import Caller, ImageFilter
 from pixyproxy.core.text import exact_key
 from pixyproxy.data.database import DatabaseContext
 from pixyproxy.data.repositories import postings
 from pixyproxy.data.repositories.image_conditions import Conditions, ImagePosition
-from pixyproxy.data.repositories.index_terms import LAST_CHARACTER, Wanted, joined, text_terms, wanted_by
+from pixyproxy.data.repositories.index_terms import Wanted, joined, text_terms, wanted_by
+from pixyproxy.data.repositories.posting_store import Block, Found, PostingRepository
 from pixyproxy.data.repositories.postings import Posting
-from pixyproxy.data.repositories.search_index import BOUNDS, RunBounds, as_text, microseconds, term_parameters
+from pixyproxy.data.repositories.run_bounds import RunBounds, microseconds
 
 # How many blocks are looked into at once: few first, because most searches fill a page from those.
-_FIRST_BLOCKS = 2
+_FIRST_BLOCKS = 4
 _TIMES_MORE_BLOCKS = 16
 _MOST_BLOCKS = 256
 # How many terms are asked for at once, before blocks that lack one of them are given up.
-_TERMS_AT_ONCE = 6
+_TERMS_AT_ONCE = 8
 # How many images are looked up at once where many prove not to match.
 _MOST_LOOKED_UP = 1_000
-
-
-@dataclass(frozen=True)
-class _Block:
-    """A block, and when its oldest and its newest image were created, in microseconds."""
-
-    number: int
-    oldest: int
-    newest: int
 
 
 @dataclass(frozen=True)
@@ -80,6 +71,7 @@ class ImageSearch:
         after: ImagePosition | None,
     ) -> None:
         self._context = context
+        self._postings = PostingRepository(context)
         self._filter = image_filter
         self._caller = caller
         self._limit = limit
@@ -153,11 +145,9 @@ class ImageSearch:
         if waiting:
             page.add(self._looked_up(waiting, conditions))
 
-    def _blocks(self) -> list[_Block]:
+    def _blocks(self) -> list[Block]:
         """Return the blocks that can hold images of the page, the one with the newest image first."""
-        rows = self._context.fetch_all("SELECT block, oldest, newest FROM image_blocks", {})
-        blocks = [_Block(row["block"], row["oldest"], row["newest"]) for row in rows]
-        blocks = [block for block in blocks if self._is_in_time(block.oldest, block.newest)]
+        blocks = [block for block in self._postings.get_blocks() if self._is_in_time(block.oldest, block.newest)]
         return sorted(blocks, key=lambda block: block.newest, reverse=True)
 
     def _is_in_time(self, oldest: int, newest: int) -> bool:
@@ -169,52 +159,29 @@ class ImageSearch:
             and (self._after is None or oldest <= microseconds(self._after.created_at))
         )
 
-    def _runs(self, blocks: Sequence[_Block], wanted: Sequence[Wanted]) -> list[_Run]:
+    def _runs(self, blocks: Sequence[Block], wanted: Sequence[Wanted]) -> list[_Run]:
         """Return the runs of these blocks that may hold matches, the one with the newest image first."""
+        matches = self._matches(blocks, wanted)
         runs = []
-        for block, (posting, bounds) in self._matches([block.number for block in blocks], wanted).items():
-            first = block << postings.BLOCK_BITS
-            for run, offsets in postings.offsets_by_run(posting):
-                if self._is_in_time(bounds.oldest[run], bounds.newest[run]):
-                    runs.append(_Run(bounds.newest[run], [first + offset for offset in offsets]))
+        for block in blocks:
+            if block.number in matches:
+                bounds = RunBounds.decoded(block.bounds)
+                first = block.number << postings.BLOCK_BITS
+                for run, offsets in postings.offsets_by_run(matches[block.number]):
+                    if self._is_in_time(bounds.oldest[run], bounds.newest[run]):
+                        runs.append(_Run(bounds.newest[run], [first + offset for offset in offsets]))
         return sorted(runs, key=lambda run: run.newest, reverse=True)
 
-    def _matches(self, blocks: Sequence[int], wanted: Sequence[Wanted]) -> dict[int, tuple[Posting, RunBounds]]:
-        """Return what each of these blocks has under all that is wanted, and its bounds, where it has any."""
-        found: _Found = dict.fromkeys(blocks, ())
-        exact = [each for each in wanted if each.prefix is None]
-        for start in range(0, len(exact), _TERMS_AT_ONCE):
-            some = exact[start : start + _TERMS_AT_ONCE]
-            stored = self._stored(list(found), [term for each in some for term in each.terms])
-            found = _narrowed(found, {block: _alternatives(some, terms) for block, terms in stored.items()})
-        for prefix in (each.prefix for each in wanted if each.prefix is not None):
-            stored = self._stored_by_prefix(list(found), prefix)
-            found = _narrowed(found, {block: [list(terms.values())] for block, terms in stored.items()})
-        bounds = self._stored(list(found), [BOUNDS])
-        return {block: (found[block][0], RunBounds.decoded(terms[BOUNDS])) for block, terms in bounds.items()}
-
-    def _stored(self, blocks: Sequence[int], terms: Sequence[str]) -> dict[int, dict[str, bytes]]:
-        """Return the stored postings of some terms in some blocks."""
-        names, parameters = term_parameters(terms)
-        return self._stored_where(blocks, f"term IN ({names})", parameters)
-
-    def _stored_by_prefix(self, blocks: Sequence[int], prefix: str) -> dict[int, dict[str, bytes]]:
-        parameters = {"first": prefix, "end": prefix + LAST_CHARACTER}
-        return self._stored_where(blocks, "term >= :first AND term < :end", parameters)
-
-    def _stored_where(
-        self, blocks: Sequence[int], condition: str, parameters: Mapping[str, Any]
-    ) -> dict[int, dict[str, bytes]]:
-        stored: dict[int, dict[str, bytes]] = {}
-        if blocks:
-            rows = self._context.fetch_all(
-                f"SELECT block, term, posting FROM image_postings "  # noqa: S608
-                f"WHERE block IN ({', '.join(map(str, blocks))}) AND {condition}",
-                parameters,
-            )
-            for row in rows:
-                stored.setdefault(row["block"], {})[as_text(row["term"])] = row["posting"]
-        return stored
+    def _matches(self, blocks: Sequence[Block], wanted: Sequence[Wanted]) -> dict[int, Posting]:
+        """Return what each of these blocks has under all that is wanted, where it has anything."""
+        matches: dict[int, Posting] = {}
+        for some in _steps(wanted, len(blocks)):
+            terms = [term for each in some for term in each.terms]
+            prefix = next((each.prefix for each in some if each.prefix is not None), None)
+            found = self._postings.find(blocks, terms, prefix)
+            matches = _narrowed(matches, blocks, some, found)
+            blocks = [block for block in blocks if block.number in matches]
+        return matches
 
     def _looked_up(self, image_ids: Sequence[int], conditions: Conditions) -> list[tuple[datetime, int]]:
         """Return those of the images that do match and may be seen."""
@@ -233,11 +200,7 @@ class ImageSearch:
         return all(exact_key(tag) in keys for tag in self._filter.tags)
 
 
-_Found = dict[int, tuple[Posting, ...]]
-"""What blocks have under the terms that were looked at so far: one posting each, none at the beginning."""
-
-
-def _windows(blocks: Sequence[_Block]) -> Iterator[Sequence[_Block]]:
+def _windows(blocks: Sequence[Block]) -> Iterator[Sequence[Block]]:
     """Cut blocks into those that are looked into at once."""
     size = _FIRST_BLOCKS
     while blocks:
@@ -246,18 +209,39 @@ def _windows(blocks: Sequence[_Block]) -> Iterator[Sequence[_Block]]:
         size = min(size * _TIMES_MORE_BLOCKS, _MOST_BLOCKS)
 
 
-def _alternatives(wanted: Sequence[Wanted], stored: Mapping[str, bytes]) -> list[list[bytes]]:
-    """Return for each that is wanted the stored postings that would do."""
-    return [[stored[term] for term in each.terms if term in stored] for each in wanted]
+def _steps(wanted: Sequence[Wanted], blocks: int) -> Iterator[Sequence[Wanted]]:
+    """Cut what is wanted into what is looked for at once.
+
+    Of few blocks that is everything, and of many the prefix comes last, which may have many terms. There is one at the
+    most, of the last word.
+    """
+    if blocks <= _FIRST_BLOCKS:
+        yield wanted
+        return
+    exact = [each for each in wanted if each.prefix is None]
+    for start in range(0, len(exact), _TERMS_AT_ONCE):
+        yield exact[start : start + _TERMS_AT_ONCE]
+    for each in wanted:
+        if each.prefix is not None:
+            yield [each]
 
 
-def _narrowed(found: _Found, alternatives: Mapping[int, list[list[bytes]]]) -> _Found:
-    """Return what was found and is in one of each block's alternatives, without the blocks where that is nothing."""
-    narrowed: _Found = {}
-    for block, groups in alternatives.items():
-        if all(groups):
-            unions = (postings.union(map(postings.decoded, group)) for group in groups)
-            posting = postings.intersection((*found[block], *unions))
+def _narrowed(
+    matches: Mapping[int, Posting], blocks: Sequence[Block], wanted: Sequence[Wanted], found: Found
+) -> dict[int, Posting]:
+    """Return what blocks had before, nothing being everything, and have under what else is wanted."""
+    narrowed: dict[int, Posting] = {}
+    for number in (block.number for block in blocks):
+        terms = found.get(number, {})
+        alternatives = [
+            [posting for term, posting in terms.items() if term.startswith(each.prefix)]
+            if each.prefix
+            else [terms[term] for term in each.terms if term in terms]
+            for each in wanted
+        ]
+        if all(alternatives):
+            before = [matches[number]] if number in matches else []
+            posting = postings.intersection([*before, *map(postings.union, alternatives)])
             if posting:
-                narrowed[block] = (posting,)
+                narrowed[number] = posting
     return narrowed

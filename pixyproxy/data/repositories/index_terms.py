@@ -2,7 +2,7 @@
 
 A term's first letter says what it is of, so that a word is never taken for a tag:
 
-* ``w`` a search term of the prompt, ``p`` the first letters of one, up to three;
+* ``w`` a search term of the prompt, ``p`` the first letters of one, up to four;
 * ``f`` one, two or three characters that stand together in the filename's key;
 * ``t`` a tag's key, ``a`` the author's id, ``v`` the visibility.
 """
@@ -20,8 +20,6 @@ from pixyproxy.core.text import caseless_key, exact_key
 _GRAM_LENGTH = 3
 # More of them would hardly leave fewer images, and each is looked up in every block.
 _MAX_GRAMS = 12
-# The last code point: what begins with a prefix lies between the prefix and the prefix followed by it.
-LAST_CHARACTER = "\U0010ffff"
 # Stands in none of the terms.
 _SEPARATOR = "\n"
 

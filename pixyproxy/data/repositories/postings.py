@@ -15,6 +15,8 @@ from operator import and_, or_
 BLOCK_BITS = 14
 # A page of newest images is read run by run: the fewer images a run has, the fewer are read in vain.
 RUN_BITS = 8
+# So many images are moved into the index at once, more or less.
+BATCH_BITS = 9
 # A set is stored in two bytes an offset, so this many take a quarter of the bits of a whole block.
 _BITS_AN_OFFSET_SAVED = 64
 
@@ -29,6 +31,11 @@ def block_of(image_id: int) -> int:
 def offset_of(image_id: int) -> int:
     """Return an image's place within its block."""
     return image_id & ((1 << BLOCK_BITS) - 1)
+
+
+def batch_of(offset: int) -> int:
+    """Return the number, within the block, of the batch that an offset lies in."""
+    return offset >> BATCH_BITS
 
 
 def run_of(offset: int) -> int:
@@ -85,9 +92,21 @@ def intersection(postings: Iterable[Posting]) -> Posting:
         return reduce(and_, bits)
     found = sets[0].intersection(*sets[1:])
     if bits and found:
-        mask = reduce(and_, bits)
-        found = frozenset(offset for offset in found if mask >> offset & 1)
+        flags = reduce(and_, bits).to_bytes(_bytes_a_block(), "little")
+        found = frozenset([offset for offset in found if flags[offset >> 3] >> (offset & 7) & 1])
     return found
+
+
+def shifted(posting: Posting, places: int) -> Posting:
+    """Return a posting whose offsets are so much larger."""
+    if isinstance(posting, frozenset):
+        return frozenset([offset + places for offset in posting])
+    return posting << places
+
+
+def offsets(posting: Posting) -> Iterable[int]:
+    """Return the offsets in a posting."""
+    return posting if isinstance(posting, frozenset) else _offsets_of_bits(posting)
 
 
 def offsets_by_run(posting: Posting) -> Iterator[tuple[int, list[int]]]:
@@ -102,7 +121,7 @@ def offsets_by_run(posting: Posting) -> Iterator[tuple[int, list[int]]]:
     for run in range(runs_a_block()):
         bits = posting >> (run << RUN_BITS) & mask
         if bits:
-            yield run, [(run << RUN_BITS) + offset for offset in _offsets(bits)]
+            yield run, [(run << RUN_BITS) + offset for offset in _offsets_of_bits(bits)]
 
 
 def _bytes_a_block() -> int:
@@ -116,7 +135,7 @@ def _bits(offsets: Iterable[int]) -> int:
     return int.from_bytes(flags, "little")
 
 
-def _offsets(bits: int) -> Iterator[int]:
+def _offsets_of_bits(bits: int) -> Iterator[int]:
     while bits:
         lowest = bits & -bits
         yield lowest.bit_length() - 1

@@ -1,9 +1,9 @@
 """The search index: which images are found under which terms.
 
 An image is first indexed in ``image_tail``, in one row with all its terms, which searches read through. Whenever
-enough rows are there, they are sealed: their terms go into ``image_postings``, which has a row for each term of each
-block of image ids, and the rows go. An image that is changed or deleted after that comes back into the tail, with the
-terms that it is sealed under, and is sealed again.
+enough rows are there, they are sealed: their terms become postings, by blocks of image ids, and the rows go. An image
+that is changed or deleted after that comes back into the tail, with the terms that it is sealed under, and is sealed
+again.
 
 So at any time every image is found under all its terms, in the tail or in its block, by whoever reads the tail first.
 It may for a while be found under terms that it has no more: what is found must be looked at again.
@@ -11,11 +11,9 @@ It may for a while be found under terms that it has no more: what is found must 
 
 from __future__ import annotations
 
-import struct
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pixyproxy.core.exceptions import ConstraintViolationError
@@ -23,14 +21,11 @@ from pixyproxy.core.text import caseless_key
 from pixyproxy.data.database import Database, DatabaseContext, Row
 from pixyproxy.data.repositories import postings
 from pixyproxy.data.repositories.index_terms import all_terms, joined, parted, text_terms
+from pixyproxy.data.repositories.posting_store import PostingRepository, as_text, listed
+from pixyproxy.data.repositories.run_bounds import NO_NEWEST, NO_OLDEST, microseconds
 
-# In the place of a term, the bounds of a block's runs. No term is empty.
-BOUNDS = ""
-_TERMS_A_STATEMENT = 500
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
-# Beyond all times, the wrong way round: the bounds of a run without images.
-_NO_OLDEST, _NO_NEWEST = 2**63 - 1, -(2**63)
+# Of more images than a quarter of a block, it costs less to write rows at once than batches first.
+_BATCHED_SHARE = 4
 
 
 @dataclass(frozen=True)
@@ -60,42 +55,12 @@ class Unsealed:
     size: int
 
 
-@dataclass
-class RunBounds:
-    """When the oldest and the newest image of each run of a block were created, in microseconds."""
-
-    oldest: list[int]
-    newest: list[int]
-
-    @classmethod
-    def of_none(cls) -> RunBounds:
-        """Return the bounds of a block without images."""
-        count = postings.runs_a_block()
-        return cls([_NO_OLDEST] * count, [_NO_NEWEST] * count)
-
-    @classmethod
-    def decoded(cls, data: bytes) -> RunBounds:
-        """Read what ``encoded`` wrote."""
-        times = struct.unpack(f"<{len(data) // 8}q", data)
-        middle = len(times) // 2
-        return cls(list(times[:middle]), list(times[middle:]))
-
-    def encoded(self) -> bytes:
-        """Write them as they are stored."""
-        return struct.pack(f"<{2 * len(self.oldest)}q", *self.oldest, *self.newest)
-
-    def include(self, offset: int, created_at: int) -> None:
-        """Widen them for an image."""
-        run = postings.run_of(offset)
-        self.oldest[run] = min(self.oldest[run], created_at)
-        self.newest[run] = max(self.newest[run], created_at)
-
-
 class SearchIndexRepository:
     """The search index, within one database context."""
 
     def __init__(self, context: DatabaseContext) -> None:
         self._context = context
+        self._postings = PostingRepository(context)
 
     # --- Following the images ----------------------------------------------------------------------------------------
 
@@ -150,105 +115,88 @@ class SearchIndexRepository:
         row = self._context.fetch_one("SELECT COUNT(*) AS number FROM image_tail", {})
         return 0 if row is None else int(row["number"])
 
-    def seal(self, image_ids: Sequence[int], database: Database) -> None:
+    def get_growing_block(self) -> int:
+        """Return the number of the last block, 0 where there is none yet."""
+        return max((block.number for block in self._postings.get_blocks()), default=0)
+
+    def seal(self, image_ids: Sequence[int], growing_block: int, database: Database) -> None:
         """Move images from the tail into their blocks, as far as they are still there; in a transaction of its own.
 
         Whoever else seals the same blocks, or changes these images, waits until the end of the transaction.
+
+        Args:
+            image_ids: the images.
+            growing_block: the last block so far; it and those after it get batches, the others rows.
+            database: where this context is from.
         """
         blocks = sorted({postings.block_of(image_id) for image_id in image_ids})
         for block in blocks:
             self._lock_block(block, database)
         # All locks come before the first plain query, whose view of the database lasts to the end.
         tail = self._context.fetch_all(
-            f"SELECT image_id, terms, sealed_terms FROM image_tail WHERE image_id IN ({_listed(image_ids)})"  # noqa: S608
+            f"SELECT image_id, terms, sealed_terms FROM image_tail WHERE image_id IN ({listed(image_ids)})"  # noqa: S608
             f"{database.for_update}",
             {},
         )
         images = self._images(image_ids)
         for block in blocks:
             rows = [row for row in tail if postings.block_of(row["image_id"]) == block]
-            self._write_postings(block, *_changes(rows, images))
-            self._write_bounds(block, [images[row["image_id"]] for row in rows if row["image_id"] in images])
-        self._context.execute(f"DELETE FROM image_tail WHERE image_id IN ({_listed(image_ids)})", {})  # noqa: S608
+            self._seal_block(block, rows, images, may_have_batches=block >= growing_block)
+        self._context.execute(f"DELETE FROM image_tail WHERE image_id IN ({listed(image_ids)})", {})  # noqa: S608
+
+    def _seal_block(
+        self, block: int, tail: Sequence[Row], images: Mapping[int, Row], *, may_have_batches: bool
+    ) -> None:
+        added, removed = _changes(tail, images)
+        if removed:
+            self._postings.remove(block, removed)
+        if may_have_batches and len(tail) < (1 << postings.BLOCK_BITS) // _BATCHED_SHARE:
+            self._postings.add_to_batches(block, added)
+            self._note_batches(block, has_batches=True)
+        else:
+            self._postings.add(block, added)
+        made = [images[row["image_id"]] for row in tail if row["image_id"] in images]
+        times = {postings.offset_of(image["id"]): microseconds(image["created_at"]) for image in made}
+        self._postings.widen_bounds(block, times)
+
+    # --- Merging -----------------------------------------------------------------------------------------------------
+
+    def get_full_block(self) -> int | None:
+        """Return a block that has batches although it does not grow any more, or None."""
+        growing = self.get_growing_block()
+        full = (block.number for block in self._postings.get_blocks() if block.has_batches and block.number < growing)
+        return next(full, None)
+
+    def merge(self, block: int, buckets: int, database: Database) -> None:
+        """Move a number of buckets of a full block from its batches into its rows; in a transaction of its own."""
+        self._lock_block(block, database)
+        if not self._postings.merge(block, buckets):
+            self._note_batches(block, has_batches=False)
+
+    def _note_batches(self, block: int, *, has_batches: bool) -> None:
+        self._context.execute(
+            "UPDATE image_blocks SET has_batches = :has_batches WHERE block = :block",
+            {"block": block, "has_batches": int(has_batches)},
+        )
 
     def _lock_block(self, block: int, database: Database) -> None:
-        values = {"block": block, "oldest": _NO_OLDEST, "newest": _NO_NEWEST}
         sql = f"SELECT block FROM image_blocks WHERE block = :block{database.for_update}"  # noqa: S608
         try:
             self._context.execute(
-                "INSERT INTO image_blocks (block, oldest, newest) VALUES (:block, :oldest, :newest)", values
+                "INSERT INTO image_blocks (block, oldest, newest, bounds, has_batches) "
+                "VALUES (:block, :oldest, :newest, '', 0)",
+                {"block": block, "oldest": NO_OLDEST, "newest": NO_NEWEST},
             )
         except ConstraintViolationError:
-            self._context.fetch_one(sql, values)
+            self._context.fetch_one(sql, {"block": block})
 
     def _images(self, image_ids: Sequence[int]) -> dict[int, Row]:
         rows = self._context.fetch_all(
             "SELECT id, filename_key, author_id, visibility, created_at FROM images "  # noqa: S608
-            f"WHERE id IN ({_listed(image_ids)})",
+            f"WHERE id IN ({listed(image_ids)})",
             {},
         )
         return {row["id"]: row for row in rows}
-
-    def _write_postings(self, block: int, added: _Offsets, removed: _Offsets) -> None:
-        terms = sorted(added.keys() | removed.keys())
-        for start in range(0, len(terms), _TERMS_A_STATEMENT):
-            some = terms[start : start + _TERMS_A_STATEMENT]
-            stored = self._postings(block, some)
-            changed = {}
-            for term in some:
-                before = postings.decoded(stored.get(term, b""))
-                after = postings.changed(before, added.get(term, ()), removed.get(term, ()))
-                changed[term] = postings.encoded(after)
-            self._replace(block, stored, {term: data for term, data in changed.items() if data})
-
-    def _write_bounds(self, block: int, images: Sequence[Row]) -> None:
-        if not images:
-            return
-        stored = self._postings(block, [BOUNDS])
-        bounds = RunBounds.decoded(stored[BOUNDS]) if stored else RunBounds.of_none()
-        for image in images:
-            bounds.include(postings.offset_of(image["id"]), microseconds(image["created_at"]))
-        self._replace(block, stored, {BOUNDS: bounds.encoded()})
-        self._context.execute(
-            "UPDATE image_blocks SET oldest = :oldest, newest = :newest WHERE block = :block",
-            {"block": block, "oldest": min(bounds.oldest), "newest": max(bounds.newest)},
-        )
-
-    def _postings(self, block: int, terms: Sequence[str]) -> dict[str, bytes]:
-        names, parameters = term_parameters(terms)
-        rows = self._context.fetch_all(
-            f"SELECT term, posting FROM image_postings WHERE block = :block AND term IN ({names})",  # noqa: S608
-            {"block": block, **parameters},
-        )
-        return {as_text(row["term"]): row["posting"] for row in rows}
-
-    def _replace(self, block: int, old: Iterable[str], new: Mapping[str, bytes]) -> None:
-        if old:
-            names, parameters = term_parameters(list(old))
-            self._context.execute(
-                f"DELETE FROM image_postings WHERE block = :block AND term IN ({names})",  # noqa: S608
-                {"block": block, **parameters},
-            )
-        self._context.execute_many(
-            "INSERT INTO image_postings (block, term, posting) VALUES (:block, :term, :posting)",
-            [{"block": block, "term": term, "posting": data} for term, data in new.items()],
-        )
-
-
-def microseconds(time: datetime) -> int:
-    """Return a time as the index counts it: microseconds since 1970."""
-    return (time - _EPOCH) // _MICROSECOND
-
-
-def term_parameters(terms: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """Return what stands in the brackets of IN for these terms, and the parameters."""
-    parameters = {f"term{number}": term for number, term in enumerate(terms)}
-    return ", ".join(f":{name}" for name in parameters), parameters
-
-
-def as_text(value: str | bytes) -> str:
-    """Return a key column's text, which servers give as bytes."""
-    return value if isinstance(value, str) else value.decode()
 
 
 _Offsets = Mapping[str, Sequence[int]]
@@ -274,7 +222,3 @@ def _terms_of(texts: str, image: Mapping[str, Any] | None) -> set[str]:
     if image is None:
         return set()
     return all_terms(parted(texts), as_text(image["filename_key"]), image["author_id"], image["visibility"])
-
-
-def _listed(ids: Iterable[int]) -> str:
-    return ", ".join(map(str, ids))

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from pixyproxy.core.search_terms import MAX_TERM_LENGTH, SearchTerm, _fold, index_terms, query_terms
+from pixyproxy.core.search_terms import (
+    MAX_TERM_LENGTH,
+    SHORT_PREFIX_LENGTH,
+    SearchTerm,
+    _fold,
+    _with_marks_in_order,
+    index_terms,
+    query_terms,
+    short_prefixes,
+)
 
 CHARACTERS = [
     character
@@ -220,3 +229,51 @@ def test_nothing_is_found_whose_characters_are_not_there(run: str, part: str) ->
     assume(not set(part) <= set(run))
 
     assert not matches(run, part)
+
+
+# --- Parts of terms --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("term", "prefixes"),
+    [
+        ("foxes", ["f", "fo", "fox", "foxe"]),
+        ("fox", ["f", "fo", "fox"]),
+        ("雪山", ["雪"]),
+        ("雪", ["雪"]),
+        ("หิม", ["ห", "หิ"]),
+        ("🦊", []),
+    ],
+)
+def test_the_short_prefixes_of_a_term_are_those_that_queries_ask_for(term: str, prefixes: list[str]) -> None:
+    assert list(short_prefixes(term)) == prefixes
+
+
+@repeatable
+@given(st.text(max_size=30), st.text(max_size=8))
+def test_a_short_prefix_that_is_asked_for_is_there(prompt: str, query: str) -> None:
+    terms = index_terms(prompt)
+    prefixes = {prefix for term in terms for prefix in short_prefixes(term)}
+
+    for wanted in query_terms(query):
+        if wanted.is_prefix and len(wanted.text) <= SHORT_PREFIX_LENGTH:
+            assert (wanted.text in prefixes) == any(term.startswith(wanted.text) for term in terms)
+
+
+# --- Long texts ------------------------------------------------------------------------------------------------------
+
+MARKS = [character for character in CHARACTERS if unicodedata.combining(character)]
+
+
+@repeatable
+@given(st.text(st.sampled_from([*MARKS, "a", "ﬁ", "가", "\u0345", "ǟ"]), max_size=40))
+def test_marks_are_put_into_the_order_of_normalising(text: str) -> None:
+    assert _with_marks_in_order(text) == unicodedata.normalize("NFKD", text)
+
+
+@repeatable
+@given(WORDS)
+def test_a_word_of_a_long_text_is_the_word_of_a_short_one(word: str) -> None:
+    filler = "other " * 200
+
+    assert index_terms(filler + word) == index_terms(word) | {"other"}

@@ -1,0 +1,255 @@
+"""Where postings are stored: in a row for each term of a block, and those of a block that still grows in batches.
+
+Batches are moved into rows when their block is full. Whoever reads looks into the batches first and then into the
+rows, and so misses nothing that is moved meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pixyproxy.data.database import DatabaseContext, Row
+from pixyproxy.data.repositories import batches, postings
+from pixyproxy.data.repositories.batches import Offsets
+from pixyproxy.data.repositories.postings import Posting
+from pixyproxy.data.repositories.run_bounds import RunBounds
+
+# The last code point: what begins with a prefix lies between the prefix and the prefix followed by it.
+_LAST_CHARACTER = "\U0010ffff"
+_TERMS_A_STATEMENT = 500
+
+Found = dict[int, dict[str, Posting]]
+"""By block and term, the postings that were found."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of the index.
+
+    Attributes:
+        number: its number.
+        oldest: when its oldest image was created, in microseconds.
+        newest: when its newest image was created.
+        bounds: the same for each of its runs, to be read by ``RunBounds``.
+        has_batches: whether it may have batches.
+    """
+
+    number: int
+    oldest: int
+    newest: int
+    bounds: bytes
+    has_batches: bool
+
+
+class PostingRepository:
+    """The stored postings, within one database context."""
+
+    def __init__(self, context: DatabaseContext) -> None:
+        self._context = context
+
+    # --- Reading -----------------------------------------------------------------------------------------------------
+
+    def get_blocks(self) -> list[Block]:
+        """Return all blocks."""
+        rows = self._context.fetch_all("SELECT block, oldest, newest, bounds, has_batches FROM image_blocks", {})
+        return [
+            Block(row["block"], row["oldest"], row["newest"], row["bounds"], bool(row["has_batches"])) for row in rows
+        ]
+
+    def find(self, blocks: Sequence[Block], terms: Sequence[str], prefix: str | None = None) -> Found:
+        """Return postings of some blocks.
+
+        Args:
+            blocks: the blocks to look into.
+            terms: what to look for.
+            prefix: where it is given, all terms that begin so are looked for, too; longer than a short prefix.
+        """
+        found: dict[int, dict[str, list[Posting]]] = defaultdict(lambda: defaultdict(list))
+        for row in self._batches(blocks, terms if prefix is None else [*terms, prefix]):
+            text = as_text(row["postings"])
+            in_batch = [(term, batches.posting_of(text, term)) for term in terms]
+            if prefix is not None:
+                in_batch += batches.postings_by_prefix(text, prefix)
+            for term, posting in in_batch:
+                if posting:
+                    found[row["block"]][term].append(postings.shifted(posting, row["batch"] << postings.BATCH_BITS))
+        # After the batches, because terms are moved from there to here.
+        for row in self._rows([block.number for block in blocks], terms, prefix):
+            found[row["block"]][as_text(row["term"])].append(postings.decoded(row["posting"]))
+        return {
+            block: {term: postings.union(several) for term, several in terms.items()} for block, terms in found.items()
+        }
+
+    def _batches(self, blocks: Sequence[Block], terms: Iterable[str]) -> list[Row]:
+        numbers = [block.number for block in blocks if block.has_batches]
+        if not numbers:
+            return []
+        buckets = {batches.bucket_of(term) for term in terms}
+        return self._context.fetch_all(
+            "SELECT block, batch, postings FROM image_batches "  # noqa: S608
+            f"WHERE block IN ({listed(numbers)}) AND bucket IN ({listed(buckets)})",
+            {},
+        )
+
+    def _rows(self, blocks: Sequence[int], terms: Sequence[str], prefix: str | None = None) -> list[Row]:
+        if not blocks:
+            return []
+        select = f"SELECT block, term, posting FROM image_postings WHERE block IN ({listed(blocks)}) AND"  # noqa: S608
+        names, parameters = _named(terms)
+        # As a union, because as one condition not every database would walk the index.
+        parts = [f"{select} term IN ({names})"] if terms else []
+        if prefix is not None:
+            parts.append(f"{select} term >= :first AND term < :end")
+            parameters |= {"first": prefix, "end": prefix + _LAST_CHARACTER}
+        return self._context.fetch_all(" UNION ALL ".join(parts), parameters)
+
+    # --- Writing -----------------------------------------------------------------------------------------------------
+
+    def add(self, block: int, added: Offsets) -> None:
+        """Add offsets to the rows of a block, which must be locked."""
+        self._rewrite_rows(block, added, lambda term, before: postings.changed(before, added[term], ()))
+
+    def add_to_batches(self, block: int, added: Offsets) -> None:
+        """Add offsets to the batches of a block, which must be locked."""
+        self._change_batches(block, added, {})
+
+    def remove(self, block: int, removed: Offsets) -> None:
+        """Take offsets away from rows and batches of a block, which must be locked."""
+        self._change_batches(block, {}, removed)
+        self._rewrite_rows(block, removed, lambda term, before: postings.changed(before, (), removed[term]))
+
+    def merge(self, block: int, most: int) -> bool:
+        """Move some buckets of a block, which must be locked, from its batches into its rows.
+
+        Args:
+            block: the block.
+            most: how many buckets at the most.
+
+        Returns:
+            Whether there were any.
+        """
+        rows = self._context.fetch_all(
+            "SELECT DISTINCT bucket FROM image_batches WHERE block = :block ORDER BY bucket LIMIT :most",
+            {"block": block, "most": most},
+        )
+        if not rows:
+            return False
+        condition = f"block = :block AND bucket IN ({listed(row['bucket'] for row in rows)})"
+        rows = self._context.fetch_all(
+            f"SELECT batch, postings FROM image_batches WHERE {condition}",  # noqa: S608
+            {"block": block},
+        )
+        moved = defaultdict[str, list[Posting]](list)
+        for row in rows:
+            for term, posting in batches.all_postings(as_text(row["postings"])):
+                moved[term].append(postings.shifted(posting, row["batch"] << postings.BATCH_BITS))
+        self._rewrite_rows(block, moved, lambda term, before: postings.union([before, *moved[term]]))
+        self._context.execute(f"DELETE FROM image_batches WHERE {condition}", {"block": block})  # noqa: S608
+        return True
+
+    def widen_bounds(self, block: int, created_at: Mapping[int, int]) -> None:
+        """Let the bounds of a block, which must be locked, include images, by their offsets."""
+        if not created_at:
+            return
+        row = self._context.fetch_one("SELECT bounds FROM image_blocks WHERE block = :block", {"block": block})
+        bounds = RunBounds.decoded(row["bounds"]) if row and row["bounds"] else RunBounds.of_none()
+        for offset, time in created_at.items():
+            bounds.include(offset, time)
+        self._context.execute(
+            "UPDATE image_blocks SET oldest = :oldest, newest = :newest, bounds = :bounds WHERE block = :block",
+            {
+                "block": block,
+                "oldest": min(bounds.oldest),
+                "newest": max(bounds.newest),
+                "bounds": bounds.encoded(),
+            },
+        )
+
+    def _rewrite_rows(self, block: int, terms: Iterable[str], change: Callable[[str, Posting], Posting]) -> None:
+        """Change the rows of some terms, ``change`` making of a term and its posting the new posting."""
+        every = sorted(terms)
+        for start in range(0, len(every), _TERMS_A_STATEMENT):
+            some = every[start : start + _TERMS_A_STATEMENT]
+            stored = self._row_postings(block, some)
+            changed = {term: postings.encoded(change(term, postings.decoded(stored.get(term, b"")))) for term in some}
+            self._replace_rows(block, stored, {term: data for term, data in changed.items() if data})
+
+    def _row_postings(self, block: int, terms: Sequence[str]) -> dict[str, bytes]:
+        return {as_text(row["term"]): row["posting"] for row in self._rows([block], terms)}
+
+    def _replace_rows(self, block: int, old: Iterable[str], new: Mapping[str, bytes]) -> None:
+        if old:
+            names, parameters = _named(list(old))
+            self._context.execute(
+                f"DELETE FROM image_postings WHERE block = :block AND term IN ({names})",  # noqa: S608
+                {"block": block, **parameters},
+            )
+        self._context.execute_many(
+            "INSERT INTO image_postings (block, term, posting) VALUES (:block, :term, :posting)",
+            [{"block": block, "term": term, "posting": data} for term, data in new.items()],
+        )
+
+    def _change_batches(self, block: int, added: Offsets, removed: Offsets) -> None:
+        gained, lost = _by_batch(added), _by_batch(removed)
+        for batch in sorted(gained.keys() | lost.keys()):
+            self._change_batch(block, batch, gained.get(batch, {}), lost.get(batch, {}))
+
+    def _change_batch(self, block: int, batch: int, gained: _ByBucket, lost: _ByBucket) -> None:
+        buckets = sorted(gained.keys() | lost.keys())
+        condition = f"block = :block AND batch = :batch AND bucket IN ({listed(buckets)})"
+        place = {"block": block, "batch": batch}
+        rows = self._context.fetch_all(f"SELECT bucket, postings FROM image_batches WHERE {condition}", place)  # noqa: S608
+        stored = {row["bucket"]: batches.all_offsets(as_text(row["postings"])) for row in rows}
+        if stored:
+            self._context.execute(f"DELETE FROM image_batches WHERE {condition}", place)  # noqa: S608
+        texts = {
+            bucket: batches.text_of(_changed(stored.get(bucket, {}), gained.get(bucket, {}), lost.get(bucket, {})))
+            for bucket in buckets
+        }
+        self._context.execute_many(
+            "INSERT INTO image_batches (block, bucket, batch, postings) VALUES (:block, :bucket, :batch, :postings)",
+            [{"bucket": bucket, "postings": text, **place} for bucket, text in texts.items() if text],
+        )
+
+
+_ByBucket = Mapping[int, Offsets]
+"""By bucket, the offsets within one batch of some terms."""
+
+
+def as_text(value: str | bytes) -> str:
+    """Return text of a binary column, which servers give as bytes."""
+    return value if isinstance(value, str) else value.decode()
+
+
+def listed(numbers: Iterable[int]) -> str:
+    """Return what stands in the brackets of IN for these numbers."""
+    return ", ".join(map(str, numbers))
+
+
+def _named(terms: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """Return what stands in the brackets of IN for these terms, and the parameters."""
+    parameters = {f"term{number}": term for number, term in enumerate(terms)}
+    return ", ".join(f":{name}" for name in parameters), parameters
+
+
+def _changed(before: Offsets, gained: Offsets, lost: Offsets) -> Offsets:
+    if not before and not lost:
+        return gained
+    after = {term: set(offsets) for term, offsets in before.items()}
+    for term, offsets in gained.items():
+        after.setdefault(term, set()).update(offsets)
+    for term, offsets in lost.items():
+        after.get(term, set()).difference_update(offsets)
+    return after
+
+
+def _by_batch(offsets: Offsets) -> dict[int, _ByBucket]:
+    parts: dict[int, dict[int, dict[str, list[int]]]] = defaultdict(lambda: defaultdict(dict))
+    within = (1 << postings.BATCH_BITS) - 1
+    for term, some in offsets.items():
+        bucket = batches.bucket_of(term)
+        for batch in {postings.batch_of(offset) for offset in some}:
+            parts[batch][bucket][term] = [offset & within for offset in some if postings.batch_of(offset) == batch]
+    return dict(parts)

@@ -1,0 +1,20 @@
+"""A program that seals the index of the database of a URL in small steps, until it is killed or nothing is left."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import closing
+
+from pixyproxy.data.repositories import postings
+from pixyproxy.service import indexer
+from tests.contract.databases import open_database
+from tests.contract.test_search_index import SMALL_BLOCKS
+
+if __name__ == "__main__":
+    for name, bits in SMALL_BLOCKS.items():
+        setattr(postings, name, bits)
+    indexer._IMAGES_A_BATCH = 7
+    indexer._BUCKETS_A_MERGE = 20
+    with closing(open_database(sys.argv[1])) as database:
+        while indexer.take_step(database):
+            pass

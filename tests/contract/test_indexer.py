@@ -1,0 +1,161 @@
+"""What the indexer must do on every database: alone, with others, and killed at any moment."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pixyproxy.core.models import Caller, Image, ImageFilter
+from pixyproxy.data.database import Database
+from pixyproxy.data.repositories import postings
+from pixyproxy.data.repositories.search_index import SearchIndexRepository
+from pixyproxy.service import indexer
+from pixyproxy.service.indexer import SearchIndexer, seal_all, take_step
+from tests.contract.records import add_caller, add_images, get_page, minutes
+from tests.contract.test_search_index import SMALL_BLOCKS, rows_of, sealed_terms
+from tests.support.waiting import wait_until
+
+FOX = ImageFilter(prompt="fox", filename="red")
+_TIMEOUT = 120.0
+
+
+@pytest.fixture(autouse=True)
+def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, bits in SMALL_BLOCKS.items():
+        monkeypatch.setattr(postings, name, bits)
+    monkeypatch.setattr(indexer, "_IMAGES_A_BATCH", 10)
+    monkeypatch.setattr(indexer, "_BUCKETS_A_MERGE", 50)
+
+
+@pytest.fixture
+def ann(database: Database) -> Caller:
+    return add_caller(database, "ann")
+
+
+def tail_of(database: Database) -> list[int]:
+    return [row["image_id"] for row in rows_of(database, "SELECT image_id FROM image_tail ORDER BY image_id")]
+
+
+def add(database: Database, ann: Caller, count: int, **values: Any) -> list[Image]:
+    return add_images(database, ann, [{"created_at": minutes(number), **values} for number in range(count)])
+
+
+@pytest.fixture
+def images(database: Database, ann: Caller) -> list[Image]:
+    """Enough for some full blocks, and some that wait."""
+    return add(database, ann, 205)
+
+
+def check_all_found(database: Database, ann: Caller, images: list[Image]) -> None:
+    assert get_page(database, FOX, ann, limit=1_000) == images[::-1]
+
+
+def test_a_short_tail_is_left_alone(database: Database, ann: Caller) -> None:
+    images = add(database, ann, 9)
+
+    assert not take_step(database)
+
+    assert tail_of(database) == [image.id for image in images]
+    check_all_found(database, ann, images)
+
+
+def test_steps_seal_the_oldest_and_then_merge_full_blocks(database: Database, ann: Caller, images: list[Image]) -> None:
+    steps = 0
+    while take_step(database):
+        steps += 1
+        check_all_found(database, ann, images)
+
+    assert tail_of(database) == [image.id for image in images[200:]]
+    assert steps > 20  # Some more than it takes to seal.
+    blocks = rows_of(database, "SELECT block, has_batches FROM image_blocks ORDER BY block")
+    assert [row["has_batches"] for row in blocks] == [0] * (len(blocks) - 1) + [1]
+    batched = rows_of(database, "SELECT DISTINCT block FROM image_batches")
+    assert [row["block"] for row in batched] == [blocks[-1]["block"]]
+
+
+def test_a_tail_of_long_prompts_is_sealed_early(
+    database: Database, ann: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexer, "_TAIL_BYTES", 1_000)
+    long = " ".join(f"fox{number}" for number in range(200))
+    images = add(database, ann, 3, prompt=f"fox {long}")
+
+    assert take_step(database)
+
+    assert tail_of(database) == [image.id for image in images[1:]]
+    check_all_found(database, ann, images)
+
+
+def test_everything_can_be_sealed_at_once(
+    database: Database, ann: Caller, images: list[Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexer, "_IMAGES_A_LARGE_BATCH", 80)
+    reports: list[tuple[int, int]] = []
+
+    seal_all(database, lambda done, count: reports.append((done, count)))
+
+    assert reports == [(80, 205), (160, 205), (205, 205)]
+    assert tail_of(database) == []
+    check_all_found(database, ann, images)
+    seal_all(database, lambda done, count: pytest.fail("there was nothing left"))
+
+
+def test_several_indexers_share_the_work(database: Database, ann: Caller, images: list[Image]) -> None:
+    with ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(closing(SearchIndexer(database))).start()
+        wait_until(lambda: len(tail_of(database)) < 10, _TIMEOUT, "the tail to be sealed")
+        check_all_found(database, ann, images)
+
+    while take_step(database):
+        pass
+    tail = tail_of(database)
+    assert sealed_terms(database).keys() == {image.id for image in images} - {*tail}
+    assert len({frozenset(terms) for terms in sealed_terms(database).values()}) == 1
+    check_all_found(database, ann, images)
+
+
+def test_an_indexer_goes_on_after_an_error(
+    database: Database, ann: Caller, images: list[Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexer, "_EVERY_SECONDS", 0.01)
+    get_unsealed = SearchIndexRepository.get_unsealed
+    failures: Iterator[None] = iter([None, None])
+
+    def fail_at_first(self: SearchIndexRepository, limit: int) -> Any:
+        for _ in failures:
+            raise RuntimeError
+        return get_unsealed(self, limit)
+
+    monkeypatch.setattr(SearchIndexRepository, "get_unsealed", fail_at_first)
+    with closing(SearchIndexer(database)) as searching:
+        searching.start()
+        wait_until(lambda: len(tail_of(database)) < 10, _TIMEOUT, "the tail to be sealed")
+
+    check_all_found(database, ann, images)
+
+
+def test_an_indexer_that_is_killed_at_any_moment_loses_nothing(
+    database: Database, database_url: str, ann: Caller, images: list[Image]
+) -> None:
+    command = [sys.executable, "-m", "tests.contract.seal_in_process", database_url]
+    for waiting in (180, 120, 60, 3):
+        process = subprocess.Popen(command, cwd=Path(__file__).parents[2])
+        try:
+            # The next step has begun, or is about to.
+            wait_until(lambda left=waiting: len(tail_of(database)) <= left, _TIMEOUT, "some to be sealed")  # type: ignore[misc]
+        finally:
+            process.kill()
+            process.wait()
+        check_all_found(database, ann, images)
+
+    seal_all(database, lambda done, count: None)
+    check_all_found(database, ann, images)
+    assert tail_of(database) == []
+    assert sealed_terms(database).keys() == {image.id for image in images}
