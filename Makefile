@@ -18,7 +18,7 @@ $(VENV)/.made-%: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "PixyProxy needs Python 3.11 or newer." >&2; exit 1; }
 	@echo "Making the environment in $(VENV) (a minute, once) …"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.$(if $(filter dev,$*),[dev])'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.$(if $(filter-out run,$*),[$*])'
 	@touch $@ $(VENV)/.made-run
 
 .PHONY: run
@@ -36,6 +36,10 @@ faults: $(VENV)/.made-dev ## Run all faults (some minutes), and write the table 
 .PHONY: fuzz
 fuzz: $(VENV)/.made-dev ## Send 100,000 hostile inputs to a server (about ten minutes)
 	@PYTHONPATH=tests/support/early $(BIN)/python -m tests.fuzz --inputs 100000
+
+.PHONY: bench
+bench: $(VENV)/.made-dev,bench ## Measure speed beside baselines and peers (ten minutes; needs Go), into docs/performance.md
+	@PYTHONPATH=tests/support/early $(BIN)/python -m benchmarks
 
 .PHONY: lint
 lint: $(VENV)/.made-dev ## Check format, style and types

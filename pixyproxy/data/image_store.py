@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 from abc import ABC, abstractmethod
+from collections.abc import Hashable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +18,7 @@ from pixyproxy.core.models import new_guid
 
 # Pictures of providers have up to 8 MiB; a generation is begun only where there is room for all under way, and more.
 _ROOM_PER_IMAGE = 16 * 1024 * 1024
+_STEADY_SECONDS = 2.0
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM})
 
 
@@ -35,6 +38,10 @@ class ContentReader(ABC):
     @abstractmethod
     def read(self, count: int) -> bytes:
         """Return the next ``count`` bytes, fewer only at the end."""
+
+    def state(self) -> Hashable | None:
+        """Return what a write to the bytes would change, or None where the store cannot tell."""
+        return None
 
     @abstractmethod
     def close(self) -> None:
@@ -192,6 +199,13 @@ class _LocalReader(ContentReader):
             return self._file.read(count)
         except OSError as error:
             raise ContentDamagedError("The stored bytes of the image cannot be read.") from error
+
+    def state(self) -> Hashable | None:
+        status = os.fstat(self._file.fileno())
+        # A time of change is told in steps: for a moment, a second change would leave it as it is.
+        if time.time() - status.st_ctime < _STEADY_SECONDS:
+            return None
+        return status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns
 
     def close(self) -> None:
         self._file.close()
