@@ -75,15 +75,19 @@ def on_two_cores(site: Site, figures: Figures) -> None:
 
         workers = start("workers", _SERVE, **_ALL_WORKERS)
         single = start("single", _SERVE, **_ONE_WORKER)
-        fastapi = start("fastapi", python("benchmarks.peers.fastapi_service", str(WORKERS)))
+        fastapi = {
+            driver: start(driver, python("benchmarks.peers.fastapi_service", str(WORKERS)), PEER_DRIVER=driver)
+            for driver in ("mysql-connector", "asyncmy")
+        }
         peer = start("go", (str(site.programs.peer),), PEER_DATABASE=_go_address(site), GOMAXPROCS=str(WORKERS))
         for _ in range(site.rounds):
             figures["two cores: pixyproxy"].append(_get_images(site, workers, site.both).rate)
             figures["two cores: one process"].append(_get_images(site, single, site.both).rate)
-            load = site.loader.http(
-                fastapi.address, paths, site.both, connections=CONNECTIONS, seconds=site.seconds, warm_up=0.7
-            )
-            figures["two cores: fastapi"].append(load.rate)
+            for driver, service in fastapi.items():
+                load = site.loader.http(
+                    service.address, paths, site.both, connections=CONNECTIONS, seconds=site.seconds, warm_up=0.7
+                )
+                figures[f"two cores: FastAPI, {driver}"].append(load.rate)
             figures["two cores: go"].append(_get_images(site, peer, site.both).rate)
 
 

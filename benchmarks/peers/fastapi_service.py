@@ -1,4 +1,6 @@
-"""GetImage as a FastAPI service: JSON over HTTP/1.1, on uvicorn with uvloop and asyncmy.
+"""GetImage as a FastAPI service: JSON over HTTP/1.1, on uvicorn with uvloop.
+
+``PEER_DRIVER`` says which driver it uses: asyncmy, or PixyProxy's own in threads.
 
 It does what PixyProxy does, and with PixyProxy's own parts where these are not gRPC's or the driver's: HTTP Basic
 credentials checked by the same remembered hash, the same query with the same scope over TLS, the same log.
@@ -17,21 +19,25 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
+import _mysql_connector  # noqa: F401  before anything that loads OpenSSL
 import asyncmy
+import mysql.connector
 import uvicorn
 from argon2 import PasswordHasher
 from fastapi import Depends, FastAPI, HTTPException, Request
 from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pixyproxy.core.models import Caller, UserClass
 from pixyproxy.core.request_context import request_id
+from pixyproxy.data.pool import ConnectionPool
 from pixyproxy.logs import set_up_logging
 from pixyproxy.resource.interceptors.request_log import new_request_id
 from pixyproxy.service.credential_cache import CredentialCache
@@ -45,6 +51,9 @@ SELECT images.guid, users.username, images.filename, images.prompt, images.tags,
 FROM images JOIN users ON users.id = images.author_id
 WHERE images.guid = %s AND (images.visibility = 2 OR images.author_id = %s)
 """
+
+FetchOne = Callable[..., Awaitable[tuple[Any, ...] | None]]
+Close = Callable[[], Awaitable[None]]
 
 _logger = logging.getLogger(__name__)
 _known = CredentialCache()
@@ -74,11 +83,20 @@ class Image(BaseModel):
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    open_database = _open_asyncmy if os.environ["PEER_DRIVER"] == "asyncmy" else _open_mysql_connector
+    app.state.fetch_one, close = await open_database()
+    app.state.checking = asyncio.Lock()
+    set_up_logging("INFO")
+    yield
+    await close()
+
+
+async def _open_asyncmy() -> tuple[FetchOne, Close]:
     url = urlsplit(os.environ["PIXYPROXY_DATABASE_URL"])
     tls = ssl.create_default_context()
     # As the MySQL client does by default: encrypted, without a look at the certificate.
     tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
-    app.state.pool = await asyncmy.create_pool(
+    pool = await asyncmy.create_pool(
         host=url.hostname,
         port=url.port,
         user=url.username,
@@ -88,11 +106,50 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         autocommit=True,
         ssl=tls,
     )
-    app.state.checking = asyncio.Lock()
-    set_up_logging("INFO")
-    yield
-    app.state.pool.close()
-    await app.state.pool.wait_closed()
+
+    async def fetch_one(sql: str, *values: object) -> tuple[Any, ...] | None:
+        async with pool.acquire() as connection, connection.cursor() as cursor:
+            await cursor.execute(sql, values)
+            row: tuple[Any, ...] | None = await cursor.fetchone()
+            return row
+
+    async def close() -> None:
+        pool.close()
+        await pool.wait_closed()
+
+    return fetch_one, close
+
+
+async def _open_mysql_connector() -> tuple[FetchOne, Close]:
+    url = urlsplit(os.environ["PIXYPROXY_DATABASE_URL"])
+
+    def connect() -> Any:
+        return mysql.connector.connect(
+            host=url.hostname,
+            port=url.port,
+            user=url.username,
+            password=url.password,
+            database=url.path.removeprefix("/"),
+            autocommit=True,
+        )
+
+    pool = ConnectionPool(connect, lambda connection: connection.close(), size=_POOL_SIZE, wait=5.0)
+
+    def fetch(sql: str, values: tuple[object, ...]) -> tuple[Any, ...] | None:
+        connection, _ = pool.acquire()
+        with connection.cursor() as cursor:
+            cursor.execute(sql, values)
+            row: tuple[Any, ...] | None = cursor.fetchone()
+        pool.release(connection, reusable=True)
+        return row
+
+    async def fetch_one(sql: str, *values: object) -> tuple[Any, ...] | None:
+        return await run_in_threadpool(fetch, sql, values)
+
+    async def close() -> None:
+        pool.close()
+
+    return fetch_one, close
 
 
 class LoggedRequests:
@@ -129,13 +186,6 @@ app = FastAPI(lifespan=_lifespan, openapi_url=None)
 app.add_middleware(LoggedRequests)
 
 
-async def _fetch_one(request: Request, sql: str, *values: object) -> tuple[Any, ...] | None:
-    async with request.app.state.pool.acquire() as connection, connection.cursor() as cursor:
-        await cursor.execute(sql, values)
-        row: tuple[Any, ...] | None = await cursor.fetchone()
-        return row
-
-
 async def signed_in(request: Request) -> Caller:
     _, _, encoded = request.headers.get("authorization", "").partition(" ")
     username, _, password = base64.b64decode(encoded).decode().partition(":")
@@ -150,7 +200,7 @@ async def _checked(request: Request, username: str, password: str, key: bytes) -
         caller = _known.get(key)
         if caller is not None:
             return caller
-        row = await _fetch_one(request, _USER, username.encode())
+        row = await request.app.state.fetch_one(_USER, username.encode())
         if row is None:
             raise HTTPException(401)
         user_id, guid, name, hashed, class_key, changed_at = row
@@ -162,7 +212,7 @@ async def _checked(request: Request, username: str, password: str, key: bytes) -
 
 @app.get("/images/{guid}")
 async def get_image(guid: str, request: Request, caller: Annotated[Caller, Depends(signed_in)]) -> Image:
-    row = await _fetch_one(request, IMAGE_QUERY, guid, caller.user_id)
+    row = await request.app.state.fetch_one(IMAGE_QUERY, guid, caller.user_id)
     if row is None:
         raise HTTPException(404)
     values = dict(zip(Image.model_fields, row, strict=True))
