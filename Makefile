@@ -20,7 +20,7 @@ $(VENV)/.made-%: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "PixyProxy needs Python 3.11 or newer." >&2; exit 1; }
 	@echo "Making the environment in $(VENV) (a minute, once) …"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.$(if $(filter dev,$*),[dev])'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.$(if $(filter-out run,$*),[$*])'
 	@touch $@ $(VENV)/.made-run
 
 .PHONY: run
@@ -42,6 +42,10 @@ fuzz: $(VENV)/.made-dev ## Send 100,000 hostile inputs to a server (about ten mi
 .PHONY: bench-million
 bench-million: $(VENV)/.made-dev ## Measure search among a million images (an hour at first), into docs/performance.md
 	@PYTHONPATH=tests/support/early $(BIN)/python -m benchmarks.million --write
+
+.PHONY: bench
+bench: $(VENV)/.made-dev,bench ## Measure speed beside baselines and peers (ten minutes; needs Go), into docs/performance.md
+	@PYTHONPATH=tests/support/early $(BIN)/python -m benchmarks
 
 .PHONY: lint
 lint: $(VENV)/.made-dev ## Check format, style and types

@@ -1,0 +1,1 @@
+"""Measures PixyProxy beside baselines and peers; `make bench` runs it."""

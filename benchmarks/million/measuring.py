@@ -155,7 +155,8 @@ def _deep_page(client: ImageClient, behind: Database, caller: Caller | None, run
 
     The token is made here: to walk there would take ten thousand calls.
     """
-    scope, parameters = scope_of(caller)
+    parameters: dict[str, Any] = {}
+    scope = scope_of(caller, parameters)
     with behind.reading() as context:
         key = ServerValueRepository(context).get("page_token_key")
         row = context.fetch_one(
@@ -185,7 +186,8 @@ def _caller(server: RunningServer, username: str) -> Caller | None:
 
 def _visible_guids(behind: Database, caller: Caller | None) -> list[str]:
     """Return guids of images from all over the database."""
-    scope, parameters = scope_of(caller)
+    parameters: dict[str, Any] = {}
+    scope = scope_of(caller, parameters)
     with behind.reading() as context:
         row = context.fetch_one("SELECT MAX(id) AS newest FROM images", {})
         assert row is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Hashable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -35,6 +36,10 @@ class ContentReader(ABC):
             ContentDamagedError: they cannot be read, now or later.
             StorageUnavailableError: they cannot be read now.
         """
+
+    def state(self) -> Hashable | None:
+        """Return what a write to the bytes would change, or None where the store cannot tell."""
+        return None
 
     @abstractmethod
     def close(self) -> None:

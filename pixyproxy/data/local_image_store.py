@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
+from collections.abc import Hashable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 # Pictures of providers have up to 8 MiB; a generation is begun only where there is room for all under way, and more.
 _ROOM_PER_IMAGE = 16 * 1024 * 1024
+_STEADY_SECONDS = 2.0
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM})
 
 
@@ -118,6 +121,13 @@ class _LocalReader(ContentReader):
             return self._file.read(count)
         except OSError as error:
             raise ContentDamagedError("The stored bytes of the image cannot be read.") from error
+
+    def state(self) -> Hashable | None:
+        status = os.fstat(self._file.fileno())
+        # A time of change is told in steps: for a moment, a second change would leave it as it is.
+        if time.time() - status.st_ctime < _STEADY_SECONDS:
+            return None
+        return status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns
 
     def close(self) -> None:
         self._file.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
 from pixyproxy.data.image_store import ContentReader, ImageStore
@@ -87,6 +87,9 @@ class _ObservedReader(ContentReader):
             self._seconds += time.perf_counter() - began
         self._bytes += len(data)
         return data
+
+    def state(self) -> Hashable | None:
+        return self._reader.state()
 
     def close(self) -> None:
         self._reader.close()

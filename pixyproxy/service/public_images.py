@@ -12,7 +12,7 @@ from pixyproxy.data.gathering import GatheredReads
 from pixyproxy.data.image_store import ContentReader, ImageStore
 from pixyproxy.data.repositories.image_conditions import ImagePosition
 from pixyproxy.data.repositories.images import ImageRepository
-from pixyproxy.service.content import ImageContent, damaged
+from pixyproxy.service.content import ImageContent, TrustedContents, damaged
 from pixyproxy.service.page_tokens import PageTokens
 
 
@@ -24,6 +24,7 @@ class PublicImageService:
         self._store = store
         self._page_tokens = page_tokens
         self._single_images = GatheredReads(self._get_several)
+        self._trusted = TrustedContents()
 
     def get_image_by_guid(self, guid: str, caller: Caller | None) -> Image:  # noqa: D102
         guid = validated_guid(guid)
@@ -58,7 +59,7 @@ class PublicImageService:
         count = image.size_bytes - request.read_offset
         if request.read_limit:
             count = min(count, request.read_limit)
-        return ImageContent(image, reader, offset=request.read_offset, count=count)
+        return ImageContent(image, reader, offset=request.read_offset, count=count, trusted=self._trusted)
 
     def _get_several(self, wanted: Sequence[tuple[str, Caller | None]]) -> list[Image | None]:
         with self._database.reading() as context:

@@ -33,6 +33,7 @@ from pixyproxy.data.local_image_store import LocalImageStore
 from pixyproxy.data.object_image_store import ObjectImageStore
 from pixyproxy.observability.store import ObservedImageStore
 from tests.contract.object_stores import fresh_store
+from tests.support.waiting import wait_until
 
 GUID = "123e4567-e89b-42d3-a456-426614174000"
 CHUNK = 64 * 1024
@@ -554,3 +555,17 @@ def test_a_writer_whose_part_was_swept_away_writes_again(folder: Path, monkeypat
     assert next(sweeps, "used up") == "used up"
     assert read_all(store, GUID) == b"bytes"
     assert files_in(folder) == [Path("12/3e") / GUID]
+
+
+def test_the_state_of_a_file_tells_that_it_was_written_to(tmp_path: Path) -> None:
+    store = LocalImageStore(tmp_path / "images")
+    store.write(GUID, picture(CHUNK))
+    with store.open(GUID) as reader:
+        assert reader.state() is None, "what was written a moment ago may be written to unnoticed"
+        before = wait_until(reader.state, 30, "the file to be old enough")
+        assert reader.state() == before
+        [path] = tmp_path.rglob(GUID)
+        with path.open("r+b") as file:
+            file.write(b"damaged")
+        assert reader.state() is None
+        assert wait_until(reader.state, 30, "the file to be old enough again") != before

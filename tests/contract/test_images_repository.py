@@ -234,6 +234,27 @@ def test_who_may_see_an_image(database: Database, ann: Caller) -> None:
             assert get_page(database, ImageFilter(visibility=visibility), caller) == expected_of_it
 
 
+def test_who_may_see_what_in_one_query_for_several_callers(database: Database, ann: Caller) -> None:
+    bob = add_caller(database, "bob")
+    admin = add_caller(database, "root", UserClass.ADMIN)
+    anns, bobs = (add_image(database, author, visibility=PRIVATE) for author in (ann, bob))
+    public = add_image(database, bob, visibility=PUBLIC)
+    callers = (None, ann, bob, admin)
+    missing = new_guid()
+
+    with database.reading() as context:
+        found = ImageRepository(context).get_several(
+            [(guid, caller) for guid in (anns.guid, bobs.guid, public.guid, missing) for caller in callers]
+        )
+
+    assert found == [
+        *(None, anns, None, anns),
+        *(None, None, bobs, bobs),
+        *(public, public, public, public),
+        *(None, None, None, None),
+    ]
+
+
 def test_a_hidden_and_a_missing_image_are_refused_alike(database: Database, ann: Caller) -> None:
     hidden = add_image(database, ann, visibility=PRIVATE)
 

@@ -1,0 +1,57 @@
+"""Run all measurements: ``make bench``, or ``python -m benchmarks --quick`` to see that they run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from benchmarks import measurements, report
+from benchmarks.load import has_go
+from benchmarks.processes import ROOT
+from benchmarks.site import open_site
+
+_ALL = (
+    measurements.on_one_core,
+    measurements.on_two_cores,
+    measurements.contents,
+    measurements.under_stress,
+    measurements.creation,
+    measurements.limits,
+)
+_DOCUMENT = ROOT / "docs" / "performance.md"
+
+
+def main() -> None:
+    """Measure, print the table, and write it into docs/performance.md."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks")
+    parser.add_argument("--quick", action="store_true", help="measure next to nothing, and write nothing")
+    parser.add_argument("--only", choices=[one.__name__ for one in _ALL], help="measure this alone, and write nothing")
+    arguments = parser.parse_args()
+    if not has_go():
+        sys.exit(
+            "make bench needs Go (https://go.dev/dl) for the program that makes the calls, and for the peer in Go."
+        )
+    figures = measurements.Figures(list)
+    with open_site(seconds=0.5 if arguments.quick else 2.0, rounds=1 if arguments.quick else 5) as site:
+        for measure in _ALL:
+            if arguments.only in (None, measure.__name__):
+                began = time.monotonic()
+                print(f"{measure.__name__}: {measure.__doc__}", flush=True)
+                measure(site, figures)
+                print(f"  {time.monotonic() - began:.0f} s", flush=True)
+        machine = report.describe(site.database.version)
+    print(report.figures_table(figures))
+    if arguments.only:
+        return
+    table = report.table_of(report.rows_of(figures))
+    print(f"\n{machine}\n\n{table}")
+    if not arguments.quick:
+        report.draw(figures, _DOCUMENT.with_suffix(".svg"))
+        picture = "![Calls a second of GetImage](performance.svg)"
+        text = f"`make bench`: {machine}\n\n{table}\n\n{picture}\n\n{report.figures_table(figures)}"
+        report.write(text, _DOCUMENT)
+
+
+if __name__ == "__main__":
+    main()

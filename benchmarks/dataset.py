@@ -1,0 +1,79 @@
+"""The images that are asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import secrets
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from pixyproxy_pb.v1 import image_service_pb2 as pb
+from pydantic import SecretStr
+
+from pixyproxy.bootstrap import build_users, open_database
+from pixyproxy.core.models import Image, ImageDetail, Usage, UserCreate, Visibility
+from pixyproxy.data import init
+from pixyproxy.data.local_image_store import LocalImageStore
+from pixyproxy.data.repositories.images import ImageRepository
+from pixyproxy.resource.mapping import from_image
+from tests.support.servers import Login, settings_in
+
+IMAGES = 2_000
+CONTENT_BYTES = 4 * 1024 * 1024
+
+_PROMPT = "A lighthouse on a cliff above a stormy sea at dusk, oil on canvas, number {}, with gulls and a distant ship"
+_BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def details(author: str) -> Iterator[ImageDetail]:
+    """Make the details of all images, the same ones each time."""
+    numbers = random.Random(1)
+    for number in range(IMAGES):
+        created_at = _BEGAN + timedelta(seconds=number)
+        yield ImageDetail(
+            guid=str(uuid.UUID(int=numbers.getrandbits(128), version=4)),
+            prompt=_PROMPT.format(number),
+            filename=f"a-lighthouse-on-a-cliff-{number}.png",
+            tags=("sea", "lighthouse", f"series {number % 100}"),
+            visibility=Visibility.PRIVATE if number % 2 else Visibility.PUBLIC,
+            author=author,
+            content_type="image/png",
+            size_bytes=CONTENT_BYTES,
+            sha256=hashlib.sha256(bytes(CONTENT_BYTES)).hexdigest() if number == 0 else f"{number:064x}",
+            width=1024,
+            height=1024,
+            model="gpt-image-2.5-flare",
+            usage=Usage(input_tokens=20, output_tokens=1056, total_tokens=1076),
+            created_at=created_at,
+            updated_at=created_at,
+        )
+
+
+def constant_detail() -> pb.ImageDetail:
+    """One of them as it is sent."""
+    detail = next(details("painter"))
+    return from_image(Image.model_construct(**dict(detail), id=1, author_id=1))
+
+
+def prepare(settings: dict[str, str]) -> Login:
+    """Fill an empty database and store; return the user who made all images."""
+    login = Login("painter", secrets.token_urlsafe(12))
+    with open_database(settings_in(settings)) as database:
+        init.upgrade(database)
+        users = build_users(settings_in(settings), database)
+        author_id = users.create_user(UserCreate(username=login.username, password=SecretStr(login.password))).id
+        with database.transaction() as context:
+            images = ImageRepository(context)
+            for detail in details(login.username):
+                images.insert(detail, author_id)
+            context.commit()
+    LocalImageStore(Path(settings["PIXYPROXY_IMAGE_STORE"])).write(guids()[0], bytes(CONTENT_BYTES))
+    return login
+
+
+def guids() -> list[str]:
+    """Return the guids of all images; the first one has bytes."""
+    return [detail.guid for detail in details("painter")]

@@ -1,0 +1,293 @@
+"""The measurements. Each adds to the figures, by name, one value for each round."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import subprocess
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
+
+import grpc
+import openai
+from pixyproxy_pb.v1 import image_service_pb2 as pb
+
+from benchmarks import dataset
+from benchmarks.load import Load
+from benchmarks.processes import ROOT, Cores, Serving, on_cores, python, serving
+from benchmarks.site import Site
+from tests.support.openai_stand_in import API_KEY
+from tests.support.servers import image_stub
+
+Figures = defaultdict[str, list[float]]
+"""Values by name, one for each round."""
+
+MIB = 1024 * 1024
+CONNECTIONS = 64
+WORKERS = 2
+STALLED_READERS = 200
+STREAMS = 500
+GENERATIONS_A_WORKER = 64
+LARGE_PICTURE = 8 * MIB
+
+_ONE_WORKER = {"PIXYPROXY_WORKERS": "1"}
+_ALL_WORKERS = {"PIXYPROXY_WORKERS": str(WORKERS)}
+_SERVE = python("pixyproxy", "serve")
+_SHELL = python("benchmarks.peers.shell", "serve")
+_BARE = python("benchmarks.peers.bare")
+# A generation of a real provider takes 6 seconds at least; so many slots then get about as many answers a second.
+_PROVIDER_SECONDS = 20
+_QUIET_RATE = 200  # calls a second that leave most of two cores idle
+
+
+def on_one_core(site: Site, figures: Figures) -> None:
+    """GetImage from one worker on one core, while the database and the callers have the other."""
+    site.put_database_on(site.second)
+    with contextlib.ExitStack() as stack:
+        servers = {
+            name: stack.enter_context(
+                serving(command, site.first, site.folder / f"one-{name}", site.settings | _ONE_WORKER)
+            )
+            for name, command in (("bare", _BARE), ("shell", _SHELL), ("pixyproxy", _SERVE))
+        }
+        for _ in range(site.rounds):
+            for name, server in servers.items():
+                load = _get_images(site, server, site.second)
+                figures[f"one core: {name}"].append(load.rate)
+                figures["one core: share of a core that the load took"].append(load.client_cpu)
+            figures["one core: select"].append(_select_rate(site))
+
+
+def on_two_cores(site: Site, figures: Figures) -> None:
+    """GetImage with everything on both cores, beside services that do the same."""
+    site.put_database_on(site.both)
+    paths = [f"/images/{guid}" for guid in dataset.guids()]
+    with contextlib.ExitStack() as stack:
+
+        def start(name: str, command: tuple[str, ...], **settings: str) -> Serving:
+            return stack.enter_context(
+                serving(command, site.both, site.folder / f"two-{name}", site.settings | settings)
+            )
+
+        workers = start("workers", _SERVE, **_ALL_WORKERS)
+        single = start("single", _SERVE, **_ONE_WORKER)
+        fastapi = {
+            driver: start(driver, python("benchmarks.peers.fastapi_service", str(WORKERS)), PEER_DRIVER=driver)
+            for driver in ("mysql-connector", "asyncmy")
+        }
+        peer = start("go", (str(site.programs.peer),), PEER_DATABASE=_go_address(site), GOMAXPROCS=str(WORKERS))
+        for _ in range(site.rounds):
+            figures["two cores: pixyproxy"].append(_get_images(site, workers, site.both).rate)
+            figures["two cores: one process"].append(_get_images(site, single, site.both).rate)
+            for driver, service in fastapi.items():
+                load = site.loader.http(
+                    service.address, paths, site.both, connections=CONNECTIONS, seconds=site.seconds, warm_up=0.7
+                )
+                figures[f"two cores: FastAPI, {driver}"].append(load.rate)
+            figures["two cores: go"].append(_get_images(site, peer, site.both).rate)
+
+
+def contents(site: Site, figures: Figures) -> None:
+    """GetImageContent of 4 MiB from one worker on one core."""
+    site.put_database_on(site.second)
+    with (
+        serving(_BARE, site.first, site.folder / "content-bare", {}) as bare,
+        serving(_SERVE, site.first, site.folder / "content", site.settings | _ONE_WORKER) as server,
+    ):
+        for _ in range(site.rounds):
+            for name, one in (("bare", bare), ("pixyproxy", server)):
+                load = _get_contents(site, one, connections=8)
+                figures[f"content: {name}, 8 readers, MiB/s"].append(load.bytes_rate / MIB)
+                load = _get_contents(site, one, connections=1)
+                figures[f"content: {name}, 1 reader, MiB/s"].append(load.bytes_rate / MIB)
+                figures[f"content: {name}, first byte, ms"].append(load.first_byte_ms)
+        before = sum(server.rss())
+        with site.loader.stalled(server.address, [site.content_request], site.second, STALLED_READERS) as begun:
+            figures["content: KiB a stalled reader"].append((sum(server.rss()) - before) / begun / 1024)
+
+
+def under_stress(site: Site, figures: Figures) -> None:
+    """The p99 of GetImage at a steady rate: idle, and with all generation slots busy and 200 stalled readers."""
+    site.put_database_on(site.both)
+    with _provider(site) as provider, _serving_all(site, provider, "stress") as server:
+
+        def p99() -> float:
+            options = {"connections": 16, "seconds": 2 * site.seconds, "warm_up": 0.7, "rate": _QUIET_RATE}
+            return site.loader.grpc(server.address, "GetImage", site.image_requests, site.both, **options).p99_ms
+
+        for _ in range(site.rounds):
+            figures["idle p99, ms"].append(p99())
+        with (
+            site.loader.stalled(server.address, [site.content_request], site.both, STALLED_READERS) as begun,
+            _busy_generations(site, server),
+        ):
+            figures["stalled readers that began"].append(begun)
+            for _ in range(site.rounds):
+                figures["busy p99, ms"].append(p99())
+
+
+def creation(site: Site, figures: Figures) -> None:
+    """What CreateImage adds to the provider's time, and the memory of images in flight."""
+    site.put_database_on(site.both)
+    prompt = f"[[fault:late=0.05:bytes={MIB}]]"
+    with (
+        _provider(site) as provider,
+        _serving_all(site, provider, "creation") as server,
+        openai.OpenAI(base_url=provider["OPENAI_BASE_URL"], api_key=API_KEY, max_retries=0) as client,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+
+        def ask_provider() -> None:
+            client.images.generate(prompt=prompt, model="gpt-image-2.5-flare", size="1024x1024")
+
+        def create() -> None:
+            image_stub(channel).CreateImage(pb.CreateImageRequest(prompt=prompt), metadata=site.login.metadata)
+
+        for _ in range(site.rounds):
+            direct = statistics.median(_milliseconds(ask_provider) for _ in range(10))
+            figures["CreateImage adds, ms"].append(statistics.median(_milliseconds(create) for _ in range(10)) - direct)
+        figures["memory of an image in flight / its size"].append(_memory_in_flight(site, server))
+
+
+def limits(site: Site, figures: Figures) -> None:
+    """What a server takes to start and to hold, and how much it takes on at once."""
+    site.put_database_on(site.both)
+    for number in range(site.rounds):
+        folder = site.folder / f"start-{number}"
+        with serving(_SERVE, site.both, folder, site.settings | _ALL_WORKERS) as server:
+            figures["start to serving, s"].append(server.start_seconds)
+            figures["MB a worker at rest"].append(max(server.rss()) / 1e6)
+    with _provider(site) as provider, _serving_all(site, provider, "limits") as server:
+        with site.loader.stalled(server.address, [site.content_request], site.both, STREAMS) as begun:
+            figures["open streams"].append(begun)
+        # Answers come late enough for all to be under way at once.
+        wanted = GENERATIONS_A_WORKER * WORKERS
+        prompt = f"[[fault:late={site.seconds * 2 + 2}:bytes={64 * 1024}]]"
+        figures["generations at a time, a worker"].append(_create_at_once(site, server, prompt, wanted) / WORKERS)
+
+
+# --- Parts of them ---------------------------------------------------------------------------------------------------
+
+
+def _get_images(site: Site, server: Serving, cores: Cores) -> Load:
+    return site.loader.grpc(
+        server.address,
+        "GetImage",
+        site.image_requests,
+        cores,
+        connections=CONNECTIONS,
+        seconds=site.seconds,
+        warm_up=0.7,
+    )
+
+
+def _get_contents(site: Site, server: Serving, connections: int) -> Load:
+    return site.loader.grpc(
+        server.address,
+        "GetImageContent",
+        [site.content_request],
+        site.second,
+        connections=connections,
+        seconds=site.seconds,
+        warm_up=0.5,
+    )
+
+
+def _select_rate(site: Site) -> float:
+    command = [*on_cores(site.first), *python("benchmarks.peers.driver", str(site.seconds))]
+    done = subprocess.run(command, env=site.settings, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    return float(done.stdout)
+
+
+def _go_address(site: Site) -> str:
+    """Write the database's address as the Go driver takes it."""
+    url = urlsplit(site.settings["PIXYPROXY_DATABASE_URL"])
+    return f"{url.username}:{url.password}@tcp({url.hostname}:{url.port}){url.path}?tls=skip-verify&parseTime=true"
+
+
+@contextlib.contextmanager
+def _provider(site: Site) -> Iterator[dict[str, str]]:
+    """Run the provider's stand-in; gives the settings that lead to it."""
+    with serving(python("benchmarks.peers.provider"), site.both, site.folder / "provider", {}) as provider:
+        yield {"OPENAI_BASE_URL": f"http://{provider.address}/v1", "OPENAI_API_KEY": API_KEY}
+
+
+@contextlib.contextmanager
+def _serving_all(site: Site, provider: dict[str, str], name: str) -> Iterator[Serving]:
+    """Run PixyProxy with all workers in front of the provider."""
+    settings = site.settings | provider | _ALL_WORKERS
+    with serving(_SERVE, site.both, site.folder / name, settings) as server:
+        yield server
+
+
+def _milliseconds(work: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    work()
+    return (time.perf_counter() - began) * 1000
+
+
+@contextlib.contextmanager
+def _channels(server: Serving, count: int) -> Iterator[list[grpc.Channel]]:
+    """Open connections: each goes to one of the workers, by chance."""
+    with contextlib.ExitStack() as stack:
+        options = (("grpc.use_local_subchannel_pool", 1),)
+        yield [stack.enter_context(grpc.insecure_channel(server.address, options)) for _ in range(count)]
+
+
+@contextlib.contextmanager
+def _busy_generations(site: Site, server: Serving) -> Iterator[None]:
+    """Keep all generation slots busy; large answers come one after the other, not all at once."""
+    ended = threading.Event()
+    count = GENERATIONS_A_WORKER * WORKERS
+
+    def keep_creating(channel: grpc.Channel, number: int) -> None:
+        # The first answers are spread over the time that each takes.
+        seconds = _PROVIDER_SECONDS * (number + 1) / count
+        while not ended.is_set():
+            with contextlib.suppress(grpc.RpcError):  # A worker may have more than its share of the connections.
+                _create(site, channel, f"[[fault:late={seconds}:bytes={LARGE_PICTURE}]]")
+            seconds = _PROVIDER_SECONDS
+            ended.wait(0.1)
+
+    with _channels(server, 16) as channels, ThreadPoolExecutor(count) as threads:
+        for number in range(count):
+            threads.submit(keep_creating, channels[number % len(channels)], number)
+        try:
+            yield
+        finally:
+            ended.set()
+
+
+def _create(site: Site, channel: grpc.Channel, prompt: str) -> None:
+    image_stub(channel).CreateImage(pb.CreateImageRequest(prompt=prompt), metadata=site.login.metadata)
+
+
+def _create_at_once(site: Site, server: Serving, prompt: str, count: int) -> int:
+    """Create so many images at once, over enough connections; return how many were made.
+
+    A worker that is handed more than its share refuses the rest, which then go over other connections.
+    """
+
+    def create_somewhere(channels: list[grpc.Channel], number: int) -> bool:
+        for channel in channels[number % len(channels) :] + channels[: number % len(channels)]:
+            with contextlib.suppress(grpc.RpcError):
+                _create(site, channel, prompt)
+                return True
+        return False
+
+    with _channels(server, 16) as channels, ThreadPoolExecutor(count) as threads:
+        return sum(threads.map(lambda number: create_somewhere(channels, number), range(count)))
+
+
+def _memory_in_flight(site: Site, server: Serving) -> float:
+    """Return the most memory that images take while they are made and stored, beside their size."""
+    count = 16
+    prompt = f"[[fault:late=0.5:bytes={LARGE_PICTURE}]]"
+    before = sum(server.rss())
+    server.forget_peak()
+    made = _create_at_once(site, server, prompt, count)
+    return (server.peak_rss() - before) / (made * LARGE_PICTURE)

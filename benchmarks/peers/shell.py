@@ -1,0 +1,11 @@
+"""PixyProxy's own server with all that stands around a call, but a servicer that answers from constants."""
+
+from __future__ import annotations
+
+import pixyproxy.server
+from benchmarks.peers.constants import ConstantServicer
+from pixyproxy import cli
+
+if __name__ == "__main__":
+    vars(pixyproxy.server)["ImageServicer"] = ConstantServicer
+    cli.main()

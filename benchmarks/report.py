@@ -1,0 +1,172 @@
+"""The figures as a table and as a picture, in docs/performance.md."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import statistics
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import matplotlib as mpl
+
+mpl.use("svg")
+from matplotlib import pyplot
+
+from benchmarks.measurements import Figures
+
+_BEGIN, _END = "<!-- bench:begin -->", "<!-- bench:end -->"
+_PACKAGES = ("grpcio", "protobuf", "mysql-connector-python", "pydantic", "fastapi", "uvicorn", "asyncmy")
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a row must reach: at least, or at most, so much."""
+
+    kind: Literal["≥", "≤"]
+    value: float
+
+    def is_met(self, value: float) -> bool:
+        return value >= self.value if self.kind == "≥" else value <= self.value
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: what was measured, once a round, and what it should be."""
+
+    title: str
+    values: Sequence[float]
+    goal: Goal | None = None
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+
+def rows_of(figures: Figures) -> list[Row]:
+    """Return all rows; ratios are taken round by round, so that drift of the machine hits both sides."""
+
+    def ratio(title: str, over: str, under: str, goal: Goal | None = None) -> Row:
+        pairs = zip(figures[over], figures[under], strict=True)
+        return Row(title, [one / other for one, other in pairs], goal)
+
+    def plain(title: str, name: str, goal: Goal | None = None) -> Row:
+        return Row(title, figures[name], goal)
+
+    one, two = "GetImage, one worker on one core", "GetImage, all on two cores"
+    return [
+        ratio(f"{one} / the same without its work", "one core: pixyproxy", "one core: shell", Goal("≥", 0.6)),
+        ratio(f"{one} / a bare handler", "one core: pixyproxy", "one core: bare", Goal("≥", 0.4)),
+        ratio(f"{one} / the driver's select alone", "one core: pixyproxy", "one core: select"),
+        ratio(f"{two}, 2 workers / one process", "two cores: pixyproxy", "two cores: one process", Goal("≥", 2.5)),
+        *(
+            ratio(
+                f"{two}, 2 workers / FastAPI with {driver}, 2 workers",
+                "two cores: pixyproxy",
+                f"two cores: FastAPI, {driver}",
+                Goal("≥", 3),
+            )
+            for driver in ("mysql-connector", "asyncmy")
+        ),
+        ratio(f"{two}, 2 workers / grpc-go", "two cores: pixyproxy", "two cores: go"),
+        *(
+            ratio(
+                f"GetImageContent, 4 MiB, {readers} / bare stream from memory",
+                f"content: pixyproxy, {readers}, MiB/s",
+                f"content: bare, {readers}, MiB/s",
+                Goal("≥", 0.9),
+            )
+            for readers in ("1 reader", "8 readers")
+        ),
+        plain("GetImageContent, first byte, ms", "content: pixyproxy, first byte, ms", Goal("≤", 2)),
+        plain("GetImageContent, KiB a stalled reader", "content: KiB a stalled reader"),
+        Row(
+            "GetImage, p99 with all generations and 200 stalled readers / idle",
+            [busy / statistics.median(figures["idle p99, ms"]) for busy in figures["busy p99, ms"]],
+            Goal("≤", 1.5),
+        ),
+        plain("CreateImage adds to the provider's time, ms", "CreateImage adds, ms", Goal("≤", 10)),
+        plain("Memory of an 8 MiB image in flight / its size", "memory of an image in flight / its size", Goal("≤", 3)),
+        plain("Generations at a time, a worker", "generations at a time, a worker", Goal("≥", 64)),
+        plain("Open streams", "open streams", Goal("≥", 500)),
+        plain("Start to serving, s", "start to serving, s", Goal("≤", 1.5)),
+        plain("MB a worker at rest", "MB a worker at rest", Goal("≤", 90)),
+    ]
+
+
+def table_of(rows: Iterable[Row]) -> str:
+    """Write rows as a Markdown table."""
+    lines = ["| what | median | min–max | goal | |", "|---|---|---|---|---|"]
+    for row in rows:
+        goal = f"{row.goal.kind} {row.goal.value:g}" if row.goal else ""
+        verdict = ("met" if row.goal.is_met(row.median) else "**missed**") if row.goal else ""
+        spread = f"{_short(min(row.values))}–{_short(max(row.values))}"
+        lines.append(f"| {row.title} | {_short(row.median)} | {spread} | {goal} | {verdict} |")
+    return "\n".join(lines)
+
+
+def figures_table(figures: Figures) -> str:
+    """Write all that was measured, as it was measured."""
+    lines = ["| measured | median | min–max |", "|---|---|---|"]
+    lines += [
+        f"| {name} | {_short(statistics.median(values))} | {_short(min(values))}–{_short(max(values))} |"
+        for name, values in figures.items()
+    ]
+    return "\n".join(lines)
+
+
+def draw(figures: Figures, path: Path) -> None:
+    """Draw the calls a second of all that serve GetImage."""
+    sides = (
+        ("one core: ", "One server process on one core", ("bare", "shell", "pixyproxy", "select")),
+        (
+            "two cores: ",
+            "Everything on two cores",
+            ("pixyproxy", "one process", "FastAPI, mysql-connector", "FastAPI, asyncmy", "go"),
+        ),
+    )
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 3), layout="constrained")
+    for side, (prefix, title, names) in zip(axes, sides, strict=True):
+        values = [figures[prefix + name] for name in names]
+        medians = [statistics.median(one) for one in values]
+        spread = [
+            [median - min(one) for median, one in zip(medians, values, strict=True)],
+            [max(one) - median for median, one in zip(medians, values, strict=True)],
+        ]
+        colours = ["tab:blue" if name == "pixyproxy" else "tab:gray" for name in names]
+        side.barh(names, medians, xerr=spread, color=colours, capsize=3)
+        side.invert_yaxis()
+        side.set_title(title)
+        side.set_xlabel("calls a second")
+    # No date and no random ids: the same figures make the same file.
+    with mpl.rc_context({"svg.hashsalt": "pixyproxy"}):
+        figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def describe(database_version: str) -> str:
+    """Say what was measured on, with which versions."""
+    cpu = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    go = subprocess.run(["go", "version"], check=True, capture_output=True, text=True).stdout.split()[2]
+    packages = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
+    return (
+        f"Two cores of {os.cpu_count()} ({cpu[1] if cpu else platform.machine()}), {platform.system()} "
+        f"{platform.release()}, Python {platform.python_version()}, {packages}, MySQL {database_version}, {go}."
+    )
+
+
+def write(text: str, path: Path) -> None:
+    """Put text between the markers of a document."""
+    document = path.read_text(encoding="utf-8")
+    before, _, rest = document.partition(_BEGIN)
+    _, _, after = rest.partition(_END)
+    path.write_text(f"{before}{_BEGIN}\n{text}\n{_END}{after}", encoding="utf-8")
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Hashable
+
+import pytest
+
+from pixyproxy.core.exceptions import ContentDamagedError
+from pixyproxy.core.models import Image
+from pixyproxy.data.image_store import ContentReader
+from pixyproxy.service.content import CHUNK_SIZE, ImageContent, TrustedContents
+
+_DATA = bytes(range(256)) * 1024
+_OTHER = _DATA[:-1] + b"x"
+
+
+class Reader(ContentReader):
+    """Bytes in memory, whose state is what the test says."""
+
+    def __init__(self, data: bytes, state: Hashable | None) -> None:
+        self.size = len(data)
+        self.now = state
+        self._data = data
+        self._at = 0
+
+    def seek(self, offset: int) -> None:
+        self._at = offset
+
+    def read(self, count: int) -> bytes:
+        chunk = self._data[self._at : self._at + count]
+        self._at += len(chunk)
+        return chunk
+
+    def state(self) -> Hashable | None:
+        return self.now
+
+    def close(self) -> None:
+        pass
+
+
+def _image(sha256: str = hashlib.sha256(_DATA).hexdigest()) -> Image:
+    return Image.of_checked({"size_bytes": len(_DATA), "sha256": sha256})
+
+
+def _read(reader: Reader, trusted: TrustedContents) -> bytes:
+    image = _image()
+    return b"".join(ImageContent(image, reader, count=len(_DATA), trusted=trusted).chunks())
+
+
+def test_bytes_that_were_found_right_and_not_written_to_since_are_not_hashed_again() -> None:
+    trusted = TrustedContents()
+    assert _read(Reader(_DATA, "one state"), trusted) == _DATA
+    # Were they hashed, this would be noticed.
+    assert _read(Reader(_OTHER, "one state"), trusted) == _OTHER
+
+
+def test_bytes_that_were_written_to_are_hashed_again() -> None:
+    trusted = TrustedContents()
+    _read(Reader(_DATA, "one state"), trusted)
+    with pytest.raises(ContentDamagedError):
+        _read(Reader(_OTHER, "another state"), trusted)
+
+
+def test_damaged_bytes_are_not_trusted() -> None:
+    trusted = TrustedContents()
+    for _ in range(2):
+        with pytest.raises(ContentDamagedError):
+            _read(Reader(_OTHER, "one state"), trusted)
+
+
+def test_where_the_state_is_not_known_bytes_are_always_hashed() -> None:
+    trusted = TrustedContents()
+    _read(Reader(_DATA, None), trusted)
+    with pytest.raises(ContentDamagedError):
+        _read(Reader(_OTHER, None), trusted)
+
+
+def test_bytes_that_are_written_to_while_they_are_read_are_damaged() -> None:
+    trusted = TrustedContents()
+    _read(Reader(_DATA, "one state"), trusted)
+    reader = Reader(_DATA, "one state")
+    image = _image()
+    chunks = ImageContent(image, reader, count=len(_DATA), trusted=trusted).chunks()
+    assert len(next(chunks)) == CHUNK_SIZE
+    reader.now = "another state"
+    with pytest.raises(ContentDamagedError):
+        list(chunks)
+
+
+def test_the_same_file_is_not_trusted_for_other_bytes() -> None:
+    trusted = TrustedContents()
+    _read(Reader(_DATA, "one state"), trusted)
+    image = _image(sha256="0" * 64)
+    with pytest.raises(ContentDamagedError):
+        list(ImageContent(image, Reader(_DATA, "one state"), count=len(_DATA), trusted=trusted).chunks())
