@@ -38,8 +38,12 @@ class Reader(ContentReader):
         pass
 
 
+def _image(sha256: str = hashlib.sha256(_DATA).hexdigest()) -> Image:
+    return Image.of_checked({"size_bytes": len(_DATA), "sha256": sha256})
+
+
 def _read(reader: Reader, trusted: TrustedContents) -> bytes:
-    image = Image.model_construct(size_bytes=len(_DATA), sha256=hashlib.sha256(_DATA).hexdigest())
+    image = _image()
     return b"".join(ImageContent(image, reader, count=len(_DATA), trusted=trusted).chunks())
 
 
@@ -75,7 +79,7 @@ def test_bytes_that_are_written_to_while_they_are_read_are_damaged() -> None:
     trusted = TrustedContents()
     _read(Reader(_DATA, "one state"), trusted)
     reader = Reader(_DATA, "one state")
-    image = Image.model_construct(size_bytes=len(_DATA), sha256=hashlib.sha256(_DATA).hexdigest())
+    image = _image()
     chunks = ImageContent(image, reader, count=len(_DATA), trusted=trusted).chunks()
     assert len(next(chunks)) == CHUNK_SIZE
     reader.now = "another state"
@@ -86,6 +90,6 @@ def test_bytes_that_are_written_to_while_they_are_read_are_damaged() -> None:
 def test_the_same_file_is_not_trusted_for_other_bytes() -> None:
     trusted = TrustedContents()
     _read(Reader(_DATA, "one state"), trusted)
-    image = Image.model_construct(size_bytes=len(_DATA), sha256="0" * 64)
+    image = _image(sha256="0" * 64)
     with pytest.raises(ContentDamagedError):
         list(ImageContent(image, Reader(_DATA, "one state"), count=len(_DATA), trusted=trusted).chunks())
