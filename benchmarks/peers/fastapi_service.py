@@ -144,7 +144,8 @@ async def _open_mysql_connector() -> tuple[FetchOne, Close]:
         return row
 
     async def fetch_one(sql: str, *values: object) -> tuple[Any, ...] | None:
-        return await run_in_threadpool(fetch, sql, values)
+        row: tuple[Any, ...] | None = await run_in_threadpool(fetch, sql, values)
+        return row
 
     async def close() -> None:
         pool.close()

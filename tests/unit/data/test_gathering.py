@@ -123,7 +123,7 @@ def test_a_query_that_hangs_does_not_keep_the_others_waiting(
 
 
 def test_many_threads_get_what_they_asked_for() -> None:
-    reads = GatheredReads(lambda keys: [-key for key in keys])
+    reads: GatheredReads[int, int] = GatheredReads(lambda keys: [-key for key in keys])
     wrong: list[int] = []
 
     def read_many(first: int) -> None:
