@@ -18,7 +18,7 @@ from tests.faults.site import OUTCOME_UNKNOWN, answer_to
 from tests.support.database_servers import DatabaseServer, fresh_database
 from tests.support.image_client import SMALL
 from tests.support.openai_stand_in import RunningStandIn, start_stand_in
-from tests.support.servers import basic, image_stub
+from tests.support.servers import RunningServer, basic, image_stub
 
 _CALLERS = 8
 
@@ -128,12 +128,13 @@ def test_pacing_holds_for_the_fleet(start_fleet: StartFleet, stand_in: RunningSt
 def test_failed_sign_ins_count_for_the_fleet(start_fleet: StartFleet) -> None:
     fleet = start_fleet(PIXYPROXY_MAX_FAILED_SIGN_INS="6", PIXYPROXY_SIGN_IN_WINDOW="600")
     wrong = basic(fleet.login.username, "not the password")
-    told = [
-        answer_to(
-            lambda server=server: server.images.ListImages(pb.ListImagesRequest(), metadata=wrong, timeout=PATIENCE)
+
+    def sign_in(server: RunningServer) -> str:
+        return answer_to(
+            lambda: server.images.ListImages(pb.ListImagesRequest(), metadata=wrong, timeout=PATIENCE)
         ).as_told
-        for server in fleet.replicas * 3
-    ]
+
+    told = [sign_in(server) for server in fleet.replicas * 3]
     assert told == ["UNAUTHENTICATED CREDENTIALS_INVALID"] * 6 + ["RESOURCE_EXHAUSTED TOO_MANY_SIGN_INS"] * 3
 
 
