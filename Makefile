@@ -29,7 +29,11 @@ run: $(VENV)/.made-run ## Serve on 127.0.0.1:50051 with SQLite and the folder im
 
 .PHONY: test
 test: $(VENV)/.made-dev ## Run all tests
-	@PYTHONPATH=tests/support/early $(BIN)/python -m pytest -n auto
+	@PYTHONPATH=tests/support/early $(BIN)/python -m pytest -n auto --ignore tests/cluster
+
+.PHONY: test-cluster
+test-cluster: $(VENV)/.made-dev ## Run three replicas behind HAProxy, on MySQL and an S3 server (Debian, root)
+	@PYTHONPATH=tests/support/early $(BIN)/python -m pytest tests/cluster
 
 .PHONY: faults
 faults: $(VENV)/.made-dev ## Run all faults (some minutes), and write the table into docs/reliability.md

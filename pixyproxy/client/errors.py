@@ -113,6 +113,9 @@ _KINDS_BY_CODE: dict[grpc.StatusCode, type[PixyProxyClientError]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
 }
 
+# So a proxy ends a call whose server it lost in the middle of the answer; an error of the server's own has a reason.
+_LOST_ON_THE_WAY = frozenset({grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL})
+
 
 def error_of(call: Any) -> PixyProxyClientError:
     """Read a failed call."""
@@ -122,6 +125,8 @@ def error_of(call: Any) -> PixyProxyClientError:
     reason = info.reason if info is not None and info.domain == _DOMAIN else ""
     retry = _first(packed, details.RetryInfo)
     kind = _KINDS_BY_REASON.get(reason) or _KINDS_BY_CODE.get(code, PixyProxyClientError)
+    if info is None and code in _LOST_ON_THE_WAY:
+        kind = UnavailableError
     return kind(
         call.details() or code.name,
         reason=reason,

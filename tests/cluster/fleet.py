@@ -7,26 +7,19 @@ import itertools
 import random
 import socket
 import threading
-import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import grpc
-from google.protobuf.field_mask_pb2 import FieldMask
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
-from tests.faults.site import Answer, answer_to
+from pixyproxy.client import ImageDetail, PixyProxyClient, PixyProxyClientError
 from tests.support.haproxy import running_haproxy
-from tests.support.image_client import SMALL
 from tests.support.servers import Login, Metadata, RunningServer, image_stub, prepare_database, running_server
 from tests.support.waiting import wait_until
-
-SERVICE_CONFIG = (Path(__file__).parents[2] / "pixyproxy" / "client" / "service_config.json").read_text()
-"""The documented retry policy."""
 
 PATIENCE = 60.0
 """Seconds that anything may take that is waited for."""
@@ -34,7 +27,6 @@ PATIENCE = 60.0
 _REPLICAS = 3
 _WORKERS = "2"
 _OPTIONS = (
-    ("grpc.service_config", SERVICE_CONFIG),
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),
 )
@@ -66,15 +58,21 @@ class Fleet:
         self.replicas[place : place + 1] = [server]
 
     def channel(self) -> grpc.Channel:
-        """A connection to the balancer that follows the documented retry policy."""
+        """A connection to the balancer."""
         return grpc.insecure_channel(self.balancer, options=_OPTIONS)
+
+    def client(self) -> PixyProxyClient:
+        """A caller who goes by the documented rules for sending again."""
+        return PixyProxyClient(
+            self.balancer, username=self.login.username, password=self.login.password, timeout=PATIENCE
+        )
 
     def wait_until_balanced(self, count: int = _REPLICAS) -> None:
         """Wait until the balancer sends calls to so many replicas."""
         wait_until(lambda: len(self._seen()) >= count, PATIENCE, f"calls to reach {count} replicas")
 
     def _seen(self) -> set[str]:
-        """Which replicas answer a handful of calls, by the hosts and threads that their request ids name."""
+        """Which replicas answer a handful of calls."""
         before = [server.log.count("REQUEST END") for server in self.replicas]
         with self.channel() as channel:
             for _ in range(2 * _REPLICAS):
@@ -118,7 +116,7 @@ class Load:
     """
 
     fleet: Fleet
-    made: dict[str, pb.ImageDetail] = field(default_factory=dict)
+    made: dict[str, ImageDetail] = field(default_factory=dict)
     answers: Counter[tuple[str, str]] = field(default_factory=Counter)
     _stopping: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -147,41 +145,40 @@ class Load:
         return {key: count for key, count in self.answers.items() if key[1] != "OK"}
 
     def _call_on(self) -> None:
-        with self.fleet.channel() as channel:
-            stub, metadata = image_stub(channel), self.fleet.login.metadata
+        with self.fleet.client() as client:
             while not self._stopping.is_set():
                 prompt = f"a fleet {uuid.uuid4().hex}"
-                request = pb.CreateImageRequest(prompt=prompt, request_id=str(uuid.uuid4()), options=SMALL)
-                answer = self._make("CreateImage", stub.CreateImage, request, metadata)
-                if answer.is_ok:
+                made: list[ImageDetail] = []
+                self._note("create", lambda: made.append(client.create_image(prompt, size="64x64")))  # noqa: B023
+                for image in made:
                     with self._lock:
-                        self.made[prompt] = answer.value.image
-                    self._use(stub, metadata, answer.value.image.guid)
+                        self.made[prompt] = image
+                    self._use(client, image.guid)
 
-    def _use(self, stub: Any, metadata: Metadata, guid: str) -> None:
-        self._make("GetImage", stub.GetImage, pb.GetImageRequest(guid=guid), metadata)
-        self._make("ListImages", stub.ListImages, pb.ListImagesRequest(page_size=5, prompt="fleet"), metadata)
-        self._make("GetImageContent", stub.GetImageContent, pb.GetImageContentRequest(guid=guid), metadata)
-        update = pb.UpdateImageRequest(guid=guid, tags=["used"], update_mask=FieldMask(paths=["tags"]))
-        self._make("UpdateImage", stub.UpdateImage, update, metadata)
+    def _use(self, client: PixyProxyClient, guid: str) -> None:
+        self._note("get", lambda: client.get_image(guid))
+        self._note("list", lambda: client.list_page(page_size=5, prompt="fleet"))
+        self._note("content", lambda: _read(client, guid))
+        self._note("update", lambda: client.update_image(guid, tags=["used"]))
 
-    def _make(self, kind: str, method: Callable[..., Any], request: Any, metadata: Metadata) -> Answer:
-        answer = answer_to(
-            lambda: method(request, metadata=metadata, timeout=PATIENCE), of_stream=kind == "GetImageContent"
-        )
+    def _note(self, kind: str, call: Callable[[], object]) -> None:
+        told = "OK"
+        try:
+            call()
+        except PixyProxyClientError as error:
+            told = f"{error.code} {error.reason}"
         with self._lock:
-            self.answers[kind, answer.as_told] += 1
-        return answer
+            self.answers[kind, told] += 1
+
+
+def _read(client: PixyProxyClient, guid: str) -> None:
+    """Read an image to its end; the client compares the hash."""
+    with client.stream_content(guid) as stream:
+        for _ in stream:
+            pass
 
 
 def content_of(server: RunningServer, guid: str, metadata: Metadata) -> bytes:
     """All bytes of an image, as one replica serves them."""
     messages = server.images.GetImageContent(pb.GetImageContentRequest(guid=guid), metadata=metadata, timeout=PATIENCE)
     return b"".join(message.data for message in messages)
-
-
-def seconds_of(work: Callable[[], object]) -> float:
-    """How long some work takes."""
-    began = time.monotonic()
-    work()
-    return time.monotonic() - began

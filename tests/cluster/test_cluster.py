@@ -1,4 +1,4 @@
-"""Replicas on one database and one image store behind a balancer: what must hold of the fleet as a whole."""
+"""Replicas on one database and one object store behind a balancer: what must hold of the fleet as a whole."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import pytest
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from tests.cluster.fleet import PATIENCE, Fleet, Load, content_of, running_fleet
-from tests.cluster.store import shared_store
 from tests.faults.site import OUTCOME_UNKNOWN, answer_to
 from tests.support.database_servers import DatabaseServer, fresh_database
 from tests.support.image_client import SMALL
+from tests.support.object_stores import RunningObjectStore
 from tests.support.openai_stand_in import RunningStandIn, start_stand_in
 from tests.support.servers import RunningServer, basic, image_stub
 
@@ -32,7 +32,9 @@ def stand_in() -> Iterator[RunningStandIn]:
 
 
 @pytest.fixture
-def start_fleet(tmp_path: Path, mysql_server: DatabaseServer, stand_in: RunningStandIn) -> Iterator[StartFleet]:
+def start_fleet(
+    tmp_path: Path, mysql_server: DatabaseServer, s3_server: RunningObjectStore, stand_in: RunningStandIn
+) -> Iterator[StartFleet]:
     """Start a fleet, with settings of the test's own beside the usual ones."""
     with ExitStack() as stack:
 
@@ -41,7 +43,8 @@ def start_fleet(tmp_path: Path, mysql_server: DatabaseServer, stand_in: RunningS
                 "PIXYPROXY_DATABASE_URL": stack.enter_context(fresh_database(mysql_server)),
                 "OPENAI_API_KEY": stand_in.api_key,
                 "OPENAI_BASE_URL": stand_in.base_url,
-                **stack.enter_context(shared_store(tmp_path)),
+                "PIXYPROXY_IMAGE_STORE": f"{s3_server.url}/{uuid.uuid4().hex}",
+                **s3_server.env,
             }
             return stack.enter_context(running_fleet(tmp_path, usual | settings))
 
@@ -83,13 +86,13 @@ def test_killed_replica_loses_no_acknowledged_image(start_fleet: StartFleet, sta
     fleet = start_fleet()
     load = Load(fleet)
     with load.running(_CALLERS):
-        load.wait_for("CreateImage", 20)
+        load.wait_for("create", 20)
         for place in range(len(fleet.replicas)):
             fleet.replicas[place].kill()
-            load.wait_for("CreateImage", 20)
+            load.wait_for("create", 20)
             fleet.start(place)
             fleet.wait_until_balanced()
-    unknown = load.answers.pop(("CreateImage", f"FAILED_PRECONDITION {OUTCOME_UNKNOWN}"), 0)
+    unknown = load.answers.pop(("create", f"FAILED_PRECONDITION {OUTCOME_UNKNOWN}"), 0)
     assert unknown <= _CALLERS * len(fleet.replicas)
     assert load.failures == {}
     _assert_all_there(fleet, load, stand_in)
@@ -99,12 +102,12 @@ def test_rolling_restart_shows_no_failed_call(start_fleet: StartFleet, stand_in:
     fleet = start_fleet(PIXYPROXY_DRAIN_DELAY="1")
     load = Load(fleet)
     with load.running(_CALLERS):
-        load.wait_for("CreateImage", 20)
+        load.wait_for("create", 20)
         for place in range(len(fleet.replicas)):
             assert fleet.replicas[place].stop() == 0
             fleet.start(place)
             fleet.wait_until_balanced()
-            load.wait_for("CreateImage", 10)
+            load.wait_for("create", 10)
     assert load.failures == {}
     _assert_all_there(fleet, load, stand_in)
 

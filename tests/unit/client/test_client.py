@@ -343,6 +343,16 @@ def test_what_comes_too_late_is_not_waited_for(play: Play) -> None:
     assert not play.has_more("CreateImage")
 
 
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL])
+def test_what_a_proxy_lost_in_the_middle_of_an_answer_is_repeated(play: Play, code: grpc.StatusCode) -> None:
+    call = play.begin(lambda: play.client.get_image(GUID))
+    rpc = play.take("GetImage")[1]
+    rpc.send_initial_metadata((("x-request-id", REQUEST_ID),))
+    rpc.terminate(None, (), code, "Stream removed")
+    answer(play.take("GetImage")[1], pb.GetImageResponse(image=DETAIL))
+    assert call.result(TIMEOUT).guid == GUID
+
+
 @pytest.mark.parametrize("error", [exc.DBConnectionError("no", **SOON), None], ids=["database", "cut"])
 def test_a_deletion_that_may_be_done_is_not_repeated(play: Play, error: Exception | None) -> None:
     call = play.begin(lambda: play.client.delete_image(GUID))
