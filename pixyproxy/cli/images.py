@@ -1,4 +1,4 @@
-"""The commands that ask a server: create, get, list, search, fetch, update and delete."""
+"""The commands that ask a server: create, get, list, search, fetch, update, delete and health."""
 
 from __future__ import annotations
 
@@ -56,6 +56,7 @@ _STATUSES: dict[type[PixyProxyClientError], int] = {
 }
 _STDIO = "-"
 _LARGEST_PAGE = 200
+_HEALTH_TIMEOUT = 5.0
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -275,6 +276,16 @@ def delete(
             typer.confirm(f'Delete {guid}, "{printable(image.prompt)[:60]}", for good?', abort=True, err=True)
         client.delete_image(guid)
     typer.echo(f"Deleted {printable(guid)}.")
+
+
+@app.command(epilog=_EPILOG)
+def health() -> None:
+    """Tell whether a server takes calls: by words, and by the exit status 0 or 5."""
+    with _client() as client:
+        is_serving = client.is_serving(timeout=_HEALTH_TIMEOUT)
+    typer.echo("serving" if is_serving else "not serving")
+    if not is_serving:
+        raise typer.Exit(_TRY_LATER)
 
 
 # --- The connection --------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any, Self, TypedDict, Unpack, cast
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 from pixyproxy_pb.v1.image_service_pb2_grpc import ImageServiceStub
 
@@ -22,6 +23,7 @@ from pixyproxy.client.models import ContentInfo, ImageDetail, ImagePage, Visibil
 from pixyproxy.client.retry import Retry
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
+_SERVICE_NAME = pb.DESCRIPTOR.services_by_name["ImageService"].full_name
 
 
 class Filters(TypedDict, total=False):
@@ -98,6 +100,7 @@ class PixyProxyClient:
                 )
             channel = self._own_channel = open_channel(address, encryption)
         self._stub: Any = ImageServiceStub(channel)  # type: ignore[no-untyped-call]
+        self._health: Any = health_pb2_grpc.HealthStub(channel)
 
     def __enter__(self) -> Self:
         return self
@@ -196,6 +199,12 @@ class PixyProxyClient:
         self._call(self._stub.DeleteImage, pb.DeleteImageRequest(guid=guid), retry)
 
     # --- Finding -------------------------------------------------------------------------------------------------
+
+    def is_serving(self, *, timeout: float | None = None) -> bool:
+        """Ask whether the server takes calls; that needs no credentials."""
+        request = health_pb2.HealthCheckRequest(service=_SERVICE_NAME)
+        answer = self._call(self._health.Check, request, self._retry(timeout))
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     def get_image(self, guid: str, *, timeout: float | None = None) -> ImageDetail:
         """Get what is known of an image."""

@@ -24,6 +24,7 @@ from tests.support.image_client import ImageClient
 from tests.support.rpc import TIMEOUT
 from tests.support.servers import Finished, Login, RunningServer, environment, run_command, running_server
 from tests.support.stored_images import make_detail, store_details, store_image
+from tests.support.waiting import wait_until
 
 NOBODY = "123e4567-e89b-42d3-a456-426614174000"
 Run = Callable[..., Finished]
@@ -72,6 +73,23 @@ def test_an_images_life(run: Run, ann: ImageClient, tmp_path: Path) -> None:
     deleted = run("delete", image["guid"], "--yes")
     assert (deleted.status, deleted.stdout) == (0, f"Deleted {image['guid']}.\n")
     assert run("get", image["guid"]).status == 3
+
+
+def test_health(tmp_path: Path) -> None:
+    with running_server(tmp_path / "server", {"PIXYPROXY_DRAIN_DELAY": "60"}) as server:
+        env = environment(tmp_path) | {"HOME": str(tmp_path)} | variables_of(server.address, None)
+        said = run_command("health", env=env)
+        assert (said.status, said.stdout, said.stderr) == (0, "serving\n", "")
+        server.terminate()
+        said = wait_until(
+            lambda: (done := run_command("health", env=env)).status and done,
+            TIMEOUT,
+            "the server to say that it drains",
+        )
+        assert (said.status, said.stdout) == (5, "not serving\n")
+        server.kill()
+        said = run_command("health", env=env)
+        assert (said.status, said.stdout) == (5, "")
 
 
 def test_lists(run: Run, server: RunningServer) -> None:
