@@ -158,19 +158,27 @@ def test_pages_are_those_of_the_model_whatever_is_sealed(database: Database, see
     assert searched == {"image_tail", "image_batches", "image_postings"}
 
 
-def test_blocks_hold_the_terms_of_today_and_no_others(database: Database, ann: Caller) -> None:
+@pytest.mark.parametrize("is_merged", [False, True], ids=["in batches", "in rows"])
+def test_blocks_hold_the_terms_of_today_and_no_others(database: Database, ann: Caller, is_merged: bool) -> None:
     kept = add_image(database, ann, prompt="red foxes", filename="ab.c", tags=("x",))
     changed = add_image(database, ann, prompt="red foxes", filename="ab.c", tags=("x",))
     deleted = add_image(database, ann, prompt="red foxes", filename="ab.c", tags=("x",))
     seal(database)
+    if is_merged:
+        add_images(database, ann, [{} for _ in range(130)])
+        seal(database)
+        merge(database, 10)
+        batched = rows_of(database, "SELECT DISTINCT block FROM image_batches")
+        assert postings.block_of(kept.id) not in [row["block"] for row in batched]
 
     changed = change(database, changed, tags=("y",), filename="abd")
     changed = change(database, changed, tags=("z",), visibility=PUBLIC)
     delete(database, deleted)
     seal(database)
 
+    terms = sealed_terms(database)
     words = {"wred", "wfoxes", "pr", "pre", "pred", "pf", "pfo", "pfox", "pfoxe", f"a{ann.user_id}"}
-    assert sealed_terms(database) == {
+    assert {image_id: terms[image_id] for image_id in terms if image_id <= deleted.id} == {
         kept.id: words | {"tx", "v1", "fa", "fb", "f.", "fc", "fab", "fb.", "f.c", "fab.", "fb.c"},
         changed.id: words | {"tz", "v2", "fa", "fb", "fd", "fab", "fbd", "fabd"},
     }
