@@ -116,6 +116,7 @@ def test_pages_are_those_of_the_model_whatever_is_sealed(database: Database, see
     callers: list[Caller | None] = [None, add_caller(database, "root", UserClass.ADMIN), *authors]
     images: dict[int, Image] = {}
     found = 0
+    searched: set[str] = set()
 
     for number in range(12):
         rows = random_images(randomness, 40)
@@ -137,6 +138,11 @@ def test_pages_are_those_of_the_model_whatever_is_sealed(database: Database, see
         # All, none or some; now and then images of a block that is sealed already come late.
         seal(database, randomness.choice((0, 7, 15, 50, 1_000)))
         merge(database, randomness.choice((0, 1, 2, 3)))
+        searched |= {
+            table
+            for table in ("image_tail", "image_batches", "image_postings")
+            if rows_of(database, f"SELECT 1 FROM {table} LIMIT 1")
+        }
 
         for _ in range(12):
             image_filter = random_filter(randomness, list(images.values()))
@@ -148,25 +154,31 @@ def test_pages_are_those_of_the_model_whatever_is_sealed(database: Database, see
             found += bool(expected)
 
     assert found > 70  # Most of the filters found something, or nothing would be compared.
-    # Everything was there to be searched.
     assert len(rows_of(database, "SELECT block FROM image_blocks")) > 5
-    for table in ("image_batches", "image_postings"):
-        assert rows_of(database, f"SELECT block FROM {table}")
+    assert searched == {"image_tail", "image_batches", "image_postings"}
 
 
-def test_blocks_hold_the_terms_of_today_and_no_others(database: Database, ann: Caller) -> None:
+@pytest.mark.parametrize("is_merged", [False, True], ids=["in batches", "in rows"])
+def test_blocks_hold_the_terms_of_today_and_no_others(database: Database, ann: Caller, is_merged: bool) -> None:
     kept = add_image(database, ann, prompt="red foxes", filename="ab.c", tags=("x",))
     changed = add_image(database, ann, prompt="red foxes", filename="ab.c", tags=("x",))
     deleted = add_image(database, ann, prompt="red foxes", filename="ab.c", tags=("x",))
     seal(database)
+    if is_merged:
+        add_images(database, ann, [{} for _ in range(130)])
+        seal(database)
+        merge(database, 10)
+        batched = rows_of(database, "SELECT DISTINCT block FROM image_batches")
+        assert postings.block_of(kept.id) not in [row["block"] for row in batched]
 
     changed = change(database, changed, tags=("y",), filename="abd")
     changed = change(database, changed, tags=("z",), visibility=PUBLIC)
     delete(database, deleted)
     seal(database)
 
+    terms = sealed_terms(database)
     words = {"wred", "wfoxes", "pr", "pre", "pred", "pf", "pfo", "pfox", "pfoxe", f"a{ann.user_id}"}
-    assert sealed_terms(database) == {
+    assert {image_id: terms[image_id] for image_id in terms if image_id <= deleted.id} == {
         kept.id: words | {"tx", "v1", "fa", "fb", "f.", "fc", "fab", "fb.", "f.c", "fab.", "fb.c"},
         changed.id: words | {"tz", "v2", "fa", "fb", "fd", "fab", "fbd", "fabd"},
     }
@@ -305,13 +317,13 @@ def test_a_page_reads_no_more_blocks_than_it_takes(
     fox = ImageFilter(prompt="fox")
 
     assert get_page(database, fox, ann, limit=5) == images[:-6:-1]
-    assert len(read) == 1
+    assert 1 <= len(read) <= 3  # of ten, because the first may have too few
     read.clear()
     assert get_page(database, fox, ann, limit=5, after=images[300]) == images[299:294:-1]
-    assert len(read) == 1
+    assert 1 <= len(read) <= 3  # of ten, because the first may have too few
     read.clear()
     assert get_page(database, ImageFilter(prompt="fox", created_before=minutes(2)), ann) == images[1::-1]
-    assert len(read) == 1
+    assert 1 <= len(read) <= 3  # of ten, because the first may have too few
 
 
 @pytest.mark.parametrize(
