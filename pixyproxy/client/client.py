@@ -20,7 +20,7 @@ from pixyproxy.client.content import ContentStream
 from pixyproxy.client.download import OnProgress, download
 from pixyproxy.client.errors import PixyProxyClientError, error_of
 from pixyproxy.client.models import ContentInfo, ImageDetail, ImagePage, Visibility, to_detail, to_page
-from pixyproxy.client.retry import Retry
+from pixyproxy.client.retry import Reach, Retry
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 _SERVICE_NAME = pb.DESCRIPTOR.services_by_name["ImageService"].full_name
@@ -89,6 +89,7 @@ class PixyProxyClient:
                 nobody has allowed that.
         """
         self._metadata = sign_in(username, password)
+        self._reach = Reach()
         self._timeout = timeout
         self._long_timeout = long_timeout
         self._own_channel: grpc.Channel | None = None
@@ -160,7 +161,8 @@ class PixyProxyClient:
                 model=model, size=size, quality=quality, output_format=output_format, background=background
             ),
         )
-        retry = Retry(self._long_timeout if timeout is None else timeout, is_repeatable=True)
+        seconds = self._long_timeout if timeout is None else timeout
+        retry = Retry(seconds, self._reach, is_repeatable=True, is_repeated_by_grpc=False)
         try:
             return to_detail(self._call(self._stub.CreateImage, request, retry).image)
         except PixyProxyClientError as error:
@@ -281,7 +283,7 @@ class PixyProxyClient:
         return ContentStream(
             self._ask_for_content,
             request,
-            Retry(self._long_timeout if timeout is None else timeout, is_repeatable=True),
+            Retry(self._long_timeout if timeout is None else timeout, self._reach, is_repeatable=True),
         )
 
     def fetch_content(
@@ -320,14 +322,17 @@ class PixyProxyClient:
     # --- Calling -------------------------------------------------------------------------------------------------
 
     def _retry(self, timeout: float | None, *, is_repeatable: bool = True) -> Retry:
-        return Retry(self._timeout if timeout is None else timeout, is_repeatable=is_repeatable)
+        return Retry(self._timeout if timeout is None else timeout, self._reach, is_repeatable=is_repeatable)
 
     def _call(self, method: Any, request: Any, retry: Retry) -> Any:
         while True:
             try:
-                return method(request, timeout=retry.remaining, metadata=self._metadata)
+                answer = method(request, timeout=retry.remaining, metadata=self._metadata)
             except grpc.RpcError as error:
                 retry.wait_after(error_of(error))
+            else:
+                self._reach.is_proven = True
+                return answer
 
     def _ask_for_content(self, request: pb.GetImageContentRequest, timeout: float | None) -> Any:
         return self._stub.GetImageContent(request, timeout=timeout, metadata=self._metadata)

@@ -303,10 +303,10 @@ def test_an_upgrade_from_version_3_that_was_cut_off_loses_nothing(version_3: Dat
     other = add_image(version_3, ann, prompt="another Fuchs")
     with version_3.transaction() as context:
         # As if it had been cut off before it was noted.
-        context.execute("DELETE FROM migrations WHERE version = 5", {})
+        context.execute("DELETE FROM migrations WHERE version >= 5", {})
         context.commit()
 
-    assert upgrade(version_3) == [5]
+    assert upgrade(version_3) == [version for version in VERSIONS if version >= 5]
 
     assert get_page(version_3, ImageFilter(prompt="fuchs"), ann) == [other, fox]
     assert get_page(version_3, ImageFilter(tags=("雪",)), ann) == [fox]

@@ -81,11 +81,8 @@ def test_health(tmp_path: Path) -> None:
         said = run_command("health", env=env)
         assert (said.status, said.stdout, said.stderr) == (0, "serving\n", "")
         server.terminate()
-        said = wait_until(
-            lambda: (done := run_command("health", env=env)).status and done,
-            TIMEOUT,
-            "the server to say that it drains",
-        )
+        wait_until(lambda: run_command("health", env=env).status, TIMEOUT, "the server to say that it drains")
+        said = run_command("health", env=env)
         assert (said.status, said.stdout) == (5, "not serving\n")
         server.kill()
         said = run_command("health", env=env)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -30,6 +31,8 @@ from pixyproxy.client import (
     TryLaterError,
     UnavailableError,
     Visibility,
+    connection,
+    retry,
 )
 from pixyproxy.core import exceptions as exc
 from pixyproxy.resource.mapping import from_image
@@ -329,10 +332,26 @@ def test_once_the_server_was_there_it_may_be_away_for_a_while(play: Play) -> Non
 
 
 def test_a_server_that_never_was_there_is_left_to_grpc(play: Play) -> None:
+    call = play.begin(lambda: play.client.get_image(GUID))
+    cut(play.take("GetImage")[1], was_taken=False)
+    assert type(failure(call)) is UnavailableError
+    assert not play.has_more("GetImage")
+
+
+def test_a_creation_that_nobody_answers_is_asked_for_as_often_as_grpc_does(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "_FIRST_PAUSE_WITHOUT_ANSWER", 0.001)
+    (config,) = json.loads(Path(connection.__file__).with_name("service_config.json").read_text())["methodConfig"]
     call = play.begin(lambda: play.client.create_image("a castle"))
-    cut(play.take("CreateImage")[1], was_taken=False)
+    keys = set()
+    for _ in range(config["retryPolicy"]["maxAttempts"]):
+        request, rpc = play.take("CreateImage")
+        keys.add(request.request_id)
+        cut(rpc, was_taken=False)
     assert type(failure(call)) is UnavailableError
     assert not play.has_more("CreateImage")
+    assert len(keys) == 1
 
 
 def test_what_comes_too_late_is_not_waited_for(play: Play) -> None:
