@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import sqlite3
 import subprocess
 from contextlib import closing
@@ -21,6 +20,7 @@ from tests.support.certificates import Authority, secure_channel
 from tests.support.image_client import ImageClient
 from tests.support.metrics import METRICS_ON, Scrape, scrape
 from tests.support.openai_stand_in import start_stand_in
+from tests.support.promtool import promtool_program
 from tests.support.servers import image_stub, running_server
 
 ROOT = Path(__file__).parents[2]
@@ -108,6 +108,5 @@ def test_panels_do_not_overlap() -> None:
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="not run: promtool on the alerts (Debian: prometheus)")
 def test_promtool_takes_the_alerts() -> None:
-    subprocess.run(["promtool", "check", "rules", str(ALERTS)], check=True)
+    subprocess.run([promtool_program(), "check", "rules", str(ALERTS)], check=True)
