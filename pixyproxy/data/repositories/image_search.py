@@ -119,8 +119,10 @@ class ImageSearch:
         texts = {f"text{number}": each.text for number, each in enumerate(wanted) if each.text is not None}
         instr = [f"INSTR(image_tail.terms, :{name}) > 0" for name in texts]
         rows = self._context.fetch_all(
-            "SELECT images.id, images.created_at FROM image_tail JOIN images ON images.id = image_tail.image_id "  # noqa: S608
-            f"WHERE {' AND '.join([*instr, *conditions.sql])} "
+            # A cross join, because SQLite keeps the order of one: the tail is short, and the images are many.
+            "SELECT images.id, images.created_at FROM image_tail "  # noqa: S608
+            "CROSS JOIN images ON images.id = image_tail.image_id "
+            f"WHERE {' AND '.join([*instr, conditions.beside_ids()])} "
             "ORDER BY images.created_at DESC, images.id DESC LIMIT :limit",
             {**texts, **conditions.parameters, "limit": self._limit},
         )
@@ -188,7 +190,7 @@ class ImageSearch:
         rows = self._context.fetch_all(
             # In no order: the servers would rather walk the index of times than look up these few.
             "SELECT images.id, images.created_at, images.tags FROM images "  # noqa: S608
-            f"WHERE images.id IN ({', '.join(map(str, image_ids))}) AND {' AND '.join(conditions.sql)}",
+            f"WHERE images.id IN ({', '.join(map(str, image_ids))}) AND {conditions.beside_ids()}",
             conditions.parameters,
         )
         return [(row["created_at"], row["id"]) for row in rows if self._has_tags(row["tags"])]
