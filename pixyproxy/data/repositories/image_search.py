@@ -33,10 +33,24 @@ _MOST_LOOKED_UP = 1_000
 
 @dataclass(frozen=True)
 class _Run:
-    """Images of one run that may match, and when the newest image of the run was created."""
+    """A run with images that may match.
+
+    Attributes:
+        newest: when the newest image of the run was created, in microseconds.
+        block: the number of its block.
+        number: its own number in that block.
+        posting: the images of the block that may match.
+    """
 
     newest: int
-    image_ids: list[int]
+    block: int
+    number: int
+    posting: Posting
+
+    def image_ids(self) -> list[int]:
+        """Return the images of the run that may match. There may be many runs, and few are asked."""
+        first = self.block << postings.BLOCK_BITS
+        return [first + offset for offset in postings.offsets_in_run(self.posting, self.number)]
 
 
 class _Page:
@@ -139,7 +153,7 @@ class ImageSearch:
             for run in self._runs(blocks, wanted):
                 if page.is_closed_to(run.newest):
                     break
-                waiting += run.image_ids
+                waiting += run.image_ids()
                 if len(waiting) >= enough:
                     page.add(self._looked_up(waiting, conditions))
                     waiting = []
@@ -166,12 +180,14 @@ class ImageSearch:
         matches = self._matches(blocks, wanted)
         runs = []
         for block in blocks:
-            if block.number in matches:
+            posting = matches.get(block.number)
+            if posting:
                 bounds = RunBounds.decoded(block.bounds)
-                first = block.number << postings.BLOCK_BITS
-                for run, offsets in postings.offsets_by_run(matches[block.number]):
-                    if self._is_in_time(bounds.oldest[run], bounds.newest[run]):
-                        runs.append(_Run(bounds.newest[run], [first + offset for offset in offsets]))
+                runs += [
+                    _Run(bounds.newest[run], block.number, run, posting)
+                    for run in postings.runs_of(posting)
+                    if self._is_in_time(bounds.oldest[run], bounds.newest[run])
+                ]
         return sorted(runs, key=lambda run: run.newest, reverse=True)
 
     def _matches(self, blocks: Sequence[Block], wanted: Sequence[Wanted]) -> dict[int, Posting]:
