@@ -59,9 +59,22 @@ class Conditions:
         self.sql.append(condition)
         self.parameters.update(parameters)
 
+    def beside_ids(self) -> str:
+        """Return them in the form to stand beside the ids of few images."""
+        return without_index(" AND ".join(self.sql))
+
     def add_scope(self, caller: Caller | None) -> None:
         """Add what a caller may see."""
         self.add(scope_of(caller, self.parameters))
+
+
+def without_index(condition: str) -> str:
+    """Return a condition in a form for which no index is walked.
+
+    SQLite would rather walk through all public images than look up fifty ids; a plus keeps it from that, and is nothing
+    to the other servers.
+    """
+    return condition.replace("images.", "+images.")
 
 
 def scope_of(caller: Caller | None, parameters: dict[str, Any]) -> str:

@@ -33,10 +33,24 @@ _MOST_LOOKED_UP = 1_000
 
 @dataclass(frozen=True)
 class _Run:
-    """Images of one run that may match, and when the newest image of the run was created."""
+    """A run with images that may match.
+
+    Attributes:
+        newest: when the newest image of the run was created, in microseconds.
+        block: the number of its block.
+        number: its own number in that block.
+        posting: the images of the block that may match.
+    """
 
     newest: int
-    image_ids: list[int]
+    block: int
+    number: int
+    posting: Posting
+
+    def image_ids(self) -> list[int]:
+        """Return the images of the run that may match. There may be many runs, and few are asked."""
+        first = self.block << postings.BLOCK_BITS
+        return [first + offset for offset in postings.offsets_in_run(self.posting, self.number)]
 
 
 class _Page:
@@ -119,8 +133,10 @@ class ImageSearch:
         texts = {f"text{number}": each.text for number, each in enumerate(wanted) if each.text is not None}
         instr = [f"INSTR(image_tail.terms, :{name}) > 0" for name in texts]
         rows = self._context.fetch_all(
-            "SELECT images.id, images.created_at FROM image_tail JOIN images ON images.id = image_tail.image_id "  # noqa: S608
-            f"WHERE {' AND '.join([*instr, *conditions.sql])} "
+            # A cross join, because SQLite keeps the order of one: the tail is short, and the images are many.
+            "SELECT images.id, images.created_at FROM image_tail "  # noqa: S608
+            "CROSS JOIN images ON images.id = image_tail.image_id "
+            f"WHERE {' AND '.join([*instr, conditions.beside_ids()])} "
             "ORDER BY images.created_at DESC, images.id DESC LIMIT :limit",
             {**texts, **conditions.parameters, "limit": self._limit},
         )
@@ -137,7 +153,7 @@ class ImageSearch:
             for run in self._runs(blocks, wanted):
                 if page.is_closed_to(run.newest):
                     break
-                waiting += run.image_ids
+                waiting += run.image_ids()
                 if len(waiting) >= enough:
                     page.add(self._looked_up(waiting, conditions))
                     waiting = []
@@ -164,12 +180,14 @@ class ImageSearch:
         matches = self._matches(blocks, wanted)
         runs = []
         for block in blocks:
-            if block.number in matches:
+            posting = matches.get(block.number)
+            if posting:
                 bounds = RunBounds.decoded(block.bounds)
-                first = block.number << postings.BLOCK_BITS
-                for run, offsets in postings.offsets_by_run(matches[block.number]):
-                    if self._is_in_time(bounds.oldest[run], bounds.newest[run]):
-                        runs.append(_Run(bounds.newest[run], [first + offset for offset in offsets]))
+                runs += [
+                    _Run(bounds.newest[run], block.number, run, posting)
+                    for run in postings.runs_of(posting)
+                    if self._is_in_time(bounds.oldest[run], bounds.newest[run])
+                ]
         return sorted(runs, key=lambda run: run.newest, reverse=True)
 
     def _matches(self, blocks: Sequence[Block], wanted: Sequence[Wanted]) -> dict[int, Posting]:
@@ -188,7 +206,7 @@ class ImageSearch:
         rows = self._context.fetch_all(
             # In no order: the servers would rather walk the index of times than look up these few.
             "SELECT images.id, images.created_at, images.tags FROM images "  # noqa: S608
-            f"WHERE images.id IN ({', '.join(map(str, image_ids))}) AND {' AND '.join(conditions.sql)}",
+            f"WHERE images.id IN ({', '.join(map(str, image_ids))}) AND {conditions.beside_ids()}",
             conditions.parameters,
         )
         return [(row["created_at"], row["id"]) for row in rows if self._has_tags(row["tags"])]

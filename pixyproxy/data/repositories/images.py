@@ -12,7 +12,13 @@ from pixyproxy.core.exceptions import ImageNotFoundError
 from pixyproxy.core.models import Caller, Image, ImageDetail, ImageFilter, Usage, Visibility
 from pixyproxy.core.text import caseless_key
 from pixyproxy.data.database import Database, DatabaseContext
-from pixyproxy.data.repositories.image_conditions import PUBLIC, Conditions, ImagePosition, scope_of
+from pixyproxy.data.repositories.image_conditions import (
+    PUBLIC,
+    Conditions,
+    ImagePosition,
+    scope_of,
+    without_index,
+)
 from pixyproxy.data.repositories.image_search import ImageSearch
 from pixyproxy.data.repositories.search_index import Indexed, SearchIndexRepository
 
@@ -101,7 +107,8 @@ class ImageRepository:
             if not image_ids:
                 return []
             listed = ", ".join(map(str, image_ids))
-            rows = self._context.fetch_all(f"{_SELECT} WHERE images.id IN ({listed}) AND {scope}", parameters)
+            sql = f"{_SELECT} WHERE images.id IN ({listed}) AND {without_index(scope)}"
+            rows = self._context.fetch_all(sql, parameters)
             if len(rows) == len(image_ids):
                 places = {image_id: place for place, image_id in enumerate(image_ids)}
                 return [_dict_to_image(row) for row in sorted(rows, key=lambda row: places[row["id"]])]

@@ -7,7 +7,7 @@ rows, and so misses nothing that is moved meanwhile.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pixyproxy.data.database import DatabaseContext, Row
@@ -111,13 +111,14 @@ class PostingRepository:
         """Add offsets to the rows of a block, which must be locked."""
         self._rewrite_rows(block, added, lambda term, before: postings.changed(before, added[term], ()))
 
-    def add_to_batches(self, block: int, added: Offsets) -> None:
-        """Add offsets to the batches of a block, which must be locked."""
-        self._change_batches(block, added, {})
+    def add_to_batch(self, block: int, batch: int, added: Offsets) -> None:
+        """Add offsets within a batch to it; its block must be locked."""
+        self._change_batch(block, batch, _by_bucket(added), {})
 
     def remove(self, block: int, removed: Offsets) -> None:
         """Take offsets away from rows and batches of a block, which must be locked."""
-        self._change_batches(block, {}, removed)
+        for batch, some in _by_batch(removed).items():
+            self._change_batch(block, batch, {}, _by_bucket(some))
         self._rewrite_rows(block, removed, lambda term, before: postings.changed(before, (), removed[term]))
 
     def merge(self, block: int, most: int) -> bool:
@@ -191,11 +192,6 @@ class PostingRepository:
             [{"block": block, "term": term, "posting": data} for term, data in new.items()],
         )
 
-    def _change_batches(self, block: int, added: Offsets, removed: Offsets) -> None:
-        gained, lost = _by_batch(added), _by_batch(removed)
-        for batch in sorted(gained.keys() | lost.keys()):
-            self._change_batch(block, batch, gained.get(batch, {}), lost.get(batch, {}))
-
     def _change_batch(self, block: int, batch: int, gained: _ByBucket, lost: _ByBucket) -> None:
         buckets = sorted(gained.keys() | lost.keys())
         condition = f"block = :block AND batch = :batch AND bucket IN ({listed(buckets)})"
@@ -245,11 +241,17 @@ def _changed(before: Offsets, gained: Offsets, lost: Offsets) -> Offsets:
     return after
 
 
-def _by_batch(offsets: Offsets) -> dict[int, _ByBucket]:
-    parts: dict[int, dict[int, dict[str, list[int]]]] = defaultdict(lambda: defaultdict(dict))
-    within = (1 << postings.BATCH_BITS) - 1
+def _by_bucket(offsets: Offsets) -> _ByBucket:
+    parts: dict[int, dict[str, Collection[int]]] = defaultdict(dict)
     for term, some in offsets.items():
-        bucket = batches.bucket_of(term)
-        for batch in {postings.batch_of(offset) for offset in some}:
-            parts[batch][bucket][term] = [offset & within for offset in some if postings.batch_of(offset) == batch]
-    return dict(parts)
+        parts[batches.bucket_of(term)][term] = some
+    return parts
+
+
+def _by_batch(offsets: Offsets) -> dict[int, dict[str, list[int]]]:
+    """Return offsets within a block as offsets within its batches."""
+    parts: dict[int, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for term, some in offsets.items():
+        for offset in some:
+            parts[postings.batch_of(offset)][term].append(postings.offset_in_batch(offset))
+    return parts

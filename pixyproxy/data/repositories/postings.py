@@ -38,6 +38,11 @@ def batch_of(offset: int) -> int:
     return offset >> BATCH_BITS
 
 
+def offset_in_batch(image_id: int) -> int:
+    """Return an image's place within its batch."""
+    return image_id & ((1 << BATCH_BITS) - 1)
+
+
 def run_of(offset: int) -> int:
     """Return the number, within the block, of the run that an offset lies in."""
     return offset >> RUN_BITS
@@ -109,19 +114,22 @@ def offsets(posting: Posting) -> Iterable[int]:
     return posting if isinstance(posting, frozenset) else _offsets_of_bits(posting)
 
 
-def offsets_by_run(posting: Posting) -> Iterator[tuple[int, list[int]]]:
-    """Yield the numbers of the runs that a posting has offsets in, with these offsets."""
+def runs_of(posting: Posting) -> list[int]:
+    """Return the numbers of the runs that a posting has offsets in."""
     if isinstance(posting, frozenset):
-        runs: dict[int, list[int]] = {}
-        for offset in posting:
-            runs.setdefault(run_of(offset), []).append(offset)
-        yield from runs.items()
-        return
-    mask = (1 << (1 << RUN_BITS)) - 1
-    for run in range(runs_a_block()):
-        bits = posting >> (run << RUN_BITS) & mask
-        if bits:
-            yield run, [(run << RUN_BITS) + offset for offset in _offsets_of_bits(bits)]
+        return list({run_of(offset) for offset in posting})
+    length = 1 << (RUN_BITS - 3)
+    flags, none = posting.to_bytes(_bytes_a_block(), "little"), bytes(length)
+    return [run for run in range(runs_a_block()) if flags[run * length : (run + 1) * length] != none]
+
+
+def offsets_in_run(posting: Posting, run: int) -> list[int]:
+    """Return the offsets of a posting that lie in a run."""
+    if isinstance(posting, frozenset):
+        return [offset for offset in posting if run_of(offset) == run]
+    first = run << RUN_BITS
+    bits = posting >> first & ((1 << (1 << RUN_BITS)) - 1)
+    return [first + offset for offset in _offsets_of_bits(bits)]
 
 
 def _bytes_a_block() -> int:

@@ -12,14 +12,14 @@ It may for a while be found under terms that it has no more: what is found must 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from pixyproxy.core.exceptions import ConstraintViolationError
 from pixyproxy.core.text import caseless_key
 from pixyproxy.data.database import Database, DatabaseContext, Row
 from pixyproxy.data.repositories import postings
+from pixyproxy.data.repositories.batches import Offsets
 from pixyproxy.data.repositories.index_terms import all_terms, joined, parted, text_terms
 from pixyproxy.data.repositories.posting_store import PostingRepository, as_text, listed
 from pixyproxy.data.repositories.run_bounds import NO_NEWEST, NO_OLDEST, microseconds
@@ -147,14 +147,18 @@ class SearchIndexRepository:
     def _seal_block(
         self, block: int, tail: Sequence[Row], images: Mapping[int, Row], *, may_have_batches: bool
     ) -> None:
-        added, removed = _changes(tail, images)
-        if removed:
-            self._postings.remove(block, removed)
+        lost = _lost(tail, images)
+        if lost:
+            self._postings.remove(block, lost)
         if may_have_batches and len(tail) < (1 << postings.BLOCK_BITS) // _BATCHED_SHARE:
-            self._postings.add_to_batches(block, added)
+            for batch in sorted({_batch_of(row) for row in tail}):
+                some = [row for row in tail if _batch_of(row) == batch]
+                gained = _gained(some, images, postings.offset_in_batch)
+                if gained:
+                    self._postings.add_to_batch(block, batch, gained)
             self._note_batches(block, has_batches=True)
         else:
-            self._postings.add(block, added)
+            self._postings.add(block, _gained(tail, images, postings.offset_of))
         made = [images[row["image_id"]] for row in tail if row["image_id"] in images]
         times = {postings.offset_of(image["id"]): microseconds(image["created_at"]) for image in made}
         self._postings.widen_bounds(block, times)
@@ -199,26 +203,38 @@ class SearchIndexRepository:
         return {row["id"]: row for row in rows}
 
 
-_Offsets = Mapping[str, Sequence[int]]
-"""Of some terms, the offsets that their postings gain or lose."""
+def _batch_of(row: Row) -> int:
+    return postings.batch_of(postings.offset_of(row["image_id"]))
 
 
-def _changes(tail: Sequence[Row], images: Mapping[int, Row]) -> tuple[_Offsets, _Offsets]:
-    """Return what postings gain, and what they lose."""
-    added, removed = defaultdict[str, list[int]](list), defaultdict[str, list[int]](list)
+def _gained(tail: Iterable[Row], images: Mapping[int, Row], offset_of: Callable[[int], int]) -> Offsets:
+    """Return where postings gain images of the tail."""
+    gained = defaultdict[str, list[int]](list)
     for row in tail:
-        offset = postings.offset_of(row["image_id"])
-        sealed = set(parted(as_text(row["sealed_terms"] or "")))
-        wanted = _terms_of(as_text(row["terms"]), images.get(row["image_id"]))
-        for term in wanted - sealed:
-            added[term].append(offset)
-        for term in sealed - wanted:
-            removed[term].append(offset)
-    return added, removed
+        offset = offset_of(row["image_id"])
+        for term in _terms_of(row, images) - _sealed_terms_of(row):
+            gained[term].append(offset)
+    return gained
 
 
-def _terms_of(texts: str, image: Mapping[str, Any] | None) -> set[str]:
+def _lost(tail: Iterable[Row], images: Mapping[int, Row]) -> Offsets:
+    """Return where postings lose images of the tail."""
+    lost = defaultdict[str, list[int]](list)
+    for row in tail:
+        if row["sealed_terms"] is not None:
+            for term in _sealed_terms_of(row) - _terms_of(row, images):
+                lost[term].append(postings.offset_of(row["image_id"]))
+    return lost
+
+
+def _sealed_terms_of(row: Row) -> set[str]:
+    return set(parted(as_text(row["sealed_terms"] or "")))
+
+
+def _terms_of(row: Row, images: Mapping[int, Row]) -> set[str]:
     """Return all terms of an image in the tail, none where it is deleted."""
+    image = images.get(row["image_id"])
     if image is None:
         return set()
-    return all_terms(parted(texts), as_text(image["filename_key"]), image["author_id"], image["visibility"])
+    texts = parted(as_text(row["terms"]))
+    return all_terms(texts, as_text(image["filename_key"]), image["author_id"], image["visibility"])

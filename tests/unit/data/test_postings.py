@@ -61,7 +61,8 @@ def test_changes_are_those_of_sets(before: frozenset[int], added: frozenset[int]
 @repeatable
 @given(OFFSETS)
 def test_runs_hold_what_the_posting_holds(offsets: frozenset[int]) -> None:
-    runs = dict(postings.offsets_by_run(stored(offsets)))
+    posting = stored(offsets)
+    runs = {run: postings.offsets_in_run(posting, run) for run in postings.runs_of(posting)}
 
     assert {offset for some in runs.values() for offset in some} == offsets
     assert all(postings.run_of(offset) == run for run, some in runs.items() for offset in some)
