@@ -277,3 +277,10 @@ def test_a_word_of_a_long_text_is_the_word_of_a_short_one(word: str) -> None:
     filler = "other " * 200
 
     assert index_terms(filler + word) == index_terms(word) | {"other"}
+
+
+@repeatable
+@given(st.text(st.characters(max_codepoint=127), max_size=60))
+def test_text_in_ascii_has_the_terms_that_it_has_beside_other_text(text: str) -> None:
+    assert index_terms(text) | {"ω"} == index_terms(f"{text} ω")
+    assert {term.text for term in query_terms(text)} | {"ω"} == {term.text for term in query_terms(f"{text} ω")}
