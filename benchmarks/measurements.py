@@ -137,7 +137,7 @@ def creation(site: Site, figures: Figures) -> None:
     with (
         _provider(site) as provider,
         _serving_all(site, provider, "creation") as server,
-        openai.OpenAI(base_url=provider["OPENAI_BASE_URL"], api_key=API_KEY, max_retries=0) as client,
+        openai.OpenAI(base_url=provider["OPENAI_BASE_URL"], api_key=API_KEY) as client,
         grpc.insecure_channel(server.address) as channel,
     ):
 

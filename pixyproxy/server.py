@@ -42,7 +42,7 @@ _SERVICES = (
 )
 _SERVICE_NAME = image_service_pb2.DESCRIPTOR.services_by_name["ImageService"].full_name
 # As many threads are fastest for quick calls; see docs/decisions.md.
-_FEW_THREADS = 8
+_FEW_THREADS = 20
 # Beyond the limits of all kinds of calls: for requests on their way, and for refusing what is over a limit.
 _SPARE_THREADS = 256
 _MAX_CALLS_A_CONNECTION = 250
