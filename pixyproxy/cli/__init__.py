@@ -26,7 +26,7 @@ COMMANDS = {
     "fetch": (_IMAGES, "Save an image's bytes as a file."),
     "update": (_IMAGES, "Change an image's filename, tags or visibility."),
     "delete": (_IMAGES, "Delete an image for good."),
-    "health": (_IMAGES, "Tell whether a server takes calls: by words, and by the exit status 0 or 5."),
+    "health": (_IMAGES, "Tell whether a server takes calls (exit status 0 or 5)."),
     "serve": (_ADMIN, "Serve until SIGTERM or Ctrl-C, from one process for each core."),
     "db": (_ADMIN, "Look after the database."),
     "user": (_ADMIN, "Say who may sign in."),

@@ -280,7 +280,7 @@ def delete(
 
 @app.command(epilog=_EPILOG)
 def health() -> None:
-    """Tell whether a server takes calls: by words, and by the exit status 0 or 5."""
+    """Tell whether a server takes calls (exit status 0 or 5)."""
     with _client() as client:
         is_serving = client.is_serving(timeout=_HEALTH_TIMEOUT)
     typer.echo("serving" if is_serving else "not serving")
