@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Collection, Iterator, Mapping
+from functools import lru_cache
 
 from pixyproxy.core.search_terms import SHORT_PREFIX_LENGTH
 from pixyproxy.data.repositories import postings
@@ -25,6 +26,7 @@ Offsets = Mapping[str, Collection[int]]
 """The offsets of some terms."""
 
 
+@lru_cache(maxsize=65_536)
 def bucket_of(term: str) -> int:
     """Return which of the texts of a batch a term is in; a beginning of more than three letters will do."""
     return zlib.crc32(term[:_LETTERS_TO_BUCKET].encode()) % BUCKETS

@@ -230,10 +230,10 @@ def _windows(blocks: Sequence[Block]) -> Iterator[Sequence[Block]]:
 def _steps(wanted: Sequence[Wanted], blocks: int) -> Iterator[Sequence[Wanted]]:
     """Cut what is wanted into what is looked for at once.
 
-    Of few blocks that is everything, and of many the prefix comes last, which may have many terms. There is one at the
-    most, of the last word.
+    Of few blocks a few terms are looked for together; of many the prefix comes last, which may have many terms. There
+    is one at the most, of the last word.
     """
-    if blocks <= _FIRST_BLOCKS:
+    if blocks <= _FIRST_BLOCKS and len(wanted) <= _TERMS_AT_ONCE:
         yield wanted
         return
     exact = [each for each in wanted if each.prefix is None]

@@ -69,7 +69,9 @@ class PostingRepository:
         found: dict[int, dict[str, list[Posting]]] = defaultdict(lambda: defaultdict(list))
         for row in self._batches(blocks, terms if prefix is None else [*terms, prefix]):
             text = as_text(row["postings"])
-            in_batch = [(term, batches.posting_of(text, term)) for term in terms]
+            in_batch = [
+                (term, batches.posting_of(text, term)) for term in terms if batches.bucket_of(term) == row["bucket"]
+            ]
             if prefix is not None:
                 in_batch += batches.postings_by_prefix(text, prefix)
             for term, posting in in_batch:
@@ -88,7 +90,7 @@ class PostingRepository:
             return []
         buckets = {batches.bucket_of(term) for term in terms}
         return self._context.fetch_all(
-            "SELECT block, batch, postings FROM image_batches "  # noqa: S608
+            "SELECT block, bucket, batch, postings FROM image_batches "  # noqa: S608
             f"WHERE block IN ({listed(numbers)}) AND bucket IN ({listed(buckets)})",
             {},
         )
