@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from tests.support.programs import programs_folder
+
 _MODULE = "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3"
 _REQUIRED = "PIXYPROXY_TEST_REQUIRE_GRPCURL"
 
@@ -27,8 +29,7 @@ def grpcurl_folder() -> Path:
         if os.environ.get(_REQUIRED):
             pytest.fail(reason)
         pytest.skip(reason)
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pixyproxy" / "bin"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = programs_folder()
     with FileLock(folder / "grpcurl.lock"):
         if not (folder / "grpcurl").exists():
             subprocess.run(["go", "install", _MODULE], env={**os.environ, "GOBIN": str(folder)}, check=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from tests.support.object_stores import listens
 from tests.support.waiting import wait_until
 
 _CONFIGURATION = Path(__file__).parents[2] / "deploy" / "haproxy" / "haproxy.cfg"
@@ -51,6 +51,7 @@ def haproxy_program() -> str:
 def running_haproxy(folder: Path, listen: str, replicas: Sequence[str]) -> Iterator[None]:
     """Run HAProxy on `listen` in front of three replicas, all of them as host:port."""
     one, two, three = replicas
+    port = int(listen.rpartition(":")[2])
     environment = {"PIXYPROXY_BALANCER": listen, "PIXYPROXY_1": one, "PIXYPROXY_2": two, "PIXYPROXY_3": three}
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "haproxy.log").open("wb") as log:
@@ -58,16 +59,9 @@ def running_haproxy(folder: Path, listen: str, replicas: Sequence[str]) -> Itera
             [haproxy_program(), "-f", str(_CONFIGURATION)], env=environment, stdout=log, stderr=subprocess.STDOUT
         )
     try:
-        wait_until(lambda: process.poll() is not None or is_open(listen), _TIMEOUT, "HAProxy to listen")
+        wait_until(lambda: process.poll() is not None or listens(port), _TIMEOUT, "HAProxy to listen")
         assert process.poll() is None, (folder / "haproxy.log").read_text()
         yield
     finally:
         process.kill()
         process.wait()
-
-
-def is_open(address: str) -> bool:
-    """Whether somebody listens at host:port."""
-    host, port = address.split(":")
-    with socket.socket() as probe:
-        return probe.connect_ex((host, int(port))) == 0

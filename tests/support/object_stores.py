@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from tests.support.programs import programs_folder
 from tests.support.waiting import wait_until
 
 _VERSITYGW = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
@@ -127,8 +128,7 @@ def _built(name: str, tool: str, command: Sequence[str]) -> Path:
         if os.environ.get(_REQUIRED):
             pytest.fail(reason)
         pytest.skip(reason)
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pixyproxy" / "bin"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = programs_folder()
     target, done = folder / name, folder / f"{name}.done"
     with FileLock(folder / f"{name}.lock"):
         if not done.exists():
@@ -142,7 +142,7 @@ def _built(name: str, tool: str, command: Sequence[str]) -> Path:
 def _running(command: Sequence[str], env: dict[str, str], port: int) -> Iterator[None]:
     process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        wait_until(lambda: process.poll() is not None or _listens(port), _START_TIMEOUT, "the object store to serve")
+        wait_until(lambda: process.poll() is not None or listens(port), _START_TIMEOUT, "the object store to serve")
         assert process.poll() is None, "the object store ended"
         yield
     finally:
@@ -150,7 +150,8 @@ def _running(command: Sequence[str], env: dict[str, str], port: int) -> Iterator
         process.wait()
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Whether somebody listens at a port of this machine."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except OSError:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 from filelock import FileLock
+
+from tests.support.programs import programs_folder
 
 _PACKAGE = "prometheus"
 
@@ -24,8 +24,7 @@ def promtool_program() -> str:
         return found
     if not shutil.which("apt-get"):
         pytest.skip("not run: promtool on the alerts (it is not there, and there is no apt to take it from)")
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pixyproxy" / "bin"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = programs_folder()
     with FileLock(folder / "promtool.lock"):
         if not (folder / "promtool").exists():
             unpacked = folder / "promtool-package"
