@@ -41,8 +41,9 @@ _DOOMED = 20
 
 def block(*words: str) -> str:
     """The one block with all these words."""
-    (found,) = [text for text in BLOCKS if all(word in text for word in words)]
-    return found
+    found: list[str] = [text for text in BLOCKS if all(word in text for word in words)]
+    assert len(found) == 1, words
+    return found[0]
 
 
 # --- What is backed up -----------------------------------------------------------------------------------------------
@@ -60,7 +61,6 @@ class Place:
         files: what the configuration files hold that they name.
         back_up: the blocks of a backup, and `restore` those of a restore.
         destroy: destroys everything.
-        shares_bytes: whether all backups have one folder, from which what is deleted goes.
     """
 
     settings: dict[str, str]
@@ -71,7 +71,6 @@ class Place:
     back_up: list[str]
     restore: list[str]
     destroy: Callable[[], None]
-    shares_bytes: bool = False
 
 
 def login_file(url: str) -> str:
@@ -122,7 +121,7 @@ def on_server(server: DatabaseServer, folder: Path) -> Iterator[Place]:
                     "/etc/pixyproxy/backup.cnf": login_file(own_url),
                     "/etc/pixyproxy/administrator.cnf": login_file(url),
                 },
-                back_up=[block("back_up_database() {", f" {dump} "), block("back_up_images() {", "rsync")],
+                back_up=[block("back_up_database() {", f" {dump} "), block("back_up_images() {", "|| [")],
                 restore=[block("gunzip", client), block('rsync --archive "$BACKUP'), block("pixyproxy db init\n")],
                 destroy=destroy,
             )
@@ -144,7 +143,7 @@ def on_sqlite(folder: Path) -> Iterator[Place]:
         images=str(folder),
         path=[program_folder("sqlite3"), program_folder("rsync")],
         files={},
-        back_up=[block("back_up_database() {", "sqlite3"), block("back_up_images() {", "rsync")],
+        back_up=[block("back_up_database() {", "sqlite3"), block("back_up_images() {", "|| [")],
         restore=[block('cp "$BACKUP/'), block('rsync --archive "$BACKUP'), block("pixyproxy db init\n")],
         destroy=destroy,
     )
@@ -165,11 +164,10 @@ def on_object_store(server: DatabaseServer, store: RunningObjectStore, folder: P
 
         destroy_database = place.destroy
         place.destroy = destroy
-        place.shares_bytes = True
         place.images = f"{store.url}/{prefix}"
         place.settings |= store.env | {"PIXYPROXY_IMAGE_STORE": place.images, OBJECT_STORE_FOLDER: str(objects)}
         place.back_up[1] = block("back_up_images() {", "images copy")
-        place.restore[1:] = [block("pixyproxy db init\n"), block('images copy --from "$BACKUPS')]
+        place.restore[1:] = [block("pixyproxy db init\n"), block('images copy --from "$BACKUP/')]
         yield place
 
 
@@ -199,21 +197,32 @@ class Operator:
     place: Place
     folder: Path
 
-    def back_up(self) -> Path:
-        """Make a backup; return its folder."""
-        self._type([block("BACKUP=$BACKUPS/"), *self.place.back_up, block("back_up_database\n")])
+    def back_up(self, before_database: Callable[[], object], after_database: Callable[[], object]) -> Path:
+        """Make a backup, and do something between its steps; return its folder."""
+        pauses = [self.folder / "before", self.folder / "after"]
+        for pause in pauses:
+            os.mkfifo(pause)
+        steps = block("back_up_database\n").split("back_up_database\n")
+        steps[1:1] = [f"cat {pauses[0]}\nback_up_database\ncat {pauses[1]}\n"]
+        script = "".join([block("BACKUP=$BACKUPS/"), *self.place.back_up, *steps])
+        with self._typing(script) as process:
+            for pause, work in zip(pauses, (before_database, after_database), strict=True):
+                with _reached(pause, process):
+                    work()
+        for pause in pauses:
+            pause.unlink()
         return (self.folder / "latest").resolve(strict=True)
 
     def restore(self, backup: Path) -> None:
         """Restore a backup."""
-        self._type([self._variables() + f"BACKUP={backup}\n", *self.place.restore])
-
-    def _variables(self) -> str:
         lines = block("BACKUP=$BACKUPS/").splitlines(keepends=True)
-        return "".join(line for line in lines if not line.startswith(("BACKUP=", "mkdir")))
+        variables = [line for line in lines if not line.startswith(("BACKUP=", "mkdir"))]
+        with self._typing("".join([*variables, f"BACKUP={backup}\n", *self.place.restore])):
+            pass
 
-    def _type(self, blocks: list[str]) -> None:
-        script = "".join(blocks)
+    @contextlib.contextmanager
+    def _typing(self, script: str) -> Iterator[subprocess.Popen[str]]:
+        """Run a script with the values of this place; it must succeed."""
         values = {"IMAGES": self.place.images, "DATABASE": self.place.database, "BACKUPS": str(self.folder)}
         for name, value in values.items():
             script, count = re.subn(rf"^{name}=.*$", f"{name}={value}", script, flags=re.MULTILINE)
@@ -225,15 +234,33 @@ class Operator:
             script = script.replace(name, str(file))
         assert "/etc/" not in script
         path = [*self.place.path, Path(sys.executable).parent, *os.get_exec_path()]
-        done = subprocess.run(
+        with subprocess.Popen(
             ["bash", "-c", script],
             cwd=self.folder,
             env={"PATH": ":".join(map(str, path)), "LANG": "C.UTF-8", "HOME": str(self.folder)} | self.place.settings,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
-            check=False,
-        )
-        assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
+        ) as process:
+            yield process
+            said, _ = process.communicate()
+        assert process.returncode == 0, f"{script}\n{said}"
+
+
+@contextlib.contextmanager
+def _reached(pause: Path, process: subprocess.Popen[str]) -> Iterator[None]:
+    """Wait until a script reads from a pipe, and let it go on at the end; one that ended before is left to others."""
+
+    def writer() -> int | None:
+        with contextlib.suppress(OSError):  # Nobody reads yet.
+            return os.open(pause, os.O_WRONLY | os.O_NONBLOCK)
+        return None if process.poll() is None else os.open(os.devnull, os.O_WRONLY)
+
+    descriptor = wait_until(writer, PATIENCE, f"the backup to come to {pause.name}")
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 # --- Those who make images meanwhile ---------------------------------------------------------------------------------
@@ -241,11 +268,10 @@ class Operator:
 
 @dataclass
 class Load:
-    """Callers who make and change images, and delete those that are doomed, until they are told to stop."""
+    """Callers who make and change images until they are told to stop."""
 
     site: Site
     server: RunningServer
-    doomed: list[Wish]
     made: list[Wish] = field(default_factory=list)
     _stopping: threading.Event = field(default_factory=threading.Event)
 
@@ -272,8 +298,6 @@ class Load:
             assert self.site.create(self.server, wish).is_ok
             self.site.update(self.server, wish, ["used"])
             self.made.append(wish)
-            with contextlib.suppress(IndexError):
-                self.site.delete(self.server, self.doomed.pop())
 
 
 @pytest.fixture(scope="module")
@@ -297,16 +321,25 @@ def test_all_that_was_there_when_a_backup_began_is_restored(
             assert site.create(server, wish).is_ok
         call = site.begin(server, never_answered)
         wait_until_sent(site, never_answered)
-        load = Load(site, server, doomed.copy())
+        load = Load(site, server)
+
+        before = list[Wish]()
+
+        def note_what_is_there() -> None:
+            load.wait_for(5)
+            before.extend([*old, *load.made])
+
+        def delete_doomed() -> None:
+            for wish in doomed:
+                assert site.delete(server, wish).is_ok
+            load.wait_for(5)
+
         with load.running():
-            load.wait_for(5)
-            operator.back_up()
+            operator.back_up(lambda: load.wait_for(5), lambda: load.wait_for(5))
             # Another one, which takes over what the first one has.
-            load.wait_for(5)
-            before = [*old, *load.made]
             began = int(time.time())
             wait_until(lambda: int(time.time()) > began, PATIENCE, "another second, of which backups have their names")
-            backup = operator.back_up()
+            backup = operator.back_up(note_what_is_there, delete_doomed)
             load.wait_for(5)
         server.kill()
         call.cancel()
@@ -319,7 +352,7 @@ def test_all_that_was_there_when_a_backup_began_is_restored(
         for wish in {*load.made} - {*before}:
             _assert_is_whole_or_absent(site, server, wish)
         for wish in doomed:
-            _assert_is_whole_or_absent(site, server, wish, may_be_damaged=place.shares_bytes)
+            _assert_is_there(site, server, wish)
         assert site.create(server, never_answered).reason == OUTCOME_UNKNOWN
         assert stand_in.count(never_answered.prompt) == 1
         # The index was restored with them.
@@ -339,13 +372,10 @@ def _assert_is_there(site: Site, server: RunningServer, wish: Wish) -> None:
     assert _is_whole(site, server, wish)
 
 
-def _assert_is_whole_or_absent(site: Site, server: RunningServer, wish: Wish, *, may_be_damaged: bool = False) -> None:
+def _assert_is_whole_or_absent(site: Site, server: RunningServer, wish: Wish) -> None:
     assert wish.image is not None
     detail = site.get(server, wish.image.guid)
-    if detail.is_ok:
-        assert _is_whole(site, server, wish) or (may_be_damaged and _is_damaged(site, server, wish))
-    else:
-        assert detail.reason == "IMAGE_NOT_FOUND"
+    assert _is_whole(site, server, wish) if detail.is_ok else detail.reason == "IMAGE_NOT_FOUND"
 
 
 def _is_whole(site: Site, server: RunningServer, wish: Wish) -> bool:
@@ -353,8 +383,3 @@ def _is_whole(site: Site, server: RunningServer, wish: Wish) -> bool:
     content = site.content(server, wish.image.guid)
     data = b"".join(message.data for message in content.value)
     return content.is_ok and hashlib.sha256(data).hexdigest() == wish.image.sha256
-
-
-def _is_damaged(site: Site, server: RunningServer, wish: Wish) -> bool:
-    assert wish.image is not None
-    return site.content(server, wish.image.guid).reason == "CONTENT_DAMAGED"
