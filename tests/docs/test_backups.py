@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import os
 import re
@@ -15,6 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import mysql.connector
 import pytest
@@ -73,25 +75,33 @@ class Place:
     destroy: Callable[[], None]
 
 
-def login_file(url: str) -> str:
+def login_file(server: DatabaseServer) -> str:
     """A file with options that leads a client program to a server."""
-    found = re.fullmatch(r"mysql://(.+):(.+)@(.+):(\d+)/\w+", url)
-    assert found is not None
-    user, password, host, port = found.groups()
-    return f"[client]\nuser={user}\npassword={password}\nhost={host}\nport={port}\n"
+    login = f"user={server.user}\npassword={server.password}\n"
+    return f"[client]\nhost={server.host}\nport={server.port}\n{login}"
 
 
 @contextlib.contextmanager
-def pixyproxy_user(server: DatabaseServer, database: str) -> Iterator[str]:
-    """The URL of a database for a user with the rights that PixyProxy's has."""
+def administrator(server: DatabaseServer) -> Iterator[Any]:
+    """A cursor of somebody who may do everything."""
+    connection = mysql.connector.connect(host=server.host, port=server.port, user=server.user, password=server.password)
+    with contextlib.closing(connection), contextlib.closing(connection.cursor()) as cursor:
+        yield cursor
+
+
+@contextlib.contextmanager
+def as_pixyproxy(server: DatabaseServer, database: str) -> Iterator[DatabaseServer]:
+    """The server as a user has it who has the rights of PixyProxy's."""
     assert GRANT is not None
-    name = f"u_{uuid.uuid4().hex[:12]}"
-    admin = mysql.connector.connect(host=server.host, port=server.port, user=server.user, password=server.password)
-    with contextlib.closing(admin), contextlib.closing(admin.cursor()) as cursor:
-        cursor.execute(f"CREATE USER {name}@'%' IDENTIFIED BY 'secret'")
-        cursor.execute(f"GRANT {GRANT[1]} ON {database}.* TO {name}@'%'")
-        yield f"mysql://{name}:secret@{server.host}:{server.port}/{database}"
-        cursor.execute(f"DROP USER {name}@'%'")
+    user = dataclasses.replace(server, user=f"u_{uuid.uuid4().hex[:12]}", password="secret")
+    with administrator(server) as cursor:
+        cursor.execute(f"CREATE USER {user.user}@'%' IDENTIFIED BY '{user.password}'")
+        cursor.execute(f"GRANT {GRANT[1]} ON {database}.* TO {user.user}@'%'")
+    try:
+        yield user
+    finally:
+        with administrator(server) as cursor:
+            cursor.execute(f"DROP USER {user.user}@'%'")
 
 
 @contextlib.contextmanager
@@ -101,25 +111,22 @@ def on_server(server: DatabaseServer, folder: Path) -> Iterator[Place]:
         name = url.rpartition("/")[2]
 
         def destroy() -> None:
-            admin = mysql.connector.connect(
-                host=server.host, port=server.port, user=server.user, password=server.password
-            )
-            with contextlib.closing(admin), contextlib.closing(admin.cursor()) as cursor:
+            with administrator(server) as cursor:
                 cursor.execute(f"DROP DATABASE {name}")
                 cursor.execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci")
             shutil.rmtree(folder)
 
         dump = {"mysql": "mysqldump", "mariadb": "mariadb-dump"}[server.kind]
         client = {"mysql": "| mysql ", "mariadb": "| mariadb "}[server.kind]
-        with pixyproxy_user(server, name) as own_url:
+        with as_pixyproxy(server, name) as user:
             yield Place(
-                settings={"PIXYPROXY_DATABASE_URL": own_url, "PIXYPROXY_IMAGE_STORE": str(folder)},
+                settings={"PIXYPROXY_DATABASE_URL": user.url(name), "PIXYPROXY_IMAGE_STORE": str(folder)},
                 database=name,
                 images=str(folder),
                 path=[dump_programs(server.kind), program_folder("rsync")],
                 files={
-                    "/etc/pixyproxy/backup.cnf": login_file(own_url),
-                    "/etc/pixyproxy/administrator.cnf": login_file(url),
+                    "/etc/pixyproxy/backup.cnf": login_file(user),
+                    "/etc/pixyproxy/administrator.cnf": login_file(server),
                 },
                 back_up=[block("back_up_database() {", f" {dump} "), block("back_up_images() {", "|| [")],
                 restore=[block("gunzip", client), block('rsync --archive "$BACKUP'), block("pixyproxy db init\n")],
