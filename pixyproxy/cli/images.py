@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import datetime
 from enum import StrEnum
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -330,10 +331,16 @@ def _connected(settings: ClientSettings, username: str | None, password: str | N
             password=password,
             tls=tls,
             allow_plaintext=settings.allow_plaintext,
+            # Scripts need no more than the end of it.
+            on_unreachable=partial(_say_that_nobody_answers, settings) if sys.stderr.isatty() else None,
         )
     except ValueError as error:
         warn(str(error))
         raise typer.Exit(_REFUSED) from error
+
+
+def _say_that_nobody_answers(settings: ClientSettings) -> None:
+    warn(f"nobody answers at {printable(settings.server)}; trying again for some seconds")
 
 
 def _credentials(settings: ClientSettings, *, must_sign_in: bool) -> tuple[str | None, str | None]:

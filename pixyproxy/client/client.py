@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 from pixyproxy_pb.v1.image_service_pb2_grpc import ImageServiceStub
 
-from pixyproxy.client.connection import TLS, is_loopback, open_channel, sign_in, tls_for
+from pixyproxy.client.connection import TLS, is_loopback, open_channel, sign_in, tls_for, watch_for_failure
 from pixyproxy.client.content import ContentStream
 from pixyproxy.client.download import OnProgress, download
 from pixyproxy.client.errors import PixyProxyClientError, error_of
@@ -69,6 +69,7 @@ class PixyProxyClient:
         timeout: float | None = 30.0,
         long_timeout: float | None = 600.0,
         channel: grpc.Channel | None = None,
+        on_unreachable: Callable[[], object] | None = None,
     ) -> None:
         """Connect at the first call.
 
@@ -83,6 +84,8 @@ class PixyProxyClient:
             long_timeout: the same for making an image, and for reading all of its bytes.
             channel: a channel of your own, in place of ``address`` and ``tls``; closing it stays yours, and so does
                 what it encrypts.
+            on_unreachable: is called, once and from another thread, when no connection comes about; calls go on trying
+                for some seconds.
 
         Raises:
             ValueError: the arguments do not go together; or the password would cross a network in plain text, and
@@ -100,6 +103,8 @@ class PixyProxyClient:
                     f"The password would cross the network to {address} in plain text: use TLS, or allow_plaintext."
                 )
             channel = self._own_channel = open_channel(address, encryption)
+        if on_unreachable is not None:
+            watch_for_failure(channel, on_unreachable)
         self._stub: Any = ImageServiceStub(channel)  # type: ignore[no-untyped-call]
         self._health: Any = health_pb2_grpc.HealthStub(channel)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +59,17 @@ def open_channel(address: str, tls: TLS | None) -> grpc.Channel:
         _read(tls.ca_file), private_key=_read(tls.key_file), certificate_chain=_read(tls.certificate_file)
     )
     return grpc.secure_channel(address, credentials, options)
+
+
+def watch_for_failure(channel: grpc.Channel, on_failure: Callable[[], object]) -> None:
+    """Call ``on_failure``, from another thread, the first time that no connection comes about."""
+
+    def changed(state: grpc.ChannelConnectivity) -> None:
+        if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+            channel.unsubscribe(changed)
+            on_failure()
+
+    channel.subscribe(changed)
 
 
 def sign_in(username: str | None, password: str | None) -> Metadata:

@@ -69,7 +69,7 @@ class Pacer:
             may_go_on: raises where waiting has become pointless.
 
         Raises:
-            TooBusyError: its turn would not come within the caller's time; it was not kept waiting.
+            TooBusyError: its turn would not come within the caller's time; it was not kept waiting any longer.
             ProviderTimeoutError: the caller has gone meanwhile.
         """
         with self._queued(author) as ticket:
@@ -78,12 +78,14 @@ class Pacer:
                 may_go_on()
                 if call.is_over:
                     raise ProviderTimeoutError("The time was over before the image could be asked for.")
-                wait = self._take() if self._is_next(ticket) else _LOOK_SECONDS
+                wait = self._take() if self._is_next(ticket) else None
                 if wait == 0:
                     ticket.has_passed = True
                     return
+                if wait is not None:
+                    _refuse_longer_than(call, wait)
                 with self._changed:
-                    self._changed.wait(min(wait, _LOOK_SECONDS))
+                    self._changed.wait(_LOOK_SECONDS if wait is None else min(wait, _LOOK_SECONDS))
 
     def wake(self) -> None:
         """Let all who wait look whether they still should."""
@@ -115,18 +117,21 @@ class Pacer:
         with self._changed:
             return next(iter(self._queues.values()))[0] is ticket
 
-    def _take(self) -> float:
-        """Take a turn, without the lock, as that is a matter of the database; return the seconds to wait, or 0."""
+    def _take(self) -> float | None:
+        """Take a turn, without the lock, as that is a matter of the database.
+
+        Returns:
+            0, or the seconds until there may be one, or None where that cannot be known now.
+        """
         try:
             return self._turns.take()
         except (DBConnectionError, ConflictError) as error:
             # The request is noted as sent already: to give it up would leave its outcome unknown.
             _logger.warning("A turn to ask the provider waits: %s", error.message)
-            return _LOOK_SECONDS
+            return None
 
     def _refuse_hopeless(self, ticket: _Ticket, call: CallScope) -> None:
-        remaining = call.remaining()
-        if remaining is None:
+        if call.remaining() is None:
             return
         with self._changed:
             ahead = self._ahead_of_last(ticket.author)
@@ -134,12 +139,18 @@ class Pacer:
             wait = self._turns.wait_for(ahead)
         except (DBConnectionError, ConflictError):
             return  # not known to be hopeless
-        if wait > remaining:
-            raise TooBusyError(
-                "More images are waiting than can be asked for within the call's deadline.", retry_after=wait
-            )
+        _refuse_longer_than(call, wait)
 
     def _ahead_of_last(self, author: str) -> int:
         """Count who passes before an author's last request: as many of each other author's, as far as there are."""
         own = len(self._queues[author])
         return own - 1 + sum(min(own, len(queue)) for other, queue in self._queues.items() if other != author)
+
+
+def _refuse_longer_than(call: CallScope, wait: float) -> None:
+    """Refuse a request whose turn comes later than its caller waits."""
+    remaining = call.remaining()
+    if remaining is not None and wait > remaining:
+        raise TooBusyError(
+            "More images are waiting than can be asked for within the call's deadline.", retry_after=wait
+        )

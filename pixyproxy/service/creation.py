@@ -176,9 +176,10 @@ class ImageCreator:
         """
         if generation.is_under_way:
             return False
+        # Also where nothing was sent: a database that was restored from a backup knows less than the store.
+        if self._entry.rescue(generation):
+            return False  # It is stored after all: look again.
         if generation.state in (GenerationState.SENT, GenerationState.UNKNOWN):
-            if self._entry.rescue(generation):
-                return False  # It is stored after all: look again.
             if generation.state is GenerationState.SENT:
                 self._move(generation, GenerationState.UNKNOWN)
             raise _outcome_unknown()

@@ -51,6 +51,8 @@ class ImageEntry:
         self._left: set[str] = set()
         # Pictures with a note that were under way when they were last looked at.
         self._waiting: set[str] = set()
+        # Pictures with a note that belong to no generation, and were logged.
+        self._strays: set[str] = set()
         self._list_at = 0.0
 
     def keep(self, detail: ImageDetail, data: Buffer) -> None:
@@ -155,12 +157,18 @@ class ImageEntry:
             self._waiting.add(guid)
             return
         if generation is None:
-            _logger.error("The picture %s belongs to no generation; its note stays for a person to look at.", guid)
+            self._report_stray(guid)
         elif self.rescue(generation):
             _logger.info("Entered the image %s, whose picture was made before.", guid)
         # Entered, or there is nothing to enter.
         self._waiting.discard(guid)
         self._left.discard(guid)
+
+    def _report_stray(self, guid: str) -> None:
+        """Log, once, that a picture was begun after the backup that the database was restored from."""
+        if guid not in self._strays:
+            self._strays.add(guid)
+            _logger.error("The picture %s belongs to no generation; its note stays for a person to look at.", guid)
 
     def _sha256_of(self, guid: str) -> str | None:
         """Return the hash of the stored bytes, or None where there are none to read."""

@@ -126,9 +126,7 @@ def test_pacing_holds_for_the_fleet(start_fleet: StartFleet, stand_in: RunningSt
     with ThreadPoolExecutor(len(prompts)) as pool:
         told = list(pool.map(ask, range(len(prompts))))
     assert sum(stand_in.count(prompt) for prompt in prompts) == 4
-    assert told.count("OK") == 4
-    # Who stands behind others in the queue of a replica may learn only at the deadline that the turn did not come.
-    assert set(told) <= {"OK", "RESOURCE_EXHAUSTED TOO_BUSY", "DEADLINE_EXCEEDED PROVIDER_TIMEOUT"}
+    assert sorted(told) == ["OK"] * 4 + ["RESOURCE_EXHAUSTED TOO_BUSY"] * 8
 
 
 def test_failed_sign_ins_count_for_the_fleet(start_fleet: StartFleet) -> None:

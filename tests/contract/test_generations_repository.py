@@ -192,20 +192,21 @@ def test_a_generation_is_found_by_its_image(database: Database, ann: Caller) -> 
 
 
 @pytest.mark.parametrize("state", GenerationState)
-def test_what_was_sent_is_finished_once_by_whoever_has_its_picture(
+def test_a_generation_is_finished_once_by_whoever_has_its_picture(
     database: Database, ann: Caller, state: GenerationState
 ) -> None:
     request_id = new_guid()
     recorded = record(database, ann, request_id)
     assert move(database, recorded, state) is not None
-    was_sent = state in (GenerationState.SENT, GenerationState.UNKNOWN)
 
-    assert committed(database, lambda generations: generations.finish(recorded)) is was_sent
+    assert committed(database, lambda generations: generations.finish(recorded)) is (
+        state is not GenerationState.STORED
+    )
     assert committed(database, lambda generations: generations.finish(recorded)) is False
 
     found = find(database, ann, request_id)
     assert found is not None
-    assert found.state is (GenerationState.STORED if was_sent else state)
+    assert found.state is GenerationState.STORED
 
 
 def test_a_move_that_is_not_committed_has_not_happened(database: Database, ann: Caller) -> None:

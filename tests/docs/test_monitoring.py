@@ -94,6 +94,12 @@ def test_alerts_say_what_is_wrong() -> None:
         assert rule["annotations"]["summary"]
 
 
+def test_document_says_what_to_do_about_every_alert() -> None:
+    document = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    described = re.findall(r"^\| `(PixyProxy\w+)` \| (\w+) \| \S", document, flags=re.MULTILINE)
+    assert sorted(described) == sorted((rule["alert"], rule["labels"]["severity"]) for rule in RULE_LIST)
+
+
 def test_panels_do_not_overlap() -> None:
     taken = set[tuple[int, int]]()
     for panel in DASHBOARD["panels"]:

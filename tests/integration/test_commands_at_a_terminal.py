@@ -60,6 +60,15 @@ def test_a_wrong_password_is_told_from_anything_else(server: RunningServer, peop
     assert "wrong." in terminal.text
 
 
+def test_who_waits_for_a_server_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
+    env = environment(tmp_path) | {"HOME": str(tmp_path), "PIXYPROXY_SERVER": "127.0.0.1:1"}
+    with at_a_terminal("get", NOBODY, env=env) as terminal:
+        terminal.wait_for("pixyproxy: nobody answers at 127.0.0.1:1; trying again for some seconds")
+        assert terminal.end() == 5
+    assert terminal.text.count("nobody answers") == 1
+    assert "Connection refused" in terminal.text
+
+
 def test_a_spinner_and_the_time_while_an_image_is_made(
     provider_server: RunningServer, artists: People, asked: Env, prompt: str
 ) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,8 +20,8 @@ from tests.support.certificates import Authority
 from tests.support.image_client import SMALL, ImageClient
 from tests.support.metrics import METRICS_ON, Scrape, metrics_url, scrape, scrape_url
 from tests.support.openai_stand_in import RunningStandIn
-from tests.support.rpc import TIMEOUT, raw_unary, refusal
-from tests.support.servers import RunningServer, basic, environment, run_command, running_server
+from tests.support.rpc import TIMEOUT, raw_unary, refusal, request_id_of
+from tests.support.servers import RunningServer, basic, environment, image_stub, run_command, running_server
 from tests.support.waiting import wait_until
 
 _SERVICE = "pixyproxy.v1.ImageService"
@@ -193,6 +194,39 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
         ImageClient(server, server.admin).page()
         assert list(tmp_path.glob("pixyproxy-metrics-*/*.db"))
     assert list(tmp_path.glob("pixyproxy-metrics-*")) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only one worker serves on this system")
+def test_workers_are_shown_together_and_what_one_counted_outlives_it(tmp_path: Path) -> None:
+    limit, calls = "pixyproxy_database_connections_limit", Counter[int]()
+
+    def call_another() -> None:
+        with server.new_channel() as channel:
+            # Who comes to a process as it is killed is turned away, and comes again.
+            _, call = image_stub(channel).ListImages.with_call(
+                pb.ListImagesRequest(), timeout=TIMEOUT, wait_for_ready=True
+            )
+            calls[server.worker_of(request_id_of(call))] += 1
+
+    def is_called(count: int) -> bool:
+        call_another()
+        return len(calls) == count
+
+    with running_server(tmp_path, METRICS_ON | {"PIXYPROXY_WORKERS": "2"}) as server:
+        wait_until(lambda: is_called(2), TIMEOUT, "calls to both workers")
+        before = _wait_for(server, "grpc_server_handled_total", calls.total(), grpc_method="ListImages")
+        assert set(map(str, calls)) <= before.labels("process_open_fds", "pid")
+        assert before.total(limit) >= 2 * 16
+
+        killed = next(iter(calls))
+        os.kill(killed, signal.SIGKILL)
+
+        wait_until(lambda: is_called(3), TIMEOUT, "a call to the worker in its place")
+        after = _wait_for(server, "grpc_server_handled_total", calls.total(), grpc_method="ListImages")
+        assert str(killed) not in after.labels("process_open_fds", "pid")
+        assert len(after.labels("process_open_fds", "pid")) == len(before.labels("process_open_fds", "pid"))
+        # What the killed one might use is not counted any more, and the same for the one in its place is.
+        assert after.total(limit) == before.total(limit)
 
 
 def test_several_processes_are_shown_together() -> None:

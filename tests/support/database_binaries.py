@@ -20,6 +20,7 @@ INSTALL_VARIABLE = "PIXYPROXY_TEST_INSTALL_DATABASES"
 
 _SYSTEM_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/usr/libexec")
 """Where servers are but the PATH of a user often does not lead."""
+_MYSQL_CLIENT = "mysql-client-core"
 _APT_TIMEOUT = 300.0
 _DEBOOTSTRAP_TIMEOUT = 600.0
 _INSTALL_ENVIRONMENT = {
@@ -110,6 +111,19 @@ def install_binary(kind: DatabaseKind) -> ServerBinary:
     return binary
 
 
+def mysql_client_root() -> Path | None:
+    """The folder below which MySQL's client programs are beside the server, or None where they cannot be had."""
+    root = _mysql_root()
+    if not root.is_dir() or os.geteuid() != 0:
+        return None
+    with FileLock(_cache_folder() / f"install-{DatabaseKind.MYSQL}.lock"):
+        if not (root / "usr/bin/mysqldump").exists():
+            # An earlier install had the server only.
+            with KeptCommand(_cache_folder() / "installing") as kept:
+                _apt_install(kept, "--no-remove", _MYSQL_CLIENT, prefix=("/usr/sbin/chroot", str(root)))
+    return root
+
+
 def _remedy(kind: DatabaseKind) -> str:
     return f"no server found; set {kind.url_variable} to mysql://user:password@host:port/"
 
@@ -178,7 +192,7 @@ def _install_mysql() -> None:
     with KeptCommand(_cache_folder() / "installing") as kept:
         _apt_install(kept, "debootstrap", "debian-archive-keyring")
         built = kept.folder / "root"
-        options = ["--force-check-gpg", "--variant=minbase", "--include=mysql-server-core"]
+        options = ["--force-check-gpg", "--variant=minbase", f"--include=mysql-server-core,{_MYSQL_CLIENT}"]
         kept.run(
             [*_own_mounts(), "debootstrap", *options, "sid", str(built), *_debian_mirror()],
             _DEBOOTSTRAP_TIMEOUT,
@@ -191,9 +205,9 @@ def _install_mysql() -> None:
         built.rename(root)
 
 
-def _apt_install(kept: KeptCommand, *packages: str) -> None:
-    """Install Debian packages."""
-    apt_get = ["apt-get", "-o", "DPkg::Lock::Timeout=120", "-o", "Acquire::Retries=2"]
+def _apt_install(kept: KeptCommand, *packages: str, prefix: Sequence[str] = ()) -> None:
+    """Install Debian packages; `prefix` comes before each command."""
+    apt_get = [*prefix, "apt-get", "-o", "DPkg::Lock::Timeout=120", "-o", "Acquire::Retries=2"]
     install = [*apt_get, "install", "-y", "--no-install-recommends", *packages]
     with FileLock(_cache_folder() / "apt.lock"):
         try:

@@ -31,13 +31,7 @@ def haproxy_program() -> str:
     with FileLock(cache / "apt.lock"):
         program = shutil.which("haproxy", path=_PATH)
         if program is None and os.geteuid() == 0 and shutil.which("apt-get"):
-            # Its package must not start one with the machine.
-            subprocess.run(
-                ["apt-get", "install", "-y", "--no-install-recommends", "haproxy"],
-                env={"PATH": _PATH, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1", "LC_ALL": "C"},
-                check=False,
-                capture_output=True,
-            )
+            _install()
             program = shutil.which("haproxy", path=_PATH)
     if program is None:
         reason = "not run: replicas behind HAProxy (it is not there, and only root on Debian can install it)"
@@ -45,6 +39,22 @@ def haproxy_program() -> str:
             pytest.fail(reason)
         pytest.skip(reason)
     return program
+
+
+def _install() -> None:
+    """Install it, as well as that can be done."""
+    install = ("install", "-y", "--no-install-recommends", "haproxy")
+    if not _apt_get(*install):
+        # A fresh machine has no package lists, an old one has stale ones.
+        _apt_get("update")
+        _apt_get(*install)
+
+
+def _apt_get(*arguments: str) -> bool:
+    # Its package must not start one with the machine.
+    environment = {"PATH": _PATH, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1", "LC_ALL": "C"}
+    done = subprocess.run(["apt-get", *arguments], env=environment, check=False, capture_output=True)
+    return done.returncode == 0
 
 
 @contextlib.contextmanager

@@ -21,9 +21,11 @@ from tests.support.rpc import TIMEOUT
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _CTRL_C = "\x03"
 _ROWS = 40
-# Makes the terminal the one that Ctrl-C is pressed at and that /dev/tty names.
+# Makes the terminal the one that Ctrl-C is pressed at and that /dev/tty names, and has Ctrl-C heard: what shells run in
+# the background ignores it, and whatever that starts.
 _AT_TERMINAL = (
-    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+    "import fcntl, os, signal, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    "signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
 )
 
 

@@ -123,22 +123,14 @@ class GenerationRepository:
         return self._change(generation, to_state, generation.owner, lease)
 
     def finish(self, generation: Generation) -> bool:
-        """Note that the picture of a generation that was sent is stored; return False where that was noted before.
+        """Note that the picture of a generation is stored; return False where that was noted before.
 
-        Whoever has the picture may do so, even when the owner was taken for dead meanwhile.
+        Whoever has the picture may do so, even when the owner was taken for dead meanwhile, and whatever the state: a
+        database that was restored from a backup knows less than a picture proves.
         """
         moved = self._context.execute(
-            """
-            UPDATE generations SET state = :stored, updated_at = :now
-            WHERE id = :id AND state IN (:sent, :unknown)
-            """,
-            {
-                "id": generation.id,
-                "stored": GenerationState.STORED.value,
-                "sent": GenerationState.SENT.value,
-                "unknown": GenerationState.UNKNOWN.value,
-                "now": datetime.now(UTC),
-            },
+            "UPDATE generations SET state = :stored, updated_at = :now WHERE id = :id AND state <> :stored",
+            {"id": generation.id, "stored": GenerationState.STORED.value, "now": datetime.now(UTC)},
         )
         return moved == 1
 

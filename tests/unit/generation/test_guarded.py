@@ -234,6 +234,19 @@ def test_a_turn_that_another_server_takes_is_waited_for() -> None:
     assert len(turns.taken) == 3
 
 
+def test_whoever_is_next_is_refused_where_another_server_took_the_turn(clock: Clock) -> None:
+    class Contended(LocalTurns):
+        def wait_for(self, ahead: int) -> float:
+            wait = super().wait_for(ahead)
+            if not self.taken:
+                self.taken.append(self.clock())  # by the other server, right after it was said to be free
+            return wait
+
+    with pytest.raises(TooBusyError) as refused:
+        Pacer(Contended(1, clock=clock)).wait_for_turn("alice", CallScope(30), nothing)
+    assert refused.value.retry_after == 60
+
+
 def test_authors_have_their_turns_one_after_the_other(clock: Clock) -> None:
     """Alice queues four requests, then Bob queues two: they alternate as long as both have some."""
     pacer = Pacer(LocalTurns(1, clock=clock))

@@ -475,7 +475,7 @@ def test_a_commit_whose_answer_was_lost_is_found_out(
 # --- After a crash: what the process that died has left --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("state", [GenerationState.SENT, GenerationState.UNKNOWN])
+@pytest.mark.parametrize("state", [state for state in GenerationState if state is not GenerationState.STORED])
 @pytest.mark.parametrize("has_swept", [True, False])
 def test_a_picture_that_was_kept_is_entered(
     database: Database,

@@ -9,7 +9,7 @@ import pytest
 from obstore.store import MemoryStore
 
 from pixyproxy.core.exceptions import StorageMisconfiguredError, StorageUnavailableError
-from pixyproxy.core.models import Caller, ImageDetail
+from pixyproxy.core.models import Caller, ImageDetail, new_guid
 from pixyproxy.data.database import Database
 from pixyproxy.data.object_image_store import ObjectImageStore
 from pixyproxy.data.repositories.generations import Generation, GenerationRepository, GenerationState
@@ -148,6 +148,20 @@ def test_a_note_that_is_gone_is_forgotten(
     entry.finish_abandoned()
 
     assert entry._waiting == set()
+
+
+def test_a_picture_of_no_generation_is_reported_once_and_left(
+    store: FailingStore, entry: ImageEntry, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was begun after the backup that the database was restored from."""
+    guid = new_guid()
+    store.write_note(guid, "{}")
+
+    for _ in range(2):
+        entry.finish_abandoned()
+
+    assert [record.levelname for record in caplog.records if guid in record.message] == ["ERROR"]
+    assert store.noted() == [guid]
 
 
 def test_bytes_that_differ_from_read_to_read_are_not_thrown_away(
