@@ -140,7 +140,7 @@ def _points_of(store: type[ImageStore], writing: dict[str, CrashPoint]) -> dict[
 def _delete_points_of(store: type[ImageStore]) -> dict[str, CrashPoint]:
     return {
         "deleted, not committed": CrashPoint(DeletionRepository, "insert", is_after=True),
-        "deletion committed": CrashPoint(ImageCreator, "delete_bytes"),
+        "deletion committed": CrashPoint(entry.ImageEntry, "delete_bytes"),
         "before the bytes are deleted": CrashPoint(store, "delete"),
         "the bytes are deleted": CrashPoint(store, "delete", is_after=True),
     }
