@@ -82,7 +82,7 @@ class Supervisor:
         """Start nothing yet.
 
         Args:
-            posts: what is to be done.
+            posts: what is to be done; what others need comes before them.
             on_ending: is called when it is told to end: nobody is started any more.
         """
         self._workers = [_Worker(post) for post in posts]
@@ -239,7 +239,8 @@ class Supervisor:
         self._on_ending()
 
     def _kill_all(self) -> None:
-        for worker in self._workers:
+        # The last first: they may need those before them, and are not to see them die.
+        for worker in reversed(self._workers):
             if worker.pid is not None:
                 os.kill(worker.pid, signal.SIGKILL)
                 os.waitpid(worker.pid, 0)

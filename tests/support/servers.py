@@ -230,16 +230,17 @@ class RunningServer:
     @property
     def workers(self) -> set[int]:
         """The processes that the process has started to serve."""
-        return self._children - self._makers
+        return self._children - self.makers
 
     @property
     def maker(self) -> int:
         """The process that it has started to make images."""
-        (maker,) = self._makers
+        (maker,) = self.makers
         return maker
 
     @property
-    def _makers(self) -> set[int]:
+    def makers(self) -> set[int]:
+        """The same, and one that has died until that is noticed."""
         names = {pid: Path(f"/proc/{pid}/comm").read_text(encoding="ascii").strip() for pid in self._children}
         return {pid for pid, name in names.items() if name == MAKER_NAME}
 
