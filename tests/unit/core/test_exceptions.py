@@ -4,6 +4,7 @@ import copy
 import inspect
 import pickle
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -25,14 +26,14 @@ from pixyproxy.core.exceptions import (
     RecordNotFoundError,
 )
 
-ALL = [
+ALL: list[type[Any]] = [
     kind
     for _, kind in inspect.getmembers(exceptions, inspect.isclass)
     if issubclass(kind, Exception) and kind.__module__ == exceptions.__name__
 ]
 
 
-EXAMPLES: dict[type[PixyProxyException], PixyProxyException] = {
+EXAMPLES: dict[type[Exception], PixyProxyException] = {
     **{kind: kind("What happened.", retry_after=1.5) for kind in ALL if kind.__init__ is PixyProxyException.__init__},
     **{
         kind: kind("What happened.", retry_after=1.5, may_have_billed=True)
