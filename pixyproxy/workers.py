@@ -93,16 +93,18 @@ def serve_together(settings: Settings, count: int, make_first_user: MakeFirstUse
                 server.stop()
 
         def make(line: Line) -> None:
+            # It ends after the workers, which need it for as long as they have calls, whoever was sent the signal.
+            for number in END_SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
             claim.close()
             handover.keep_taking()
             give_way()
             with suppress(OSError):  # Nothing depends on it.
                 _COMMAND_NAME.write_text(MAKER_NAME, encoding="ascii")
             set_up_logging(settings.log_level, settings.log_format, gathers=True)
-            # It ends after the workers, which need it for as long as they have calls, whoever was sent the signal.
-            for number in END_SIGNALS:
-                signal.signal(number, signal.SIG_IGN)
             with build_maker(settings, limits, handover) as maker:
+                # The provider's package is as large as all else: to look through it again and again is 5% of the work.
+                gc.freeze()
                 line.say_serving()
                 maker.serve()
 

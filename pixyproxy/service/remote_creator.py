@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -18,6 +19,9 @@ from pixyproxy.service.interfaces import ImageCreatorInterface
 _PATIENCE_SECONDS = 10.0
 _PAUSE_SECONDS = 0.05
 _RETRY_SECONDS = 5.0
+
+
+_logger = logging.getLogger(__name__)
 
 
 class RemoteCreator(ImageCreatorInterface):
@@ -51,6 +55,7 @@ class RemoteCreator(ImageCreatorInterface):
                     if creation.request_id is None:
                         raise _outcome_unknown() from None
                     # The next maker finds by its id how far this request has come.
+                    _logger.warning("The maker has gone; the request is handed to the next one.")
                     continue
             if isinstance(outcome, PixyProxyException):
                 raise outcome
