@@ -105,9 +105,9 @@ def contents(site: Site, figures: Figures) -> None:
                 load = _get_contents(site, one, connections=1)
                 figures[f"content: {name}, 1 reader, MiB/s"].append(load.bytes_rate / MIB)
                 figures[f"content: {name}, first byte, ms"].append(load.first_byte_ms)
-        before = sum(server.rss())
+        before = server.rss()
         with site.loader.stalled(server.address, [site.content_request], site.second, STALLED_READERS) as begun:
-            figures["content: KiB a stalled reader"].append((sum(server.rss()) - before) / begun / 1024)
+            figures["content: KiB a stalled reader"].append((server.rss() - before) / begun / 1024)
 
 
 def under_stress(site: Site, figures: Figures) -> None:
@@ -160,7 +160,7 @@ def limits(site: Site, figures: Figures) -> None:
         folder = site.folder / f"start-{number}"
         with serving(_SERVE, site.both, folder, site.settings | _ALL_WORKERS) as server:
             figures["start to serving, s"].append(server.start_seconds)
-            figures["MB a worker at rest"].append(max(server.rss()) / 1e6)
+            figures["MB a worker at rest"].append(max(server.rss_of_workers()) / 1e6)
     with _provider(site) as provider, _serving_all(site, provider, "limits") as server:
         with site.loader.stalled(server.address, [site.content_request], site.both, STREAMS) as begun:
             figures["open streams"].append(begun)
@@ -287,7 +287,7 @@ def _memory_in_flight(site: Site, server: Serving) -> float:
     """Return the most memory that images take while they are made and stored, beside their size."""
     count = 16
     prompt = f"[[fault:late=0.5:bytes={LARGE_PICTURE}]]"
-    before = sum(server.rss())
+    before = server.rss()
     server.forget_peak()
     made = _create_at_once(site, server, prompt, count)
     return (server.peak_rss() - before) / (made * LARGE_PICTURE)

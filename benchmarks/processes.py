@@ -8,11 +8,13 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
+from pixyproxy.workers import MAKER_NAME
 
 ROOT = Path(__file__).parents[1]
 
@@ -41,22 +43,26 @@ class Serving:
     process: psutil.Popen
     start_seconds: float
 
-    def workers(self) -> list[psutil.Process]:
-        """Return the processes that do the work: its children, or the process where it has none."""
-        return self.process.children(recursive=True) or [self.process]
+    def rss(self) -> int:
+        """Return the bytes of memory that all that do the work hold together."""
+        return sum(_rss_of(self._at_work()))
 
-    def rss(self) -> list[int]:
-        """Return the bytes of memory that each worker holds."""
-        return [worker.memory_info().rss for worker in self.workers()]
+    def rss_of_workers(self) -> list[int]:
+        """Return the bytes of memory that each holds that takes calls."""
+        return _rss_of(one for one in self._at_work() if one.name() != MAKER_NAME)
 
     def peak_rss(self) -> int:
-        """Return the most bytes of memory that its workers have held since ``forget_peak``, together."""
-        return sum(_peak_of(worker.pid) for worker in self.workers())
+        """Return the most bytes of memory that all that do the work have held since ``forget_peak``, together."""
+        return sum(_peak_of(one.pid) for one in self._at_work())
 
     def forget_peak(self) -> None:
         """Begin to look for the most memory anew."""
-        for worker in self.workers():
-            Path(f"/proc/{worker.pid}/clear_refs").write_text("5", encoding="ascii")
+        for one in self._at_work():
+            Path(f"/proc/{one.pid}/clear_refs").write_text("5", encoding="ascii")
+
+    def _at_work(self) -> list[psutil.Process]:
+        """Return the processes that do the work: its children, or the process where it has none."""
+        return self.process.children(recursive=True) or [self.process]
 
 
 @contextlib.contextmanager
@@ -115,6 +121,10 @@ def _address(process: psutil.Popen) -> str | None:
         if found:
             return found[1]
     return None
+
+
+def _rss_of(processes: Iterable[psutil.Process]) -> list[int]:
+    return [process.memory_info().rss for process in processes]
 
 
 def _peak_of(pid: int) -> int:

@@ -31,12 +31,15 @@ from pixyproxy.observability.exposition import MetricsExposition
 from pixyproxy.observability.watch import Watch
 from pixyproxy.service.creation import GenerationDefaults, ImageCreator
 from pixyproxy.service.generation_slots import GenerationSlots
+from pixyproxy.service.handover import Handover
 from pixyproxy.service.image_copying import ImageCopying
 from pixyproxy.service.image_service import ImageService
 from pixyproxy.service.indexer import SearchIndexer
-from pixyproxy.service.interfaces import ImageServiceInterface, UserServiceInterface
+from pixyproxy.service.interfaces import ImageCreatorInterface, ImageServiceInterface, UserServiceInterface
+from pixyproxy.service.maker import Maker
 from pixyproxy.service.page_tokens import PageTokens, new_page_token_key
 from pixyproxy.service.provider_turns import ProviderTurns
+from pixyproxy.service.remote_creator import RemoteCreator
 from pixyproxy.service.sign_in_throttle import SignInThrottle
 from pixyproxy.service.users import UserService
 from pixyproxy.settings import Settings, split_address
@@ -57,9 +60,15 @@ _PAGE_TOKEN_KEY = "page_token_key"  # noqa: S105  its name, not itself
 
 @dataclass(frozen=True)
 class Limits:
-    """What all workers together may have under way at a time; made before they are forked."""
+    """What all processes together may have under way at a time; made before they are forked.
 
-    generations: SharedSlots
+    Attributes:
+        generations: how many generations, of which one process has all.
+        creations: calls that wait for a generation.
+        streams: streams.
+    """
+
+    generations: int
     creations: SharedSlots
     streams: SharedSlots
 
@@ -68,16 +77,26 @@ class Limits:
         """Make the limits that the settings name."""
         generations = settings.generation_limit(workers)
         return cls(
-            generations=SharedSlots(generations, workers),
+            generations=generations,
             creations=SharedSlots(_CREATIONS_A_GENERATION * generations, workers),
             streams=SharedSlots(settings.max_streams, workers),
         )
 
     def clear(self, worker: int) -> None:
         """Give back what a worker held that has ended."""
-        self.generations.clear(worker)
         self.creations.clear(worker)
         self.streams.clear(worker)
+
+
+@dataclass(frozen=True)
+class _Base:
+    """What every process needs, whatever it does."""
+
+    metrics: Metrics | None
+    telemetry: Telemetry | None
+    watch: Watch
+    database: Database
+    store: ImageStore
 
 
 @dataclass(frozen=True)
@@ -140,23 +159,66 @@ def build_users(settings: Settings, database: Database) -> UserServiceInterface:
 
 
 @contextmanager
-def build(settings: Settings, limits: Limits, *, worker: int = 0) -> Iterator[Application]:
-    """Build everything that one of the workers serves, and close it at the end."""
+def build(
+    settings: Settings, limits: Limits, *, worker: int = 0, handover: Handover | None = None
+) -> Iterator[Application]:
+    """Build everything that one of the workers serves, and close it at the end.
+
+    Args:
+        settings: all settings.
+        limits: what all workers together may have under way.
+        worker: its number, from 0 on.
+        handover: the way to the process that makes images; None where this one does.
+    """
+    with _open_base(settings) as base, ExitStack() as stack:
+        database, store = base.database, base.store
+        creator: ImageCreatorInterface = (
+            stack.enter_context(_begin_making(settings, limits, base))
+            if handover is None
+            else RemoteCreator(handover, base.watch.trace_headers)
+        )
+        yield Application(
+            images=ImageService(database, store, creator, PageTokens(_page_token_key(database))),
+            users=build_users(settings, database),
+            creations=limits.creations.of(worker),
+            streams=limits.streams.of(worker),
+            metrics=base.metrics,
+            telemetry=base.telemetry,
+        )
+
+
+@contextmanager
+def build_maker(settings: Settings, limits: Limits, handover: Handover) -> Iterator[Maker]:
+    """Build everything that the process has that makes images for the workers, and close it at the end."""
+    with _open_base(settings) as base, _begin_making(settings, limits, base) as creator:
+        yield Maker(handover, creator, base.watch.continuing)
+
+
+@contextmanager
+def _open_base(settings: Settings) -> Iterator[_Base]:
     with ExitStack() as stack:
         metrics = _make_metrics(settings)
         telemetry = stack.enter_context(_open_telemetry(settings))
         watch = Watch(metrics, telemetry)
-        opened = stack.enter_context(open_current_database(settings))
-        database = watch.database(opened, settings.database_pool_size)
-        store = watch.store(_open_store(settings))
-        # What concerns all workers, one of them says.
-        speaks = worker == 0
-        generator = _build_generator(settings, database, watch, warns=speaks)
-        generator = watch.generator(generator, limits.generations.limit if speaks else 0)
-        stack.enter_context(closing(generator))
+        database = stack.enter_context(open_current_database(settings))
+        yield _Base(
+            metrics=metrics,
+            telemetry=telemetry,
+            watch=watch,
+            database=watch.database(database, settings.database_pool_size),
+            store=watch.store(_open_store(settings)),
+        )
+
+
+@contextmanager
+def _begin_making(settings: Settings, limits: Limits, base: _Base) -> Iterator[ImageCreator]:
+    """Begin to make images, and to index them; finish those that are under way at the end."""
+    with ExitStack() as stack:
+        generator = _build_generator(settings, base.database, base.watch)
+        generator = stack.enter_context(closing(base.watch.generator(generator, limits.generations)))
         creator = ImageCreator(
-            database,
-            store,
+            base.database,
+            base.store,
             generator,
             defaults=GenerationDefaults(
                 model=settings.model,
@@ -165,28 +227,13 @@ def build(settings: Settings, limits: Limits, *, worker: int = 0) -> Iterator[Ap
                 output_format=settings.output_format,
                 background=settings.background,
             ),
-            slots=GenerationSlots(limits.generations.of(worker)),
+            slots=GenerationSlots(limits.generations),
         )
         stack.enter_context(closing(creator))
         creator.start()
-        indexer = stack.enter_context(closing(SearchIndexer(database)))
+        indexer = stack.enter_context(closing(SearchIndexer(base.database)))
         indexer.start()
-        yield Application(
-            images=ImageService(database, store, creator, PageTokens(_page_token_key(database))),
-            users=build_users(settings, database),
-            creations=limits.creations.of(worker),
-            streams=limits.streams.of(worker),
-            metrics=metrics,
-            telemetry=telemetry,
-        )
-
-
-def load_ahead(settings: Settings) -> None:
-    """Import, before workers are forked, the generator that they would all import."""
-    if settings.openai_api_key is None:
-        import pixyproxy.generation.offline  # noqa: PLC0415
-    else:
-        import pixyproxy.generation.openai_images  # noqa: F401, PLC0415
+        yield creator
 
 
 @contextmanager
@@ -290,14 +337,12 @@ def open_store(settings: Settings, name: str) -> ImageStore:
     return store
 
 
-def _build_generator(settings: Settings, database: Database, watch: Watch, *, warns: bool) -> ImageGenerator:
+def _build_generator(settings: Settings, database: Database, watch: Watch) -> ImageGenerator:
     """Build the generator, importing only the one that is used: the provider's is half of all memory and time."""
     if settings.openai_api_key is None:
-        if warns:
-            _logger.warning(
-                "OPENAI_API_KEY is not set: images are drawings that PixyProxy makes of the prompt itself, "
-                "not a model's."
-            )
+        _logger.warning(
+            "OPENAI_API_KEY is not set: images are drawings that PixyProxy makes of the prompt itself, not a model's."
+        )
         from pixyproxy.generation.offline import OfflineGenerator  # noqa: PLC0415
 
         return OfflineGenerator()
@@ -310,9 +355,8 @@ def _build_generator(settings: Settings, database: Database, watch: Watch, *, wa
         project=settings.openai_project_id,
         timeout=settings.provider_timeout,
     )
-    if warns:
-        # Beside the start, which need not wait for the provider.
-        threading.Thread(target=_warn_of_shutdown, args=(generator, settings.model), daemon=True).start()
+    # Beside the start, which need not wait for the provider.
+    threading.Thread(target=_warn_of_shutdown, args=(generator, settings.model), daemon=True).start()
     turns = None if settings.images_per_minute is None else ProviderTurns(database, settings.images_per_minute)
     return GuardedGenerator(watch.provider(generator), turns, watch.between)
 

@@ -1,4 +1,4 @@
-"""The cores that the process may use."""
+"""The cores that the process may use, and who goes first on them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import random
 import socket
 from pathlib import Path
 
+# Nearly the last of all, but never starved: see docs/decisions.md.
+_NICENESS = 19
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -56,3 +58,8 @@ def choose_cores(workers: int) -> list[int]:
 def stay_on(core: int) -> None:
     """Keep this process on one core: to pass the interpreter's lock between cores costs half of all time."""
     os.sched_setaffinity(0, {core})
+
+
+def give_way() -> None:
+    """Let other processes go first. Holds for the threads that are begun from now on."""
+    os.nice(_NICENESS)

@@ -1,9 +1,9 @@
-"""Keeps several worker processes serving: starts them, replaces those that die, and ends them together.
+"""Keeps several processes at work: starts them, replaces those that die, and ends them together.
 
-It starts no thread and opens no connection, so that workers, the later ones too, are forked from a process that holds
-nothing that does not survive a fork. It waits for signals and for what workers say of their start; and workers wait
-for the end of a pipe that it alone holds open. So it tells them all to end by closing that pipe, and the system closes
-it if it is killed.
+It starts no thread and opens no connection, so that the processes, the later ones too, are forked from one that holds
+nothing that does not survive a fork. It waits for signals and for what they say of their start; and they wait for the
+end of a pipe that it alone holds open. So it tells them all to end by closing that pipe, and the system closes it if
+it is killed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -35,7 +35,7 @@ _LAST_PAUSE_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Line:
-    """What a worker has to do with its supervisor.
+    """What a process has to do with its supervisor.
 
     Attributes:
         say_serving: to be called when it serves.
@@ -46,14 +46,26 @@ class Line:
     end: int
 
 
-Work = Callable[[int, Line], None]
+@dataclass(frozen=True)
+class Post:
+    """Something to be done, by a process of its own at any time.
+
+    Attributes:
+        name: what the log calls whoever does it.
+        work: says that it serves, and returns when the line ends. A ``PixyProxyException`` says why it cannot.
+        on_end: is called when a process that did it has ended.
+    """
+
+    name: str
+    work: Callable[[Line], None]
+    on_end: Callable[[], None]
 
 
 @dataclass
 class _Worker:
-    """A worker's place, and the process that has it."""
+    """A post, and the process that has it."""
 
-    number: int
+    post: Post
     pid: int | None = None
     line: int | None = None
     serves: bool = False
@@ -64,20 +76,17 @@ class _Worker:
 
 
 class Supervisor:
-    """Runs workers until it is told to end."""
+    """Keeps all posts filled until it is told to end."""
 
-    def __init__(self, count: int, work: Work, *, on_end: Callable[[int], None]) -> None:
+    def __init__(self, posts: Sequence[Post], *, on_ending: Callable[[], None]) -> None:
         """Start nothing yet.
 
         Args:
-            count: how many workers there are to be.
-            work: what each does, in a process of its own: it is given its number, from 0 on, says that it serves, and
-                returns when the line ends. A ``PixyProxyException`` says why it cannot.
-            on_end: is told the number of each worker whose process has ended.
+            posts: what is to be done; what others need comes before them.
+            on_ending: is called when it is told to end: nobody is started any more.
         """
-        self._workers = [_Worker(number) for number in range(count)]
-        self._work = work
-        self._on_end = on_end
+        self._workers = [_Worker(post) for post in posts]
+        self._on_ending = on_ending
         self._end, self._lifeline = os.pipe()
         self._has_begun = False
         self._is_ending = False
@@ -169,12 +178,12 @@ class Supervisor:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             os.close(heard_end)
             os.close(self._lifeline)
-            self._work(worker.number, Line(lambda: _say(told_end, _SERVES), self._end))
+            worker.post.work(Line(lambda: _say(told_end, _SERVES), self._end))
             status = 0
         except PixyProxyException as error:
             _say(told_end, error.message.encode()[:_MAX_MESSAGE_BYTES])
         except BaseException:
-            _logger.exception("Worker %d failed.", worker.number)
+            _logger.exception("%s failed.", worker.post.name)
         finally:
             # Not by way of the supervisor's own end, which is further up.
             _flush()
@@ -199,7 +208,7 @@ class Supervisor:
         if worker.line is not None:
             self._hear(worker)
         code = os.waitstatus_to_exitcode(status)
-        self._on_end(worker.number)
+        worker.post.on_end()
         if self._is_ending:
             worker.pid = None
             self._all_ended_well &= code == 0
@@ -209,7 +218,7 @@ class Supervisor:
     def _note_death(self, worker: _Worker, why: str) -> None:
         """Say that a worker is gone, and when another is to take its place."""
         if self._has_begun:
-            _logger.warning("Worker %d (process %s) is gone. %s", worker.number, worker.pid, why)
+            _logger.warning("%s (process %s) is gone. %s", worker.post.name, worker.pid, why)
         is_quick = time.monotonic() - worker.started_at < _QUICK_DEATH_SECONDS
         before = worker.quick_deaths if is_quick else 0
         worker.start_at = time.monotonic() + _pause_after(before)
@@ -227,9 +236,11 @@ class Supervisor:
         _logger.info("Draining: no new calls are taken, running ones may finish.")
         self._is_ending = True
         os.close(self._lifeline)
+        self._on_ending()
 
     def _kill_all(self) -> None:
-        for worker in self._workers:
+        # The last first: they may need those before them, and are not to see them die.
+        for worker in reversed(self._workers):
             if worker.pid is not None:
                 os.kill(worker.pid, signal.SIGKILL)
                 os.waitpid(worker.pid, 0)

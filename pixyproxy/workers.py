@@ -1,24 +1,35 @@
-"""What `pixyproxy serve` runs: one server in this process, or one in each of several workers."""
+"""What `pixyproxy serve` runs: one server in this process, or one in each of several workers, beside a maker of images.
+
+The maker has a process of its own because to take apart and to store what the provider sends is work for the CPU, which
+calls beside it in the same process would feel.
+"""
 
 from __future__ import annotations
 
 import gc
 import logging
 import select
+import signal
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
+from functools import partial
+from pathlib import Path
 
-from pixyproxy.bootstrap import Limits, build, build_exposition, build_users, load_ahead, open_current_database
-from pixyproxy.cores import can_choose_cores, choose_cores, stay_on
+from pixyproxy.bootstrap import Limits, build, build_exposition, build_maker, build_users, open_current_database
+from pixyproxy.cores import can_choose_cores, choose_cores, give_way, stay_on
 from pixyproxy.logs import set_up_logging
 from pixyproxy.port import PortClaim
 from pixyproxy.server import Server
+from pixyproxy.service.handover import Handover
 from pixyproxy.service.interfaces import UserServiceInterface
 from pixyproxy.settings import Settings
 from pixyproxy.signals import END_SIGNALS, heard
-from pixyproxy.supervisor import Line, Supervisor
+from pixyproxy.supervisor import Line, Post, Supervisor
 
 _logger = logging.getLogger(__name__)
+
+MAKER_NAME = "pixyproxy-maker"  # as long as names of processes may be
+_COMMAND_NAME = Path("/proc/self/comm")
 
 MakeFirstUser = Callable[[UserServiceInterface], None]
 Announce = Callable[[str], None]
@@ -57,17 +68,22 @@ def serve_together(settings: Settings, count: int, make_first_user: MakeFirstUse
     """Serve from several workers, each on a core of its own, until SIGTERM or SIGINT; as ``serve_alone``.
 
     Returns:
-        Whether all workers ended in good order.
+        Whether all of them ended in good order.
     """
     limits = Limits.of(settings, workers=count)
     cores = choose_cores(count)
-    with closing(PortClaim(settings)) as claim, build_exposition(settings) as exposition:
+    with (
+        closing(PortClaim(settings)) as claim,
+        closing(Handover()) as handover,
+        build_exposition(settings) as exposition,
+    ):
 
-        def work(number: int, line: Line) -> None:
+        def serve(number: int, line: Line) -> None:
             claim.close()
+            handover.keep_giving()
             stay_on(cores[number])
             set_up_logging(settings.log_level, settings.log_format, gathers=True)
-            with heard(*END_SIGNALS) as told, build(settings, limits, worker=number) as application:
+            with heard(*END_SIGNALS) as told, build(settings, limits, worker=number, handover=handover) as application:
                 if exposition is not None and number == 0:
                     exposition.start()
                 server = Server(application, settings, shared_port=claim.port)
@@ -75,6 +91,22 @@ def serve_together(settings: Settings, count: int, make_first_user: MakeFirstUse
                 line.say_serving()
                 select.select([told.fileno(), line.end], [], [])
                 server.stop()
+
+        def make(line: Line) -> None:
+            # It ends after the workers, which need it for as long as they have calls, whoever was sent the signal.
+            for number in END_SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
+            claim.close()
+            handover.keep_taking()
+            give_way()
+            with suppress(OSError):  # Nothing depends on it.
+                _COMMAND_NAME.write_text(MAKER_NAME, encoding="ascii")
+            set_up_logging(settings.log_level, settings.log_format, gathers=True)
+            with build_maker(settings, limits, handover) as maker:
+                # The provider's package is as large as all else: to look through it again and again is 5% of the work.
+                gc.freeze()
+                line.say_serving()
+                maker.serve()
 
         def all_serve() -> None:
             claim.close()
@@ -85,10 +117,16 @@ def serve_together(settings: Settings, count: int, make_first_user: MakeFirstUse
 
         with open_current_database(settings):
             pass  # Its tables are brought to today's form once, or it is said once that they are not in it.
-        load_ahead(settings)
-        # What is there now is left alone by the workers' garbage collection, and so stays shared between them.
+        posts = [
+            Post("The maker", make, on_end=lambda: None),
+            *(
+                Post(f"Worker {number}", partial(serve, number), partial(limits.clear, number))
+                for number in range(count)
+            ),
+        ]
+        # What is there now is left alone by the others' garbage collection, and so stays shared between them.
         gc.collect()
         gc.freeze()
-        ended_well = Supervisor(count, work, on_end=limits.clear).run(all_serve)
+        ended_well = Supervisor(posts, on_ending=handover.close).run(all_serve)
     _logger.info("Stopped.")
     return ended_well

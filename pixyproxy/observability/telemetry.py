@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Literal
 
-from opentelemetry import trace
+from opentelemetry import context, trace
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcMetricExporter
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcSpanExporter
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpMetricExporter
@@ -120,6 +120,21 @@ class Telemetry:
                     {"grpc.method": method or _OTHER_METRIC_METHOD, "grpc.status": call.code},
                 )
 
+    def headers(self) -> dict[str, str]:
+        """Return what tells others that their work is a part of the current span."""
+        headers: dict[str, str] = {}
+        self._context_format.inject(headers)
+        return headers
+
+    @contextmanager
+    def continuing(self, headers: Mapping[str, str]) -> Iterator[None]:
+        """Let spans be parts of the one that another process gave ``headers`` of."""
+        token = context.attach(self._context_format.extract(headers))
+        try:
+            yield
+        finally:
+            context.detach(token)
+
     @contextmanager
     def generation(self, request: GenerationRequest) -> Iterator[None]:
         """Enter the span of a generation, waits and repetitions included."""
@@ -137,9 +152,7 @@ class Telemetry:
             "gen_ai.output.type": "image",
         }
         with self._span(f"{operation} {request.model}", SpanKind.CLIENT, attributes):
-            headers: dict[str, str] = {}
-            self._context_format.inject(headers)
-            token = trace_headers.set(headers)
+            token = trace_headers.set(self.headers())
             try:
                 yield
             finally:
@@ -171,7 +184,8 @@ class Telemetry:
         attributes: dict[str, str],
     ) -> None:
         """Make a span of something that is over, within a call: what a server does by itself is not traced."""
-        if not trace.get_current_span().is_recording():
+        # Its span may be another process's.
+        if not trace.get_current_span().get_span_context().trace_flags.sampled:
             return
         now, since_epoch = time.perf_counter(), time.time_ns()
         span = self._tracer.start_span(

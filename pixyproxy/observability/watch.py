@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from pixyproxy.data.database import Database
@@ -69,6 +71,14 @@ class Watch:
             counts.set_slots(slots)
             generator = MeasuredGenerator(generator, counts.generated, counts.generations_changed)
         return generator
+
+    def trace_headers(self) -> dict[str, str]:
+        """Return what makes another process's work a part of the running call's trace."""
+        return {} if self._telemetry is None else self._telemetry.headers()
+
+    def continuing(self, headers: Mapping[str, str]) -> AbstractContextManager[None]:
+        """Return what is entered to work on a part of the trace that another process's ``headers`` name."""
+        return nullcontext() if self._telemetry is None else self._telemetry.continuing(headers)
 
     @property
     def between(self) -> GenerationObserver:

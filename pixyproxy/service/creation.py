@@ -51,6 +51,7 @@ from pixyproxy.data.transactions import in_transaction
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest, ImageGenerator
 from pixyproxy.service.entry import ImageEntry
 from pixyproxy.service.generation_slots import GenerationSlots
+from pixyproxy.service.interfaces import ImageCreatorInterface
 from pixyproxy.service.leases import LEASE, Leases
 from pixyproxy.service.sweeper import Sweeper
 
@@ -87,8 +88,8 @@ class _Job:
     call: CallScope
 
 
-class ImageCreator:
-    """Makes images, each request once."""
+class ImageCreator(ImageCreatorInterface):
+    """Makes images in this process, each request once."""
 
     def __init__(
         self,
@@ -122,12 +123,7 @@ class ImageCreator:
         self._leases.start()
         self._sweeper.start()
 
-    def create(self, creation: ImageCreation, author: Caller, call: CallScope) -> Image:
-        """Make the image of ``creation``, or return it where it was made before under the same request id.
-
-        Raises:
-            As ``ImageServiceInterface.create_image``.
-        """
+    def create(self, creation: ImageCreation, author: Caller, call: CallScope) -> Image:  # noqa: D102  inherited
         fingerprint = _fingerprint(creation)
         look_again_in = _FIRST_LOOK_SECONDS
         while True:
@@ -139,7 +135,7 @@ class ImageCreator:
                 if job is not None:
                     return self._wait_for(job, call)
             elif not call.wait(look_again_in):
-                raise _still_under_way()
+                raise still_under_way()
             look_again_in = min(look_again_in * 1.5, _LAST_LOOK_SECONDS)
 
     def close(self) -> None:
@@ -147,10 +143,6 @@ class ImageCreator:
         self._slots.wait_until_free()
         self._sweeper.close()
         self._leases.close()
-
-    def delete_bytes(self, guid: str) -> None:
-        """Delete the bytes of an image whose detail is deleted. Raises as ``ImageEntry.delete_bytes``."""
-        self._entry.delete_bytes(guid)
 
     # --- Which generation is it? ---------------------------------------------------------------------------------
 
@@ -237,7 +229,7 @@ class ImageCreator:
         call.on_leaving(is_over.set)
         is_over.wait(call.remaining())
         if not future.done():
-            raise _still_under_way()
+            raise still_under_way()
         return future.result()
 
     def _begin(self, job: _Job) -> Future[Image]:
@@ -393,7 +385,8 @@ def _stored_but_not_entered() -> DBConnectionError:
     )
 
 
-def _still_under_way() -> ProviderTimeoutError:
+def still_under_way() -> ProviderTimeoutError:
+    """Return the error for callers whose time is over before the image is there."""
     return ProviderTimeoutError(
         "The image is still being generated. It will be stored; the same request with the same request_id fetches it."
     )

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pixyproxy.core.exceptions import TooBusyError
-from pixyproxy.core.slots import Slots
+from pixyproxy.core.slots import SharedSlots
 
 _RETRY_SECONDS = 5.0
 
 
 class GenerationSlots:
-    """Counts the generations under way, those of other workers included, and refuses further ones at once."""
+    """Counts the generations under way, and refuses further ones at once."""
 
-    def __init__(self, slots: Slots) -> None:
-        self._slots = slots
+    def __init__(self, limit: int) -> None:
+        self._slots = SharedSlots(limit).of(0)
 
     def take(self) -> None:
         """Take a slot, to be given back.
@@ -33,5 +33,5 @@ class GenerationSlots:
         self._slots.give_back()
 
     def wait_until_free(self) -> None:
-        """Wait until this process holds no slot."""
+        """Wait until no slot is taken."""
         self._slots.wait_until_none_is_held()

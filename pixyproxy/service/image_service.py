@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pixyproxy.data.database import Database
 from pixyproxy.data.image_store import ImageStore
-from pixyproxy.service.creation import ImageCreator
-from pixyproxy.service.interfaces import ImageServiceInterface
+from pixyproxy.service.interfaces import ImageCreatorInterface, ImageServiceInterface
 from pixyproxy.service.page_tokens import PageTokens
 from pixyproxy.service.private_images import PrivateImageService
 from pixyproxy.service.public_images import PublicImageService
@@ -14,6 +13,8 @@ from pixyproxy.service.public_images import PublicImageService
 class ImageService(PublicImageService, PrivateImageService, ImageServiceInterface):
     """All that can be done with images."""
 
-    def __init__(self, database: Database, store: ImageStore, creator: ImageCreator, page_tokens: PageTokens) -> None:
+    def __init__(
+        self, database: Database, store: ImageStore, creator: ImageCreatorInterface, page_tokens: PageTokens
+    ) -> None:
         PublicImageService.__init__(self, database, store, page_tokens)
-        PrivateImageService.__init__(self, database, creator)
+        PrivateImageService.__init__(self, database, store, creator)

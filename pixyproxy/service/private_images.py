@@ -10,10 +10,12 @@ from pixyproxy.core.exceptions import CredentialsMissingError, NotYoursError, Pi
 from pixyproxy.core.models import Caller, Image, ImageChanges, ImageCreation
 from pixyproxy.core.validation import validated, validated_guid
 from pixyproxy.data.database import Database, DatabaseContext
+from pixyproxy.data.image_store import ImageStore
 from pixyproxy.data.repositories.deletions import DeletionRepository
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.transactions import in_transaction
-from pixyproxy.service.creation import ImageCreator
+from pixyproxy.service.entry import ImageEntry
+from pixyproxy.service.interfaces import ImageCreatorInterface
 
 _logger = logging.getLogger(__name__)
 
@@ -21,8 +23,9 @@ _logger = logging.getLogger(__name__)
 class PrivateImageService:
     """The writing half of ``ImageServiceInterface``, which documents the methods."""
 
-    def __init__(self, database: Database, creator: ImageCreator) -> None:
+    def __init__(self, database: Database, store: ImageStore, creator: ImageCreatorInterface) -> None:
         self._database = database
+        self._entry = ImageEntry(database, store)
         self._creator = creator
 
     def create_image(self, creation: ImageCreation, caller: Caller | None, call: CallScope) -> Image:  # noqa: D102
@@ -53,7 +56,7 @@ class PrivateImageService:
         in_transaction(self._database, delete)
         try:
             # After the detail: bytes without a detail are only in the way, a detail without bytes is broken.
-            self._creator.delete_bytes(guid)
+            self._entry.delete_bytes(guid)
         except PixyProxyException as error:
             _logger.warning("The bytes of the deleted image %s wait for the sweeper: %s", guid, error.message)
 

@@ -60,6 +60,47 @@ def crash_points(bench: Bench, database_urls: Iterable[str | None], points: Sequ
     return outcome
 
 
+def crash_points_of_processes(
+    bench: Bench, database_urls: Iterable[str | None], points: Sequence[str], *, at_once: int
+) -> Outcome:
+    """Kill at each point the one process of several that comes there: the maker, or for a change a worker."""
+    outcome = Outcome("kill -9 of the maker, or of a worker, at a named point")
+    urls = list(database_urls)
+    with ThreadPoolExecutor(at_once) as pool:
+        list(pool.map(lambda job: _crash_one_at(bench.site(job[0]), job[1], outcome), zip(urls, points, strict=True)))
+    return outcome
+
+
+def _crash_one_at(site: Site, point: str, outcome: Outcome) -> None:
+    one = Outcome(outcome.fault, injected=1)
+    wish = site.wish()
+    with site.server(crash_at=point, PIXYPROXY_WORKERS="2") as server:
+        began_at = time.monotonic()
+        answer = _reach(site, server, wish, point)
+        if point in CREATE_POINTS:
+            # The worker lives, and asks the next maker.
+            _check_answer(point, wish, answer, _sent_at(point), site.stand_in.count(wish.prompt), one)
+        else:
+            one.expect(answer.code == "UNAVAILABLE", f"killed, and the call ended with {answer.as_told}")
+        again = wait_until(lambda: _told_again(site, server, wish), PATIENCE, "an answer of those that live")
+        one.recovered(time.monotonic() - began_at)
+        _check_answer(point, wish, again, _sent_at(point), site.stand_in.count(wish.prompt), one)
+        one.expect(server.log.count(") is gone. Signal 9") == 1, "not one process was killed")
+        audit(site, server, one, Expected(unknown=point in _UNKNOWN))
+    _add(outcome, one, point)
+
+
+def _told_again(site: Site, server: RunningServer, wish: Wish) -> Answer | None:
+    """Ask again; None where the connection is still the one to the dead."""
+    answer = ask_until_settled(site, server, wish)
+    return answer if answer.is_ok or answer.reason else None
+
+
+def _sent_at(point: str) -> int:
+    """Return how often the provider was asked when the process died."""
+    return 0 if point in (*_UNSENT, "noted as sent, not sent") else 1
+
+
 def _crash_at(site: Site, point: str, outcome: Outcome) -> None:
     one = Outcome(outcome.fault, injected=1)
     wish = site.wish()
@@ -74,6 +115,11 @@ def _crash_at(site: Site, point: str, outcome: Outcome) -> None:
         one.recovered(time.monotonic() - killed_at)
         _check_answer(point, wish, again, before, site.stand_in.count(wish.prompt), one)
         audit(site, server, one, Expected(unknown=point in _UNKNOWN))
+    _add(outcome, one, point)
+
+
+def _add(outcome: Outcome, one: Outcome, point: str) -> None:
+    """Add what came of one point, and name it."""
     for complaints in (one.problems, one.lost, one.billed_twice):
         complaints[:] = [f"[{point}] {complaint}" for complaint in complaints]
     outcome.add(one)
@@ -143,9 +189,7 @@ def _pause_at(site: Site, point: str, outcome: Outcome) -> None:
         one.expect(again.is_ok, f"awake again, and asked again: {again.as_told}")
         one.expect(site.stand_in.count(wish.prompt) == 1, f"submitted {site.stand_in.count(wish.prompt)} times")
         audit(site, other, one, Expected())
-    for complaints in (one.problems, one.lost, one.billed_twice):
-        complaints[:] = [f"[{point}] {complaint}" for complaint in complaints]
-    outcome.add(one)
+    _add(outcome, one, point)
 
 
 def _is_swept(site: Site) -> bool:

@@ -53,9 +53,9 @@ class CrashPoint:
     only_if: Callable[..., bool] = lambda *_, **__: True
 
     def arm(self, halt: Callable[[], None]) -> None:
-        """Call ``halt`` there, the first time."""
+        """Call ``halt`` there, the first time that any process comes there which is forked from this one."""
         original = getattr(self.owner, self.function)
-        halts = iter([halt])
+        is_first = _once()
 
         @wraps(original)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -63,9 +63,11 @@ class CrashPoint:
                 return original(*args, **kwargs)
             if self.is_after:
                 result = original(*args, **kwargs)
-                next(halts, _go_on)()
+                if is_first():
+                    halt()
                 return result
-            next(halts, _go_on)()
+            if is_first():
+                halt()
             return original(*args, **kwargs)
 
         setattr(self.owner, self.function, wrapped)
@@ -83,8 +85,19 @@ def pause() -> None:
     signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
 
-def _go_on() -> None:
-    """Do not halt a second time."""
+def _once() -> Callable[[], bool]:
+    """Return what says yes once, to one of all the processes that ask."""
+    token, give = os.pipe()
+    os.write(give, b".")
+    os.set_blocking(token, False)
+
+    def is_first() -> bool:
+        try:
+            return bool(os.read(token, 1))
+        except BlockingIOError:
+            return False
+
+    return is_first
 
 
 def _is_picture(_: Path, path: Path, *__: Any) -> bool:
@@ -140,7 +153,7 @@ def _points_of(store: type[ImageStore], writing: dict[str, CrashPoint]) -> dict[
 def _delete_points_of(store: type[ImageStore]) -> dict[str, CrashPoint]:
     return {
         "deleted, not committed": CrashPoint(DeletionRepository, "insert", is_after=True),
-        "deletion committed": CrashPoint(ImageCreator, "delete_bytes"),
+        "deletion committed": CrashPoint(entry.ImageEntry, "delete_bytes"),
         "before the bytes are deleted": CrashPoint(store, "delete"),
         "the bytes are deleted": CrashPoint(store, "delete", is_after=True),
     }

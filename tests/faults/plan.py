@@ -104,6 +104,7 @@ def _name_of(scenario: Scenario) -> str:
 def stages(bench: Bench, servers: Databases) -> Iterator[Stage]:
     """All scenarios. What is timed most finely runs with the least beside it."""
     yield Stage("kill -9 at named points", 1, [partial(_crash_points, bench, servers)])
+    yield Stage("kill -9 of one of several processes", 1, [partial(_crash_points_of_processes, bench, servers)])
     yield Stage("an object store", 1, list(_object_store(bench, servers)))
     yield Stage("asleep at named points", 1, [partial(_pauses, bench, servers)])
     yield Stage("kill -9 at random moments", _LANES, list(_random_kills(bench, servers)))
@@ -115,6 +116,12 @@ def _crash_points(bench: Bench, servers: Databases) -> Outcome:
     points = crashes.ALL_POINTS
     urls = [*(None for _ in points), *(servers.on_mysql() for _ in points)]
     return crashes.crash_points(bench, urls, points * 2, at_once=11)
+
+
+def _crash_points_of_processes(bench: Bench, servers: Databases) -> Outcome:
+    points = crashes.ALL_POINTS
+    urls = [*(None for _ in points), *(servers.on_mysql() for _ in points)]
+    return crashes.crash_points_of_processes(bench, urls, points * 2, at_once=6)
 
 
 def _object_store(bench: Bench, servers: Databases) -> Iterator[Scenario]:

@@ -73,6 +73,13 @@ def test_a_crash_at_any_point_on_mysql(bench: Bench, part: int, mysql_server: Da
 
 
 @pytest.mark.parametrize("part", range(3))
+def test_a_crash_of_one_of_several_processes(bench: Bench, part: int, mysql_server: DatabaseServer) -> None:
+    points = crashes.ALL_POINTS[part::3]
+    with _databases(mysql_server, len(points)) as urls:
+        check(crashes.crash_points_of_processes(bench, urls, points, at_once=len(points) // 2 + 1), recovered_within=30)
+
+
+@pytest.mark.parametrize("part", range(3))
 def test_a_crash_at_any_point_with_an_object_store(bench: Bench, part: int, s3_server: RunningObjectStore) -> None:
     points = crashes.ALL_OBJECT_STORE_POINTS[part::3]
     bench = replace(bench, object_store=s3_server)

@@ -36,9 +36,18 @@ def receiver(tmp_path: Path) -> Iterator[RunningReceiver]:
 
 
 @pytest.fixture
-def traced(tmp_path: Path, receiver: RunningReceiver, stand_in: RunningStandIn) -> Iterator[RunningServer]:
+def workers() -> str:
+    """How many workers there are; with several, a further process makes images."""
+    return "1"
+
+
+@pytest.fixture
+def traced(
+    tmp_path: Path, receiver: RunningReceiver, stand_in: RunningStandIn, workers: str
+) -> Iterator[RunningServer]:
     """A server that traces."""
     settings = asking(stand_in) | _SOON | {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint}
+    settings["PIXYPROXY_WORKERS"] = workers
     with running_server(tmp_path / "server", settings | {"PIXYPROXY_LOG_FORMAT": "json"}) as server:
         yield server
 
@@ -74,6 +83,7 @@ def _lines_of(server: RunningServer, request_id: str) -> list[dict[str, Any]]:
     return lines()
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_generation_is_one_trace(
     traced: RunningServer, receiver: RunningReceiver, stand_in: RunningStandIn, prompt: str
 ) -> None:
@@ -81,6 +91,8 @@ def test_a_generation_is_one_trace(
     request = pb.CreateImageRequest(prompt=prompt, options=SMALL)
     _, call = traced.images.CreateImage.with_call(request, metadata=traced.admin.metadata + headers, timeout=TIMEOUT)
 
+    # Each process sends its own.
+    _wait_for_spans(receiver, trace, "generation")
     spans = _wait_for_spans(receiver, trace, f"{_SERVICE}/CreateImage")
     root = _named(spans, f"{_SERVICE}/CreateImage")
     generation = _named(spans, "generation")
@@ -93,6 +105,7 @@ def test_a_generation_is_one_trace(
     }
     assert generation["parent_id"] == root["span_id"]
     assert (provider["parent_id"], provider["kind"]) == (generation["span_id"], _CLIENT)
+    spans = _wait_for_spans(receiver, trace, "store write_note")
     steps = {span["name"]: span for span in spans}
     assert {"database wait", "database insert", "database commit", "store write", "store write_note"} <= steps.keys()
     for span in spans:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import grpc
 import pytest
@@ -17,16 +18,19 @@ from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from tests.integration.conftest import asking
 from tests.integration.windows import SMALL_WINDOW, begin_to_read
+from tests.support.connections import Connections
 from tests.support.database_servers import fresh_database
 from tests.support.image_client import SMALL, ImageClient
 from tests.support.openai_stand_in import RunningStandIn
-from tests.support.rpc import TIMEOUT, refusal, refusal_of, request_id_of
+from tests.support.rpc import TIMEOUT, refusal, refusal_of
 from tests.support.servers import RunningServer, environment, image_stub, run_command, running_server
 from tests.support.stored_images import store_image
 from tests.support.waiting import wait_until
 
 _WORKERS = 3
 _SEVERAL = {"PIXYPROXY_WORKERS": str(_WORKERS)}
+_MOST_CALLS = 2
+_TOO_MANY_CALLS = "As many calls of this kind as may be are under way; try again."
 
 if not hasattr(os, "sched_setaffinity"):
     pytest.skip("only one worker serves on this system", allow_module_level=True)
@@ -50,39 +54,6 @@ def several_on_any(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[R
         running_server(tmp_path, _SEVERAL | {"PIXYPROXY_DATABASE_URL": url}) as server,
     ):
         yield server
-
-
-class _Connections:
-    """Connections to workers, which the system shares out as it likes."""
-
-    def __init__(self, server: RunningServer, *options: tuple[str, Any]) -> None:
-        self._server = server
-        self._options = options
-        self._open = ExitStack()
-
-    def __enter__(self) -> _Connections:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._open.close()
-
-    def another(self) -> tuple[int, Any]:
-        """Connect, and return whom to and the image service there."""
-        stub = image_stub(self._open.enter_context(self._server.new_channel(*self._options)))
-        _, call = stub.ListImages.with_call(pb.ListImagesRequest(), timeout=TIMEOUT)
-        return self._server.worker_of(request_id_of(call)), stub
-
-    def one_to_each(self) -> dict[int, Any]:
-        """Connect until there is a connection to each worker, and return one of each."""
-        found: dict[int, Any] = {}
-
-        def is_complete() -> bool:
-            worker, stub = self.another()
-            found.setdefault(worker, stub)
-            return len(found) == len(self._server.workers)
-
-        wait_until(is_complete, TIMEOUT, "a connection to each worker")
-        return found
 
 
 def _has_ended(pid: int) -> bool:
@@ -113,7 +84,7 @@ def _begin(server: RunningServer, stub: Any, prompt: str, stand_in: RunningStand
 
 def test_each_worker_serves_on_a_core_of_its_own(several: RunningServer) -> None:
     assert several.output.count("listening on ") == 1
-    with _Connections(several) as connections:
+    with Connections(several) as connections:
         assert connections.one_to_each().keys() == several.workers
     assert len(several.workers) == _WORKERS
     cores = [core for pid in several.workers for core in os.sched_getaffinity(pid)]
@@ -123,7 +94,7 @@ def test_each_worker_serves_on_a_core_of_its_own(several: RunningServer) -> None
 
 def test_what_one_worker_makes_all_the_others_find(several_on_any: RunningServer) -> None:
     author = several_on_any.new_login()
-    with _Connections(several_on_any) as connections:
+    with Connections(several_on_any) as connections:
         stubs = connections.one_to_each()
         made = {
             stub.CreateImage(
@@ -197,7 +168,7 @@ def test_workers_on_ipv6(tmp_path: Path) -> None:
 def test_streams_are_counted_together(tmp_path: Path) -> None:
     with running_server(tmp_path, _SEVERAL | {"PIXYPROXY_MAX_STREAMS": "2"}) as server:
         image = store_image(server, server.admin, bytes(4 * 1024 * 1024))
-        with _Connections(server, *SMALL_WINDOW) as connections:
+        with Connections(server, *SMALL_WINDOW) as connections:
             first, second, third = connections.one_to_each().values()
             readers = [begin_to_read(stub, image.guid, server.admin) for stub in (first, second)]
             request = pb.GetImageContentRequest(guid=image.guid)
@@ -224,18 +195,22 @@ def _can_read(stub: Any, guid: str, server: RunningServer) -> bool:
     return False
 
 
-def test_a_killed_worker_gives_its_generations_back_and_is_replaced(
+def test_a_killed_worker_gives_its_calls_back_and_is_replaced(
     stand_in: RunningStandIn, prompt: str, tmp_path: Path
 ) -> None:
+    # One generation at a time makes two calls that may wait for one.
     settings = asking(stand_in) | {"PIXYPROXY_WORKERS": "2", "PIXYPROXY_MAX_GENERATIONS": "1"}
-    with running_server(tmp_path, settings) as server, _Connections(server) as connections:
+    with running_server(tmp_path, settings) as server, Connections(server) as connections:
         (killed, its), (other, others) = connections.one_to_each().items()
-        call = _begin(server, its, f"{prompt} [[fault:hang:times=1]]", stand_in)
-        request = pb.CreateImageRequest(prompt=f"{prompt} again", options=SMALL)
-        assert refusal(others.CreateImage, request, server.admin.metadata).reason == "TOO_BUSY"
+        request = pb.CreateImageRequest(prompt=f"{prompt} [[fault:slow=2]]", options=SMALL, request_id=str(uuid4()))
+        calls = [
+            its.CreateImage.future(request, metadata=server.admin.metadata, timeout=TIMEOUT) for _ in range(_MOST_CALLS)
+        ]
+        wait_until(lambda: server.log.count("[CreateImage:") == _MOST_CALLS, TIMEOUT, "the calls to begin")
+        assert refusal(others.CreateImage, request, server.admin.metadata).message == _TOO_MANY_CALLS
 
         os.kill(killed, signal.SIGKILL)
-        assert call.code() is grpc.StatusCode.UNAVAILABLE
+        assert {call.code() for call in calls} == {grpc.StatusCode.UNAVAILABLE}
         others.ListImages(pb.ListImagesRequest(), timeout=TIMEOUT)
         _wait_for_another(server, killed)
         assert others.CreateImage(request, metadata=server.admin.metadata, timeout=TIMEOUT).image.author == "admin"
@@ -243,10 +218,28 @@ def test_a_killed_worker_gives_its_generations_back_and_is_replaced(
         # The new one serves as well.
         assert connections.one_to_each().keys() == server.workers
         assert f"(process {killed}) is gone. Signal 9" in server.log
+    assert stand_in.count(request.prompt) == 1
+
+
+def test_a_killed_maker_gives_its_generations_back_and_is_replaced(
+    stand_in: RunningStandIn, prompt: str, tmp_path: Path
+) -> None:
+    settings = asking(stand_in) | {"PIXYPROXY_WORKERS": "2", "PIXYPROXY_MAX_GENERATIONS": "1"}
+    with running_server(tmp_path, settings) as server, Connections(server) as connections:
+        one, another = connections.one_to_each().values()
+        workers = server.workers
+        call = _begin(server, one, f"{prompt} [[fault:hang:times=1]]", stand_in)
+        request = pb.CreateImageRequest(prompt=f"{prompt} again", options=SMALL)
+        assert refusal(another.CreateImage, request, server.admin.metadata).reason == "TOO_BUSY"
+
+        os.kill(server.maker, signal.SIGKILL)
+        assert call.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert another.CreateImage(request, metadata=server.admin.metadata, timeout=TIMEOUT).image.author == "admin"
+        assert server.workers == workers
 
 
 def test_workers_are_replaced_while_others_are_at_work(tmp_path: Path) -> None:
-    with running_server(tmp_path, _SEVERAL) as server, _Connections(server) as connections, ExitStack() as stack:
+    with running_server(tmp_path, _SEVERAL) as server, Connections(server) as connections, ExitStack() as stack:
         guid = ImageClient(server, server.admin).create_public().guid
         pool = stack.enter_context(ThreadPoolExecutor(8))
         is_over = threading.Event()
@@ -281,7 +274,7 @@ def test_a_worker_that_is_told_to_end_finishes_and_is_replaced(
     stand_in: RunningStandIn, prompt: str, tmp_path: Path
 ) -> None:
     settings = asking(stand_in) | {"PIXYPROXY_WORKERS": "2"}
-    with running_server(tmp_path, settings) as server, _Connections(server) as connections:
+    with running_server(tmp_path, settings) as server, Connections(server) as connections:
         worker, stub = connections.another()
         call = _begin(server, stub, f"{prompt} [[fault:slow=1.2]]", stand_in)
         os.kill(worker, signal.SIGTERM)
@@ -298,9 +291,9 @@ def test_all_workers_finish_what_they_do(
 ) -> None:
     with (
         running_server(tmp_path, asking(stand_in) | _SEVERAL) as server,
-        _Connections(server) as connections,
+        Connections(server) as connections,
     ):
-        workers = server.workers
+        workers = server.workers | {server.maker}
         calls = [
             _begin(server, stub, f"{prompt} {worker} [[fault:slow=1.2]]", stand_in)
             for worker, stub in connections.one_to_each().items()
@@ -317,8 +310,8 @@ def test_all_workers_finish_what_they_do(
 
 
 def test_a_second_signal_ends_all_at_once(stand_in: RunningStandIn, prompt: str, tmp_path: Path) -> None:
-    with running_server(tmp_path, asking(stand_in) | _SEVERAL) as server, _Connections(server) as connections:
-        workers = server.workers
+    with running_server(tmp_path, asking(stand_in) | _SEVERAL) as server, Connections(server) as connections:
+        workers = server.workers | {server.maker}
         _, stub = connections.another()
         call = _begin(server, stub, f"{prompt} [[fault:hang:times=1]]", stand_in)
         server.terminate()
@@ -332,8 +325,8 @@ def test_a_second_signal_ends_all_at_once(stand_in: RunningStandIn, prompt: str,
 def test_workers_finish_and_end_when_their_supervisor_is_killed(
     stand_in: RunningStandIn, prompt: str, tmp_path: Path
 ) -> None:
-    with running_server(tmp_path, asking(stand_in) | _SEVERAL) as server, _Connections(server) as connections:
-        workers = server.workers
+    with running_server(tmp_path, asking(stand_in) | _SEVERAL) as server, Connections(server) as connections:
+        workers = server.workers | {server.maker}
         _, stub = connections.another()
         call = _begin(server, stub, f"{prompt} [[fault:slow=1.2]]", stand_in)
         server.kill()

@@ -28,6 +28,7 @@ from pixyproxy.data import init
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.users import UserRepository
 from pixyproxy.settings import Settings
+from pixyproxy.workers import MAKER_NAME
 from tests.support.waiting import wait_until
 
 _START_TIMEOUT = 60.0
@@ -228,7 +229,23 @@ class RunningServer:
 
     @property
     def workers(self) -> set[int]:
-        """The processes that the process has started."""
+        """The processes that the process has started to serve."""
+        return self._children - self.makers
+
+    @property
+    def maker(self) -> int:
+        """The process that it has started to make images."""
+        (maker,) = self.makers
+        return maker
+
+    @property
+    def makers(self) -> set[int]:
+        """The same, and one that has died until that is noticed."""
+        names = {pid: Path(f"/proc/{pid}/comm").read_text(encoding="ascii").strip() for pid in self._children}
+        return {pid for pid, name in names.items() if name == MAKER_NAME}
+
+    @property
+    def _children(self) -> set[int]:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text(encoding="ascii")
         return {int(pid) for pid in children.split()}
 

@@ -19,7 +19,7 @@ _TIMEOUT = 30.0
 _SCRIPT = """
 import logging, os, select, signal, sys, time
 from pixyproxy.core.exceptions import PixyProxyException
-from pixyproxy.supervisor import Supervisor
+from pixyproxy.supervisor import Post, Supervisor
 
 logging.basicConfig(stream=sys.stdout, format="%(message)s", level="INFO")
 
@@ -33,9 +33,12 @@ def serve(line):
 def work(number, line):
 {work}
 
+def post(number):
+    return Post(f"Worker {number}", lambda line: work(number, line), on_end=lambda: say("gone", number))
+
 {before}
 try:
-    say(Supervisor(2, work, on_end=lambda number: say("gone", number)).run(lambda: say("all serve")))
+    say(Supervisor([post(0), post(1)], on_ending=lambda: say("ending")).run(lambda: say("all serve")))
 except PixyProxyException as error:
     say("failed:", error.message)
 """
@@ -133,6 +136,7 @@ def test_the_end_may_come_before_all_serve(tmp_path: Path) -> None:
         assert process.wait(_TIMEOUT) == 0
     lines = said(tmp_path)
     assert "all serve" not in lines
+    assert lines.count("ending") == 1
     assert lines[-1] == "True"
 
 

@@ -40,7 +40,6 @@ from pixyproxy.core.models import (
     Usage,
     Visibility,
 )
-from pixyproxy.core.slots import SharedSlots
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.local_image_store import LocalImageStore
 from pixyproxy.data.repositories.deletions import DeletionRepository
@@ -107,13 +106,9 @@ def make_creator(
     database: Database, store: LocalImageStore, generator: FakeGenerator, *, slots: int = 8
 ) -> ImageCreator:
     """Make a creator that sweeps and renews leases, as a server's does."""
-    creator = ImageCreator(database, store, generator, defaults=DEFAULTS, slots=generation_slots(slots))
+    creator = ImageCreator(database, store, generator, defaults=DEFAULTS, slots=GenerationSlots(slots))
     creator.start()
     return creator
-
-
-def generation_slots(limit: int) -> GenerationSlots:
-    return GenerationSlots(SharedSlots(limit).of(0))
 
 
 def request(prompt: str = "A Castle, at night!", key: str | None = KEY, **options: str) -> ImageCreation:
@@ -488,7 +483,7 @@ def test_a_picture_that_was_kept_is_entered(
     guid = begin(database, alice, state, is_alive=False)
     ImageEntry(database, store).keep(make_detail(guid, b"picture"), b"picture")
 
-    creator = ImageCreator(database, store, generator, defaults=DEFAULTS, slots=generation_slots(1))
+    creator = ImageCreator(database, store, generator, defaults=DEFAULTS, slots=GenerationSlots(1))
     if has_swept:
         ImageEntry(database, store).finish_abandoned()
         assert (count_images(database), states(database)) == (1, ["stored"])
@@ -530,7 +525,7 @@ def test_a_note_without_its_bytes_is_thrown_away(
     assert store.noted() == []
     with pytest.raises(ContentDamagedError):
         store.open(guid)
-    creator = ImageCreator(database, store, generator, defaults=DEFAULTS, slots=generation_slots(1))
+    creator = ImageCreator(database, store, generator, defaults=DEFAULTS, slots=GenerationSlots(1))
     with pytest.raises(OutcomeUnknownError):
         creator.create(request(), alice, CallScope(30))
     assert count_images(database) == 0

@@ -1,0 +1,340 @@
+"""The maker: the process that makes images for all workers, and what becomes of requests when it dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from pixyproxy_pb.v1 import image_service_pb2 as pb
+
+from tests.integration.conftest import asking
+from tests.support.connections import Connections
+from tests.support.image_client import SMALL, ImageClient
+from tests.support.metrics import METRICS_ON, scrape
+from tests.support.openai_stand_in import RunningStandIn
+from tests.support.rpc import TIMEOUT, refusal, refusal_of
+from tests.support.servers import RunningServer, running_server
+from tests.support.waiting import wait_until
+
+_ROOT = Path(__file__).parents[2]
+_TWO_WORKERS = {"PIXYPROXY_WORKERS": "2"}
+
+if not hasattr(os, "memfd_create"):
+    pytest.skip("only one worker serves on this system", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory, stand_in: RunningStandIn) -> Iterator[RunningServer]:
+    """A server with a maker that lives on."""
+    settings = _TWO_WORKERS | asking(stand_in) | {"PIXYPROXY_LOG_FORMAT": "json"}
+    with running_server(tmp_path_factory.mktemp("several"), settings) as server:
+        yield server
+
+
+@pytest.fixture
+def mortal(tmp_path: Path, stand_in: RunningStandIn) -> Iterator[RunningServer]:
+    """A server of a test's own, whose maker may be killed; its leases last a moment."""
+    command = (sys.executable, "-m", "tests.faults.crashing_server", "--lease", "1")
+    settings = {"PYTHONPATH": str(_ROOT), "PIXYPROXY_MAX_GENERATIONS": "2"}
+    with running_server(tmp_path, settings | _TWO_WORKERS | asking(stand_in), command=command) as server:
+        yield server
+
+
+def _request(prompt: str, request_id: str = "") -> pb.CreateImageRequest:
+    return pb.CreateImageRequest(prompt=prompt, request_id=request_id, options=SMALL)
+
+
+def _begin(server: RunningServer, request: pb.CreateImageRequest, stand_in: RunningStandIn) -> Any:
+    """Begin a generation, and return the call when the provider is at work on it."""
+    call = server.images.CreateImage.future(request, metadata=server.admin.metadata, timeout=TIMEOUT)
+    wait_until(lambda: stand_in.count(request.prompt), TIMEOUT, "the submission")
+    return call
+
+
+def _kill_maker(server: RunningServer) -> int:
+    """Kill the maker, and return which one it was when there is another."""
+    killed = server.maker
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: server.makers - {killed}, TIMEOUT, "another maker")
+    return killed
+
+
+def _maps(pid: int) -> str:
+    return Path(f"/proc/{pid}/maps").read_text(encoding="utf-8")
+
+
+# --- What it is ------------------------------------------------------------------------------------------------------
+
+
+def test_the_maker_alone_has_the_provider_s_package_and_gives_way(several: RunningServer) -> None:
+    ImageClient(several, several.admin).create()
+    # What is written in Python is not mapped; what decodes its answers is.
+    assert "_pybase64" in _maps(several.maker)
+    for worker in several.workers:
+        assert "_pybase64" not in _maps(worker)
+        assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in _threads_of(worker)} == {0}
+        assert len(os.sched_getaffinity(worker)) == 1
+    assert min(os.getpriority(os.PRIO_PROCESS, thread) for thread in _threads_of(several.maker)) > 0
+    assert os.sched_getaffinity(several.maker) == os.sched_getaffinity(several.process.pid)
+
+
+def _threads_of(pid: int) -> list[int]:
+    return [int(thread.name) for thread in Path(f"/proc/{pid}/task").iterdir()]
+
+
+def test_what_concerns_all_is_said_once(tmp_path: Path, stand_in: RunningStandIn) -> None:
+    with running_server(tmp_path / "offline", _TWO_WORKERS) as server:
+        assert server.log.count("OPENAI_API_KEY is not set") == 1
+    retiring = _TWO_WORKERS | asking(stand_in) | {"PIXYPROXY_MODEL": "stand-in-retiring"}
+    with running_server(tmp_path / "retiring", retiring) as server:
+        wait_until(lambda: "shuts the model" in server.log, TIMEOUT, "the warning")
+        ImageClient(server, server.admin).create()
+        assert server.log.count("shuts the model") == 1
+
+
+# --- What callers see ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "moderation_blocked:stage=output:categories=violence,self-harm",
+        "429:code=insufficient_quota",
+        "429:retry-after=3000",
+        "400:param=size:code=invalid_value",
+        "401",
+        "404",
+        "502",
+        "504",
+        "drop",
+        "not_an_image",
+    ],
+)
+def test_callers_are_told_the_same_as_by_a_single_process(
+    several: RunningServer, provider_server: RunningServer, prompt: str, fault: str
+) -> None:
+    told = []
+    for server in (several, provider_server):
+        ImageClient(server, server.admin).create()  # so that no circuit opens
+        told.append(refusal(server.images.CreateImage, _request(f"{prompt} [[fault:{fault}]]"), server.admin.metadata))
+    # Of maps the order of the bytes means nothing.
+    one, other = (replace(refused, request_id="", details=[]) for refused in told)
+    assert one == other
+
+
+def test_what_is_wrong_with_a_request_is_told(several: RunningServer, prompt: str) -> None:
+    client = ImageClient(several, several.admin)
+    request_id = str(uuid.uuid4())
+    client.create(prompt, request_id=request_id)
+    assert client.refused(_request(f"{prompt} other", request_id)).reason == "REQUEST_ID_REUSED"
+    # Together with the server's defaults, which only the maker has.
+    options = pb.GenerationOptions(background="transparent", output_format="jpeg", size="64x64")
+    violated = client.refused(pb.CreateImageRequest(prompt=prompt, options=options)).violations
+    assert violated.keys() == {"options.background"}
+
+
+def test_callers_of_all_workers_with_one_request_id_get_one_image(
+    several: RunningServer, stand_in: RunningStandIn, prompt: str
+) -> None:
+    prompt += " [[fault:slow=0.5]]"
+    request = _request(prompt, str(uuid.uuid4()))
+    with Connections(several) as connections, ThreadPoolExecutor(16) as pool:
+        stubs = list(connections.one_to_each().values())
+        made = pool.map(
+            lambda number: stubs[number % 2].CreateImage(request, metadata=several.admin.metadata, timeout=TIMEOUT),
+            range(16),
+        )
+        assert len({answer.image.guid for answer in made}) == 1
+    assert stand_in.count(prompt) == 1
+
+
+@pytest.mark.parametrize("goes", ["by cancelling", "at its deadline"])
+def test_what_was_sent_is_stored_when_the_caller_goes(
+    several: RunningServer, stand_in: RunningStandIn, prompt: str, goes: str
+) -> None:
+    request = _request(f"{prompt} [[fault:slow=1.5]]", str(uuid.uuid4()))
+    timeout = 1 if goes == "at its deadline" else TIMEOUT
+    call = several.images.CreateImage.future(request, metadata=several.admin.metadata, timeout=timeout)
+    wait_until(lambda: stand_in.count(request.prompt), TIMEOUT, "the submission")
+    if goes == "by cancelling":
+        call.cancel()
+    else:
+        assert call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert refusal_of(call).reason == "PROVIDER_TIMEOUT"
+    made = several.images.CreateImage(request, metadata=several.admin.metadata, timeout=TIMEOUT).image
+    assert made.prompt == request.prompt
+    assert stand_in.count(request.prompt) == 1
+
+
+def test_what_was_not_sent_is_not_sent_when_the_caller_goes(
+    tmp_path: Path, stand_in: RunningStandIn, prompt: str
+) -> None:
+    settings = _TWO_WORKERS | asking(stand_in) | {"PIXYPROXY_IMAGES_PER_MINUTE": "1"}
+    with running_server(tmp_path, settings | METRICS_ON) as server:
+        client = ImageClient(server, server.admin)
+        client.create()
+        waiting = server.images.CreateImage.future(_request(prompt), metadata=client.metadata)
+        wait_until(lambda: scrape(server).total("pixyproxy_pacing_waiting") == 1, TIMEOUT, "it to wait for its turn")
+        waiting.cancel()
+        wait_until(lambda: scrape(server).total("pixyproxy_pacing_waiting") == 0, TIMEOUT, "it to leave the queue")
+        wait_until(lambda: scrape(server).total("pixyproxy_generations_under_way") == 0, TIMEOUT, "its end")
+    assert stand_in.count(prompt) == 0
+
+
+def test_the_maker_s_log_lines_carry_the_request_s_id(
+    several: RunningServer, stand_in: RunningStandIn, prompt: str
+) -> None:
+    request = _request(f"{prompt} [[fault:401]]")
+    refused = refusal(several.images.CreateImage, request, several.admin.metadata)
+
+    def lines() -> dict[str, dict[str, Any]]:
+        parsed = [json.loads(line) for line in several.log_lines]
+        return {line["message"]: line for line in parsed if line["request_id"] == refused.request_id}
+
+    wait_until(lambda: len(lines()) >= 4, TIMEOUT, "its lines")
+    (of_maker,) = (line for text, line in lines().items() if text.startswith("the image provider refused"))
+    assert of_maker["thread"] != lines()["REQUEST START"]["thread"]
+    assert prompt not in "".join(several.log_lines)
+
+
+def test_the_maker_s_log_lines_in_text(mortal: RunningServer, prompt: str) -> None:
+    refused = refusal(mortal.images.CreateImage, _request(f"{prompt} [[fault:401]]"), mortal.admin.metadata)
+    line = wait_until(
+        lambda: [line for line in mortal.lines_of(refused.request_id) if "the image provider refused" in line],
+        TIMEOUT,
+        "the maker's line",
+    )[0]
+    assert re.fullmatch(rf"\S+ \S+ \w+ {re.escape(refused.request_id)} \[\d+\] \[\w+:\d+\] the image provider .*", line)
+
+
+def test_the_maker_s_numbers_are_shown_with_all_others(tmp_path: Path, stand_in: RunningStandIn, prompt: str) -> None:
+    with running_server(tmp_path, _TWO_WORKERS | METRICS_ON | asking(stand_in)) as server:
+        call = _begin(server, _request(f"{prompt} [[fault:slow=1]]"), stand_in)
+        shown = scrape(server)
+        assert shown.total("pixyproxy_generation_slots") == 128
+        assert shown.total("pixyproxy_generations_under_way") == 1
+        assert {str(pid) for pid in (server.maker, *server.workers)} <= shown.labels(
+            "process_resident_memory_bytes", "pid"
+        )
+        call.result()
+        shown = scrape(server)
+        assert shown.total("pixyproxy_generations_total", outcome="made") == 1
+        assert shown.total("pixyproxy_generations_under_way") == 0
+        assert shown.total("pixyproxy_provider_requests_total", outcome="made") == 1
+        # What is held by one that dies goes with it.
+        _kill_maker(server)
+        wait_until(lambda: scrape(server).total("pixyproxy_generation_slots") == 128, TIMEOUT, "the next one")
+
+
+# --- When it dies ----------------------------------------------------------------------------------------------------
+
+
+def test_a_request_without_an_id_is_never_sent_twice(
+    mortal: RunningServer, stand_in: RunningStandIn, prompt: str
+) -> None:
+    request = _request(f"{prompt} [[fault:hang:times=1]]")
+    call = _begin(mortal, request, stand_in)
+    killed = _kill_maker(mortal)
+    assert call.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert refusal_of(call).reason == "OUTCOME_UNKNOWN"
+    # The next one works, and has all slots.
+    for _ in range(2):
+        ImageClient(mortal, mortal.admin).create()
+    assert stand_in.count(request.prompt) == 1
+    assert f"The maker (process {killed}) is gone. Signal 9" in mortal.log
+
+
+def test_a_request_with_an_id_that_was_sent_is_never_sent_twice(
+    mortal: RunningServer, stand_in: RunningStandIn, prompt: str
+) -> None:
+    request = _request(f"{prompt} [[fault:hang:times=1]]", str(uuid.uuid4()))
+    call = _begin(mortal, request, stand_in)
+    _kill_maker(mortal)
+    # Asked for again by its worker, it is unknown when the dead one's lease is over.
+    assert refusal_of(call).reason == "OUTCOME_UNKNOWN"
+    assert stand_in.count(request.prompt) == 1
+
+
+@pytest.mark.parametrize("point", ["before the record", "after the record", "before it is noted as sent"])
+def test_a_request_with_an_id_that_was_not_sent_is_made_by_the_next_maker(
+    tmp_path: Path, stand_in: RunningStandIn, prompt: str, point: str
+) -> None:
+    command = (sys.executable, "-m", "tests.faults.crashing_server", "--lease", "1", "--crash-at", point)
+    settings = {"PYTHONPATH": str(_ROOT)} | _TWO_WORKERS | asking(stand_in)
+    with running_server(tmp_path, settings, command=command) as server:
+        client = ImageClient(server, server.admin)
+        assert client.create(prompt, request_id=str(uuid.uuid4())).prompt == prompt
+        assert stand_in.count(prompt) == 1
+        assert server.log.count("The maker (process ") == 1
+        assert [image.prompt for image in client.page().images] == [prompt]
+
+
+def test_other_calls_go_on_without_a_maker(mortal: RunningServer, stand_in: RunningStandIn, prompt: str) -> None:
+    made = ImageClient(mortal, mortal.admin).create()
+    maker = mortal.maker
+    os.kill(maker, signal.SIGSTOP)
+    try:
+        with Connections(mortal) as connections:
+            for stub in connections.one_to_each().values():
+                got = stub.GetImage(pb.GetImageRequest(guid=made.guid), metadata=mortal.admin.metadata, timeout=TIMEOUT)
+                assert got.image == made
+                refused = refusal(stub.CreateImage, _request(prompt), mortal.admin.metadata, timeout=0.5)
+                assert refused.code is grpc.StatusCode.DEADLINE_EXCEEDED
+        client = ImageClient(mortal, mortal.admin)
+        client.update(made.guid, ["tags"], tags=["changed"])
+        client.delete(made.guid)
+    finally:
+        os.kill(maker, signal.SIGCONT)
+    ImageClient(mortal, mortal.admin).create()
+    # What nobody waited for any more was not made.
+    assert stand_in.count(prompt) == 0
+
+
+def test_a_killed_worker_leaves_its_generations_to_the_maker(
+    mortal: RunningServer, stand_in: RunningStandIn, prompt: str
+) -> None:
+    request = _request(f"{prompt} [[fault:slow=1]]", str(uuid.uuid4()))
+    with Connections(mortal) as connections:
+        (killed, stub), *_ = connections.one_to_each().items()
+        call = stub.CreateImage.future(request, metadata=mortal.admin.metadata, timeout=TIMEOUT)
+        wait_until(lambda: stand_in.count(request.prompt), TIMEOUT, "the submission")
+        os.kill(killed, signal.SIGKILL)
+        assert call.code() is grpc.StatusCode.UNAVAILABLE
+    made = ImageClient(mortal, mortal.admin).create(request.prompt, request_id=request.request_id)
+    assert made.prompt == request.prompt
+    assert stand_in.count(request.prompt) == 1
+
+
+def test_the_maker_leaves_signals_to_the_supervisor(
+    mortal: RunningServer, stand_in: RunningStandIn, prompt: str
+) -> None:
+    maker = mortal.maker
+    call = _begin(mortal, _request(f"{prompt} [[fault:slow=1]]"), stand_in)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        os.kill(maker, number)
+    assert call.result().image.prompt.startswith(prompt)
+    assert mortal.maker == maker
+
+
+def test_a_picture_outlasts_its_worker_s_drain(tmp_path: Path, stand_in: RunningStandIn, prompt: str) -> None:
+    settings = _TWO_WORKERS | asking(stand_in) | {"PIXYPROXY_DRAIN_TIMEOUT": "0.2"}
+    request = _request(f"{prompt} [[fault:slow=1.5]]", str(uuid.uuid4()))
+    with running_server(tmp_path, settings) as server:
+        call = _begin(server, request, stand_in)
+        assert server.stop() == 0
+        assert call.code() is not grpc.StatusCode.OK
+    with running_server(tmp_path, settings) as server:
+        answer = server.images.CreateImage(request, metadata=server.admin.metadata, timeout=TIMEOUT)
+        assert answer.image.prompt == request.prompt
+    assert stand_in.count(request.prompt) == 1
