@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from pixyproxy.core.exceptions import PixyProxyException
 from pixyproxy.data.database import Database
-from pixyproxy.data.repositories.search_index import SearchIndexRepository, Unsealed
+from pixyproxy.data.repositories.search_index import SearchIndexRepository, Unsealed, without_unfinished
 from pixyproxy.data.transactions import in_transaction
 
 _logger = logging.getLogger(__name__)
@@ -98,6 +98,8 @@ def _seal_oldest(database: Database, most_images: int, most_bytes: int, *, even_
     is_long = len(batch) == most_images or len(batch) < len(tail)
     if not batch or not (is_long or even_if_short):
         return 0
+    if not even_if_short:
+        batch = without_unfinished(batch)
     in_transaction(database, lambda context: SearchIndexRepository(context).seal(batch, growing, database))
     return len(batch)
 
