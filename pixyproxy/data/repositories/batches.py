@@ -35,11 +35,14 @@ def bucket_of(term: str) -> int:
     return zlib.crc32(term[:_LETTERS_TO_BUCKET].encode()) % BUCKETS
 
 
-def text_of(offsets: Offsets) -> str:
-    """Write a text; "" where nothing is in it."""
-    length = _length_of_bits()
-    lines = [f"{term}\t{_written(each, length)}" for term, each in offsets.items() if each]
-    return "\n".join(["", *lines, ""]) if lines else ""
+def texts_of(offsets: Offsets) -> dict[int, str]:
+    """Write the texts of a batch, by bucket; none where nothing is in it."""
+    length_of_bits = _length_of_bits()
+    lines = defaultdict[int, list[str]](list)
+    for term, each in offsets.items():
+        if each:
+            lines[bucket_of(term)].append(f"{term}\t{_written(each, length_of_bits)}")
+    return {bucket: "\n".join(["", *some, ""]) for bucket, some in lines.items()}
 
 
 def all_offsets(text: str) -> dict[str, set[int]]:
