@@ -7,7 +7,7 @@ import sys
 
 from benchmarks.million.databases import Kind, kept_database
 from benchmarks.million.loading import fill
-from benchmarks.million.measuring import Measured, measure
+from benchmarks.million.measuring import PARTS, Measured, measure
 from benchmarks.million.report import differences, section, write
 
 _MEASURED = [Kind.MYSQL, Kind.MARIADB, Kind.SQLITE]
@@ -19,6 +19,7 @@ def main() -> None:
     parser.add_argument("databases", nargs="*", type=Kind, default=_MEASURED, help="mysql, mariadb, sqlite; all")
     parser.add_argument("--images", type=int, default=1_000_000)
     parser.add_argument("--runs", type=int, default=40, help="calls of each query by each caller")
+    parser.add_argument("--only", choices=PARTS, help="measure this alone, and write nothing")
     parser.add_argument("--fill-only", action="store_true", help="make the databases, and measure nothing")
     parser.add_argument("--write", action="store_true", help="write the section of docs/performance.md")
     arguments = parser.parse_args()
@@ -27,12 +28,12 @@ def main() -> None:
         with kept_database(kind, arguments.images) as database:
             fill(database, arguments.images)
             if not arguments.fill_only:
-                measured.append(measure(database, arguments.runs))
+                measured.append(measure(database, arguments.runs, arguments.only))
     if not measured:
         return
     text = section(measured, arguments.images, arguments.runs)
     print(text)
-    if arguments.write:
+    if arguments.write and arguments.only is None:
         write(text)
     wrong = differences(measured)
     print("\n".join(wrong) or "All databases gave the same images in the same order.")

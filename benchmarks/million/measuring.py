@@ -38,6 +38,8 @@ _DEEP_PAGE = 10_000
 _DEEP_PAGE_SIZE = 10
 _INSERTS = 300
 
+LISTS, INSERTS = PARTS = ("lists", "inserts")
+
 
 @dataclass(frozen=True)
 class Times:
@@ -98,9 +100,21 @@ class Measured:
     inserts: Inserts | None = None
 
 
-def measure(database: MillionDatabase, runs: int) -> Measured:
-    """Measure everything."""
+def measure(database: MillionDatabase, runs: int, only: str | None) -> Measured:
+    """Measure everything, or ``only`` one of ``PARTS``."""
     measured = Measured(f"{database.kind.label} {database.version}")
+    if only in (None, LISTS):
+        _measure_lists(database, runs, measured)
+    if only in (None, INSERTS):
+        with fresh_database(database) as fresh, opened(database) as behind:
+            measured.inserts = _inserts(behind, fresh)
+    return measured
+
+
+# --- Lists -----------------------------------------------------------------------------------------------------------
+
+
+def _measure_lists(database: MillionDatabase, runs: int, measured: Measured) -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
         running_server(Path(folder), {"PIXYPROXY_DATABASE_URL": database.url}) as server,
@@ -118,12 +132,6 @@ def measure(database: MillionDatabase, runs: int) -> Measured:
             if deep_page is not None:
                 measured.deep_pages[name] = deep_page
             print(f"{measured.label}: measured as {name}", flush=True)
-    with fresh_database(database) as fresh, opened(database) as behind:
-        measured.inserts = _inserts(behind, fresh)
-    return measured
-
-
-# --- Lists -----------------------------------------------------------------------------------------------------------
 
 
 def _compare(client: ImageClient, guids: list[str], fields: dict[str, Any], runs: int) -> Compared:

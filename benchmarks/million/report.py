@@ -24,7 +24,16 @@ def differences(measured: Sequence[Measured]) -> list[str]:
 
 
 def section(measured: Sequence[Measured], count: int, runs: int) -> str:
-    """Return the section: every query with the caller for whom it took longest against GetImage."""
+    """Return the section, as far as it was measured."""
+    lines = []
+    if all(each.lists for each in measured):
+        lines += [*_queries(measured, count, runs), ""]
+    lines += [f"| | {' | '.join(each.label for each in measured)} |", f"|---|{'---|' * len(measured)}"]
+    return "\n".join(lines + _deep_pages(measured) + _inserts(measured))
+
+
+def _queries(measured: Sequence[Measured], count: int, runs: int) -> list[str]:
+    """Every query with the caller for whom it took longest against GetImage."""
     lines = [
         f"Median and 95th percentile in milliseconds of {runs} calls, one at a time, of `ListImages` with 50 images a "
         f"page among {count:,}; in brackets how many times as long as `GetImage` by the same caller, in turn with it. "
@@ -39,20 +48,27 @@ def section(measured: Sequence[Measured], count: int, runs: int) -> str:
             caller, compared = _worst(each, query.name)
             cells.append(f"{_written(compared)} {caller}")
         lines.append(f"| {query.name} | {' | '.join(cells)} |")
-    lines += ["", f"| | {' | '.join(each.label for each in measured)} |", f"|---|{'---|' * len(measured)}"]
+    return lines
+
+
+def _deep_pages(measured: Sequence[Measured]) -> list[str]:
+    lines = []
     for caller in measured[0].deep_pages:
         pages = [each.deep_pages[caller] for each in measured]
         cells = [f"{deep:.2f} / {first:.2f} ({deep / first:.2f})" for first, deep in pages]
         lines.append(f"| page 10,000 / page 1 of 10 images, {caller} | {' | '.join(cells)} |")
+    return lines
+
+
+def _inserts(measured: Sequence[Measured]) -> list[str]:
     inserts = [each.inserts for each in measured if each.inserts is not None]
-    for name, values in (
-        ("an insert without the index", [f"{each.without_index.median:.2f}" for each in inserts]),
-        ("an insert with the index", [f"{each.with_index.median:.2f}" for each in inserts]),
-        ("sealing, later, in the background", [f"{each.sealing:.2f}" for each in inserts]),
-        ("all of it against none", [f"{each.ratio:.2f}" for each in inserts]),
-    ):
-        lines.append(f"| {name} | {' | '.join(values)} |")
-    return "\n".join(lines)
+    rows = (
+        ("an insert without the index", [each.without_index.median for each in inserts]),
+        ("an insert with the index", [each.with_index.median for each in inserts]),
+        ("sealing, later, in the background", [each.sealing for each in inserts]),
+        ("all of it against none", [each.ratio for each in inserts]),
+    )
+    return [f"| {name} | {' | '.join(f'{value:.2f}' for value in values)} |" for name, values in rows if values]
 
 
 def write(text: str) -> None:

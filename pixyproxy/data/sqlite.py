@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -120,18 +120,25 @@ class _SQLiteContext(DatabaseContext):
         return row_id
 
     def execute_many(self, sql: str, rows: Sequence[Parameters]) -> None:
-        for row in rows:
-            _run(self._connection, sql, row)
+        _guarded(lambda: self._connection.executemany(sql, map(_to_row, rows)))
 
     def commit(self) -> None:
         _run(self._connection, "COMMIT", {})
 
 
 def _run(connection: sqlite3.Connection, sql: str, parameters: Parameters) -> sqlite3.Cursor:
+    return _guarded(lambda: connection.execute(sql, _to_row(parameters)))
+
+
+def _guarded(work: Callable[[], sqlite3.Cursor]) -> sqlite3.Cursor:
     try:
-        return connection.execute(sql, {name: _to_sqlite(value) for name, value in parameters.items()})
+        return work()
     except sqlite3.Error as error:
         raise _translated(error) from error
+
+
+def _to_row(parameters: Parameters) -> dict[str, Any]:
+    return {name: _to_sqlite(value) for name, value in parameters.items()}
 
 
 def _to_sqlite(value: Any) -> Any:

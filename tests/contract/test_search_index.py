@@ -231,6 +231,31 @@ def test_an_id_that_is_committed_late_is_found_in_a_sealed_block(database: Datab
     assert get_page(database, ImageFilter(prompt="fox"), ann) == images[::-1]
 
 
+def test_an_id_that_is_committed_late_is_found_before_and_after_its_block_is_merged(
+    database: Database, ann: Caller
+) -> None:
+    images = add_images(database, ann, [{} for _ in range(200)])
+    late = images[::30]
+    last = postings.block_of(images[-1].id)
+    early = [image.id for image in images if image not in late]
+    for ids in (early[start : start + 10] for start in range(0, len(early), 10)):
+        in_transaction(database, lambda context, some=ids: SearchIndexRepository(context).seal(some, 0, database))  # type: ignore[misc]
+    # Not into batches, where the others of its block are still.
+    in_transaction(
+        database, lambda context: SearchIndexRepository(context).seal([image.id for image in late], last, database)
+    )
+    assert rows_of(database, "SELECT 1 FROM image_postings LIMIT 1")
+
+    for _ in range(4):
+        assert get_page(database, ImageFilter(prompt="fox"), ann, limit=1_000) == images[::-1]
+        assert len({frozenset(terms) for terms in sealed_terms(database).values()}) == 1
+        merge(database, 3)
+    merge(database, 10)
+
+    assert {row["block"] for row in rows_of(database, "SELECT block FROM image_batches")} <= {last}
+    assert sealed_terms(database).keys() == {image.id for image in images}
+
+
 def test_sealing_adding_changing_and_searching_at_once_loses_nothing(database: Database, ann: Caller) -> None:
     everyone = ImageFilter(prompt="fox")
     first = add_images(database, ann, [{"created_at": minutes(number)} for number in range(60)])

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import add
 
 from pixyproxy.core.models import Caller, ImageFilter, Visibility
 from pixyproxy.core.search_terms import SHORT_PREFIX_LENGTH, SearchTerm, index_terms, query_terms, short_prefixes
@@ -51,9 +52,12 @@ def all_terms(texts: Iterable[str], filename_key: str, author_id: int, visibilit
     """Return all terms of an image, ``texts`` being its ``text_terms``."""
     texts = tuple(texts)
     terms = {_author_term(author_id), _visibility_term(visibility), *texts}
-    terms.update(*[_prefix_terms(text) for text in texts])
+    terms.update(*map(_prefix_terms, texts))
+    grams = [f"f{character}" for character in filename_key]
     for length in range(1, _GRAM_LENGTH + 1):
-        terms.update([f"f{gram}" for gram in _grams(filename_key, length)])
+        terms.update(grams)
+        # Each with one character more; the last has none to gain.
+        grams = list(map(add, grams, filename_key[length:]))
     return terms
 
 

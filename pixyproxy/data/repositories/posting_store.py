@@ -7,9 +7,10 @@ rows, and so misses nothing that is moved meanwhile.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from pixyproxy.core.exceptions import ConstraintViolationError
 from pixyproxy.data.database import DatabaseContext, Row
 from pixyproxy.data.repositories import batches, postings
 from pixyproxy.data.repositories.batches import Offsets
@@ -111,17 +112,24 @@ class PostingRepository:
 
     def add(self, block: int, added: Offsets) -> None:
         """Add offsets to the rows of a block, which must be locked."""
-        self._rewrite_rows(block, added, lambda term, before: postings.changed(before, added[term], ()))
+        self._add_rows(block, {term: postings.encoded(frozenset(offsets)) for term, offsets in added.items()})
 
     def add_to_batch(self, block: int, batch: int, added: Offsets) -> None:
         """Add offsets within a batch to it; its block must be locked."""
-        self._change_batch(block, batch, _by_bucket(added), {})
+        taken = self._taken_from_batch(block, batch, added)
+        both = {term: {*offsets, *added.get(term, ())} for term, offsets in taken.items()}
+        self._insert_batch(block, batch, {**added, **both})
 
     def remove(self, block: int, removed: Offsets) -> None:
         """Take offsets away from rows and batches of a block, which must be locked."""
         for batch, some in _by_batch(removed).items():
-            self._change_batch(block, batch, {}, _by_bucket(some))
-        self._rewrite_rows(block, removed, lambda term, before: postings.changed(before, (), removed[term]))
+            taken = self._taken_from_batch(block, batch, some)
+            kept = {term: offsets.difference(some.get(term, ())) for term, offsets in taken.items()}
+            self._insert_batch(block, batch, kept)
+        for terms in _statements(removed):
+            stored = self._row_postings(block, terms)
+            left = {term: postings.without(postings.decoded(data), removed[term]) for term, data in stored.items()}
+            self._replace_rows(block, stored, {term: postings.encoded(posting) for term, posting in left.items()})
 
     def merge(self, block: int, most: int) -> bool:
         """Move some buckets of a block, which must be locked, from its batches into its rows.
@@ -141,14 +149,10 @@ class PostingRepository:
             return False
         condition = f"block = :block AND bucket IN ({listed(row['bucket'] for row in rows)})"
         rows = self._context.fetch_all(
-            f"SELECT batch, postings FROM image_batches WHERE {condition}",  # noqa: S608
+            f"SELECT batch, postings FROM image_batches WHERE {condition} ORDER BY batch",  # noqa: S608
             {"block": block},
         )
-        moved = defaultdict[str, list[Posting]](list)
-        for row in rows:
-            for term, posting in batches.all_postings(as_text(row["postings"])):
-                moved[term].append(postings.shifted(posting, row["batch"] << postings.BATCH_BITS))
-        self._rewrite_rows(block, moved, lambda term, before: postings.union([before, *moved[term]]))
+        self._add_rows(block, batches.rows_of((row["batch"], as_text(row["postings"])) for row in rows))
         self._context.execute(f"DELETE FROM image_batches WHERE {condition}", {"block": block})  # noqa: S608
         return True
 
@@ -170,14 +174,22 @@ class PostingRepository:
             },
         )
 
-    def _rewrite_rows(self, block: int, terms: Iterable[str], change: Callable[[str, Posting], Posting]) -> None:
-        """Change the rows of some terms, ``change`` making of a term and its posting the new posting."""
-        every = sorted(terms)
-        for start in range(0, len(every), _TERMS_A_STATEMENT):
-            some = every[start : start + _TERMS_A_STATEMENT]
-            stored = self._row_postings(block, some)
-            changed = {term: postings.encoded(change(term, postings.decoded(stored.get(term, b"")))) for term in some}
-            self._replace_rows(block, stored, {term: data for term, data in changed.items() if data})
+    def _add_rows(self, block: int, added: Mapping[str, bytes]) -> None:
+        """Add encoded postings to the rows of a block.
+
+        Tried first as if there were no such rows: nearly always there are none, and to ask costs two thirds of writing.
+        """
+        for terms in _statements(added):
+            some = {term: added[term] for term in terms}
+            try:
+                self._insert_rows(block, some)
+            except ConstraintViolationError:
+                # Some of them may have been written now. What is added twice is there once.
+                stored = self._row_postings(block, terms)
+                both = {term: [some[term], data] for term, data in stored.items()}
+                united = {term: postings.union(map(postings.decoded, data)) for term, data in both.items()}
+                encoded = {term: postings.encoded(posting) for term, posting in united.items()}
+                self._replace_rows(block, stored, some | encoded)
 
     def _row_postings(self, block: int, terms: Sequence[str]) -> dict[str, bytes]:
         return {as_text(row["term"]): row["posting"] for row in self._rows([block], terms)}
@@ -189,31 +201,34 @@ class PostingRepository:
                 f"DELETE FROM image_postings WHERE block = :block AND term IN ({names})",  # noqa: S608
                 {"block": block, **parameters},
             )
+        self._insert_rows(block, new)
+
+    def _insert_rows(self, block: int, rows: Mapping[str, bytes]) -> None:
         self._context.execute_many(
             "INSERT INTO image_postings (block, term, posting) VALUES (:block, :term, :posting)",
-            [{"block": block, "term": term, "posting": data} for term, data in new.items()],
+            [{"block": block, "term": term, "posting": data} for term, data in rows.items() if data],
         )
 
-    def _change_batch(self, block: int, batch: int, gained: _ByBucket, lost: _ByBucket) -> None:
-        buckets = sorted(gained.keys() | lost.keys())
-        condition = f"block = :block AND batch = :batch AND bucket IN ({listed(buckets)})"
+    def _taken_from_batch(self, block: int, batch: int, terms: Iterable[str]) -> dict[str, set[int]]:
+        """Take out the texts of a batch that these terms are in, and return all that was in them."""
         place = {"block": block, "batch": batch}
-        rows = self._context.fetch_all(f"SELECT bucket, postings FROM image_batches WHERE {condition}", place)  # noqa: S608
-        stored = {row["bucket"]: batches.all_offsets(as_text(row["postings"])) for row in rows}
-        if stored:
+        buckets = {batches.bucket_of(term) for term in terms}
+        condition = f"block = :block AND batch = :batch AND bucket IN ({listed(buckets)})"
+        rows = self._context.fetch_all(f"SELECT postings FROM image_batches WHERE {condition}", place)  # noqa: S608
+        if rows:
             self._context.execute(f"DELETE FROM image_batches WHERE {condition}", place)  # noqa: S608
-        texts = {
-            bucket: batches.text_of(_changed(stored.get(bucket, {}), gained.get(bucket, {}), lost.get(bucket, {})))
-            for bucket in buckets
+        return {
+            term: offsets for row in rows for term, offsets in batches.all_offsets(as_text(row["postings"])).items()
         }
+
+    def _insert_batch(self, block: int, batch: int, offsets: Offsets) -> None:
         self._context.execute_many(
             "INSERT INTO image_batches (block, bucket, batch, postings) VALUES (:block, :bucket, :batch, :postings)",
-            [{"bucket": bucket, "postings": text, **place} for bucket, text in texts.items() if text],
+            [
+                {"block": block, "bucket": bucket, "batch": batch, "postings": text}
+                for bucket, text in sorted(batches.texts_of(offsets).items())
+            ],
         )
-
-
-_ByBucket = Mapping[int, Offsets]
-"""By bucket, the offsets within one batch of some terms."""
 
 
 def as_text(value: str | bytes) -> str:
@@ -226,28 +241,17 @@ def listed(numbers: Iterable[int]) -> str:
     return ", ".join(map(str, numbers))
 
 
+def _statements(terms: Iterable[str]) -> Iterator[list[str]]:
+    """Cut terms into as many as one statement takes, in the order of the index."""
+    every = sorted(terms)
+    for start in range(0, len(every), _TERMS_A_STATEMENT):
+        yield every[start : start + _TERMS_A_STATEMENT]
+
+
 def _named(terms: Sequence[str]) -> tuple[str, dict[str, str]]:
     """Return what stands in the brackets of IN for these terms, and the parameters."""
     parameters = {f"term{number}": term for number, term in enumerate(terms)}
     return ", ".join(f":{name}" for name in parameters), parameters
-
-
-def _changed(before: Offsets, gained: Offsets, lost: Offsets) -> Offsets:
-    if not before and not lost:
-        return gained
-    after = {term: set(offsets) for term, offsets in before.items()}
-    for term, offsets in gained.items():
-        after.setdefault(term, set()).update(offsets)
-    for term, offsets in lost.items():
-        after.get(term, set()).difference_update(offsets)
-    return after
-
-
-def _by_bucket(offsets: Offsets) -> _ByBucket:
-    parts: dict[int, dict[str, Collection[int]]] = defaultdict(dict)
-    for term, some in offsets.items():
-        parts[batches.bucket_of(term)][term] = some
-    return parts
 
 
 def _by_batch(offsets: Offsets) -> dict[int, dict[str, list[int]]]:

@@ -63,17 +63,24 @@ def decoded(data: bytes) -> Posting:
 def encoded(posting: Posting) -> bytes:
     """Write a posting as it is stored; b"" for one that holds nothing."""
     if isinstance(posting, frozenset):
-        if len(posting) <= (1 << BLOCK_BITS) // _BITS_AN_OFFSET_SAVED:
+        if len(posting) <= _most_in_a_list():
             return struct.pack(f"<{len(posting)}H", *sorted(posting))
         posting = _bits(posting)
     return posting.to_bytes(_bytes_a_block(), "little") if posting else b""
 
 
-def changed(posting: Posting, added: Iterable[int], removed: Iterable[int]) -> Posting:
-    """Return a posting with some offsets more and some fewer."""
+def encoded_list(data: bytes) -> bytes:
+    """Write a list of offsets, in rising order and two bytes each, as it is stored, however long it is."""
+    if len(data) <= 2 * _most_in_a_list():
+        return data
+    return encoded(_bits(struct.unpack(f"<{len(data) // 2}H", data)))
+
+
+def without(posting: Posting, removed: Iterable[int]) -> Posting:
+    """Return a posting with some offsets fewer."""
     if isinstance(posting, frozenset):
-        return posting.difference(removed).union(added)
-    return posting & ~_bits(removed) | _bits(added)
+        return posting.difference(removed)
+    return posting & ~_bits(removed)
 
 
 def union(postings: Iterable[Posting]) -> Posting:
@@ -130,6 +137,10 @@ def offsets_in_run(posting: Posting, run: int) -> list[int]:
     first = run << RUN_BITS
     bits = posting >> first & ((1 << (1 << RUN_BITS)) - 1)
     return [first + offset for offset in _offsets_of_bits(bits)]
+
+
+def _most_in_a_list() -> int:
+    return (1 << BLOCK_BITS) // _BITS_AN_OFFSET_SAVED
 
 
 def _bytes_a_block() -> int:

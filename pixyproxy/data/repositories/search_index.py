@@ -203,6 +203,17 @@ class SearchIndexRepository:
         return {row["id"]: row for row in rows}
 
 
+def without_unfinished(image_ids: list[int]) -> list[int]:
+    """Return images, given in the order of their ids, without those of the last batch, unless there is no other.
+
+    A batch that is sealed in two parts is read and written anew for the second. The images left out are fewer than a
+    batch has.
+    """
+    last = image_ids[-1] >> postings.BATCH_BITS
+    finished = [image_id for image_id in image_ids if image_id >> postings.BATCH_BITS < last]
+    return finished or image_ids
+
+
 def _batch_of(row: Row) -> int:
     return postings.batch_of(postings.offset_of(row["image_id"]))
 
@@ -212,7 +223,10 @@ def _gained(tail: Iterable[Row], images: Mapping[int, Row], offset_of: Callable[
     gained = defaultdict[str, list[int]](list)
     for row in tail:
         offset = offset_of(row["image_id"])
-        for term in _terms_of(row, images) - _sealed_terms_of(row):
+        terms = _terms_of(row, images)
+        if row["sealed_terms"] is not None:
+            terms -= _sealed_terms_of(row)
+        for term in terms:
             gained[term].append(offset)
     return gained
 
@@ -228,7 +242,7 @@ def _lost(tail: Iterable[Row], images: Mapping[int, Row]) -> Offsets:
 
 
 def _sealed_terms_of(row: Row) -> set[str]:
-    return set(parted(as_text(row["sealed_terms"] or "")))
+    return set(parted(as_text(row["sealed_terms"])))
 
 
 def _terms_of(row: Row, images: Mapping[int, Row]) -> set[str]:

@@ -50,11 +50,11 @@ def test_unions_and_intersections_are_those_of_sets(several: list[frozenset[int]
 
 
 @repeatable
-@given(OFFSETS, OFFSETS, OFFSETS)
-def test_changes_are_those_of_sets(before: frozenset[int], added: frozenset[int], removed: frozenset[int]) -> None:
-    after = postings.changed(stored(before), added, removed)
+@given(OFFSETS, OFFSETS)
+def test_what_is_taken_away_is_gone(before: frozenset[int], removed: frozenset[int]) -> None:
+    after = postings.without(stored(before), removed)
 
-    assert read(after) == (before - removed) | added
+    assert read(after) == before - removed
     assert (postings.encoded(after) == b"") == (not after)
 
 
@@ -72,7 +72,7 @@ def test_runs_hold_what_the_posting_holds(offsets: frozenset[int]) -> None:
 @repeatable
 @given(st.frozensets(st.integers(0, 511)), st.integers(0, 31))
 def test_a_batch_is_a_part_of_its_block(offsets: frozenset[int], batch: int) -> None:
-    text = batches.text_of({"wfox": offsets})
+    text = batches.texts_of({"wfox": offsets}).get(batches.bucket_of("wfox"), "")
 
     posting = postings.shifted(batches.posting_of(text, "wfox"), batch << postings.BATCH_BITS)
 
@@ -86,19 +86,44 @@ def test_a_batch_is_a_part_of_its_block(offsets: frozenset[int], batch: int) -> 
         st.text("wfoxt雪🦊 \\'%", min_size=1, max_size=6), st.frozensets(st.integers(0, 511), min_size=1), max_size=8
     )
 )
-def test_a_text_of_many_terms_is_read_again(terms: dict[str, frozenset[int]]) -> None:
-    text = batches.text_of(terms)
+def test_texts_of_many_terms_are_read_again(terms: dict[str, frozenset[int]]) -> None:
+    texts = batches.texts_of(terms)
 
-    assert batches.all_offsets(text) == terms
+    assert {term: offsets for text in texts.values() for term, offsets in batches.all_offsets(text).items()} == terms
     for term in [*terms, "never there"]:
+        text = texts.get(batches.bucket_of(term), "")
         assert read(batches.posting_of(text, term)) == terms.get(term, frozenset())
         prefix = term[:2]
-        found = {each: read(posting) for each, posting in batches.postings_by_prefix(text, prefix)}
+        found = {
+            each: read(posting) for text in texts.values() for each, posting in batches.postings_by_prefix(text, prefix)
+        }
         assert found == {each: offsets for each, offsets in terms.items() if each.startswith(prefix)}
 
 
+@repeatable
+@given(
+    st.dictionaries(
+        st.integers(0, 31),
+        st.dictionaries(
+            st.sampled_from(["wfox", "w雪山", "tTag", "fa.b"]),
+            st.frozensets(st.integers(0, 511), min_size=1) | st.just(frozenset(range(100, 164))),
+        ),
+    )
+)
+def test_batches_become_the_rows_of_their_block(in_batches: dict[int, dict[str, frozenset[int]]]) -> None:
+    rows = batches.rows_of(
+        (number, text) for number, terms in sorted(in_batches.items()) for text in batches.texts_of(terms).values()
+    )
+
+    expected: dict[str, set[int]] = {}
+    for number, terms in in_batches.items():
+        for term, offsets in terms.items():
+            expected.setdefault(term, set()).update((number << postings.BATCH_BITS) + offset for offset in offsets)
+    assert {term: read(postings.decoded(data)) for term, data in rows.items()} == expected
+
+
 def test_terms_without_offsets_leave_no_text() -> None:
-    assert batches.text_of({"wfox": frozenset()}) == ""
+    assert batches.texts_of({"wfox": frozenset()}) == {}
     assert batches.all_offsets("") == {}
 
 
