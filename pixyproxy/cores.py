@@ -54,5 +54,11 @@ def choose_cores(workers: int) -> list[int]:
 
 
 def stay_on(core: int) -> None:
-    """Keep this process on one core: to pass the interpreter's lock between cores costs half of all time."""
+    """Keep this process on one core: to pass the interpreter's lock between cores costs half of all time.
+
+    Its threads, of which this must be the first, also let each other finish: one that is woken would otherwise be given
+    the core at once, only to find that the other one has the interpreter's lock.
+    """
     os.sched_setaffinity(0, {core})
+    if os.sched_getscheduler(0) == os.SCHED_OTHER:
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
