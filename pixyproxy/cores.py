@@ -6,6 +6,7 @@ import math
 import os
 import random
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
@@ -56,9 +57,9 @@ def choose_cores(workers: int) -> list[int]:
 def stay_on(core: int) -> None:
     """Keep this process on one core: to pass the interpreter's lock between cores costs half of all time.
 
-    Its threads, of which this must be the first, also let each other finish: one that is woken would otherwise be given
-    the core at once, only to find that the other one has the interpreter's lock.
+    The threads that it starts from now on also let each other finish: one that is woken would otherwise be given the
+    core at once, only to find that the other one holds the interpreter's lock.
     """
     os.sched_setaffinity(0, {core})
-    if os.sched_getscheduler(0) == os.SCHED_OTHER:
+    with suppress(OSError):  # Where a container forbids it, all works as well, but slower.
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
