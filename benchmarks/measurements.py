@@ -18,7 +18,7 @@ from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from benchmarks import dataset
 from benchmarks.load import Load
-from benchmarks.processes import ROOT, Cores, Serving, on_cores, pin, python, serving
+from benchmarks.processes import ROOT, Cores, Serving, let_loose, on_cores, python, serving
 from benchmarks.site import Site
 from tests.support.openai_stand_in import API_KEY
 from tests.support.servers import image_stub
@@ -75,7 +75,7 @@ def on_two_cores(site: Site, figures: Figures) -> None:
 
         workers = start("workers", _SERVE, **_ALL_WORKERS)
         single = start("single", _SERVE, **_ONE_WORKER)
-        pin(single.process, site.both)
+        let_loose(single.process, site.both)
         fastapi = {
             driver: start(driver, python("benchmarks.peers.fastapi_service", str(WORKERS)), PEER_DRIVER=driver)
             for driver in ("mysql-connector", "asyncmy")
