@@ -42,7 +42,7 @@ def details(author: str) -> Iterator[ImageDetail]:
             author=author,
             content_type="image/png",
             size_bytes=CONTENT_BYTES,
-            sha256=hashlib.sha256(bytes(CONTENT_BYTES)).hexdigest() if number == 0 else f"{number:064x}",
+            sha256=hashlib.sha256(content()).hexdigest() if number == 0 else f"{number:064x}",
             width=1024,
             height=1024,
             model="gpt-image-2.5-flare",
@@ -70,8 +70,13 @@ def prepare(settings: dict[str, str]) -> Login:
             for detail in details(login.username):
                 images.insert(detail, author_id)
             context.commit()
-    LocalImageStore(Path(settings["PIXYPROXY_IMAGE_STORE"])).write(guids()[0], bytes(CONTENT_BYTES))
+    LocalImageStore(Path(settings["PIXYPROXY_IMAGE_STORE"])).write(guids()[0], content())
     return login
+
+
+def content() -> bytes:
+    """Return the bytes of the first image: not zeros, all of which the system keeps in a single page."""
+    return random.Random(2).randbytes(CONTENT_BYTES)
 
 
 def guids() -> list[str]:

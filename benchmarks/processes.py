@@ -105,6 +105,14 @@ def pin(process: psutil.Process, cores: Cores) -> None:
             os.sched_setaffinity(thread.id, cores)
 
 
+def let_loose(process: psutil.Process, cores: Cores) -> None:
+    """Let a running server, which has put itself on one core, run on ``cores`` like any other process."""
+    pin(process, cores)
+    for thread in process.threads():
+        with contextlib.suppress(ProcessLookupError):  # It has ended meanwhile.
+            os.sched_setscheduler(thread.id, os.SCHED_OTHER, os.sched_param(0))
+
+
 def _end(process: psutil.Popen) -> None:
     family = [process, *process.children(recursive=True)] if process.is_running() else []
     process.terminate()

@@ -6,6 +6,7 @@ import math
 import os
 import random
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 # Nearly the last of all, but never starved: see docs/decisions.md.
@@ -56,8 +57,14 @@ def choose_cores(workers: int) -> list[int]:
 
 
 def stay_on(core: int) -> None:
-    """Keep this process on one core: to pass the interpreter's lock between cores costs half of all time."""
+    """Keep this process on one core: to pass the interpreter's lock between cores costs half of all time.
+
+    The threads that it starts from now on also let each other finish: one that is woken would otherwise be given the
+    core at once, only to find that the other one holds the interpreter's lock.
+    """
     os.sched_setaffinity(0, {core})
+    with suppress(OSError):  # Where a container forbids it, all works as well, but slower.
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def give_way() -> None:

@@ -22,6 +22,7 @@ from pixyproxy.resource.interceptors.exceptions import ExceptionInterceptor
 from pixyproxy.resource.interceptors.metrics import MetricsInterceptor
 from pixyproxy.resource.interceptors.patience import PatienceInterceptor
 from pixyproxy.resource.interceptors.readable_requests import ReadableRequestsInterceptor
+from pixyproxy.resource.interceptors.ready_answers import ReadyAnswersInterceptor
 from pixyproxy.resource.interceptors.request_log import RequestLogInterceptor
 from pixyproxy.resource.interceptors.tracing import TracingInterceptor
 from pixyproxy.resource.tls import RenewableCredentials
@@ -42,7 +43,7 @@ _SERVICES = (
 )
 _SERVICE_NAME = image_service_pb2.DESCRIPTOR.services_by_name["ImageService"].full_name
 # As many threads are fastest for quick calls; see docs/decisions.md.
-_FEW_THREADS = 20
+_FEW_THREADS = 64
 # Beyond the limits of all kinds of calls: for requests on their way, and for refusing what is over a limit.
 _SPARE_THREADS = 256
 _MAX_CALLS_A_CONNECTION = 250
@@ -102,6 +103,7 @@ class Server:
             BulkheadInterceptor(bulkheads, self._slow_threads),
             AuthenticationInterceptor(application.users),
             ReadableRequestsInterceptor(),
+            ReadyAnswersInterceptor(),
         ]
 
     def start(self) -> None:

@@ -8,7 +8,7 @@ import grpc
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 from pixyproxy_pb.v1 import image_service_pb2_grpc as pb_grpc
 
-from benchmarks.dataset import CONTENT_BYTES, constant_detail
+from benchmarks.dataset import CONTENT_BYTES, constant_detail, content
 
 _CHUNK_BYTES = 64 * 1024
 
@@ -20,7 +20,7 @@ class ConstantServicer(pb_grpc.ImageServiceServicer):
         detail = constant_detail()
         self._answer = pb.GetImageResponse(image=detail)
         self._info = pb.ContentInfo(guid=detail.guid, size_bytes=CONTENT_BYTES, sha256=detail.sha256)
-        self._data = bytes(CONTENT_BYTES)
+        self._data = content()
 
     def GetImage(self, request: pb.GetImageRequest, context: grpc.ServicerContext) -> pb.GetImageResponse:
         return self._answer

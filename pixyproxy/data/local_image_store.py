@@ -105,7 +105,7 @@ class LocalImageStore(ImageStore):
 
     def _path_of(self, guid: str) -> Path:
         """Two levels of 256 folders each keep folders small at millions of images."""
-        return self._folder / guid[0:2] / guid[2:4] / guid
+        return self._folder.joinpath(guid[0:2], guid[2:4], guid)
 
 
 class _LocalReader(ContentReader):

@@ -37,7 +37,7 @@ class ImageServicer(pb_grpc.ImageServiceServicer):
 
     def GetImageContent(  # noqa: D102
         self, request: pb.GetImageContentRequest, context: grpc.ServicerContext
-    ) -> Iterator[pb.GetImageContentResponse]:
+    ) -> Iterator[pb.GetImageContentResponse | bytes]:
         with self._images.get_image_file(mapping.to_content_request(request), caller.get()) as content:
             yield from mapping.from_content(content)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, cast
 
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -177,8 +178,11 @@ def from_image_page(page: ImagePage) -> pb.ListImagesResponse:
     )
 
 
-def from_content(content: ImageContent) -> Iterable[pb.GetImageContentResponse]:
-    """Write the bytes of an image: first what they are, then they themselves."""
+def from_content(content: ImageContent) -> Iterable[pb.GetImageContentResponse | bytes]:
+    """Write the bytes of an image: first what they are, then they themselves, as messages that are serialised already.
+
+    In a protobuf message they would be copied twice more; see docs/decisions.md.
+    """
     image = content.image
     yield pb.GetImageContentResponse(
         info=pb.ContentInfo(
@@ -190,8 +194,19 @@ def from_content(content: ImageContent) -> Iterable[pb.GetImageContentResponse]:
             not_modified=not content.is_modified,
         )
     )
-    for chunk in content.chunks():
-        yield pb.GetImageContentResponse(data=chunk)
+    yield from map(_data_message, content.chunks())
+
+
+def _data_message(data: bytes) -> bytes:
+    """Serialise a message that holds nothing but data."""
+    return b"".join((_before_data(len(data)), data))
+
+
+@lru_cache
+def _before_data(length: int) -> bytes:
+    """Return what comes before so many bytes of data in a serialised message."""
+    message = pb.GetImageContentResponse(data=bytes(length)).SerializeToString()
+    return message[: len(message) - length]
 
 
 def _from_time(time: datetime) -> Timestamp:

@@ -67,7 +67,7 @@ class ImageContent:
         self.is_modified = reader is not None
         self._reader = reader
         self._offset = offset
-        self._count = count
+        self._left = count
 
     def chunks(self) -> Iterator[bytes]:
         """Read the bytes, a chunk at a time.
@@ -78,33 +78,25 @@ class ImageContent:
                 was found right in the last minute is hashed again only if it was written to since.
         """
         if self._reader is None:
-            return iter(())
-        if self._count == self.image.size_bytes:
-            return self._read_whole(self._reader)
-        return _read_part(self._reader, self._offset, self._count)
+            return
+        is_whole = self._left == self.image.size_bytes
+        check = _Check(self.image, self._reader, self._trusted) if is_whole else None
+        if self._offset:
+            self._reader.seek(self._offset)
+        while self._left > 0:
+            # In no variable: a chunk is not kept while it is sent, which may take long.
+            yield self._next_chunk(self._reader, check)
 
-    def _read_whole(self, reader: ContentReader) -> Iterator[bytes]:
-        state = reader.state(), self.image.sha256
-        digest = None if state in self._trusted else hashlib.sha256()
-        chunk = reader.read(CHUNK_SIZE)
-        while chunk:
-            if digest is not None:
-                digest.update(chunk)
-            next_chunk = reader.read(CHUNK_SIZE)
-            if not next_chunk:
-                self._check_end(reader, state, digest)
-            yield chunk
-            chunk = next_chunk
-
-    def _check_end(self, reader: ContentReader, state: tuple[Hashable, str], digest: hashlib._Hash | None) -> None:
-        is_same = state == (reader.state(), self.image.sha256)
-        if digest is None:
-            if not is_same:
-                raise damaged()  # Written to while it was read; nothing of ours does that.
-        elif digest.hexdigest() != self.image.sha256:
+    def _next_chunk(self, reader: ContentReader, check: _Check | None) -> bytes:
+        chunk = reader.read(min(CHUNK_SIZE, self._left))
+        if not chunk:
             raise damaged()
-        elif is_same and state[0] is not None:
-            self._trusted.add(state)
+        self._left -= len(chunk)
+        if check is not None:
+            check.add(chunk)
+            if self._left == 0:
+                check.finish()
+        return chunk
 
     def __enter__(self) -> Self:
         return self
@@ -116,14 +108,35 @@ class ImageContent:
             self._reader.close()
 
 
-def _read_part(reader: ContentReader, offset: int, count: int) -> Iterator[bytes]:
-    reader.seek(offset)
-    while count > 0:
-        chunk = reader.read(min(CHUNK_SIZE, count))
-        if not chunk:
+class _Check:
+    """Finds out whether all bytes of an image are those that were stored."""
+
+    def __init__(self, image: Image, reader: ContentReader, trusted: TrustedContents) -> None:
+        self._sha256 = image.sha256
+        self._reader = reader
+        self._trusted = trusted
+        self._state = reader.state(), image.sha256
+        self._digest = None if self._state in trusted else hashlib.sha256()
+
+    def add(self, chunk: bytes) -> None:
+        """Take note of the next bytes."""
+        if self._digest is not None:
+            self._digest.update(chunk)
+
+    def finish(self) -> None:
+        """Check them all.
+
+        Raises:
+            ContentDamagedError: they are others.
+        """
+        is_same = self._state == (self._reader.state(), self._sha256)
+        if self._digest is None:
+            if not is_same:
+                raise damaged()  # Written to while it was read; nothing of ours does that.
+        elif self._digest.hexdigest() != self._sha256:
             raise damaged()
-        count -= len(chunk)
-        yield chunk
+        elif is_same and self._state[0] is not None:
+            self._trusted.add(self._state)
 
 
 def damaged() -> ContentDamagedError:

@@ -92,6 +92,12 @@ def test_each_worker_serves_on_a_core_of_its_own(several: RunningServer) -> None
     assert len(set(cores)) == min(_WORKERS, len(os.sched_getaffinity(0)))
 
 
+def test_woken_threads_let_the_running_one_finish(several: RunningServer) -> None:
+    threads = [int(path.name) for pid in several.workers for path in Path(f"/proc/{pid}/task").iterdir()]
+    assert len(threads) > _WORKERS
+    assert {os.sched_getscheduler(thread) for thread in threads} == {os.SCHED_BATCH}
+
+
 def test_what_one_worker_makes_all_the_others_find(several_on_any: RunningServer) -> None:
     author = several_on_any.new_login()
     with Connections(several_on_any) as connections:

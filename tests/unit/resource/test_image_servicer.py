@@ -166,7 +166,7 @@ def test_content_comes_as_info_and_then_chunks(server: Any, images: FakeImageSer
         SERVICE.methods_by_name["GetImageContent"], (), pb.GetImageContentRequest(guid=GUID), timeout=30
     )
     first = rpc.take_response()
-    chunks = [rpc.take_response() for _ in range(3)]
+    chunks = [pb.GetImageContentResponse.FromString(rpc.take_response()) for _ in range(3)]
     _, code, _ = rpc.termination()
 
     assert code is grpc.StatusCode.OK

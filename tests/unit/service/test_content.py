@@ -93,3 +93,10 @@ def test_the_same_file_is_not_trusted_for_other_bytes() -> None:
     image = _image(sha256="0" * 64)
     with pytest.raises(ContentDamagedError):
         list(ImageContent(image, Reader(_DATA, "one state"), count=len(_DATA), trusted=trusted).chunks())
+
+
+def test_bytes_that_end_too_early_are_damaged_even_if_they_are_trusted() -> None:
+    trusted = TrustedContents()
+    _read(Reader(_DATA, "one state"), trusted)
+    with pytest.raises(ContentDamagedError):
+        _read(Reader(_DATA[:CHUNK_SIZE], "one state"), trusted)
