@@ -9,7 +9,6 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
-# Nearly the last of all, but never starved: see docs/decisions.md.
 _NICENESS = 19
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
@@ -68,5 +67,8 @@ def stay_on(core: int) -> None:
 
 
 def give_way() -> None:
-    """Let other processes go first. Holds for the threads that are begun from now on."""
-    os.nice(_NICENESS)
+    """Let other processes go first, whenever they want to. Holds for the threads that are begun from now on."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    except OSError:  # A container forbids it.
+        os.nice(_NICENESS)

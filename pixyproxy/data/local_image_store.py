@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # Pictures of providers have up to 8 MiB; a generation is begun only where there is room for all under way, and more.
 _ROOM_PER_IMAGE = 16 * 1024 * 1024
 _STEADY_SECONDS = 2.0
+_PIECE = 256 * 1024
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM})
 
 
@@ -155,7 +156,8 @@ def _write_whole(part: Path, path: Path, data: Buffer) -> bool:
         with part.open("xb") as file:
             # Says to those who sweep that the writer is alive; the lock goes with the process.
             fcntl.flock(file, fcntl.LOCK_EX)
-            file.write(data)
+            for piece in _pieces(data):
+                file.write(piece)
             file.flush()
             os.fsync(file.fileno())
             if not part.exists():
@@ -166,6 +168,13 @@ def _write_whole(part: Path, path: Path, data: Buffer) -> bool:
         with suppress(OSError):
             part.unlink(missing_ok=True)
         raise
+
+
+def _pieces(data: Buffer) -> Iterator[memoryview]:
+    """Cut data up: a kernel that is no real-time one lets nobody else run until it has carried out a write."""
+    view = memoryview(data).cast("B")
+    for start in range(0, len(view), _PIECE):
+        yield view[start : start + _PIECE]
 
 
 def _remove_if_abandoned(part: Path) -> None:

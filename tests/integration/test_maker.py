@@ -85,7 +85,7 @@ def test_the_maker_alone_has_the_provider_s_package_and_gives_way(several: Runni
         assert "_pybase64" not in _maps(worker)
         assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in _threads_of(worker)} == {0}
         assert len(os.sched_getaffinity(worker)) == 1
-    assert min(os.getpriority(os.PRIO_PROCESS, thread) for thread in _threads_of(several.maker)) > 0
+    assert {os.sched_getscheduler(thread) for thread in _threads_of(several.maker)} == {os.SCHED_IDLE}
     assert os.sched_getaffinity(several.maker) == os.sched_getaffinity(several.process.pid)
 
 
