@@ -19,6 +19,7 @@ from pixyproxy_pb.v1 import image_service_pb2 as pb
 from pixyproxy.client import ImageDetail, PixyProxyClient, PixyProxyClientError
 from tests.support.haproxy import running_haproxy
 from tests.support.servers import Login, Metadata, RunningServer, image_stub, prepare_database, running_server
+from tests.support.threads import at_work
 from tests.support.waiting import wait_until
 
 PATIENCE = 60.0
@@ -121,18 +122,9 @@ class Load:
     _stopping: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    @contextlib.contextmanager
-    def running(self, callers: int) -> Iterator[None]:
+    def running(self, callers: int) -> contextlib.AbstractContextManager[None]:
         """Keep so many callers at work, each on a connection of its own."""
-        threads = [threading.Thread(target=self._call_on) for _ in range(callers)]
-        for thread in threads:
-            thread.start()
-        try:
-            yield
-        finally:
-            self._stopping.set()
-            for thread in threads:
-                thread.join()
+        return at_work(self._call_on, callers, self._stopping)
 
     def wait_for(self, kind: str, count: int) -> None:
         """Wait for so many more calls of a kind to succeed."""

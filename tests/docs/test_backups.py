@@ -28,6 +28,7 @@ from tests.support.image_client import ImageClient
 from tests.support.object_stores import RunningObjectStore
 from tests.support.openai_stand_in import RunningStandIn, start_stand_in
 from tests.support.servers import OBJECT_STORE_FOLDER, RunningServer
+from tests.support.threads import at_work
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -282,17 +283,8 @@ class Load:
     made: list[Wish] = field(default_factory=list)
     _stopping: threading.Event = field(default_factory=threading.Event)
 
-    @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        threads = [threading.Thread(target=self._call_on) for _ in range(_CALLERS)]
-        for thread in threads:
-            thread.start()
-        try:
-            yield
-        finally:
-            self._stopping.set()
-            for thread in threads:
-                thread.join()
+    def running(self) -> contextlib.AbstractContextManager[None]:
+        return at_work(self._call_on, _CALLERS, self._stopping)
 
     def wait_for(self, count: int) -> None:
         """Wait for so many more images."""

@@ -7,7 +7,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -51,12 +51,23 @@ _SHORTEST_LIFE, _LONGEST_LIFE = 0.05, 0.9
 # --- At named points -------------------------------------------------------------------------------------------------
 
 
+def _at_each(
+    bench: Bench,
+    database_urls: Iterable[str | None],
+    points: Sequence[str],
+    at_once: int,
+    act: Callable[[Site, str], None],
+) -> None:
+    """Act at each point, on a site of its own on the database that goes with it."""
+    urls = list(database_urls)
+    with ThreadPoolExecutor(at_once) as pool:
+        list(pool.map(lambda job: act(bench.site(job[0]), job[1]), zip(urls, points, strict=True)))
+
+
 def crash_points(bench: Bench, database_urls: Iterable[str | None], points: Sequence[str], *, at_once: int) -> Outcome:
     """Kill a server at each point, on a site of its own on each database, and ask another one for the same again."""
     outcome = Outcome("kill -9 at a named point" + (", object store" if bench.object_store else ""))
-    urls = list(database_urls)
-    with ThreadPoolExecutor(at_once) as pool:
-        list(pool.map(lambda job: _crash_at(bench.site(job[0]), job[1], outcome), zip(urls, points, strict=True)))
+    _at_each(bench, database_urls, points, at_once, lambda site, point: _crash_at(site, point, outcome))
     return outcome
 
 
@@ -65,9 +76,7 @@ def crash_points_of_processes(
 ) -> Outcome:
     """Kill at each point the one process of several that comes there: the maker, or for a change a worker."""
     outcome = Outcome("kill -9 of the maker, or of a worker, at a named point")
-    urls = list(database_urls)
-    with ThreadPoolExecutor(at_once) as pool:
-        list(pool.map(lambda job: _crash_one_at(bench.site(job[0]), job[1], outcome), zip(urls, points, strict=True)))
+    _at_each(bench, database_urls, points, at_once, lambda site, point: _crash_one_at(site, point, outcome))
     return outcome
 
 
@@ -164,9 +173,7 @@ PAUSE_POINTS = tuple(point for point in CREATE_POINTS if "committed" not in poin
 def pauses(bench: Bench, database_urls: Iterable[str], points: Sequence[str], *, at_once: int) -> Outcome:
     """Put a server to sleep at each point until its lease is over and another one was asked, and wake it up again."""
     outcome = Outcome("server asleep at a named point for longer than its lease")
-    urls = list(database_urls)
-    with ThreadPoolExecutor(at_once) as pool:
-        list(pool.map(lambda job: _pause_at(bench.site(job[0]), job[1], outcome), zip(urls, points, strict=True)))
+    _at_each(bench, database_urls, points, at_once, lambda site, point: _pause_at(site, point, outcome))
     return outcome
 
 
