@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import grpc
+import httpx2
 import openai
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
@@ -139,7 +140,9 @@ def creation(site: Site, figures: Figures) -> None:
         _provider(site) as provider,
         _serving_all(site, provider, "creation") as server,
         # One that asked again by itself would seem to be a slow provider.
-        openai.OpenAI(base_url=provider["OPENAI_BASE_URL"], api_key=API_KEY, max_retries=0) as client,
+        # A connection for each request, as PixyProxy has: one that is kept may just be closed by the other side.
+        openai.DefaultHttpxClient(limits=httpx2.Limits(max_keepalive_connections=0)) as http,
+        openai.OpenAI(base_url=provider["OPENAI_BASE_URL"], api_key=API_KEY, max_retries=0, http_client=http) as client,
         grpc.insecure_channel(server.address) as channel,
     ):
 
