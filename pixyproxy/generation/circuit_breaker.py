@@ -74,6 +74,9 @@ class CircuitBreaker:
             yield
         except ProviderError as error:
             self._note(is_answer=not _is_failure(error), is_trial=is_trial)
+            if isinstance(error, ProviderUnavailableError) and error.retry_after is None and not error.may_have_billed:
+                # The request that has opened it, or was to try, knows as well as those that come after it.
+                error.retry_after = self._told_wait()
             raise
         except TooBusyError:
             self._end_trial(is_trial)
@@ -90,6 +93,10 @@ class CircuitBreaker:
         if self._is_trying:
             return self._pause
         return max(0.0, self._opens_until - self._clock())
+
+    def _told_wait(self) -> float | None:
+        with self._lock:
+            return self._wait() or None
 
     def _enter(self) -> bool:
         """Let a request in; return whether it is the one that tries."""

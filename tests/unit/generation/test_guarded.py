@@ -156,6 +156,25 @@ def test_each_trial_that_fails_doubles_the_pause_up_to_a_limit(breaker: CircuitB
     assert pauses == [FIRST_PAUSE, 10.0, 20.0, 40.0, LONGEST_PAUSE, LONGEST_PAUSE]
 
 
+def test_whoever_opens_it_or_tries_in_vain_is_told_when_to_try_again(breaker: CircuitBreaker, clock: Clock) -> None:
+    told = []
+    for _ in range(FAILURES_TO_OPEN + 1):
+        error = ProviderUnavailableError("down")
+        end_with(breaker, error)
+        told.append(error.retry_after)
+        clock.now += FIRST_PAUSE
+
+    assert told == [None] * (FAILURES_TO_OPEN - 1) + [FIRST_PAUSE, FIRST_PAUSE * 2]
+
+
+def test_what_the_provider_says_of_trying_again_is_left_as_it_is(breaker: CircuitBreaker) -> None:
+    error = ProviderUnavailableError("down", retry_after=1.5)
+    for _ in range(FAILURES_TO_OPEN):
+        end_with(breaker, error)
+
+    assert error.retry_after == 1.5
+
+
 def test_opening_is_told() -> None:
     told: list[bool] = []
     open_it(CircuitBreaker(on_open=lambda: told.append(True)))
