@@ -139,8 +139,8 @@ def creation(site: Site, figures: Figures) -> None:
     with (
         _provider(site) as provider,
         _serving_all(site, provider, "creation") as server,
-        # One that asked again by itself would seem to be a slow provider.
-        # A connection for each request, as PixyProxy has: one that is kept may just be closed by the other side.
+        # It does not ask again by itself, which would seem to be a slow provider. So it has a connection for each
+        # request, as PixyProxy has: one that is kept may just be closed by the other side.
         openai.DefaultHttpxClient(limits=httpx2.Limits(max_keepalive_connections=0)) as http,
         openai.OpenAI(base_url=provider["OPENAI_BASE_URL"], api_key=API_KEY, max_retries=0, http_client=http) as client,
         grpc.insecure_channel(server.address) as channel,

@@ -56,28 +56,29 @@ def _at_each(
     database_urls: Iterable[str | None],
     points: Sequence[str],
     at_once: int,
-    act: Callable[[Site, str], None],
-) -> None:
-    """Act at each point, on a site of its own on the database that goes with it."""
+    act: Callable[[Site, str, Outcome], None],
+    fault: str,
+) -> Outcome:
+    """Act at each point, on a site of its own on the database that goes with it; return what came of all."""
+    outcome = Outcome(fault)
     urls = list(database_urls)
     with ThreadPoolExecutor(at_once) as pool:
-        list(pool.map(lambda job: act(bench.site(job[0]), job[1]), zip(urls, points, strict=True)))
+        list(pool.map(lambda job: act(bench.site(job[0]), job[1], outcome), zip(urls, points, strict=True)))
+    return outcome
 
 
 def crash_points(bench: Bench, database_urls: Iterable[str | None], points: Sequence[str], *, at_once: int) -> Outcome:
     """Kill a server at each point, on a site of its own on each database, and ask another one for the same again."""
-    outcome = Outcome("kill -9 at a named point" + (", object store" if bench.object_store else ""))
-    _at_each(bench, database_urls, points, at_once, lambda site, point: _crash_at(site, point, outcome))
-    return outcome
+    fault = "kill -9 at a named point" + (", object store" if bench.object_store else "")
+    return _at_each(bench, database_urls, points, at_once, _crash_at, fault)
 
 
 def crash_points_of_processes(
     bench: Bench, database_urls: Iterable[str | None], points: Sequence[str], *, at_once: int
 ) -> Outcome:
     """Kill at each point the one process of several that comes there: the maker, or for a change a worker."""
-    outcome = Outcome("kill -9 of the maker, or of a worker, at a named point")
-    _at_each(bench, database_urls, points, at_once, lambda site, point: _crash_one_at(site, point, outcome))
-    return outcome
+    fault = "kill -9 of the maker, or of a worker, at a named point"
+    return _at_each(bench, database_urls, points, at_once, _crash_one_at, fault)
 
 
 def _crash_one_at(site: Site, point: str, outcome: Outcome) -> None:
@@ -172,9 +173,8 @@ PAUSE_POINTS = tuple(point for point in CREATE_POINTS if "committed" not in poin
 
 def pauses(bench: Bench, database_urls: Iterable[str], points: Sequence[str], *, at_once: int) -> Outcome:
     """Put a server to sleep at each point until its lease is over and another one was asked, and wake it up again."""
-    outcome = Outcome("server asleep at a named point for longer than its lease")
-    _at_each(bench, database_urls, points, at_once, lambda site, point: _pause_at(site, point, outcome))
-    return outcome
+    fault = "server asleep at a named point for longer than its lease"
+    return _at_each(bench, database_urls, points, at_once, _pause_at, fault)
 
 
 def _pause_at(site: Site, point: str, outcome: Outcome) -> None:
