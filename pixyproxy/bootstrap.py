@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ from pixyproxy.core.exceptions import (
     StorageMisconfiguredError,
     StorageUnavailableError,
 )
+from pixyproxy.core.local_signal import LocalSignal
+from pixyproxy.core.models import GenerationDefaults, new_guid
 from pixyproxy.core.slots import SharedSlots, Slots
 from pixyproxy.data import init
 from pixyproxy.data.bucket_address import BucketAddress, is_url
@@ -25,21 +28,23 @@ from pixyproxy.data.local_image_store import LocalImageStore
 from pixyproxy.data.mysql import MySQLDatabase
 from pixyproxy.data.repositories.server_values import ServerValueRepository
 from pixyproxy.data.sqlite import SQLiteDatabase
-from pixyproxy.generation.guarded import GuardedGenerator
+from pixyproxy.generation.circuit_breaker import CircuitBreaker, SharedCircuits
 from pixyproxy.generation.interfaces import ImageGenerator
+from pixyproxy.generation.retry import RetryPolicy
 from pixyproxy.observability.exposition import MetricsExposition
 from pixyproxy.observability.watch import Watch
-from pixyproxy.service.creation import GenerationDefaults, ImageCreator
-from pixyproxy.service.generation_slots import GenerationSlots
-from pixyproxy.service.handover import Handover
+from pixyproxy.service.creation.leases import LEASE, Leases
+from pixyproxy.service.creation.rate_limiter import RateLimiter
+from pixyproxy.service.creation.recording import ImageCreator
+from pixyproxy.service.creation.recovery import Recovery
+from pixyproxy.service.creation.storing import ImageStoring
+from pixyproxy.service.creation.waiting import WaitingCalls
+from pixyproxy.service.creation.worker import GenerationWorker
 from pixyproxy.service.image_copying import ImageCopying
 from pixyproxy.service.image_service import ImageService
 from pixyproxy.service.indexer import SearchIndexer
-from pixyproxy.service.interfaces import ImageCreatorInterface, ImageServiceInterface, UserServiceInterface
-from pixyproxy.service.maker import Maker
+from pixyproxy.service.interfaces import ImageServiceInterface, UserServiceInterface
 from pixyproxy.service.page_tokens import PageTokens, new_page_token_key
-from pixyproxy.service.provider_turns import ProviderTurns
-from pixyproxy.service.remote_creator import RemoteCreator
 from pixyproxy.service.sign_in_throttle import SignInThrottle
 from pixyproxy.service.users import UserService
 from pixyproxy.settings import Settings, split_address
@@ -53,43 +58,60 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-# Who repeats a request waits for its generation without being one.
+# Calls wait for a free slot of the generation workers, or join the generation of another call.
 _CREATIONS_A_GENERATION = 2
 _PAGE_TOKEN_KEY = "page_token_key"  # noqa: S105  its name, not itself
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What all processes together may have under way at a time; made before they are forked.
+class Shared:
+    """What all processes of a server share; made before they are forked.
 
     Attributes:
-        generations: how many generations, of which one process has all.
-        creations: calls that wait for a generation.
-        streams: streams.
+        generations: how many generations each generation worker may have submitted at a time.
+        creations: slots for calls that wait for a generation.
+        streams: slots for streams.
+        owners: the name of each generation worker, which whoever replaces it takes over.
+        circuits: whether the generation workers submit anything.
+        recorded: is sent to the generation workers when an RPC worker has recorded a request.
+        ended: for each RPC worker, is sent the ids of generations that have ended.
     """
 
-    generations: int
+    generations: tuple[int, ...]
     creations: SharedSlots
     streams: SharedSlots
+    owners: tuple[str, ...]
+    circuits: SharedCircuits
+    recorded: LocalSignal
+    ended: tuple[LocalSignal, ...]
 
     @classmethod
-    def of(cls, settings: Settings, workers: int = 1) -> Limits:
-        """Make the limits that the settings name."""
-        generations = settings.generation_limit(workers)
+    def of(cls, settings: Settings, rpc_workers: int = 1) -> Shared:
+        """Make what the settings ask for."""
+        limit, count = settings.generation_limit(rpc_workers), settings.generation_workers
         return cls(
-            generations=generations,
-            creations=SharedSlots(_CREATIONS_A_GENERATION * generations, workers),
-            streams=SharedSlots(settings.max_streams, workers),
+            generations=tuple(max(1, (limit + number) // count) for number in range(count)),
+            creations=SharedSlots(_CREATIONS_A_GENERATION * limit, rpc_workers),
+            streams=SharedSlots(settings.max_streams, rpc_workers),
+            owners=tuple(new_guid() for _ in range(count)),
+            circuits=SharedCircuits(count),
+            recorded=LocalSignal(),
+            ended=tuple(LocalSignal() for _ in range(rpc_workers)),
         )
 
-    def clear(self, worker: int) -> None:
-        """Give back what a worker held that has ended."""
-        self.creations.clear(worker)
-        self.streams.clear(worker)
+    def clear(self, rpc_worker: int) -> None:
+        """Give back what an RPC worker held that has ended."""
+        self.creations.clear(rpc_worker)
+        self.streams.clear(rpc_worker)
+
+    def tell_ended(self, generation_id: int) -> None:
+        """Wake the calls that wait for a generation."""
+        for signal in self.ended:
+            signal.send(generation_id)
 
 
 @dataclass(frozen=True)
-class _Base:
+class Base:
     """What every process needs, whatever it does."""
 
     metrics: Metrics | None
@@ -97,6 +119,9 @@ class _Base:
     watch: Watch
     database: Database
     store: ImageStore
+    storing: ImageStoring
+    limiter: RateLimiter | None
+    defaults: GenerationDefaults
 
 
 @dataclass(frozen=True)
@@ -159,67 +184,101 @@ def build_users(settings: Settings, database: Database) -> UserServiceInterface:
 
 
 @contextmanager
-def build(
-    settings: Settings, limits: Limits, *, worker: int = 0, handover: Handover | None = None
-) -> Iterator[Application]:
-    """Build everything that one of the workers serves, and close it at the end.
+def build(settings: Settings, shared: Shared, base: Base, *, rpc_worker: int = 0) -> Iterator[Application]:
+    """Build everything that one of the RPC workers serves, and close it at the end.
 
     Args:
         settings: all settings.
-        limits: what all workers together may have under way.
-        worker: its number, from 0 on.
-        handover: the way to the process that makes images; None where this one does.
+        shared: what all processes share.
+        base: what this process has opened.
+        rpc_worker: its number, from 0 on.
     """
-    with _open_base(settings) as base, ExitStack() as stack:
-        database, store = base.database, base.store
-        creator: ImageCreatorInterface = (
-            stack.enter_context(_begin_making(settings, limits, base))
-            if handover is None
-            else RemoteCreator(handover, base.watch.trace_headers)
+    with ExitStack() as stack:
+        waiting = WaitingCalls(
+            base.database,
+            shared.ended[rpc_worker],
+            require_hope=shared.circuits.require_closed,
+            on_change=base.watch.generations.queued,
         )
+        stack.enter_context(closing(waiting))
+        waiting.start()
+        creator = ImageCreator(
+            base.database,
+            base.storing,
+            waiting,
+            defaults=base.defaults,
+            require_hope=shared.circuits.require_closed,
+            limiter=base.limiter,
+            trace_headers=base.watch.trace_headers,
+            on_record=shared.recorded.send,
+        )
+        page_tokens = PageTokens(_page_token_key(base.database))
         yield Application(
-            images=ImageService(database, store, creator, PageTokens(_page_token_key(database))),
-            users=build_users(settings, database),
-            creations=limits.creations.of(worker),
-            streams=limits.streams.of(worker),
+            images=ImageService(base.database, base.store, base.storing, creator, page_tokens),
+            users=build_users(settings, base.database),
+            creations=shared.creations.of(rpc_worker),
+            streams=shared.streams.of(rpc_worker),
             metrics=base.metrics,
             telemetry=base.telemetry,
         )
 
 
 @contextmanager
-def build_maker(settings: Settings, limits: Limits, handover: Handover) -> Iterator[Maker]:
-    """Build everything that the process has that makes images for the workers, and close it at the end."""
-    with _open_base(settings) as base, _begin_making(settings, limits, base) as creator:
-        yield Maker(handover, creator, base.watch.continuing)
+def build_generation_worker(
+    settings: Settings, shared: Shared, base: Base, *, number: int = 0
+) -> Iterator[GenerationWorker]:
+    """Build a generation worker, which also keeps the search index, and close it at the end.
 
-
-@contextmanager
-def _open_base(settings: Settings) -> Iterator[_Base]:
+    Args:
+        settings: all settings.
+        shared: what all processes share.
+        base: what this process has opened.
+        number: its number, from 0 on.
+    """
     with ExitStack() as stack:
-        metrics = _make_metrics(settings)
-        telemetry = stack.enter_context(_open_telemetry(settings))
-        watch = Watch(metrics, telemetry)
-        database = stack.enter_context(open_current_database(settings))
-        yield _Base(
-            metrics=metrics,
-            telemetry=telemetry,
-            watch=watch,
-            database=watch.database(database, settings.database_pool_size),
-            store=watch.store(_open_store(settings)),
+        indexer = stack.enter_context(closing(SearchIndexer(base.database)))
+        indexer.start()
+        owner, limit, observer = shared.owners[number], shared.generations[number], base.watch.generations
+        base.watch.set_slots(limit)
+        yield GenerationWorker(
+            base.database,
+            base.store,
+            base.storing,
+            stack.enter_context(closing(_build_generator(settings, base.watch))),
+            owner=owner,
+            defaults=base.defaults,
+            limit=limit,
+            leases=Leases(base.database, owner, LEASE),
+            lease=LEASE,
+            recovery=Recovery(base.database, base.store, base.storing, on_end=shared.tell_ended),
+            breaker=CircuitBreaker(partial(shared.circuits.publish, number), observer.circuit_changed),
+            retry=RetryPolicy(),
+            limiter=base.limiter,
+            recorded=shared.recorded,
+            on_end=shared.tell_ended,
+            observer=observer,
+            continuing=base.watch.continuing,
         )
 
 
 @contextmanager
-def _begin_making(settings: Settings, limits: Limits, base: _Base) -> Iterator[ImageCreator]:
-    """Begin to make images, and to index them; finish those that are under way at the end."""
+def open_base(settings: Settings) -> Iterator[Base]:
+    """Open what every process needs, and close it at the end."""
     with ExitStack() as stack:
-        generator = _build_generator(settings, base.database, base.watch)
-        generator = stack.enter_context(closing(base.watch.generator(generator, limits.generations)))
-        creator = ImageCreator(
-            base.database,
-            base.store,
-            generator,
+        metrics = _make_metrics(settings)
+        telemetry = stack.enter_context(_open_telemetry(settings))
+        watch = Watch(metrics, telemetry)
+        opened = stack.enter_context(open_current_database(settings))
+        database = watch.database(opened, settings.database_pool_size)
+        store = watch.store(_open_store(settings))
+        yield Base(
+            metrics=metrics,
+            telemetry=telemetry,
+            watch=watch,
+            database=database,
+            store=store,
+            storing=ImageStoring(database, store),
+            limiter=None if settings.images_per_minute is None else RateLimiter(database, settings.images_per_minute),
             defaults=GenerationDefaults(
                 model=settings.model,
                 size=settings.size,
@@ -227,13 +286,7 @@ def _begin_making(settings: Settings, limits: Limits, base: _Base) -> Iterator[I
                 output_format=settings.output_format,
                 background=settings.background,
             ),
-            slots=GenerationSlots(limits.generations),
         )
-        stack.enter_context(closing(creator))
-        creator.start()
-        indexer = stack.enter_context(closing(SearchIndexer(base.database)))
-        indexer.start()
-        yield creator
 
 
 @contextmanager
@@ -337,7 +390,7 @@ def open_store(settings: Settings, name: str) -> ImageStore:
     return store
 
 
-def _build_generator(settings: Settings, database: Database, watch: Watch) -> ImageGenerator:
+def _build_generator(settings: Settings, watch: Watch) -> ImageGenerator:
     """Build the generator, importing only the one that is used: the provider's is half of all memory and time."""
     if settings.openai_api_key is None:
         _logger.warning(
@@ -345,7 +398,7 @@ def _build_generator(settings: Settings, database: Database, watch: Watch) -> Im
         )
         from pixyproxy.generation.offline import OfflineGenerator  # noqa: PLC0415
 
-        return OfflineGenerator()
+        return watch.traced(OfflineGenerator())
     from pixyproxy.generation.openai_images import OpenAIGenerator  # noqa: PLC0415
 
     generator = OpenAIGenerator(
@@ -357,8 +410,7 @@ def _build_generator(settings: Settings, database: Database, watch: Watch) -> Im
     )
     # Beside the start, which need not wait for the provider.
     threading.Thread(target=_warn_of_shutdown, args=(generator, settings.model), daemon=True).start()
-    turns = None if settings.images_per_minute is None else ProviderTurns(database, settings.images_per_minute)
-    return GuardedGenerator(watch.provider(generator), turns, watch.between)
+    return watch.traced(watch.provider(generator))
 
 
 def _warn_of_shutdown(generator: OpenAIGenerator, model: str) -> None:

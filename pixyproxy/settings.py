@@ -156,11 +156,15 @@ class Settings(BaseSettings):
     provider_timeout: float = Field(
         default=600.0, gt=0, le=3600, description="The most seconds to wait for the provider's answer."
     )
+    generation_workers: int = Field(
+        default=1, ge=1, le=MAX_WORKERS, description="How many generation workers the server has."
+    )
     max_generations: int | None = Field(
         default=None,
         ge=1,
         le=10_000,
-        description="The most generations at a time, of all workers together; 64 for each where it is not set.",
+        description="The most generations submitted at a time, by all generation workers of the server together; "
+        "64 for each RPC worker where it is not set.",
     )
     max_streams: int = Field(
         default=500,

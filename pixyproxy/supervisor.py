@@ -34,7 +34,7 @@ _LAST_PAUSE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
-class Line:
+class Lifeline:
     """What a process has to do with its supervisor.
 
     Attributes:
@@ -47,27 +47,28 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Post:
-    """Something to be done, by a process of its own at any time.
+class ProcessSpec:
+    """A process that runs at any time.
 
     Attributes:
-        name: what the log calls whoever does it.
-        work: says that it serves, and returns when the line ends. A ``PixyProxyException`` says why it cannot.
-        on_end: is called when a process that did it has ended.
+        name: what the log calls it.
+        work: what it runs: says that it serves, and returns when the lifeline ends. A ``PixyProxyException`` says why
+            it cannot.
+        on_end: is called when such a process has ended.
     """
 
     name: str
-    work: Callable[[Line], None]
+    work: Callable[[Lifeline], None]
     on_end: Callable[[], None]
 
 
 @dataclass
 class _Worker:
-    """A post, and the process that has it."""
+    """A process spec, and the process that runs it."""
 
-    post: Post
+    spec: ProcessSpec
     pid: int | None = None
-    line: int | None = None
+    report: int | None = None
     serves: bool = False
     failure: str = ""
     started_at: float = 0.0
@@ -76,16 +77,16 @@ class _Worker:
 
 
 class Supervisor:
-    """Keeps all posts filled until it is told to end."""
+    """Keeps all processes running until it is told to end."""
 
-    def __init__(self, posts: Sequence[Post], *, on_ending: Callable[[], None]) -> None:
+    def __init__(self, specs: Sequence[ProcessSpec], *, on_ending: Callable[[], None]) -> None:
         """Start nothing yet.
 
         Args:
-            posts: what is to be done; what others need comes before them.
+            specs: what is to run; what others need comes before them.
             on_ending: is called when it is told to end: nobody is started any more.
         """
-        self._workers = [_Worker(post) for post in posts]
+        self._workers = [_Worker(spec) for spec in specs]
         self._on_ending = on_ending
         self._end, self._lifeline = os.pipe()
         self._has_begun = False
@@ -138,13 +139,13 @@ class Supervisor:
         """Wait until something happens or is due, and see to it."""
         due = [worker.start_at for worker in self._workers if worker.pid is None and not self._is_ending]
         timeout = max(0.0, min(due) - time.monotonic()) if due else None
-        lines = [worker.line for worker in self._workers if worker.line is not None]
-        ready, _, _ = select.select([told.fileno(), *lines], [], [], timeout)
+        reports = [worker.report for worker in self._workers if worker.report is not None]
+        ready, _, _ = select.select([told.fileno(), *reports], [], [], timeout)
         for number in told.recv(_MAX_MESSAGE_BYTES) if told.fileno() in ready else b"":
             if number in END_SIGNALS:
                 self._be_told_to_end(number)
         for worker in self._workers:
-            if worker.line in ready:
+            if worker.report in ready:
                 self._hear(worker)
             self._look_after(worker)
 
@@ -165,7 +166,7 @@ class Supervisor:
         else:
             if worker.pid == 0:
                 self._be_worker(worker, heard_end, told_end)
-            worker.line, worker.serves, worker.failure = heard_end, False, ""
+            worker.report, worker.serves, worker.failure = heard_end, False, ""
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             os.close(told_end)
@@ -178,12 +179,12 @@ class Supervisor:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             os.close(heard_end)
             os.close(self._lifeline)
-            worker.post.work(Line(lambda: _say(told_end, _SERVES), self._end))
+            worker.spec.work(Lifeline(lambda: _say(told_end, _SERVES), self._end))
             status = 0
         except PixyProxyException as error:
             _say(told_end, error.message.encode()[:_MAX_MESSAGE_BYTES])
         except BaseException:
-            _logger.exception("%s failed.", worker.post.name)
+            _logger.exception("%s failed.", worker.spec.name)
         finally:
             # Not by way of the supervisor's own end, which is further up.
             _flush()
@@ -191,10 +192,10 @@ class Supervisor:
 
     def _hear(self, worker: _Worker) -> None:
         """Read the one thing that a worker says."""
-        assert worker.line is not None  # noqa: S101  callers have looked
-        said = os.read(worker.line, _MAX_MESSAGE_BYTES)
-        os.close(worker.line)
-        worker.line = None
+        assert worker.report is not None  # noqa: S101  callers have looked
+        said = os.read(worker.report, _MAX_MESSAGE_BYTES)
+        os.close(worker.report)
+        worker.report = None
         worker.serves = said == _SERVES
         worker.failure = "" if worker.serves else said.decode(errors="replace")
 
@@ -205,10 +206,10 @@ class Supervisor:
         pid, status = os.waitpid(worker.pid, os.WNOHANG)
         if pid == 0:
             return
-        if worker.line is not None:
+        if worker.report is not None:
             self._hear(worker)
         code = os.waitstatus_to_exitcode(status)
-        worker.post.on_end()
+        worker.spec.on_end()
         if self._is_ending:
             worker.pid = None
             self._all_ended_well &= code == 0
@@ -218,7 +219,7 @@ class Supervisor:
     def _note_death(self, worker: _Worker, why: str) -> None:
         """Say that a worker is gone, and when another is to take its place."""
         if self._has_begun:
-            _logger.warning("%s (process %s) is gone. %s", worker.post.name, worker.pid, why)
+            _logger.warning("%s (process %s) is gone. %s", worker.spec.name, worker.pid, why)
         is_quick = time.monotonic() - worker.started_at < _QUICK_DEATH_SECONDS
         before = worker.quick_deaths if is_quick else 0
         worker.start_at = time.monotonic() + _pause_after(before)
@@ -256,9 +257,9 @@ def _said_of(code: int) -> str:
     return f"Signal {-code} ended it." if code < 0 else f"It ended with exit status {code}."
 
 
-def _say(line: int, what: bytes) -> None:
-    os.write(line, what)
-    os.close(line)
+def _say(report: int, what: bytes) -> None:
+    os.write(report, what)
+    os.close(report)
 
 
 def _flush() -> None:

@@ -1,7 +1,7 @@
-"""What `pixyproxy serve` runs: one server in this process, or one in each of several workers, beside a maker of images.
+"""What `pixyproxy serve` runs: RPC workers and generation workers, each a process, or all in one process.
 
-The maker has a process of its own because to take apart and to store what the provider sends is work for the CPU, which
-calls beside it in the same process would feel.
+Generation workers have processes of their own because decoding and storing what the provider sends is work for the CPU,
+which calls beside it in the same process would feel.
 """
 
 from __future__ import annotations
@@ -10,25 +10,34 @@ import gc
 import logging
 import select
 import signal
-from collections.abc import Callable
-from contextlib import closing, suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from pixyproxy.bootstrap import Limits, build, build_exposition, build_maker, build_users, open_current_database
+from pixyproxy.bootstrap import (
+    Base,
+    Shared,
+    build,
+    build_exposition,
+    build_generation_worker,
+    build_users,
+    open_base,
+    open_current_database,
+)
 from pixyproxy.cores import can_choose_cores, choose_cores, give_way, stay_on
 from pixyproxy.logs import set_up_logging
 from pixyproxy.port import PortClaim
 from pixyproxy.server import Server
-from pixyproxy.service.handover import Handover
 from pixyproxy.service.interfaces import UserServiceInterface
 from pixyproxy.settings import Settings
 from pixyproxy.signals import END_SIGNALS, heard
-from pixyproxy.supervisor import Line, Post, Supervisor
+from pixyproxy.supervisor import Lifeline, ProcessSpec, Supervisor
 
 _logger = logging.getLogger(__name__)
 
-MAKER_NAME = "pixyproxy-maker"  # as long as names of processes may be
+GENERATION_WORKER_NAME = "pixyproxy-gen"  # at most 15 characters
 _COMMAND_NAME = Path("/proc/self/comm")
 
 MakeFirstUser = Callable[[UserServiceInterface], None]
@@ -49,7 +58,13 @@ def serve_alone(settings: Settings, make_first_user: MakeFirstUser, announce: An
     if can_choose_cores():
         stay_on(choose_cores(1)[0])
     set_up_logging(settings.log_level, settings.log_format, gathers=True)
-    with build_exposition(settings) as exposition, build(settings, Limits.of(settings)) as application:
+    shared = Shared.of(settings)
+    with (
+        build_exposition(settings) as exposition,
+        open_base(settings) as base,
+        _generating_beside(settings, shared, base),
+        build(settings, shared, base) as application,
+    ):
         if exposition is not None:
             exposition.start()
         server = Server(application, settings)
@@ -64,49 +79,64 @@ def serve_alone(settings: Settings, make_first_user: MakeFirstUser, announce: An
     _logger.info("Stopped.")
 
 
+@contextmanager
+def _generating_beside(settings: Settings, shared: Shared, base: Base) -> Iterator[None]:
+    """Run all generation workers in threads of this process; at the end, finish what they have submitted."""
+    with ExitStack() as stack:
+        for number in range(settings.generation_workers):
+            worker = stack.enter_context(build_generation_worker(settings, shared, base, number=number))
+            thread = threading.Thread(target=worker.run, name="generation-worker", daemon=True)
+            thread.start()
+            stack.callback(thread.join)
+        stack.callback(shared.recorded.close_sender)
+        yield
+
+
 def serve_together(settings: Settings, count: int, make_first_user: MakeFirstUser, announce: Announce) -> bool:
     """Serve from several workers, each on a core of its own, until SIGTERM or SIGINT; as ``serve_alone``.
 
     Returns:
         Whether all of them ended in good order.
     """
-    limits = Limits.of(settings, workers=count)
+    shared = Shared.of(settings, rpc_workers=count)
     cores = choose_cores(count)
-    with (
-        closing(PortClaim(settings)) as claim,
-        closing(Handover()) as handover,
-        build_exposition(settings) as exposition,
-    ):
+    with closing(PortClaim(settings)) as claim, build_exposition(settings) as exposition:
 
-        def serve(number: int, line: Line) -> None:
+        def serve(number: int, lifeline: Lifeline) -> None:
             claim.close()
-            handover.keep_giving()
             stay_on(cores[number])
             set_up_logging(settings.log_level, settings.log_format, gathers=True)
-            with heard(*END_SIGNALS) as told, build(settings, limits, worker=number, handover=handover) as application:
+            with (
+                heard(*END_SIGNALS) as told,
+                open_base(settings) as base,
+                build(settings, shared, base, rpc_worker=number) as application,
+            ):
                 if exposition is not None and number == 0:
                     exposition.start()
                 server = Server(application, settings, shared_port=claim.port)
                 server.start()
-                line.say_serving()
-                select.select([told.fileno(), line.end], [], [])
+                lifeline.say_serving()
+                select.select([told.fileno(), lifeline.end], [], [])
                 server.stop()
 
-        def make(line: Line) -> None:
-            # It ends after the workers, which need it for as long as they have calls, whoever was sent the signal.
-            for number in END_SIGNALS:
-                signal.signal(number, signal.SIG_IGN)
+        def generate(number: int, lifeline: Lifeline) -> None:
+            # It ends after the RPC workers, whose calls wait for it, whoever was sent the signal.
+            for signal_number in END_SIGNALS:
+                signal.signal(signal_number, signal.SIG_IGN)
             claim.close()
-            handover.keep_taking()
+            shared.recorded.close_sender()
             give_way()
             with suppress(OSError):  # Nothing depends on it.
-                _COMMAND_NAME.write_text(MAKER_NAME, encoding="ascii")
+                _COMMAND_NAME.write_text(GENERATION_WORKER_NAME, encoding="ascii")
             set_up_logging(settings.log_level, settings.log_format, gathers=True)
-            with build_maker(settings, limits, handover) as maker:
+            with (
+                open_base(settings) as base,
+                build_generation_worker(settings, shared, base, number=number) as worker,
+            ):
                 # The provider's package is as large as all else: to look through it again and again is 5% of the work.
                 gc.freeze()
-                line.say_serving()
-                maker.serve()
+                lifeline.say_serving()
+                worker.run()
 
         def all_serve() -> None:
             claim.close()
@@ -117,16 +147,19 @@ def serve_together(settings: Settings, count: int, make_first_user: MakeFirstUse
 
         with open_current_database(settings):
             pass  # Its tables are brought to today's form once, or it is said once that they are not in it.
-        posts = [
-            Post("The maker", make, on_end=lambda: None),
+        specs = [
             *(
-                Post(f"Worker {number}", partial(serve, number), partial(limits.clear, number))
+                ProcessSpec(f"Generation worker {number}", partial(generate, number), on_end=lambda: None)
+                for number in range(settings.generation_workers)
+            ),
+            *(
+                ProcessSpec(f"RPC worker {number}", partial(serve, number), partial(shared.clear, number))
                 for number in range(count)
             ),
         ]
         # What is there now is left alone by the others' garbage collection, and so stays shared between them.
         gc.collect()
         gc.freeze()
-        ended_well = Supervisor(posts, on_ending=handover.close).run(all_serve)
+        ended_well = Supervisor(specs, on_ending=shared.recorded.close_sender).run(all_serve)
     _logger.info("Stopped.")
     return ended_well

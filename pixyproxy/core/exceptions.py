@@ -10,7 +10,7 @@ Date: 2026-11-20
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -26,18 +26,6 @@ class PixyProxyException(Exception):
         super().__init__(message)
         self.message = message
         self.retry_after = retry_after
-
-    def __reduce__(self) -> tuple[Callable[..., PixyProxyException], tuple[object, ...]]:
-        """Have it copied, to another process too, field by field: its classes are made of different arguments."""
-        return _copied, (type(self), self.args, vars(self))
-
-
-def _copied(
-    kind: type[PixyProxyException], arguments: tuple[object, ...], fields: dict[str, object]
-) -> PixyProxyException:
-    copy = kind.__new__(kind, *arguments)
-    vars(copy).update(fields)
-    return copy
 
 
 class ConfigurationError(PixyProxyException):
@@ -218,6 +206,10 @@ class ProviderModelUnknownError(ProviderMisconfiguredError):
 
 class ProviderUnavailableError(ProviderError):
     """The provider cannot be reached, or answers with an error of its own or with something unusable."""
+
+
+class CallerGoneError(PixyProxyException):
+    """Nobody waited any more for a generation that was not submitted yet; it was given up and cost nothing."""
 
 
 class ProviderCircuitOpenError(ProviderUnavailableError):

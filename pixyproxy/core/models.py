@@ -344,6 +344,16 @@ class GenerationOptions(Model):
         return background
 
 
+class GenerationDefaults(Model):
+    """How to generate where a request leaves it open; the fields are those of ``GenerationOptions``."""
+
+    model: ModelName
+    size: Size
+    quality: Quality
+    output_format: OutputFormat
+    background: Background
+
+
 class ImageCreation(Model):
     """A request to make an image.
 

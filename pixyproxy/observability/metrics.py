@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property, lru_cache
 from importlib.metadata import version
@@ -134,8 +133,8 @@ class GenerationMetrics(GenerationObserver):
             ("model", "direction"),
             registry=registry,
         )
-        self._under_way = _live_sum(registry, "pixyproxy_generations_under_way", "Generations under way.")
-        self._slots = _live_sum(registry, "pixyproxy_generation_slots", "The most generations that may be under way.")
+        self._under_way = _live_sum(registry, "pixyproxy_generations_under_way", "Generations that are submitted.")
+        self._slots = _live_sum(registry, "pixyproxy_generation_slots", "The most generations that may be submitted.")
         self._requests = Counter(
             "pixyproxy_provider_requests", "Requests to the provider, by outcome.", ("outcome",), registry=registry
         )
@@ -153,11 +152,13 @@ class GenerationMetrics(GenerationObserver):
         )
         self._waits = Histogram(
             "pixyproxy_pacing_wait_seconds",
-            "How long requests waited for their turn, as PIXYPROXY_IMAGES_PER_MINUTE makes them.",
+            "How long requests were queued before they were submitted.",
             buckets=_GENERATION_SECONDS,
             registry=registry,
         )
-        self._waiting = _live_sum(registry, "pixyproxy_pacing_waiting", "Requests that wait for their turn.")
+        self._waiting = _live_sum(
+            registry, "pixyproxy_pacing_waiting", "Calls that wait for a generation that is still queued."
+        )
         self._open_circuits = _live_sum(
             registry, "pixyproxy_provider_circuits_open", "Processes that do not ask the provider, because it is down."
         )
@@ -170,16 +171,20 @@ class GenerationMetrics(GenerationObserver):
         """Note the most generations that may be under way in this process."""
         self._slots.set(count)
 
-    def generations_changed(self, change: int) -> None:
-        """Note by how many the generations under way have changed."""
+    def generations_changed(self, change: int) -> None:  # noqa: D102  inherited
         self._under_way.inc(change)
+
+    def claimed(self, waited: float) -> None:  # noqa: D102  inherited
+        self._waits.observe(waited)
+
+    def queued(self, count: int) -> None:  # noqa: D102  inherited
+        self._waiting.set(count)
 
     def requests_changed(self, change: int) -> None:
         """Note by how many the requests have changed that the provider is at work on."""
         self._asking.inc(change)
 
-    def generated(self, request: GenerationRequest, seconds: float, outcome: Outcome) -> None:
-        """Note what came of a generation."""
+    def ended(self, request: GenerationRequest, seconds: float, outcome: Outcome) -> None:  # noqa: D102  inherited
         model = self._label_of(request.model, is_known=isinstance(outcome, GeneratedImage))
         self._generations.labels(model, _name_of(outcome)).inc()
         if isinstance(outcome, GeneratedImage):
@@ -193,19 +198,10 @@ class GenerationMetrics(GenerationObserver):
         self._requests.labels(_name_of(outcome)).inc()
         self._request_seconds.observe(seconds)
 
-    @contextmanager
-    def waiting_for_turn(self) -> Iterator[None]:  # noqa: D102  inherited
-        self._waiting.inc()
-        try:
-            with self._waits.time():
-                yield
-        finally:
-            self._waiting.dec()
-
     def retrying(self, error: ProviderError) -> None:  # noqa: D102  inherited
         self._retries.labels(type(error).__name__).inc()
 
-    def circuit_changed(self, *, is_open: bool) -> None:  # noqa: D102  inherited
+    def circuit_changed(self, is_open: bool) -> None:  # noqa: D102  inherited
         self._open_circuits.set(is_open)
 
     def _label_of(self, model: str, *, is_known: bool) -> str:

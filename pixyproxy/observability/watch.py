@@ -62,15 +62,14 @@ class Watch:
             generator = MeasuredGenerator(generator, counts.requested, counts.requests_changed)
         return generator
 
-    def generator(self, generator: ImageGenerator, slots: int) -> ImageGenerator:
-        """Watch generations, waits and repetitions included, of which so many may be under way."""
-        if self._telemetry is not None:
-            generator = TracedGenerator(generator, self._telemetry.generation)
+    def traced(self, generator: ImageGenerator) -> ImageGenerator:
+        """Watch generations."""
+        return generator if self._telemetry is None else TracedGenerator(generator, self._telemetry.generation)
+
+    def set_slots(self, count: int) -> None:
+        """Note how many generations this process may have submitted at a time."""
         if self._metrics is not None:
-            counts = self._metrics.generation
-            counts.set_slots(slots)
-            generator = MeasuredGenerator(generator, counts.generated, counts.generations_changed)
-        return generator
+            self._metrics.generation.set_slots(count)
 
     def trace_headers(self) -> dict[str, str]:
         """Return what makes another process's work a part of the running call's trace."""
@@ -81,8 +80,8 @@ class Watch:
         return nullcontext() if self._telemetry is None else self._telemetry.continuing(headers)
 
     @property
-    def between(self) -> GenerationObserver:
-        """Who is told what becomes of requests between the two."""
+    def generations(self) -> GenerationObserver:
+        """Who is told what becomes of generations."""
         return GenerationObserver() if self._metrics is None else self._metrics.generation
 
 

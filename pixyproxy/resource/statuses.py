@@ -94,6 +94,7 @@ RULES: dict[type[BaseException], Rule] = {
     exc.ProviderMisconfiguredError: Rule(code_pb2.FAILED_PRECONDITION, "PROVIDER_MISCONFIGURED"),
     exc.ProviderUnavailableError: Rule(code_pb2.UNAVAILABLE, "PROVIDER_UNAVAILABLE"),
     exc.ProviderTimeoutError: Rule(code_pb2.DEADLINE_EXCEEDED, "PROVIDER_TIMEOUT"),
+    exc.CallerGoneError: Rule(code_pb2.CANCELLED, "GENERATION_CANCELLED"),
     exc.OutcomeUnknownError: Rule(code_pb2.FAILED_PRECONDITION, "OUTCOME_UNKNOWN"),
     BaseException: Rule(code_pb2.INTERNAL, "INTERNAL"),
 }

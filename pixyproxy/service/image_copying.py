@@ -150,7 +150,7 @@ class ImageCopying:
         for guid in self._source.noted():
             with self._database.reading() as context:
                 generation = GenerationRepository(context).find_by_image(guid)
-            if generation is None or generation.state is GenerationState.STORED:
+            if generation is None or generation.state is GenerationState.SUCCEEDED:
                 continue
             note, data = self._source.read_note(guid), _read(self._source, guid)
             if note is not None and data is not None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pixyproxy.data.database import Database
 from pixyproxy.data.image_store import ImageStore
-from pixyproxy.service.interfaces import ImageCreatorInterface, ImageServiceInterface
+from pixyproxy.service.creation.recording import ImageCreator
+from pixyproxy.service.creation.storing import ImageStoring
+from pixyproxy.service.interfaces import ImageServiceInterface
 from pixyproxy.service.page_tokens import PageTokens
 from pixyproxy.service.private_images import PrivateImageService
 from pixyproxy.service.public_images import PublicImageService
@@ -14,7 +16,12 @@ class ImageService(PublicImageService, PrivateImageService, ImageServiceInterfac
     """All that can be done with images."""
 
     def __init__(
-        self, database: Database, store: ImageStore, creator: ImageCreatorInterface, page_tokens: PageTokens
+        self,
+        database: Database,
+        store: ImageStore,
+        storing: ImageStoring,
+        creator: ImageCreator,
+        page_tokens: PageTokens,
     ) -> None:
         PublicImageService.__init__(self, database, store, page_tokens)
-        PrivateImageService.__init__(self, database, store, creator)
+        PrivateImageService.__init__(self, database, storing, creator)

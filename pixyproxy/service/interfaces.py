@@ -70,18 +70,6 @@ class ImageServiceInterface(ABC):
         """Delete an image for good. Raises as ``update_image``."""
 
 
-class ImageCreatorInterface(ABC):
-    """Makes images, in this process or in another one."""
-
-    @abstractmethod
-    def create(self, creation: ImageCreation, author: Caller, call: CallScope) -> Image:
-        """Make the image of ``creation``, or return it where it was made before under the same request id.
-
-        Raises:
-            As ``ImageServiceInterface.create_image``.
-        """
-
-
 class UserServiceInterface(ABC):
     """Who may sign in."""
 

@@ -10,12 +10,11 @@ from pixyproxy.core.exceptions import CredentialsMissingError, NotYoursError, Pi
 from pixyproxy.core.models import Caller, Image, ImageChanges, ImageCreation
 from pixyproxy.core.validation import validated, validated_guid
 from pixyproxy.data.database import Database, DatabaseContext
-from pixyproxy.data.image_store import ImageStore
 from pixyproxy.data.repositories.deletions import DeletionRepository
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.transactions import in_transaction
-from pixyproxy.service.entry import ImageEntry
-from pixyproxy.service.interfaces import ImageCreatorInterface
+from pixyproxy.service.creation.recording import ImageCreator
+from pixyproxy.service.creation.storing import ImageStoring
 
 _logger = logging.getLogger(__name__)
 
@@ -23,9 +22,9 @@ _logger = logging.getLogger(__name__)
 class PrivateImageService:
     """The writing half of ``ImageServiceInterface``, which documents the methods."""
 
-    def __init__(self, database: Database, store: ImageStore, creator: ImageCreatorInterface) -> None:
+    def __init__(self, database: Database, storing: ImageStoring, creator: ImageCreator) -> None:
         self._database = database
-        self._entry = ImageEntry(database, store)
+        self._storing = storing
         self._creator = creator
 
     def create_image(self, creation: ImageCreation, caller: Caller | None, call: CallScope) -> Image:  # noqa: D102
@@ -56,9 +55,9 @@ class PrivateImageService:
         in_transaction(self._database, delete)
         try:
             # After the detail: bytes without a detail are only in the way, a detail without bytes is broken.
-            self._entry.delete_bytes(guid)
+            self._storing.delete_bytes(guid)
         except PixyProxyException as error:
-            _logger.warning("The bytes of the deleted image %s wait for the sweeper: %s", guid, error.message)
+            _logger.warning("The bytes of the deleted image %s are left to recovery: %s", guid, error.message)
 
     def _lock_own(self, context: DatabaseContext, guid: str, caller: Caller) -> Image:
         """Return an image that the caller may change, and keep others from changing it."""

@@ -1,32 +1,43 @@
-"""The generations: what was asked of the provider, written down before it was asked."""
+"""The generations: every request to generate an image, recorded before the provider is asked, and what became of it.
+
+The table is the queue, too: generation workers of any server claim from it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from pixyproxy.core.models import new_guid
-from pixyproxy.data.database import DatabaseContext
+from pixyproxy.core.error_records import to_record
+from pixyproxy.core.exceptions import PixyProxyException
+from pixyproxy.core.models import Caller, ImageCreation, UserClass, new_guid
+from pixyproxy.data.database import DatabaseContext, Row
 
-_COLUMNS = "id, author_id, fingerprint, image_guid, state, owner, lease_expires_at"
+_COLUMNS = """
+  generations.id, generations.author_id, generations.fingerprint, generations.image_guid, generations.state,
+  generations.lease_expires_at, generations.attempts, generations.created_at, generations.error
+"""
+_NOBODY = ""
 
 
 class GenerationState(StrEnum):
-    """How far a generation has come.
+    """How far a generation has come. The values are those of the first release, whose servers may run beside ours.
 
-    RECORDED and SENT are under way as long as their lease runs. A generation that FAILED cost nothing and may be begun
-    again. One whose outcome is UNKNOWN may have been billed and is never sent again; it is STORED after all where its
-    picture turns up.
+    A generation that FAILED cost nothing and may be queued again. One whose outcome is unknown may have been billed
+    and is never submitted again; it has SUCCEEDED after all where its image turns up in the store.
     """
 
-    RECORDED = "recorded"
-    SENT = "sent"
-    STORED = "stored"
+    QUEUED = "queued"
+    SUBMITTED = "sent"
+    SUCCEEDED = "stored"
     FAILED = "failed"
-    UNKNOWN = "unknown"
+    OUTCOME_UNKNOWN = "unknown"
+    RECORDED = "recorded"
+    """By a server of the first release, which is about to submit it, or died before it did."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +46,14 @@ class Generation:
 
     Attributes:
         id: the row's id.
-        author_id: the id of the user that it is made for.
+        author_id: the id of the user that it is for.
         fingerprint: a hash of the request; equal for equal requests.
         image_guid: the guid that its image has or will have.
         state: how far it has come.
-        owner: a name, used once, for whoever works on it.
-        lease_expires_at: when the owner must be taken for dead.
+        lease_expires_at: when the worker that has submitted it must be taken for dead.
+        attempts: how often it was submitted.
+        created_at: when it was recorded.
+        error: the record of the error that ended it, or None; see ``pixyproxy.core.error_records``.
     """
 
     id: int
@@ -48,14 +61,41 @@ class Generation:
     fingerprint: str
     image_guid: str
     state: GenerationState
-    owner: str
     lease_expires_at: datetime
+    attempts: int
+    created_at: datetime
+    error: str | None = None
 
     @property
-    def is_under_way(self) -> bool:
-        """Whether it is unfinished and its owner is alive, as far as can be known."""
-        is_unfinished = self.state in (GenerationState.RECORDED, GenerationState.SENT)
-        return is_unfinished and self.lease_expires_at >= datetime.now(UTC)
+    def is_leased(self) -> bool:
+        """Whether a process works on it that is alive, as far as can be known."""
+        is_owned = self.state in (GenerationState.RECORDED, GenerationState.SUBMITTED)
+        return is_owned and self.lease_expires_at >= datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class RequestContext:
+    """The call that a generation is recorded for.
+
+    Attributes:
+        call_id: its id in the log.
+        trace_headers: what makes others' work a part of its trace.
+        deadline_at: when its caller stops waiting, or None for never.
+    """
+
+    call_id: str = "-"
+    trace_headers: Mapping[str, str] = field(default_factory=dict)
+    deadline_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class QueuedGeneration:
+    """A generation with all that it takes to run it."""
+
+    generation: Generation
+    creation: ImageCreation
+    author: Caller
+    context: RequestContext
 
 
 class GenerationRepository:
@@ -64,125 +104,290 @@ class GenerationRepository:
     def __init__(self, context: DatabaseContext) -> None:
         self._context = context
 
-    def insert(self, *, author_id: int, request_id: str | None, fingerprint: str, lease: timedelta) -> Generation:
-        """Record a generation that is about to begin, with an owner of its own.
+    # --- Record --------------------------------------------------------------------------------------------------
+
+    def insert(self, creation: ImageCreation, author_id: int, fingerprint: str, context: RequestContext) -> Generation:
+        """Record a request; it is queued from now on.
 
         Raises:
             ConstraintViolationError: the author has used the request id before.
         """
         now = datetime.now(UTC)
-        row = {
+        row = _request_to_dict(creation, context) | {
             "guid": new_guid(),
             "author_id": author_id,
-            "request_id": request_id,
+            "request_id": creation.request_id,
             "fingerprint": fingerprint,
             "image_guid": new_guid(),
-            "state": GenerationState.RECORDED.value,
-            "owner": new_guid(),
-            "lease_expires_at": now + lease,
-            "now": now,
+            "state": GenerationState.QUEUED.value,
+            "owner": _NOBODY,
+            "lease_expires_at": now,
+            "attempts": 0,
+            "created_at": now,
+            "error": None,
         }
         row["id"] = self._context.insert(
             """
             INSERT INTO generations
-              (guid, author_id, request_id, fingerprint, image_guid, state, owner, lease_expires_at, created_at,
-               updated_at)
+              (guid, author_id, request_id, fingerprint, image_guid, state, owner, lease_expires_at, request, call_id,
+               trace_headers, deadline_at, not_before_at, created_at, updated_at)
             VALUES
-              (:guid, :author_id, :request_id, :fingerprint, :image_guid, :state, :owner, :lease_expires_at, :now, :now)
+              (:guid, :author_id, :request_id, :fingerprint, :image_guid, :state, :owner, :lease_expires_at, :request,
+               :call_id, :trace_headers, :deadline_at, :created_at, :created_at, :created_at)
             """,
             row,
         )
         return _dict_to_generation(row)
 
-    def find(self, author_id: int, request_id: str) -> Generation | None:
-        """Return the generation that an author began under a request id, or None."""
-        return self._find(
-            "author_id = :author_id AND request_id = :request_id", author_id=author_id, request_id=request_id
-        )
-
-    def find_by_image(self, image_guid: str) -> Generation | None:
-        """Return the generation of an image, made or not, or None."""
-        return self._find("image_guid = :image_guid", image_guid=image_guid)
-
-    def take_over(self, generation: Generation, *, lease: timedelta) -> Generation | None:
-        """Begin a generation again, with a new owner, if it still is as it was read.
-
-        Returns:
-            The generation as it is now, or None where somebody else was faster, and nothing is changed.
-        """
-        return self._change(generation, GenerationState.RECORDED, new_guid(), lease)
-
-    def move(
-        self, generation: Generation, to_state: GenerationState, *, lease: timedelta = timedelta(0)
+    def queue_again(
+        self, generation: Generation, creation: ImageCreation, context: RequestContext
     ) -> Generation | None:
-        """Bring a generation into another state, with a new lease, if it still is as it was read.
-
-        Returns:
-            The generation as it is now, or None where it is another's by now, and nothing is changed.
-        """
-        return self._change(generation, to_state, generation.owner, lease)
-
-    def finish(self, generation: Generation) -> bool:
-        """Note that the picture of a generation is stored; return False where that was noted before.
-
-        Whoever has the picture may do so, even when the owner was taken for dead meanwhile, and whatever the state: a
-        database that was restored from a backup knows less than a picture proves.
-        """
-        moved = self._context.execute(
-            "UPDATE generations SET state = :stored, updated_at = :now WHERE id = :id AND state <> :stored",
-            {"id": generation.id, "stored": GenerationState.STORED.value, "now": datetime.now(UTC)},
-        )
-        return moved == 1
-
-    def renew_leases(self, owners: Collection[str], *, lease: timedelta) -> None:
-        """Say that these owners are alive."""
+        """Queue a generation again that has cost nothing; return None where it is not as it was read any more."""
         now = datetime.now(UTC)
-        names = {f"owner{number}": owner for number, owner in enumerate(owners)}
-        placeholders = ", ".join(f":{name}" for name in names)
-        self._context.execute(
-            f"UPDATE generations SET lease_expires_at = :lease WHERE owner IN ({placeholders})",  # noqa: S608
-            {**names, "lease": now + lease},
-        )
-
-    def _find(self, condition: str, **parameters: Any) -> Generation | None:
-        row = self._context.fetch_one(
-            f"SELECT {_COLUMNS} FROM generations WHERE {condition}",  # noqa: S608
-            parameters,
-        )
-        return None if row is None else _dict_to_generation(row)
-
-    def _change(
-        self, generation: Generation, to_state: GenerationState, to_owner: str, lease: timedelta
-    ) -> Generation | None:
-        now = datetime.now(UTC)
-        changed = self._context.execute(
+        queued = self._context.execute(
             """
             UPDATE generations
-            SET state = :to_state, owner = :to_owner, lease_expires_at = :to_lease, updated_at = :now
-            WHERE id = :id AND state = :state AND owner = :owner
+            SET state = :queued, request = :request, call_id = :call_id, trace_headers = :trace_headers,
+              deadline_at = :deadline_at, not_before_at = :now, attempts = 0, finished_at = NULL, error = NULL,
+              updated_at = :now
+            WHERE id = :id AND state = :state
             """,
-            {
+            _request_to_dict(creation, context)
+            | {
                 "id": generation.id,
                 "state": generation.state.value,
-                "owner": generation.owner,
-                "to_state": to_state.value,
-                "to_owner": to_owner,
-                "to_lease": now + lease,
+                "queued": GenerationState.QUEUED.value,
                 "now": now,
             },
         )
-        if changed == 0:
-            return None
-        return replace(generation, state=to_state, owner=to_owner, lease_expires_at=now + lease)
+        return replace(generation, state=GenerationState.QUEUED, attempts=0, error=None) if queued else None
+
+    # --- Read ----------------------------------------------------------------------------------------------------
+
+    def find(self, author_id: int, request_id: str) -> Generation | None:
+        """Return the generation that an author has asked for under a request id, or None."""
+        found = self._select(
+            "author_id = :author_id AND request_id = :request_id", author_id=author_id, request_id=request_id
+        )
+        return found[0] if found else None
+
+    def find_by_image(self, image_guid: str) -> Generation | None:
+        """Return the generation of an image, generated or not, or None."""
+        found = self._select("image_guid = :image_guid", image_guid=image_guid)
+        return found[0] if found else None
+
+    def get_several(self, ids: Collection[int]) -> list[Generation]:
+        """Return generations by their ids."""
+        return self._select(f"id IN ({_listed(ids)})") if ids else []
+
+    def get_expired(self, limit: int) -> list[Generation]:
+        """Return generations that were submitted, or about to be, by a process whose lease has expired."""
+        return self._select(
+            f"state IN (:submitted, :recorded) AND lease_expires_at < :now ORDER BY id LIMIT {limit}",
+            submitted=GenerationState.SUBMITTED.value,
+            recorded=GenerationState.RECORDED.value,
+            now=datetime.now(UTC),
+        )
+
+    def count_queued(self) -> int:
+        """Return how many wait to be claimed."""
+        row = self._context.fetch_one(
+            "SELECT COUNT(*) AS queued FROM generations WHERE state = :state", {"state": GenerationState.QUEUED.value}
+        )
+        return int(row["queued"]) if row else 0
+
+    # --- Claim ---------------------------------------------------------------------------------------------------
+
+    def oldest_queued(self) -> dict[int, int]:
+        """Return, for each author who has any, the id of the oldest generation that may be claimed now."""
+        rows = self._context.fetch_all(
+            """
+            SELECT author_id, MIN(id) AS id FROM generations WHERE state = :state AND not_before_at <= :now
+            GROUP BY author_id
+            """,
+            {"state": GenerationState.QUEUED.value, "now": datetime.now(UTC)},
+        )
+        return {row["author_id"]: row["id"] for row in rows}
+
+    def get_queued(self, generation_id: int) -> QueuedGeneration | None:
+        """Return a generation with its request, or None where it is queued no more."""
+        row = self._context.fetch_one(
+            f"""
+            SELECT {_COLUMNS}, generations.request, generations.request_id, generations.call_id,
+              generations.trace_headers, generations.deadline_at,
+              users.guid AS author_guid, users.username, users.class_key
+            FROM generations JOIN users ON users.id = generations.author_id
+            WHERE generations.id = :id AND generations.state = :state
+            """,  # noqa: S608
+            {"id": generation_id, "state": GenerationState.QUEUED.value},
+        )
+        return None if row is None else _dict_to_queued(row)
+
+    def submit(self, generation_id: int, owner: str, lease: timedelta) -> bool:
+        """Note that a worker is about to submit a queued generation; return False where it is queued no more."""
+        now = datetime.now(UTC)
+        submitted = self._context.execute(
+            """
+            UPDATE generations
+            SET state = :submitted, owner = :owner, lease_expires_at = :lease_expires_at, submitted_at = :now,
+              attempts = attempts + 1, updated_at = :now
+            WHERE id = :id AND state = :queued
+            """,
+            {
+                "id": generation_id,
+                "owner": owner,
+                "lease_expires_at": now + lease,
+                "submitted": GenerationState.SUBMITTED.value,
+                "queued": GenerationState.QUEUED.value,
+                "now": now,
+            },
+        )
+        return submitted == 1
+
+    def renew_leases(self, owner: str, ids: Collection[int], lease: timedelta) -> None:
+        """Say that the owner of these generations is alive."""
+        self._context.execute(
+            f"""
+            UPDATE generations SET lease_expires_at = :lease_expires_at
+            WHERE id IN ({_listed(ids)}) AND owner = :owner AND state = :state
+            """,  # noqa: S608
+            {
+                "owner": owner,
+                "lease_expires_at": datetime.now(UTC) + lease,
+                "state": GenerationState.SUBMITTED.value,
+            },
+        )
+
+    def expire_leases(self, owner: str) -> None:
+        """Let the leases end of an owner that is dead for certain."""
+        now = datetime.now(UTC)
+        self._context.execute(
+            "UPDATE generations SET lease_expires_at = :past WHERE state = :state AND owner = :owner",
+            {"owner": owner, "past": now - timedelta(seconds=1), "state": GenerationState.SUBMITTED.value},
+        )
+
+    # --- Finish --------------------------------------------------------------------------------------------------
+
+    def queue_later(self, generation_id: int, owner: str, not_before: datetime) -> bool:
+        """Queue a generation again after an attempt that cost nothing; return False where it is not the owner's."""
+        changed = self._context.execute(
+            """
+            UPDATE generations SET state = :queued, owner = :nobody, not_before_at = :not_before_at, updated_at = :now
+            WHERE id = :id AND state = :submitted AND owner = :owner
+            """,
+            {
+                "id": generation_id,
+                "owner": owner,
+                "nobody": _NOBODY,
+                "not_before_at": not_before,
+                "queued": GenerationState.QUEUED.value,
+                "submitted": GenerationState.SUBMITTED.value,
+                "now": datetime.now(UTC),
+            },
+        )
+        return changed == 1
+
+    def end(
+        self, generation: Generation, state: GenerationState, error: PixyProxyException, *, if_expired: bool = False
+    ) -> bool:
+        """Note that a generation has ended without an image.
+
+        Args:
+            generation: as it was read.
+            state: what it is now.
+            error: why.
+            if_expired: only if its lease has expired.
+
+        Returns:
+            False where it is in another state by now, and nothing is changed.
+        """
+        now = datetime.now(UTC)
+        changed = self._context.execute(
+            f"""
+            UPDATE generations
+            SET state = :to_state, owner = :nobody, error = :error, finished_at = :now, updated_at = :now
+            WHERE id = :id AND state = :state {"AND lease_expires_at < :now" if if_expired else ""}
+            """,  # noqa: S608
+            {
+                "id": generation.id,
+                "state": generation.state.value,
+                "to_state": state.value,
+                "nobody": _NOBODY,
+                "error": to_record(error),
+                "now": now,
+            },
+        )
+        return changed == 1
+
+    def succeed(self, generation: Generation) -> bool:
+        """Note that the image of a generation is stored; return False where that was noted before.
+
+        Whoever has the image may do so, even when the owner was taken for dead meanwhile, and whatever the state: a
+        database that was restored from a backup knows less than an image proves.
+        """
+        changed = self._context.execute(
+            """
+            UPDATE generations
+            SET state = :succeeded, owner = :nobody, error = NULL, finished_at = :now, updated_at = :now
+            WHERE id = :id AND state <> :succeeded
+            """,
+            {
+                "id": generation.id,
+                "succeeded": GenerationState.SUCCEEDED.value,
+                "nobody": _NOBODY,
+                "now": datetime.now(UTC),
+            },
+        )
+        return changed == 1
+
+    def _select(self, condition: str, **parameters: Any) -> list[Generation]:
+        rows = self._context.fetch_all(
+            f"SELECT {_COLUMNS} FROM generations WHERE {condition}",  # noqa: S608
+            parameters,
+        )
+        return [_dict_to_generation(row) for row in rows]
 
 
-def _dict_to_generation(row: dict[str, Any]) -> Generation:
+def _listed(ids: Collection[int]) -> str:
+    return ", ".join(map(str, map(int, ids)))
+
+
+def _request_to_dict(creation: ImageCreation, context: RequestContext) -> Row:
+    return {
+        "request": creation.model_dump_json(exclude={"request_id"}),
+        "call_id": context.call_id,
+        "trace_headers": json.dumps(dict(context.trace_headers)),
+        "deadline_at": context.deadline_at,
+    }
+
+
+def _dict_to_generation(row: Row) -> Generation:
     return Generation(
         id=row["id"],
         author_id=row["author_id"],
         fingerprint=row["fingerprint"],
         image_guid=row["image_guid"],
         state=GenerationState(row["state"]),
-        owner=row["owner"],
         lease_expires_at=row["lease_expires_at"],
+        attempts=row["attempts"],
+        created_at=row["created_at"],
+        error=row["error"],
+    )
+
+
+def _dict_to_queued(row: Row) -> QueuedGeneration:
+    return QueuedGeneration(
+        generation=_dict_to_generation(row),
+        creation=ImageCreation.model_validate_json(row["request"]).model_copy(update={"request_id": row["request_id"]}),
+        author=Caller(
+            user_id=row["author_id"],
+            guid=row["author_guid"],
+            username=row["username"],
+            class_key=UserClass(row["class_key"]),
+        ),
+        context=RequestContext(
+            call_id=row["call_id"],
+            trace_headers=json.loads(row["trace_headers"]),
+            deadline_at=row["deadline_at"],
+        ),
     )

@@ -1,0 +1,36 @@
+"""Errors as text, so that the process that waits for a generation raises what the one that ran it met.
+
+Author: djjay
+Date: 2026-11-21
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from pixyproxy.core.exceptions import PixyProxyException
+
+
+def to_record(error: PixyProxyException) -> str:
+    """Return an error as JSON: the name of its class and its attributes. Its cause stays in the log."""
+    return json.dumps({"type": type(error).__name__, **vars(error)})
+
+
+def from_record(record: str) -> PixyProxyException:
+    """Return the error of a record; one that only a later release knows is a plain ``PixyProxyException``."""
+    attributes = json.loads(record)
+    kind = _KINDS.get(attributes.pop("type"), PixyProxyException)
+    # Not by its constructor: each class takes different arguments.
+    error = kind.__new__(kind, attributes["message"])
+    vars(error).update(attributes)
+    return error
+
+
+def _with_subclasses(kind: type[PixyProxyException]) -> Iterator[type[PixyProxyException]]:
+    yield kind
+    for subclass in kind.__subclasses__():
+        yield from _with_subclasses(subclass)
+
+
+_KINDS = {kind.__name__: kind for kind in _with_subclasses(PixyProxyException)}

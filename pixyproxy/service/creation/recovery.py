@@ -1,0 +1,180 @@
+"""Completes or cleans up, from time to time, what processes that died or a database that was away have left."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from pixyproxy.core.exceptions import CallerGoneError, OutcomeUnknownError, PixyProxyException
+from pixyproxy.data.database import Database
+from pixyproxy.data.image_store import ImageStore
+from pixyproxy.data.repositories.deletions import DeletionRepository
+from pixyproxy.data.repositories.generations import Generation, GenerationRepository, GenerationState
+from pixyproxy.data.transactions import in_transaction
+from pixyproxy.service.creation.storing import ImageStoring
+
+_logger = logging.getLogger(__name__)
+
+_CLOSE_SECONDS = 5.0
+_ROWS_A_RUN = 100
+
+
+class Recovery:
+    """Runs in a thread of its own: at the start, at intervals, and at once after it was asked to."""
+
+    def __init__(
+        self,
+        database: Database,
+        store: ImageStore,
+        storing: ImageStoring,
+        *,
+        on_end: Callable[[int], object] = lambda _: None,
+        interval: float = 5.0,
+        retry_interval: float = 0.5,
+    ) -> None:
+        """Recover nothing yet.
+
+        Args:
+            database: where generations and deletions are.
+            store: where bytes and manifests are.
+            storing: commits images.
+            on_end: is told the id of each generation that it has ended.
+            interval: seconds between two runs.
+            retry_interval: seconds before a run that failed, because the database is away, is repeated.
+        """
+        self._database = database
+        self._store = store
+        self._storing = storing
+        self._on_end = on_end
+        self._interval = interval
+        self._retry_interval = retry_interval
+        # Images that this process stored and could not commit: nobody works on these any more, whatever their lease.
+        self._uncommitted: set[str] = set()
+        # Images with a manifest whose generation was leased when it was last looked at.
+        self._waiting: set[str] = set()
+        # Images with a manifest that belong to no generation, and were logged.
+        self._strays: set[str] = set()
+        self._list_at = 0.0
+        self._wake = threading.Event()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="recovery", daemon=True)
+
+    def start(self) -> None:
+        """Begin to recover."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Recover no more."""
+        self._closing.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(_CLOSE_SECONDS)
+
+    def commit_later(self, guid: str) -> None:
+        """Take over an image that this process has stored and could not commit."""
+        self._uncommitted.add(guid)
+        self._wake.set()
+
+    def run(self) -> None:
+        """Complete or clean up all that was cut off.
+
+        That is: stored images without a detail, generations whose worker died, bytes of deleted images, and
+        half-written files.
+
+        Raises:
+            DBConnectionError: the database is away; the rest is left for the next run.
+        """
+        for guid in self._with_manifest():
+            self._commit_if_abandoned(guid)
+        self._end_expired()
+        with self._database.reading() as context:
+            deleted = DeletionRepository(context).get_oldest(_ROWS_A_RUN)
+        for guid in deleted:
+            self._storing.delete_bytes(guid)
+        self._store.sweep()
+
+    def _loop(self) -> None:
+        pause = 0.0
+        while not self._closing.is_set():
+            self._wake.wait(pause)
+            self._wake.clear()
+            pause = self._interval
+            if not self._run_logged():
+                self._closing.wait(self._retry_interval)
+                pause = 0.0
+
+    def _run_logged(self) -> bool:
+        """Run; return False where that is to be repeated soon."""
+        try:
+            self.run()
+        except PixyProxyException as error:
+            _logger.warning("Recovery is postponed: %s", error.message)
+            return False
+        except Exception:
+            _logger.exception("Recovery failed.")
+        return True
+
+    def _with_manifest(self) -> set[str]:
+        """Return the images that are known to have a manifest: all where it is time to list them again."""
+        known = self._uncommitted | self._waiting
+        if time.monotonic() < self._list_at:
+            return known
+        known.update(self._store.noted())
+        self._list_at = time.monotonic() + self._store.listing_interval
+        return known
+
+    def _commit_if_abandoned(self, guid: str) -> None:
+        """Commit or clean up an image with a manifest, unless a worker is at it."""
+        with self._database.reading() as context:
+            generation = GenerationRepository(context).find_by_image(guid)
+        if generation is not None and generation.is_leased and guid not in self._uncommitted:
+            self._waiting.add(guid)
+            return
+        if generation is None:
+            self._report_stray(guid)
+        elif self._storing.rescue(generation):
+            self._on_end(generation.id)
+            _logger.info("Committed the image %s, which was stored before.", guid)
+        # Committed, or there is nothing to commit.
+        self._waiting.discard(guid)
+        self._uncommitted.discard(guid)
+
+    def _end_expired(self) -> None:
+        """Note of generations whose worker died after it submitted them that their outcome is unknown."""
+        with self._database.reading() as context:
+            expired = GenerationRepository(context).get_expired(_ROWS_A_RUN)
+        for generation in expired:
+            # Once more: its worker may have stored it since the manifests were listed.
+            if self._storing.rescue(generation) or self._end(generation):
+                self._on_end(generation.id)
+
+    def _end(self, generation: Generation) -> bool:
+        """End a generation whose process died; return False where it lives after all."""
+        if generation.state is GenerationState.SUBMITTED:
+            state: GenerationState = GenerationState.OUTCOME_UNKNOWN
+            error: PixyProxyException = _worker_died()
+        else:
+            state, error = GenerationState.FAILED, CallerGoneError("The server that recorded the request has died.")
+        is_ended = in_transaction(
+            self._database,
+            lambda context: GenerationRepository(context).end(generation, state, error, if_expired=True),
+        )
+        if is_ended:
+            _logger.warning("The process that had generation %d died; its state is %s now.", generation.id, state.name)
+        return is_ended
+
+    def _report_stray(self, guid: str) -> None:
+        """Log, once, that an image was generated after the backup that the database was restored from."""
+        if guid not in self._strays:
+            self._strays.add(guid)
+            _logger.error("The manifest of the image %s belongs to no generation; it is left for an operator.", guid)
+
+
+def _worker_died() -> OutcomeUnknownError:
+    """Return the error for a generation whose worker died after it was submitted."""
+    return OutcomeUnknownError(
+        "The server process that worked on this request ended before the image was stored. Whether the provider "
+        "generated and billed an image is unknown; to try again, and perhaps pay again, send a new request."
+    )

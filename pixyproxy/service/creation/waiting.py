@@ -1,0 +1,167 @@
+"""Calls that wait for their generations: one query for all of a process."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+
+from pixyproxy.core.call import CallScope
+from pixyproxy.core.exceptions import ConflictError, DBConnectionError, PixyProxyException
+from pixyproxy.core.local_signal import LocalSignal, wait_for_any
+from pixyproxy.data.database import Database
+from pixyproxy.data.repositories.generations import Generation, GenerationRepository, GenerationState
+
+_logger = logging.getLogger(__name__)
+
+_CLOSE_SECONDS = 5.0
+_ENDED = (GenerationState.SUCCEEDED, GenerationState.FAILED, GenerationState.OUTCOME_UNKNOWN)
+
+
+class _Waiter:
+    """A thread that waits for a generation."""
+
+    def __init__(self) -> None:
+        self.is_woken = threading.Event()
+        self.ended: Generation | None = None
+        self.error: PixyProxyException | None = None
+
+
+class WaitingCalls:
+    """Looks, in a thread of its own, how the generations have come along that calls of this process wait for.
+
+    It looks at intervals, and early at those whose ids come by a local signal.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        ended: LocalSignal,
+        *,
+        require_hope: Callable[[], None],
+        on_change: Callable[[int], object] = lambda _: None,
+        interval: float = 0.1,
+        give_up_after: float = 30.0,
+    ) -> None:
+        """Look at nothing yet.
+
+        Args:
+            database: where the generations are.
+            ended: brings the ids of generations that have ended.
+            require_hope: raises where a generation that is still queued will not be submitted soon.
+            on_change: is told how many calls wait for generations that are still queued.
+            interval: seconds between two looks.
+            give_up_after: seconds after which callers are told that the database is away.
+        """
+        self._database = database
+        self._ended = ended
+        self._require_hope = require_hope
+        self._on_change = on_change
+        self._interval = interval
+        self._give_up_after = give_up_after
+        self._waiters: defaultdict[int, list[_Waiter]] = defaultdict(list)
+        self._lock = threading.Lock()
+        self._is_closing = False
+        self._thread = threading.Thread(target=self._run, name="waiting-calls", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Look no more."""
+        self._is_closing = True
+        self._ended.send()
+        if self._thread.is_alive():
+            self._thread.join(_CLOSE_SECONDS)
+
+    def wait_for(self, generation: Generation, call: CallScope) -> Generation | None:
+        """Wait until a generation has ended.
+
+        Returns:
+            The generation, or None where the caller has gone or its time is over before.
+
+        Raises:
+            ProviderCircuitOpenError: it is still queued, and will not be submitted soon.
+            DBConnectionError: the database has been away for too long.
+        """
+        with self._waiting_for(generation.id) as waiter:
+            call.on_leaving(waiter.is_woken.set)
+            waiter.is_woken.wait(call.remaining())
+        if waiter.error is not None:
+            raise waiter.error
+        return waiter.ended
+
+    def is_waited_for(self, generation_id: int) -> bool:
+        """Tell whether a call of this process waits for a generation."""
+        with self._lock:
+            return generation_id in self._waiters
+
+    @contextmanager
+    def _waiting_for(self, generation_id: int) -> Iterator[_Waiter]:
+        waiter = _Waiter()
+        with self._lock:
+            self._waiters[generation_id].append(waiter)
+        # It may have ended already.
+        self._ended.send(generation_id)
+        try:
+            yield waiter
+        finally:
+            with self._lock:
+                self._waiters[generation_id].remove(waiter)
+                if not self._waiters[generation_id]:
+                    del self._waiters[generation_id]
+
+    def _run(self) -> None:
+        look_at, reached_at = 0.0, time.monotonic()
+        while not self._is_closing:
+            with self._lock:
+                waited_for = set(self._waiters)
+            wait_for_any(self._ended, timeout=max(0.0, look_at - time.monotonic()) if waited_for else None)
+            signalled = set(self._ended.read() or ())
+            with self._lock:
+                waited_for = set(self._waiters)
+            if time.monotonic() >= look_at:
+                look_at = time.monotonic() + self._interval
+                due = waited_for
+            else:
+                due = waited_for & signalled
+            try:
+                self._look(due)
+                reached_at = time.monotonic()
+            except (DBConnectionError, ConflictError) as error:
+                if time.monotonic() - reached_at > self._give_up_after:
+                    self._tell(waited_for, error)
+            except Exception:
+                _logger.exception("Generations that calls wait for could not be read.")
+
+    def _look(self, ids: Collection[int]) -> None:
+        if not ids:
+            return
+        with self._database.reading() as context:
+            generations = GenerationRepository(context).get_several(ids)
+        for generation in generations:
+            if generation.state in _ENDED:
+                self._deliver(generation)
+        queued = [generation.id for generation in generations if generation.state is GenerationState.QUEUED]
+        if len(ids) == len(self._waiters):
+            self._on_change(len(queued))
+        try:
+            self._require_hope()
+        except PixyProxyException as error:
+            self._tell(queued, error)
+
+    def _deliver(self, generation: Generation) -> None:
+        with self._lock:
+            for waiter in self._waiters.get(generation.id, ()):
+                waiter.ended = generation
+                waiter.is_woken.set()
+
+    def _tell(self, ids: Collection[int], error: PixyProxyException) -> None:
+        with self._lock:
+            for waiter in (waiter for generation_id in ids for waiter in self._waiters.get(generation_id, ())):
+                waiter.error = error
+                waiter.is_woken.set()
