@@ -18,7 +18,7 @@ _READ_BYTES = 512 * _NUMBER.size
 class LocalSignal:
     """A pipe of numbers; to be made before the processes are forked.
 
-    A signal may be lost where nobody reads for long. It only wakes early those who look by themselves from time to time.
+    A signal may be lost where nobody reads for long. It only wakes early those who also poll.
     """
 
     def __init__(self) -> None:

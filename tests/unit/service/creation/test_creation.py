@@ -6,9 +6,8 @@ import fcntl
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,13 +21,13 @@ from pixyproxy.core.exceptions import (
     OutcomeUnknownError,
     PixyProxyException,
     PromptRefusedError,
+    ProviderMisconfiguredError,
     ProviderModelUnknownError,
     ProviderRequestInvalidError,
     ProviderTimeoutError,
     ProviderUnavailableError,
     RequestIdReusedError,
     StorageFullError,
-    TooBusyError,
 )
 from pixyproxy.core.models import (
     Caller,
@@ -39,56 +38,21 @@ from pixyproxy.core.models import (
     ImageDetailCreate,
     Usage,
     Visibility,
+    new_guid,
 )
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.local_image_store import LocalImageStore
 from pixyproxy.data.repositories.deletions import DeletionRepository
-from pixyproxy.data.repositories.generations import GenerationRepository, GenerationState
+from pixyproxy.data.repositories.generations import GenerationRepository, GenerationState, RequestContext
 from pixyproxy.data.repositories.images import ImageRepository
-from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
-from pixyproxy.service import creation as creation_module
-from pixyproxy.service.creation import GenerationDefaults, ImageCreator
-from pixyproxy.service.entry import ImageEntry, _Note
-from pixyproxy.service.generation_slots import GenerationSlots
-from pixyproxy.service.leases import LEASE
+from pixyproxy.service.creation import recording
+from pixyproxy.service.creation.recording import ImageCreator
+from pixyproxy.service.creation.storing import ImageStoring, _Manifest
 from tests.support.waiting import wait_until
 from tests.unit.service.conftest import make_caller
+from tests.unit.service.creation.parts import LEASE, FakeGenerator, Server
 
 KEY = "123e4567-e89b-42d3-a456-426614174000"
-DEFAULTS = GenerationDefaults(
-    model="default-model", size="auto", quality="auto", output_format="png", background="auto"
-)
-
-
-class FakeGenerator:
-    """Makes a picture at once, or does what ``behave`` says, and counts how often it is asked."""
-
-    def __init__(self) -> None:
-        self.requests: list[GenerationRequest] = []
-        self.behave: Callable[[], None] = lambda: None
-
-    def generate(self, request: GenerationRequest, call: CallScope) -> GeneratedImage:
-        if call.is_over:
-            raise ProviderTimeoutError("over")
-        self.requests.append(request)
-        self.behave()
-        return GeneratedImage(
-            data=f"picture {len(self.requests)}".encode(),
-            content_type="image/webp",
-            width=2,
-            height=3,
-            model=request.model,
-            usage=Usage(input_tokens=1, output_tokens=2, total_tokens=3),
-        )
-
-    def close(self) -> None:
-        pass
-
-    def fails_with(self, error: Exception) -> None:
-        def fail() -> None:
-            raise error
-
-        self.behave = fail
 
 
 @pytest.fixture
@@ -97,18 +61,14 @@ def generator() -> FakeGenerator:
 
 
 @pytest.fixture
-def creator(database: Database, store: LocalImageStore, generator: FakeGenerator) -> Iterator[ImageCreator]:
-    with closing(make_creator(database, store, generator)) as creator:
-        yield creator
+def server(database: Database, store: LocalImageStore, generator: FakeGenerator) -> Iterator[Server]:
+    with Server(database, store, generator).running() as server:
+        yield server
 
 
-def make_creator(
-    database: Database, store: LocalImageStore, generator: FakeGenerator, *, slots: int = 8
-) -> ImageCreator:
-    """Make a creator that sweeps and renews leases, as a server's does."""
-    creator = ImageCreator(database, store, generator, defaults=DEFAULTS, slots=GenerationSlots(slots))
-    creator.start()
-    return creator
+@pytest.fixture
+def creator(server: Server) -> ImageCreator:
+    return server.creator
 
 
 def request(prompt: str = "A Castle, at night!", key: str | None = KEY, **options: str) -> ImageCreation:
@@ -217,7 +177,7 @@ def test_a_deleted_image_is_not_made_again(
 
 
 @pytest.mark.parametrize(
-    "error", [PromptRefusedError("no"), ProviderUnavailableError("down"), ProviderTimeoutError("over")]
+    "error", [PromptRefusedError("no"), ProviderMisconfiguredError("key"), ProviderTimeoutError("over")]
 )
 def test_what_failed_and_cost_nothing_may_be_tried_again(
     creator: ImageCreator, database: Database, generator: FakeGenerator, alice: Caller, error: PixyProxyException
@@ -246,7 +206,8 @@ def test_what_may_have_cost_is_never_sent_again(
     creator: ImageCreator, database: Database, generator: FakeGenerator, alice: Caller, error: Exception
 ) -> None:
     generator.fails_with(error)
-    with pytest.raises(type(error)):
+    told = type(error) if isinstance(error, PixyProxyException) else PixyProxyException
+    with pytest.raises(told):
         creator.create(request(), alice, CallScope())
     assert states(database) == ["unknown"]
 
@@ -268,19 +229,22 @@ def test_a_model_that_the_caller_named_is_the_callers_mistake(
         creator.create(request(key=None), alice, CallScope())
 
 
-def begin(database: Database, alice: Caller, state: GenerationState, *, is_alive: bool) -> str:
+def begin(database: Database, alice: Caller, state: GenerationState, *, is_alive: bool, owner: str = "") -> str:
     """Leave behind what another process has begun, and return the guid of its image."""
     lease = LEASE if is_alive else -LEASE
     with database.transaction() as context:
-        generations = GenerationRepository(context)
-        generation = generations.insert(
-            author_id=alice.user_id,
-            request_id=KEY,
-            fingerprint=creation_module._fingerprint(request()),
-            lease=lease,
+        generation = GenerationRepository(context).insert(
+            request(), alice.user_id, recording._fingerprint(request()), RequestContext()
         )
-        if state is not GenerationState.RECORDED:
-            assert generations.move(generation, state, lease=lease)
+        context.execute(
+            "UPDATE generations SET state = :state, owner = :owner, lease_expires_at = :expires_at WHERE id = :id",
+            {
+                "id": generation.id,
+                "state": state.value,
+                "owner": owner or new_guid(),
+                "expires_at": datetime.now(UTC) + lease,
+            },
+        )
         context.commit()
     return generation.image_guid
 
@@ -297,7 +261,7 @@ def test_what_died_before_sending_is_taken_over(
 def test_what_died_after_sending_is_never_sent_again(
     creator: ImageCreator, database: Database, generator: FakeGenerator, alice: Caller
 ) -> None:
-    begin(database, alice, GenerationState.SENT, is_alive=False)
+    begin(database, alice, GenerationState.SUBMITTED, is_alive=False)
 
     for _ in range(2):
         with pytest.raises(OutcomeUnknownError):
@@ -306,7 +270,7 @@ def test_what_died_after_sending_is_never_sent_again(
     assert generator.requests == []
 
 
-@pytest.mark.parametrize("state", [GenerationState.RECORDED, GenerationState.SENT])
+@pytest.mark.parametrize("state", [GenerationState.RECORDED, GenerationState.SUBMITTED])
 def test_what_another_server_works_on_is_waited_for(
     creator: ImageCreator, database: Database, generator: FakeGenerator, alice: Caller, state: GenerationState
 ) -> None:
@@ -343,30 +307,21 @@ def test_nothing_is_sent_for_a_caller_that_has_gone(
     with pytest.raises(ProviderTimeoutError):
         creator.create(request(), alice, gone)
     assert generator.requests == []
-    wait_until(lambda: states(database) == ["failed"], timeout=5, what="the generation to be settled")
+    assert states(database) == []
 
 
-def test_over_the_limit_callers_are_refused_at_once(
+def test_over_the_limit_requests_are_queued(
     database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
 ) -> None:
-    answer, asked = threading.Event(), threading.Event()
-
-    def behave() -> None:
-        asked.set()
-        _wait(answer)
-
-    generator.behave = behave
-    with closing(make_creator(database, store, generator, slots=1)) as creator, ThreadPoolExecutor(1) as pool:
-        first = pool.submit(creator.create, request(key=None), alice, CallScope(30))
-        _wait(asked)
-        with pytest.raises(TooBusyError) as refused:
-            creator.create(request(key=None), alice, CallScope(30))
+    answer = threading.Event()
+    generator.behave = lambda: _wait(answer)
+    with Server(database, store, generator, limit=2).running() as server, ThreadPoolExecutor(5) as pool:
+        calls = [pool.submit(server.creator.create, request(key=None), alice, CallScope(30)) for _ in range(5)]
+        wait_until(lambda: sorted(states(database)) == ["queued"] * 3 + ["sent"] * 2, timeout=5, what="two submissions")
+        assert len(generator.requests) == 2
         answer.set()
-        first.result()
-        # The slot is free again.
-        assert creator.create(request(key=None), alice, CallScope(30)).size_bytes > 0
-    assert refused.value.retry_after
-    assert states(database) == ["stored", "stored"]
+        assert len({call.result().guid for call in calls}) == 5
+    assert states(database) == ["stored"] * 5
 
 
 def test_no_room_is_told_before_anything_is_sent(
@@ -426,9 +381,8 @@ def test_a_picture_made_while_the_database_is_away_is_entered_when_it_is_back(
 
     monkeypatch.setattr(ImageRepository, "insert", insert_unless_away)
 
-    monkeypatch.setattr(creation_module, "_ENTER_SECONDS", 0.0)
-    with pytest.raises(DBConnectionError, match="made and stored"):
-        creator.create(request(), alice, CallScope(30))
+    with pytest.raises(ProviderTimeoutError, match="still being generated"):
+        creator.create(request(), alice, CallScope(0.5))
     assert count_images(database) == 0
     is_away.clear()
 
@@ -470,24 +424,25 @@ def test_a_commit_whose_answer_was_lost_is_found_out(
 # --- After a crash: what the process that died has left --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("state", [state for state in GenerationState if state is not GenerationState.STORED])
-@pytest.mark.parametrize("has_swept", [True, False])
+@pytest.mark.parametrize("state", [state for state in GenerationState if state is not GenerationState.SUCCEEDED])
+@pytest.mark.parametrize("has_recovered", [True, False])
 def test_a_picture_that_was_kept_is_entered(
     database: Database,
     store: LocalImageStore,
     generator: FakeGenerator,
     alice: Caller,
     state: GenerationState,
-    has_swept: bool,
+    has_recovered: bool,
 ) -> None:
     guid = begin(database, alice, state, is_alive=False)
-    ImageEntry(database, store).keep(make_detail(guid, b"picture"), b"picture")
+    other = Server(database, store, generator)
+    other.storing.store(make_detail(guid, b"picture"), b"picture")
 
-    creator = ImageCreator(database, store, generator, defaults=DEFAULTS, slots=GenerationSlots(1))
-    if has_swept:
-        ImageEntry(database, store).finish_abandoned()
+    if has_recovered:
+        other.recovery.run()
         assert (count_images(database), states(database)) == (1, ["stored"])
-    image = creator.create(request(), alice, CallScope(30))
+    with other.running() as server:
+        image = server.creator.create(request(), alice, CallScope(30))
 
     assert image.guid == guid
     assert image.author == "alice"
@@ -499,11 +454,11 @@ def test_a_picture_that_was_kept_is_entered(
 def test_a_picture_that_another_process_is_about_to_enter_is_left_to_it(
     database: Database, store: LocalImageStore, alice: Caller
 ) -> None:
-    guid = begin(database, alice, GenerationState.SENT, is_alive=True)
-    entry = ImageEntry(database, store)
-    entry.keep(make_detail(guid, b"picture"), b"picture")
+    guid = begin(database, alice, GenerationState.SUBMITTED, is_alive=True)
+    server = Server(database, store, FakeGenerator())
+    server.storing.store(make_detail(guid, b"picture"), b"picture")
 
-    entry.finish_abandoned()
+    server.recovery.run()
 
     assert (count_images(database), states(database)) == (0, ["sent"])
     assert store.noted() == [guid]
@@ -513,28 +468,27 @@ def test_a_picture_that_another_process_is_about_to_enter_is_left_to_it(
 def test_a_note_without_its_bytes_is_thrown_away(
     database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller, there_is: bytes | None
 ) -> None:
-    guid = begin(database, alice, GenerationState.SENT, is_alive=False)
-    entry = ImageEntry(database, store)
-    entry.keep(make_detail(guid, b"picture"), b"picture")
+    guid = begin(database, alice, GenerationState.SUBMITTED, is_alive=False)
+    server = Server(database, store, generator)
+    server.storing.store(make_detail(guid, b"picture"), b"picture")
     store.delete(guid)
     if there_is is not None:
         store.write(guid, there_is)
 
-    entry.finish_abandoned()
+    server.recovery.run()
 
     assert store.noted() == []
     with pytest.raises(ContentDamagedError):
         store.open(guid)
-    creator = ImageCreator(database, store, generator, defaults=DEFAULTS, slots=GenerationSlots(1))
-    with pytest.raises(OutcomeUnknownError):
-        creator.create(request(), alice, CallScope(30))
+    with server.taking_calls(), pytest.raises(OutcomeUnknownError):
+        server.creator.create(request(), alice, CallScope(30))
     assert count_images(database) == 0
     assert generator.requests == []
 
 
 def test_a_note_that_outlived_its_entry_goes(creator: ImageCreator, store: LocalImageStore, alice: Caller) -> None:
     image = creator.create(request(), alice, CallScope())
-    store.write_note(image.guid, _Note(detail=make_detail(image.guid, b"x")).model_dump_json())
+    store.write_note(image.guid, _Manifest(detail=make_detail(image.guid, b"x")).model_dump_json())
 
     wait_until(lambda: store.noted() == [], timeout=20, what="the sweeper to come by")
     with store.open(image.guid) as reader:
@@ -542,11 +496,11 @@ def test_a_note_that_outlived_its_entry_goes(creator: ImageCreator, store: Local
 
 
 def test_a_note_of_an_earlier_release_is_understood(database: Database, store: LocalImageStore, alice: Caller) -> None:
-    guid = begin(database, alice, GenerationState.SENT, is_alive=False)
+    guid = begin(database, alice, GenerationState.SUBMITTED, is_alive=False)
     store.write(guid, b"picture")
     store.write_note(guid, f'{{"detail": {make_detail(guid, b"picture").model_dump_json()}, "author_id": 1}}')
 
-    ImageEntry(database, store).finish_abandoned()
+    Server(database, store, FakeGenerator()).recovery.run()
 
     assert (count_images(database), states(database)) == (1, ["stored"])
 
@@ -555,33 +509,33 @@ def test_a_note_that_was_thrown_away_while_its_writer_slept_is_written_again(
     database: Database, store: LocalImageStore, alice: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed right then, the writer would otherwise leave bytes that nothing points to."""
-    guid = begin(database, alice, GenerationState.SENT, is_alive=False)
+    guid = begin(database, alice, GenerationState.SUBMITTED, is_alive=False)
     write = store.write
     now = time.time()
 
     def write_after_sleeping(guid: str, data: bytes) -> None:
-        ImageEntry(database, store).finish_abandoned()
+        Server(database, store, FakeGenerator()).recovery.run()
         assert store.noted() == []
         monkeypatch.setattr(time, "time", lambda: now + 2 * LEASE.total_seconds())
         write(guid, data)
 
     monkeypatch.setattr(store, "write", write_after_sleeping)
-    ImageEntry(database, store).keep(make_detail(guid, b"picture"), b"picture")
+    ImageStoring(database, store, lease=LEASE).store(make_detail(guid, b"picture"), b"picture")
 
     assert store.noted() == [guid]
-    ImageEntry(database, store).finish_abandoned()
+    Server(database, store, FakeGenerator()).recovery.run()
     assert (count_images(database), states(database)) == (1, ["stored"])
 
 
 def test_bytes_of_a_deleted_image_go(database: Database, store: LocalImageStore, alice: Caller) -> None:
     """The process died between the commit of a deletion and the deletion of the bytes."""
-    guid = begin(database, alice, GenerationState.STORED, is_alive=False)
+    guid = begin(database, alice, GenerationState.SUCCEEDED, is_alive=False)
     store.write(guid, b"picture")
     with database.transaction() as context:
         DeletionRepository(context).insert(guid)
         context.commit()
 
-    ImageEntry(database, store).finish_abandoned()
+    Server(database, store, FakeGenerator()).recovery.run()
 
     with pytest.raises(ContentDamagedError):
         store.open(guid)

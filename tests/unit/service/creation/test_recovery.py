@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from obstore.store import MemoryStore
+from pixyproxy.service.entry import ImageEntry
 
 from pixyproxy.core.exceptions import StorageMisconfiguredError, StorageUnavailableError
 from pixyproxy.core.models import Caller, ImageDetail, new_guid
@@ -15,7 +16,6 @@ from pixyproxy.data.object_image_store import ObjectImageStore
 from pixyproxy.data.repositories.generations import Generation, GenerationRepository, GenerationState
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.service import entry as entry_module
-from pixyproxy.service.entry import ImageEntry
 
 PICTURE = b"picture"
 ALIVE, DEAD = timedelta(seconds=60), timedelta(seconds=-60)

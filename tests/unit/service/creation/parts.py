@@ -1,0 +1,157 @@
+"""One server's parts of creating images, put together as the product does it, with short intervals."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+
+from pixyproxy.core.call import CallScope
+from pixyproxy.core.local_signal import LocalSignal
+from pixyproxy.core.models import GenerationDefaults, Usage, new_guid
+from pixyproxy.data.database import Database
+from pixyproxy.data.image_store import ImageStore
+from pixyproxy.generation.circuit_breaker import CircuitBreaker, SharedCircuits
+from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
+from pixyproxy.generation.observer import GenerationObserver
+from pixyproxy.generation.retry import RetryPolicy
+from pixyproxy.service.creation.leases import Leases
+from pixyproxy.service.creation.rate_limiter import RateLimiter
+from pixyproxy.service.creation.recording import ImageCreator
+from pixyproxy.service.creation.recovery import Recovery
+from pixyproxy.service.creation.storing import ImageStoring
+from pixyproxy.service.creation.waiting import WaitingCalls
+from pixyproxy.service.creation.worker import GenerationWorker
+
+DEFAULTS = GenerationDefaults(
+    model="default-model", size="auto", quality="auto", output_format="png", background="auto"
+)
+LEASE = timedelta(seconds=2)
+
+
+class FakeGenerator:
+    """Generates at once, or does what ``behave`` says, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.requests: list[GenerationRequest] = []
+        self.behave: Callable[[], None] = lambda: None
+
+    def generate(self, request: GenerationRequest, call: CallScope) -> GeneratedImage:
+        self.requests.append(request)
+        number = len(self.requests)
+        self.behave()
+        return GeneratedImage(
+            data=f"picture {number}".encode(),
+            content_type="image/webp",
+            width=2,
+            height=3,
+            model=request.model,
+            usage=Usage(input_tokens=1, output_tokens=2, total_tokens=3),
+        )
+
+    def close(self) -> None:
+        pass
+
+    def fails_with(self, *errors: Exception) -> None:
+        """Fail with each of the errors in turn, and with the last one from then on."""
+        left = list(errors)
+
+        def fail() -> None:
+            raise left.pop(0) if len(left) > 1 else left[0]
+
+        self.behave = fail
+
+
+@dataclass
+class Server:
+    """A server on a database and a store.
+
+    Attributes:
+        database: where generations are recorded.
+        store: where bytes go.
+        generator: what its generation worker asks.
+        limit: how many generations it may have submitted at a time.
+        images_per_minute: what the rate limiter lets through, or None.
+        owner: the name of its generation worker.
+        lease: how long its leases last.
+    """
+
+    database: Database
+    store: ImageStore
+    generator: FakeGenerator
+    limit: int = 8
+    images_per_minute: int | None = None
+    owner: str = ""
+    lease: timedelta = LEASE
+    observer: GenerationObserver | None = None
+
+    def __post_init__(self) -> None:
+        self.owner = self.owner or new_guid()
+        self.recorded, self.ended = LocalSignal(), LocalSignal()
+        self.circuits = SharedCircuits()
+        self.storing = ImageStoring(self.database, self.store, lease=self.lease, retry_interval=0.01)
+        limit = self.images_per_minute
+        self.limiter = None if limit is None else RateLimiter(self.database, limit)
+        self.recovery = Recovery(
+            self.database, self.store, self.storing, on_end=self.ended.send, interval=0.2, retry_interval=0.01
+        )
+        self.waiting = WaitingCalls(
+            self.database,
+            self.ended,
+            require_hope=self.circuits.require_closed,
+            interval=0.05,
+            give_up_after=5.0,
+        )
+        self.creator = ImageCreator(
+            self.database,
+            self.storing,
+            self.waiting,
+            defaults=DEFAULTS,
+            require_hope=self.circuits.require_closed,
+            limiter=self.limiter,
+            trace_headers=dict,
+            on_record=self.recorded.send,
+        )
+        self.worker = GenerationWorker(
+            self.database,
+            self.store,
+            self.storing,
+            self.generator,
+            owner=self.owner,
+            defaults=DEFAULTS,
+            limit=self.limit,
+            leases=Leases(self.database, self.owner, self.lease),
+            lease=self.lease,
+            recovery=self.recovery,
+            breaker=CircuitBreaker(lambda until: self.circuits.publish(0, until)),
+            retry=RetryPolicy(lambda: 0.01),
+            limiter=self.limiter,
+            recorded=self.recorded,
+            on_end=self.ended.send,
+            observer=self.observer or GenerationObserver(),
+            continuing=lambda _: nullcontext(),
+            poll_interval=0.1,
+            retry_interval=0.02,
+            give_up_after=5.0,
+        )
+
+    @contextlib.contextmanager
+    def taking_calls(self) -> Iterator[Server]:
+        """Take calls, without a generation worker."""
+        with closing(self.waiting):
+            self.waiting.start()
+            yield self
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Server]:
+        """Take calls, and generate."""
+        thread = threading.Thread(target=self.worker.run, daemon=True)
+        thread.start()
+        with self.taking_calls():
+            yield self
+        self.recorded.close_sender()
+        thread.join(30)
+        assert not thread.is_alive()
