@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +34,7 @@ from pixyproxy.generation.interfaces import ImageGenerator
 from pixyproxy.generation.retry import RetryPolicy
 from pixyproxy.observability.exposition import MetricsExposition
 from pixyproxy.observability.watch import Watch
-from pixyproxy.service.creation.leases import LEASE, Leases
+from pixyproxy.service.creation.leases import Leases
 from pixyproxy.service.creation.rate_limiter import RateLimiter
 from pixyproxy.service.creation.recording import ImageCreator
 from pixyproxy.service.creation.recovery import Recovery
@@ -57,6 +58,10 @@ if TYPE_CHECKING:
     from pixyproxy.generation.openai_images import OpenAIGenerator
 
 _logger = logging.getLogger(__name__)
+
+LEASE = timedelta(seconds=15)
+"""After this time without a renewal, a worker is taken for dead. One that lives, but cannot renew its leases for so
+long, does no harm: what it has submitted is never submitted by another, and its image is committed all the same."""
 
 # Calls wait for a free slot of the generation workers, or join the generation of another call.
 _CREATIONS_A_GENERATION = 2
@@ -277,7 +282,7 @@ def open_base(settings: Settings) -> Iterator[Base]:
             watch=watch,
             database=database,
             store=store,
-            storing=ImageStoring(database, store),
+            storing=ImageStoring(database, store, lease=LEASE),
             limiter=None if settings.images_per_minute is None else RateLimiter(database, settings.images_per_minute),
             defaults=GenerationDefaults(
                 model=settings.model,

@@ -15,10 +15,6 @@ from pixyproxy.data.transactions import in_transaction
 
 _logger = logging.getLogger(__name__)
 
-LEASE = timedelta(seconds=15)
-"""After this time without a renewal, a worker is taken for dead. One that lives, but cannot renew its leases for so
-long, does no harm: what it has submitted is never submitted by another, and its image is committed all the same."""
-
 _RENEWALS_A_LEASE = 5
 _CLOSE_SECONDS = 5.0
 

@@ -22,7 +22,6 @@ from pixyproxy.data.repositories.deletions import DeletionRepository
 from pixyproxy.data.repositories.generations import Generation, GenerationRepository, GenerationState
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.transactions import in_transaction
-from pixyproxy.service.creation.leases import LEASE
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -46,7 +45,7 @@ class ImageStoring:
         database: Database,
         store: ImageStore,
         *,
-        lease: timedelta = LEASE,
+        lease: timedelta,
         retry_interval: float = 1.0,
         give_up_after: float = 600.0,
     ) -> None:
