@@ -17,14 +17,14 @@ SET @is_missing = (
 SET @statement = IF(@is_missing, '
   ALTER TABLE generations
     ADD COLUMN request MEDIUMTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NULL,
-    ADD COLUMN call_id VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL DEFAULT '''',
-    ADD COLUMN trace_headers VARCHAR(2048) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL DEFAULT ''{}'',
+    ADD COLUMN call_id VARCHAR(255) CHARACTER SET ascii COLLATE ascii_bin NOT NULL DEFAULT '''',
+    ADD COLUMN trace_headers VARCHAR(2048) CHARACTER SET ascii COLLATE ascii_bin NOT NULL DEFAULT ''{}'',
     ADD COLUMN deadline_at DATETIME(6) NULL,
     ADD COLUMN not_before_at DATETIME(6) NOT NULL DEFAULT ''1970-01-01 00:00:00'',
     ADD COLUMN attempts INT UNSIGNED NOT NULL DEFAULT 0,
     ADD COLUMN submitted_at DATETIME(6) NULL,
     ADD COLUMN finished_at DATETIME(6) NULL,
-    ADD COLUMN error TEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NULL,
+    ADD COLUMN error TEXT CHARACTER SET ascii COLLATE ascii_bin NULL,
     ADD INDEX generations_I3 (state, author_id, not_before_at)
 ', 'DO 0');
 PREPARE change_generations FROM @statement;

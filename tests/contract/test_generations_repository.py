@@ -1,25 +1,36 @@
-"""What recording generations must do on every database: one for each request, whoever races for it."""
+"""What recording, claiming and ending generations must do on every database: once each, whoever races for it."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 import pytest
 
-from pixyproxy.core.exceptions import ConflictError, ConstraintViolationError
-from pixyproxy.core.models import Caller, new_guid
+from pixyproxy.core.error_records import from_record
+from pixyproxy.core.exceptions import ConflictError, ConstraintViolationError, PixyProxyException, ProviderQuotaError
+from pixyproxy.core.models import (
+    Caller,
+    GenerationOptions,
+    ImageCreation,
+    ImageDetailCreate,
+    Visibility,
+    new_guid,
+)
 from pixyproxy.data.database import Database
-from pixyproxy.data.repositories.generations import Generation, GenerationRepository, GenerationState
+from pixyproxy.data.repositories.generations import Generation, GenerationRepository, GenerationState, RequestContext
 from tests.contract.records import add_caller
 
 T = TypeVar("T")
 
 MINUTE = timedelta(minutes=1)
 FINGERPRINT = "0123456789abcdef" * 4
+ERROR = ProviderQuotaError("out of money")
+NO_CALL = RequestContext()
 
 
 @pytest.fixture
@@ -34,41 +45,83 @@ def committed(database: Database, work: Callable[[GenerationRepository], T]) -> 
     return result
 
 
-def record(database: Database, author: Caller, request_id: str | None, lease: timedelta = MINUTE) -> Generation:
-    return committed(
-        database,
-        lambda generations: generations.insert(
-            author_id=author.user_id, request_id=request_id, fingerprint=FINGERPRINT, lease=lease
-        ),
+def read(database: Database, work: Callable[[GenerationRepository], T]) -> T:
+    with database.reading() as context:
+        return work(GenerationRepository(context))
+
+
+def request(request_id: str | None = None, prompt: str = "a fox 🦊") -> ImageCreation:
+    return ImageCreation(
+        detail=ImageDetailCreate(prompt=prompt, tags=("a", "雪"), visibility=Visibility.PUBLIC),
+        options=GenerationOptions(size="64x64"),
+        request_id=request_id,
     )
 
 
-def find(database: Database, author: Caller, request_id: str) -> Generation | None:
-    with database.reading() as context:
-        return GenerationRepository(context).find(author.user_id, request_id)
+def record(
+    database: Database, author: Caller, request_id: str | None = None, context: RequestContext = NO_CALL
+) -> Generation:
+    return committed(
+        database,
+        lambda generations: generations.insert(request(request_id), author.user_id, FINGERPRINT, context),
+    )
 
 
-def move(
-    database: Database, generation: Generation, state: GenerationState, lease: timedelta = timedelta(0)
-) -> Generation | None:
-    return committed(database, lambda generations: generations.move(generation, state, lease=lease))
+def submit(database: Database, generation: Generation, owner: str = "", lease: timedelta = MINUTE) -> bool:
+    return committed(database, lambda generations: generations.submit(generation.id, owner or new_guid(), lease))
 
 
-def test_a_generation_comes_back_as_it_was_recorded(database: Database, ann: Caller) -> None:
+def now_of(database: Database, generation: Generation) -> Generation:
+    (found,) = read(database, lambda generations: generations.get_several([generation.id]))
+    return found
+
+
+def set_state(
+    database: Database, generation: Generation, state: GenerationState, lease: timedelta = MINUTE
+) -> Generation:
+    """Bring a generation into a state, whichever way led there."""
+    with database.transaction() as context:
+        context.execute(
+            "UPDATE generations SET state = :state, lease_expires_at = :expires_at WHERE id = :id",
+            {"id": generation.id, "state": state.value, "expires_at": datetime.now(UTC) + lease},
+        )
+        context.commit()
+    return now_of(database, generation)
+
+
+# --- Record ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_request_comes_back_as_it_was_recorded(database: Database, ann: Caller) -> None:
     request_id = new_guid()
-    before = datetime.now(UTC)
+    deadline = datetime.now(UTC) + MINUTE
+    context = RequestContext("host-1-2", {"traceparent": "00-ab"}, deadline)
 
-    generation = record(database, ann, request_id)
+    generation = record(database, ann, request_id, context)
 
-    assert generation.state is GenerationState.RECORDED
-    assert generation.fingerprint == FINGERPRINT
-    assert before + MINUTE <= generation.lease_expires_at <= datetime.now(UTC) + MINUTE
-    assert find(database, ann, request_id) == generation
-    assert generation.is_under_way
+    assert generation.state is GenerationState.QUEUED
+    assert (generation.attempts, generation.error) == (0, None)
+    assert read(database, lambda generations: generations.find(ann.user_id, request_id)) == generation
+    queued = read(database, lambda generations: generations.get_queued(generation.id))
+    assert queued is not None
+    assert queued.generation == generation
+    assert queued.creation == request(request_id)
+    assert queued.author == ann
+    assert queued.context == context
+
+
+def test_the_longest_request_is_recorded(database: Database, ann: Caller) -> None:
+    longest = request(prompt="🦊" * 32_000)
+    generation = committed(
+        database, lambda generations: generations.insert(longest, ann.user_id, FINGERPRINT, RequestContext())
+    )
+    queued = read(database, lambda generations: generations.get_queued(generation.id))
+    assert queued is not None
+    assert queued.creation == longest
 
 
 def test_every_generation_has_an_image_of_its_own(database: Database, ann: Caller) -> None:
-    generations = [record(database, ann, None) for _ in range(3)]
+    generations = [record(database, ann) for _ in range(3)]
 
     assert len({generation.image_guid for generation in generations}) == 3
     assert len({generation.id for generation in generations}) == 3
@@ -83,189 +136,235 @@ def test_a_request_id_is_taken_once_by_an_author(database: Database, ann: Caller
         record(database, ann, request_id)
     others = record(database, bob, request_id)
 
-    assert find(database, ann, request_id) == first
-    assert find(database, bob, request_id) == others != first
+    assert read(database, lambda generations: generations.find(ann.user_id, request_id)) == first
+    assert read(database, lambda generations: generations.find(bob.user_id, request_id)) == others != first
 
 
 def test_the_author_must_exist(database: Database, ann: Caller) -> None:
     nobody = ann.model_copy(update={"user_id": ann.user_id + 1})
 
     with pytest.raises(ConstraintViolationError):
-        record(database, nobody, None)
+        record(database, nobody)
 
 
 def test_what_was_not_recorded_is_not_found(database: Database, ann: Caller) -> None:
-    record(database, ann, None)
+    record(database, ann)
     record(database, ann, new_guid())
 
-    assert find(database, ann, new_guid()) is None
-    assert find(database, ann, "") is None
+    assert read(database, lambda generations: generations.find(ann.user_id, new_guid())) is None
+    assert read(database, lambda generations: generations.find(ann.user_id, "")) is None
+    assert read(database, lambda generations: generations.find_by_image(new_guid())) is None
+    assert read(database, lambda generations: generations.get_several([])) == []
 
 
-def test_a_generation_that_is_not_committed_is_not_recorded(database: Database, ann: Caller) -> None:
+def test_a_record_that_is_not_committed_is_not_there(database: Database, ann: Caller) -> None:
     request_id = new_guid()
     with database.transaction() as context:
-        GenerationRepository(context).insert(
-            author_id=ann.user_id, request_id=request_id, fingerprint=FINGERPRINT, lease=MINUTE
-        )
+        GenerationRepository(context).insert(request(request_id), ann.user_id, FINGERPRINT, RequestContext())
 
-    assert find(database, ann, request_id) is None
+    assert read(database, lambda generations: generations.find(ann.user_id, request_id)) is None
 
 
-@pytest.mark.parametrize("state", GenerationState)
-def test_a_generation_moves_to_any_state(database: Database, ann: Caller, state: GenerationState) -> None:
-    request_id, other_id = new_guid(), new_guid()
-    generation, other = record(database, ann, request_id), record(database, ann, other_id)
+def test_a_failed_generation_is_queued_again_once(database: Database, ann: Caller) -> None:
+    failed = set_state(database, record(database, ann, new_guid()), GenerationState.FAILED)
+    context = RequestContext("another-call")
 
-    moved = move(database, generation, state, 2 * MINUTE)
+    queued = committed(database, lambda generations: generations.queue_again(failed, request(), context))
 
-    assert moved is not None
-    assert moved.state is state
-    assert moved.lease_expires_at > generation.lease_expires_at
-    assert (moved.id, moved.image_guid, moved.fingerprint) == (
-        generation.id,
-        generation.image_guid,
-        generation.fingerprint,
-    )
-    assert find(database, ann, request_id) == moved
-    assert find(database, ann, other_id) == other
-
-
-def test_a_generation_moves_on_from_where_it_was_left(database: Database, ann: Caller) -> None:
-    request_id = new_guid()
-    generation: Generation | None = record(database, ann, request_id)
-
-    for state in (GenerationState.SENT, GenerationState.FAILED, GenerationState.RECORDED, GenerationState.STORED):
-        assert generation is not None
-        generation = move(database, generation, state, MINUTE)
-
-    assert generation is not None
-    assert find(database, ann, request_id) == generation
-
-
-def test_a_generation_that_somebody_else_has_moved_stays_as_it_is(database: Database, ann: Caller) -> None:
-    request_id = new_guid()
-    generation = record(database, ann, request_id)
-    moved = move(database, generation, GenerationState.SENT, MINUTE)
-
-    assert move(database, generation, GenerationState.FAILED) is None
-    assert find(database, ann, request_id) == moved
-
-
-def test_a_generation_that_was_taken_over_belongs_to_its_new_owner(database: Database, ann: Caller) -> None:
-    request_id = new_guid()
-    generation = move(database, record(database, ann, request_id), GenerationState.FAILED)
-    assert generation is not None
-
-    taken = committed(database, lambda generations: generations.take_over(generation, lease=MINUTE))
-
-    assert taken is not None
-    assert taken.owner != generation.owner
-    assert taken.state is GenerationState.RECORDED
-    assert taken.is_under_way
-    assert find(database, ann, request_id) == taken
-    assert committed(database, lambda generations: generations.take_over(generation, lease=MINUTE)) is None
-    assert move(database, generation, GenerationState.SENT) is None
-    assert find(database, ann, request_id) == taken
-
-
-def test_a_renewed_lease_keeps_the_generation_with_its_owner(database: Database, ann: Caller) -> None:
-    request_id, other_id = new_guid(), new_guid()
-    generation, other = record(database, ann, request_id, -MINUTE), record(database, ann, other_id, -MINUTE)
-    assert not generation.is_under_way
-
-    committed(database, lambda generations: generations.renew_leases([generation.owner, new_guid()], lease=MINUTE))
-
-    renewed = find(database, ann, request_id)
-    assert renewed is not None
-    assert renewed.is_under_way
-    assert find(database, ann, other_id) == other
-    assert move(database, generation, GenerationState.SENT, MINUTE) is not None
+    assert queued is not None
+    assert queued.state is GenerationState.QUEUED
+    again = read(database, lambda generations: generations.get_queued(failed.id))
+    assert again is not None
+    assert again.context == context
+    assert committed(database, lambda generations: generations.queue_again(failed, request(), context)) is None
 
 
 def test_a_generation_is_found_by_its_image(database: Database, ann: Caller) -> None:
-    generation, _ = record(database, ann, None), record(database, ann, None)
+    generation, _ = record(database, ann), record(database, ann)
 
-    with database.reading() as context:
-        assert GenerationRepository(context).find_by_image(generation.image_guid) == generation
-        assert GenerationRepository(context).find_by_image(new_guid()) is None
+    assert read(database, lambda generations: generations.find_by_image(generation.image_guid)) == generation
+
+
+# --- Claim -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_oldest_of_each_author_may_be_claimed(database: Database, ann: Caller) -> None:
+    bob = add_caller(database, "bob")
+    first, second = record(database, ann), record(database, ann)
+    others = record(database, bob)
+
+    assert read(database, GenerationRepository.oldest_queued) == {ann.user_id: first.id, bob.user_id: others.id}
+    assert read(database, GenerationRepository.count_queued) == 3
+    assert submit(database, first)
+    assert read(database, GenerationRepository.oldest_queued) == {ann.user_id: second.id, bob.user_id: others.id}
+    assert read(database, GenerationRepository.count_queued) == 2
+
+
+def test_a_submitted_generation_has_a_lease_and_is_queued_no_more(database: Database, ann: Caller) -> None:
+    generation = record(database, ann)
+
+    assert submit(database, generation)
+
+    submitted = now_of(database, generation)
+    assert submitted.state is GenerationState.SUBMITTED
+    assert submitted.attempts == 1
+    assert submitted.is_leased
+    assert read(database, lambda generations: generations.get_queued(generation.id)) is None
+    assert not submit(database, generation)
+
+
+def test_a_generation_is_queued_again_by_its_owner_for_later(database: Database, ann: Caller) -> None:
+    generation, owner = record(database, ann), new_guid()
+    submit(database, generation, owner)
+    later = datetime.now(UTC) + MINUTE
+
+    assert not committed(database, lambda generations: generations.queue_later(generation.id, new_guid(), later))
+    assert committed(database, lambda generations: generations.queue_later(generation.id, owner, later))
+
+    assert now_of(database, generation).state is GenerationState.QUEUED
+    assert read(database, GenerationRepository.oldest_queued) == {}
+    assert read(database, GenerationRepository.count_queued) == 1
+
+
+def test_a_lease_is_renewed_by_its_owner_alone(database: Database, ann: Caller) -> None:
+    owner = new_guid()
+    mine, others = record(database, ann), record(database, ann)
+    submit(database, mine, owner, -MINUTE)
+    submit(database, others, new_guid(), -MINUTE)
+    assert not now_of(database, mine).is_leased
+
+    committed(database, lambda generations: generations.renew_leases(owner, [mine.id, others.id], MINUTE))
+
+    assert now_of(database, mine).is_leased
+    assert not now_of(database, others).is_leased
+
+
+def test_leases_of_a_dead_owner_expire_at_once(database: Database, ann: Caller) -> None:
+    owner = new_guid()
+    mine, others = record(database, ann), record(database, ann)
+    submit(database, mine, owner)
+    submit(database, others)
+
+    committed(database, lambda generations: generations.expire_leases(owner))
+
+    assert [expired.id for expired in read(database, lambda generations: generations.get_expired(10))] == [mine.id]
+    assert now_of(database, others).is_leased
 
 
 @pytest.mark.parametrize("state", GenerationState)
-def test_a_generation_is_finished_once_by_whoever_has_its_picture(
+def test_only_a_lease_that_is_needed_expires(database: Database, ann: Caller, state: GenerationState) -> None:
+    alive = set_state(database, record(database, ann), state, MINUTE)
+    dead = set_state(database, record(database, ann), state, -MINUTE)
+    is_owned = state in (GenerationState.RECORDED, GenerationState.SUBMITTED)
+
+    assert alive.is_leased is is_owned
+    assert not dead.is_leased
+    expired = read(database, lambda generations: generations.get_expired(10))
+    assert [generation.id for generation in expired] == ([dead.id] if is_owned else [])
+
+
+# --- Finish ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", [GenerationState.FAILED, GenerationState.OUTCOME_UNKNOWN])
+def test_a_generation_ends_with_its_error(database: Database, ann: Caller, state: GenerationState) -> None:
+    generation = record(database, ann)
+    submit(database, generation)
+    submitted = now_of(database, generation)
+
+    assert committed(database, lambda generations: generations.end(submitted, state, ERROR))
+
+    ended = now_of(database, generation)
+    assert ended.state is state
+    assert ended.error is not None
+    error = from_record(ended.error)
+    assert (type(error), error.message) == (type(ERROR), ERROR.message)
+    assert not committed(database, lambda generations: generations.end(submitted, state, ERROR))
+
+
+def test_a_generation_whose_lease_was_renewed_does_not_end_as_expired(database: Database, ann: Caller) -> None:
+    generation = record(database, ann)
+    submit(database, generation, lease=-MINUTE)
+    expired = now_of(database, generation)
+    alive = replace(
+        set_state(database, generation, GenerationState.SUBMITTED, MINUTE), lease_expires_at=expired.lease_expires_at
+    )
+
+    def end(generations: GenerationRepository) -> bool:
+        return generations.end(alive, GenerationState.OUTCOME_UNKNOWN, ERROR, if_expired=True)
+
+    assert not committed(database, end)
+    set_state(database, generation, GenerationState.SUBMITTED, -MINUTE)
+    assert committed(database, end)
+
+
+@pytest.mark.parametrize("state", GenerationState)
+def test_a_generation_succeeds_once_by_whoever_has_its_image(
     database: Database, ann: Caller, state: GenerationState
 ) -> None:
-    request_id = new_guid()
-    recorded = record(database, ann, request_id)
-    assert move(database, recorded, state) is not None
+    recorded = record(database, ann)
+    set_state(database, recorded, state)
 
-    assert committed(database, lambda generations: generations.finish(recorded)) is (
-        state is not GenerationState.STORED
+    assert committed(database, lambda generations: generations.succeed(recorded)) is (
+        state is not GenerationState.SUCCEEDED
     )
-    assert committed(database, lambda generations: generations.finish(recorded)) is False
-
-    found = find(database, ann, request_id)
-    assert found is not None
-    assert found.state is GenerationState.STORED
+    assert committed(database, lambda generations: generations.succeed(recorded)) is False
+    assert now_of(database, recorded).state is GenerationState.SUCCEEDED
 
 
-def test_a_move_that_is_not_committed_has_not_happened(database: Database, ann: Caller) -> None:
-    request_id = new_guid()
-    generation = record(database, ann, request_id)
+def test_an_end_that_is_not_committed_has_not_happened(database: Database, ann: Caller) -> None:
+    generation = record(database, ann)
 
     with database.transaction() as context:
-        assert GenerationRepository(context).move(generation, GenerationState.SENT) is not None
+        assert GenerationRepository(context).end(generation, GenerationState.FAILED, ERROR)
 
-    assert find(database, ann, request_id) == generation
+    assert now_of(database, generation) == generation
 
 
-@pytest.mark.parametrize("state", GenerationState)
-def test_what_is_unfinished_is_under_way_as_long_as_its_lease_runs(
-    database: Database, ann: Caller, state: GenerationState
-) -> None:
-    with_lease = move(database, record(database, ann, None), state, MINUTE)
-    without = move(database, record(database, ann, None), state, -MINUTE)
-    assert with_lease is not None
-    assert without is not None
-
-    assert with_lease.is_under_way is (state in (GenerationState.RECORDED, GenerationState.SENT))
-    assert not without.is_under_way
-
+# --- Races -----------------------------------------------------------------------------------------------------------
 
 RACERS = 6
 
 
-def race(work: Callable[[], T]) -> list[T | Exception]:
-    """Do the same in many threads at once, and return what came of it."""
-    barrier = threading.Barrier(RACERS)
+def race(*works: Callable[[], T]) -> list[T | PixyProxyException]:
+    """Do all at once, each in a thread, and return what came of each."""
+    barrier = threading.Barrier(len(works))
 
-    def run() -> T | Exception:
+    def run(work: Callable[[], T]) -> T | PixyProxyException:
         barrier.wait(timeout=30)
         try:
             return work()
         except (ConstraintViolationError, ConflictError) as error:
             return error
 
-    with ThreadPoolExecutor(RACERS) as threads:
-        return [future.result() for future in [threads.submit(run) for _ in range(RACERS)]]
+    with ThreadPoolExecutor(len(works)) as threads:
+        return [future.result() for future in [threads.submit(run, work) for work in works]]
 
 
 def test_one_of_many_racers_records_a_request(database: Database, ann: Caller) -> None:
     request_id = new_guid()
 
-    outcomes = race(lambda: record(database, ann, request_id))
+    outcomes = race(*[lambda: record(database, ann, request_id)] * RACERS)
 
     winners = [outcome for outcome in outcomes if isinstance(outcome, Generation)]
     assert len(winners) == 1
-    assert find(database, ann, request_id) == winners[0]
+    assert read(database, lambda generations: generations.find(ann.user_id, request_id)) == winners[0]
 
 
-def test_one_of_many_racers_moves_a_generation(database: Database, ann: Caller) -> None:
-    request_id = new_guid()
-    generation = record(database, ann, request_id)
+def test_one_of_many_racers_submits_a_generation(database: Database, ann: Caller) -> None:
+    generation = record(database, ann)
 
-    outcomes = race(lambda: move(database, generation, GenerationState.SENT, MINUTE))
+    outcomes = race(*[lambda: submit(database, generation)] * RACERS)
 
-    winners = [outcome for outcome in outcomes if isinstance(outcome, Generation)]
-    assert len(winners) == 1
-    assert find(database, ann, request_id) == winners[0]
+    assert outcomes.count(True) == 1
+    assert now_of(database, generation).attempts == 1
+
+
+def test_a_caller_that_leaves_and_a_worker_that_claims_do_not_both_win(database: Database, ann: Caller) -> None:
+    def give_up(generation: Generation) -> bool:
+        return committed(database, lambda generations: generations.end(generation, GenerationState.FAILED, ERROR))
+
+    for _ in range(20):
+        generation = record(database, ann)
+        outcomes = race(lambda g=generation: submit(database, g), lambda g=generation: give_up(g))  # type: ignore[misc]
+        assert outcomes.count(True) == 1

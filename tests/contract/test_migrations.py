@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from pixyproxy.data import mysql as mysql_module
 from pixyproxy.data.database import Database, statements_of
 from pixyproxy.data.init import Migration, migrations_for, require_current, schema_version, upgrade
 from pixyproxy.data.mysql import MySQLDatabase
+from pixyproxy.data.repositories.generations import GenerationRepository
 from pixyproxy.data.repositories.images import detail_to_dict
 from pixyproxy.service.indexer import seal_all
 from tests.contract.databases import SERVERS, address_of, open_database
@@ -34,7 +35,7 @@ from tests.support.database_servers import DatabaseKind, DatabaseServer, private
 
 PROJECT = Path(__file__).parents[2]
 SCRIPTS = PROJECT / "sql"
-VERSIONS = [3, 4, 5, 6]
+VERSIONS = [3, 4, 5, 6, 7]
 ENTITIES = {"deletions", "generations", "images", "migrations", "server_values", "users"}
 TABLES = ENTITIES | {
     "failed_sign_ins",
@@ -261,14 +262,25 @@ def add_as_version_3_did(database: Database, ann: Caller, **values: Any) -> Imag
 @pytest.fixture
 def version_3(empty_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Database:
     """A database as that version made it."""
-    folder = tmp_path / empty_database.kind
-    folder.mkdir()
-    first = migrations_for(empty_database.kind)[0].path
-    (folder / first.name).write_text(first.read_text())
-    with monkeypatch.context() as patched:
-        patched.setattr(init, "_SCRIPTS", tmp_path)
-        assert upgrade(empty_database) == [3]
+    upgrade_to(3, empty_database, tmp_path, monkeypatch)
     return empty_database
+
+
+@pytest.fixture
+def first_release(empty_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Database:
+    """A database as the first release made it."""
+    upgrade_to(6, empty_database, tmp_path, monkeypatch)
+    return empty_database
+
+
+def upgrade_to(version: int, database: Database, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / database.kind).mkdir()
+    steps = [step for step in migrations_for(database.kind) if step.version <= version]
+    for step in steps:
+        (folder / database.kind / step.path.name).write_text(step.path.read_text())
+    with monkeypatch.context() as patched:
+        patched.setattr(init, "_SCRIPTS", folder)
+        assert upgrade(database) == [step.version for step in steps]
 
 
 def test_images_of_version_3_are_found_after_the_upgrade(version_3: Database) -> None:
@@ -293,6 +305,63 @@ def test_images_of_version_3_are_found_after_the_upgrade(version_3: Database) ->
             assert get_page(version_3, ImageFilter(prompt=f"wort{number} wort1999"), ann) == [long]
         assert get_page(version_3, ImageFilter(tags=("a",)), ann) == []
         seal_all(version_3, lambda done, count: None)
+
+
+@pytest.mark.parametrize("is_cut_off", [False, True])
+def test_generations_of_the_first_release_are_kept_in_every_state(first_release: Database, is_cut_off: bool) -> None:
+    if is_cut_off and first_release.kind == "sqlite":
+        return  # There the upgrade is one transaction.
+    ann = add_caller(first_release)
+    states = ("recorded", "sent", "stored", "failed", "unknown")
+    now = datetime.now(UTC)
+    rows = [
+        {
+            "guid": new_guid(),
+            "author_id": ann.user_id,
+            "request_id": new_guid(),
+            "fingerprint": "ab" * 32,
+            "image_guid": new_guid(),
+            "state": state,
+            "owner": new_guid(),
+            "lease_expires_at": now - timedelta(minutes=1),
+            "now": now,
+        }
+        for state in states
+    ]
+    insert = """
+        INSERT INTO generations (guid, author_id, request_id, fingerprint, image_guid, state, owner, lease_expires_at,
+          created_at, updated_at)
+        VALUES (:guid, :author_id, :request_id, :fingerprint, :image_guid, :state, :owner, :lease_expires_at, :now, :now)
+    """
+    with first_release.transaction() as context:
+        for row in rows:
+            context.insert(insert, row)
+        context.commit()
+
+    assert upgrade(first_release) == [7]
+    if is_cut_off:
+        with first_release.transaction() as context:
+            context.execute("DELETE FROM migrations WHERE version = 7", {})
+            context.commit()
+        assert upgrade(first_release) == [7]
+
+    with first_release.reading() as context:
+        generations = GenerationRepository(context)
+        for row in rows:
+            found = generations.find(ann.user_id, row["request_id"])
+            assert found is not None
+            assert (found.state.value, found.image_guid, found.fingerprint) == (
+                row["state"],
+                row["image_guid"],
+                row["fingerprint"],
+            )
+            assert (found.attempts, found.error) == (0, None)
+        assert generations.oldest_queued() == {}
+        assert {generation.state.value for generation in generations.get_expired(10)} == {"recorded", "sent"}
+    # A server of the first release, which still runs, records as it is used to.
+    with first_release.transaction() as context:
+        context.insert(insert, {**rows[0], "guid": new_guid(), "request_id": new_guid(), "image_guid": new_guid()})
+        context.commit()
 
 
 @pytest.mark.parametrize("empty_database_url", SERVERS, indirect=True)  # SQLite's is one transaction.
@@ -410,6 +479,7 @@ def test_text_is_stored_in_all_its_characters_and_compared_exactly(database: Dat
     collations = {(row["t"], row["c"]): (row["charset"], row["collation"]) for row in columns}
 
     given_by_people = {("users", "username"), ("images", "filename"), ("images", "prompt"), ("images", "tags")}
+    given_by_people.add(("generations", "request"))
     assert {place for place, (charset, _) in collations.items() if charset == "utf8mb4"} == given_by_people
     for place, collation in collations.items():
         expected = ("utf8mb4", "utf8mb4_bin") if place in given_by_people else ("ascii", "ascii_bin")
