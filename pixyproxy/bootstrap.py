@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pixyproxy.data  # noqa: F401  before anything that imports hashlib; see there
+
+# isort: split
 import logging
 import threading
 from collections.abc import Iterator

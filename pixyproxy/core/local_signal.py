@@ -31,13 +31,20 @@ class LocalSignal:
         with suppress(OSError):  # The pipe is full, so that somebody is woken anyway, or nobody is left to be woken.
             os.write(self._writer, _NUMBER.pack(number))
 
-    def read(self) -> list[int] | None:
-        """Return the numbers that were sent; None once all senders have closed their end."""
+    def read(self) -> list[int]:
+        """Return the numbers that were sent since the last call."""
         try:
             data = os.read(self._reader, _READ_BYTES)
         except BlockingIOError:
             return []
-        return [number for (number,) in _NUMBER.iter_unpack(data)] if data else None
+        return [number for (number,) in _NUMBER.iter_unpack(data)]
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether all senders have closed their end, or have died."""
+        poll = select.poll()
+        poll.register(self._reader, 0)
+        return any(event & select.POLLHUP for _, event in poll.poll(0))
 
     def fileno(self) -> int:
         """Return the file descriptor that becomes readable with a signal."""

@@ -194,10 +194,10 @@ def test_the_oldest_of_each_author_may_be_claimed(database: Database, ann: Calle
     others = record(database, bob)
 
     assert read(database, GenerationRepository.oldest_queued) == {ann.user_id: first.id, bob.user_id: others.id}
-    assert read(database, GenerationRepository.count_queued) == 3
+    assert read(database, GenerationRepository.count_queued) == {ann.user_id: 2, bob.user_id: 1}
     assert submit(database, first)
     assert read(database, GenerationRepository.oldest_queued) == {ann.user_id: second.id, bob.user_id: others.id}
-    assert read(database, GenerationRepository.count_queued) == 2
+    assert read(database, GenerationRepository.count_queued) == {ann.user_id: 1, bob.user_id: 1}
 
 
 def test_a_submitted_generation_has_a_lease_and_is_queued_no_more(database: Database, ann: Caller) -> None:
@@ -223,7 +223,7 @@ def test_a_generation_is_queued_again_by_its_owner_for_later(database: Database,
 
     assert now_of(database, generation).state is GenerationState.QUEUED
     assert read(database, GenerationRepository.oldest_queued) == {}
-    assert read(database, GenerationRepository.count_queued) == 1
+    assert read(database, GenerationRepository.count_queued) == {ann.user_id: 1}
 
 
 def test_a_lease_is_renewed_by_its_owner_alone(database: Database, ann: Caller) -> None:

@@ -19,7 +19,7 @@ _TIMEOUT = 30.0
 _SCRIPT = """
 import logging, os, select, signal, sys, time
 from pixyproxy.core.exceptions import PixyProxyException
-from pixyproxy.supervisor import Post, Supervisor
+from pixyproxy.supervisor import ProcessSpec, Supervisor
 
 logging.basicConfig(stream=sys.stdout, format="%(message)s", level="INFO")
 
@@ -34,7 +34,7 @@ def work(number, line):
 {work}
 
 def post(number):
-    return Post(f"Worker {number}", lambda line: work(number, line), on_end=lambda: say("gone", number))
+    return ProcessSpec(f"Worker {number}", lambda line: work(number, line), on_end=lambda: say("gone", number))
 
 {before}
 try:

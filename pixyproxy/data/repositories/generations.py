@@ -189,12 +189,13 @@ class GenerationRepository:
             now=datetime.now(UTC),
         )
 
-    def count_queued(self) -> int:
-        """Return how many wait to be claimed."""
-        row = self._context.fetch_one(
-            "SELECT COUNT(*) AS queued FROM generations WHERE state = :state", {"state": GenerationState.QUEUED.value}
+    def count_queued(self) -> dict[int, int]:
+        """Return, for each author who has any, how many generations wait to be claimed."""
+        rows = self._context.fetch_all(
+            "SELECT author_id, COUNT(*) AS queued FROM generations WHERE state = :state GROUP BY author_id",
+            {"state": GenerationState.QUEUED.value},
         )
-        return int(row["queued"]) if row else 0
+        return {row["author_id"]: row["queued"] for row in rows}
 
     # --- Claim ---------------------------------------------------------------------------------------------------
 

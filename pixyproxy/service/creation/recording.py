@@ -143,7 +143,7 @@ class ImageCreator:
         """Queue a request, for the first time or again; return None where another call was faster."""
         self._check_with_defaults(creation.options)
         self._require_hope()
-        self._require_time(call)
+        self._require_time(author, call)
         recorded = self._record(generation, creation, author, self._context_of(call), fingerprint)
         if recorded is not None:
             self._on_record()
@@ -157,7 +157,7 @@ class ImageCreator:
                 "options.background", f"{TRANSPARENT_RULE}; what is left open here is the server's default"
             )
 
-    def _require_time(self, call: CallScope) -> None:
+    def _require_time(self, author: Caller, call: CallScope) -> None:
         """Check that the request can be submitted before the caller stops waiting."""
         if call.is_over:
             raise _not_submitted()
@@ -166,7 +166,9 @@ class ImageCreator:
             return
         with self._database.reading() as context:
             queued = GenerationRepository(context).count_queued()
-        wait = self._limiter.wait_for(queued)
+        # Authors are served in turn: each other one has at most as many before this request as its author.
+        own = queued.pop(author.user_id, 0)
+        wait = self._limiter.wait_for(own + sum(min(count, own + 1) for count in queued.values()))
         if wait > remaining:
             raise TooBusyError(
                 "More images are queued than may be submitted within the call's deadline.", retry_after=wait

@@ -120,8 +120,10 @@ class WaitingCalls:
         while not self._is_closing:
             with self._lock:
                 waited_for = set(self._waiters)
+            if not waited_for:
+                self._on_change(0)
             wait_for_any(self._ended, timeout=max(0.0, look_at - time.monotonic()) if waited_for else None)
-            signalled = set(self._ended.read() or ())
+            signalled = set(self._ended.read())
             with self._lock:
                 waited_for = set(self._waiters)
             if time.monotonic() >= look_at:

@@ -182,7 +182,9 @@ class GenerationWorker:
         watched = (self._freed,) if is_full else (self._freed, self._recorded)
         wait_for_any(*watched, timeout=None if is_full else pause)
         self._freed.read()
-        return is_full or self._recorded.read() is not None
+        if not is_full:
+            self._recorded.read()
+        return not self._recorded.has_ended
 
     def _claim_all(self) -> float:
         """Claim what there is and may be claimed; return the seconds until there may be more."""

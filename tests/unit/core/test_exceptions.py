@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import copy
 import inspect
-import pickle
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +8,6 @@ import pytest
 from pixyproxy.core import exceptions
 from pixyproxy.core.exceptions import (
     ConflictError,
-    CredentialsMissingError,
     FieldViolation,
     ImageNotFoundError,
     InvalidFieldError,
@@ -31,37 +27,6 @@ ALL: list[type[Any]] = [
     for _, kind in inspect.getmembers(exceptions, inspect.isclass)
     if issubclass(kind, Exception) and kind.__module__ == exceptions.__name__
 ]
-
-
-EXAMPLES: dict[type[Exception], PixyProxyException] = {
-    **{kind: kind("What happened.", retry_after=1.5) for kind in ALL if kind.__init__ is PixyProxyException.__init__},
-    **{
-        kind: kind("What happened.", retry_after=1.5, may_have_billed=True)
-        for kind in ALL
-        if kind.__init__ is ProviderError.__init__
-    },
-    InvalidFieldError: InvalidFieldError([FieldViolation("prompt", "is missing"), FieldViolation("tags[3]", "long")]),
-    CredentialsMissingError: CredentialsMissingError(),
-    ImageNotFoundError: ImageNotFoundError("123e4567-e89b-42d3-a456-426614174000"),
-    PromptRefusedError: PromptRefusedError("No.", stage="input", categories=["violence"]),
-    ProviderRequestInvalidError: ProviderRequestInvalidError("options.size", "The provider takes no such size."),
-    OutcomeUnknownError: OutcomeUnknownError("Cut off."),
-}
-
-
-@pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
-@pytest.mark.parametrize(
-    "copied", [lambda error: pickle.loads(pickle.dumps(error)), copy.copy], ids=["pickled", "copied"]
-)
-def test_every_exception_reaches_another_process_whole(
-    kind: type[PixyProxyException], copied: Callable[[PixyProxyException], PixyProxyException]
-) -> None:
-    error = EXAMPLES[kind]
-
-    received = copied(error)
-
-    assert type(received) is kind
-    assert (vars(received), received.args, str(received)) == (vars(error), error.args, str(error))
 
 
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)

@@ -31,7 +31,6 @@ from pixyproxy.core.models import Usage
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
 from pixyproxy.generation.openai_images import OpenAIGenerator
 from pixyproxy.generation.picture import inspect_picture
-from pixyproxy.generation.retry import RetryingGenerator
 from tests.support.openai_stand_in import RunningStandIn, start_stand_in
 
 AUTHOR = "123e4567-e89b-42d3-a456-426614174000"
@@ -459,25 +458,6 @@ def test_close_frees_threads_and_connections(stand_in: RunningStandIn) -> None:
     for generator in open_generator(stand_in.base_url):
         generate(generator, request(size="64x64"))
     assert threading.active_count() == before
-
-
-# --- With the retry policy -------------------------------------------------------------------------------------------
-
-
-def test_rate_limit_is_got_over(generator: OpenAIGenerator, stand_in: RunningStandIn) -> None:
-    asked = request("429:retry-after-ms=20:times=2", size="64x64")
-    assert RetryingGenerator(generator).generate(asked, CallScope()).width == 64
-    assert stand_in.count(asked.prompt) == 3
-
-
-@pytest.mark.parametrize("fault", ["drop", "502", "504", "bad_json", "429:code=insufficient_quota"])
-def test_nothing_that_may_cost_is_submitted_twice(
-    generator: OpenAIGenerator, stand_in: RunningStandIn, fault: str
-) -> None:
-    asked = request(fault)
-    with pytest.raises(ProviderError):
-        RetryingGenerator(generator).generate(asked, CallScope())
-    assert stand_in.count(asked.prompt) == 1
 
 
 # --- The log ---------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Entering pictures from stores that fail, that lie, and whose listings cost."""
+"""Storing, committing and recovering images: from stores that fail, that lie, and whose listings cost."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from obstore.store import MemoryStore
-from pixyproxy.service.entry import ImageEntry
 
 from pixyproxy.core.exceptions import StorageMisconfiguredError, StorageUnavailableError
-from pixyproxy.core.models import Caller, ImageDetail, new_guid
+from pixyproxy.core.models import Caller, ImageCreation, ImageDetail, ImageDetailCreate, new_guid
 from pixyproxy.data.database import Database
 from pixyproxy.data.object_image_store import ObjectImageStore
-from pixyproxy.data.repositories.generations import Generation, GenerationRepository, GenerationState
+from pixyproxy.data.repositories.generations import Generation, GenerationRepository, GenerationState, RequestContext
 from pixyproxy.data.repositories.images import ImageRepository
-from pixyproxy.service import entry as entry_module
+from pixyproxy.service.creation.storing import ImageStoring
+from tests.unit.service.creation.parts import LEASE, FakeGenerator, Server
 
 PICTURE = b"picture"
+OWNER = new_guid()
 ALIVE, DEAD = timedelta(seconds=60), timedelta(seconds=-60)
 
 
@@ -46,20 +47,20 @@ def store() -> FailingStore:
 
 
 @pytest.fixture
-def entry(database: Database, store: FailingStore, monkeypatch: pytest.MonkeyPatch) -> ImageEntry:
-    monkeypatch.setattr(entry_module, "_KEEP_RETRY_SECONDS", 0.001)
-    return ImageEntry(database, store)
+def server(database: Database, store: FailingStore) -> Server:
+    return Server(database, store, FakeGenerator())
 
 
 def begin(database: Database, author: Caller, lease: timedelta) -> Generation:
-    """A generation that was sent."""
+    """A generation that was submitted."""
+    creation = ImageCreation(detail=ImageDetailCreate(prompt="a castle"))
     with database.transaction() as context:
         generations = GenerationRepository(context)
-        begun = generations.insert(author_id=author.user_id, request_id=None, fingerprint="ab" * 32, lease=lease)
-        sent = generations.move(begun, GenerationState.SENT, lease=lease)
+        begun = generations.insert(creation, author.user_id, "ab" * 32, RequestContext())
+        assert generations.submit(begun.id, OWNER, lease)
+        (submitted,) = generations.get_several([begun.id])
         context.commit()
-    assert sent is not None
-    return sent
+    return submitted
 
 
 def detail_of(generation: Generation) -> ImageDetail:
@@ -80,7 +81,7 @@ def detail_of(generation: Generation) -> ImageDetail:
     )
 
 
-def is_entered(database: Database, generation: Generation) -> bool:
+def is_committed(database: Database, generation: Generation) -> bool:
     with database.reading() as context:
         rows = context.fetch_all("SELECT id FROM images WHERE guid = :guid", {"guid": generation.image_guid})
     return bool(rows)
@@ -88,94 +89,123 @@ def is_entered(database: Database, generation: Generation) -> bool:
 
 @pytest.mark.parametrize("error", [StorageUnavailableError("away"), StorageMisconfiguredError("denied")])
 def test_a_store_that_is_away_is_waited_for(
-    database: Database, store: FailingStore, entry: ImageEntry, alice: Caller, error: Exception
+    database: Database, store: FailingStore, server: Server, alice: Caller, error: Exception
 ) -> None:
     generation = begin(database, alice, ALIVE)
     store.failures = [error] * 5
 
-    entry.keep(detail_of(generation), PICTURE)
-    entry.enter(generation, detail_of(generation))
+    server.storing.store(detail_of(generation), PICTURE)
+    server.storing.commit(generation, detail_of(generation))
 
     assert store.failures == []
-    assert is_entered(database, generation)
+    assert is_committed(database, generation)
     assert store.noted() == []
 
 
-def test_a_picture_that_a_store_has_after_all_is_entered(
-    database: Database, store: FailingStore, entry: ImageEntry, alice: Caller, monkeypatch: pytest.MonkeyPatch
+def test_a_picture_that_a_store_has_after_all_is_committed(
+    database: Database, store: FailingStore, server: Server, alice: Caller
 ) -> None:
-    monkeypatch.setattr(entry_module, "_KEEP_SECONDS", 0)
+    server.storing = ImageStoring(database, store, lease=LEASE, retry_interval=0, give_up_after=0)
     generation = begin(database, alice, DEAD)
     store.failures = [StorageUnavailableError("the answer was lost")] * 100
     with pytest.raises(StorageUnavailableError):
-        entry.keep(detail_of(generation), PICTURE)
+        server.storing.store(detail_of(generation), PICTURE)
     store.failures = []
     store.write(generation.image_guid, PICTURE)
 
-    entry.finish_abandoned()
+    server.recovery.run()
 
-    assert is_entered(database, generation)
+    assert is_committed(database, generation)
     assert store.noted() == []
 
 
-def test_notes_are_listed_seldom_and_those_under_way_are_kept_an_eye_on(
-    database: Database, store: FailingStore, entry: ImageEntry, alice: Caller
+def test_manifests_are_listed_seldom_and_leased_ones_are_looked_at_again(
+    database: Database, store: FailingStore, server: Server, alice: Caller
 ) -> None:
     generation = begin(database, alice, ALIVE)
-    ImageEntry(database, store).keep(detail_of(generation), PICTURE)
+    ImageStoring(database, store, lease=LEASE).store(detail_of(generation), PICTURE)
     for _ in range(3):
-        entry.finish_abandoned()
-    assert not is_entered(database, generation)
+        server.recovery.run()
+    assert not is_committed(database, generation)
     with database.transaction() as context:
-        GenerationRepository(context).renew_leases([generation.owner], lease=DEAD)
+        GenerationRepository(context).renew_leases(OWNER, [generation.id], DEAD)
         context.commit()
 
-    entry.finish_abandoned()
+    server.recovery.run()
 
-    assert is_entered(database, generation)
+    assert is_committed(database, generation)
     assert store.listings == 1
 
 
-def test_a_note_that_is_gone_is_forgotten(
-    database: Database, store: FailingStore, entry: ImageEntry, alice: Caller
+def test_a_manifest_that_is_gone_is_forgotten(
+    database: Database, store: FailingStore, server: Server, alice: Caller
 ) -> None:
     generation = begin(database, alice, ALIVE)
-    other = ImageEntry(database, store)
-    other.keep(detail_of(generation), PICTURE)
-    entry.finish_abandoned()
-    other.enter(generation, detail_of(generation))
+    other = ImageStoring(database, store, lease=LEASE)
+    other.store(detail_of(generation), PICTURE)
+    server.recovery.run()
+    other.commit(generation, detail_of(generation))
 
-    entry.finish_abandoned()
+    server.recovery.run()
 
-    assert entry._waiting == set()
+    assert server.recovery._waiting == set()
 
 
-def test_a_picture_of_no_generation_is_reported_once_and_left(
-    store: FailingStore, entry: ImageEntry, caplog: pytest.LogCaptureFixture
+def test_an_image_of_no_generation_is_reported_once_and_left(
+    store: FailingStore, server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It was begun after the backup that the database was restored from."""
+    """It was generated after the backup that the database was restored from."""
     guid = new_guid()
     store.write_note(guid, "{}")
 
     for _ in range(2):
-        entry.finish_abandoned()
+        server.recovery.run()
 
     assert [record.levelname for record in caplog.records if guid in record.message] == ["ERROR"]
     assert store.noted() == [guid]
 
 
-def test_bytes_that_differ_from_read_to_read_are_not_thrown_away(
-    database: Database, store: FailingStore, entry: ImageEntry, alice: Caller, monkeypatch: pytest.MonkeyPatch
+def test_bytes_that_differ_from_read_to_read_are_not_deleted(
+    database: Database, store: FailingStore, server: Server, alice: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generation = begin(database, alice, DEAD)
-    entry.keep(detail_of(generation), PICTURE)
+    server.storing.store(detail_of(generation), PICTURE)
     hashes = iter(["00" * 32, "11" * 32])
     with monkeypatch.context() as lying:
-        lying.setattr(ImageEntry, "_sha256_of", lambda *_: next(hashes))
+        lying.setattr(ImageStoring, "_sha256_of", lambda *_: next(hashes))
         with pytest.raises(StorageUnavailableError):
-            entry.finish_abandoned()
+            server.recovery.run()
 
-    entry.rescue(generation)
+    server.storing.rescue(generation)
 
     with database.reading() as context:
         assert ImageRepository(context).get_any(generation.image_guid).size_bytes == len(PICTURE)
+
+
+def state_of(database: Database, generation: Generation) -> GenerationState:
+    with database.reading() as context:
+        (found,) = GenerationRepository(context).get_several([generation.id])
+    return found.state
+
+
+def test_what_a_dead_worker_had_submitted_is_unknown(database: Database, server: Server, alice: Caller) -> None:
+    alive, dead = begin(database, alice, ALIVE), begin(database, alice, DEAD)
+
+    server.recovery.run()
+
+    assert state_of(database, dead) is GenerationState.OUTCOME_UNKNOWN
+    assert state_of(database, alive) is GenerationState.SUBMITTED
+    assert server.ended.read() == [dead.id]
+
+
+def test_what_a_dead_server_of_the_first_release_had_recorded_may_be_queued_again(
+    database: Database, server: Server, alice: Caller
+) -> None:
+    dead = begin(database, alice, DEAD)
+    with database.transaction() as context:
+        context.execute("UPDATE generations SET state = :state", {"state": GenerationState.RECORDED.value})
+        context.commit()
+
+    server.recovery.run()
+
+    assert state_of(database, dead) is GenerationState.FAILED

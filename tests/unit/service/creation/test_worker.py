@@ -1,0 +1,552 @@
+"""The generation worker: what it claims, in which order, and what becomes of failures."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from pixyproxy.core.call import CallScope
+from pixyproxy.core.exceptions import (
+    ConflictError,
+    DBConnectionError,
+    OutcomeUnknownError,
+    PromptRefusedError,
+    ProviderCircuitOpenError,
+    ProviderError,
+    ProviderRateLimitedError,
+    ProviderTimeoutError,
+    ProviderUnavailableError,
+    TooBusyError,
+)
+from pixyproxy.core.models import Caller, ImageCreation, ImageDetailCreate, new_guid
+from pixyproxy.data.database import Database, DatabaseContext
+from pixyproxy.data.local_image_store import LocalImageStore
+from pixyproxy.data.repositories.generations import GenerationRepository, RequestContext
+from pixyproxy.generation.circuit_breaker import FAILURES_TO_OPEN
+from pixyproxy.service.creation import leases as leases_module
+from tests.support.waiting import wait_until
+from tests.unit.service.conftest import make_caller
+from tests.unit.service.creation.parts import FakeGenerator, Server
+
+TIMEOUT = 20.0
+
+
+@pytest.fixture
+def generator() -> FakeGenerator:
+    return FakeGenerator()
+
+
+def request(prompt: str = "a castle", request_id: str | None = None) -> ImageCreation:
+    return ImageCreation(detail=ImageDetailCreate(prompt=prompt), request_id=request_id)
+
+
+def record(database: Database, author: Caller, prompt: str = "a castle") -> int:
+    """Record a request that nobody waits for, and return the generation's id."""
+    with database.transaction() as context:
+        recorded = GenerationRepository(context).insert(request(prompt), author.user_id, "ab" * 32, RequestContext())
+        context.commit()
+    return recorded.id
+
+
+def states(database: Database) -> list[str]:
+    with database.reading() as context:
+        return [row["state"] for row in context.fetch_all("SELECT state FROM generations ORDER BY id", {})]
+
+
+def wait_for_states(database: Database, *expected: str) -> None:
+    wait_until(lambda: states(database) == list(expected), TIMEOUT, f"the states {expected}")
+
+
+@contextmanager
+def held_back(generator: FakeGenerator) -> Iterator[threading.Event]:
+    """Let the provider answer when the event is set, at the latest at the end."""
+    answer = threading.Event()
+    generator.behave = lambda: _wait(answer)
+    try:
+        yield answer
+    finally:
+        answer.set()
+
+
+def _wait(event: threading.Event) -> None:
+    assert event.wait(TIMEOUT)
+
+
+# --- The queue -------------------------------------------------------------------------------------------------------
+
+
+def test_what_was_recorded_before_it_started_is_generated(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    for number in range(3):
+        record(database, alice, f"castle {number}")
+
+    with Server(database, store, generator).running():
+        wait_for_states(database, "stored", "stored", "stored")
+
+    assert sorted(asked.prompt for asked in generator.requests) == ["castle 0", "castle 1", "castle 2"]
+
+
+def test_what_another_server_has_recorded_is_generated_once(
+    database: Database, store: LocalImageStore, alice: Caller
+) -> None:
+    generators = [FakeGenerator(), FakeGenerator()]
+    with Server(database, store, generators[0]).running(), Server(database, store, generators[1]).running():
+        for number in range(20):
+            record(database, alice, f"castle {number}")
+        wait_for_states(database, *["stored"] * 20)
+
+    asked = Counter(request.prompt for generator in generators for request in generator.requests)
+    assert len(asked) == 20
+    assert set(asked.values()) == {1}
+
+
+def test_a_call_waits_for_what_another_server_generates(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    with (
+        Server(database, store, FakeGenerator()).taking_calls() as without_worker,
+        Server(database, store, generator).running(),
+    ):
+        assert without_worker.creator.create(request(), alice, CallScope(TIMEOUT)).size_bytes > 0
+    assert len(generator.requests) == 1
+
+
+def test_authors_are_served_in_turn(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    bob, carol = make_caller(database, "bob"), make_caller(database, "carol")
+    for number in range(4):
+        record(database, alice, f"alice {number}")
+    record(database, bob, "bob 0")
+    record(database, carol, "carol 0")
+    record(database, carol, "carol 1")
+
+    with Server(database, store, generator, limit=1).running():
+        wait_for_states(database, *["stored"] * 7)
+
+    assert [asked.prompt for asked in generator.requests] == [
+        *("alice 0", "bob 0", "carol 0", "alice 1", "carol 1", "alice 2", "alice 3"),
+    ]
+
+
+def test_what_cannot_be_read_is_left_to_later_releases(
+    database: Database,
+    store: LocalImageStore,
+    generator: FakeGenerator,
+    alice: Caller,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    later, bob = record(database, alice), make_caller(database, "bob")
+    record(database, bob)
+    with database.transaction() as context:
+        context.execute("UPDATE generations SET request = '{\"later\": 1}' WHERE id = :id", {"id": later})
+        context.commit()
+
+    with Server(database, store, generator).running():
+        wait_for_states(database, "queued", "stored")
+
+    assert "left to later ones" in caplog.text
+
+
+def test_an_image_that_a_restored_database_does_not_know_is_not_paid_for_again(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    record(database, alice)
+    with database.reading() as context:
+        (row,) = context.fetch_all("SELECT image_guid FROM generations", {})
+    store.write(row["image_guid"], b"picture")
+
+    with Server(database, store, generator).running():
+        wait_for_states(database, "unknown")
+
+    assert generator.requests == []
+
+
+# --- Callers that leave ----------------------------------------------------------------------------------------------
+
+
+def test_a_request_whose_caller_leaves_before_the_claim_is_not_submitted(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    with (
+        held_back(generator) as answer,
+        Server(database, store, generator, limit=1).running() as server,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        first = pool.submit(server.creator.create, request(), alice, CallScope(TIMEOUT))
+        wait_for_states(database, "sent")
+        gone = CallScope()
+        second = pool.submit(server.creator.create, request("never"), alice, gone)
+        wait_for_states(database, "sent", "queued")
+        gone.leave()
+        with pytest.raises(ProviderTimeoutError, match="nothing was generated"):
+            second.result()
+        answer.set()
+        first.result()
+        assert server.creator.create(request("another"), alice, CallScope(TIMEOUT)).size_bytes > 0
+
+    assert states(database) == ["stored", "failed", "stored"]
+    assert [asked.prompt for asked in generator.requests] == ["a castle", "another"]
+
+
+def test_a_request_that_another_call_waits_for_is_not_given_up(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    same = request("wanted", new_guid())
+    with (
+        held_back(generator) as answer,
+        Server(database, store, generator, limit=1).running() as server,
+        ThreadPoolExecutor(3) as pool,
+    ):
+        pool.submit(server.creator.create, request(), alice, CallScope(TIMEOUT))
+        wait_for_states(database, "sent")
+        gone = CallScope()
+        leaving = pool.submit(server.creator.create, same, alice, gone)
+        wait_for_states(database, "sent", "queued")
+        staying = pool.submit(server.creator.create, same, alice, CallScope(TIMEOUT))
+        wait_until(lambda: len(server.waiting._waiters[2]) == 2, TIMEOUT, "both to wait")
+        gone.leave()
+        with pytest.raises(ProviderTimeoutError, match="still being generated"):
+            leaving.result()
+        answer.set()
+        assert staying.result().size_bytes > 0
+
+
+def test_a_call_that_joined_queues_again_what_its_first_caller_gave_up(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    same = request("wanted", new_guid())
+    with (
+        held_back(generator) as answer,
+        Server(database, store, generator, limit=1).running() as server,
+        Server(database, store, FakeGenerator()).taking_calls() as other,
+        ThreadPoolExecutor(3) as pool,
+    ):
+        pool.submit(server.creator.create, request(), alice, CallScope(TIMEOUT))
+        wait_for_states(database, "sent")
+        gone = CallScope()
+        leaving = pool.submit(server.creator.create, same, alice, gone)
+        wait_for_states(database, "sent", "queued")
+        staying = pool.submit(other.creator.create, same, alice, CallScope(TIMEOUT))
+        wait_until(lambda: other.waiting.is_waited_for(2), TIMEOUT, "it to wait")
+        gone.leave()
+        with pytest.raises(ProviderTimeoutError):
+            leaving.result()
+        answer.set()
+        assert staying.result().size_bytes > 0
+
+
+# --- Failures --------------------------------------------------------------------------------------------------------
+
+
+def test_a_rate_limit_is_waited_for_in_the_queue(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    errors: list[Exception] = [ProviderRateLimitedError("later", retry_after=0.3)]
+    seen: list[str] = []
+
+    def behave() -> None:
+        if errors:
+            raise errors.pop()
+
+    generator.behave = behave
+    with Server(database, store, generator).running() as server, ThreadPoolExecutor(1) as pool:
+        call = pool.submit(server.creator.create, request(), alice, CallScope(TIMEOUT))
+        wait_until(lambda: len(generator.requests) == 1 and states(database) == ["queued"], TIMEOUT, "the queue")
+        seen += states(database)
+        assert call.result().size_bytes > 0
+
+    assert seen == ["queued"]
+    assert len(generator.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "submissions"), [(ProviderRateLimitedError("slow down"), 4), (ProviderUnavailableError("down"), 3)]
+)
+def test_retries_end(
+    database: Database,
+    store: LocalImageStore,
+    generator: FakeGenerator,
+    alice: Caller,
+    error: ProviderError,
+    submissions: int,
+) -> None:
+    generator.fails_with(error)
+    with Server(database, store, generator).running() as server, pytest.raises(type(error)):
+        server.creator.create(request(), alice, CallScope(TIMEOUT))
+
+    assert len(generator.requests) == submissions
+    assert states(database) == ["failed"]
+
+
+def test_a_retry_beyond_the_deadline_is_not_waited_for(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    generator.fails_with(ProviderRateLimitedError("later", retry_after=50))
+    with Server(database, store, generator).running() as server, pytest.raises(ProviderRateLimitedError) as told:
+        server.creator.create(request(), alice, CallScope(TIMEOUT))
+
+    assert told.value.retry_after == 50
+    assert len(generator.requests) == 1
+
+
+def test_all_calls_that_wait_are_told_the_same_error(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    answer = threading.Event()
+
+    def refuse() -> None:
+        _wait(answer)
+        raise PromptRefusedError("no", stage="input", categories=("violence",))
+
+    generator.behave = refuse
+    same = request("refused", new_guid())
+    with Server(database, store, generator).running() as server, ThreadPoolExecutor(4) as pool:
+        calls = [pool.submit(server.creator.create, same, alice, CallScope(TIMEOUT)) for _ in range(4)]
+        wait_until(lambda: len(server.waiting._waiters.get(1, ())) == 4, TIMEOUT, "all to wait")
+        answer.set()
+        errors = [call.exception() for call in calls]
+
+    assert [(type(error), getattr(error, "stage", "")) for error in errors] == [(PromptRefusedError, "input")] * 4
+    assert len({id(error) for error in errors}) == 4
+    assert len(generator.requests) == 1
+
+
+def test_what_failed_while_it_was_taken_for_dead_has_cost_nothing(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    def fail_late() -> None:
+        with database.transaction() as context:
+            context.execute("UPDATE generations SET state = 'unknown', owner = ''", {})
+            context.commit()
+        raise PromptRefusedError("no")
+
+    generator.behave = fail_late
+    record(database, alice)
+    with Server(database, store, generator).running():
+        wait_for_states(database, "failed")
+
+
+# --- The database goes away ------------------------------------------------------------------------------------------
+
+
+def test_a_claim_whose_commit_was_lost_is_queued_again(
+    database: Database,
+    store: LocalImageStore,
+    generator: FakeGenerator,
+    alice: Caller,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    submit = GenerationRepository.submit
+    lost: list[int] = []
+
+    def submit_and_lose_the_answer(
+        generations: GenerationRepository, generation_id: int, owner: str, lease: timedelta
+    ) -> bool:
+        is_submitted = submit(generations, generation_id, owner, lease)
+        if not lost:
+            lost.append(generation_id)
+            context: DatabaseContext = generations._context
+            context.commit()
+            raise DBConnectionError("cut off after the commit")
+        return is_submitted
+
+    monkeypatch.setattr(GenerationRepository, "submit", submit_and_lose_the_answer)
+    with Server(database, store, generator).running() as server:
+        assert server.creator.create(request(), alice, CallScope(TIMEOUT)).size_bytes > 0
+
+    assert lost
+    assert len(generator.requests) == 1
+
+
+@pytest.mark.parametrize("error", [DBConnectionError("away"), ConflictError("busy")])
+def test_the_end_of_a_generation_waits_for_the_database(
+    database: Database,
+    store: LocalImageStore,
+    generator: FakeGenerator,
+    alice: Caller,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    end = GenerationRepository.end
+    failures = [error] * 6
+
+    def end_when_back(generations: GenerationRepository, *arguments: object, **keywords: object) -> bool:
+        if failures:
+            raise failures.pop()
+        return end(generations, *arguments, **keywords)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(GenerationRepository, "end", end_when_back)
+    generator.fails_with(PromptRefusedError("no"))
+    with Server(database, store, generator).running() as server, pytest.raises(PromptRefusedError):
+        server.creator.create(request(), alice, CallScope(TIMEOUT))
+    assert failures == []
+    assert states(database) == ["failed"]
+
+
+# --- Pace and circuit ------------------------------------------------------------------------------------------------
+
+
+def test_what_waits_for_the_rate_limiter_is_queued(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    with Server(database, store, generator, images_per_minute=2).running() as server, ThreadPoolExecutor(3) as pool:
+        calls = [pool.submit(server.creator.create, request(), alice, CallScope()) for _ in range(2)]
+        assert all(call.result().size_bytes for call in calls)
+        gone = CallScope()
+        waiting = pool.submit(server.creator.create, request(), alice, gone)
+        wait_for_states(database, "stored", "stored", "queued")
+        with pytest.raises(TooBusyError) as refused:
+            server.creator.create(request(), alice, CallScope(5))
+        gone.leave()
+        with pytest.raises(ProviderTimeoutError):
+            waiting.result()
+
+    assert refused.value.retry_after is not None
+    assert refused.value.retry_after > 50
+    assert len(generator.requests) == 2
+
+
+def test_a_single_request_is_not_hopeless_behind_anothers_long_queue(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    bob = make_caller(database, "bob")
+    for _ in range(50):
+        record(database, alice)
+    with Server(database, store, generator, images_per_minute=2).taking_calls() as server:
+        with pytest.raises(TooBusyError):
+            server.creator.create(request(), alice, CallScope(0.2))
+        with pytest.raises(ProviderTimeoutError, match="nothing was generated"):
+            server.creator.create(request(), bob, CallScope(0.2))
+
+
+def test_while_the_provider_is_down_callers_are_told_at_once(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    generator.fails_with(ProviderUnavailableError("down"))
+    with Server(database, store, generator).running() as server:
+        told = []
+        for _ in range(FAILURES_TO_OPEN):
+            with pytest.raises(ProviderUnavailableError) as failed:
+                server.creator.create(request(), alice, CallScope(TIMEOUT))
+            told.append(failed.value.retry_after)
+        before = len(generator.requests)
+        with pytest.raises(ProviderCircuitOpenError) as refused:
+            server.creator.create(request(), alice, CallScope(TIMEOUT))
+        assert refused.value.retry_after
+
+    # A request counts once, however often it is tried; and the one that opened it knows when to try again.
+    assert before == 3 * FAILURES_TO_OPEN
+    assert [bool(seconds) for seconds in told] == [False] * (FAILURES_TO_OPEN - 1) + [True]
+    assert len(generator.requests) == before
+    assert states(database) == ["failed"] * FAILURES_TO_OPEN
+
+
+def test_calls_that_are_queued_when_the_circuit_opens_are_told(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    with (
+        held_back(generator) as answer,
+        Server(database, store, generator, limit=1).running() as server,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        pool.submit(server.creator.create, request(), alice, CallScope(TIMEOUT))
+        wait_for_states(database, "sent")
+        queued = pool.submit(server.creator.create, request(), alice, CallScope(TIMEOUT))
+        wait_for_states(database, "sent", "queued")
+        breaker = server.worker._breaker
+        for _ in range(FAILURES_TO_OPEN):
+            permit = breaker.admit()
+            assert permit is not None
+            breaker.record(permit, ProviderUnavailableError("down"))
+        with pytest.raises(ProviderCircuitOpenError):
+            queued.result()
+        answer.set()
+    assert len(generator.requests) == 1
+
+
+# --- Leases ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_generation_that_takes_longer_than_its_lease_is_kept(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    lease = timedelta(seconds=0.5)
+    with (
+        held_back(generator) as answer,
+        Server(database, store, generator, lease=lease).running() as server,
+        Server(database, store, FakeGenerator(), lease=lease).running(),
+        ThreadPoolExecutor(1) as pool,
+    ):
+        call = pool.submit(server.creator.create, request(), alice, CallScope(TIMEOUT))
+        wait_for_states(database, "sent")
+        began = datetime.now(UTC)
+        wait_until(lambda: datetime.now(UTC) - began > 4 * lease, TIMEOUT, "several leases")
+        assert states(database) == ["sent"]
+        answer.set()
+        assert call.result().size_bytes > 0
+
+
+def test_without_renewals_a_long_generation_is_taken_for_dead(
+    database: Database,
+    store: LocalImageStore,
+    generator: FakeGenerator,
+    alice: Caller,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the test above relies on; and the image is committed all the same."""
+    monkeypatch.setattr(leases_module.Leases, "_renew", lambda *_: None)
+    with (
+        held_back(generator) as answer,
+        Server(database, store, generator, lease=timedelta(seconds=0.3)).running() as server,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        call = pool.submit(server.creator.create, request(), alice, CallScope(TIMEOUT))
+        wait_for_states(database, "unknown")
+        with pytest.raises(OutcomeUnknownError):
+            call.result()
+        answer.set()
+        wait_for_states(database, "stored")
+
+
+def test_who_takes_the_place_of_a_dead_worker_ends_its_generations_at_once(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    owner = new_guid()
+    submitted, queued = record(database, alice), record(database, alice)
+    others = record(database, alice)
+    with database.transaction() as context:
+        generations = GenerationRepository(context)
+        assert generations.submit(submitted, owner, timedelta(minutes=5))
+        assert generations.submit(others, new_guid(), timedelta(minutes=5))
+        context.commit()
+
+    with Server(database, store, generator, owner=owner).running():
+        wait_for_states(database, "unknown", "stored", "sent")
+    assert queued
+    assert len(generator.requests) == 1
+
+
+def test_at_its_end_it_finishes_what_it_has_submitted_and_leaves_the_rest(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    for _ in range(3):
+        record(database, alice)
+    with held_back(generator) as answer:
+        server = Server(database, store, generator, limit=1)
+        thread = threading.Thread(target=server.worker.run)
+        thread.start()
+        wait_for_states(database, "sent", "queued", "queued")
+        server.recorded.close_sender()
+        answer.set()
+        thread.join(TIMEOUT)
+
+    assert not thread.is_alive()
+    assert states(database) == ["stored", "queued", "queued"]
