@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from pixyproxy.workers import MAKER_NAME
+from pixyproxy.workers import GENERATION_WORKER_NAME
 
 ROOT = Path(__file__).parents[1]
 
@@ -49,7 +49,7 @@ class Serving:
 
     def rss_of_workers(self) -> list[int]:
         """Return the bytes of memory that each holds that takes calls."""
-        return _rss_of(one for one in self._at_work() if one.name() != MAKER_NAME)
+        return _rss_of(one for one in self._at_work() if one.name() != GENERATION_WORKER_NAME)
 
     def peak_rss(self) -> int:
         """Return the most bytes of memory that all that do the work have held since ``forget_peak``, together."""

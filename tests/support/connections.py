@@ -1,4 +1,4 @@
-"""Connections to a server with several workers."""
+"""Connections to a server with several RPC workers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.waiting import wait_until
 
 
 class Connections:
-    """Several connections to workers, which the system shares out as it likes."""
+    """Several connections to RPC workers, which the system shares out as it likes."""
 
     def __init__(self, server: RunningServer, *options: tuple[str, Any]) -> None:
         self._server = server
@@ -30,16 +30,16 @@ class Connections:
         """Connect, and return whom to and the image service there."""
         stub = image_stub(self._open.enter_context(self._server.new_channel(*self._options)))
         _, call = stub.ListImages.with_call(pb.ListImagesRequest(), timeout=TIMEOUT)
-        return self._server.worker_of(request_id_of(call)), stub
+        return self._server.rpc_worker_of(request_id_of(call)), stub
 
     def one_to_each(self) -> dict[int, Any]:
-        """Connect until there is a connection to each worker, and return one of each."""
+        """Connect until there is a connection to each RPC worker, and return one of each."""
         found: dict[int, Any] = {}
 
         def is_complete() -> bool:
             worker, stub = self.another()
             found.setdefault(worker, stub)
-            return len(found) == len(self._server.workers)
+            return len(found) == len(self._server.rpc_workers)
 
-        wait_until(is_complete, TIMEOUT, "a connection to each worker")
+        wait_until(is_complete, TIMEOUT, "a connection to each RPC worker")
         return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import itertools
+import json
 import os
 import re
 import secrets
@@ -28,7 +29,7 @@ from pixyproxy.data import init
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.users import UserRepository
 from pixyproxy.settings import Settings
-from pixyproxy.workers import MAKER_NAME
+from pixyproxy.workers import GENERATION_WORKER_NAME
 from tests.support.waiting import wait_until
 
 _START_TIMEOUT = 60.0
@@ -184,6 +185,12 @@ class RunningServer:
             user = UserRepository(context).get(login.username)
         return Caller(user_id=user.id, guid=user.guid, username=user.username, class_key=user.class_key)
 
+    def generation_states(self, prompt: str) -> list[str]:
+        """The states in the database of all generations for exactly this prompt, the oldest first."""
+        with self.database() as database, database.reading() as context:
+            rows = context.fetch_all("SELECT request, state FROM generations ORDER BY id", {})
+        return [row["state"] for row in rows if json.loads(row["request"])["detail"]["prompt"] == prompt]
+
     @property
     def image_folder(self) -> Path:
         """Where the bytes of images lie in the end; of an object store, where that keeps what was put into it."""
@@ -228,31 +235,31 @@ class RunningServer:
         return self.lines_of(request_id)
 
     @property
-    def workers(self) -> set[int]:
-        """The processes that the process has started to serve."""
-        return self._children - self.makers
+    def rpc_workers(self) -> set[int]:
+        """The RPC workers that the process has started."""
+        return self._children - self.generation_workers
 
     @property
-    def maker(self) -> int:
-        """The process that it has started to make images."""
-        (maker,) = self.makers
-        return maker
+    def generation_worker(self) -> int:
+        """The only generation worker that it has started."""
+        (worker,) = self.generation_workers
+        return worker
 
     @property
-    def makers(self) -> set[int]:
-        """The same, and one that has died until that is noticed."""
+    def generation_workers(self) -> set[int]:
+        """All of them, and those that have died until that is noticed."""
         names = {pid: Path(f"/proc/{pid}/comm").read_text(encoding="ascii").strip() for pid in self._children}
-        return {pid for pid, name in names.items() if name == MAKER_NAME}
+        return {pid for pid, name in names.items() if name == GENERATION_WORKER_NAME}
 
     @property
     def _children(self) -> set[int]:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text(encoding="ascii")
         return {int(pid) for pid in children.split()}
 
-    def worker_of(self, request_id: str) -> int:
-        """The worker that a request was made to, by the thread that its id names."""
+    def rpc_worker_of(self, request_id: str) -> int:
+        """The RPC worker that a request was made to, by the thread that its id names."""
         thread = request_id.split("-")[-2]
-        (pid,) = (pid for pid in self.workers if Path(f"/proc/{pid}/task/{thread}").exists())
+        (pid,) = (pid for pid in self.rpc_workers if Path(f"/proc/{pid}/task/{thread}").exists())
         return pid
 
     @property
