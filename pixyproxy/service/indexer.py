@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 
-from pixyproxy.core.exceptions import PixyProxyException
+from pixyproxy.core.periodic_task import PeriodicTask
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.search_index import SearchIndexRepository, Unsealed, without_unfinished
 from pixyproxy.data.transactions import in_transaction
 
-_logger = logging.getLogger(__name__)
-
-_CLOSE_SECONDS = 5.0
-_EVERY_SECONDS = 5.0
 # A search reads through the tail, some microseconds an image; to seal one alone costs ten times as much as among these.
 _IMAGES_A_BATCH = 512
 # Prompts can be long.
@@ -31,37 +25,25 @@ _BUCKETS_A_MERGE = 8
 class SearchIndexer:
     """Seals from a thread of its own, whenever the tail has become long. Any number of servers may do so at once."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, interval: float = 5.0) -> None:
+        """Seal nothing yet; ``interval`` is the seconds between two looks at a short tail."""
         self._database = database
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="indexer", daemon=True)
+        self._interval = interval
+        self._task = PeriodicTask("search index", self._work, retry_interval=interval)
 
     def start(self) -> None:
         """Begin to seal."""
-        self._thread.start()
+        self._task.start()
 
     def close(self) -> None:
         """Seal no more."""
-        self._closing.set()
-        if self._thread.is_alive():
-            self._thread.join(_CLOSE_SECONDS)
+        self._task.close()
 
-    def _run(self) -> None:
-        pause = 0.0
-        while not self._closing.wait(pause):
-            started = time.monotonic()
-            has_worked = self._work()
-            # Behind a long tail as long a pause as the work took: the rest of the server is to have half of the time.
-            pause = time.monotonic() - started if has_worked else _EVERY_SECONDS
-
-    def _work(self) -> bool:
-        try:
-            return take_step(self._database)
-        except PixyProxyException as error:
-            _logger.warning("The search index could not be sealed, and is read as it is: %s", error.message)
-        except Exception:
-            _logger.exception("The search index could not be sealed, and is read as it is.")
-        return False
+    def _work(self) -> float:
+        started = time.monotonic()
+        has_worked = take_step(self._database)
+        # Behind a long tail as long a pause as the work took: the rest of the server is to have half of the time.
+        return time.monotonic() - started if has_worked else self._interval
 
 
 def take_step(database: Database) -> bool:

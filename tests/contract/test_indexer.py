@@ -150,7 +150,6 @@ def test_several_indexers_share_the_work(database: Database, ann: Caller, images
 def test_an_indexer_goes_on_after_an_error(
     database: Database, ann: Caller, images: list[Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(indexer, "_EVERY_SECONDS", 0.01)
     get_unsealed = SearchIndexRepository.get_unsealed
     failures: Iterator[None] = iter([None, None])
 
@@ -160,7 +159,7 @@ def test_an_indexer_goes_on_after_an_error(
         return get_unsealed(self, limit)
 
     monkeypatch.setattr(SearchIndexRepository, "get_unsealed", fail_at_first)
-    with closing(SearchIndexer(database)) as searching:
+    with closing(SearchIndexer(database, interval=0.01)) as searching:
         searching.start()
         wait_until(lambda: len(tail_of(database)) < 10, _TIMEOUT, "the tail to be sealed")
 

@@ -323,7 +323,7 @@ def test_generations_of_the_first_release_are_kept_in_every_state(first_release:
             "image_guid": new_guid(),
             "state": state,
             "owner": new_guid(),
-            "lease_expires_at": now - timedelta(minutes=1),
+            "expires_at": now - timedelta(minutes=1),
             "now": now,
         }
         for state in states
@@ -331,7 +331,7 @@ def test_generations_of_the_first_release_are_kept_in_every_state(first_release:
     insert = """
         INSERT INTO generations (guid, author_id, request_id, fingerprint, image_guid, state, owner, lease_expires_at,
           created_at, updated_at)
-        VALUES (:guid, :author_id, :request_id, :fingerprint, :image_guid, :state, :owner, :lease_expires_at, :now, :now)
+        VALUES (:guid, :author_id, :request_id, :fingerprint, :image_guid, :state, :owner, :expires_at, :now, :now)
     """
     with first_release.transaction() as context:
         for row in rows:
@@ -348,7 +348,7 @@ def test_generations_of_the_first_release_are_kept_in_every_state(first_release:
     with first_release.reading() as context:
         generations = GenerationRepository(context)
         for row in rows:
-            found = generations.find(ann.user_id, row["request_id"])
+            found = generations.find(ann.user_id, str(row["request_id"]))
             assert found is not None
             assert (found.state.value, found.image_guid, found.fingerprint) == (
                 row["state"],

@@ -11,9 +11,9 @@ import pytest
 from pydantic import SecretStr
 
 from pixyproxy.core.exceptions import ConstraintViolationError, RecordNotFoundError
-from pixyproxy.core.models import User, UserClass, UserCreate
+from pixyproxy.core.models import ImageCreation, ImageDetailCreate, User, UserClass, UserCreate
 from pixyproxy.data.database import Database
-from pixyproxy.data.repositories.generations import GenerationRepository
+from pixyproxy.data.repositories.generations import GenerationRepository, RequestContext
 from pixyproxy.data.repositories.users import UserRepository
 from tests.contract.records import PASSWORD_HASH, add_caller, add_image, add_user
 from tests.contract.texts import COMPOSED, DECOMPOSED, LINES
@@ -189,9 +189,8 @@ def test_a_user_with_work_is_removed_and_the_name_stays_taken(database: Database
         add_image(database, author)
     else:
         with database.transaction() as context:
-            GenerationRepository(context).insert(
-                author_id=author.user_id, request_id=None, fingerprint="0" * 64, lease=timedelta(0)
-            )
+            creation = ImageCreation(detail=ImageDetailCreate(prompt="a castle"))
+            GenerationRepository(context).insert(creation, author.user_id, "0" * 64, RequestContext())
             context.commit()
 
     assert committed(database, lambda users: users.remove(author.user_id)) is True

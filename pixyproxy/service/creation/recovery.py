@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 
 from pixyproxy.core.exceptions import CallerGoneError, OutcomeUnknownError, PixyProxyException
+from pixyproxy.core.periodic_task import PeriodicTask
 from pixyproxy.data.database import Database
 from pixyproxy.data.image_store import ImageStore
 from pixyproxy.data.repositories.deletions import DeletionRepository
@@ -17,7 +17,6 @@ from pixyproxy.service.creation.storing import ImageStoring
 
 _logger = logging.getLogger(__name__)
 
-_CLOSE_SECONDS = 5.0
 _ROWS_A_RUN = 100
 
 
@@ -49,7 +48,6 @@ class Recovery:
         self._storing = storing
         self._on_end = on_end
         self._interval = interval
-        self._retry_interval = retry_interval
         # Images that this process stored and could not commit: nobody works on these any more, whatever their lease.
         self._uncommitted: set[str] = set()
         # Images with a manifest whose generation was leased when it was last looked at.
@@ -57,25 +55,20 @@ class Recovery:
         # Images with a manifest that belong to no generation, and were logged.
         self._strays: set[str] = set()
         self._list_at = 0.0
-        self._wake = threading.Event()
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="recovery", daemon=True)
+        self._task = PeriodicTask("recovery", self._run, retry_interval=retry_interval)
 
     def start(self) -> None:
         """Begin to recover."""
-        self._thread.start()
+        self._task.start()
 
     def close(self) -> None:
         """Recover no more."""
-        self._closing.set()
-        self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join(_CLOSE_SECONDS)
+        self._task.close()
 
     def commit_later(self, guid: str) -> None:
         """Take over an image that this process has stored and could not commit."""
         self._uncommitted.add(guid)
-        self._wake.set()
+        self._task.wake()
 
     def run(self) -> None:
         """Complete or clean up all that was cut off.
@@ -95,26 +88,9 @@ class Recovery:
             self._storing.delete_bytes(guid)
         self._store.sweep()
 
-    def _loop(self) -> None:
-        pause = 0.0
-        while not self._closing.is_set():
-            self._wake.wait(pause)
-            self._wake.clear()
-            pause = self._interval
-            if not self._run_logged():
-                self._closing.wait(self._retry_interval)
-                pause = 0.0
-
-    def _run_logged(self) -> bool:
-        """Run; return False where that is to be repeated soon."""
-        try:
-            self.run()
-        except PixyProxyException as error:
-            _logger.warning("Recovery is postponed: %s", error.message)
-            return False
-        except Exception:
-            _logger.exception("Recovery failed.")
-        return True
+    def _run(self) -> float:
+        self.run()
+        return self._interval
 
     def _with_manifest(self) -> set[str]:
         """Return the images that are known to have a manifest: all where it is time to list them again."""

@@ -286,9 +286,13 @@ class GenerationWorker:
         error: PixyProxyException
         try:
             self._store.require_room(self._submitted + 1)
-            if generation.created_at > self._started_at or not self._storing.has_content(generation.image_guid):
+            # A database that was restored from a backup knows less than the store.
+            is_restored = generation.created_at <= self._started_at and self._storing.has_content(generation.image_guid)
+            if not is_restored:
                 return True
-            # The database was restored from a backup that was made before the image.
+            if self._storing.rescue(generation):
+                self._on_end(generation.id)
+                return False
             state, error = GenerationState.OUTCOME_UNKNOWN, OutcomeUnknownError("The image was generated before.")
         except (StorageFullError, StorageUnavailableError) as failure:
             state, error = GenerationState.FAILED, failure

@@ -29,7 +29,6 @@ from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.local_image_store import LocalImageStore
 from pixyproxy.data.repositories.generations import GenerationRepository, RequestContext
 from pixyproxy.generation.circuit_breaker import FAILURES_TO_OPEN
-from pixyproxy.service.creation import leases as leases_module
 from tests.support.waiting import wait_until
 from tests.unit.service.conftest import make_caller
 from tests.unit.service.creation.parts import FakeGenerator, Server
@@ -502,7 +501,7 @@ def test_without_renewals_a_long_generation_is_taken_for_dead(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What the test above relies on; and the image is committed all the same."""
-    monkeypatch.setattr(leases_module.Leases, "_renew", lambda *_: None)
+    monkeypatch.setattr(GenerationRepository, "renew_leases", lambda *_: None)
     with (
         held_back(generator) as answer,
         Server(database, store, generator, lease=timedelta(seconds=0.3)).running() as server,

@@ -1,0 +1,66 @@
+"""Work that is repeated in the background.
+
+Author: djjay
+Date: 2026-11-21
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from pixyproxy.core.exceptions import PixyProxyException
+
+_logger = logging.getLogger(__name__)
+
+_CLOSE_SECONDS = 5.0
+
+
+class PeriodicTask:
+    """Runs a function again and again, in a thread of its own."""
+
+    def __init__(self, name: str, work: Callable[[], float], *, retry_interval: float) -> None:
+        """Run nothing yet.
+
+        Args:
+            name: what the thread and the log call it.
+            work: what to run; returns the seconds until the next run.
+            retry_interval: seconds until the next run after one that failed.
+        """
+        self._name = name
+        self._work = work
+        self._retry_interval = retry_interval
+        self._wake = threading.Event()
+        self._is_closing = False
+        self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Run for the first time, and then again and again."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Run at once, or once more where it is running."""
+        self._wake.set()
+
+    def close(self) -> None:
+        """Run no more."""
+        self._is_closing = True
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(_CLOSE_SECONDS)
+
+    def _loop(self) -> None:
+        while not self._is_closing:
+            pause = self._run()
+            self._wake.wait(pause)
+            self._wake.clear()
+
+    def _run(self) -> float:
+        try:
+            return self._work()
+        except PixyProxyException as error:
+            _logger.warning("The task %s is postponed: %s", self._name, error.message)
+        except Exception:
+            _logger.exception("The task %s failed.", self._name)
+        return self._retry_interval
