@@ -116,9 +116,9 @@ def may_have_billed(prompt: str, number: int) -> bool:
 
 
 def _wait_until_tidy(server: RunningServer, outcome: Outcome) -> None:
-    """The sweeper comes every few seconds."""
+    """Recovery runs every few seconds."""
     try:
-        wait_until(lambda: not _untidy(server), PATIENCE, "the sweeper")
+        wait_until(lambda: not _untidy(server), PATIENCE, "recovery")
     except TimeoutError:
         outcome.problems.append(f"left behind: {_untidy(server)}")
 

@@ -18,6 +18,8 @@ from tests.faults.crashing_server import (
     HALF_WRITTEN,
     OBJECT_STORE_POINTS,
     POINTS,
+    QUEUE_AGAIN_POINTS,
+    RECORD_POINTS,
     UPDATE_POINTS,
 )
 from tests.faults.outcome import Outcome
@@ -25,21 +27,19 @@ from tests.faults.site import OUTCOME_UNKNOWN, PATIENCE, Answer, Bench, Site, Wi
 from tests.support.servers import RunningServer
 from tests.support.waiting import wait_until
 
-_UNSENT = (
-    "before the record",
-    "recorded, not committed",
-    "after the record",
-    "before it is noted as sent",
-    "noted as sent, not committed",
-)
+_NOT_SUBMITTED = (*RECORD_POINTS, "before the claim", "claimed, not committed")
+_FAILED, _QUEUED_AGAIN = "failed, before it is queued again", "queued again"
 _UNKNOWN = (
-    "noted as sent, not sent",
+    "submitted, the provider not asked",
+    _FAILED,
+    "queued again, not committed",
     "the provider has answered",
-    "the note is written",
+    "the manifest is written",
     "half of the bytes written",
     "bytes written, not renamed",
     "before the bytes are sent",
 )
+_FAILS_ONCE = "503:times=1:retry-after-ms=100"
 _WORKERS = 6
 _MOST_WAITING = 8
 _LULL = 0.02
@@ -76,28 +76,32 @@ def crash_points(bench: Bench, database_urls: Iterable[str | None], points: Sequ
 def crash_points_of_processes(
     bench: Bench, database_urls: Iterable[str | None], points: Sequence[str], *, at_once: int
 ) -> Outcome:
-    """Kill at each point the one process of several that comes there: the maker, or for a change a worker."""
-    fault = "kill -9 of the maker, or of a worker, at a named point"
+    """Kill at each point the one process of several that comes there: a generation worker or an RPC worker."""
+    fault = "kill -9 of a generation worker, or of an RPC worker, at a named point"
     return _at_each(bench, database_urls, points, at_once, _crash_one_at, fault)
 
 
 def _crash_one_at(site: Site, point: str, outcome: Outcome) -> None:
     one = Outcome(outcome.fault, injected=1)
-    wish = site.wish()
+    wish = _wish_for(site, point)
     with site.server(crash_at=point, PIXYPROXY_WORKERS="2") as server:
         began_at = time.monotonic()
         answer = _reach(site, server, wish, point)
-        if point in CREATE_POINTS:
-            # The worker lives, and asks the next maker.
-            _check_answer(point, wish, answer, _sent_at(point), site.stand_in.count(wish.prompt), one)
+        if point in CREATE_POINTS and point not in RECORD_POINTS:
+            # The RPC worker lives, and waits for the next generation worker.
+            _check_answer(point, answer, _submissions_at(point), site.stand_in.count(wish.prompt), one)
         else:
             one.expect(answer.code == "UNAVAILABLE", f"killed, and the call ended with {answer.as_told}")
         again = wait_until(lambda: _told_again(site, server, wish), PATIENCE, "an answer of those that live")
         one.recovered(time.monotonic() - began_at)
-        _check_answer(point, wish, again, _sent_at(point), site.stand_in.count(wish.prompt), one)
+        _check_answer(point, again, _submissions_at(point), site.stand_in.count(wish.prompt), one)
         one.expect(server.log.count(") is gone. Signal 9") == 1, "not one process was killed")
         audit(site, server, one, Expected(unknown=point in _UNKNOWN))
     _add(outcome, one, point)
+
+
+def _wish_for(site: Site, point: str) -> Wish:
+    return site.wish(_FAILS_ONCE if point in QUEUE_AGAIN_POINTS else "")
 
 
 def _told_again(site: Site, server: RunningServer, wish: Wish) -> Answer | None:
@@ -106,14 +110,14 @@ def _told_again(site: Site, server: RunningServer, wish: Wish) -> Answer | None:
     return answer if answer.is_ok or answer.reason else None
 
 
-def _sent_at(point: str) -> int:
+def _submissions_at(point: str) -> int:
     """Return how often the provider was asked when the process died."""
-    return 0 if point in (*_UNSENT, "noted as sent, not sent") else 1
+    return 0 if point in (*_NOT_SUBMITTED, "submitted, the provider not asked") else 1
 
 
 def _crash_at(site: Site, point: str, outcome: Outcome) -> None:
     one = Outcome(outcome.fault, injected=1)
-    wish = site.wish()
+    wish = _wish_for(site, point)
     with site.server(crash_at=point) as server:
         answer = _reach(site, server, wish, point)
         one.expect(answer.code == "UNAVAILABLE", f"killed, and the call ended with {answer.as_told}")
@@ -123,7 +127,7 @@ def _crash_at(site: Site, point: str, outcome: Outcome) -> None:
     with site.server() as server:
         again = ask_until_settled(site, server, wish)
         one.recovered(time.monotonic() - killed_at)
-        _check_answer(point, wish, again, before, site.stand_in.count(wish.prompt), one)
+        _check_answer(point, again, before, site.stand_in.count(wish.prompt), one)
         audit(site, server, one, Expected(unknown=point in _UNKNOWN))
     _add(outcome, one, point)
 
@@ -147,16 +151,16 @@ def _reach(site: Site, server: RunningServer, wish: Wish, point: str) -> Answer:
     return answer
 
 
-def _check_answer(point: str, wish: Wish, again: Answer, before: int, after: int, outcome: Outcome) -> None:
-    if point in _UNSENT:
-        right = again.is_ok and (before, after) == (0, 1)
-    elif point in _UNKNOWN:
-        right = again.reason == OUTCOME_UNKNOWN and before == after
-    elif point in DELETE_POINTS:
-        is_there = point == "deleted, not committed"
-        right = (again.is_ok if is_there else again.reason == "IMAGE_NOT_FOUND") and (before, after) == (1, 1)
+def _check_answer(point: str, again: Answer, before: int, after: int, outcome: Outcome) -> None:
+    right = before == _submissions_at(point)
+    if point in _UNKNOWN:
+        right &= again.reason == OUTCOME_UNKNOWN and before == after
+    elif point in _NOT_SUBMITTED or point in QUEUE_AGAIN_POINTS:
+        right &= again.is_ok and after == before + 1
+    elif point in DELETE_POINTS and point != "deleted, not committed":
+        right &= again.reason == "IMAGE_NOT_FOUND" and before == after
     else:
-        right = again.is_ok and (before, after) == (1, 1)
+        right &= again.is_ok and before == after
     outcome.expect(right, f"asked again: {again.as_told}, submitted {before} and then {after} times")
 
 
@@ -168,7 +172,7 @@ ALL_OBJECT_STORE_POINTS = tuple(OBJECT_STORE_POINTS)
 
 # Within a transaction the database is locked meanwhile, or gives the transaction up; and half a file is no place to
 # stop at, because the process that wakes up goes on writing it.
-PAUSE_POINTS = tuple(point for point in CREATE_POINTS if "committed" not in point and point != HALF_WRITTEN)
+PAUSE_POINTS = tuple(point for point in CREATE_POINTS if "not committed" not in point and point != HALF_WRITTEN)
 
 
 def pauses(bench: Bench, database_urls: Iterable[str], points: Sequence[str], *, at_once: int) -> Outcome:
@@ -179,7 +183,7 @@ def pauses(bench: Bench, database_urls: Iterable[str], points: Sequence[str], *,
 
 def _pause_at(site: Site, point: str, outcome: Outcome) -> None:
     one = Outcome(outcome.fault, injected=1)
-    wish = site.wish()
+    wish = _wish_for(site, point)
     with site.server(pause_at=point) as sleeper, site.server() as other:
         call = site.begin(sleeper, wish)
         wait_until(lambda: _is_asleep(sleeper), PATIENCE, "the server to fall asleep")
@@ -187,19 +191,27 @@ def _pause_at(site: Site, point: str, outcome: Outcome) -> None:
         is_honest = meanwhile.is_ok or meanwhile.reason == OUTCOME_UNKNOWN
         one.expect(is_honest, f"asked elsewhere meanwhile: {meanwhile.as_told}")
         # It may have thrown away what the sleeper is about to finish.
-        wait_until(lambda: not (site.store / ".notes").exists() or _is_swept(site), PATIENCE, "the sweeper")
+        wait_until(lambda: not (site.store / ".notes").exists() or _is_recovered(site), PATIENCE, "recovery")
         sleeper.process.send_signal(signal.SIGCONT)
         woken_at = time.monotonic()
         site.end(wish, call)
-        again = ask_until_settled(site, sleeper, wish)
+        is_unknown = point == _FAILED
+        if is_unknown:
+            again = site.create(sleeper, wish)
+            one.expect(again.reason == OUTCOME_UNKNOWN, f"awake again, and asked again: {again.as_told}")
+        else:
+            # What it had submitted is committed when it comes.
+            wait_until(lambda: site.create(sleeper, wish).is_ok, PATIENCE, "the image of the sleeper")
         one.recovered(time.monotonic() - woken_at)
-        one.expect(again.is_ok, f"awake again, and asked again: {again.as_told}")
-        one.expect(site.stand_in.count(wish.prompt) == 1, f"submitted {site.stand_in.count(wish.prompt)} times")
-        audit(site, other, one, Expected())
+        submissions = 2 if point == _QUEUED_AGAIN else 1
+        one.expect(
+            site.stand_in.count(wish.prompt) == submissions, f"submitted {site.stand_in.count(wish.prompt)} times"
+        )
+        audit(site, other, one, Expected(unknown=is_unknown))
     _add(outcome, one, point)
 
 
-def _is_swept(site: Site) -> bool:
+def _is_recovered(site: Site) -> bool:
     return not list((site.store / ".notes").iterdir())
 
 

@@ -18,7 +18,7 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pixyproxy import cli
+from pixyproxy import bootstrap, cli
 from pixyproxy.data import local_image_store
 from pixyproxy.data.bucket_address import is_url
 from pixyproxy.data.image_store import ImageStore
@@ -28,8 +28,9 @@ from pixyproxy.data.repositories.deletions import DeletionRepository
 from pixyproxy.data.repositories.generations import GenerationRepository
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.generation.openai_images import OpenAIGenerator
-from pixyproxy.service import creation, entry, leases
-from pixyproxy.service.creation import ImageCreator
+from pixyproxy.service.creation import storing
+from pixyproxy.service.creation.recording import ImageCreator
+from pixyproxy.service.creation.worker import GenerationWorker
 from pixyproxy.service.private_images import PrivateImageService
 
 if TYPE_CHECKING:
@@ -100,16 +101,16 @@ def _once() -> Callable[[], bool]:
     return is_first
 
 
-def _is_picture(_: Path, path: Path, *__: Any) -> bool:
+def _is_content(_: Path, path: Path, *__: Any) -> bool:
     return path.parent.name != ".notes"
 
 
-def _is_picture_key(_: ObjectImageStore, key: str, *__: Any) -> bool:
+def _is_content_key(_: ObjectImageStore, key: str, *__: Any) -> bool:
     return not key.startswith(".")
 
 
 def _write_half(part: Path, path: Path, data: Buffer) -> bool:
-    if _is_picture(part, path):
+    if _is_content(part, path):
         part.write_bytes(bytes(data)[: memoryview(data).nbytes // 2])
         die()
     return _write_whole(part, path, data)
@@ -119,41 +120,52 @@ _write_whole = local_image_store._write_whole
 
 HALF_WRITTEN = "half of the bytes written"
 _FOLDER_POINTS = {
-    HALF_WRITTEN: CrashPoint(local_image_store, "_write_whole", only_if=_is_picture),
-    "bytes written, not renamed": CrashPoint(Path, "replace", only_if=_is_picture),
-    "bytes renamed": CrashPoint(Path, "replace", is_after=True, only_if=_is_picture),
+    HALF_WRITTEN: CrashPoint(local_image_store, "_write_whole", only_if=_is_content),
+    "bytes written, not renamed": CrashPoint(Path, "replace", only_if=_is_content),
+    "bytes renamed": CrashPoint(Path, "replace", is_after=True, only_if=_is_content),
 }
 _OBJECT_POINTS = {
     "before the bytes are sent": CrashPoint(ObjectImageStore, "write"),
-    "bytes sent, not verified": CrashPoint(ObjectImageStore, "_holds", only_if=_is_picture_key),
+    "bytes sent, not verified": CrashPoint(ObjectImageStore, "_holds", only_if=_is_content_key),
     "bytes verified": CrashPoint(ObjectImageStore, "write", is_after=True),
 }
+RECORD_POINTS = {
+    "before the record": CrashPoint(ImageCreator, "_record"),
+    "recorded, not committed": CrashPoint(GenerationRepository, "insert", is_after=True),
+    "recorded": CrashPoint(ImageCreator, "_record", is_after=True),
+}
+"""These are reached by the process that takes the call, all others by a generation worker."""
+QUEUE_AGAIN_POINTS = {
+    "failed, before it is queued again": CrashPoint(GenerationWorker, "_settle"),
+    "queued again, not committed": CrashPoint(GenerationRepository, "queue_later", is_after=True),
+    "queued again": CrashPoint(GenerationWorker, "_settle", is_after=True),
+}
+"""These are reached where the provider fails once, in a way that costs nothing."""
 
 
 def _points_of(store: type[ImageStore], writing: dict[str, CrashPoint]) -> dict[str, CrashPoint]:
     """All points of creating an image, those of writing its bytes among them."""
     return {
-        "before the record": CrashPoint(ImageCreator, "_record"),
-        "recorded, not committed": CrashPoint(GenerationRepository, "insert", is_after=True),
-        "after the record": CrashPoint(ImageCreator, "_record", is_after=True),
-        "before it is noted as sent": CrashPoint(ImageCreator, "_sent"),
-        "noted as sent, not committed": CrashPoint(GenerationRepository, "move", is_after=True),
-        "noted as sent, not sent": CrashPoint(OpenAIGenerator, "generate"),
+        **RECORD_POINTS,
+        "before the claim": CrashPoint(GenerationWorker, "_begin"),
+        "claimed, not committed": CrashPoint(GenerationRepository, "submit", is_after=True),
+        "submitted, the provider not asked": CrashPoint(OpenAIGenerator, "generate"),
+        **QUEUE_AGAIN_POINTS,
         "the provider has answered": CrashPoint(OpenAIGenerator, "generate", is_after=True),
-        "the note is written": CrashPoint(store, "write_note", is_after=True),
+        "the manifest is written": CrashPoint(store, "write_note", is_after=True),
         **writing,
-        "before the entry": CrashPoint(entry.ImageEntry, "enter"),
-        "entered, not committed": CrashPoint(ImageRepository, "insert", is_after=True),
-        "entry committed": CrashPoint(entry, "in_transaction", is_after=True),
-        "before the note is deleted": CrashPoint(store, "delete_note"),
-        "the note is deleted": CrashPoint(store, "delete_note", is_after=True),
+        "before the commit": CrashPoint(storing.ImageStoring, "commit"),
+        "detail inserted, not committed": CrashPoint(ImageRepository, "insert", is_after=True),
+        "committed": CrashPoint(storing, "in_transaction", is_after=True),
+        "before the manifest is deleted": CrashPoint(store, "delete_note"),
+        "the manifest is deleted": CrashPoint(store, "delete_note", is_after=True),
     }
 
 
 def _delete_points_of(store: type[ImageStore]) -> dict[str, CrashPoint]:
     return {
         "deleted, not committed": CrashPoint(DeletionRepository, "insert", is_after=True),
-        "deletion committed": CrashPoint(entry.ImageEntry, "delete_bytes"),
+        "deletion committed": CrashPoint(storing.ImageStoring, "delete_bytes"),
         "before the bytes are deleted": CrashPoint(store, "delete"),
         "the bytes are deleted": CrashPoint(store, "delete", is_after=True),
     }
@@ -177,9 +189,7 @@ def main() -> None:
     parser.add_argument("--lease", type=float, help="seconds that leases last, where time is short")
     arguments = parser.parse_args()
     if arguments.lease:
-        # All these modules hold the name.
-        for module in (creation, entry, leases):
-            vars(module)["LEASE"] = timedelta(seconds=arguments.lease)
+        bootstrap.LEASE = timedelta(seconds=arguments.lease)
     if arguments.crash_at == HALF_WRITTEN:
         local_image_store._write_whole = _write_half
     elif arguments.crash_at:
