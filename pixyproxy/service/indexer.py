@@ -7,19 +7,16 @@ from collections.abc import Callable, Sequence
 
 from pixyproxy.core.periodic_task import PeriodicTask
 from pixyproxy.data.database import Database
-from pixyproxy.data.repositories.search_index import SearchIndexRepository, Unsealed, without_unfinished
+from pixyproxy.data.repositories.search_index import SearchIndexRepository, Unsealed
 from pixyproxy.data.transactions import in_transaction
 
 # A search reads through the tail, some microseconds an image; to seal one alone costs ten times as much as among these.
-_IMAGES_A_BATCH = 512
+_IMAGES_A_STEP = 512
 # Prompts can be long.
 _TAIL_BYTES = 2**20
 # A whole block at once costs least, and takes seconds during which nobody else can change its images.
-_IMAGES_A_LARGE_BATCH = 16_384
-_BYTES_A_LARGE_BATCH = 2**24
-# A full block is merged in steps that keep others waiting for no longer than sealing does. Every step writes most pages
-# of the block's rows anew: in steps of four buckets, merging wrote a third more to SQLite's log.
-_BUCKETS_A_MERGE = 8
+_IMAGES_A_LARGE_STEP = 16_384
+_BYTES_A_LARGE_STEP = 2**24
 
 
 class SearchIndexer:
@@ -47,9 +44,8 @@ class SearchIndexer:
 
 
 def take_step(database: Database) -> bool:
-    """Seal some hundred images, where so many wait, or merge a part of a full block; return whether it was needed."""
-    sealed = _seal_oldest(database, _IMAGES_A_BATCH, _TAIL_BYTES, even_if_short=False)
-    return sealed > 0 or _merge(database)
+    """Seal some hundred images, where so many wait; return whether that was needed."""
+    return _reopen(database) or _seal_oldest(database, _IMAGES_A_STEP, _TAIL_BYTES, even_if_short=False) > 0
 
 
 def seal_all(database: Database, report: Callable[[int, int], None]) -> None:
@@ -62,48 +58,45 @@ def seal_all(database: Database, report: Callable[[int, int], None]) -> None:
     Raises:
         DBConnectionError: the database is away; what is sealed stays so.
     """
+    while _reopen(database):
+        pass
     with database.reading() as context:
         count = SearchIndexRepository(context).count_unsealed()
     done = 0
-    while sealed := _seal_oldest(database, _IMAGES_A_LARGE_BATCH, _BYTES_A_LARGE_BATCH, even_if_short=True):
+    while sealed := _seal_oldest(database, _IMAGES_A_LARGE_STEP, _BYTES_A_LARGE_STEP, even_if_short=True):
         done += sealed
         report(done, max(count, done))
-    while _merge(database):
-        pass
 
 
 def _seal_oldest(database: Database, most_images: int, most_bytes: int, *, even_if_short: bool) -> int:
     """Seal the images with the lowest ids in the tail, and return how many; a short tail is left alone unless told."""
     with database.reading() as context:
-        index = SearchIndexRepository(context)
-        tail, growing = index.get_unsealed(most_images), index.get_growing_block()
-    batch = _up_to(tail, most_bytes)
-    is_long = len(batch) == most_images or len(batch) < len(tail)
-    if not batch or not (is_long or even_if_short):
+        tail = SearchIndexRepository(context).get_unsealed(most_images)
+    step = _up_to(tail, most_bytes)
+    is_long = len(step) == most_images or len(step) < len(tail)
+    if not step or not (is_long or even_if_short):
         return 0
-    if not even_if_short:
-        batch = without_unfinished(batch)
-    in_transaction(database, lambda context: SearchIndexRepository(context).seal(batch, growing, database))
-    return len(batch)
+    in_transaction(database, lambda context: SearchIndexRepository(context).seal(step, database))
+    return len(step)
 
 
-def _merge(database: Database) -> bool:
-    """Merge a part of a full block, and return whether there was any."""
+def _reopen(database: Database) -> bool:
+    """Move the images that a server of the first release has sealed into batches back into the tail."""
     with database.reading() as context:
-        block = SearchIndexRepository(context).get_full_block()
+        block = SearchIndexRepository(context).get_batched_block()
     if block is None:
         return False
-    in_transaction(database, lambda context: SearchIndexRepository(context).merge(block, _BUCKETS_A_MERGE, database))
+    in_transaction(database, lambda context: SearchIndexRepository(context).reopen(block, database))
     return True
 
 
 def _up_to(tail: Sequence[Unsealed], most_bytes: int) -> list[int]:
     """Return the ids of those in front that have so many bytes together, and of one at least."""
-    batch: list[int] = []
+    step: list[int] = []
     size = 0
     for image in tail:
         size += image.size
-        if batch and size > most_bytes:
+        if step and size > most_bytes:
             break
-        batch.append(image.image_id)
-    return batch
+        step.append(image.image_id)
+    return step

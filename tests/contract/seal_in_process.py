@@ -13,8 +13,7 @@ from tests.contract.test_search_index import SMALL_BLOCKS
 if __name__ == "__main__":
     for name, bits in SMALL_BLOCKS.items():
         setattr(postings, name, bits)
-    indexer._IMAGES_A_BATCH = 7
-    indexer._BUCKETS_A_MERGE = 20
+    indexer._IMAGES_A_STEP = 7
     with closing(open_database(sys.argv[1])) as database:
         while indexer.take_step(database):
             pass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -14,9 +13,7 @@ import pytest
 
 from pixyproxy.core.models import Caller, Image, ImageFilter
 from pixyproxy.data.database import Database
-from pixyproxy.data.repositories import postings, search_index
-from pixyproxy.data.repositories.batches import Offsets
-from pixyproxy.data.repositories.posting_store import PostingRepository
+from pixyproxy.data.repositories import postings
 from pixyproxy.data.repositories.search_index import SearchIndexRepository
 from pixyproxy.service import indexer
 from pixyproxy.service.indexer import SearchIndexer, seal_all, take_step
@@ -32,8 +29,7 @@ _TIMEOUT = 120.0
 def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, bits in SMALL_BLOCKS.items():
         monkeypatch.setattr(postings, name, bits)
-    monkeypatch.setattr(indexer, "_IMAGES_A_BATCH", 10)
-    monkeypatch.setattr(indexer, "_BUCKETS_A_MERGE", 50)
+    monkeypatch.setattr(indexer, "_IMAGES_A_STEP", 10)
 
 
 @pytest.fixture
@@ -68,7 +64,7 @@ def test_a_short_tail_is_left_alone(database: Database, ann: Caller) -> None:
     check_all_found(database, ann, images)
 
 
-def test_steps_seal_the_oldest_and_then_merge_full_blocks(database: Database, ann: Caller, images: list[Image]) -> None:
+def test_steps_seal_the_oldest(database: Database, ann: Caller, images: list[Image]) -> None:
     steps = 0
     while take_step(database):
         steps += 1
@@ -77,32 +73,22 @@ def test_steps_seal_the_oldest_and_then_merge_full_blocks(database: Database, an
     tail = tail_of(database)
     assert len(tail) < 10
     assert tail == [image.id for image in images[len(images) - len(tail) :]]
-    assert steps > 20  # Some more than it takes to seal.
-    blocks = rows_of(database, "SELECT block, has_batches FROM image_blocks ORDER BY block")
-    assert [row["has_batches"] for row in blocks] == [0] * (len(blocks) - 1) + [1]
-    batched = rows_of(database, "SELECT DISTINCT block FROM image_batches")
-    assert [row["block"] for row in batched] == [blocks[-1]["block"]]
+    assert steps == 20
 
 
-def test_a_batch_is_written_once(
-    database: Database, ann: Caller, images: list[Image], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(indexer, "_IMAGES_A_BATCH", 1 << postings.BATCH_BITS)
-    monkeypatch.setattr(search_index, "_BATCHED_SHARE", 2)
-    written = Counter[tuple[int, int]]()
-    add_to_batch = PostingRepository.add_to_batch
+def test_batches_of_the_first_release_are_sealed_anew(database: Database, ann: Caller, images: list[Image]) -> None:
+    seal_all(database, lambda done, count: None)
+    block = postings.block_of(images[0].id)
+    with database.transaction() as context:
+        context.execute("DELETE FROM image_postings WHERE block = :block", {"block": block})
+        context.execute("UPDATE image_blocks SET has_batches = 1 WHERE block = :block", {"block": block})
+        context.commit()
 
-    def count(self: PostingRepository, block: int, batch: int, added: Offsets) -> None:
-        written[block, batch] += 1
-        add_to_batch(self, block, batch, added)
-
-    monkeypatch.setattr(PostingRepository, "add_to_batch", count)
     while take_step(database):
         pass
 
-    assert len(written) > 10
-    assert {*written.values()} == {1}
     check_all_found(database, ann, images)
+    assert len(tail_of(database)) < 10
 
 
 def test_a_tail_of_long_prompts_is_sealed_early(
@@ -121,7 +107,7 @@ def test_a_tail_of_long_prompts_is_sealed_early(
 def test_everything_can_be_sealed_at_once(
     database: Database, ann: Caller, images: list[Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(indexer, "_IMAGES_A_LARGE_BATCH", 80)
+    monkeypatch.setattr(indexer, "_IMAGES_A_LARGE_STEP", 80)
     reports: list[tuple[int, int]] = []
 
     seal_all(database, lambda done, count: reports.append((done, count)))

@@ -1,7 +1,7 @@
 """What the search index must hold through sealing, changes and deletions, on every database.
 
-Blocks are small here, so that a few hundred images fill many: 64 ids a block, 16 a batch, 8 a run, and a posting of
-more than one image in bits.
+Blocks are small here, so that a few hundred images fill many: 64 ids a block, 8 a run, and a posting of more than one
+image in bits.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pytest
 from pixyproxy.core.models import Caller, Image, ImageFilter, UserClass, Visibility
 from pixyproxy.core.search_terms import MAX_TERM_LENGTH
 from pixyproxy.data.database import Database
-from pixyproxy.data.repositories import batches, image_search, postings
+from pixyproxy.data.repositories import image_search, postings
 from pixyproxy.data.repositories.image_conditions import ImagePosition
 from pixyproxy.data.repositories.image_search import ImageSearch
 from pixyproxy.data.repositories.images import ImageRepository
@@ -30,7 +30,7 @@ from tests.contract.records import add_caller, add_image, add_images, get_page, 
 from tests.contract.test_images_pages import FILENAMES, TAGS, USERNAMES, random_filter, random_images
 
 PUBLIC = Visibility.PUBLIC
-SMALL_BLOCKS = {"BLOCK_BITS": 6, "BATCH_BITS": 4, "RUN_BITS": 3}
+SMALL_BLOCKS = {"BLOCK_BITS": 6, "RUN_BITS": 3}
 
 
 @pytest.fixture(autouse=True)
@@ -52,20 +52,9 @@ def ann(database: Database) -> Caller:
 def seal(database: Database, count: int = 1_000_000) -> None:
     """Seal the images with the lowest ids in the tail."""
     with database.reading() as context:
-        index = SearchIndexRepository(context)
-        ids = [unsealed.image_id for unsealed in index.get_unsealed(count)]
-        growing = index.get_growing_block()
+        ids = [unsealed.image_id for unsealed in SearchIndexRepository(context).get_unsealed(count)]
     if ids:
-        in_transaction(database, lambda context: SearchIndexRepository(context).seal(ids, growing, database))
-
-
-def merge(database: Database, times: int) -> None:
-    """Merge some buckets of a full block, so many times."""
-    for _ in range(times):
-        with database.reading() as context:
-            block = SearchIndexRepository(context).get_full_block()
-        if block is not None:
-            in_transaction(database, lambda context, b=block: SearchIndexRepository(context).merge(b, 50, database))  # type: ignore[misc]
+        in_transaction(database, lambda context: SearchIndexRepository(context).seal(ids, database))
 
 
 def rows_of(database: Database, sql: str) -> list[dict[str, Any]]:
@@ -79,10 +68,6 @@ def sealed_terms(database: Database) -> dict[int, set[str]]:
         (row["block"], as_text(row["term"]), postings.decoded(row["posting"]))
         for row in rows_of(database, "SELECT block, term, posting FROM image_postings WHERE term > ''")
     ]
-    for row in rows_of(database, "SELECT block, batch, postings FROM image_batches"):
-        first = row["batch"] << postings.BATCH_BITS
-        for term, offsets in batches.all_offsets(as_text(row["postings"])).items():
-            found.append((row["block"], term, frozenset(first + offset for offset in offsets)))
     terms: dict[int, set[str]] = {}
     for block, term, posting in found:
         for offset in postings.offsets(posting):
@@ -136,12 +121,9 @@ def test_pages_are_those_of_the_model_whatever_is_sealed(database: Database, see
         for image in randomness.sample(list(images.values()), 3):
             delete(database, images.pop(image.id))
         # All, none or some; now and then images of a block that is sealed already come late.
-        seal(database, randomness.choice((0, 7, 15, 50, 1_000)))
-        merge(database, randomness.choice((0, 1, 2, 3)))
+        seal(database, randomness.choice((0, 15, 50, 100, 1_000)))
         searched |= {
-            table
-            for table in ("image_tail", "image_batches", "image_postings")
-            if rows_of(database, f"SELECT 1 FROM {table} LIMIT 1")
+            table for table in ("image_tail", "image_postings") if rows_of(database, f"SELECT 1 FROM {table} LIMIT 1")
         }
 
         for _ in range(12):
@@ -155,21 +137,14 @@ def test_pages_are_those_of_the_model_whatever_is_sealed(database: Database, see
 
     assert found > 70  # Most of the filters found something, or nothing would be compared.
     assert len(rows_of(database, "SELECT block FROM image_blocks")) > 5
-    assert searched == {"image_tail", "image_batches", "image_postings"}
+    assert searched == {"image_tail", "image_postings"}
 
 
-@pytest.mark.parametrize("is_merged", [False, True], ids=["in batches", "in rows"])
-def test_blocks_hold_the_terms_of_today_and_no_others(database: Database, ann: Caller, is_merged: bool) -> None:
+def test_blocks_hold_the_terms_of_today_and_no_others(database: Database, ann: Caller) -> None:
     kept = add_image(database, ann, prompt="red foxes", filename="ab.c", tags=("x",))
     changed = add_image(database, ann, prompt="red foxes", filename="ab.c", tags=("x",))
     deleted = add_image(database, ann, prompt="red foxes", filename="ab.c", tags=("x",))
     seal(database)
-    if is_merged:
-        add_images(database, ann, [{} for _ in range(130)])
-        seal(database)
-        merge(database, 10)
-        batched = rows_of(database, "SELECT DISTINCT block FROM image_batches")
-        assert postings.block_of(kept.id) not in [row["block"] for row in batched]
 
     changed = change(database, changed, tags=("y",), filename="abd")
     changed = change(database, changed, tags=("z",), visibility=PUBLIC)
@@ -203,7 +178,7 @@ def test_a_sealing_that_is_cut_off_changes_nothing(database: Database, ann: Call
     before = [rows_of(database, f"SELECT * FROM {table}") for table in ("image_tail", "image_blocks")]
 
     with database.transaction() as context:  # And never committed.
-        SearchIndexRepository(context).seal([image.id for image in images], 0, database)
+        SearchIndexRepository(context).seal([image.id for image in images], database)
 
     assert [rows_of(database, f"SELECT * FROM {table}") for table in ("image_tail", "image_blocks")] == before
     assert sealed_terms(database) == {}
@@ -214,7 +189,7 @@ def test_images_that_were_sealed_meanwhile_are_left_as_they_are(database: Databa
     images = add_images(database, ann, [{} for _ in range(10)])
     ids = [image.id for image in images]
     for _ in range(2):
-        in_transaction(database, lambda context: SearchIndexRepository(context).seal(ids, 0, database))
+        in_transaction(database, lambda context: SearchIndexRepository(context).seal(ids, database))
 
     assert sealed_terms(database).keys() == set(ids)
     assert get_page(database, ImageFilter(prompt="fox"), ann) == images[::-1]
@@ -223,7 +198,7 @@ def test_images_that_were_sealed_meanwhile_are_left_as_they_are(database: Databa
 def test_an_id_that_is_committed_late_is_found_in_a_sealed_block(database: Database, ann: Caller) -> None:
     images = add_images(database, ann, [{} for _ in range(5)])
     # As if the others had not been committed yet: the last is sealed before them.
-    in_transaction(database, lambda context: SearchIndexRepository(context).seal([images[4].id], 0, database))
+    in_transaction(database, lambda context: SearchIndexRepository(context).seal([images[4].id], database))
     assert get_page(database, ImageFilter(prompt="fox"), ann) == images[::-1]
 
     seal(database)
@@ -231,29 +206,39 @@ def test_an_id_that_is_committed_late_is_found_in_a_sealed_block(database: Datab
     assert get_page(database, ImageFilter(prompt="fox"), ann) == images[::-1]
 
 
-def test_an_id_that_is_committed_late_is_found_before_and_after_its_block_is_merged(
-    database: Database, ann: Caller
+@pytest.mark.parametrize("has_merged_some", [False, True])
+def test_images_that_the_first_release_has_sealed_into_batches_are_found_again(
+    database: Database, ann: Caller, has_merged_some: bool
 ) -> None:
-    images = add_images(database, ann, [{} for _ in range(200)])
-    late = images[::30]
-    last = postings.block_of(images[-1].id)
-    early = [image.id for image in images if image not in late]
-    for ids in (early[start : start + 10] for start in range(0, len(early), 10)):
-        in_transaction(database, lambda context, some=ids: SearchIndexRepository(context).seal(some, 0, database))  # type: ignore[misc]
-    # Not into batches, where the others of its block are still.
-    in_transaction(
-        database, lambda context: SearchIndexRepository(context).seal([image.id for image in late], last, database)
-    )
-    assert rows_of(database, "SELECT 1 FROM image_postings LIMIT 1")
+    images = add_images(database, ann, [{"created_at": minutes(number)} for number in range(100)])
+    seal(database, 80)
+    changed = change(database, images[3], tags=("new",))
+    delete(database, images[5])
+    block = postings.block_of(images[0].id)
+    # Its images were in batches alone, of which this release cannot read any.
+    with database.transaction() as context:
+        gone = "" if has_merged_some is False else "AND term < 'v'"
+        context.execute(f"DELETE FROM image_postings WHERE block = :block {gone}", {"block": block})
+        context.execute(
+            "INSERT INTO image_batches (block, bucket, batch, postings) VALUES (:block, 1, 0, '?')", {"block": block}
+        )
+        context.execute("UPDATE image_blocks SET has_batches = 1 WHERE block = :block", {"block": block})
+        context.commit()
+    there = {image.id: image for image in [*images, changed] if image.id != images[5].id}
 
-    for _ in range(4):
-        assert get_page(database, ImageFilter(prompt="fox"), ann, limit=1_000) == images[::-1]
-        assert len({frozenset(terms) for terms in sealed_terms(database).values()}) == 1
-        merge(database, 3)
-    merge(database, 10)
+    with database.reading() as context:
+        assert SearchIndexRepository(context).get_batched_block() == block
+    in_transaction(database, lambda context: SearchIndexRepository(context).reopen(block, database))
 
-    assert {row["block"] for row in rows_of(database, "SELECT block FROM image_batches")} <= {last}
-    assert sealed_terms(database).keys() == {image.id for image in images}
+    fox, new = ImageFilter(prompt="fox"), ImageFilter(tags=("new",))
+    for _ in range(2):
+        assert get_page(database, fox, ann, limit=1_000) == expected_images(there.values(), fox, ann)
+        assert get_page(database, new, ann) == [changed]
+        seal(database)
+    with database.reading() as context:
+        assert SearchIndexRepository(context).get_batched_block() is None
+    assert rows_of(database, "SELECT * FROM image_batches") == []
+    assert sealed_terms(database).keys() >= there.keys()
 
 
 def test_sealing_adding_changing_and_searching_at_once_loses_nothing(database: Database, ann: Caller) -> None:
@@ -264,7 +249,6 @@ def test_sealing_adding_changing_and_searching_at_once_loses_nothing(database: D
     def seal_always() -> None:
         while not done.is_set():
             seal(database, 7)
-            merge(database, 1)
 
     def add_more() -> list[Image]:
         return [add_image(database, ann, created_at=minutes(100 + number), tags=("new",)) for number in range(40)]

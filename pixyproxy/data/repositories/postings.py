@@ -15,8 +15,6 @@ from operator import and_, or_
 BLOCK_BITS = 14
 # A page of newest images is read run by run: the fewer images a run has, the fewer are read in vain.
 RUN_BITS = 8
-# So many images are moved into the index at once, more or less.
-BATCH_BITS = 9
 # A set is stored in two bytes an offset, so this many take a quarter of the bits of a whole block.
 _BITS_AN_OFFSET_SAVED = 64
 
@@ -31,16 +29,6 @@ def block_of(image_id: int) -> int:
 def offset_of(image_id: int) -> int:
     """Return an image's place within its block."""
     return image_id & ((1 << BLOCK_BITS) - 1)
-
-
-def batch_of(offset: int) -> int:
-    """Return the number, within the block, of the batch that an offset lies in."""
-    return offset >> BATCH_BITS
-
-
-def offset_in_batch(image_id: int) -> int:
-    """Return an image's place within its batch."""
-    return image_id & ((1 << BATCH_BITS) - 1)
 
 
 def run_of(offset: int) -> int:
@@ -67,13 +55,6 @@ def encoded(posting: Posting) -> bytes:
             return struct.pack(f"<{len(posting)}H", *sorted(posting))
         posting = _bits(posting)
     return posting.to_bytes(_bytes_a_block(), "little") if posting else b""
-
-
-def encoded_list(data: bytes) -> bytes:
-    """Write a list of offsets, in rising order and two bytes each, as it is stored, however long it is."""
-    if len(data) <= 2 * _most_in_a_list():
-        return data
-    return encoded(_bits(struct.unpack(f"<{len(data) // 2}H", data)))
 
 
 def without(posting: Posting, removed: Iterable[int]) -> Posting:
@@ -107,13 +88,6 @@ def intersection(postings: Iterable[Posting]) -> Posting:
         flags = reduce(and_, bits).to_bytes(_bytes_a_block(), "little")
         found = frozenset([offset for offset in found if flags[offset >> 3] >> (offset & 7) & 1])
     return found
-
-
-def shifted(posting: Posting, places: int) -> Posting:
-    """Return a posting whose offsets are so much larger."""
-    if isinstance(posting, frozenset):
-        return frozenset([offset + places for offset in posting])
-    return posting << places
 
 
 def offsets(posting: Posting) -> Iterable[int]:

@@ -11,21 +11,21 @@ It may for a while be found under terms that it has no more: what is found must 
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pixyproxy.core.exceptions import ConstraintViolationError
 from pixyproxy.core.text import caseless_key
 from pixyproxy.data.database import Database, DatabaseContext, Row
 from pixyproxy.data.repositories import postings
-from pixyproxy.data.repositories.batches import Offsets
 from pixyproxy.data.repositories.index_terms import all_terms, joined, parted, text_terms
-from pixyproxy.data.repositories.posting_store import PostingRepository, as_text, listed
+from pixyproxy.data.repositories.posting_store import Offsets, PostingRepository, as_text, listed
 from pixyproxy.data.repositories.run_bounds import NO_NEWEST, NO_OLDEST, microseconds
 
-# Of more images than a quarter of a block, it costs less to write rows at once than batches first.
-_BATCHED_SHARE = 4
+# Prompts can be long.
+_IMAGES_A_QUERY = 256
 
 
 @dataclass(frozen=True)
@@ -115,18 +115,13 @@ class SearchIndexRepository:
         row = self._context.fetch_one("SELECT COUNT(*) AS number FROM image_tail", {})
         return 0 if row is None else int(row["number"])
 
-    def get_growing_block(self) -> int:
-        """Return the number of the last block, 0 where there is none yet."""
-        return max((block.number for block in self._postings.get_blocks()), default=0)
-
-    def seal(self, image_ids: Sequence[int], growing_block: int, database: Database) -> None:
+    def seal(self, image_ids: Sequence[int], database: Database) -> None:
         """Move images from the tail into their blocks, as far as they are still there; in a transaction of its own.
 
         Whoever else seals the same blocks, or changes these images, waits until the end of the transaction.
 
         Args:
             image_ids: the images.
-            growing_block: the last block so far; it and those after it get batches, the others rows.
             database: where this context is from.
         """
         blocks = sorted({postings.block_of(image_id) for image_id in image_ids})
@@ -141,47 +136,46 @@ class SearchIndexRepository:
         images = self._images(image_ids)
         for block in blocks:
             rows = [row for row in tail if postings.block_of(row["image_id"]) == block]
-            self._seal_block(block, rows, images, may_have_batches=block >= growing_block)
+            self._seal_block(block, rows, images)
         self._context.execute(f"DELETE FROM image_tail WHERE image_id IN ({listed(image_ids)})", {})  # noqa: S608
 
-    def _seal_block(
-        self, block: int, tail: Sequence[Row], images: Mapping[int, Row], *, may_have_batches: bool
-    ) -> None:
-        lost = _lost(tail, images)
-        if lost:
-            self._postings.remove(block, lost)
-        if may_have_batches and len(tail) < (1 << postings.BLOCK_BITS) // _BATCHED_SHARE:
-            for batch in sorted({_batch_of(row) for row in tail}):
-                some = [row for row in tail if _batch_of(row) == batch]
-                gained = _gained(some, images, postings.offset_in_batch)
-                if gained:
-                    self._postings.add_to_batch(block, batch, gained)
-            self._note_batches(block, has_batches=True)
-        else:
-            self._postings.add(block, _gained(tail, images, postings.offset_of))
+    def _seal_block(self, block: int, tail: Sequence[Row], images: Mapping[int, Row]) -> None:
+        self._postings.remove(block, _lost(tail, images))
+        self._postings.add(block, _gained(tail, images))
         made = [images[row["image_id"]] for row in tail if row["image_id"] in images]
         times = {postings.offset_of(image["id"]): microseconds(image["created_at"]) for image in made}
         self._postings.widen_bounds(block, times)
 
-    # --- Merging -----------------------------------------------------------------------------------------------------
+    def get_batched_block(self) -> int | None:
+        """Return a block with batches of the first release, or None."""
+        return next((block.number for block in self._postings.get_blocks() if block.has_batches), None)
 
-    def get_full_block(self) -> int | None:
-        """Return a block that has batches although it does not grow any more, or None."""
-        growing = self.get_growing_block()
-        full = (block.number for block in self._postings.get_blocks() if block.has_batches and block.number < growing)
-        return next(full, None)
+    def reopen(self, block: int, database: Database) -> None:
+        """Move all images of a block back into the tail, and drop its batches; in a transaction of its own.
 
-    def merge(self, block: int, buckets: int, database: Database) -> None:
-        """Move a number of buckets of a full block from its batches into its rows; in a transaction of its own."""
+        The first release sealed the images of growing blocks into batches, which are not read any more. What its rows
+        have of the block stays: a search that finds too much there looks at the images, as always.
+        """
         self._lock_block(block, database)
-        if not self._postings.merge(block, buckets):
-            self._note_batches(block, has_batches=False)
-
-    def _note_batches(self, block: int, *, has_batches: bool) -> None:
+        first, end = block << postings.BLOCK_BITS, (block + 1) << postings.BLOCK_BITS
         self._context.execute(
-            "UPDATE image_blocks SET has_batches = :has_batches WHERE block = :block",
-            {"block": block, "has_batches": int(has_batches)},
+            "UPDATE image_tail SET sealed_terms = NULL WHERE image_id >= :first AND image_id < :end",
+            {"first": first, "end": end},
         )
+        for start in range(first, end, _IMAGES_A_QUERY):
+            rows = self._context.fetch_all(
+                "SELECT id, prompt, tags FROM images WHERE id >= :first AND id < :end "
+                "AND id NOT IN (SELECT image_id FROM image_tail)",
+                {"first": start, "end": start + _IMAGES_A_QUERY},
+            )
+            self._context.execute_many(
+                "INSERT INTO image_tail (image_id, terms) VALUES (:image_id, :terms)",
+                [
+                    {"image_id": row["id"], "terms": joined(text_terms(row["prompt"], json.loads(row["tags"])))}
+                    for row in rows
+                ],
+            )
+        self._postings.drop_batches(block)
 
     def _lock_block(self, block: int, database: Database) -> None:
         sql = f"SELECT block FROM image_blocks WHERE block = :block{database.for_update}"  # noqa: S608
@@ -203,26 +197,11 @@ class SearchIndexRepository:
         return {row["id"]: row for row in rows}
 
 
-def without_unfinished(image_ids: list[int]) -> list[int]:
-    """Return images, given in the order of their ids, without those of the last batch, unless there is no other.
-
-    A batch that is sealed in two parts is read and written anew for the second. The images left out are fewer than a
-    batch has.
-    """
-    last = image_ids[-1] >> postings.BATCH_BITS
-    finished = [image_id for image_id in image_ids if image_id >> postings.BATCH_BITS < last]
-    return finished or image_ids
-
-
-def _batch_of(row: Row) -> int:
-    return postings.batch_of(postings.offset_of(row["image_id"]))
-
-
-def _gained(tail: Iterable[Row], images: Mapping[int, Row], offset_of: Callable[[int], int]) -> Offsets:
+def _gained(tail: Iterable[Row], images: Mapping[int, Row]) -> Offsets:
     """Return where postings gain images of the tail."""
     gained = defaultdict[str, list[int]](list)
     for row in tail:
-        offset = offset_of(row["image_id"])
+        offset = postings.offset_of(row["image_id"])
         terms = _terms_of(row, images)
         if row["sealed_terms"] is not None:
             terms -= _sealed_terms_of(row)
