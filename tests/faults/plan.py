@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.faults import callers, conflicts, crashes, databases, providers, races, stopping, storage
+from tests.faults import busy, callers, conflicts, crashes, databases, providers, queued, races, stopping, storage
 from tests.faults.outcome import Outcome
 from tests.faults.site import Bench
 from tests.support.database_servers import DatabaseKind, DatabaseServer, fresh_database, private_server
@@ -27,6 +27,7 @@ _KILLS_A_LANE = 26
 _KILL_ROUNDS = 2
 _AWAY_SECONDS = 6.0
 """Longer than the product waits for its database, so that every wait is seen to end."""
+_BUSY_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ def stages(bench: Bench, servers: Databases) -> Iterator[Stage]:
     yield Stage("kill -9 at named points", 1, [partial(_crash_points, bench, servers)])
     yield Stage("kill -9 of one of several processes", 1, [partial(_crash_points_of_processes, bench, servers)])
     yield Stage("an object store", 1, list(_object_store(bench, servers)))
+    yield Stage("a busy machine", 1, list(_busy_machine(bench, servers)))
     yield Stage("asleep at named points", 1, [partial(_pauses, bench, servers)])
     yield Stage("kill -9 at random moments", _LANES, list(_random_kills(bench, servers)))
     yield Stage("races, callers, provider, storage, stopping, conflicts", 3, list(_others(bench, servers)))
@@ -131,6 +133,11 @@ def _object_store(bench: Bench, servers: Databases) -> Iterator[Scenario]:
     yield partial(crashes.random_kills, bench, servers.on_mysql(), kills=_KILLS_A_LANE, seed=100)
 
 
+def _busy_machine(bench: Bench, servers: Databases) -> Iterator[Scenario]:
+    for url, workers in ((None, 1), (None, 2), (servers.on_mysql(), 2)):
+        yield partial(busy.busy_machine, bench, url, seconds=_BUSY_SECONDS, workers=workers)
+
+
 def _pauses(bench: Bench, servers: Databases) -> Outcome:
     points = crashes.PAUSE_POINTS
     urls = [*(servers.on_mysql() for _ in points), *(servers.on_mariadb() for _ in points)]
@@ -144,6 +151,10 @@ def _random_kills(bench: Bench, servers: Databases) -> Iterator[Scenario]:
 
 
 def _others(bench: Bench, servers: Databases) -> Iterator[Scenario]:
+    for hold, url in itertools.product(queued.HOLDS, (None, servers.on_mysql())):
+        yield partial(queued.everything_killed, bench, url, hold, times=2)
+    for url in servers.everywhere():
+        yield partial(queued.one_of_two_killed, bench, url, times=2)
     for url in servers.everywhere():
         yield partial(races.one_server, bench, url, rounds=5)
     yield partial(races.several_servers, bench, servers.on_mysql(), rounds=10)

@@ -40,6 +40,9 @@ class Hold:
     settings: dict[str, str]
     begin: Callable[[Site, RunningServer], list[Request]]
 
+    def __str__(self) -> str:
+        return self.name.replace(" ", "-")
+
 
 def _use_minute_up(site: Site, server: RunningServer) -> list[Request]:
     site.create(server, site.wish())
@@ -97,28 +100,32 @@ def one_of_two_killed(bench: Bench, database_url: str | None, *, times: int) -> 
     settings = {"PIXYPROXY_GENERATION_WORKERS": "2", "PIXYPROXY_MAX_GENERATIONS": str(2 * _SLOTS)}
     with site.server(**_PROCESSES, **settings) as server:
         for _ in range(times):
-            submitted = [_begin(site, server, number, "slow=5") for number in range(2 * _SLOTS)]
-            owners = {wish.prompt: _owner_of(server, wish) for wish, _ in submitted}
-            queued = [_begin_to_queue(site, server, number) for number in range(2 * _SLOTS)]
-            killed = min(server.generation_workers)
-            os.kill(killed, signal.SIGKILL)
-            killed_at = time.monotonic()
-            outcome.injected += 1
-            for wish, call in queued:
-                answer = site.end(wish, call)
-                outcome.expect(answer.is_ok, f"queued when a generation worker was killed: {answer.as_told}: {wish}")
-            outcome.recovered(time.monotonic() - killed_at)
-            told = {wish.prompt: site.end(wish, call) for wish, call in submitted}
-            lost = {owners[prompt] for prompt, answer in told.items() if answer.reason == OUTCOME_UNKNOWN}
-            outcome.expect(len(lost) == 1, f"the outcome of {len(lost)} generation workers is unknown")
-            for prompt, answer in told.items():
-                is_right = answer.reason == OUTCOME_UNKNOWN if owners[prompt] in lost else answer.is_ok
-                outcome.expect(is_right, f"submitted when a generation worker was killed: {answer.as_told}")
-            for wish, _ in (*submitted, *queued):
-                outcome.expect(site.stand_in.count(wish.prompt) == 1, f"not submitted once: {wish}")
-            wait_until(lambda: len(server.generation_workers) == 2, PATIENCE, "another generation worker")  # noqa: PLR2004
+            _kill_one_of_two(site, server, outcome)
         audit(site, server, outcome, Expected(unknown=True))
     return outcome
+
+
+def _kill_one_of_two(site: Site, server: RunningServer, outcome: Outcome) -> None:
+    submitted = [_begin(site, server, number, "slow=5") for number in range(2 * _SLOTS)]
+    owners = {wish.prompt: _owner_of(server, wish) for wish, _ in submitted}
+    queued = [_begin_to_queue(site, server, number) for number in range(2 * _SLOTS)]
+    killed = min(server.generation_workers)
+    os.kill(killed, signal.SIGKILL)
+    killed_at = time.monotonic()
+    outcome.injected += 1
+    for wish, call in queued:
+        answer = site.end(wish, call)
+        outcome.expect(answer.is_ok, f"queued when a generation worker was killed: {answer.as_told}: {wish}")
+    outcome.recovered(time.monotonic() - killed_at)
+    told = {wish.prompt: site.end(wish, call) for wish, call in submitted}
+    lost = {owners[prompt] for prompt, answer in told.items() if answer.reason == OUTCOME_UNKNOWN}
+    outcome.expect(len(lost) == 1, f"the outcome of {len(lost)} generation workers is unknown")
+    for prompt, answer in told.items():
+        is_right = answer.reason == OUTCOME_UNKNOWN if owners[prompt] in lost else answer.is_ok
+        outcome.expect(is_right, f"submitted when a generation worker was killed: {answer.as_told}")
+    for wish, _ in (*submitted, *queued):
+        outcome.expect(site.stand_in.count(wish.prompt) == 1, f"not submitted once: {wish}")
+    wait_until(lambda: len(server.generation_workers - {killed}) == 2, PATIENCE, "another generation worker")
 
 
 # --- Requests --------------------------------------------------------------------------------------------------------

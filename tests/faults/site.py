@@ -92,11 +92,11 @@ def failed(error: Any, seconds: float, value: Any = None) -> Answer:
 
 @dataclass(eq=False)
 class Wish:
-    """An image that somebody asks for, as often as need be, under one request id.
+    """An image that somebody asks for, as often as need be, under one request id, or once without one.
 
     Attributes:
         prompt: nobody else's.
-        request_id: nobody else's.
+        request_id: nobody else's; empty for none.
         image: the detail, once anybody was told that it is there.
         is_changing: whether an update or a deletion was asked for whose outcome was lost, so that either may be.
         is_deleted: whether somebody was told that it is deleted.
@@ -172,10 +172,12 @@ class Site:
 
     # --- Those who ask -------------------------------------------------------------------------------------------
 
-    def wish(self, fault: str = "") -> Wish:
+    def wish(self, fault: str = "", *, has_request_id: bool = True) -> Wish:
         """Wish for another image; ``fault`` is what the stand-in is to do wrong, as its control words say."""
         word = f" [[fault:{fault}]]" if fault else ""
         wish = Wish(f"{self.folder.name} {uuid.uuid4().hex[:12]}{word}")
+        if not has_request_id:
+            wish.request_id = ""
         with self._lock:
             self.wishes.append(wish)
         return wish
@@ -210,6 +212,15 @@ class Site:
         return answer_to(
             lambda: server.images.GetImage(pb.GetImageRequest(guid=guid), metadata=self.login.metadata, timeout=timeout)
         )
+
+    def find(self, server: RunningServer, wish: Wish) -> bool:
+        """Find the one image of a wish by its prompt; return whether there is one."""
+        request = pb.ListImagesRequest(prompt=wish.prompt.split()[1])
+        page = answer_to(lambda: server.images.ListImages(request, metadata=self.login.metadata, timeout=PATIENCE))
+        if not page.is_ok or len(page.value.images) != 1:
+            return False
+        wish.image = page.value.images[0]
+        return True
 
     def content(self, server: RunningServer, guid: str, timeout: float = PATIENCE) -> Answer:
         """Read the bytes; the value is the list of messages, also of a stream that was cut off."""

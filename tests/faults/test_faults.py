@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import callers, conflicts, crashes, databases, providers, races, stopping, storage
+from tests.faults import busy, callers, conflicts, crashes, databases, providers, queued, races, stopping, storage
 from tests.faults.outcome import Outcome
 from tests.faults.site import Bench
 from tests.support.database_servers import DatabaseKind, DatabaseServer, fresh_database
@@ -92,7 +92,7 @@ def test_kills_at_random_moments_with_an_object_store(bench: Bench, s3_server: R
 
 
 def test_a_server_sleeps_through_its_lease(bench: Bench, mysql_server: DatabaseServer) -> None:
-    points = ("noted as sent, not sent", "the note is written")
+    points = ("submitted, the provider not asked", "the manifest is written")
     with _databases(mysql_server, len(points)) as urls:
         check(crashes.pauses(bench, urls, points, at_once=len(points)), recovered_within=15)
 
@@ -103,6 +103,20 @@ def test_kills_at_random_moments_on_sqlite(bench: Bench) -> None:
 
 def test_kills_at_random_moments_on_mysql(bench: Bench, mysql_url: str) -> None:
     check(crashes.random_kills(bench, mysql_url, kills=2, seed=2), recovered_within=30)
+
+
+@pytest.mark.parametrize("hold", queued.HOLDS, ids=str)
+def test_everything_is_killed_while_requests_are_queued(bench: Bench, hold: queued.Hold) -> None:
+    check(queued.everything_killed(bench, None, hold, times=1), recovered_within=30)
+
+
+def test_one_of_two_generation_workers_is_killed(bench: Bench, mysql_url: str) -> None:
+    check(queued.one_of_two_killed(bench, mysql_url, times=1), recovered_within=30)
+
+
+def test_a_busy_machine(bench: Bench) -> None:
+    # Shorter, and generations would outlive their leases by what the system alone may keep a process waiting.
+    check(busy.busy_machine(replace(bench, lease=6.0), None, seconds=10, workers=2), recovered_within=1)
 
 
 # --- Raced, left -----------------------------------------------------------------------------------------------------
@@ -120,7 +134,7 @@ def test_callers_race_and_a_server_is_killed(bench: Bench, mysql_url: str) -> No
     check(races.one_of_several_killed(bench, mysql_url, rounds=1, seed=1), recovered_within=30)
 
 
-def test_callers_leave_what_was_sent(bench: Bench) -> None:
+def test_callers_leave_what_was_submitted(bench: Bench) -> None:
     check(callers.leaving(bench, None, times=1), recovered_within=15)
 
 
@@ -176,7 +190,7 @@ def test_the_image_folder_is_read_only(bench: Bench) -> None:
     check(storage.read_only(bench, None, times=1), recovered_within=5)
 
 
-def test_the_disk_is_full_when_the_picture_comes(bench: Bench) -> None:
+def test_the_disk_is_full_when_the_image_comes(bench: Bench) -> None:
     check(storage.full_after_answer(bench, None, times=1), recovered_within=5)
 
 
@@ -191,7 +205,7 @@ def test_told_to_end_under_load(bench: Bench) -> None:
     check(stopping.stopped_under_load(bench, None, times=1), recovered_within=15)
 
 
-def test_told_to_end_while_a_picture_outlasts_its_caller(bench: Bench) -> None:
+def test_told_to_end_while_a_generation_outlasts_its_caller(bench: Bench) -> None:
     check(stopping.stopped_without_caller(bench, None, times=1), recovered_within=15)
 
 
