@@ -26,7 +26,7 @@ from filelock import FileLock
 ROOT = Path(__file__).parents[2]
 CLIENTS = Path(__file__).parent
 DOCUMENT = ROOT / "docs/clients.md"
-SERVICE_CONFIG = ROOT / "pixyproxy/client/service_config.json"
+SERVICE_CONFIG = ROOT / "protos/pixyproxy/v1/service_config.json"
 
 _REQUIRED = "PIXYPROXY_TEST_REQUIRE_CLIENTS"
 _BUILD_TIMEOUT = 600.0

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 from google.protobuf import descriptor_pb2
+from pixyproxy_pb.v1 import image_service_pb2 as pb
 
-from tests.clients.projects import ROOT, not_run, require_tools, write_descriptor
+from tests.clients.projects import ROOT, SERVICE_CONFIG, not_run, require_tools, write_descriptor
 from tests.support.grpcurl import grpcurl_folder
 from tests.support.rpc import TIMEOUT
 
@@ -83,3 +85,16 @@ def test_what_breaks_released_clients_does_not_pass(tmp_path: Path) -> None:
         'Previously present enum value "2" on enum "Visibility" was deleted',
     ):
         assert complaint in linted.stdout
+
+
+# --- the service config ----------------------------------------------------------------------------------------------
+
+
+def test_what_grpc_repeats_is_what_may_be_repeated() -> None:
+    (config,) = json.loads(SERVICE_CONFIG.read_text())["methodConfig"]
+    service = pb.DESCRIPTOR.services_by_name["ImageService"]
+
+    assert {name["service"] for name in config["name"]} == {service.full_name}
+    named = {name["method"] for name in config["name"]}
+    assert named == {method.name for method in service.methods} - {"CreateImage", "DeleteImage"}
+    assert config["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
