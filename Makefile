@@ -20,7 +20,7 @@ $(VENV)/.made-%: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "PixyProxy needs Python 3.11 or newer." >&2; exit 1; }
 	@echo "Making the environment in $(VENV) (a minute, once) …"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.$(if $(filter-out run,$*),[$*])'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(patsubst run,server,$*)]'
 	@touch $@ $(VENV)/.made-run
 
 .PHONY: run
@@ -56,6 +56,8 @@ lint: $(VENV)/.made-dev ## Check format, style and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@for platform in win32 darwin; do $(BIN)/mypy --platform $$platform --cache-dir .mypy_cache/$$platform \
+		--follow-imports silent pixyproxy/client pixyproxy/cli; done
 
 .PHONY: lint-proto
 lint-proto: ## Check the API contract, by itself and against the last release's (needs npm)

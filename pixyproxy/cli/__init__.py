@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from pixyproxy.core.exceptions import DBConnectionError, PixyProxyException
+from pixyproxy.core.exceptions import ConfigurationError, DBConnectionError, PixyProxyException
 
 # Before anything imports `grpc`, whose core reads it only then: below errors it logs what callers sent, as
 # they sent it, so that they could write lines of their own.
@@ -48,8 +48,20 @@ class _Commands(TyperGroup):
 
 
 def load_command(name: str) -> Any:
-    """Import a command."""
-    group: Any = typer.main.get_command(import_module(COMMANDS[name][0]).app)
+    """Import a command.
+
+    Raises:
+        ConfigurationError: it needs packages that are not installed.
+    """
+    try:
+        module = import_module(COMMANDS[name][0])
+    except ModuleNotFoundError as error:
+        if COMMANDS[name][0] != _ADMIN or (error.name or "").startswith("pixyproxy"):
+            raise
+        raise ConfigurationError(
+            f"{name} needs the server, which runs on Linux and macOS: pip install 'pixyproxy[server]'"
+        ) from error
+    group: Any = typer.main.get_command(module.app)
     return group.commands[name]
 
 

@@ -362,7 +362,7 @@ def _ask_password(question: str) -> str:
 
     try:
         # Without a terminal `getpass` would read from standard input, and show what is typed.
-        with open("/dev/tty", "rb"):
+        with open("CONIN$" if sys.platform == "win32" else "/dev/tty", "rb"):
             return getpass.getpass(question)
     except OSError as error:
         raise CredentialsError(
@@ -509,7 +509,11 @@ def _show_picture(client: PixyProxyClient, guid: str) -> None:
     if not sys.stdout.isatty() or terminal.is_plain or sys.stdout.encoding.lower() != "utf-8":
         warn("a picture is shown only on a terminal with colours and UTF-8")
         return
-    from pixyproxy.cli import picture
+    try:
+        from pixyproxy.cli import picture
+    except ModuleNotFoundError:
+        warn("a picture is shown only where Pillow is installed: pip install pillow")
+        return
 
     with _spinner("Loading the picture"), client.stream_content(guid) as stream:
         data = b"".join(stream)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
-from typing import ParamSpec, Self, TypeVar, Unpack
+from typing import Self, TypeVar, Unpack
 
 import grpc
 from pixyproxy_pb.v1 import image_service_pb2 as pb
@@ -20,7 +21,6 @@ from pixyproxy.client.errors import ContentDamagedError, InvalidRequestError, er
 from pixyproxy.client.models import ContentInfo, ImageDetail, ImagePage
 
 Answer = TypeVar("Answer")
-Arguments = ParamSpec("Arguments")
 
 
 class AsyncContentStream(BaseContentStream):
@@ -40,7 +40,7 @@ class AsyncContentStream(BaseContentStream):
             except grpc.RpcError as error:
                 if not self._is_complete:
                     await asyncio.sleep(self._pause_after(error))
-                    await self.open()
+                    await self._open()
         self._check()
 
     async def __aenter__(self) -> Self:
@@ -49,8 +49,8 @@ class AsyncContentStream(BaseContentStream):
     async def __aexit__(self, *_: object) -> None:
         self.close()
 
-    async def open(self) -> Self:
-        """Make the call, and wait for what is being read; the client has done that."""
+    async def _open(self) -> Self:
+        """Make the call, and wait for what is being read."""
         while True:
             try:
                 self._ask()
@@ -66,7 +66,7 @@ class AsyncPixyProxyClient(BaseClient[grpc.aio.Channel]):
 
     The methods have the same names, arguments and errors. Those that return one thing are coroutines, and those that
     return many are iterated over with ``async for``. Cancelling a task ends its call; a creation that the server has
-    taken goes on there. The client may be made outside the event loop.
+    submitted to the provider goes on there. The client may be made outside the event loop.
     """
 
     _watching: asyncio.Task[None] | None = None
@@ -148,7 +148,7 @@ class AsyncPixyProxyClient(BaseClient[grpc.aio.Channel]):
     ) -> AsyncContentStream:
         """Read an image's bytes as they come; see PixyProxyClient."""
         call = calls.get_content(guid, read_offset=read_offset, read_limit=read_limit, if_none_match=if_none_match)
-        return await AsyncContentStream(call, self._invoke, self._attempts(call, timeout)).open()
+        return await AsyncContentStream(call, self._invoke, self._attempts(call, timeout))._open()
 
     async def fetch_content(
         self,
@@ -170,7 +170,7 @@ class AsyncPixyProxyClient(BaseClient[grpc.aio.Channel]):
                             download.write(data)
                             if on_progress is not None:
                                 on_progress(download.held, stream.info.size_bytes)
-                    await _in_thread(download.finish, stream.info)
+                    await _in_thread(partial(download.finish, stream.info))
                 except (InvalidRequestError, ContentDamagedError) as error:
                     download.start_over(error)
                 else:
@@ -203,9 +203,9 @@ class AsyncPixyProxyClient(BaseClient[grpc.aio.Channel]):
         self._watching = asyncio.create_task(watch())
 
 
-async def _in_thread(function: Callable[Arguments, object], *args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
+async def _in_thread(function: Callable[[], object]) -> None:
     """Run what blocks in a thread, and wait for it even where the task is cancelled: it works on an open file."""
-    work = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+    work = asyncio.ensure_future(asyncio.to_thread(function))
     try:
         await asyncio.shield(work)
     except asyncio.CancelledError:

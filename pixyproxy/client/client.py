@@ -135,7 +135,7 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
             timeout: for all of them, in seconds; by default the client's ``long_timeout``.
         """
         call = calls.get_content(guid, read_offset=read_offset, read_limit=read_limit, if_none_match=if_none_match)
-        return ContentStream(call, self._invoke, self._attempts(call, timeout)).open()
+        return ContentStream(call, self._invoke, self._attempts(call, timeout))._open()
 
     def fetch_content(
         self,

@@ -111,7 +111,7 @@ class ContentStream(BaseContentStream):
             except grpc.RpcError as error:
                 if not self._is_complete:
                     time.sleep(self._pause_after(error))
-                    self.open()
+                    self._open()
         self._check()
 
     def __enter__(self) -> Self:
@@ -120,8 +120,8 @@ class ContentStream(BaseContentStream):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def open(self) -> Self:
-        """Make the call, and wait for what is being read; the client has done that."""
+    def _open(self) -> Self:
+        """Make the call, and wait for what is being read."""
         while True:
             try:
                 self._ask()
