@@ -18,16 +18,16 @@ from typing import Any, Protocol
 import pytest
 
 from tests.support.database_servers import (
-    NOT_RUN,
     DatabaseKind,
     DatabaseServer,
     NoServerError,
     RunningServer,
     launch_server,
     needs_install,
-    not_run,
     pointed_server,
 )
+from tests.support.leaving_out import Required, leave_out
+from tests.support.programs import INSTALL_VARIABLE
 
 _WORKER_INPUT = "pixyproxy_database_servers"
 
@@ -72,7 +72,9 @@ class OwnServers:
                 return
             self._starts[kind] = threading.Event()
         if needs_install(kind):
-            self._announce(f"preparing {kind.label} for the tests (once, about 30 s) …")
+            self._announce(
+                f"installing {kind.label} for the tests (once: {kind.size}; {INSTALL_VARIABLE}=0 leaves it out) …"
+            )
         # A daemon, so that Ctrl-C does not wait for an install; what that runs dies with this process.
         threading.Thread(target=self._start, args=(kind,), name=f"start {kind}", daemon=True).start()
 
@@ -186,18 +188,6 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             session.config.stash[_PROVIDER].request(kind)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say in one line for each kind of server what was not run, and why."""
-    reasons = {
-        reason
-        for report in terminalreporter.getreports("skipped")
-        if isinstance(report.longrepr, tuple) and (reason := report.longrepr[2].removeprefix("Skipped: "))
-    }
-    for reason in sorted(reasons):
-        if reason.startswith(NOT_RUN):
-            terminalreporter.write_line(reason, yellow=True)
-
-
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Stop the servers."""
     config.stash[_PROVIDER].close()
@@ -220,7 +210,7 @@ def _server(config: pytest.Config, kind: DatabaseKind) -> DatabaseServer:
     if isinstance(answer, Absence):
         if answer.mistaken:
             pytest.fail(f"{kind.label}: {answer.reason}", pytrace=False)
-        not_run(kind, answer.reason)
+        leave_out(kind.label, answer.reason, Required.DATABASES)
     return answer
 
 
