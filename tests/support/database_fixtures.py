@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener
@@ -27,6 +27,7 @@ from tests.support.database_servers import (
     pointed_server,
 )
 from tests.support.leaving_out import Required, leave_out
+from tests.support.needs import needs_of
 from tests.support.programs import INSTALL_VARIABLE
 
 _WORKER_INPUT = "pixyproxy_database_servers"
@@ -184,8 +185,9 @@ def pytest_configure_node(node: Any) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Have servers started for the tests that will run, so that they are ready when their turn comes."""
     if not session.config.option.collectonly:
-        for kind in {kind for item in session.items for kind in _kinds_needed(item)}:
-            session.config.stash[_PROVIDER].request(kind)
+        for kind in DatabaseKind:
+            if any(kind in needs_of(item) for item in session.items):
+                session.config.stash[_PROVIDER].request(kind)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -212,17 +214,6 @@ def _server(config: pytest.Config, kind: DatabaseKind) -> DatabaseServer:
             pytest.fail(f"{kind.label}: {answer.reason}", pytrace=False)
         leave_out(kind.label, answer.reason, Required.DATABASES)
     return answer
-
-
-def _kinds_needed(item: pytest.Item) -> Iterator[DatabaseKind]:
-    """The servers a test asks for by a fixture, or by a parameter: "mysql", or `mysql_server` to be looked up."""
-    parameters = (
-        item.callspec.params.values() if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ()
-    )
-    names = {*getattr(item, "fixturenames", ()), *(value for value in parameters if isinstance(value, str))}
-    for kind in DatabaseKind:
-        if names & {kind, f"{kind}_server"}:
-            yield kind
 
 
 def _write_line(config: pytest.Config, text: str) -> None:
