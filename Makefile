@@ -28,8 +28,14 @@ run: $(VENV)/.made-run ## Serve on 127.0.0.1:50051 with SQLite and the folder im
 	@exec $(BIN)/pixyproxy serve
 
 .PHONY: test
-test: $(VENV)/.made-dev ## Run all tests
-	@PYTHONPATH=tests/support/early $(BIN)/python -m pytest -n auto --ignore tests/cluster
+test: $(VENV)/.made-dev ## Run all tests (says first what it installs, and how large)
+	@$(BIN)/python -m tests.support.installs
+	@PYTHONPATH=tests/support/early $(BIN)/python -m pytest -n auto --dist worksteal --ignore tests/cluster
+
+.PHONY: test-fast
+test-fast: $(VENV)/.made-dev ## Run the tests of units and of SQLite (under a minute, installs nothing)
+	@PYTHONPATH=tests/support/early $(BIN)/python -m pytest -n auto --dist worksteal -m 'not servers' \
+		tests/unit tests/contract
 
 .PHONY: test-cluster
 test-cluster: $(VENV)/.made-dev ## Run three replicas behind HAProxy, on MySQL and an S3 server (Debian, root)

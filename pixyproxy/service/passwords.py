@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import secrets
 import threading
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ class Passwords:
         self._hasher = PasswordHasher()
         self._turns = threading.BoundedSemaphore(_MAX_CHECKS)
         # What is checked where there is no such user, so that the answer takes as long as for a wrong password.
-        self._nobodys_hash = self._hasher.hash(secrets.token_urlsafe())
+        self._nobodys_hash = nobodys_hash(self._hasher)
 
     def hash(self, password: str) -> str:
         """Return the hash to store of a password."""
@@ -50,3 +51,12 @@ class Passwords:
             yield
         finally:
             self._turns.release()
+
+
+def nobodys_hash(hasher: PasswordHasher) -> str:
+    """Return a hash with a hasher's parameters that no password has; hashing one would cost every start 100 ms."""
+    salt, digest = (
+        base64.b64encode(secrets.token_bytes(length)).decode().rstrip("=")
+        for length in (hasher.salt_len, hasher.hash_len)
+    )
+    return f"$argon2id$v=19$m={hasher.memory_cost},t={hasher.time_cost},p={hasher.parallelism}${salt}${digest}"

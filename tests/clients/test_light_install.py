@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from tests.clients.projects import not_run
+from tests.support.leaving_out import Required, leave_out
 from tests.support.servers import RunningServer
 from tests.support.wheel import build_wheel
 
@@ -59,7 +59,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Pat
             except subprocess.CalledProcessError as error:
                 shutil.rmtree(light)
                 if not _registry_answers(folder):
-                    not_run("the package by itself (no package registry answers)")
+                    leave_out("the package by itself", "no package registry answers", Required.CLIENTS)
                 pytest.fail(error.stderr.decode())
     return light / "environment"
 

@@ -148,7 +148,7 @@ def test_a_header_that_cannot_be_read_is_no_failed_sign_in(strict_server: Runnin
 
 
 def test_the_first_user_is_an_admin(tmp_path: Path) -> None:
-    with running_server(tmp_path) as server:
+    with running_server(tmp_path, makes_first_user=True) as server:
         assert [line.split(":")[0] for line in server.output.splitlines()] == [
             "first user",
             "password",
