@@ -54,7 +54,7 @@ bench-million: $(VENV)/.made-dev ## Measure search among a million images (an ho
 	@PYTHONPATH=tests/support/early $(BIN)/python -m benchmarks.million --write
 
 .PHONY: bench
-bench: $(VENV)/.made-dev,bench ## Measure speed beside baselines and peers (ten minutes; needs Go), into docs/performance.md
+bench: $(VENV)/.made-dev,bench ## Measure speed beside baselines and peers (needs Go), into docs/performance.md
 	@PYTHONPATH=tests/support/early $(BIN)/python -m benchmarks
 
 .PHONY: lint

@@ -20,12 +20,15 @@ class PixyProxyException(Exception):
     Attributes:
         message: one or two sentences for people, free of secrets and of internals.
         retry_after: seconds after which trying again makes sense, or None where it does not or is not known.
+        diagnosis: for whoever runs the server: what is wrong, and which settings to check. Callers never see it. Empty
+            where the message says everything.
     """
 
-    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+    def __init__(self, message: str, *, retry_after: float | None = None, diagnosis: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.retry_after = retry_after
+        self.diagnosis = diagnosis
 
     def __reduce__(self) -> tuple[Callable[..., PixyProxyException], tuple[object, ...]]:
         """Have it copied, to another process too, field by field: its classes are made of different arguments."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pixyproxy.cli import images
+from pixyproxy.cli import failures
 from pixyproxy.cli.client_settings import VARIABLES
 from pixyproxy.client import Keepalive, RetryPolicy, errors
 from tests.support.servers import RunningServer, running_server
@@ -114,7 +114,7 @@ def test_all_variables_are_listed() -> None:
 def test_all_statuses_are_listed() -> None:
     listed = re.findall(r"^\| (\d+) \|", section("The command line"), flags=re.MULTILINE)
 
-    own = {images._FAILED, images._INTERRUPTED, *images._STATUSES.values()}
+    own = {failures.FAILED, failures.INTERRUPTED, *failures.STATUSES.values()}
     assert [int(status) for status in listed] == sorted({0, *own})
 
 
