@@ -27,6 +27,7 @@ from pixyproxy.settings import MAX_WORKERS, describe_settings, load_settings
 from pixyproxy.workers import serve_alone, serve_together
 
 _FIRST_USER = "admin"
+_NOT_COPIED = (CopyOutcome.MISSING, CopyOutcome.DAMAGED, CopyOutcome.FAILED)
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 database_commands = typer.Typer(help="Look after the database.", no_args_is_help=True)
@@ -134,8 +135,8 @@ def copy_images(
     """Copy the bytes of all images from one store into another.
 
     Each is compared with the hash in the database. Servers may go on serving meanwhile. After an interruption run it
-    again: it goes on where it was. Images whose bytes are missing or damaged are named, and left alone; then the exit
-    status is 1.
+    again: it goes on where it was. Images whose bytes are missing or damaged, or that a store does not read, take or
+    delete, are named, and left alone; then the exit status is 1.
     """
     settings = load_settings()
     set_up_logging("WARNING")
@@ -143,10 +144,10 @@ def copy_images(
     with build_copying(settings, source, target, deletes_source=delete_source) as copying:
         for result in shown(copying.run(), copying.count_images(), "Copying images"):
             counts[result.outcome] += 1
-            if result.is_lost:
+            if result.outcome in _NOT_COPIED:
                 _say(f"{result.outcome}: {result.guid}")
     _say(", ".join(f"{counts[outcome]:,} {outcome}" for outcome in CopyOutcome) + ".")
-    if counts[CopyOutcome.MISSING] or counts[CopyOutcome.DAMAGED]:
+    if any(counts[outcome] for outcome in _NOT_COPIED):
         raise typer.Exit(1)
 
 
