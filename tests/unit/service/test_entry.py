@@ -18,8 +18,11 @@ from pixyproxy.data.repositories.deletions import DeletionRepository
 from pixyproxy.data.repositories.generations import Generation, GenerationRepository, GenerationState
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.service import entry as entry_module
+from pixyproxy.service import sweeper as sweeper_module
 from pixyproxy.service.entry import ImageEntry
+from pixyproxy.service.sweeper import Sweeper
 from tests.support.unusual_files import UNUSUAL, in_time, put_in_place
+from tests.support.waiting import wait_until
 
 PICTURE = b"picture"
 ALIVE, DEAD = timedelta(seconds=60), timedelta(seconds=-60)
@@ -301,3 +304,27 @@ def test_a_listing_that_fails_stops_no_deletion(database: Database, local: Local
     assert str(local.folder) not in failed.value.message
     assert not any(local.file_of(guid).exists() for guid in guids)
     assert not (local.folder / ".parts" / "abandoned").exists()
+
+
+def test_what_keeps_failing_is_logged_once_a_minute_and_named(
+    local: LocalEntry, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = local.folder / ".notes"
+    notes.write_bytes(b"no folder")
+    rounds: list[int] = []
+    finish = local.entry.finish_abandoned
+
+    def counted() -> None:
+        rounds.append(1)
+        finish()
+
+    monkeypatch.setattr(local.entry, "finish_abandoned", counted)
+    monkeypatch.setattr(sweeper_module, "_SOON_SECONDS", 0.01)
+    sweeper = Sweeper(local.entry)
+    sweeper.start()
+    try:
+        wait_until(lambda: len(rounds) > 5, 30, "several rounds")
+    finally:
+        sweeper.close()
+
+    assert len([record for record in caplog.records if str(notes) in record.getMessage()]) == 1
