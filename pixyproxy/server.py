@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,8 @@ from pixyproxy.threads import CallThreads
 if TYPE_CHECKING:
     from pixyproxy.observability.metrics import Metrics
 
+_logger = logging.getLogger(__name__)
+
 _SERVICES = (
     *(
         service
@@ -46,6 +49,8 @@ _SERVICE_NAME = image_service_pb2.DESCRIPTOR.services_by_name["ImageService"].fu
 _FEW_THREADS = 64
 # Beyond the limits of all kinds of calls: for requests on their way, and for refusing what is over a limit.
 _SPARE_THREADS = 256
+# What cancelled calls have to end: longer than a step of one takes, such as the wait for the database.
+_LEAVE_SECONDS = 10.0
 _MAX_CALLS_A_CONNECTION = 250
 _OPTIONS = (("grpc.max_concurrent_streams", _MAX_CALLS_A_CONNECTION),)
 
@@ -114,14 +119,26 @@ class Server:
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
 
     def stop(self) -> None:
-        """Say that no new calls are wanted, let the running ones finish, and stop."""
+        """Say that no new calls are wanted, let the running ones finish, and stop.
+
+        Calls that hang are left to the end of the process.
+        """
         self._health.enter_graceful_shutdown()
         time.sleep(self._drain_delay)
+        ends_at = time.monotonic() + self._drain_timeout + _LEAVE_SECONDS
         stopped = self._server.stop(self._drain_timeout)
         self._health.end_watches()
-        stopped.wait()
-        self._threads.shutdown()
-        self._slow_threads.shutdown()
+        stopped.wait(ends_at - time.monotonic())
+        hanging = 0
+        for threads in (self._threads, self._slow_threads):
+            threads.shutdown(wait=False)
+            hanging += threads.join(max(0.0, ends_at - time.monotonic()))
+        if hanging:
+            _logger.error(
+                "%d calls hang and are left: they have not ended %g s after they were cancelled.",
+                hanging,
+                _LEAVE_SECONDS,
+            )
         self._watchdog.close()
 
 

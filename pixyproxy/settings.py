@@ -127,6 +127,11 @@ class Settings(BaseSettings):
     image_store_timeout: float = Field(
         default=10.0, gt=0, le=600, description="The most seconds that an object store may be silent."
     )
+    allow_group_access: bool = Field(
+        default=False,
+        description="Let the group of the database file, the image files and their folders read and write them "
+        "(0660 and 0770); by default only their user may (0600 and 0700).",
+    )
     aws_allow_http: bool = Field(
         default=False,
         validation_alias=AliasChoices("AWS_ALLOW_HTTP"),

@@ -88,8 +88,14 @@ class CallThreads(ThreadPoolExecutor):
             while self._idle:
                 self._idle.pop().hand(None)
             self._something_waits.set()
-            if wait:
-                self._ended.wait_for(lambda: self._count == 0)
+        if wait:
+            self.join(None)
+
+    def join(self, timeout: float | None) -> int:
+        """Wait for up to ``timeout`` seconds until all threads have ended; return how many have not."""
+        with self._lock:
+            self._ended.wait_for(lambda: self._count == 0, timeout)
+            return self._count
 
     def _run(self) -> None:
         me = _Thread()

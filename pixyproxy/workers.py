@@ -6,6 +6,7 @@ calls beside it in the same process would feel.
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import logging
 import select
@@ -30,6 +31,10 @@ _logger = logging.getLogger(__name__)
 
 MAKER_NAME = "pixyproxy-maker"  # as long as names of processes may be
 _COMMAND_NAME = Path("/proc/self/comm")
+# Once a process is told to end: what closing its parts may take, beside the time that the settings give to calls.
+_CLOSE_SECONDS = 60.0
+# How long a picture may take to be stored: a store that is away is waited for 10 minutes.
+_STORE_SECONDS = 600.0
 
 MakeFirstUser = Callable[[UserServiceInterface], None]
 Announce = Callable[[str], None]
@@ -60,6 +65,7 @@ def serve_alone(settings: Settings, make_first_user: MakeFirstUser, announce: An
             announce(server.address)
             told.recv(1)
         _logger.info("Draining: no new calls are taken, running ones may finish.")
+        _end_within(_drain_seconds(settings) + _generation_seconds(settings))
         server.stop()
     _logger.info("Stopped.")
 
@@ -90,6 +96,7 @@ def serve_together(settings: Settings, count: int, make_first_user: MakeFirstUse
                 server.start()
                 line.say_serving()
                 select.select([told.fileno(), line.end], [], [])
+                _end_within(_drain_seconds(settings))
                 server.stop()
 
         def make(line: Line) -> None:
@@ -107,6 +114,7 @@ def serve_together(settings: Settings, count: int, make_first_user: MakeFirstUse
                 gc.freeze()
                 line.say_serving()
                 maker.serve()
+                _end_within(_generation_seconds(settings))
 
         def all_serve() -> None:
             claim.close()
@@ -130,3 +138,17 @@ def serve_together(settings: Settings, count: int, make_first_user: MakeFirstUse
         ended_well = Supervisor(posts, on_ending=handover.close).run(all_serve)
     _logger.info("Stopped.")
     return ended_well
+
+
+def _drain_seconds(settings: Settings) -> float:
+    return settings.drain_delay + settings.drain_timeout + _CLOSE_SECONDS
+
+
+def _generation_seconds(settings: Settings) -> float:
+    """Return how long a generation that was sent may still take, with some room."""
+    return 2 * settings.provider_timeout + _STORE_SECONDS + _CLOSE_SECONDS
+
+
+def _end_within(seconds: float) -> None:
+    """End this process after so many seconds, whatever hangs in it; standard error then shows where each thread is."""
+    faulthandler.dump_traceback_later(seconds, exit=True)

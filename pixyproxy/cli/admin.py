@@ -21,15 +21,17 @@ from pixyproxy.core.text import exact_key
 from pixyproxy.core.validation import validated
 from pixyproxy.cores import advised_workers, can_share_work
 from pixyproxy.data import init
+from pixyproxy.file_access import protect_existing_files, protect_new_files
 from pixyproxy.logs import set_up_logging
 from pixyproxy.progress import shown
 from pixyproxy.service.image_copying import CopyOutcome
 from pixyproxy.service.indexer import seal_all
 from pixyproxy.service.interfaces import UserServiceInterface
-from pixyproxy.settings import MAX_WORKERS, describe_settings, load_settings
+from pixyproxy.settings import MAX_WORKERS, Settings, describe_settings, load_settings
 from pixyproxy.workers import serve_alone, serve_together
 
 _FIRST_USER = "admin"
+_NOT_COPIED = (CopyOutcome.MISSING, CopyOutcome.DAMAGED, CopyOutcome.FAILED)
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 database_commands = typer.Typer(help="Make or upgrade the tables of the database.", no_args_is_help=True)
@@ -61,8 +63,9 @@ def serve(workers: Workers = None) -> None:
     default, it makes or upgrades the tables by itself, and where there are no users yet it makes an admin and
     prints the password, once.
     """
-    settings = load_settings()
+    settings = _load_settings()
     set_up_logging(settings.log_level, settings.log_format)
+    protect_existing_files(settings)
     count = workers or settings.workers or advised_workers()
     if count == 1 or not can_share_work():
         serve_alone(settings, _make_first_user, _say_listening)
@@ -76,7 +79,7 @@ def init_database() -> None:
 
     All data is kept.
     """
-    settings = load_settings()
+    settings = _load_settings()
     set_up_logging("WARNING")
     with open_database(settings) as database:
         versions = init.upgrade(database)
@@ -154,25 +157,31 @@ def copy_images(
     """Copy the bytes of all images from one store into another.
 
     Each is compared with the hash in the database. Servers may go on serving meanwhile. After an interruption run it
-    again: it goes on where it was. Images whose bytes are missing or damaged are named, and left alone; then the exit
-    status is 1.
+    again: it goes on where it was. Images whose bytes are missing or damaged, or that a store does not read, take or
+    delete, are named, and left alone; then the exit status is 1.
     """
-    settings = load_settings()
+    settings = _load_settings()
     set_up_logging("WARNING")
     counts: Counter[CopyOutcome] = Counter()
     with build_copying(settings, source, target, deletes_source=delete_source) as copying:
         for result in shown(copying.run(), copying.count_images(), "Copying images"):
             counts[result.outcome] += 1
-            if result.is_lost:
+            if result.outcome in _NOT_COPIED:
                 _say(f"{result.outcome}: {result.guid}")
     _say(", ".join(f"{counts[outcome]:,} {outcome}" for outcome in CopyOutcome) + ".")
-    if counts[CopyOutcome.MISSING] or counts[CopyOutcome.DAMAGED]:
+    if any(counts[outcome] for outcome in _NOT_COPIED):
         raise typer.Exit(1)
+
+
+def _load_settings() -> Settings:
+    settings = load_settings()
+    protect_new_files(settings)
+    return settings
 
 
 @contextmanager
 def _users() -> Iterator[UserServiceInterface]:
-    settings = load_settings()
+    settings = _load_settings()
     set_up_logging("WARNING")
     with open_current_database(settings) as database:
         yield build_users(settings, database)

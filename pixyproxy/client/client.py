@@ -87,7 +87,7 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
         """Get a page of images, newest first.
 
         Args:
-            page_size: images a page, at most 200; 0 for 50.
+            page_size: the most images on the page, up to 200; 0 for 50. Long prompts make a page shorter.
             page_token: the ``next_page_token`` of the page before, with the same filters; empty for the first page.
             timeout: as everywhere.
             **filters: which images; see Filters.

@@ -43,6 +43,11 @@ def _copied(
     return copy
 
 
+def for_log(error: Exception) -> str:
+    """Return what an error says, and for the operator the file that the system named as its cause."""
+    return f"{error} ({error.__cause__})" if isinstance(error.__cause__, OSError) else str(error)
+
+
 class ConfigurationError(PixyProxyException):
     """A setting is missing or wrong, so that the server cannot start; the message names the setting."""
 

@@ -13,7 +13,15 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pixyproxy.core.exceptions import ContentDamagedError, PixyProxyException, StorageUnavailableError
+from cachetools import TTLCache
+
+from pixyproxy.core.exceptions import (
+    ContentDamagedError,
+    DBConnectionError,
+    PixyProxyException,
+    StorageUnavailableError,
+    for_log,
+)
 from pixyproxy.core.models import Image, ImageDetail, Model
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.image_store import ImageStore
@@ -30,6 +38,9 @@ _logger = logging.getLogger(__name__)
 
 _READ_BYTES = 1024 * 1024
 _DELETIONS_A_SWEEP = 100
+# An image that cannot be recovered is logged again after an hour, and no more than so many are within one.
+_REPORT_SECONDS = 3600.0
+_MAX_REPORTED = 1000
 # A picture that the store does not take now: how often to try, and for how long. It is paid for, and nowhere else.
 _KEEP_RETRY_SECONDS = 1.0
 _KEEP_SECONDS = 600.0
@@ -51,9 +62,11 @@ class ImageEntry:
         self._left: set[str] = set()
         # Pictures with a note that were under way when they were last looked at.
         self._waiting: set[str] = set()
-        # Pictures with a note that belong to no generation, and were logged.
-        self._strays: set[str] = set()
+        # Images that were logged lately, because something is wrong with them.
+        self._reported: TTLCache[str, None] = TTLCache(_MAX_REPORTED, ttl=_REPORT_SECONDS)
         self._list_at = 0.0
+        # The deletion that failed last; the next recovery begins after it.
+        self._failed_deletion = 0
 
     def keep(self, detail: ImageDetail, data: Buffer) -> None:
         """Store a picture and its note; when this returns, the picture cannot be lost any more.
@@ -123,16 +136,22 @@ class ImageEntry:
     def finish_abandoned(self) -> None:
         """Finish all that was cut off: pictures without a detail, bytes of deleted images, half-written files.
 
+        What is wrong with one image, or with one of these kinds, stops no other.
+
         Raises:
             DBConnectionError: the database is away; the rest is left for the next time.
+            PixyProxyException: the store cannot say what it has.
         """
-        for guid in self._noted():
-            self._finish(guid)
-        with self._database.reading() as context:
-            deleted = DeletionRepository(context).get_oldest(_DELETIONS_A_SWEEP)
-        for guid in deleted:
-            self.delete_bytes(guid)
-        self._store.sweep()
+        failure: PixyProxyException | None = None
+        for step in (self._finish_known, self._finish_listed, self._finish_deletions, self._store.sweep):
+            try:
+                step()
+            except DBConnectionError:
+                raise
+            except PixyProxyException as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
 
     def delete_bytes(self, guid: str) -> None:
         """Delete the bytes of an image whose detail is deleted, and what says that they may still be there."""
@@ -140,14 +159,42 @@ class ImageEntry:
         self._store.delete(guid)
         in_transaction(self._database, lambda context: DeletionRepository(context).delete(guid))
 
-    def _noted(self) -> set[str]:
-        """Return the images that are known to have a note: all where it is time to list them again."""
-        known = self._left | self._waiting
+    def _finish_known(self) -> None:
+        """Finish the images that are known to have a note."""
+        for guid in self._left | self._waiting:
+            self._attempt(self._finish, guid)
+
+    def _finish_listed(self) -> None:
+        """Finish the others, where it is time to list them again."""
         if time.monotonic() < self._list_at:
-            return known
-        known.update(self._store.noted())
+            return
+        for guid in set(self._store.noted()) - self._left - self._waiting:
+            self._attempt(self._finish, guid)
         self._list_at = time.monotonic() + self._store.listing_interval
-        return known
+
+    def _finish_deletions(self) -> None:
+        with self._database.reading() as context:
+            deletions = DeletionRepository(context).get_next(_DELETIONS_A_SWEEP, after=self._failed_deletion)
+        self._failed_deletion = 0
+        for deletion in deletions:
+            if not self._attempt(self.delete_bytes, deletion.image_guid):
+                # A store that is away is not asked a hundred times.
+                self._failed_deletion = deletion.id
+                return
+
+    def _attempt(self, finish: Callable[[str], None], guid: str) -> bool:
+        """Do something for one image; log what is wrong with it, and return whether nothing is."""
+        try:
+            finish(guid)
+        except DBConnectionError:
+            raise
+        except Exception as error:
+            is_foreseen = isinstance(error, PixyProxyException)
+            self._report(
+                guid, f"could not be recovered and is tried again: {for_log(error)}", traceback=not is_foreseen
+            )
+            return False
+        return True
 
     def _finish(self, guid: str) -> None:
         """Finish an image with a note, unless somebody works on it."""
@@ -157,18 +204,19 @@ class ImageEntry:
             self._waiting.add(guid)
             return
         if generation is None:
-            self._report_stray(guid)
+            # It was begun after the backup that the database was restored from.
+            self._report(guid, "belongs to no generation; its note stays for a person to look at.")
         elif self.rescue(generation):
             _logger.info("Entered the image %s, whose picture was made before.", guid)
         # Entered, or there is nothing to enter.
         self._waiting.discard(guid)
         self._left.discard(guid)
 
-    def _report_stray(self, guid: str) -> None:
-        """Log, once, that a picture was begun after the backup that the database was restored from."""
-        if guid not in self._strays:
-            self._strays.add(guid)
-            _logger.error("The picture %s belongs to no generation; its note stays for a person to look at.", guid)
+    def _report(self, guid: str, what: str, *, traceback: bool = False) -> None:
+        """Log what is wrong with an image, unless that was done lately."""
+        if guid not in self._reported and len(self._reported) < _MAX_REPORTED:
+            self._reported[guid] = None
+            _logger.error("The picture %s %s", guid, what, exc_info=traceback)
 
     def _sha256_of(self, guid: str) -> str | None:
         """Return the hash of the stored bytes, or None where there are none to read."""

@@ -17,6 +17,8 @@ from pixyproxy.service.handover import Handover, Line, LineBrokenError, Order
 from pixyproxy.service.interfaces import ImageCreatorInterface
 
 _READY = "ready"
+# What orders have to end once their callers have gone; those that hang are left to the end of the process.
+_LEAVE_SECONDS = 10.0
 
 _logger = logging.getLogger(__name__)
 
@@ -63,8 +65,9 @@ class Maker:
             calls, threads = list(self._calls.values()), list(self._threads)
         for call in calls:
             call.leave()
+        ends_at = time.monotonic() + _LEAVE_SECONDS
         for thread in threads:
-            thread.join()
+            thread.join(max(0.0, ends_at - time.monotonic()))
 
     def _take_orders(self) -> None:
         with suppress(BlockingIOError):

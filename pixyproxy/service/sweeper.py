@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 
-from pixyproxy.core.exceptions import PixyProxyException
+from pixyproxy.core.exceptions import PixyProxyException, for_log
 from pixyproxy.service.entry import ImageEntry
 
 _logger = logging.getLogger(__name__)
@@ -15,6 +16,8 @@ _CLOSE_SECONDS = 5.0
 _EVERY_SECONDS = 5.0
 # While this process itself has left something, because the database was away.
 _SOON_SECONDS = 0.5
+# What keeps it from succeeding is logged again after a minute.
+_WARN_SECONDS = 60.0
 
 
 class Sweeper:
@@ -25,6 +28,8 @@ class Sweeper:
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
+        self._warned_of = ""
+        self._warn_at = 0.0
 
     def start(self) -> None:
         """Begin to sweep."""
@@ -54,9 +59,15 @@ class Sweeper:
         try:
             self._entry.finish_abandoned()
         except PixyProxyException as error:
-            _logger.warning("What was left unfinished waits: %s", error.message)
+            self._warn(for_log(error))
             return False
         except Exception:
             _logger.exception("What was left unfinished could not be finished.")
             return True  # Not foreseen: to try at once again would help nobody.
+        self._warned_of = ""
         return True
+
+    def _warn(self, reason: str) -> None:
+        if reason != self._warned_of or time.monotonic() >= self._warn_at:
+            _logger.warning("What was left unfinished waits: %s", reason)
+            self._warned_of, self._warn_at = reason, time.monotonic() + _WARN_SECONDS

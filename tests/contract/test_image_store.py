@@ -33,6 +33,7 @@ from pixyproxy.data.local_image_store import LocalImageStore
 from pixyproxy.data.object_image_store import ObjectImageStore
 from pixyproxy.observability.store import ObservedImageStore
 from tests.contract.object_stores import fresh_store
+from tests.support.unusual_files import UNUSUAL, in_time, put_in_place
 from tests.support.waiting import wait_until
 
 GUID = "123e4567-e89b-42d3-a456-426614174000"
@@ -496,6 +497,75 @@ def test_what_is_no_readable_file_is_an_error_without_details(folder: Path) -> N
         with pytest.raises(PixyProxyException) as refused:
             use(GUID)
         assert str(folder) not in refused.value.message
+
+
+@pytest.mark.parametrize("kind", UNUSUAL)
+def test_what_is_no_regular_file_is_damage(folder: Path, kind: str) -> None:
+    store = LocalImageStore(folder)
+    store.write(GUID, b"bytes")
+    put_in_place(kind, folder / "12" / "3e" / GUID)
+
+    with pytest.raises(ContentDamagedError) as refused:
+        in_time(lambda: store.open(GUID))
+
+    assert str(folder) not in refused.value.message
+    if kind != "folder":
+        store.write(GUID, b"new bytes")
+        assert read_all(store, GUID) == b"new bytes"
+
+
+@pytest.mark.parametrize("kind", UNUSUAL)
+def test_a_note_that_is_no_regular_file_is_damage(folder: Path, kind: str) -> None:
+    store = LocalImageStore(folder)
+    other = "ffe00000" + GUID[8:]
+    store.write_note(GUID, "note")
+    store.write_note(other, "another")
+    put_in_place(kind, folder / ".notes" / GUID)
+
+    with pytest.raises(ContentDamagedError) as refused:
+        in_time(lambda: store.read_note(GUID))
+
+    assert str(folder) not in refused.value.message
+    assert store.read_note(other) == "another"
+    assert sorted(store.noted()) == sorted([GUID, other])
+
+
+@pytest.mark.parametrize("kind", UNUSUAL)
+def test_a_part_that_is_no_regular_file_is_left_alone(folder: Path, kind: str) -> None:
+    store = LocalImageStore(folder)
+    parts = folder / ".parts"
+    for name in ("a", "b", "c"):
+        put_in_place(kind, parts / f"{name}-unusual")
+        (parts / f"{name}-abandoned").write_bytes(b"half")
+
+    in_time(store.sweep)
+
+    assert sorted(path.name for path in parts.iterdir()) == ["a-unusual", "b-unusual", "c-unusual"]
+    store.write(GUID, b"bytes")
+    assert read_all(store, GUID) == b"bytes"
+
+
+@pytest.mark.parametrize("kind", UNUSUAL)
+def test_a_store_s_own_guid_is_read_from_a_regular_file(folder: Path, kind: str) -> None:
+    store = LocalImageStore(folder)
+    store.guid()
+    put_in_place(kind, folder / ".guid")
+
+    with pytest.raises(ContentDamagedError):
+        in_time(store.guid)
+
+
+def test_a_file_that_may_not_be_read_is_no_lack_of_room(folder: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may read every file")
+    store = LocalImageStore(folder)
+    store.write(GUID, b"bytes")
+    (folder / "12" / "3e" / GUID).chmod(0)
+
+    with pytest.raises(PixyProxyException) as refused:
+        store.open(GUID)
+
+    assert type(refused.value) is PixyProxyException
 
 
 # --- Notes ------------------------------------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ _WRONG: dict[str, list[str]] = {
     "PIXYPROXY_DATABASE_TIMEOUT": ["0", "-1", "nan", "inf", "soon"],
     "PIXYPROXY_IMAGE_STORE": ["http://host/", "s3://", f"s3://me:{_SECRET}@bucket/prefix", f"gs://bucket?{_SECRET}"],
     "PIXYPROXY_IMAGE_STORE_TIMEOUT": ["0", "601", "nan"],
+    "PIXYPROXY_ALLOW_GROUP_ACCESS": ["perhaps"],
     "AWS_ALLOW_HTTP": ["perhaps"],
     "OPENAI_BASE_URL": ["nonsense", "ftp://host/", "http://", f"https//{_SECRET}"],
     "PIXYPROXY_MODEL": [" ", "a b", "x" * 65],

@@ -586,7 +586,7 @@ def test_bytes_of_a_deleted_image_go(database: Database, store: LocalImageStore,
     with pytest.raises(ContentDamagedError):
         store.open(guid)
     with database.reading() as context:
-        assert DeletionRepository(context).get_oldest(10) == []
+        assert DeletionRepository(context).get_next(10, after=0) == []
 
 
 def test_a_half_written_file_goes_unless_its_writer_lives(store: LocalImageStore, tmp_path: Path) -> None:
