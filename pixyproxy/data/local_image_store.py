@@ -36,6 +36,7 @@ class LocalImageStore(ImageStore):
         """
         self._folder = folder
         self._notes = folder / ".notes"
+        self._aside = folder / ".aside"
         self._parts = folder / ".parts"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -70,18 +71,25 @@ class LocalImageStore(ImageStore):
         self._write(self._notes / guid, note.encode())
 
     def read_note(self, guid: str) -> str | None:  # noqa: D102  inherited
-        try:
-            return (self._notes / guid).read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise _translated(error) from error
+        note = _read(self._notes / guid)
+        return None if note is None else note.decode()
 
     def delete_note(self, guid: str) -> None:  # noqa: D102  inherited
         _unlink(self._notes / guid)
 
     def noted(self) -> list[str]:  # noqa: D102  inherited
         return _names_in(self._notes)
+
+    def write_aside(self, guid: str, body: Buffer) -> str:  # noqa: D102  inherited
+        path = self._aside / guid
+        self._write(path, body)
+        return str(path.resolve())
+
+    def read_aside(self, guid: str) -> bytes | None:  # noqa: D102  inherited
+        return _read(self._aside / guid)
+
+    def list_aside(self) -> list[str]:  # noqa: D102  inherited
+        return _names_in(self._aside)
 
     def guid(self) -> str:  # noqa: D102  inherited
         path = self._folder / STORE_GUID_NAME
@@ -132,6 +140,15 @@ class _LocalReader(ContentReader):
 
     def close(self) -> None:
         self._file.close()
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _translated(error) from error
 
 
 def _names_in(folder: Path) -> list[str]:

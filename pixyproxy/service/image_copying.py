@@ -103,6 +103,7 @@ class ImageCopying:
                 if self._deletes_source:
                     list(pool.map(self._source.delete, verified))
         self._copy_noted()
+        self._copy_aside()
         self._delete_copies_of_deleted()
 
     def _copies(self, context: DatabaseContext) -> ImageCopyRepository:
@@ -157,6 +158,13 @@ class ImageCopying:
                 # The bytes first: a note without them would be thrown away.
                 self._target.write(guid, data)
                 self._target.write_note(guid, note)
+
+    def _copy_aside(self) -> None:
+        """Copy answers that were kept aside; they are not many, and stay in the source too."""
+        for guid in set(self._source.list_aside()) - set(self._target.list_aside()):
+            body = self._source.read_aside(guid)
+            if body is not None:
+                self._target.write_aside(guid, body)
 
     def _delete_copies_of_deleted(self) -> None:
         """Delete what was copied of images that have been deleted since."""
