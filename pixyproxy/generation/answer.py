@@ -24,8 +24,8 @@ _MAX_BODY = 128 * 1024 * 1024  # ten times what providers send
 _PIECE = 256 * 1024  # a multiple of 4, as each four characters are three bytes
 
 
-class NoPictureError(ValueError):
-    """The answer is JSON and holds no picture in base64.
+class NoImageError(ValueError):
+    """The answer is JSON and holds no image in base64.
 
     Attributes:
         answer: what it says.
@@ -59,7 +59,7 @@ def take_apart(body: mmap, size: int) -> tuple[Any, bytes | mmap]:
         size: how many bytes of it are the answer.
 
     Raises:
-        NoPictureError: it holds no picture in base64.
+        NoImageError: it holds no image in base64.
         ValueError: it is no JSON, or the base64 is broken.
         RecursionError: it is nested too deeply.
     """
@@ -92,7 +92,7 @@ def _first_picture(answer: Any) -> str:
         return encoded
     if isinstance(url, str) and url.startswith("data:"):
         return url
-    raise NoPictureError(answer)
+    raise NoImageError(answer)
 
 
 def _decoded_slowly(encoded: str) -> bytes:

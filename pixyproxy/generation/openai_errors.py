@@ -29,10 +29,12 @@ _MAX_SHOWN = 300
 _SHARED_RUN = 16  # characters of the prompt in a row that give it away
 _SHORT_WORD = 3
 
-# Answers that certainly come before any model was asked. All others may come after: a gateway answers 408 where what
-# is behind it was slow, and 500 where the connection to it broke.
-_INVALID = frozenset({400, 406, 411, 413, 414, 415, 417, 422, 428, 431})
-_MISCONFIGURED = frozenset({301, 302, 307, 308, 401, 403, 404, 405, 407, 410, 421, 426, 451})
+# Statuses that certainly mean that no model was asked. With any other, an image may have been made: a gateway answers
+# 408 when its upstream is slow, and 500 when the upstream's answer is cut off.
+_INVALID = frozenset({400, 413, 422})
+_MISCONFIGURED = frozenset(
+    {301, 302, 307, 308, 401, 403, 404, 405, 406, 407, 410, 411, 414, 415, 417, 421, 426, 428, 431, 451}
+)
 _REFUSALS = _INVALID | _MISCONFIGURED | {402, 429}
 _TIMEOUTS = frozenset({408, 504, 524})
 
@@ -54,7 +56,7 @@ _QUOTA_CODES = frozenset(
     }
 )
 _QUOTA_SUFFIX = "_spend_limit_exceeded"
-# Gateways put the status in the place of the code, and keep the text.
+# Some gateways replace the code by the status, and keep the text.
 _MODERATION_TEXT = re.compile(
     r"(?:by|of) (?:the|our) safety system|content[ _]?policy[ _]?violation|content management policy|moderation_blocked"
 )
@@ -69,7 +71,7 @@ _FIELDS = {
     "output_format": "options.output_format",
     "background": "options.background",
 }
-# Those that a text is about when it names them; a gateway names the model in every text.
+# A text that names one of these is about it. Not the model: LiteLLM names it in every text.
 _OPTIONS = frozenset({"size", "quality", "output_format", "background"})
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_./-]{1,64}")
@@ -223,7 +225,8 @@ def _plain(text: str) -> str:
 
 def _may_be_shared(text: str, prompt: str, api_key: str) -> bool:
     """Return whether the text holds no part of the prompt and no secret."""
-    if not text.isprintable() or api_key in text or _SECRET.search(text):
+    # An escape may stand for a character of the prompt.
+    if not text.isprintable() or api_key in text or _SECRET.search(text) or _ESCAPE.search(text):
         return False
     text, prompt = text.casefold(), " ".join(prompt.split()).casefold()
     runs = (text[start : start + _SHARED_RUN] for start in range(len(text) - _SHARED_RUN + 1))

@@ -24,7 +24,7 @@ from pixyproxy.core.exceptions import (
 )
 from pixyproxy.core.models import Usage
 from pixyproxy.core.request_context import trace_headers
-from pixyproxy.generation.answer import NoPictureError, kept_body, take_apart
+from pixyproxy.generation.answer import NoImageError, kept_body, take_apart
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
 from pixyproxy.generation.openai_errors import ErrorAnswer, explain_status, safe_name
 from pixyproxy.generation.picture import inspect_picture
@@ -138,7 +138,7 @@ class OpenAIGenerator:
         self, problem: Exception, sent: Mapping[str, Any], response: httpx2.Response, body: bytes
     ) -> ProviderError:
         """Return the error for an answer that calls itself a success and holds no image."""
-        said = problem.answer if isinstance(problem, NoPictureError) else None
+        said = problem.answer if isinstance(problem, NoImageError) else None
         if isinstance(said, dict) and said.get("error"):
             error = ErrorAnswer.of(said["error"])
             _log_failure("calls an error a success", response, error.for_log(sent["prompt"], self._client.api_key))

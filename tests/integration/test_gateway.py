@@ -20,8 +20,8 @@ from tests.support.openai_stand_in import RunningStandIn
 from tests.support.servers import running_server
 
 _DOCUMENT = Path(__file__).parents[2] / "docs/operations.md"
-_IMPATIENT = "gpt-image-2"
-"""A model that LiteLLM waits for a second for."""
+_SHORT_TIMEOUT = "gpt-image-2"
+"""The model with a timeout of one second in LiteLLM."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ _REFUSED = f"moderation_blocked:{_message('Your request was rejected by the safe
 _MONEY = f"429:code=insufficient_quota:{_message('You exceeded your current quota, please check your plan.')}"
 
 _BY_MODEL = [
-    Case("slow=3", _TIMEOUT, model=_IMPATIENT),
+    Case("slow=3", _TIMEOUT, model=_SHORT_TIMEOUT),
     Case("drop", _UNAVAILABLE),
     Case("drop_midway", _UNAVAILABLE),
     Case("bad_json", _UNAVAILABLE),
@@ -90,23 +90,23 @@ _PASSED_THROUGH = [
 
 @pytest.fixture(scope="session")
 def gateway(tmp_path_factory: pytest.TempPathFactory, stand_in: RunningStandIn) -> Iterator[str]:
-    """LiteLLM with the documented configuration, and a model more that it has no patience with."""
+    """LiteLLM with the documented configuration, and a second model with a short timeout."""
     section = _DOCUMENT.read_text(encoding="utf-8").partition("## Gateways\n")[2]
     documented = re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)[0]
-    impatient = f"""model_list:
-  - model_name: {_IMPATIENT}
+    short_timeout = f"""model_list:
+  - model_name: {_SHORT_TIMEOUT}
     litellm_params:
-      model: openai/{_IMPATIENT}
+      model: openai/{_SHORT_TIMEOUT}
       api_key: os.environ/OPENAI_API_KEY
       timeout: 1
 """
-    config = documented.replace("model_list:\n", impatient, 1)
+    config = documented.replace("model_list:\n", short_timeout, 1)
     with running_litellm(tmp_path_factory.mktemp("litellm"), config, stand_in) as address:
         yield address
 
 
-# One test, so that however many workers run the tests, LiteLLM is started once.
-def test_what_a_gateway_tells_is_paid_for_once(
+# One test, so that LiteLLM is started once, however many processes run the tests.
+def test_each_answer_behind_a_gateway_is_paid_for_once(
     gateway: str, stand_in: RunningStandIn, tmp_path: Path, subtests: pytest.Subtests
 ) -> None:
     for way, cases in (("/v1", _BY_MODEL), ("/openai/v1", _PASSED_THROUGH)):

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pixyproxy.generation import answer
-from pixyproxy.generation.answer import NoPictureError, kept_body, take_apart
+from pixyproxy.generation.answer import NoImageError, kept_body, take_apart
 
 PICTURE = bytes(range(256)) * 3000  # several pieces, and no multiple of three
 
@@ -103,8 +103,8 @@ def test_base64_may_be_written_in_other_ways(image: dict[str, str | None], pictu
     assert parts(body.encode())[1] == picture
 
 
-def test_an_answer_without_a_picture_is_read_all_the_same() -> None:
-    with pytest.raises(NoPictureError) as caught:
+def test_an_answer_without_an_image_is_read_all_the_same() -> None:
+    with pytest.raises(NoImageError) as caught:
         parts(b'{"error": {"code": "moderation_blocked"}}')
     assert caught.value.answer == {"error": {"code": "moderation_blocked"}}
 
