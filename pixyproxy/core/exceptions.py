@@ -228,6 +228,18 @@ class ProviderUnavailableError(ProviderError):
     """The provider cannot be reached, or answers with an error of its own or with something unusable."""
 
 
+class UnreadableAnswerError(ProviderUnavailableError):
+    """The provider answered with a success from which no image can be read; it may have billed.
+
+    Attributes:
+        body: the answer as it came, for the operator alone.
+    """
+
+    def __init__(self, message: str, *, body: bytes) -> None:
+        super().__init__(message, may_have_billed=True)
+        self.body = body
+
+
 class ProviderCircuitOpenError(ProviderUnavailableError):
     """The provider failed so often lately that it is not asked for a while."""
 

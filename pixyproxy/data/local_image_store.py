@@ -41,6 +41,7 @@ class LocalImageStore(ImageStore):
         """
         self._folder = folder
         self._notes = folder / ".notes"
+        self._aside = folder / ".aside"
         self._parts = folder / ".parts"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -79,6 +80,17 @@ class LocalImageStore(ImageStore):
 
     def noted(self) -> list[str]:  # noqa: D102  inherited
         return _names_in(self._notes)
+
+    def write_aside(self, guid: str, body: Buffer) -> str:  # noqa: D102  inherited
+        path = self._aside / guid
+        self._write(path, body)
+        return str(path.resolve())
+
+    def read_aside(self, guid: str) -> bytes | None:  # noqa: D102  inherited
+        return _read(self._aside / guid)
+
+    def list_aside(self) -> list[str]:  # noqa: D102  inherited
+        return _names_in(self._aside)
 
     def guid(self) -> str:  # noqa: D102  inherited
         path = self._folder / STORE_GUID_NAME
@@ -153,17 +165,24 @@ def _opened(path: Path) -> BinaryIO:
     raise ContentDamagedError("What is stored there is no regular file.")
 
 
-def _text_of(path: Path) -> str | None:
-    """Return what a small file holds, or None where there is none. Raises as ``_opened``."""
+def _read(path: Path) -> bytes | None:
+    """Return what a file holds, or None where there is none. Raises as ``_opened``."""
     try:
         with _opened(path) as file:
-            return file.read().decode()
+            return file.read()
     except FileNotFoundError:
         return None
-    except UnicodeDecodeError as error:
-        raise ContentDamagedError("What is stored there is no text.") from error
     except OSError as error:
         raise _failed() from error
+
+
+def _text_of(path: Path) -> str | None:
+    """Return the text that a file holds, or None where there is none. Raises as ``_opened``."""
+    data = _read(path)
+    try:
+        return None if data is None else data.decode()
+    except UnicodeDecodeError as error:
+        raise ContentDamagedError("What is stored there is no text.") from error
 
 
 def _names_in(folder: Path) -> list[str]:

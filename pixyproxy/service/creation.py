@@ -31,7 +31,9 @@ from pixyproxy.core.exceptions import (
     ProviderModelUnknownError,
     ProviderRequestInvalidError,
     ProviderTimeoutError,
+    ProviderUnavailableError,
     RequestIdReusedError,
+    UnreadableAnswerError,
 )
 from pixyproxy.core.models import (
     TRANSPARENT_RULE,
@@ -268,6 +270,10 @@ class ImageCreator(ImageCreatorInterface):
             self._store.require_room(self._slots.taken)
             generation = self._sent(generation)
             picture = self._generator.generate(self._request_for(job), job.call)
+        except UnreadableAnswerError as error:
+            is_kept = self._entry.keep_aside(generation.image_guid, error.body)
+            self._settle(generation, GenerationState.UNKNOWN)
+            raise _unreadable(generation.image_guid, is_kept=is_kept) from error
         except ProviderError as error:
             self._settle(generation, GenerationState.UNKNOWN if error.may_have_billed else GenerationState.FAILED)
             if isinstance(error, ProviderModelUnknownError) and job.creation.options.model:
@@ -374,6 +380,14 @@ def _outcome_unknown() -> OutcomeUnknownError:
     return OutcomeUnknownError(
         "An earlier request under this request_id was sent to the provider and cut off before its answer came. "
         "Whether it made and billed an image is not known; to try again, and perhaps pay again, use a new request_id."
+    )
+
+
+def _unreadable(guid: str, *, is_kept: bool) -> ProviderUnavailableError:
+    # Another one than the generator's, whose body is not for callers.
+    where = f" The answer is kept for the server's operator under the guid {guid}." if is_kept else ""
+    return ProviderUnavailableError(
+        f"The image provider's answer holds no image that can be read.{where}", may_have_billed=True
     )
 
 

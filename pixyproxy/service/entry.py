@@ -11,7 +11,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from cachetools import TTLCache
 
@@ -33,6 +33,8 @@ from pixyproxy.service.leases import LEASE
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+Result = TypeVar("Result")
 
 _logger = logging.getLogger(__name__)
 
@@ -92,6 +94,19 @@ class ImageEntry:
         if not 0 <= time.time() - began < LEASE.total_seconds():
             # Taken for dead meanwhile: the note may have been thrown away as one without bytes.
             self._store.write_note(detail.guid, note)
+
+    def keep_aside(self, guid: str, body: bytes) -> bool:
+        """Keep a provider's answer from which no image could be read, and log where; return whether it is kept.
+
+        A store that is away is waited for, as in ``keep``.
+        """
+        try:
+            place = _until_stored(lambda: self._store.write_aside(guid, body), time.monotonic() + _KEEP_SECONDS)
+        except PixyProxyException as error:
+            _logger.error("The provider's answer for the image %s is lost: %s", guid, error.message)
+            return False
+        _logger.warning("The provider's answer for the image %s (%d bytes) is kept aside: %s", guid, len(body), place)
+        return True
 
     def enter(self, generation: Generation, detail: ImageDetail) -> Image:
         """Enter a picture that is kept, or return its image where it was entered before.
@@ -236,7 +251,7 @@ class ImageEntry:
             _logger.warning("The note beside the image %s could not be deleted: %s", guid, error.message)
 
 
-def _until_stored(write: Callable[[], None], give_up_at: float) -> None:
+def _until_stored(write: Callable[[], Result], give_up_at: float) -> Result:
     while True:
         try:
             return write()

@@ -117,6 +117,7 @@ class ImageCopying:
                 if self._deletes_source:
                     list(pool.map(self._source.delete, verified))
         yield from self._copy_noted()
+        yield from self._copy_aside()
         yield from self._delete_copies_of_deleted()
 
     def _copies(self, context: DatabaseContext) -> ImageCopyRepository:
@@ -175,6 +176,17 @@ class ImageCopying:
             # The bytes first: a note without them would be thrown away.
             self._target.write(guid, data)
             self._target.write_note(guid, note)
+
+    def _copy_aside(self) -> Iterator[CopyResult]:
+        """Copy answers that were kept aside, which are few and stay in the source too; give those that failed."""
+        for guid in set(self._source.list_aside()) - set(self._target.list_aside()):
+            if result := _attempt(self._copy_body, guid, guid):
+                yield result
+
+    def _copy_body(self, guid: str) -> None:
+        body = self._source.read_aside(guid)
+        if body is not None:
+            self._target.write_aside(guid, body)
 
     def _delete_copies_of_deleted(self) -> Iterator[CopyResult]:
         """Delete what was copied of images that have been deleted since; give those that failed."""

@@ -599,6 +599,70 @@ def test_notes_and_bytes_do_not_touch_one_another(store: ImageStore) -> None:
     assert read_all(store, GUID) == b"bytes"
 
 
+# --- Answers that were kept aside -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 3 * 1024 * 1024 + 7])
+def test_an_answer_that_was_kept_aside_comes_back_unchanged(store: ImageStore, size: int) -> None:
+    other = "ffe00000" + GUID[8:]
+    assert store.read_aside(GUID) is None
+    assert store.list_aside() == []
+
+    assert GUID in store.write_aside(GUID, picture(size))
+    store.write_aside(other, b'{"data": [{"url": "https://example.com/"}]}')
+
+    assert store.read_aside(GUID) == picture(size)
+    assert store.read_aside(other) == b'{"data": [{"url": "https://example.com/"}]}'
+    assert sorted(store.list_aside()) == sorted([GUID, other])
+
+
+def test_an_answer_that_was_kept_aside_is_no_image_and_no_note(store: ImageStore) -> None:
+    store.write_aside(GUID, b"answer")
+
+    with pytest.raises(ContentDamagedError):
+        store.open(GUID)
+    assert store.read_note(GUID) is None
+    assert store.noted() == []
+
+
+def test_nothing_removes_an_answer_that_was_kept_aside(store: ImageStore) -> None:
+    store.write_aside(GUID, b"answer")
+    store.write(GUID, b"bytes")
+    store.write_note(GUID, "note")
+
+    store.delete(GUID)
+    store.delete_note(GUID)
+    store.sweep()
+
+    assert store.read_aside(GUID) == b"answer"
+
+
+def test_an_answer_that_was_kept_aside_is_said_to_be_where_it_is(folder: Path) -> None:
+    place = Path(LocalImageStore(folder).write_aside(GUID, b"answer"))
+
+    assert place == folder.resolve() / ".aside" / GUID
+    assert place.read_bytes() == b"answer"
+
+
+def test_an_answer_that_was_kept_aside_lasts_once_it_is_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = LocalImageStore(folder)
+    store.write(GUID, b"bytes")
+    recorder = Recorder(monkeypatch, folder)
+
+    store.write_aside(GUID, b"answer")
+
+    assert recorder.steps == [
+        ("mkdir", ".aside"),
+        ("fsync", "."),
+        ("fsync", ".parts/*"),
+        ("replace", ".parts/*", f".aside/{GUID}"),
+        ("fsync", ".aside"),
+    ]
+
+
+# --- Sweeping ---------------------------------------------------------------------------------------------------------
+
+
 def test_sweeping_leaves_what_is_whole(store: ImageStore) -> None:
     store.sweep()
     store.write(GUID, b"bytes")

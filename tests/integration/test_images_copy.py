@@ -17,6 +17,7 @@ import pytest
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from pixyproxy.bootstrap import open_current_database
+from pixyproxy.core.models import new_guid
 from pixyproxy.data.local_image_store import LocalImageStore
 from pixyproxy.data.repositories.generations import GenerationRepository, GenerationState
 from pixyproxy.data.repositories.images import ImageRepository
@@ -300,6 +301,17 @@ def test_a_picture_that_is_not_entered_yet_goes_along(library: Library, tmp_path
         client = ImageClient(server, library.admin)
         wait_until(lambda: client.guids() == [detail.guid], TIMEOUT, "the image to be entered")
         assert client.content(detail.guid)[1] == b"picture"
+
+
+def test_an_answer_that_was_kept_aside_goes_along_and_stays(library: Library) -> None:
+    guid = new_guid()
+    place = LocalImageStore(library.folder).write_aside(guid, b"answer")
+
+    assert library.copy().status == 0
+    assert library.copy("--delete-source", PIXYPROXY_IMAGE_STORE=library.url).status == 0
+
+    assert (library.copied / ".aside" / guid).read_bytes() == b"answer"
+    assert Path(place).read_bytes() == b"answer"
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from pixyproxy.core.exceptions import (
     ProviderRequestInvalidError,
     ProviderTimeoutError,
     RecordNotFoundError,
+    UnreadableAnswerError,
 )
 
 ALL: list[type[Any]] = [
@@ -46,6 +47,7 @@ EXAMPLES: dict[type[Exception], PixyProxyException] = {
     PromptRefusedError: PromptRefusedError("No.", stage="input", categories=["violence"]),
     ProviderRequestInvalidError: ProviderRequestInvalidError("options.size", "The provider takes no such size."),
     OutcomeUnknownError: OutcomeUnknownError("Cut off."),
+    UnreadableAnswerError: UnreadableAnswerError("No image.", body=b"{}"),
 }
 
 
@@ -100,6 +102,7 @@ def test_provider_errors_say_whether_they_may_have_cost_something() -> None:
     assert ProviderTimeoutError("slow", may_have_billed=True).may_have_billed
     assert ProviderError("slow", retry_after=2).retry_after == 2
     assert OutcomeUnknownError("cut off").may_have_billed
+    assert UnreadableAnswerError("no image", body=b"{}").may_have_billed
     assert not PromptRefusedError("no").may_have_billed
     assert not ProviderRequestInvalidError("options.size", "no").may_have_billed
     assert issubclass(ProviderModelUnknownError, ProviderMisconfiguredError)
