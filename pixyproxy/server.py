@@ -16,7 +16,9 @@ from pixyproxy.bootstrap import Application
 from pixyproxy.core.slots import SharedSlots
 from pixyproxy.port import cannot_listen
 from pixyproxy.resource import reflection
+from pixyproxy.resource.connections import ConnectionLimiter, ConnectionLimits
 from pixyproxy.resource.image_servicer import ImageServicer
+from pixyproxy.resource.interceptors.arrivals import ArrivalInterceptor
 from pixyproxy.resource.interceptors.authentication import AuthenticationInterceptor
 from pixyproxy.resource.interceptors.bulkheads import BulkheadInterceptor, Bulkheads
 from pixyproxy.resource.interceptors.exceptions import ExceptionInterceptor
@@ -26,6 +28,7 @@ from pixyproxy.resource.interceptors.readable_requests import ReadableRequestsIn
 from pixyproxy.resource.interceptors.ready_answers import ReadyAnswersInterceptor
 from pixyproxy.resource.interceptors.request_log import RequestLogInterceptor
 from pixyproxy.resource.interceptors.tracing import TracingInterceptor
+from pixyproxy.resource.tally import Tally
 from pixyproxy.resource.tls import RenewableCredentials
 from pixyproxy.resource.watchdog import Watchdog
 from pixyproxy.settings import Settings
@@ -52,18 +55,29 @@ _SPARE_THREADS = 256
 # What cancelled calls have to end: longer than a step of one takes, such as the wait for the database.
 _LEAVE_SECONDS = 10.0
 _MAX_CALLS_A_CONNECTION = 250
-_OPTIONS = (("grpc.max_concurrent_streams", _MAX_CALLS_A_CONNECTION),)
+_HANDSHAKE_MILLISECONDS = 20_000
+_OPTIONS = (
+    ("grpc.max_concurrent_streams", _MAX_CALLS_A_CONNECTION),
+    ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MILLISECONDS),
+)
 
 
 class Server:
     """Serves an application on one port."""
 
-    def __init__(self, application: Application, settings: Settings, shared_port: int | None = None) -> None:
+    def __init__(
+        self,
+        application: Application,
+        settings: Settings,
+        connections: ConnectionLimits,
+        shared_port: int | None = None,
+    ) -> None:
         """Bind the port; serve nothing yet.
 
         Args:
             application: what to serve.
             settings: how.
+            connections: the most connections to have open.
             shared_port: the port, where other workers listen there too.
 
         Raises:
@@ -72,7 +86,12 @@ class Server:
         self._drain_delay = settings.drain_delay
         self._drain_timeout = settings.drain_timeout
         self._health = _Health()
-        self._watchdog = Watchdog(settings.stall_timeout)
+        metrics = application.metrics
+        self._connections = ConnectionLimiter(connections, None if metrics is None else metrics.connections)
+        self._unread = Tally(
+            "Calls that ended before their requests came", None if metrics is None else metrics.calls.unread
+        )
+        self._watchdog = Watchdog(settings.stall_timeout, self._unread)
         bulkheads = Bulkheads(
             creations=application.creations,
             streams=application.streams,
@@ -85,7 +104,12 @@ class Server:
             self._threads,
             interceptors=self._interceptors(application, bulkheads),
             # On by default, it would let a second server start on the same port without an error.
-            options=(*_OPTIONS, ("grpc.so_reuseport", int(shared_port is not None)), *_connection_options(settings)),
+            options=(
+                *_OPTIONS,
+                ("grpc.so_reuseport", int(shared_port is not None)),
+                ("grpc.max_allowed_incoming_connections", connections.total),
+                *_connection_options(settings),
+            ),
             # Pictures are compressed already, and details are small.
             compression=grpc.Compression.NoCompression,
         )
@@ -100,6 +124,7 @@ class Server:
         """Return all interceptors, the outermost first."""
         metrics, telemetry = application.metrics, application.telemetry
         return [
+            ArrivalInterceptor(self._watchdog, self._connections, self._unread, self._threads),
             *([] if telemetry is None else [TracingInterceptor(telemetry, _SERVICES)]),
             RequestLogInterceptor(),
             ExceptionInterceptor(),
@@ -114,6 +139,7 @@ class Server:
     def start(self) -> None:
         """Serve."""
         self._watchdog.start()
+        self._connections.start(int(self.address.rpartition(":")[2]))
         self._server.start()
         for service in ("", _SERVICE_NAME):
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
@@ -140,6 +166,7 @@ class Server:
                 _LEAVE_SECONDS,
             )
         self._watchdog.close()
+        self._connections.close()
 
 
 class _Health(health.HealthServicer):

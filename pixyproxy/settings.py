@@ -102,6 +102,19 @@ class Settings(BaseSettings):
         le=31 * 86_400,
         description="Seconds that calls under way then have; by default, as long as they take.",
     )
+    max_connections: int | None = Field(
+        default=None,
+        ge=10,
+        le=1_000_000,
+        description="The most connections of a worker; where it is not set, 4096, or what the limit of open files "
+        "leaves.",
+    )
+    max_connections_per_address: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="The most connections of a worker to one address; half of all where it is not set.",
+    )
     database_url: SecretStr = Field(
         default=SecretStr("sqlite:///pixyproxy.db"),
         description="sqlite:///PATH, or mysql://user:password@host:port/name for MySQL and MariaDB.",

@@ -21,6 +21,8 @@ _logger = logging.getLogger(__name__)
 _GROW_AFTER_SECONDS = 0.05
 _BUSY_SHARE = 0.8
 _END_AFTER_IDLE_SECONDS = 10.0
+# Each call that waits holds 15 KiB. As many as 1,000 connections that all call at once leave waiting.
+_MOST_WAITING = 1024
 
 _Work = tuple[Callable[..., object], tuple[Any, ...]]
 
@@ -80,6 +82,11 @@ class CallThreads(ThreadPoolExecutor):
                 self._add(1)
         if not self._something_waits.is_set():
             self._something_waits.set()
+
+    @property
+    def is_overloaded(self) -> bool:
+        """Whether so many calls wait that further ones had better be refused than wait, too."""
+        return len(self._waiting) >= _MOST_WAITING
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more work, and end the threads once there is none."""

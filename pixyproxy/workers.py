@@ -18,6 +18,7 @@ from pathlib import Path
 
 from pixyproxy.bootstrap import Limits, build, build_exposition, build_maker, build_users, open_current_database
 from pixyproxy.cores import can_choose_cores, choose_cores, give_way, stay_on
+from pixyproxy.descriptors import limit_connections
 from pixyproxy.logs import set_up_logging
 from pixyproxy.port import PortClaim
 from pixyproxy.server import Server
@@ -53,11 +54,12 @@ def serve_alone(settings: Settings, make_first_user: MakeFirstUser, announce: An
     """
     if can_choose_cores():
         stay_on(choose_cores(1)[0])
+    connections = limit_connections(settings)
     set_up_logging(settings.log_level, settings.log_format, gathers=True)
     with build_exposition(settings) as exposition, build(settings, Limits.of(settings)) as application:
         if exposition is not None:
             exposition.start()
-        server = Server(application, settings)
+        server = Server(application, settings, connections)
         if settings.sqlite_path is not None:
             make_first_user(application.users)
         with heard(*END_SIGNALS) as told:
@@ -78,6 +80,7 @@ def serve_together(settings: Settings, count: int, make_first_user: MakeFirstUse
     """
     limits = Limits.of(settings, workers=count)
     cores = choose_cores(count)
+    connections = limit_connections(settings, count)
     with (
         closing(PortClaim(settings)) as claim,
         closing(Handover()) as handover,
@@ -92,7 +95,7 @@ def serve_together(settings: Settings, count: int, make_first_user: MakeFirstUse
             with heard(*END_SIGNALS) as told, build(settings, limits, worker=number, handover=handover) as application:
                 if exposition is not None and number == 0:
                     exposition.start()
-                server = Server(application, settings, shared_port=claim.port)
+                server = Server(application, settings, connections, claim.port)
                 server.start()
                 line.say_serving()
                 select.select([told.fileno(), line.end], [], [])

@@ -26,6 +26,8 @@ _WRONG: dict[str, list[str]] = {
     "PIXYPROXY_MIN_PING_INTERVAL": ["-1", "86401"],
     "PIXYPROXY_MAX_CONNECTION_AGE": ["0", "inf", "2678401"],
     "PIXYPROXY_MAX_CONNECTION_AGE_GRACE": ["0", "x"],
+    "PIXYPROXY_MAX_CONNECTIONS": ["9", "1000001", "x"],
+    "PIXYPROXY_MAX_CONNECTIONS_PER_ADDRESS": ["0", "1000001", "x"],
     "PIXYPROXY_DATABASE_URL": [
         f"postgres://me:{_SECRET}@host/name",
         "sqlite:///",
