@@ -173,7 +173,8 @@ def describe(database_version: str) -> str:
     packages = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
     return (
         f"Two of the {os.cpu_count()} cores of a machine with {cpu[1] if cpu else platform.machine()}, "
-        f"{platform.system()} {platform.release()}, Python {platform.python_version()}, {packages}, MySQL {database_version}, {go}."
+        f"{platform.system()} {platform.release()}, Python {platform.python_version()}, {packages}, "
+        f"MySQL {database_version}, {go}."
     )
 
 

@@ -97,7 +97,7 @@ def explain(error: PixyProxyClientError, server: str) -> None:
     elif error.code == "UNIMPLEMENTED" and not error.reason:
         warn(f"{printable(server)} does not know this call: it is not a PixyProxy server. Check PIXYPROXY_SERVER.")
     else:
-        warn(error.message if error.reason else plain(error.message, server))
+        warn(printable(error.message) if error.reason else plain(error.message, server))
     if error.reason == "CREDENTIALS_INVALID":
         warn("Check PIXYPROXY_USER and PIXYPROXY_PASSWORD.")
     if error.retry_after is not None:

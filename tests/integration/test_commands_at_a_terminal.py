@@ -172,6 +172,11 @@ class Stalling(Hostile):
     def __init__(self) -> None:
         super().__init__("picture.png")
         self.offsets: list[int] = []
+        self.creations = 0
+
+    def CreateImage(self, request: Any, context: Any) -> pb.CreateImageResponse:
+        self.creations += 1
+        return pb.CreateImageResponse(image=self.image)
 
     def GetImageContent(self, request: Any, context: Any) -> Iterator[pb.GetImageContentResponse]:
         self.offsets.append(request.read_offset)
@@ -201,6 +206,21 @@ def test_an_interrupted_download_goes_on_where_it_stopped(tmp_path: Path) -> Non
         copied_and_run(terminal, env)
     assert servicer.offsets == [0, 3]
     assert [path.read_bytes() for path in folder.iterdir()] == [servicer.data]
+
+
+def test_an_interrupted_download_of_a_new_image_goes_on_without_another_creation(tmp_path: Path) -> None:
+    servicer = Stalling()
+    path = tmp_path / "my picture.png"
+    with server_of(servicer) as address:
+        env = environment(tmp_path, {"PIXYPROXY_SERVER": address, "HOME": str(tmp_path)})
+        env |= {"PIXYPROXY_USER": "ann", "PIXYPROXY_PASSWORD": "a good password"}
+        with at_a_terminal("create", "a castle", "-o", str(path), env=env) as terminal:
+            terminal.wait_for("3/7 bytes")
+            terminal.interrupt()
+            assert terminal.end() == 130
+        copied_and_run(terminal, env)
+    assert path.read_bytes() == servicer.data
+    assert servicer.creations == 1
 
 
 def test_a_deletion_is_asked_about(server: RunningServer, people: People, asked: Env) -> None:

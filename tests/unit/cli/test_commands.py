@@ -8,7 +8,9 @@ import sys
 import pytest
 
 from pixyproxy.cli import COMMANDS, load_command
+from pixyproxy.cli.failures import explain
 from pixyproxy.cli.texts import shell_quoted
+from pixyproxy.client import FieldViolation, PixyProxyClientError
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -62,3 +64,21 @@ def test_a_shell_reads_what_is_quoted_for_it(argument: str) -> None:
         ["bash", "-c", f"printf %s {quoted}"], env={"LANG": "C.UTF-8"}, capture_output=True, check=True
     )
     assert done.stdout == argument.encode(errors="surrogateescape")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PixyProxyClientError("a\x1bb", reason="INTERNAL", code="INTERNAL", request_id="\x1b"),
+        PixyProxyClientError("a\x1bb", code="UNKNOWN"),
+        PixyProxyClientError("", violations=[FieldViolation("\x1b", "\x1b")]),
+    ],
+    ids=["with a reason", "without one", "of a field"],
+)
+def test_what_a_server_says_is_not_obeyed_by_a_terminal(
+    error: PixyProxyClientError, capsys: pytest.CaptureFixture[str]
+) -> None:
+    explain(error, "\x1b")
+    said = capsys.readouterr().err
+    assert "\\x1b" in said
+    assert "\x1b" not in said
