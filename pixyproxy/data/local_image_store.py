@@ -25,8 +25,8 @@ _STEADY_SECONDS = 2.0
 _PIECE = 256 * 1024
 # Without following a symbolic link, and without waiting for whoever writes to a FIFO.
 _READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-# What the system says of a symbolic link, of a socket, and where a folder should be and is none.
-_NO_FILE = frozenset({errno.ELOOP, errno.ENXIO, errno.ENOTDIR})
+# What systems say of a symbolic link, of a socket, and where a folder should be and is none.
+_NO_FILE = frozenset({errno.ELOOP, errno.ENXIO, errno.EOPNOTSUPP, errno.ENOTDIR})
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM})
 
 

@@ -206,7 +206,7 @@ class ImageEntry:
         except Exception as error:
             is_foreseen = isinstance(error, PixyProxyException)
             self._report(
-                guid, f"could not be recovered and is tried again: {for_log(error)}", traceback=not is_foreseen
+                guid, f"cannot be recovered or deleted, and is tried again: {for_log(error)}", traceback=not is_foreseen
             )
             return False
         return True
@@ -231,7 +231,7 @@ class ImageEntry:
         """Log what is wrong with an image, unless that was done lately."""
         if guid not in self._reported and len(self._reported) < _MAX_REPORTED:
             self._reported[guid] = None
-            _logger.error("The picture %s %s", guid, what, exc_info=traceback)
+            _logger.error("The image %s %s", guid, what, exc_info=traceback)
 
     def _sha256_of(self, guid: str) -> str | None:
         """Return the hash of the stored bytes, or None where there are none to read."""
