@@ -195,6 +195,8 @@ def _connection_options(settings: Settings) -> tuple[tuple[str, int], ...]:
     seconds = {
         "grpc.keepalive_time_ms": settings.keepalive_time,
         "grpc.keepalive_timeout_ms": settings.keepalive_timeout,
+        # Without it gRPC waits a minute for the answer to a ping, whatever the keepalive timeout is.
+        "grpc.http2.ping_timeout_ms": settings.keepalive_timeout,
         "grpc.http2.min_ping_interval_without_data_ms": settings.min_ping_interval,
         "grpc.max_connection_age_ms": settings.max_connection_age,
         # Without it gRPC lets calls finish.

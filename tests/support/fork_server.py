@@ -27,8 +27,8 @@ from typing import Any
 
 _MAX_ORDER = 1024 * 1024
 _STREAMS = 3
-_LEFT_OUT = ("pixyproxy.__main__", "pixyproxy.client")
-"""What is run, and what the modules that are imported bring themselves."""
+_LEFT_OUT = ("pixyproxy.__main__", "pixyproxy.observability")
+"""What is run, and what decides by the environment when it is imported."""
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ _SERVE = (*_COMMAND, "serve")
 _LISTENING = re.compile(r"^listening on (\S+)$", re.MULTILINE)
 _FIRST_USER = re.compile(r"^first user: (\S+)\npassword: (\S+)", re.MULTILINE)
 _ADMIN = "admin"
-_ADMIN_PASSWORD = "the password of the admin"
+_ADMIN_PASSWORD = "the-password-of-the-admin"
 _OPTIONS = (
     # A channel of its own for each test, even for the same address: tests count and close connections.
     ("grpc.use_local_subchannel_pool", 1),
