@@ -5,38 +5,48 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-from filelock import FileLock
-
+from tests.support.leaving_out import Required
 from tests.support.object_stores import free_port
 from tests.support.openai_stand_in import RunningStandIn
-from tests.support.programs import programs_folder
+from tests.support.programs import Program, run_install
 from tests.support.waiting import wait_until
 
 MASTER_KEY = "sk-the-gateway-s-key"
 
 _REQUIREMENTS = Path(__file__).with_name("litellm.txt")
-_REQUIRED = "PIXYPROXY_TEST_REQUIRE_GATEWAYS"
-_INSTALL_TIMEOUT = 900.0
 _START_TIMEOUT = 180.0
-_MAX_COMPLAINT = 500
+
+
+def _install(folder: Path) -> None:
+    run_install([sys.executable, "-m", "venv", str(folder)])
+    pip = [str(folder / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    run_install([*pip, "--no-deps", "--no-compile", "--requirement", str(_REQUIREMENTS)])
+
+
+_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+LITELLM = Program(
+    name=f"litellm-{_PYTHON}-{hashlib.sha256(_REQUIREMENTS.read_bytes()).hexdigest()[:12]}",
+    size="385 MB",
+    purpose="LiteLLM between PixyProxy and the provider",
+    required=Required.GATEWAYS,
+    tool=sys.executable,
+    install=_install,
+)
 
 
 @contextlib.contextmanager
 def running_litellm(folder: Path, config: str, stand_in: RunningStandIn) -> Iterator[str]:
     """Run LiteLLM with a configuration, with the stand-in in the place of OpenAI; give its address.
 
-    Where it cannot be installed the test is skipped, or fails where PIXYPROXY_TEST_REQUIRE_GATEWAYS is set.
+    Where it cannot be installed the test is left out.
     """
-    python = _installed()
+    python = LITELLM.folder() / "bin/python"
     (folder / "config.yaml").write_text(config, encoding="utf-8")
     port = free_port()
     command = [str(python), "-m", "litellm.proxy.proxy_cli", "--config", str(folder / "config.yaml")]
@@ -75,38 +85,3 @@ def _serves(address: str) -> bool:
             return True
     except OSError:
         return False
-
-
-def _installed() -> Path:
-    """Return the Python that has LiteLLM, after installing it the first time."""
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    digest = hashlib.sha256(_REQUIREMENTS.read_bytes()).hexdigest()[:12]
-    folder = programs_folder() / f"litellm-{version}-{digest}"
-    with FileLock(f"{folder}.lock"):
-        if not (folder / "done").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            complaint = _install(folder)
-            if complaint:
-                reason = f"not run: LiteLLM in between (it cannot be installed: {complaint})"
-                if os.environ.get(_REQUIRED):
-                    pytest.fail(reason)
-                pytest.skip(reason)
-            (folder / "done").touch()
-    return folder / "bin/python"
-
-
-def _install(folder: Path) -> str:
-    """Install it; return why that did not work, or ""."""
-    pip = [str(folder / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    commands = (
-        [sys.executable, "-m", "venv", str(folder)],
-        [*pip, "--no-deps", "--no-compile", "--requirement", str(_REQUIREMENTS)],
-    )
-    for command in commands:
-        try:
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=_INSTALL_TIMEOUT)
-        except subprocess.CalledProcessError as error:
-            return " ".join((error.stderr or error.stdout).split())[-_MAX_COMPLAINT:] or str(error)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            return type(error).__name__
-    return ""
