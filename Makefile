@@ -32,7 +32,7 @@ test: $(VENV)/.made-dev ## Run all tests
 	@PYTHONPATH=tests/support/early $(BIN)/python -m pytest -n auto --ignore tests/cluster
 
 .PHONY: test-cluster
-test-cluster: $(VENV)/.made-dev ## Run three replicas behind HAProxy, on MySQL and an S3 server (Debian, root)
+test-cluster: $(VENV)/.made-dev ## Run replicas behind HAProxy and Envoy, on MySQL and an S3 server (Debian, root)
 	@PYTHONPATH=tests/support/early $(BIN)/python -m pytest tests/cluster
 
 .PHONY: faults
