@@ -38,7 +38,7 @@ test-fast: $(VENV)/.made-dev ## Run the tests of units and of SQLite (under a mi
 		tests/unit tests/contract
 
 .PHONY: test-cluster
-test-cluster: $(VENV)/.made-dev ## Run three replicas behind HAProxy, on MySQL and an S3 server (Debian, root)
+test-cluster: $(VENV)/.made-dev ## Run replicas behind HAProxy and Envoy, on MySQL and an S3 server (Debian, root)
 	@PYTHONPATH=tests/support/early $(BIN)/python -m pytest tests/cluster
 
 .PHONY: faults

@@ -16,6 +16,7 @@ from pixyproxy.bootstrap import Application
 from pixyproxy.core.slots import SharedSlots
 from pixyproxy.port import cannot_listen
 from pixyproxy.resource import reflection
+from pixyproxy.resource.client_address import ClientAddresses
 from pixyproxy.resource.connections import ConnectionLimiter, ConnectionLimits
 from pixyproxy.resource.image_servicer import ImageServicer
 from pixyproxy.resource.interceptors.arrivals import ArrivalInterceptor
@@ -102,7 +103,7 @@ class Server:
         self._threads = CallThreads("call", few=_FEW_THREADS, most=bulkheads.quick.limit + _SPARE_THREADS)
         self._server = grpc.server(
             self._threads,
-            interceptors=self._interceptors(application, bulkheads),
+            interceptors=self._interceptors(application, bulkheads, ClientAddresses(settings.proxies)),
             # On by default, it would let a second server start on the same port without an error.
             options=(
                 *_OPTIONS,
@@ -120,7 +121,9 @@ class Server:
         reflection.enable_server_reflection([_SERVICE_NAME, health.SERVICE_NAME], self._server)
         self.address = _bind(self._server, settings, shared_port, application.metrics)
 
-    def _interceptors(self, application: Application, bulkheads: Bulkheads) -> list[grpc.ServerInterceptor]:
+    def _interceptors(
+        self, application: Application, bulkheads: Bulkheads, addresses: ClientAddresses
+    ) -> list[grpc.ServerInterceptor]:
         """Return all interceptors, the outermost first."""
         metrics, telemetry = application.metrics, application.telemetry
         return [
@@ -131,7 +134,7 @@ class Server:
             *([] if metrics is None else [MetricsInterceptor(metrics.calls, _SERVICES)]),
             PatienceInterceptor(self._watchdog),
             BulkheadInterceptor(bulkheads, self._slow_threads),
-            AuthenticationInterceptor(application.users),
+            AuthenticationInterceptor(application.users, addresses),
             ReadableRequestsInterceptor(),
             ReadyAnswersInterceptor(),
         ]

@@ -34,7 +34,7 @@ from tests.support.database_servers import DatabaseKind, DatabaseServer, private
 
 PROJECT = Path(__file__).parents[2]
 SCRIPTS = PROJECT / "sql"
-VERSIONS = [3, 4, 5, 6]
+VERSIONS = [3, 4, 5, 6, 7]
 ENTITIES = {"deletions", "generations", "images", "migrations", "server_values", "users"}
 TABLES = ENTITIES | {
     "failed_sign_ins",
@@ -43,6 +43,7 @@ TABLES = ENTITIES | {
     "image_copies",
     "image_postings",
     "image_tail",
+    "past_sign_ins",
     "provider_turns",
 }
 

@@ -20,6 +20,7 @@ _SECRET = "do-not-show-me"
 _WRONG: dict[str, list[str]] = {
     "PIXYPROXY_LISTEN": ["50051", ":50051", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:65536", "[::1]"],
     "PIXYPROXY_ALLOW_PLAINTEXT": ["perhaps"],
+    "PIXYPROXY_TRUSTED_PROXIES": ["balancer", "10.0.0.0/33", "10.0.0.1/8", "10.0.0.1;10.0.0.2", "10.0.0.1,", "unix:/x"],
     "PIXYPROXY_WORKERS": ["0", "1025", "two"],
     "PIXYPROXY_KEEPALIVE_TIME": ["0", "86401", "nan"],
     "PIXYPROXY_KEEPALIVE_TIMEOUT": ["0", "3601"],
