@@ -20,7 +20,7 @@ $(VENV)/.made-%: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "PixyProxy needs Python 3.11 or newer." >&2; exit 1; }
 	@echo "Making the environment in $(VENV) (a minute, once) …"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.$(if $(filter-out run,$*),[$*])'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(patsubst run,server,$*)]'
 	@touch $@ $(VENV)/.made-run
 
 .PHONY: run
@@ -28,11 +28,17 @@ run: $(VENV)/.made-run ## Serve on 127.0.0.1:50051 with SQLite and the folder im
 	@exec $(BIN)/pixyproxy serve
 
 .PHONY: test
-test: $(VENV)/.made-dev ## Run all tests
-	@PYTHONPATH=tests/support/early $(BIN)/python -m pytest -n auto --ignore tests/cluster
+test: $(VENV)/.made-dev ## Run all tests (says first what it installs, and how large)
+	@$(BIN)/python -m tests.support.installs
+	@PYTHONPATH=tests/support/early $(BIN)/python -m pytest -n auto --dist worksteal --ignore tests/cluster
+
+.PHONY: test-fast
+test-fast: $(VENV)/.made-dev ## Run the tests of units and of SQLite (under a minute, installs nothing)
+	@PYTHONPATH=tests/support/early $(BIN)/python -m pytest -n auto --dist worksteal -m 'not servers' \
+		tests/unit tests/contract
 
 .PHONY: test-cluster
-test-cluster: $(VENV)/.made-dev ## Run three replicas behind HAProxy, on MySQL and an S3 server (Debian, root)
+test-cluster: $(VENV)/.made-dev ## Run replicas behind HAProxy and Envoy, on MySQL and an S3 server (Debian, root)
 	@PYTHONPATH=tests/support/early $(BIN)/python -m pytest tests/cluster
 
 .PHONY: faults
@@ -48,7 +54,7 @@ bench-million: $(VENV)/.made-dev ## Measure search among a million images (an ho
 	@PYTHONPATH=tests/support/early $(BIN)/python -m benchmarks.million --write
 
 .PHONY: bench
-bench: $(VENV)/.made-dev,bench ## Measure speed beside baselines and peers (ten minutes; needs Go), into docs/performance.md
+bench: $(VENV)/.made-dev,bench ## Measure speed beside baselines and peers (needs Go), into docs/performance.md
 	@PYTHONPATH=tests/support/early $(BIN)/python -m benchmarks
 
 .PHONY: lint
@@ -56,6 +62,8 @@ lint: $(VENV)/.made-dev ## Check format, style and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@for platform in win32 darwin; do $(BIN)/mypy --platform $$platform --cache-dir .mypy_cache/$$platform \
+		--follow-imports silent pixyproxy/client pixyproxy/cli; done
 
 .PHONY: lint-proto
 lint-proto: ## Check the API contract, by itself and against the last release's (needs npm)

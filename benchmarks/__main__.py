@@ -33,6 +33,7 @@ def main() -> None:
             "make bench needs Go (https://go.dev/dl) for the program that makes the calls, and for the peer in Go."
         )
     figures = measurements.Figures(list)
+    started = time.monotonic()
     with open_site(seconds=0.5 if arguments.quick else 2.0, rounds=1 if arguments.quick else 5) as site:
         for measure in _ALL:
             if arguments.only in (None, measure.__name__):
@@ -41,6 +42,7 @@ def main() -> None:
                 measure(site, figures)
                 print(f"  {time.monotonic() - began:.0f} s", flush=True)
         machine = report.describe(site.database.version)
+    print(f"In all {time.monotonic() - started:.0f} s")
     print(report.figures_table(figures))
     if arguments.only:
         return

@@ -21,6 +21,8 @@ from matplotlib import pyplot
 from benchmarks.measurements import Figures
 
 _BEGIN, _END = "<!-- bench:begin -->", "<!-- bench:end -->"
+# Ratios differ by about as much between machines.
+_CLOSE = 0.2
 _PACKAGES = ("grpcio", "protobuf", "mysql-connector-python", "pydantic", "fastapi", "uvicorn", "asyncmy")
 
 
@@ -46,6 +48,17 @@ class Row:
     @property
     def median(self) -> float:
         return statistics.median(self.values)
+
+    @property
+    def verdict(self) -> str:
+        """Whether the goal is met on this machine, and whether another machine may well miss it."""
+        if self.goal is None:
+            return ""
+        if not self.goal.is_met(self.median):
+            return "**missed**"
+        varies = min(self.values) != max(self.values)
+        is_close = abs(self.median / self.goal.value - 1) < _CLOSE or not all(map(self.goal.is_met, self.values))
+        return "met, near the limit" if varies and is_close else "met"
 
 
 def rows_of(figures: Figures) -> list[Row]:
@@ -106,12 +119,11 @@ def rows_of(figures: Figures) -> list[Row]:
 
 def table_of(rows: Iterable[Row]) -> str:
     """Write rows as a Markdown table."""
-    lines = ["| what | median | min–max | goal | |", "|---|---|---|---|---|"]
+    lines = ["| what | median | min–max | goal | on this machine |", "|---|---|---|---|---|"]
     for row in rows:
         goal = f"{row.goal.kind} {row.goal.value:g}" if row.goal else ""
-        verdict = ("met" if row.goal.is_met(row.median) else "**missed**") if row.goal else ""
         spread = f"{_short(min(row.values))}–{_short(max(row.values))}"
-        lines.append(f"| {row.title} | {_short(row.median)} | {spread} | {goal} | {verdict} |")
+        lines.append(f"| {row.title} | {_short(row.median)} | {spread} | {goal} | {row.verdict} |")
     return "\n".join(lines)
 
 
@@ -160,8 +172,9 @@ def describe(database_version: str) -> str:
     go = subprocess.run(["go", "version"], check=True, capture_output=True, text=True).stdout.split()[2]
     packages = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
     return (
-        f"Two cores of {os.cpu_count()} ({cpu[1] if cpu else platform.machine()}), {platform.system()} "
-        f"{platform.release()}, Python {platform.python_version()}, {packages}, MySQL {database_version}, {go}."
+        f"Two of the {os.cpu_count()} cores of a machine with {cpu[1] if cpu else platform.machine()}, "
+        f"{platform.system()} {platform.release()}, Python {platform.python_version()}, {packages}, "
+        f"MySQL {database_version}, {go}."
     )
 
 

@@ -8,7 +8,7 @@ import pixyproxy.data  # noqa: F401  before anything that imports hashlib; see t
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -158,6 +158,9 @@ def open_database(settings: Settings) -> Iterator[Database]:
     database: Database
     if path is not None:
         _require_folder(path)
+        with suppress(OSError):  # It is there, or SQLite says why it cannot be.
+            # SQLite itself would let no group write to it, whatever the umask allows.
+            path.touch(0o660, exist_ok=False)
         database = SQLiteDatabase(path, pool_size=settings.database_pool_size, pool_wait=settings.database_timeout)
     else:
         database = MySQLDatabase(

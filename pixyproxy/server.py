@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,10 @@ from pixyproxy.bootstrap import Application
 from pixyproxy.core.slots import SharedSlots
 from pixyproxy.port import cannot_listen
 from pixyproxy.resource import reflection
+from pixyproxy.resource.client_address import ClientAddresses
+from pixyproxy.resource.connections import ConnectionLimiter, ConnectionLimits
 from pixyproxy.resource.image_servicer import ImageServicer
+from pixyproxy.resource.interceptors.arrivals import ArrivalInterceptor
 from pixyproxy.resource.interceptors.authentication import AuthenticationInterceptor
 from pixyproxy.resource.interceptors.bulkheads import BulkheadInterceptor, Bulkheads
 from pixyproxy.resource.interceptors.exceptions import ExceptionInterceptor
@@ -25,6 +29,7 @@ from pixyproxy.resource.interceptors.readable_requests import ReadableRequestsIn
 from pixyproxy.resource.interceptors.ready_answers import ReadyAnswersInterceptor
 from pixyproxy.resource.interceptors.request_log import RequestLogInterceptor
 from pixyproxy.resource.interceptors.tracing import TracingInterceptor
+from pixyproxy.resource.tally import Tally
 from pixyproxy.resource.tls import RenewableCredentials
 from pixyproxy.resource.watchdog import Watchdog
 from pixyproxy.settings import Settings
@@ -32,6 +37,8 @@ from pixyproxy.threads import CallThreads
 
 if TYPE_CHECKING:
     from pixyproxy.observability.metrics import Metrics
+
+_logger = logging.getLogger(__name__)
 
 _SERVICES = (
     *(
@@ -46,19 +53,32 @@ _SERVICE_NAME = image_service_pb2.DESCRIPTOR.services_by_name["ImageService"].fu
 _FEW_THREADS = 64
 # Beyond the limits of all kinds of calls: for requests on their way, and for refusing what is over a limit.
 _SPARE_THREADS = 256
+# What cancelled calls have to end: longer than a step of one takes, such as the wait for the database.
+_LEAVE_SECONDS = 10.0
 _MAX_CALLS_A_CONNECTION = 250
-_OPTIONS = (("grpc.max_concurrent_streams", _MAX_CALLS_A_CONNECTION),)
+_HANDSHAKE_MILLISECONDS = 20_000
+_OPTIONS = (
+    ("grpc.max_concurrent_streams", _MAX_CALLS_A_CONNECTION),
+    ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MILLISECONDS),
+)
 
 
 class Server:
     """Serves an application on one port."""
 
-    def __init__(self, application: Application, settings: Settings, shared_port: int | None = None) -> None:
+    def __init__(
+        self,
+        application: Application,
+        settings: Settings,
+        connections: ConnectionLimits,
+        shared_port: int | None = None,
+    ) -> None:
         """Bind the port; serve nothing yet.
 
         Args:
             application: what to serve.
             settings: how.
+            connections: the most connections to have open.
             shared_port: the port, where other workers listen there too.
 
         Raises:
@@ -67,7 +87,12 @@ class Server:
         self._drain_delay = settings.drain_delay
         self._drain_timeout = settings.drain_timeout
         self._health = _Health()
-        self._watchdog = Watchdog(settings.stall_timeout)
+        metrics = application.metrics
+        self._connections = ConnectionLimiter(connections, None if metrics is None else metrics.connections)
+        self._unread = Tally(
+            "Calls that ended before their requests came", None if metrics is None else metrics.calls.unread
+        )
+        self._watchdog = Watchdog(settings.stall_timeout, self._unread)
         bulkheads = Bulkheads(
             creations=application.creations,
             streams=application.streams,
@@ -78,9 +103,14 @@ class Server:
         self._threads = CallThreads("call", few=_FEW_THREADS, most=bulkheads.quick.limit + _SPARE_THREADS)
         self._server = grpc.server(
             self._threads,
-            interceptors=self._interceptors(application, bulkheads),
+            interceptors=self._interceptors(application, bulkheads, ClientAddresses(settings.proxies)),
             # On by default, it would let a second server start on the same port without an error.
-            options=(*_OPTIONS, ("grpc.so_reuseport", int(shared_port is not None)), *_connection_options(settings)),
+            options=(
+                *_OPTIONS,
+                ("grpc.so_reuseport", int(shared_port is not None)),
+                ("grpc.max_allowed_incoming_connections", connections.total),
+                *_connection_options(settings),
+            ),
             # Pictures are compressed already, and details are small.
             compression=grpc.Compression.NoCompression,
         )
@@ -91,17 +121,20 @@ class Server:
         reflection.enable_server_reflection([_SERVICE_NAME, health.SERVICE_NAME], self._server)
         self.address = _bind(self._server, settings, shared_port, application.metrics)
 
-    def _interceptors(self, application: Application, bulkheads: Bulkheads) -> list[grpc.ServerInterceptor]:
+    def _interceptors(
+        self, application: Application, bulkheads: Bulkheads, addresses: ClientAddresses
+    ) -> list[grpc.ServerInterceptor]:
         """Return all interceptors, the outermost first."""
         metrics, telemetry = application.metrics, application.telemetry
         return [
+            ArrivalInterceptor(self._watchdog, self._connections, self._unread, self._threads),
             *([] if telemetry is None else [TracingInterceptor(telemetry, _SERVICES)]),
             RequestLogInterceptor(),
             ExceptionInterceptor(),
             *([] if metrics is None else [MetricsInterceptor(metrics.calls, _SERVICES)]),
             PatienceInterceptor(self._watchdog),
             BulkheadInterceptor(bulkheads, self._slow_threads),
-            AuthenticationInterceptor(application.users),
+            AuthenticationInterceptor(application.users, addresses),
             ReadableRequestsInterceptor(),
             ReadyAnswersInterceptor(),
         ]
@@ -109,20 +142,34 @@ class Server:
     def start(self) -> None:
         """Serve."""
         self._watchdog.start()
+        self._connections.start(int(self.address.rpartition(":")[2]))
         self._server.start()
         for service in ("", _SERVICE_NAME):
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
 
     def stop(self) -> None:
-        """Say that no new calls are wanted, let the running ones finish, and stop."""
+        """Say that no new calls are wanted, let the running ones finish, and stop.
+
+        Calls that hang are left to the end of the process.
+        """
         self._health.enter_graceful_shutdown()
         time.sleep(self._drain_delay)
+        ends_at = time.monotonic() + self._drain_timeout + _LEAVE_SECONDS
         stopped = self._server.stop(self._drain_timeout)
         self._health.end_watches()
-        stopped.wait()
-        self._threads.shutdown()
-        self._slow_threads.shutdown()
+        stopped.wait(ends_at - time.monotonic())
+        hanging = 0
+        for threads in (self._threads, self._slow_threads):
+            threads.shutdown(wait=False)
+            hanging += threads.join(max(0.0, ends_at - time.monotonic()))
+        if hanging:
+            _logger.error(
+                "%d calls hang and are left: they have not ended %g s after they were cancelled.",
+                hanging,
+                _LEAVE_SECONDS,
+            )
         self._watchdog.close()
+        self._connections.close()
 
 
 class _Health(health.HealthServicer):
@@ -151,6 +198,8 @@ def _connection_options(settings: Settings) -> tuple[tuple[str, int], ...]:
     seconds = {
         "grpc.keepalive_time_ms": settings.keepalive_time,
         "grpc.keepalive_timeout_ms": settings.keepalive_timeout,
+        # Without it gRPC waits a minute for the answer to a ping, whatever the keepalive timeout is.
+        "grpc.http2.ping_timeout_ms": settings.keepalive_timeout,
         "grpc.http2.min_ping_interval_without_data_ms": settings.min_ping_interval,
         "grpc.max_connection_age_ms": settings.max_connection_age,
         # Without it gRPC lets calls finish.

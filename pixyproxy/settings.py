@@ -17,6 +17,7 @@ from pixyproxy.core.provider_limits import has_documented_sizes, quality_problem
 from pixyproxy.data.bucket_address import BucketAddress, is_url
 from pixyproxy.data.mysql import MySQLAddress
 from pixyproxy.resource.certificates import TLSFiles
+from pixyproxy.resource.client_address import UNIX, Proxies
 
 _PREFIX = "PIXYPROXY_"
 _SQLITE_URL = "sqlite:///"
@@ -44,6 +45,19 @@ def _check_base_url(url: str) -> str:
     return url
 
 
+def _read_proxies(text: str) -> Proxies:
+    names = [name.strip() for name in text.split(",")] if text else []
+    return [UNIX if name == UNIX else ipaddress.ip_network(name) for name in names]
+
+
+def _check_proxies(text: str) -> str:
+    try:
+        _read_proxies(text)
+    except ValueError:
+        raise _refuse("must be addresses and networks with commas between, such as 10.0.0.5,10.1.0.0/16") from None
+    return text
+
+
 def split_address(address: str) -> tuple[str, int]:
     """Split host:port; of an IPv6 address, the brackets go."""
     host, _, port = address.rpartition(":")
@@ -64,6 +78,11 @@ class Settings(BaseSettings):
     allow_plaintext: bool = Field(
         default=False,
         description="Serve beyond loopback without TLS, because something in front brings it.",
+    )
+    trusted_proxies: Annotated[str, AfterValidator(_check_proxies)] = Field(
+        default="",
+        description="Addresses and networks, with commas between, of the proxies whose x-forwarded-for is believed; "
+        "unix for those on Unix sockets.",
     )
     workers: int | None = Field(
         default=None,
@@ -102,6 +121,19 @@ class Settings(BaseSettings):
         le=31 * 86_400,
         description="Seconds that calls under way then have; by default, as long as they take.",
     )
+    max_connections: int | None = Field(
+        default=None,
+        ge=10,
+        le=1_000_000,
+        description="The most connections of a worker; where it is not set, 4096, or what the limit of open files "
+        "leaves.",
+    )
+    max_connections_per_address: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="The most connections of a worker to one address; half of all where it is not set.",
+    )
     database_url: SecretStr = Field(
         default=SecretStr("sqlite:///pixyproxy.db"),
         description="sqlite:///PATH, or mysql://user:password@host:port/name for MySQL and MariaDB.",
@@ -126,6 +158,11 @@ class Settings(BaseSettings):
     )
     image_store_timeout: float = Field(
         default=10.0, gt=0, le=600, description="The most seconds that an object store may be silent."
+    )
+    allow_group_access: bool = Field(
+        default=False,
+        description="Let the group of the database file, the image files and their folders read and write them "
+        "(0660 and 0770); by default only their user may (0600 and 0700).",
     )
     aws_allow_http: bool = Field(
         default=False,
@@ -192,7 +229,8 @@ class Settings(BaseSettings):
         default=10,
         ge=1,
         le=10_000,
-        description="Failed sign-ins of one name from one peer within the window, after which more are refused.",
+        description="Failed sign-ins of one name from one address within the window, after which more are refused; "
+        "after ten times as many of any names, those from that address are checked slowly.",
     )
     sign_in_window: float = Field(default=60.0, gt=0, le=86_400, description="That window, in seconds.")
     drain_delay: float = Field(
@@ -300,6 +338,11 @@ class Settings(BaseSettings):
         if self.tls_certificate is None or self.tls_key is None:
             return None
         return TLSFiles(self.tls_certificate, self.tls_key, self.tls_client_ca)
+
+    @property
+    def proxies(self) -> Proxies:
+        """The trusted proxies."""
+        return _read_proxies(self.trusted_proxies)
 
     def generation_limit(self, workers: int) -> int:
         """How many generations may be under way at a time, with so many workers."""

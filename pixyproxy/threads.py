@@ -21,6 +21,8 @@ _logger = logging.getLogger(__name__)
 _GROW_AFTER_SECONDS = 0.05
 _BUSY_SHARE = 0.8
 _END_AFTER_IDLE_SECONDS = 10.0
+# Each call that waits holds 15 KiB. As many as 1,000 connections that all call at once leave waiting.
+_MOST_WAITING = 1024
 
 _Work = tuple[Callable[..., object], tuple[Any, ...]]
 
@@ -81,6 +83,11 @@ class CallThreads(ThreadPoolExecutor):
         if not self._something_waits.is_set():
             self._something_waits.set()
 
+    @property
+    def is_overloaded(self) -> bool:
+        """Whether so many calls wait that further ones had better be refused than wait, too."""
+        return len(self._waiting) >= _MOST_WAITING
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more work, and end the threads once there is none."""
         with self._lock:
@@ -88,8 +95,14 @@ class CallThreads(ThreadPoolExecutor):
             while self._idle:
                 self._idle.pop().hand(None)
             self._something_waits.set()
-            if wait:
-                self._ended.wait_for(lambda: self._count == 0)
+        if wait:
+            self.join(None)
+
+    def join(self, timeout: float | None) -> int:
+        """Wait for up to ``timeout`` seconds until all threads have ended; return how many have not."""
+        with self._lock:
+            self._ended.wait_for(lambda: self._count == 0, timeout)
+            return self._count
 
     def _run(self) -> None:
         me = _Thread()

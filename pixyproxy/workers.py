@@ -6,6 +6,7 @@ which calls beside it in the same process would feel.
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import logging
 import select
@@ -27,6 +28,7 @@ from pixyproxy.bootstrap import (
     open_current_database,
 )
 from pixyproxy.cores import can_choose_cores, choose_cores, give_way, stay_on
+from pixyproxy.descriptors import limit_connections
 from pixyproxy.logs import set_up_logging
 from pixyproxy.port import PortClaim
 from pixyproxy.server import Server
@@ -39,6 +41,10 @@ _logger = logging.getLogger(__name__)
 
 GENERATION_WORKER_NAME = "pixyproxy-gen"  # at most 15 characters
 _COMMAND_NAME = Path("/proc/self/comm")
+# Once a process is told to end: what closing its parts may take, beside the time that the settings give to calls.
+_CLOSE_SECONDS = 60.0
+# How long a picture may take to be stored: a store that is away is waited for 10 minutes.
+_STORE_SECONDS = 600.0
 
 MakeFirstUser = Callable[[UserServiceInterface], None]
 Announce = Callable[[str], None]
@@ -57,6 +63,7 @@ def serve_alone(settings: Settings, make_first_user: MakeFirstUser, announce: An
     """
     if can_choose_cores():
         stay_on(choose_cores(1)[0])
+    connections = limit_connections(settings)
     set_up_logging(settings.log_level, settings.log_format, gathers=True)
     shared = Shared.of(settings)
     with (
@@ -67,7 +74,7 @@ def serve_alone(settings: Settings, make_first_user: MakeFirstUser, announce: An
     ):
         if exposition is not None:
             exposition.start()
-        server = Server(application, settings)
+        server = Server(application, settings, connections)
         if settings.sqlite_path is not None:
             make_first_user(application.users)
         with heard(*END_SIGNALS) as told:
@@ -75,6 +82,7 @@ def serve_alone(settings: Settings, make_first_user: MakeFirstUser, announce: An
             announce(server.address)
             told.recv(1)
         _logger.info("Draining: no new calls are taken, running ones may finish.")
+        _end_within(_drain_seconds(settings) + _generation_seconds(settings))
         server.stop()
     _logger.info("Stopped.")
 
@@ -100,6 +108,7 @@ def serve_together(settings: Settings, count: int, make_first_user: MakeFirstUse
     """
     shared = Shared.of(settings, rpc_workers=count)
     cores = choose_cores(count)
+    connections = limit_connections(settings, count)
     with closing(PortClaim(settings)) as claim, build_exposition(settings) as exposition:
 
         def serve(number: int, lifeline: Lifeline) -> None:
@@ -113,10 +122,11 @@ def serve_together(settings: Settings, count: int, make_first_user: MakeFirstUse
             ):
                 if exposition is not None and number == 0:
                     exposition.start()
-                server = Server(application, settings, shared_port=claim.port)
+                server = Server(application, settings, connections, claim.port)
                 server.start()
                 lifeline.say_serving()
                 select.select([told.fileno(), lifeline.end], [], [])
+                _end_within(_drain_seconds(settings))
                 server.stop()
 
         def generate(number: int, lifeline: Lifeline) -> None:
@@ -136,7 +146,7 @@ def serve_together(settings: Settings, count: int, make_first_user: MakeFirstUse
                 # The provider's package is as large as all else: to look through it again and again is 5% of the work.
                 gc.freeze()
                 lifeline.say_serving()
-                worker.run()
+                worker.run(on_ending=partial(_end_within, _generation_seconds(settings)))
 
         def all_serve() -> None:
             claim.close()
@@ -163,3 +173,17 @@ def serve_together(settings: Settings, count: int, make_first_user: MakeFirstUse
         ended_well = Supervisor(specs, on_ending=shared.recorded.close_sender).run(all_serve)
     _logger.info("Stopped.")
     return ended_well
+
+
+def _drain_seconds(settings: Settings) -> float:
+    return settings.drain_delay + settings.drain_timeout + _CLOSE_SECONDS
+
+
+def _generation_seconds(settings: Settings) -> float:
+    """Return how long a generation that was sent may still take, with some room."""
+    return 2 * settings.provider_timeout + _STORE_SECONDS + _CLOSE_SECONDS
+
+
+def _end_within(seconds: float) -> None:
+    """End this process after so many seconds, whatever hangs in it; standard error then shows where each thread is."""
+    faulthandler.dump_traceback_later(seconds, exit=True)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import textwrap
 from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from pixyproxy.core.exceptions import DBConnectionError, PixyProxyException
+from pixyproxy.core.exceptions import ConfigurationError, PixyProxyException
 
 # Before anything imports `grpc`, whose core reads it only then: below errors it logs what callers sent, as
 # they sent it, so that they could write lines of their own.
@@ -20,7 +22,7 @@ _IMAGES = "pixyproxy.cli.images"
 _ADMIN = "pixyproxy.cli.admin"
 COMMANDS = {
     "create": (_IMAGES, "Make an image from a prompt."),
-    "get": (_IMAGES, "Show what is known of an image."),
+    "get": (_IMAGES, "Show the details of an image."),
     "list": (_IMAGES, "List images, newest first."),
     "search": (_IMAGES, "List images whose prompts have all these words."),
     "fetch": (_IMAGES, "Save an image's bytes as a file."),
@@ -28,9 +30,9 @@ COMMANDS = {
     "delete": (_IMAGES, "Delete an image for good."),
     "health": (_IMAGES, "Tell whether a server takes calls (exit status 0 or 5)."),
     "serve": (_ADMIN, "Serve until SIGTERM or Ctrl-C, from one process for each core."),
-    "db": (_ADMIN, "Look after the database."),
-    "user": (_ADMIN, "Say who may sign in."),
-    "images": (_ADMIN, "Look after the bytes of images."),
+    "db": (_ADMIN, "Make or upgrade the tables of the database."),
+    "user": (_ADMIN, "Add, list, change and remove users."),
+    "images": (_ADMIN, "Copy the bytes of all images into another store."),
 }
 """Of each command its module, and the line that ``pixyproxy --help`` shows."""
 
@@ -48,8 +50,22 @@ class _Commands(TyperGroup):
 
 
 def load_command(name: str) -> Any:
-    """Import a command."""
-    group: Any = typer.main.get_command(import_module(COMMANDS[name][0]).app)
+    """Import a command.
+
+    Raises:
+        ConfigurationError: it needs packages that are not installed.
+    """
+    if COMMANDS[name][0] == _IMAGES:
+        os.putenv("GRPC_VERBOSITY", "NONE")  # These say in words of their own what goes wrong with a connection.
+    try:
+        module = import_module(COMMANDS[name][0])
+    except ModuleNotFoundError as error:
+        if COMMANDS[name][0] != _ADMIN or (error.name or "").startswith("pixyproxy"):
+            raise
+        raise ConfigurationError(
+            f"{name} needs the server, which runs on Linux and macOS: pip install 'pixyproxy[server]'"
+        ) from error
+    group: Any = typer.main.get_command(module.app)
     return group.commands[name]
 
 
@@ -57,8 +73,8 @@ app = typer.Typer(
     name="pixyproxy",
     cls=_Commands,
     help="Generates images from prompts over gRPC, keeps them, and finds them again.",
-    epilog="Everything is set by environment variables: pixyproxy serve --help lists those of the server, "
-    "pixyproxy get --help those of the commands that ask one.",
+    epilog="Environment variables set everything else: pixyproxy serve --help lists those of the server and of db, "
+    "user and images; pixyproxy get --help lists those of the commands that call a server.",
     rich_markup_mode=None,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -80,9 +96,30 @@ def program(
     """Take the options that stand before a command."""
 
 
-def warn(line: str) -> None:
-    """Say something to a person, beside what the command gives."""
-    typer.echo(f"pixyproxy: {line}", err=True)
+def warn(message: str) -> None:
+    """Write a message for people to standard error; at a terminal no line breaks inside a word."""
+    # Not typer.echo: it would write past what stands on the terminal while a spinner or a bar is shown.
+    print(_wrapped(f"pixyproxy: {message}"), file=sys.stderr, flush=True)  # noqa: T201
+
+
+def has_terminal() -> bool:
+    """Tell whether a password can be asked for: without a terminal `getpass` reads standard input and shows it."""
+    try:
+        with open("CONIN$" if sys.platform == "win32" else "/dev/tty", "rb"):
+            return True
+    except OSError:
+        return sys.stdin.isatty()
+
+
+def line_width() -> int:
+    """Return how many cells of a terminal's line may be filled; the rest is for the ^C that the terminal shows."""
+    return shutil.get_terminal_size().columns - len("^C") - 1
+
+
+def _wrapped(text: str) -> str:
+    if not sys.stderr.isatty():
+        return text
+    return textwrap.fill(text, line_width(), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def main() -> None:
@@ -93,8 +130,5 @@ def main() -> None:
     try:
         app()
     except PixyProxyException as error:
-        warn(error.message)
-        if isinstance(error, DBConnectionError) and error.__cause__ is not None:
-            # Callers are never told, but the operator must know what to mend.
-            warn(f"because: {error.__cause__}")
+        warn(error.diagnosis or error.message)
         sys.exit(1)

@@ -13,48 +13,49 @@ import typer
 from pydantic import SecretStr
 
 from pixyproxy.bootstrap import build_copying, build_users, open_current_database, open_database
-from pixyproxy.cli import warn
+from pixyproxy.cli import has_terminal, warn
+from pixyproxy.cli.help import Command
+from pixyproxy.core.exceptions import ConfigurationError, ConstraintViolationError, RecordNotFoundError
 from pixyproxy.core.models import ADVISED_PASSWORD_LENGTH, UserClass, UserCreate
+from pixyproxy.core.text import exact_key
 from pixyproxy.core.validation import validated
 from pixyproxy.cores import advised_workers, can_share_work
 from pixyproxy.data import init
+from pixyproxy.file_access import protect_existing_files, protect_new_files
 from pixyproxy.logs import set_up_logging
 from pixyproxy.progress import shown
 from pixyproxy.service.image_copying import CopyOutcome
 from pixyproxy.service.indexer import seal_all
 from pixyproxy.service.interfaces import UserServiceInterface
-from pixyproxy.settings import MAX_WORKERS, describe_settings, load_settings
+from pixyproxy.settings import MAX_WORKERS, Settings, describe_settings, load_settings
 from pixyproxy.workers import serve_alone, serve_together
 
 _FIRST_USER = "admin"
+_NOT_COPIED = (CopyOutcome.MISSING, CopyOutcome.DAMAGED, CopyOutcome.FAILED)
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
-database_commands = typer.Typer(help="Look after the database.", no_args_is_help=True)
-user_commands = typer.Typer(help="Say who may sign in.", no_args_is_help=True)
+database_commands = typer.Typer(help="Make or upgrade the tables of the database.", no_args_is_help=True)
+user_commands = typer.Typer(help="Add, list, change and remove users.", no_args_is_help=True)
 app.add_typer(database_commands, name="db")
-image_commands = typer.Typer(help="Look after the bytes of images.", no_args_is_help=True)
+image_commands = typer.Typer(help="Copy the bytes of all images into another store.", no_args_is_help=True)
 app.add_typer(user_commands, name="user")
 app.add_typer(image_commands, name="images")
 
-Name = Annotated[str, typer.Argument(help="The user's name.", show_default=False)]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The user's name.", show_default=False)]
 Workers = Annotated[
     int | None,
-    typer.Option(min=1, max=MAX_WORKERS, help="How many processes serve, in place of PIXYPROXY_WORKERS."),
+    typer.Option(min=1, max=MAX_WORKERS, metavar="N", help="How many processes serve, in place of PIXYPROXY_WORKERS."),
 ]
 PasswordStdin = Annotated[
     bool, typer.Option("--password-stdin", help="Read the password from standard input instead of asking for it.")
 ]
 
 
-def _settings_help() -> str:
-    """List all settings; click leaves a paragraph that begins with a backspace as it is."""
-    lines = ["\b", "Environment variables:"]
-    for variable, default, description in describe_settings():
-        lines += [f"  {variable}{f'={default}' if default else ''}", f"      {description}"]
-    return "\n".join(lines)
+class _Serve(Command):
+    variables = tuple(describe_settings())
 
 
-@app.command(epilog=_settings_help())
+@app.command(cls=_Serve)
 def serve(workers: Workers = None) -> None:
     """Serve until SIGTERM or Ctrl-C, from one process for each core.
 
@@ -62,8 +63,9 @@ def serve(workers: Workers = None) -> None:
     default, it makes or upgrades the tables by itself, and where there are no users yet it makes an admin and
     prints the password, once.
     """
-    settings = load_settings()
+    settings = _load_settings()
     set_up_logging(settings.log_level, settings.log_format)
+    protect_existing_files(settings)
     count = workers or settings.workers or advised_workers()
     if count == 1 or not can_share_work():
         serve_alone(settings, _make_first_user, _say_listening)
@@ -71,10 +73,13 @@ def serve(workers: Workers = None) -> None:
         raise typer.Exit(1)
 
 
-@database_commands.command("init")
+@database_commands.command("init", cls=Command)
 def init_database() -> None:
-    """Make the tables, or bring them to the form that this release works with. All data is kept."""
-    settings = load_settings()
+    """Make the tables, or upgrade those of an earlier release.
+
+    All data is kept.
+    """
+    settings = _load_settings()
     set_up_logging("WARNING")
     with open_database(settings) as database:
         versions = init.upgrade(database)
@@ -82,50 +87,68 @@ def init_database() -> None:
     _say(f"The tables are at version {versions[-1]} now." if versions else "The tables are up to date.")
 
 
-@user_commands.command("add")
+@user_commands.command("add", cls=Command)
 def add_user(
     name: Name,
     class_key: Annotated[
-        UserClass, typer.Option("--class", help="A user works with own images, an admin with everybody's.")
+        UserClass, typer.Option("--class", help="A user changes own images, an admin those of all users.")
     ] = UserClass.USER,
     password_stdin: PasswordStdin = False,
 ) -> None:
     """Add a user."""
-    password = _read_password(password_stdin)
     with _users() as users:
+        if _is_user(users, name):
+            raise ConstraintViolationError(f"The name {name} is taken. To change the password: pixyproxy user passwd")
+        password = _read_password(password_stdin)
         users.create_user(validated(UserCreate, {"username": name, "password": password, "class_key": class_key}))
     _say(f"Added {class_key} {name}.")
 
 
-@user_commands.command("list")
+@user_commands.command("list", cls=Command)
 def list_users() -> None:
     """List all users."""
-    with _users() as users:
-        for user in users.get_all_users():
-            _say(f"{user.class_key:<6} {user.username}")
+    with _users() as service:
+        users = service.get_all_users()
+    for user in users:
+        _say(f"{user.class_key:<6} {user.username}")
+    if not users:
+        warn("There are no users. To add one: pixyproxy user add NAME --class admin")
 
 
-@user_commands.command("passwd")
+@user_commands.command("passwd", cls=Command)
 def change_password(name: Name, password_stdin: PasswordStdin = False) -> None:
-    """Give a user another password. The old one is refused within a second."""
-    password = _read_password(password_stdin)
+    """Give a user another password.
+
+    Servers refuse the old one within a second.
+    """
     with _users() as users:
+        if not _is_user(users, name):
+            raise RecordNotFoundError(f"There is no user {name}.")
+        password = _read_password(password_stdin)
         users.change_password(name, password)
     _say(f"Changed the password of {name}.")
 
 
-@user_commands.command("remove")
+@user_commands.command("remove", cls=Command)
 def remove_user(name: Name) -> None:
-    """Remove a user. Images that the user has made stay, and the name then stays taken."""
+    """Remove a user.
+
+    The user's images stay; where there are any, nobody else can get the name.
+    """
     with _users() as users:
         keeps_name = users.remove_user(name)
     _say(f"Removed {name}." + (" The images stay, and the name stays taken." if keeps_name else ""))
 
 
-@image_commands.command("copy")
+@image_commands.command("copy", cls=Command)
 def copy_images(
-    source: Annotated[str, typer.Option("--from", help="The store that has them: a folder or a URL.")],
-    target: Annotated[str, typer.Option("--to", help="The store that is to have them: a folder or a URL.")],
+    source: Annotated[
+        str,
+        typer.Option("--from", metavar="STORE", help="The store to copy from: a folder, or a URL like s3://BUCKET."),
+    ],
+    target: Annotated[
+        str, typer.Option("--to", metavar="STORE", help="The store to copy to: a folder, or a URL like s3://BUCKET.")
+    ],
     delete_source: Annotated[
         bool,
         typer.Option("--delete-source", help="Delete each from the first store once the copy is verified."),
@@ -134,25 +157,31 @@ def copy_images(
     """Copy the bytes of all images from one store into another.
 
     Each is compared with the hash in the database. Servers may go on serving meanwhile. After an interruption run it
-    again: it goes on where it was. Images whose bytes are missing or damaged are named, and left alone; then the exit
-    status is 1.
+    again: it goes on where it was. Images whose bytes are missing or damaged, or that a store does not read, take or
+    delete, are named, and left alone; then the exit status is 1.
     """
-    settings = load_settings()
+    settings = _load_settings()
     set_up_logging("WARNING")
     counts: Counter[CopyOutcome] = Counter()
     with build_copying(settings, source, target, deletes_source=delete_source) as copying:
         for result in shown(copying.run(), copying.count_images(), "Copying images"):
             counts[result.outcome] += 1
-            if result.is_lost:
+            if result.outcome in _NOT_COPIED:
                 _say(f"{result.outcome}: {result.guid}")
     _say(", ".join(f"{counts[outcome]:,} {outcome}" for outcome in CopyOutcome) + ".")
-    if counts[CopyOutcome.MISSING] or counts[CopyOutcome.DAMAGED]:
+    if any(counts[outcome] for outcome in _NOT_COPIED):
         raise typer.Exit(1)
+
+
+def _load_settings() -> Settings:
+    settings = load_settings()
+    protect_new_files(settings)
+    return settings
 
 
 @contextmanager
 def _users() -> Iterator[UserServiceInterface]:
-    settings = load_settings()
+    settings = _load_settings()
     set_up_logging("WARNING")
     with open_current_database(settings) as database:
         yield build_users(settings, database)
@@ -162,11 +191,18 @@ def _read_password(from_stdin: bool) -> str:
     """Read a password from where it cannot be seen: never from an argument, which every process list shows."""
     if from_stdin:
         password = sys.stdin.readline().rstrip("\r\n")
-    else:
+    elif has_terminal():
         password = str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))
+    else:
+        raise ConfigurationError("There is no terminal to ask for the password at: use --password-stdin.")
     if 0 < len(password) < ADVISED_PASSWORD_LENGTH:
-        warn(f"that password is short; at least {ADVISED_PASSWORD_LENGTH} characters are advised.")
+        warn(f"The password is short; at least {ADVISED_PASSWORD_LENGTH} characters are advised.")
     return password
+
+
+def _is_user(users: UserServiceInterface, name: str) -> bool:
+    """Find out before anybody types a password in vain."""
+    return exact_key(name) in {user.username for user in users.get_all_users()}
 
 
 def _make_first_user(users: UserServiceInterface) -> None:

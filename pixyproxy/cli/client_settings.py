@@ -8,6 +8,7 @@ from __future__ import annotations
 import netrc
 import os
 import stat
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +122,8 @@ def _from_file(server: str, username: str | None) -> tuple[str | None, str | Non
         mode = path.stat().st_mode
     except OSError:
         return username, None
-    if mode & _OTHERS_MAY:
+    # Windows has no such modes; a user's folder is that user's alone.
+    if sys.platform != "win32" and mode & _OTHERS_MAY:
         raise ConfigurationError(f"{path}: others may read it; say chmod 600 {path}")
     try:
         hosts = netrc.netrc(str(path)).hosts

@@ -10,13 +10,13 @@ from dataclasses import asdict
 from datetime import datetime
 from enum import StrEnum
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from pixyproxy.cli import warn
+from pixyproxy.cli import has_terminal, warn
 from pixyproxy.cli.client_settings import (
     VARIABLES,
     ClientSettings,
@@ -24,6 +24,18 @@ from pixyproxy.cli.client_settings import (
     load_client_settings,
     load_terminal_settings,
 )
+from pixyproxy.cli.failures import (
+    FAILED,
+    INTERRUPTED,
+    REFUSED,
+    TRY_LATER,
+    command_line,
+    creation_again,
+    explain,
+    plain,
+    status_of,
+)
+from pixyproxy.cli.help import Command
 from pixyproxy.cli.texts import file_name, json_line, json_of, lines_of, local_time, printable
 from pixyproxy.client import (
     TLS,
@@ -31,9 +43,7 @@ from pixyproxy.client import (
     CredentialsError,
     Filters,
     ImageDetail,
-    InvalidRequestError,
     NotFoundError,
-    OutcomeUnknownError,
     PixyProxyClient,
     PixyProxyClientError,
     TryLaterError,
@@ -41,23 +51,11 @@ from pixyproxy.client import (
 )
 from pixyproxy.core.exceptions import ConfigurationError
 
-_FAILED = 1
-_REFUSED = 2
-_NOT_FOUND = 3
-_CREDENTIALS = 4
-_TRY_LATER = 5
-_OUTCOME_UNKNOWN = 6
-_INTERRUPTED = 130
-_STATUSES: dict[type[PixyProxyClientError], int] = {
-    InvalidRequestError: _REFUSED,
-    NotFoundError: _NOT_FOUND,
-    CredentialsError: _CREDENTIALS,
-    TryLaterError: _TRY_LATER,
-    OutcomeUnknownError: _OUTCOME_UNKNOWN,
-}
 _STDIO = "-"
 _LARGEST_PAGE = 200
 _HEALTH_TIMEOUT = 5.0
+_ANSWER_TIMEOUT = 2.0
+_NOT_SIGNED_IN = "You are not signed in and see public images only: set PIXYPROXY_USER and PIXYPROXY_PASSWORD."
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -69,12 +67,8 @@ class WhoSees(StrEnum):
     PUBLIC = "public"
 
 
-def _environment_help() -> str:
-    """List all variables; click leaves a paragraph that begins with a backspace as it is."""
-    lines = ["\b", "Environment variables:"]
-    for variable, (default, description) in VARIABLES.items():
-        lines += [f"  {variable}{f'={default}' if default else ''}", f"      {description}"]
-    return "\n".join(lines)
+class _Command(Command):
+    variables = tuple((name, default, text) for name, (default, text) in VARIABLES.items())
 
 
 def _parse_time(text: str | datetime) -> datetime:
@@ -84,52 +78,64 @@ def _parse_time(text: str | datetime) -> datetime:
     try:
         return datetime.fromisoformat(text).astimezone()
     except (ValueError, OverflowError):
-        raise typer.BadParameter(f"{text!r} is no date or time, such as 2026-11-21 or 2026-11-21T14:30.") from None
+        raise typer.BadParameter(f"{text!r} is not a date or time like 2026-11-21 or 2026-11-21T14:30.") from None
 
 
-_EPILOG = _environment_help()
-
-Guid = Annotated[str, typer.Argument(help="The image's guid.", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="Write JSON, with the names of the API.")]
-Show = Annotated[bool, typer.Option("--show", help="Show the picture on the terminal.")]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")]
-Tags = Annotated[list[str] | None, typer.Option("--tag", help="A tag; say it again for more.", show_default=False)]
-Author = Annotated[str, typer.Option(help="Only images by this user.", show_default=False)]
-FilenamePart = Annotated[str, typer.Option(help="Only images with this in their filename.", show_default=False)]
+Guid = Annotated[str, typer.Argument(metavar="GUID", help="The image's guid, as list shows it.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON with the field names of the API.")]
+Show = Annotated[bool, typer.Option("--show", help="Show the image on the terminal.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")]
+Tags = Annotated[
+    list[str] | None,
+    typer.Option("--tag", metavar="TAG", help="A tag; repeat the option for more.", show_default=False),
+]
+Author = Annotated[str, typer.Option(metavar="USER", help="Only images by this user.", show_default=False)]
+FilenamePart = Annotated[
+    str, typer.Option(metavar="TEXT", help="Only images with this text in the filename.", show_default=False)
+]
 Sees = Annotated[
-    WhoSees | None, typer.Option("--visibility", help="Only private or only public ones.", show_default=False)
+    WhoSees | None, typer.Option("--visibility", help="Only private or only public images.", show_default=False)
 ]
 After = Annotated[
     datetime | None,
-    typer.Option(parser=_parse_time, metavar="TIME", help="Only images made after that time.", show_default=False),
+    typer.Option(parser=_parse_time, metavar="TIME", help="Only images made after this time.", show_default=False),
 ]
 Before = Annotated[
     datetime | None,
-    typer.Option(parser=_parse_time, metavar="TIME", help="Only images made before that time.", show_default=False),
+    typer.Option(parser=_parse_time, metavar="TIME", help="Only images made before this time.", show_default=False),
 ]
-Limit = Annotated[int, typer.Option(min=1, help="The most images to list.")]
-All = Annotated[bool, typer.Option("--all", help="List all, however many they are.")]
+Limit = Annotated[int, typer.Option(min=1, metavar="N", help="The most images to list.")]
+All = Annotated[bool, typer.Option("--all", help="List all images.")]
 
 
 # --- The commands ----------------------------------------------------------------------------------------------------
 
 
-@app.command(epilog=_EPILOG)
+@app.command(cls=_Command)
 def create(
-    prompt: Annotated[str, typer.Argument(help="What to draw; - reads it from standard input.", show_default=False)],
+    prompt: Annotated[
+        str,
+        typer.Argument(metavar="PROMPT", help="What to draw; - reads it from standard input.", show_default=False),
+    ],
     tag: Tags = None,
     public: Annotated[bool, typer.Option("--public", help="Let everybody see it.")] = False,
-    filename: Annotated[str, typer.Option(help="A name for it; made from the prompt where there is none.")] = "",
-    model: Annotated[str, typer.Option(help="The provider's model.")] = "",
-    size: Annotated[str, typer.Option(help="auto, or WIDTHxHEIGHT.")] = "",
-    quality: Annotated[str, typer.Option(help="auto, low, medium, high, xhigh or max.")] = "",
-    output_format: Annotated[str, typer.Option("--format", help="png, webp or jpeg.")] = "",
-    background: Annotated[str, typer.Option(help="auto, opaque or transparent.")] = "",
+    filename: Annotated[
+        str, typer.Option(metavar="NAME", help="A filename; by default it is made from the prompt.")
+    ] = "",
+    model: Annotated[str, typer.Option(metavar="MODEL", help="The provider's model.")] = "",
+    size: Annotated[str, typer.Option(metavar="SIZE", help="auto, or WIDTHxHEIGHT in pixels.")] = "",
+    quality: Annotated[str, typer.Option(metavar="QUALITY", help="auto, low, medium, high, xhigh or max.")] = "",
+    output_format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="png, webp or jpeg.")] = "",
+    background: Annotated[str, typer.Option(metavar="BACKGROUND", help="auto, opaque or transparent.")] = "",
     request_id: Annotated[
-        str, typer.Option(help="Ask again for an image that was asked for before, without paying twice.")
+        str,
+        typer.Option(
+            metavar="UUID", help="Ask again for the image that was asked for with this id, without paying twice."
+        ),
     ] = "",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Save it as this file, or into this folder.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="PATH", help="Save it as this file, or into this folder."),
     ] = None,
     force: Force = False,
     show: Show = False,
@@ -141,12 +147,13 @@ def create(
     """
     if output is not None:
         _refuse_bad_target(output, force)
-    text = _read_prompt() if prompt == _STDIO else prompt
+    standard_input = _read_prompt() if prompt == _STDIO else None
     key = request_id or str(uuid.uuid4())
     with _client(must_sign_in=True) as client:
-        with _told_how_to_ask_again(key), _spinner("Making the image"):
+        again = creation_again("" if request_id else key, standard_input)
+        with _told_how_to_ask_again(client, again), _spinner("Making the image", client.server):
             image = client.create_image(
-                text,
+                prompt if standard_input is None else standard_input,
                 tags=tag or (),
                 visibility=Visibility.PUBLIC if public else Visibility.PRIVATE,
                 filename=filename,
@@ -160,23 +167,25 @@ def create(
         _print_image(image, as_json)
         if output is not None:
             path = output / file_name(image) if output.is_dir() else output
-            _save(client, image.guid, path, force=force)
+            # Not this command again: it would ask for another image.
+            again = command_line("fetch", image.guid, "--output", str(path), *(["--force"] if force else []))
+            _save(client, image.guid, path, again, force=force)
             if not as_json:
                 typer.echo(f"saved as    {printable(str(path))}")
         if show:
             _show_picture(client, image.guid)
 
 
-@app.command(epilog=_EPILOG)
+@app.command(cls=_Command)
 def get(guid: Guid, show: Show = False, as_json: AsJson = False) -> None:
-    """Show what is known of an image."""
+    """Show the details of an image."""
     with _client() as client:
         _print_image(client.get_image(guid), as_json)
         if show:
             _show_picture(client, guid)
 
 
-@app.command("list", epilog=_EPILOG)
+@app.command("list", cls=_Command)
 def list_(
     tag: Tags = None,
     author: Author = "",
@@ -193,9 +202,12 @@ def list_(
     _list_images(filters, None if is_all else limit, as_json)
 
 
-@app.command(epilog=_EPILOG)
+@app.command(cls=_Command)
 def search(
-    words: Annotated[list[str], typer.Argument(help="Words of the prompt; of the last one the beginning is enough.")],
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="WORDS", help="Words in the prompt; the last one may be the beginning of a word."),
+    ],
     tag: Tags = None,
     author: Author = "",
     filename: FilenamePart = "",
@@ -212,13 +224,17 @@ def search(
     _list_images(filters, None if is_all else limit, as_json)
 
 
-@app.command(epilog=_EPILOG)
+@app.command(cls=_Command)
 def fetch(
     guid: Guid,
     output: Annotated[
         str,
         typer.Option(
-            "--output", "-o", help="The file, or the folder for it; - writes to standard output.", show_default=False
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="The file, or the folder for it; - writes to standard output.",
+            show_default=False,
         ),
     ] = "",
     force: Force = False,
@@ -226,8 +242,8 @@ def fetch(
 ) -> None:
     """Save an image's bytes as a file.
 
-    By default it goes into the folder that you are in, under the image's own name. A download that broke off goes on
-    where it stopped, and is checked when it is whole.
+    By default it is saved in the current folder under the image's filename. A download that was interrupted continues
+    where it stopped. The whole file is verified.
     """
     if output == _STDIO:
         _write_to_stdout(guid)
@@ -236,27 +252,30 @@ def fetch(
     _refuse_bad_target(target, force)
     with _client() as client:
         path = target / file_name(client.get_image(guid)) if target.is_dir() else target
-        info = _save(client, guid, path, force=force)
+        info = _save(client, guid, path, command_line(*sys.argv[1:]), force=force)
     if as_json:
         typer.echo(json_line({"file": str(path)} | asdict(info)))
     else:
-        typer.echo(f"Saved {printable(str(path))}: {info.size_bytes:,} bytes, checked.")
+        typer.echo(f"Saved {printable(str(path))}: {info.size_bytes:,} bytes, verified.")
 
 
-@app.command(epilog=_EPILOG)
+@app.command(cls=_Command)
 def update(
     guid: Guid,
-    filename: Annotated[str | None, typer.Option(help="Its new name.", show_default=False)] = None,
+    filename: Annotated[str | None, typer.Option(metavar="NAME", help="The new filename.", show_default=False)] = None,
     tag: Tags = None,
-    no_tags: Annotated[bool, typer.Option("--no-tags", help="Take all its tags away.")] = False,
-    visibility: Annotated[WhoSees | None, typer.Option(help="Who sees it.", show_default=False)] = None,
+    no_tags: Annotated[bool, typer.Option("--no-tags", help="Remove all tags.")] = False,
+    visibility: Annotated[WhoSees | None, typer.Option(help="Who may see it.", show_default=False)] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change an image's filename, tags or visibility. New tags take the place of all the old ones."""
+    """Change an image's filename, tags or visibility.
+
+    New tags replace all the old ones.
+    """
     if tag and no_tags:
-        raise typer.BadParameter("--tag and --no-tags do not go together.")
+        _refuse("--tag and --no-tags exclude each other.")
     if filename is None and not tag and not no_tags and visibility is None:
-        raise typer.BadParameter("Say what to change: --filename, --tag, --no-tags or --visibility.")
+        _refuse("Nothing to change: use --filename, --tag, --no-tags or --visibility.")
     with _client(must_sign_in=True) as client:
         image = client.update_image(
             guid, filename=filename, tags=[] if no_tags else tag, visibility=_visibility(visibility)
@@ -264,13 +283,13 @@ def update(
     _print_image(image, as_json)
 
 
-@app.command(epilog=_EPILOG)
+@app.command(cls=_Command)
 def delete(
-    guid: Guid, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask whether you mean it.")] = False
+    guid: Guid, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False
 ) -> None:
     """Delete an image for good."""
     if not yes and not sys.stdin.isatty():
-        raise typer.BadParameter("Nobody is there to be asked: say --yes.")
+        _refuse("There is no terminal to ask for confirmation at: use --yes.")
     with _client(must_sign_in=True) as client:
         if not yes:
             image = client.get_image(guid)
@@ -279,68 +298,100 @@ def delete(
     typer.echo(f"Deleted {printable(guid)}.")
 
 
-@app.command(epilog=_EPILOG)
+@app.command(cls=_Command)
 def health() -> None:
     """Tell whether a server takes calls (exit status 0 or 5)."""
     with _client() as client:
         is_serving = client.is_serving(timeout=_HEALTH_TIMEOUT)
     typer.echo("serving" if is_serving else "not serving")
     if not is_serving:
-        raise typer.Exit(_TRY_LATER)
+        raise typer.Exit(TRY_LATER)
 
 
 # --- The connection --------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _client(*, must_sign_in: bool = False) -> Iterator[PixyProxyClient]:
-    """Give a client of the server that the environment names; what goes wrong ends the program with its status."""
-    _let_all_be_written()
-    try:
-        settings = load_client_settings()
-    except ConfigurationError as error:
-        warn(error.message)
-        raise typer.Exit(_REFUSED) from error
-    try:
-        username, password = _credentials(settings, must_sign_in=must_sign_in)
-        with _connected(settings, username, password) as client:
-            yield client
-    except PixyProxyClientError as error:
-        _explain(error)
-        if isinstance(error, NotFoundError) and settings.username is None:
-            warn("you are not signed in, and so see public images only")
-        raise typer.Exit(_status_of(error)) from error
-    except UnicodeEncodeError as error:
-        warn("what was typed is no text in the encoding of this terminal")
-        raise typer.Exit(_REFUSED) from error
-    except BrokenPipeError:
-        raise  # Whoever read standard output has gone; that ends the program quietly.
-    except OSError as error:
-        warn(printable(str(error)))
-        raise typer.Exit(_FAILED) from error
+class _Client(PixyProxyClient):
+    """A client of the server that the settings name.
 
+    Attributes:
+        server: host:port.
+        is_signed_in: whether calls bring credentials.
+    """
 
-def _connected(settings: ClientSettings, username: str | None, password: str | None) -> PixyProxyClient:
-    try:
+    def __init__(self, settings: ClientSettings, username: str | None, password: str | None) -> None:
+        self.server = settings.server
+        self.is_signed_in = username is not None
         tls: TLS | bool | None = settings.tls
         if tls is not False and (settings.ca_file or settings.certificate_file or settings.key_file):
             tls = TLS(settings.ca_file, settings.certificate_file, settings.key_file)
-        return PixyProxyClient(
+        super().__init__(
             settings.server,
             username=username,
             password=password,
             tls=tls,
             allow_plaintext=settings.allow_plaintext,
             # Scripts need no more than the end of it.
-            on_unreachable=partial(_say_that_nobody_answers, settings) if sys.stderr.isatty() else None,
+            on_unreachable=self._say_that_nobody_answers if sys.stderr.isatty() else None,
         )
+
+    def is_answered(self) -> bool:
+        """Tell whether a server answers at this moment."""
+        try:
+            self.is_serving(timeout=_ANSWER_TIMEOUT)
+        except (TryLaterError, KeyboardInterrupt):  # The second Ctrl-C must not hide what is said at the first.
+            return False
+        except PixyProxyClientError:
+            pass  # That is an answer, too.
+        return True
+
+    def _say_that_nobody_answers(self) -> None:
+        warn(f"No answer from {printable(self.server)}; trying again for some seconds.")
+
+
+@contextmanager
+def _client(*, must_sign_in: bool = False) -> Iterator[_Client]:
+    """Give a client of the server that the environment names; what goes wrong ends the program with its status."""
+    _let_all_be_written()
+    try:
+        settings = load_client_settings()
+    except ConfigurationError as error:
+        _refuse(error.message)
+    try:
+        username, password = _credentials(settings, must_sign_in=must_sign_in)
+        with _connected(settings, username, password) as client:
+            yield client
+    except PixyProxyClientError as error:
+        explain(error, settings.server)
+        if isinstance(error, NotFoundError) and settings.username is None:
+            warn(_NOT_SIGNED_IN)
+        raise typer.Exit(status_of(error)) from error
+    except UnicodeEncodeError:
+        _refuse("An argument is not text in the encoding of this terminal.")
+    except BrokenPipeError:
+        raise  # Whoever read standard output has gone; that ends the program quietly.
+    except OSError as error:
+        warn(printable(str(error)))
+        raise typer.Exit(FAILED) from error
+
+
+def _connected(settings: ClientSettings, username: str | None, password: str | None) -> _Client:
+    try:
+        return _Client(settings, username, password)
     except ValueError as error:
-        warn(str(error))
-        raise typer.Exit(_REFUSED) from error
+        _refuse(printable(str(error)).replace("allow_plaintext", "set PIXYPROXY_CLIENT_ALLOW_PLAINTEXT=true"))
+    except OSError as error:
+        warn(
+            f"{printable(str(error.filename))} cannot be read: {error.strerror}. Check PIXYPROXY_CLIENT_CA, "
+            "PIXYPROXY_CLIENT_CERTIFICATE and PIXYPROXY_CLIENT_KEY."
+        )
+        raise typer.Exit(FAILED) from error
 
 
-def _say_that_nobody_answers(settings: ClientSettings) -> None:
-    warn(f"nobody answers at {printable(settings.server)}; trying again for some seconds")
+def _refuse(message: str) -> NoReturn:
+    """End the program, because the command or a setting is wrong."""
+    warn(message)
+    raise typer.Exit(REFUSED)
 
 
 def _credentials(settings: ClientSettings, *, must_sign_in: bool) -> tuple[str | None, str | None]:
@@ -350,24 +401,24 @@ def _credentials(settings: ClientSettings, *, must_sign_in: bool) -> tuple[str |
         username = str(typer.prompt("Username", err=True))
     if username is None:
         if must_sign_in:
-            raise CredentialsError(f"Sign in for that: set PIXYPROXY_USER, or write {credentials_path()}.")
+            raise CredentialsError(
+                f"This command needs credentials: set PIXYPROXY_USER and PIXYPROXY_PASSWORD, or write "
+                f"{credentials_path()}."
+            )
         return None, None
     if password is None:
-        password = _ask_password(f"Password of {printable(username)} at {settings.server}: ")
+        password = _ask_password(printable(username), printable(settings.server))
     return username, password
 
 
-def _ask_password(question: str) -> str:
+def _ask_password(username: str, server: str) -> str:
     import getpass
 
-    try:
-        # Without a terminal `getpass` would read from standard input, and show what is typed.
-        with open("/dev/tty", "rb"):
-            return getpass.getpass(question)
-    except OSError as error:
+    if not has_terminal():
         raise CredentialsError(
-            f"There is no password: set PIXYPROXY_PASSWORD, or write {credentials_path()}."
-        ) from error
+            f"There is no password for the user {username}: set PIXYPROXY_PASSWORD, or write {credentials_path()}."
+        )
+    return getpass.getpass(f"Password of {username} at {server}: ")
 
 
 def _let_all_be_written() -> None:
@@ -378,39 +429,27 @@ def _let_all_be_written() -> None:
             reconfigure(errors="replace")
 
 
-# --- What goes wrong -------------------------------------------------------------------------------------------------
-
-
-def _status_of(error: PixyProxyClientError) -> int:
-    return next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), _FAILED)
-
-
-def _explain(error: PixyProxyClientError) -> None:
-    warn(printable(error.message))
-    if error.retry_after is not None:
-        warn(f"try again in {error.retry_after:.0f} s")
-    if error.request_id and _status_of(error) == _FAILED:
-        warn(f"request id, for a report: {printable(error.request_id)}")
-
-
 @contextmanager
-def _told_how_to_ask_again(key: str) -> Iterator[None]:
+def _told_how_to_ask_again(client: _Client, command: str) -> Iterator[None]:
     """Where nobody has waited for an image to the end, say how to get it."""
     try:
         yield
     except KeyboardInterrupt:
-        warn("interrupted; an image that is being made is finished and kept at the server")
-        _say_how_to_ask_again(key)
-        raise typer.Exit(_INTERRUPTED) from None
+        if client.is_answered():
+            warn("Interrupted. If the server has begun to make the image, it finishes and keeps it.")
+        else:
+            warn(f"Interrupted. No server answers at {printable(client.server)}.")
+        _say_how_to_ask_again(command)
+        raise typer.Exit(INTERRUPTED) from None
     except TryLaterError as error:
-        _explain(error)
-        _say_how_to_ask_again(key)
-        raise typer.Exit(_status_of(error)) from error
+        explain(error, client.server)
+        _say_how_to_ask_again(command)
+        raise typer.Exit(status_of(error)) from error
 
 
-def _say_how_to_ask_again(key: str) -> None:
-    warn("to get it, and not to pay twice, say the same once more with")
-    warn(f"  pixyproxy create --request-id {key} …")
+def _say_how_to_ask_again(command: str) -> None:
+    warn("To ask for the same image again, without paying twice, run:")
+    typer.echo(f"  {command}", err=True)
 
 
 # --- What comes in and goes out --------------------------------------------------------------------------------------
@@ -420,7 +459,7 @@ def _read_prompt() -> str:
     try:
         return sys.stdin.buffer.read().decode().rstrip("\r\n")
     except UnicodeDecodeError:
-        raise typer.BadParameter("Standard input is not UTF-8.") from None
+        _refuse("The prompt on standard input is not UTF-8.")
 
 
 def _filters(
@@ -455,9 +494,14 @@ def _print_image(image: ImageDetail, as_json: bool) -> None:
 def _list_images(filters: Filters, limit: int | None, as_json: bool) -> None:
     with _client() as client:
         images = client.list_images(page_size=min(limit or _LARGEST_PAGE, _LARGEST_PAGE), **filters)
-        _print_images(islice(images, limit), as_json)
+        first = next(images, None)
+        if first is None:
+            if not as_json:
+                warn("No images found." + (f" {_NOT_SIGNED_IN}" if not client.is_signed_in else ""))
+            return
+        _print_images(islice(chain([first], images), limit), as_json)
         if limit is not None and sys.stderr.isatty() and next(images, None) is not None:
-            warn("there are more: --limit or --all lists them")
+            warn("There are more; --limit or --all lists them.")
 
 
 def _print_images(images: Iterable[ImageDetail], as_json: bool) -> None:
@@ -477,58 +521,74 @@ def _print_images(images: Iterable[ImageDetail], as_json: bool) -> None:
 
 def _refuse_bad_target(target: Path, force: bool) -> None:
     """Refuse, before anything is asked for, what cannot be written later."""
-    if not target.is_dir() and not target.parent.is_dir():
-        raise typer.BadParameter(f"There is no folder {printable(str(target.parent))}.")
-    if not target.is_dir() and target.exists() and not force:
-        raise typer.BadParameter(f"{printable(str(target))} is there already; --force overwrites it.")
+    folder = target if target.is_dir() else target.parent
+    if not folder.is_dir():
+        _refuse(f"There is no folder {printable(str(folder))}.")
+    if folder != target and target.exists() and not force:
+        _refuse(_exists(target))
 
 
-def _save(client: PixyProxyClient, guid: str, path: Path, *, force: bool) -> ContentInfo:
+def _exists(path: Path) -> str:
+    return f"{printable(str(path))} exists already; --force overwrites it."
+
+
+def _save(client: _Client, guid: str, path: Path, again: str, *, force: bool) -> ContentInfo:
+    """Save an image; ``again`` is the command that goes on with what is interrupted."""
     try:
-        with _bar(printable(path.name)) as on_progress:
+        with _bar(printable(path.name), client.server) as on_progress:
             return client.fetch_content(guid, path, overwrite=force, on_progress=on_progress)
     except FileExistsError:
-        warn(f"{printable(str(path))} is there already; --force overwrites it")
-        raise typer.Exit(_REFUSED) from None
+        _refuse(_exists(path))
+    except OSError as error:
+        warn(
+            f"{printable(str(path))} cannot be written: {error.strerror}. The server keeps the image. To save it, run:"
+        )
+        typer.echo(f"  {again}", err=True)
+        raise typer.Exit(FAILED) from error
     except KeyboardInterrupt:
-        warn("interrupted; the same command goes on where this one stopped")
-        raise typer.Exit(_INTERRUPTED) from None
+        warn("Interrupted. To continue where it stopped, run:")
+        typer.echo(f"  {again}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def _write_to_stdout(guid: str) -> None:
     if sys.stdout.isatty():
-        raise typer.BadParameter("An image's bytes are nothing for a terminal: send them into a file or a program.")
+        _refuse("Image bytes are not written to a terminal: redirect them to a file or a program.")
     with _client() as client, client.stream_content(guid) as stream:
         for chunk in stream:
             sys.stdout.buffer.write(chunk)
         sys.stdout.buffer.flush()
 
 
-def _show_picture(client: PixyProxyClient, guid: str) -> None:
+def _show_picture(client: _Client, guid: str) -> None:
     terminal = load_terminal_settings()
     if not sys.stdout.isatty() or terminal.is_plain or sys.stdout.encoding.lower() != "utf-8":
-        warn("a picture is shown only on a terminal with colours and UTF-8")
+        warn("--show needs a terminal with colours and UTF-8.")
         return
-    from pixyproxy.cli import picture
+    try:
+        from pixyproxy.cli import picture
+    except ModuleNotFoundError:
+        warn("a picture is shown only where Pillow is installed: pip install pillow")
+        return
 
-    with _spinner("Loading the picture"), client.stream_content(guid) as stream:
+    with _spinner("Loading the image", client.server), client.stream_content(guid) as stream:
         data = b"".join(stream)
     picture.show(data, terminal)
 
 
-def _spinner(words: str) -> AbstractContextManager[None]:
+def _spinner(words: str, server: str) -> AbstractContextManager[None]:
     terminal = load_terminal_settings()
     if terminal.is_plain or not sys.stderr.isatty():
         return nullcontext()
     from pixyproxy.cli.live import spinner
 
-    return spinner(words)
+    return spinner(words, partial(plain, server=server))
 
 
-def _bar(words: str) -> AbstractContextManager[Callable[[int, int], Any] | None]:
+def _bar(words: str, server: str) -> AbstractContextManager[Callable[[int, int], Any] | None]:
     terminal = load_terminal_settings()
     if terminal.is_plain or not sys.stderr.isatty():
         return nullcontext()
     from pixyproxy.cli.live import bar
 
-    return bar(words)
+    return bar(words, partial(plain, server=server))

@@ -11,50 +11,61 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
     TransferSpeedColumn,
 )
+from rich.table import Column
 
-from pixyproxy.cli.texts import printable
+from pixyproxy.cli import line_width
 
 _CLIENT_LOG = "pixyproxy.client"
-_WORDS = "{task.description}"
 
 
 @contextmanager
-def spinner(words: str) -> Iterator[None]:
-    """Show that something is going on, for how long, and why it takes longer."""
+def spinner(words: str, plain: Callable[[str], str]) -> Iterator[None]:
+    """Show that something is going on, for how long, and why it takes longer.
+
+    Args:
+        words: what is going on.
+        plain: makes an error's message readable.
+    """
     # The spinner "line" needs no more than ASCII.
-    columns = (SpinnerColumn("line"), TextColumn(_WORDS, markup=False), TimeElapsedColumn())
-    with Progress(*columns, console=_console(), transient=True) as progress:
+    with _progress(SpinnerColumn("line"), _words(beside=10), TimeElapsedColumn()) as progress:
         task = progress.add_task(words, total=None)
-        with _log_shown(lambda line: progress.update(task, description=f"{words}. {printable(line)}")):
+        with _log_shown(lambda line: progress.update(task, description=f"{words}. {line}"), plain):
             yield
 
 
 @contextmanager
-def bar(words: str) -> Iterator[Callable[[int, int], None]]:
-    """Show how much of something is there; give what is to be told that, and the whole."""
-    columns = (TextColumn(_WORDS, markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=_console(), transient=True) as progress:
+def bar(words: str, plain: Callable[[str], str]) -> Iterator[Callable[[int, int], None]]:
+    """Show how much of something is there; give what is to be told that, and the whole. Arguments as for spinner."""
+    with _progress(_words(beside=50), BarColumn(20), DownloadColumn(), TransferSpeedColumn()) as progress:
         task = progress.add_task(words, total=None)
-        with _log_shown(lambda line: progress.update(task, description=printable(line))):
+        with _log_shown(lambda line: progress.update(task, description=line), plain):
             yield lambda done, whole: progress.update(task, completed=done, total=whole)
 
 
-def _console() -> Console:
-    return Console(stderr=True)
+def _words(beside: int) -> TextColumn:
+    # A longer text would push out the other columns, which take `beside` cells.
+    column = Column(no_wrap=True, overflow="ellipsis", max_width=max(10, line_width() - beside))
+    return TextColumn("{task.description}", markup=False, table_column=column)
+
+
+def _progress(*columns: ProgressColumn) -> Progress:
+    return Progress(*columns, console=Console(stderr=True, width=line_width()), transient=True)
 
 
 @contextmanager
-def _log_shown(show: Callable[[str], None]) -> Iterator[None]:
+def _log_shown(show: Callable[[str], None], plain: Callable[[str], str]) -> Iterator[None]:
     """Show what the client logs, which is that and why it tries again."""
 
     class Shown(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            show(record.getMessage())
+            attempt, _, cause = record.getMessage().partition(": ")
+            show(f"{attempt}: {plain(cause)}")
 
     logger, handler = logging.getLogger(_CLIENT_LOG), Shown()
     logger.setLevel(logging.INFO)

@@ -13,7 +13,7 @@ from pixyproxy.cli.texts import local_time, printable
 from pixyproxy.client import ImageDetail
 
 _GAP = "  "
-_MIN_PROMPT_WIDTH = 20
+_MIN_PROMPT_WIDTH = 40
 
 
 class _Column:
@@ -23,39 +23,58 @@ class _Column:
         self.text = text
 
 
+_INDENT = _Column("", 0, lambda _: "")
+_CREATED = _Column("CREATED", 16, lambda image: local_time(image.created_at))
+_GUID = _Column("GUID", 36, lambda image: image.guid)
 # In the order in which they are given up where there is no room.
 _OPTIONAL = (
     _Column("SIZE", 9, lambda image: f"{image.width}x{image.height}"),
     _Column("AUTHOR", 12, lambda image: image.author),
     _Column("SEEN BY", 7, lambda image: image.visibility.name.lower()),
-    _Column("CREATED", 16, lambda image: local_time(image.created_at)),
 )
-_GUID = _Column("GUID", 36, lambda image: image.guid)
 
 
 def print_table(images: Iterable[ImageDetail], terminal: TerminalSettings) -> None:
     """Write the table, or nothing where there are no images."""
     # A terminal may wrap a line that fills it to the last cell.
-    columns = _columns_for(shutil.get_terminal_size().columns - 1)
+    lines = _lines_for(shutil.get_terminal_size().columns - 1)
     for number, image in enumerate(images):
         if number == 0:
-            header = _row([column.title for column in columns], columns)
-            typer.echo(header if terminal.is_plain else typer.style(header, bold=True))
-        typer.echo(_row([printable(column.text(image)) for column in columns], columns))
+            for columns in lines:
+                header = _row([column.title for column in columns], columns)
+                typer.echo(header if terminal.is_plain else typer.style(header, bold=True))
+        for columns in lines:
+            typer.echo(_row([printable(column.text(image)) for column in columns], columns))
 
 
-def _columns_for(width: int) -> list[_Column]:
-    """Choose what there is room for: the guid always, whole, and of the prompt what remains."""
+def _lines_for(width: int) -> list[list[_Column]]:
+    """Choose the columns of an image's line, or of its two lines where one has no room for prompt and guid.
+
+    The guid, which other commands take, is there always and whole.
+    """
+    rest = width - _width([_CREATED, _GUID])
+    if rest >= _MIN_PROMPT_WIDTH:
+        optional = _fitting(rest - _MIN_PROMPT_WIDTH)
+        return [[_prompt(rest - _width(optional)), _CREATED, *optional, _GUID]]
+    details = [_INDENT, _GUID, *_fitting(width - _width([_INDENT, _GUID]) + len(_GAP))]
+    rest = width - _width([_CREATED])
+    return [[_prompt(rest), _CREATED] if rest > 0 else [_prompt(width)], details]
+
+
+def _fitting(width: int) -> list[_Column]:
     optional = list(_OPTIONAL)
-    while optional and _rest(width, [_GUID, *optional]) < _MIN_PROMPT_WIDTH:
+    while optional and _width(optional) > width:
         optional.pop(0)
-    fixed = [_GUID, *reversed(optional)]
-    prompt = _Column("PROMPT", _rest(width, fixed), lambda image: image.prompt)
-    return [*fixed, prompt] if prompt.width > 0 else fixed
+    return optional[::-1]
 
 
-def _rest(width: int, columns: Sequence[_Column]) -> int:
-    return width - sum(column.width + len(_GAP) for column in columns)
+def _prompt(width: int) -> _Column:
+    return _Column("PROMPT", width, lambda image: image.prompt)
+
+
+def _width(columns: Iterable[_Column]) -> int:
+    """Return the cells of columns beside another one."""
+    return sum(column.width + len(_GAP) for column in columns)
 
 
 def _row(texts: Sequence[str], columns: Sequence[_Column]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sys
 from dataclasses import asdict
 from datetime import datetime
@@ -21,6 +22,14 @@ _MAX_ENDING_BYTES = 16
 def printable(text: str) -> str:
     """Make a text safe to be shown on a terminal: line breaks become spaces, what terminals obey becomes visible."""
     return _UNSAFE.sub(_visible, re.sub(r"[\t\r\n]+", " ", text))
+
+
+def shell_quoted(argument: str) -> str:
+    """Quote an argument for a shell, so that the command can be copied from a terminal as it stands there."""
+    if not _UNSAFE.search(re.sub(r"[\t\n]", "", argument)):
+        return shlex.quote(argument)
+    # Not every shell knows this form, which is why line breaks alone do not take it.
+    return "$'" + _UNSAFE.sub(_shell_escape, argument.replace("\\", "\\\\").replace("'", "\\'")) + "'"
 
 
 def json_line(content: dict[str, Any]) -> str:
@@ -74,6 +83,14 @@ def file_name(info: ContentInfo | ImageDetail) -> str:
 
 def _visible(found: re.Match[str]) -> str:
     return found[0].encode("unicode_escape").decode()
+
+
+def _shell_escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    if 0xDC80 <= code <= 0xDCFF:  # A byte that is no text in this locale; Python keeps it so in arguments.
+        code -= 0xDC00
+        return f"\\x{code:02x}"
+    return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}"
 
 
 def _rfc3339(time: datetime) -> str:

@@ -1,10 +1,13 @@
 """A client of PixyProxy: ``with PixyProxyClient("127.0.0.1:50051") as client: client.create_image("A lighthouse")``.
 
-It loads nothing of the server: no database driver, no provider, no pydantic.
+AsyncPixyProxyClient is its twin for asyncio. Neither loads anything of the server: no database driver, no provider, no
+pydantic.
 """
 
-from pixyproxy.client.client import Filters, PixyProxyClient
-from pixyproxy.client.connection import TLS
+from pixyproxy.client.aio import AsyncContentStream, AsyncPixyProxyClient
+from pixyproxy.client.calls import Changes, CreateOptions, Filters
+from pixyproxy.client.client import PixyProxyClient
+from pixyproxy.client.connection import TLS, Keepalive
 from pixyproxy.client.content import ContentStream
 from pixyproxy.client.errors import (
     ContentDamagedError,
@@ -19,12 +22,17 @@ from pixyproxy.client.errors import (
     UnavailableError,
 )
 from pixyproxy.client.models import ContentInfo, ImageDetail, ImagePage, Usage, Visibility
+from pixyproxy.client.retry import RetryPolicy
 
 __all__ = [
     "TLS",
+    "AsyncContentStream",
+    "AsyncPixyProxyClient",
+    "Changes",
     "ContentDamagedError",
     "ContentInfo",
     "ContentStream",
+    "CreateOptions",
     "CredentialsError",
     "DeadlineExceededError",
     "FieldViolation",
@@ -32,10 +40,12 @@ __all__ = [
     "ImageDetail",
     "ImagePage",
     "InvalidRequestError",
+    "Keepalive",
     "NotFoundError",
     "OutcomeUnknownError",
     "PixyProxyClient",
     "PixyProxyClientError",
+    "RetryPolicy",
     "TryLaterError",
     "UnavailableError",
     "Usage",

@@ -1,56 +1,27 @@
-"""The client itself."""
+"""The client that waits for its calls."""
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypedDict, Unpack, cast
+from typing import Self, TypeVar, Unpack
 
 import grpc
-from google.protobuf.timestamp_pb2 import Timestamp
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from pixyproxy_pb.v1 import image_service_pb2 as pb
-from pixyproxy_pb.v1.image_service_pb2_grpc import ImageServiceStub
 
-from pixyproxy.client.connection import TLS, is_loopback, open_channel, sign_in, tls_for, watch_for_failure
+from pixyproxy.client import calls
+from pixyproxy.client.base import BaseClient
+from pixyproxy.client.calls import Call, Changes, CreateOptions, Filters
+from pixyproxy.client.connection import Target
 from pixyproxy.client.content import ContentStream
-from pixyproxy.client.download import OnProgress, download
-from pixyproxy.client.errors import PixyProxyClientError, error_of
-from pixyproxy.client.models import ContentInfo, ImageDetail, ImagePage, Visibility, to_detail, to_page
-from pixyproxy.client.retry import Reach, Retry
+from pixyproxy.client.download import Download, OnProgress
+from pixyproxy.client.errors import ContentDamagedError, InvalidRequestError, error_of
+from pixyproxy.client.models import ContentInfo, ImageDetail, ImagePage
 
-DEFAULT_ADDRESS = "127.0.0.1:50051"
-_SERVICE_NAME = pb.DESCRIPTOR.services_by_name["ImageService"].full_name
+Answer = TypeVar("Answer")
 
 
-class Filters(TypedDict, total=False):
-    """Which images to list; all that is given must hold.
-
-    Attributes:
-        prompt: words to find in the prompt; the last one may be the beginning of a word.
-        filename: a part of the filename, whatever its case.
-        guid: the image's guid.
-        tags: tags that the image must all carry.
-        author: the username of its creator.
-        visibility: who may read it.
-        created_after: it was created later than this; aware.
-        created_before: it was created earlier than this; aware.
-    """
-
-    prompt: str
-    filename: str
-    guid: str
-    tags: Sequence[str]
-    author: str
-    visibility: Visibility | None
-    created_after: datetime | None
-    created_before: datetime | None
-
-
-class PixyProxyClient:
+class PixyProxyClient(BaseClient[grpc.Channel]):
     """Calls a server; threads may share it.
 
     Every method takes a ``timeout``, in seconds for everything that it does, attempts after a failure included; without
@@ -58,143 +29,39 @@ class PixyProxyClient:
     PixyProxyClientError.
     """
 
-    def __init__(
-        self,
-        address: str = DEFAULT_ADDRESS,
-        *,
-        username: str | None = None,
-        password: str | None = None,
-        tls: TLS | bool | None = None,
-        allow_plaintext: bool = False,
-        timeout: float | None = 30.0,
-        long_timeout: float | None = 600.0,
-        channel: grpc.Channel | None = None,
-        on_unreachable: Callable[[], object] | None = None,
-    ) -> None:
-        """Connect at the first call.
-
-        Args:
-            address: host:port.
-            username: whom to sign in as; without, only public images are there, to be read.
-            password: that user's password.
-            tls: how to encrypt; True for the usual authorities, False for plain text; by default plain text to this
-                machine itself, and the usual authorities beyond.
-            allow_plaintext: whether the password may cross a network in plain text.
-            timeout: the seconds that a call is given; None for no limit.
-            long_timeout: the same for making an image, and for reading all of its bytes.
-            channel: a channel of your own, in place of ``address`` and ``tls``; closing it stays yours, and so does
-                what it encrypts.
-            on_unreachable: is called, once and from another thread, when no connection comes about; calls go on trying
-                for some seconds.
-
-        Raises:
-            ValueError: the arguments do not go together; or the password would cross a network in plain text, and
-                nobody has allowed that.
-        """
-        self._metadata = sign_in(username, password)
-        self._reach = Reach()
-        self._timeout = timeout
-        self._long_timeout = long_timeout
-        self._own_channel: grpc.Channel | None = None
-        if channel is None:
-            encryption = tls_for(address, tls)
-            if self._metadata and encryption is None and not is_loopback(address) and not allow_plaintext:
-                raise ValueError(
-                    f"The password would cross the network to {address} in plain text: use TLS, or allow_plaintext."
-                )
-            channel = self._own_channel = open_channel(address, encryption)
-        if on_unreachable is not None:
-            watch_for_failure(channel, on_unreachable)
-        self._stub: Any = ImageServiceStub(channel)  # type: ignore[no-untyped-call]
-        self._health: Any = health_pb2_grpc.HealthStub(channel)
-
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
         """End all calls, and the connection."""
-        if self._own_channel is not None:
-            self._own_channel.close()
+        channel = self._closing()
+        if channel is not None:
+            channel.close()
 
     # --- Making and changing -------------------------------------------------------------------------------------
 
     def create_image(
-        self,
-        prompt: str,
-        *,
-        tags: Sequence[str] = (),
-        visibility: Visibility = Visibility.PRIVATE,
-        filename: str = "",
-        model: str = "",
-        size: str = "",
-        quality: str = "",
-        output_format: str = "",
-        background: str = "",
-        request_id: str | None = None,
-        timeout: float | None = None,
+        self, prompt: str, *, timeout: float | None = None, **options: Unpack[CreateOptions]
     ) -> ImageDetail:
-        """Make an image. What is left empty takes the server's default.
+        """Make an image.
 
         Where the connection breaks or the server is busy it is asked for again with the same ``request_id``: the image
         is made, and paid for, once. An error's ``creation_request_id`` is what to ask for it again with later.
 
         Args:
             prompt: what to draw.
-            tags: tags to find it by.
-            visibility: who may read it.
-            filename: a name to show; by default one is made from the prompt.
-            model: the provider's model.
-            size: ``auto`` or ``WIDTHxHEIGHT`` in pixels.
-            quality: one of auto, low, medium, high, xhigh, max.
-            output_format: one of png, webp, jpeg.
-            background: one of auto, opaque, transparent.
-            request_id: a UUID, one for each image that is wanted; by default a new one.
             timeout: in seconds; by default the client's ``long_timeout``.
+            **options: tags, visibility, filename, model, size, quality, output_format, background and request_id; see
+                CreateOptions.
         """
-        request = pb.CreateImageRequest(
-            prompt=prompt,
-            tags=tags,
-            visibility=_visibility(visibility),
-            filename=filename,
-            request_id=request_id or str(uuid.uuid4()),
-            options=pb.GenerationOptions(
-                model=model, size=size, quality=quality, output_format=output_format, background=background
-            ),
-        )
-        seconds = self._long_timeout if timeout is None else timeout
-        retry = Retry(seconds, self._reach, is_repeatable=True, is_repeated_by_grpc=False)
-        try:
-            return to_detail(self._call(self._stub.CreateImage, request, retry).image)
-        except PixyProxyClientError as error:
-            error.creation_request_id = request.request_id
-            raise
+        return self._send(calls.create_image(prompt, **options), timeout)
 
-    def update_image(
-        self,
-        guid: str,
-        *,
-        filename: str | None = None,
-        tags: Sequence[str] | None = None,
-        visibility: Visibility | None = None,
-        timeout: float | None = None,
-    ) -> ImageDetail:
-        """Change an image; what is None stays as it is. Tags replace all the old ones."""
-        request = pb.UpdateImageRequest(guid=guid)
-        if filename is not None:
-            request.filename = filename
-            request.update_mask.paths.append("filename")
-        if tags is not None:
-            request.tags.extend(tags)
-            request.update_mask.paths.append("tags")
-        if visibility is not None:
-            request.visibility = _visibility(visibility)
-            request.update_mask.paths.append("visibility")
-        return to_detail(self._call(self._stub.UpdateImage, request, self._retry(timeout)).image)
+    def update_image(self, guid: str, *, timeout: float | None = None, **changes: Unpack[Changes]) -> ImageDetail:
+        """Change an image; see Changes."""
+        return self._send(calls.update_image(guid, **changes), timeout)
 
     def delete_image(self, guid: str, *, timeout: float | None = None) -> None:
         """Delete an image for good.
@@ -202,20 +69,17 @@ class PixyProxyClient:
         It is not repeated where the connection breaks: the second time could only say that there is no such image,
         which is also said where there never was one.
         """
-        retry = self._retry(timeout, is_repeatable=False)
-        self._call(self._stub.DeleteImage, pb.DeleteImageRequest(guid=guid), retry)
+        self._send(calls.delete_image(guid), timeout)
 
     # --- Finding -------------------------------------------------------------------------------------------------
 
     def is_serving(self, *, timeout: float | None = None) -> bool:
         """Ask whether the server takes calls; that needs no credentials."""
-        request = health_pb2.HealthCheckRequest(service=_SERVICE_NAME)
-        answer = self._call(self._health.Check, request, self._retry(timeout))
-        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+        return self._send(calls.is_serving(), timeout)
 
     def get_image(self, guid: str, *, timeout: float | None = None) -> ImageDetail:
         """Get what is known of an image."""
-        return to_detail(self._call(self._stub.GetImage, pb.GetImageRequest(guid=guid), self._retry(timeout)).image)
+        return self._send(calls.get_image(guid), timeout)
 
     def list_page(
         self, *, page_size: int = 0, page_token: str = "", timeout: float | None = None, **filters: Unpack[Filters]
@@ -223,24 +87,12 @@ class PixyProxyClient:
         """Get a page of images, newest first.
 
         Args:
-            page_size: images a page, at most 200; 0 for 50.
+            page_size: the most images on the page, up to 200; 0 for 50. Long prompts make a page shorter.
             page_token: the ``next_page_token`` of the page before, with the same filters; empty for the first page.
             timeout: as everywhere.
             **filters: which images; see Filters.
         """
-        request = pb.ListImagesRequest(
-            page_size=page_size,
-            page_token=page_token,
-            prompt=filters.get("prompt", ""),
-            filename=filters.get("filename", ""),
-            guid=filters.get("guid", ""),
-            tags=filters.get("tags", ()),
-            author=filters.get("author", ""),
-            visibility=_visibility(filters.get("visibility")),
-            created_after=_timestamp(filters.get("created_after")),
-            created_before=_timestamp(filters.get("created_before")),
-        )
-        return to_page(self._call(self._stub.ListImages, request, self._retry(timeout)))
+        return self._send(calls.list_images(page_size, page_token, **filters), timeout)
 
     def list_images(
         self, *, page_size: int = 0, timeout: float | None = None, **filters: Unpack[Filters]
@@ -282,14 +134,8 @@ class PixyProxyClient:
             if_none_match: the SHA-256 of what you hold; where it is the image's, no bytes come.
             timeout: for all of them, in seconds; by default the client's ``long_timeout``.
         """
-        request = pb.GetImageContentRequest(
-            guid=guid, read_offset=read_offset, read_limit=read_limit, if_none_match=if_none_match
-        )
-        return ContentStream(
-            self._ask_for_content,
-            request,
-            Retry(self._long_timeout if timeout is None else timeout, self._reach, is_repeatable=True),
-        )
+        call = calls.get_content(guid, read_offset=read_offset, read_limit=read_limit, if_none_match=if_none_match)
+        return ContentStream(call, self._invoke, self._attempts(call, timeout))._open()
 
     def fetch_content(
         self,
@@ -315,43 +161,43 @@ class PixyProxyClient:
             FileExistsError: there is such a file already, and ``overwrite`` is not set.
             OSError: it cannot be written.
         """
-        retry_timeout = self._long_timeout if timeout is None else timeout
-        return download(
-            lambda offset: self.stream_content(guid, read_offset=offset, timeout=retry_timeout),
-            guid,
-            Path(path),
-            overwrite=overwrite,
-            on_progress=on_progress,
-        )
+        with Download(guid, path, overwrite=overwrite) as download:
+            while True:
+                try:
+                    with self.stream_content(guid, read_offset=download.held, timeout=timeout) as stream:
+                        download.begin()
+                        for data in stream:
+                            download.write(data)
+                            if on_progress is not None:
+                                on_progress(download.held, stream.info.size_bytes)
+                    download.finish(stream.info)
+                except (InvalidRequestError, ContentDamagedError) as error:
+                    download.start_over(error)
+                else:
+                    return stream.info
 
     # --- Calling -------------------------------------------------------------------------------------------------
 
-    def _retry(self, timeout: float | None, *, is_repeatable: bool = True) -> Retry:
-        return Retry(self._timeout if timeout is None else timeout, self._reach, is_repeatable=is_repeatable)
-
-    def _call(self, method: Any, request: Any, retry: Retry) -> Any:
+    def _send(self, call: Call[Answer], timeout: float | None) -> Answer:
+        attempts = self._attempts(call, timeout)
         while True:
             try:
-                answer = method(request, timeout=retry.remaining, metadata=self._metadata)
+                answer = self._invoke(call, call.request, attempts)
             except grpc.RpcError as error:
-                retry.wait_after(error_of(error))
+                time.sleep(attempts.pause_after(error_of(error)))
             else:
-                self._reach.is_proven = True
-                return answer
+                attempts.succeeded()
+                return call.read(answer)
 
-    def _ask_for_content(self, request: pb.GetImageContentRequest, timeout: float | None) -> Any:
-        return self._stub.GetImageContent(request, timeout=timeout, metadata=self._metadata)
+    def _open_channel(self, target: Target) -> grpc.Channel:
+        if target.credentials is None:
+            return grpc.insecure_channel(target.address, target.options)
+        return grpc.secure_channel(target.address, target.credentials, target.options)
 
+    def _watch(self, channel: grpc.Channel, on_failure: Callable[[], object]) -> None:
+        def changed(state: grpc.ChannelConnectivity) -> None:
+            if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+                channel.unsubscribe(changed)
+                on_failure()
 
-def _visibility(visibility: Visibility | None) -> pb.Visibility:
-    return pb.VISIBILITY_UNSPECIFIED if visibility is None else cast("pb.Visibility", visibility.value)
-
-
-def _timestamp(time: datetime | None) -> Timestamp | None:
-    if time is None:
-        return None
-    if time.tzinfo is None:
-        raise ValueError(f"{time} has no time zone.")
-    timestamp = Timestamp()
-    timestamp.FromDatetime(time)
-    return timestamp
+        channel.subscribe(changed)

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import base64
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 
-_SERVICE_CONFIG = Path(__file__).with_name("service_config.json")
-_OPTIONS = (
-    # A page of 200 prompts of 32,000 characters is longer than gRPC's 4 MiB.
-    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
-    # A generation takes minutes in which nothing is sent: this finds out that the connection is gone.
-    ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-)
 # What is sent in plain text to this machine must not go by way of another one.
-_NO_PROXY = (("grpc.enable_http_proxy", 0),)
+_NO_PROXY = {"grpc.enable_http_proxy": 0}
+_MS = 1000
 
+ChannelOptions = Mapping[str, str | int]
+"""Options of gRPC, such as ``grpc.primary_user_agent``, by their names."""
 Metadata = tuple[tuple[str, str], ...]
 
 
@@ -43,6 +38,34 @@ class TLS:
             raise ValueError("A certificate needs its key, and a key its certificate.")
 
 
+@dataclass(frozen=True, slots=True)
+class Keepalive:
+    """How a call finds out that its connection is gone: a generation takes minutes in which nothing is sent.
+
+    Attributes:
+        time: seconds without traffic after which the server is pinged; servers refuse pings under 30 seconds apart.
+        timeout: seconds after which a ping without an answer ends the connection.
+    """
+
+    time: float = 60.0
+    timeout: float = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a channel is made from.
+
+    Attributes:
+        address: host:port.
+        credentials: how it is encrypted; None for plain text.
+        options: options of gRPC.
+    """
+
+    address: str
+    credentials: grpc.ChannelCredentials | None
+    options: tuple[tuple[str, str | int], ...]
+
+
 def tls_for(address: str, tls: TLS | bool | None) -> TLS | None:
     """Return how to encrypt, or None for plain text, which is what it is on this machine where nobody says."""
     if tls is None:
@@ -50,26 +73,24 @@ def tls_for(address: str, tls: TLS | bool | None) -> TLS | None:
     return (TLS() if tls else None) if isinstance(tls, bool) else tls
 
 
-def open_channel(address: str, tls: TLS | None) -> grpc.Channel:
-    """Make a channel, which connects at the first call."""
-    options = (*_OPTIONS, ("grpc.service_config", _SERVICE_CONFIG.read_text(encoding="utf-8")))
-    if tls is None:
-        return grpc.insecure_channel(address, (*options, *_NO_PROXY))
-    credentials = grpc.ssl_channel_credentials(
-        _read(tls.ca_file), private_key=_read(tls.key_file), certificate_chain=_read(tls.certificate_file)
-    )
-    return grpc.secure_channel(address, credentials, options)
-
-
-def watch_for_failure(channel: grpc.Channel, on_failure: Callable[[], object]) -> None:
-    """Call ``on_failure``, from another thread, the first time that no connection comes about."""
-
-    def changed(state: grpc.ChannelConnectivity) -> None:
-        if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
-            channel.unsubscribe(changed)
-            on_failure()
-
-    channel.subscribe(changed)
+def target_of(address: str, tls: TLS | None, keepalive: Keepalive, options: ChannelOptions) -> Target:
+    """Read the files of certificates, and put the options together, of which the caller's come last."""
+    chosen: dict[str, str | int] = {
+        # A page of 200 prompts of 32,000 characters is longer than gRPC's 4 MiB.
+        "grpc.max_receive_message_length": 64 * 1024 * 1024,
+        "grpc.keepalive_time_ms": round(keepalive.time * _MS),
+        "grpc.keepalive_timeout_ms": round(keepalive.timeout * _MS),
+        # Without this grpcio 1.85 waits a minute for the answer to a ping, whatever the keepalive timeout is.
+        "grpc.http2.ping_timeout_ms": round(keepalive.timeout * _MS),
+        **({} if tls else _NO_PROXY),
+        **options,
+    }
+    credentials = None
+    if tls is not None:
+        credentials = grpc.ssl_channel_credentials(
+            _read(tls.ca_file), private_key=_read(tls.key_file), certificate_chain=_read(tls.certificate_file)
+        )
+    return Target(address, credentials, tuple(chosen.items()))
 
 
 def sign_in(username: str | None, password: str | None) -> Metadata:

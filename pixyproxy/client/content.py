@@ -3,22 +3,90 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator
-from types import TracebackType
 from typing import Any, Self
 
 import grpc
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
+from pixyproxy.client.calls import Call
 from pixyproxy.client.errors import ContentDamagedError, error_of
-from pixyproxy.client.models import ContentInfo, to_content_info
-from pixyproxy.client.retry import Retry
+from pixyproxy.client.models import ContentInfo
+from pixyproxy.client.retry import Attempts
 
-# Makes a call, in the seconds that are given.
-Ask = Callable[[pb.GetImageContentRequest, float | None], Any]
+# Makes an attempt of a call, of which the request is given.
+Invoke = Callable[[Call[ContentInfo], pb.GetImageContentRequest, Attempts], Any]
 
 
-class ContentStream:
+class BaseContentStream:
+    """What has come of an image's bytes, and what is still to be asked for: all but waiting for them.
+
+    Attributes:
+        info: what is being read.
+    """
+
+    info: ContentInfo
+
+    def __init__(self, call: Call[ContentInfo], invoke: Invoke, attempts: Attempts) -> None:
+        """Make no call yet."""
+        self._call = call
+        self._invoke = invoke
+        self._attempts = attempts
+        self._messages: Any = None
+        self._received = 0
+        self._hash = hashlib.sha256()
+
+    def close(self) -> None:
+        """Ask for no more bytes."""
+        self._messages.cancel()
+
+    def _ask(self) -> None:
+        """Make a call for the bytes that have not come."""
+        request = pb.GetImageContentRequest()
+        request.CopyFrom(self._call.request)
+        request.read_offset += self._received
+        if request.read_limit:
+            request.read_limit -= self._received
+        self._messages = self._invoke(self._call, request, self._attempts)
+
+    def _begin(self, first: pb.GetImageContentResponse) -> None:
+        """Take the first message of a call."""
+        info = self._call.read(first)
+        if self._received and info.sha256 != self.info.sha256:
+            raise ContentDamagedError("The image's bytes were others before the connection broke.")
+        self.info = info
+        self._attempts.succeeded()
+
+    def _take(self, message: pb.GetImageContentResponse) -> bytes:
+        """Take a further message, and return its bytes."""
+        self._received += len(message.data)
+        self._hash.update(message.data)
+        return message.data
+
+    def _pause_after(self, error: grpc.RpcError) -> float:
+        return self._attempts.pause_after(error_of(error))
+
+    @property
+    def _expected(self) -> int:
+        """The number of bytes that must come."""
+        if self.info.not_modified:
+            return 0
+        request: pb.GetImageContentRequest = self._call.request
+        rest = self.info.size_bytes - request.read_offset
+        return min(rest, request.read_limit) if request.read_limit else rest
+
+    @property
+    def _is_complete(self) -> bool:
+        return self._received >= self._expected
+
+    def _check(self) -> None:
+        is_whole = self._received == self.info.size_bytes
+        if self._received != self._expected or (is_whole and self._hash.hexdigest() != self.info.sha256):
+            raise ContentDamagedError("The bytes that came are not those that the image was stored with.")
+
+
+class ContentStream(BaseContentStream):
     """The bytes of an image, or of a part of it; to be iterated over once.
 
     A connection that breaks is made again, and the bytes go on where they broke off. The whole of an image is checked
@@ -28,20 +96,6 @@ class ContentStream:
         info: what is being read.
     """
 
-    def __init__(self, ask: Ask, request: pb.GetImageContentRequest, retry: Retry) -> None:
-        """Make the call, and wait for what is being read."""
-        self._ask = ask
-        self._request = request
-        self._retry = retry
-        self._received = 0
-        self._hash = hashlib.sha256()
-        while True:
-            try:
-                self.info = self._begin()
-                break
-            except grpc.RpcError as error:
-                retry.wait_after(error_of(error))
-
     def __iter__(self) -> Iterator[bytes]:
         """Give the bytes as they come.
 
@@ -49,60 +103,30 @@ class ContentStream:
             ContentDamagedError: they are too few, or not those that the image was stored with.
             PixyProxyClientError: the call failed.
         """
-        while self._received < self._expected:
+        while not self._is_complete:
             try:
-                for answer in self._call:
-                    self._received += len(answer.data)
-                    self._hash.update(answer.data)
-                    yield answer.data
+                for message in self._messages:
+                    yield self._take(message)
                 break
             except grpc.RpcError as error:
-                if self._received < self._expected:
-                    self._retry.wait_after(error_of(error))
-                    self._go_on()
+                if not self._is_complete:
+                    time.sleep(self._pause_after(error))
+                    self._open()
         self._check()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def close(self) -> None:
-        """Ask for no more bytes."""
-        self._call.cancel()
-
-    @property
-    def _expected(self) -> int:
-        """The number of bytes that must come."""
-        if self.info.not_modified:
-            return 0
-        rest = self.info.size_bytes - self._request.read_offset
-        return min(rest, self._request.read_limit) if self._request.read_limit else rest
-
-    def _begin(self) -> ContentInfo:
-        request = pb.GetImageContentRequest()
-        request.CopyFrom(self._request)
-        request.read_offset += self._received
-        if request.read_limit:
-            request.read_limit -= self._received
-        self._call = self._ask(request, self._retry.remaining)
-        return to_content_info(next(self._call, pb.GetImageContentResponse()).info)
-
-    def _go_on(self) -> None:
+    def _open(self) -> Self:
+        """Make the call, and wait for what is being read."""
         while True:
             try:
-                info = self._begin()
+                self._ask()
+                self._begin(next(self._messages, pb.GetImageContentResponse()))
             except grpc.RpcError as error:
-                self._retry.wait_after(error_of(error))
-                continue
-            if info.sha256 != self.info.sha256:
-                raise ContentDamagedError("The image's bytes were others before the connection broke.")
-            return
-
-    def _check(self) -> None:
-        is_whole = self._received == self.info.size_bytes
-        if self._received != self._expected or (is_whole and self._hash.hexdigest() != self.info.sha256):
-            raise ContentDamagedError("The bytes that came are not those that the image was stored with.")
+                time.sleep(self._pause_after(error))
+            else:
+                return self

@@ -1,14 +1,11 @@
-"""When a failed call is made again.
-
-What no server answered is repeated by gRPC itself, as service_config.json says, but for creations, of which gRPC cannot
-know that it is safe. Once a server has answered, gRPC repeats nothing. The rest is done here.
-"""
+"""When a failed call is made again. Nothing here waits or makes calls: both clients do that."""
 
 from __future__ import annotations
 
 import logging
 import random
 import time
+from dataclasses import dataclass
 
 from pixyproxy.client.errors import PixyProxyClientError, UnavailableError
 
@@ -16,14 +13,36 @@ from pixyproxy.client.errors import PixyProxyClientError, UnavailableError
 _NOTHING_DONE = frozenset({"TOO_BUSY", "CONFLICT"})
 # The server has tried again by itself, and names a time where it knows one.
 _PROVIDER_BUSY = frozenset({"PROVIDER_RATE_LIMITED", "PROVIDER_UNAVAILABLE"})
-# As often, and after such pauses, as gRPC does with other calls.
-_ATTEMPTS_WITHOUT_ANSWER = 5
-_FIRST_PAUSE_WITHOUT_ANSWER = 0.5
-_FIRST_PAUSE = 0.2
-_LONGEST_PAUSE = 5.0
 _JITTER = 0.25
 
 _logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often a failed call is made again, and after which pauses; always within the call's timeout.
+
+    Where the server names a time to wait, that is waited for in place of the backoff.
+
+    Attributes:
+        attempts: the most attempts of one call, at least 1; None for as many as the timeout allows.
+        unanswered_attempts: the most attempts while no server has ever answered: the address may be wrong.
+        first_backoff: the pause after the first failure, in seconds; random jitter spreads callers.
+        max_backoff: the longest pause, in seconds.
+        multiplier: the factor by which the pause grows with each failure.
+    """
+
+    attempts: int | None = None
+    unanswered_attempts: int = 5
+    first_backoff: float = 0.5
+    max_backoff: float = 5.0
+    multiplier: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.unanswered_attempts < 1 or (self.attempts is not None and self.attempts < 1):
+            raise ValueError("A call has at least one attempt.")
+        if self.first_backoff < 0 or self.max_backoff < 0 or self.multiplier < 1:
+            raise ValueError("A backoff is at least 0 seconds, and does not shrink.")
 
 
 class Reach:
@@ -37,72 +56,79 @@ class Reach:
         self.is_proven = False
 
 
-class Retry:
-    """The attempts of one call, within one deadline.
-
-    Attributes:
-        is_repeatable: whether the call does no more when it is made twice than when it is made once.
-    """
+class Attempts:
+    """The attempts of one call, within one deadline."""
 
     def __init__(
-        self, timeout: float | None, reach: Reach, *, is_repeatable: bool, is_repeated_by_grpc: bool = True
+        self,
+        policy: RetryPolicy,
+        reach: Reach,
+        timeout: float | None,
+        *,
+        is_repeatable: bool,
+        creation_request_id: str = "",
     ) -> None:
         """Begin.
 
         Args:
-            timeout: seconds for all attempts together; None for no limit.
+            policy: how often, and after which pauses.
             reach: what is known of the server; kept up to date.
-            is_repeatable: as above.
-            is_repeated_by_grpc: whether gRPC repeats the call where no server answers.
+            timeout: seconds for all attempts together; None for no limit.
+            is_repeatable: whether the call does no more when it is made twice than when it is made once.
+            creation_request_id: what its errors carry under that name.
         """
-        self._end = None if timeout is None else time.monotonic() + timeout
-        self.is_repeatable = is_repeatable
+        self._policy = policy
         self._reach = reach
-        self._attempts_without_answer = 1 if is_repeated_by_grpc else _ATTEMPTS_WITHOUT_ANSWER
-        self._pauses = 0
+        self._end = None if timeout is None else time.monotonic() + timeout
+        self._is_repeatable = is_repeatable
+        self._creation_request_id = creation_request_id
+        self._failures = 0
+        self._backoff = policy.first_backoff
 
     @property
     def remaining(self) -> float | None:
         """Seconds that are left, or None for no limit."""
         return None if self._end is None else max(0.0, self._end - time.monotonic())
 
-    def wait_after(self, error: PixyProxyClientError) -> None:
-        """Wait until it makes sense to make the call again.
+    def succeeded(self) -> None:
+        """Note that the server has answered."""
+        self._reach.is_proven = True
+
+    def pause_after(self, error: PixyProxyClientError) -> float:
+        """Return the seconds to wait before the call is made again.
 
         Raises:
-            PixyProxyClientError: ``error``, where that makes no sense, or not in time.
+            PixyProxyClientError: ``error``, where the call is not to be made again, or there is no time for it.
         """
+        error.creation_request_id = self._creation_request_id
         self._reach.is_proven |= bool(error.request_id)
-        pause = self._pause_after(error)
+        self._failures += 1
+        pause = self._next_pause(error) if self._may_repeat(error) else None
         remaining = self.remaining
         if pause is None or (remaining is not None and pause >= remaining):
             raise error
         _logger.info("Trying again in %.1f s: %s", pause, error.message)
-        time.sleep(pause)
+        return pause
 
-    def _pause_after(self, error: PixyProxyClientError) -> float | None:
+    def _may_repeat(self, error: PixyProxyClientError) -> bool:
+        if self._policy.attempts is not None and self._failures >= self._policy.attempts:
+            return False
         if error.reason in _NOTHING_DONE:
-            return self._pause(error)
-        if not self.is_repeatable:
-            return None
+            return True
+        if not self._is_repeatable:
+            return False
         if error.reason in _PROVIDER_BUSY:
-            return None if error.retry_after is None else self._pause(error)
-        if isinstance(error, UnavailableError):
-            return self._pause(error) if self._reach.is_proven else self._pause_without_answer()
-        return None
+            return error.retry_after is not None
+        return isinstance(error, UnavailableError) and (
+            self._reach.is_proven or self._failures < self._policy.unanswered_attempts
+        )
 
-    def _pause_without_answer(self) -> float | None:
-        """Return how long to wait for a server that never was there, and perhaps is nowhere; None to give up."""
-        self._attempts_without_answer -= 1
-        if self._attempts_without_answer == 0:
-            return None
-        pause: float = _FIRST_PAUSE_WITHOUT_ANSWER * 2**self._pauses
-        self._pauses += 1
-        return pause * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311
-
-    def _pause(self, error: PixyProxyClientError) -> float:
-        """Return the time that the server names, or else one that doubles; at random, so that callers spread."""
+    def _next_pause(self, error: PixyProxyClientError) -> float:
         if error.retry_after is not None:
             return error.retry_after * (1 + random.uniform(0, _JITTER))  # noqa: S311
-        self._pauses += 1
-        return random.uniform(0, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**self._pauses))  # noqa: S311
+        pause = min(self._backoff, self._policy.max_backoff)
+        self._backoff = pause * self._policy.multiplier
+        if self._reach.is_proven:
+            return random.uniform(0, pause)  # noqa: S311
+        # It is perhaps being started: the attempts must last until it is there.
+        return pause * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311

@@ -20,12 +20,20 @@ class PixyProxyException(Exception):
     Attributes:
         message: one or two sentences for people, free of secrets and of internals.
         retry_after: seconds after which trying again makes sense, or None where it does not or is not known.
+        diagnosis: for whoever runs the server: what is wrong, and which settings to check. Callers never see it. Empty
+            where the message says everything.
     """
 
-    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+    def __init__(self, message: str, *, retry_after: float | None = None, diagnosis: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.retry_after = retry_after
+        self.diagnosis = diagnosis
+
+
+def for_log(error: Exception) -> str:
+    """Return what an error says, and for the operator the file that the system named as its cause."""
+    return f"{error} ({error.__cause__})" if isinstance(error.__cause__, OSError) else str(error)
 
 
 class ConfigurationError(PixyProxyException):
@@ -210,6 +218,18 @@ class ProviderUnavailableError(ProviderError):
 
 class CallerGoneError(PixyProxyException):
     """Nobody waited any more for a generation that was not submitted yet; it was given up and cost nothing."""
+
+
+class UnreadableAnswerError(ProviderUnavailableError):
+    """The provider answered with a success from which no image can be read; it may have billed.
+
+    Attributes:
+        body: the answer as it came, for the operator alone.
+    """
+
+    def __init__(self, message: str, *, body: bytes) -> None:
+        super().__init__(message, may_have_billed=True)
+        self.body = body
 
 
 class ProviderCircuitOpenError(ProviderUnavailableError):

@@ -46,6 +46,8 @@ MAX_SEARCH_LENGTH = 1024
 MAX_SEARCH_TERMS = 24
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 200
+# gRPC clients refuse messages over 4 MiB by default.
+MAX_PAGE_BYTES = 3 * 1024 * 1024
 
 _GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SIZE = re.compile(r"auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4}")

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
-from pixyproxy.core.exceptions import PixyProxyException
+from pixyproxy.core.exceptions import PixyProxyException, for_log
 
 _logger = logging.getLogger(__name__)
 
 _CLOSE_SECONDS = 5.0
+# What keeps a task from succeeding is logged again after a minute.
+_WARN_SECONDS = 60.0
 
 
 class PeriodicTask:
@@ -33,6 +36,8 @@ class PeriodicTask:
         self._retry_interval = retry_interval
         self._wake = threading.Event()
         self._is_closing = False
+        self._warned_of = ""
+        self._warn_at = 0.0
         self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
 
     def start(self) -> None:
@@ -58,9 +63,17 @@ class PeriodicTask:
 
     def _run(self) -> float:
         try:
-            return self._work()
+            pause = self._work()
         except PixyProxyException as error:
-            _logger.warning("The task %s is postponed: %s", self._name, error.message)
+            self._warn(for_log(error))
+            return self._retry_interval
         except Exception:
             _logger.exception("The task %s failed.", self._name)
-        return self._retry_interval
+            return self._retry_interval
+        self._warned_of = ""
+        return pause
+
+    def _warn(self, reason: str) -> None:
+        if reason != self._warned_of or time.monotonic() >= self._warn_at:
+            _logger.warning("The task %s is postponed: %s", self._name, reason)
+            self._warned_of, self._warn_at = reason, time.monotonic() + _WARN_SECONDS

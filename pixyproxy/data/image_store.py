@@ -111,6 +111,24 @@ class ImageStore(ABC):
         """Return the guids of all images with a note. There are few: a note goes once an image is entered."""
 
     @abstractmethod
+    def write_aside(self, guid: str, body: Buffer) -> str:
+        """Keep a provider's answer from which no image could be read, under the guid that its image would have.
+
+        Nothing but a person removes it. Raises and lasts as ``write``.
+
+        Returns:
+            Where it is, for the log alone.
+        """
+
+    @abstractmethod
+    def read_aside(self, guid: str) -> bytes | None:
+        """Return what was kept aside under a guid, or None where nothing was."""
+
+    @abstractmethod
+    def list_aside(self) -> list[str]:
+        """Return the guids under which something was kept aside."""
+
+    @abstractmethod
     def guid(self) -> str:
         """Return the store's own guid, which is made at the first call and kept in the store."""
 

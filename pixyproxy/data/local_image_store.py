@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Hashable, Iterator
 from contextlib import suppress
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 _ROOM_PER_IMAGE = 16 * 1024 * 1024
 _STEADY_SECONDS = 2.0
 _PIECE = 256 * 1024
+# Without following a symbolic link, and without waiting for whoever writes to a FIFO.
+_READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+# What systems say of a symbolic link, of a socket, and where a folder should be and is none.
+_NO_FILE = frozenset({errno.ELOOP, errno.ENXIO, errno.EOPNOTSUPP, errno.ENOTDIR})
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM})
 
 
@@ -36,6 +41,7 @@ class LocalImageStore(ImageStore):
         """
         self._folder = folder
         self._notes = folder / ".notes"
+        self._aside = folder / ".aside"
         self._parts = folder / ".parts"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -56,12 +62,9 @@ class LocalImageStore(ImageStore):
 
     def open(self, guid: str) -> ContentReader:  # noqa: D102  inherited
         try:
-            # Unbuffered: every read is one chunk, which a buffer would only copy once more.
-            return _LocalReader(self._path_of(guid).open("rb", buffering=0))
+            return _LocalReader(_opened(self._path_of(guid)))
         except FileNotFoundError as error:
             raise ContentDamagedError("The stored bytes of the image are missing.") from error
-        except OSError as error:
-            raise _translated(error) from error
 
     def delete(self, guid: str) -> None:  # noqa: D102  inherited
         _unlink(self._path_of(guid))
@@ -70,12 +73,7 @@ class LocalImageStore(ImageStore):
         self._write(self._notes / guid, note.encode())
 
     def read_note(self, guid: str) -> str | None:  # noqa: D102  inherited
-        try:
-            return (self._notes / guid).read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise _translated(error) from error
+        return _text_of(self._notes / guid)
 
     def delete_note(self, guid: str) -> None:  # noqa: D102  inherited
         _unlink(self._notes / guid)
@@ -83,11 +81,22 @@ class LocalImageStore(ImageStore):
     def noted(self) -> list[str]:  # noqa: D102  inherited
         return _names_in(self._notes)
 
+    def write_aside(self, guid: str, body: Buffer) -> str:  # noqa: D102  inherited
+        path = self._aside / guid
+        self._write(path, body)
+        return str(path.resolve())
+
+    def read_aside(self, guid: str) -> bytes | None:  # noqa: D102  inherited
+        return _read(self._aside / guid)
+
+    def list_aside(self) -> list[str]:  # noqa: D102  inherited
+        return _names_in(self._aside)
+
     def guid(self) -> str:  # noqa: D102  inherited
         path = self._folder / STORE_GUID_NAME
-        if not path.exists():
+        if _text_of(path) is None:
             self._write(path, new_guid().encode())
-        return path.read_text(encoding="ascii")
+        return _text_of(path) or ""
 
     def sweep(self) -> None:  # noqa: D102  inherited
         for name in _names_in(self._parts):
@@ -134,18 +143,62 @@ class _LocalReader(ContentReader):
         self._file.close()
 
 
+def _opened(path: Path) -> BinaryIO:
+    """Open a regular file for reading.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ContentDamagedError: something else lies there.
+        PixyProxyException: it cannot be opened.
+    """
+    try:
+        descriptor = os.open(path, _READING)
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            # Unbuffered: every read is one chunk, which a buffer would only copy once more.
+            return open(descriptor, "rb", buffering=0)
+        os.close(descriptor)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if error.errno not in _NO_FILE:
+            raise _failed() from error
+    raise ContentDamagedError("What is stored there is no regular file.")
+
+
+def _read(path: Path) -> bytes | None:
+    """Return what a file holds, or None where there is none. Raises as ``_opened``."""
+    try:
+        with _opened(path) as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _failed() from error
+
+
+def _text_of(path: Path) -> str | None:
+    """Return the text that a file holds, or None where there is none. Raises as ``_opened``."""
+    data = _read(path)
+    try:
+        return None if data is None else data.decode()
+    except UnicodeDecodeError as error:
+        raise ContentDamagedError("What is stored there is no text.") from error
+
+
 def _names_in(folder: Path) -> list[str]:
     try:
         return os.listdir(folder)
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise _translated(error) from error
+        raise _failed() from error
 
 
 def _unlink(path: Path) -> None:
     try:
-        path.unlink(missing_ok=True)
+        path.unlink()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
     except OSError as error:
         raise _translated(error) from error
 
@@ -179,7 +232,8 @@ def _pieces(data: Buffer) -> Iterator[memoryview]:
 
 def _remove_if_abandoned(part: Path) -> None:
     """Remove a half-written file unless its writer holds the lock on it."""
-    with suppress(OSError), part.open("rb") as file:  # Gone meanwhile, locked, or not ours to remove.
+    # Gone meanwhile, locked, or not ours to remove.
+    with suppress(OSError, PixyProxyException), _opened(part) as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         part.unlink()
 
@@ -205,4 +259,8 @@ def _fsync_folder(folder: Path) -> None:
 def _translated(error: OSError) -> PixyProxyException:
     if error.errno in _NO_ROOM:
         return StorageFullError("There is no room left for images.")
+    return _failed()
+
+
+def _failed() -> PixyProxyException:
     return PixyProxyException("The image store failed.")

@@ -43,6 +43,41 @@ _CONNECTION_ERRORS = frozenset(
     | {1317, 1792, 1836, 1927, 3024, 3168, 3169, 4031}
 )
 _CLIENT_ERRORS = range(2000, 3000)
+_DENIED_ERRORS = frozenset({1142, 1143, 1227})
+_WRONG_USER = (
+    "The database server at {host}:{port} refuses the user {user} or the password. Check PIXYPROXY_DATABASE_USER and "
+    "PIXYPROXY_DATABASE_PASSWORD, or PIXYPROXY_DATABASE_URL."
+)
+_MISSING_RIGHTS = (
+    "The database user lacks rights on the database. Check PIXYPROXY_DATABASE_USER and PIXYPROXY_DATABASE_NAME, or "
+    "PIXYPROXY_DATABASE_URL; sql/mysql/002 grants the rights."
+)
+_NO_CONNECTION_LEFT = (
+    "The database server at {host}:{port} allows no further connection. Raise its max_connections, or lower "
+    "PIXYPROXY_DATABASE_POOL_SIZE."
+)
+_NO_ANSWER = (
+    "No database server answers at {host}:{port}. Check that it runs, and PIXYPROXY_DATABASE_HOST and "
+    "PIXYPROXY_DATABASE_PORT, or PIXYPROXY_DATABASE_URL."
+)
+_DIAGNOSES = {
+    1040: _NO_CONNECTION_LEFT,
+    1044: _MISSING_RIGHTS,
+    1045: _WRONG_USER,
+    1049: "The database server at {host}:{port} has no database {name}. Check PIXYPROXY_DATABASE_NAME, or "
+    "PIXYPROXY_DATABASE_URL; sql/mysql/001 creates the database.",
+    1130: "The database server at {host}:{port} does not allow connections from this host.",
+    1203: _NO_CONNECTION_LEFT,
+    1226: _NO_CONNECTION_LEFT,
+    1698: _WRONG_USER,
+    2002: _NO_ANSWER,
+    2003: _NO_ANSWER,
+    2005: "The host name of the database server, {host}, cannot be resolved. Check PIXYPROXY_DATABASE_HOST, or "
+    "PIXYPROXY_DATABASE_URL.",
+    2013: _NO_ANSWER,
+    2055: _NO_ANSWER,
+}
+_OTHER_REFUSAL = "The database server at {host}:{port} cannot be used: it or its client library reports error {number}."
 _ROWS_AN_INSERT = 500
 # A connection that is dead says so at once. One that says nothing for longer has lost its server on the way, or its
 # server hangs: to connect anew would only wait as long again.
@@ -119,7 +154,7 @@ class MySQLDatabase(Database):
     def _connect(self, query_timeout: float | None = None) -> Any:
         timeout = _whole_seconds(self._query_timeout if query_timeout is None else query_timeout)
 
-        def connect() -> Any:
+        try:
             return mysql.connector.connect(
                 host=self._address.host,
                 port=self._address.port,
@@ -141,8 +176,16 @@ class MySQLDatabase(Database):
                 write_timeout=timeout,
                 allow_local_infile=False,
             )
-
-        return _guarded(connect)
+        except mysql.connector.Error as error:
+            refusal = _translated(error)
+            refusal.diagnosis = _DIAGNOSES.get(error.errno, _OTHER_REFUSAL).format(
+                host=self._address.host,
+                port=self._address.port,
+                user=self._address.user,
+                name=self._address.database,
+                number=error.errno,
+            )
+            raise refusal from error
 
     @contextmanager
     def _context(self, *, begin: bool) -> Iterator[DatabaseContext]:
@@ -321,4 +364,5 @@ def _translated(error: mysql.connector.Error) -> PixyProxyException:
     is_drivers = number <= 0 and isinstance(error, (mysql.connector.InterfaceError, mysql.connector.OperationalError))
     if number in _CONNECTION_ERRORS or number in _CLIENT_ERRORS or is_drivers:
         return DBConnectionError("The database cannot be reached; try again.", retry_after=1.0)
-    return PixyProxyException("The database refused a statement.")
+    diagnosis = _MISSING_RIGHTS if number in _DENIED_ERRORS else f"The database refused a statement: error {number}."
+    return PixyProxyException("The database refused a statement.", diagnosis=diagnosis)

@@ -43,6 +43,7 @@ _ROOM_SECONDS = 10.0
 # Clouds take about one write a second under the same key.
 _ROOM_KEYS = 256
 _NOTES = ".notes"
+_ASIDE = ".aside"
 _MAX_RETRIES = 5
 _ATTEMPTS = 5
 _LONGEST_PAUSE = timedelta(seconds=2)
@@ -73,15 +74,17 @@ class ObjectImageStore(ImageStore):
     # A listing costs as much as a write, and a server would pay for 17,280 a day.
     listing_interval: float = _LISTING_SECONDS
 
-    def __init__(self, objects: ObjectStore, uploads: ObjectStore) -> None:
+    def __init__(self, objects: ObjectStore, uploads: ObjectStore, url: str = "") -> None:
         """Use a store.
 
         Args:
             objects: the store, for all that is small or answered bit by bit.
             uploads: the same store with the patience to send an image.
+            url: its address, for the log.
         """
         self._objects = objects
         self._uploads = uploads
+        self._url = url
         self._had_room_at = float("-inf")
 
     @classmethod
@@ -109,7 +112,7 @@ class ObjectImageStore(ImageStore):
         except _FAILURES as error:
             _logger.error("The object store cannot be set up: %s", _cause_of(error))
             raise _misconfigured() from error
-        return cls(objects, uploads)
+        return cls(objects, uploads, str(address))
 
     def check(self) -> None:
         """Ask the store for something small.
@@ -147,9 +150,18 @@ class ObjectImageStore(ImageStore):
         self._delete(f"{_NOTES}/{guid}")
 
     def noted(self) -> list[str]:  # noqa: D102  inherited
-        with _translating():
-            listing = obstore.list(self._objects, f"{_NOTES}/").collect()
-        return [found["path"].removeprefix(f"{_NOTES}/") for found in listing]
+        return self._names_under(_NOTES)
+
+    def write_aside(self, guid: str, body: Buffer) -> str:  # noqa: D102  inherited
+        key = f"{_ASIDE}/{guid}"
+        self._put(self._uploads, key, memoryview(body))
+        return f"{self._url}/{key}"
+
+    def read_aside(self, guid: str) -> bytes | None:  # noqa: D102  inherited
+        return self._bytes_of(f"{_ASIDE}/{guid}")
+
+    def list_aside(self) -> list[str]:  # noqa: D102  inherited
+        return self._names_under(_ASIDE)
 
     def guid(self) -> str:  # noqa: D102  inherited
         if self._text_of(STORE_GUID_NAME) is None:
@@ -159,13 +171,21 @@ class ObjectImageStore(ImageStore):
     def sweep(self) -> None:
         """Do nothing: no store shows or keeps an object whose upload was cut off."""
 
+    def _names_under(self, prefix: str) -> list[str]:
+        with _translating():
+            listing = obstore.list(self._objects, f"{prefix}/").collect()
+        return [found["path"].removeprefix(f"{prefix}/") for found in listing]
+
     def _text_of(self, key: str) -> str | None:
+        data = self._bytes_of(key)
+        return None if data is None else data.decode()
+
+    def _bytes_of(self, key: str) -> bytes | None:
         try:
             with _translating():
-                text = obstore.get(self._objects, key).bytes()
+                return obstore.get(self._objects, key).bytes().to_bytes()
         except _MissingObjectError:
             return None
-        return text.to_bytes().decode()
 
     def _put(self, store: ObjectStore, key: str, data: memoryview) -> None:
         _send(store, key, data)

@@ -26,6 +26,19 @@ _CONNECTION_ERRORS = frozenset(
     {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH}
     | {sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_INTERRUPT}
 )
+_CANNOT_OPEN = (
+    "The database file cannot be opened for reading and writing. Check PIXYPROXY_DATABASE_URL, and the permissions of "
+    "the file and of its folder."
+)
+_NO_DATABASE = "The file that PIXYPROXY_DATABASE_URL names is not an SQLite database, or it is damaged."
+_DIAGNOSES = {
+    sqlite3.SQLITE_CANTOPEN: _CANNOT_OPEN,
+    sqlite3.SQLITE_READONLY: _CANNOT_OPEN,
+    sqlite3.SQLITE_PERM: _CANNOT_OPEN,
+    sqlite3.SQLITE_IOERR: "The database file cannot be read or written. Check the disk that it is on.",
+    sqlite3.SQLITE_NOTADB: _NO_DATABASE,
+    sqlite3.SQLITE_CORRUPT: _NO_DATABASE,
+}
 
 
 class SQLiteDatabase(Database):
@@ -166,5 +179,7 @@ def _translated(error: sqlite3.Error) -> PixyProxyException:
     if code in _CONFLICT_ERRORS:
         return ConflictError("Another change was in the way; nothing was changed. Try again.", retry_after=0.1)
     if code in _CONNECTION_ERRORS:
-        return DBConnectionError("The database cannot be reached; try again.", retry_after=1.0)
+        return DBConnectionError(
+            "The database cannot be reached; try again.", retry_after=1.0, diagnosis=_DIAGNOSES.get(code, "")
+        )
     return PixyProxyException("The database refused a statement.")

@@ -16,10 +16,24 @@ from typing import Any
 
 import pybase64
 
-_PICTURE_START = re.compile(rb'"b64_json"[ \t\n\r]*:[ \t\n\r]*"')
+# Some servers write a data URL; a slash may be escaped in JSON.
+_PICTURE_START = re.compile(rb'"b64_json"[ \t\n\r]*:[ \t\n\r]*"(data:[^",]{0,100},)?')
+_DATA_URL_START = re.compile(r"\Adata:[^,]{0,100},")
 _CUT_OUT = "(cut out)"  # which no base64 is
 _MAX_BODY = 128 * 1024 * 1024  # ten times what providers send
 _PIECE = 256 * 1024  # a multiple of 4, as each four characters are three bytes
+
+
+class NoImageError(ValueError):
+    """The answer is JSON and holds no image in base64.
+
+    Attributes:
+        answer: what it says.
+    """
+
+    def __init__(self, answer: Any) -> None:
+        super().__init__("the answer holds no image")
+        self.answer = answer
 
 
 @contextmanager
@@ -45,15 +59,16 @@ def take_apart(body: mmap, size: int) -> tuple[Any, bytes | mmap]:
         size: how many bytes of it are the answer.
 
     Raises:
-        ValueError: it is no JSON, or holds no picture in base64.
+        NoImageError: it holds no image in base64.
+        ValueError: it is no JSON, or the base64 is broken.
         RecursionError: it is nested too deeply.
     """
     try:
         return _cut_apart(body, size)
     except ValueError:
-        # Escapes within the base64, several pictures in another order: whatever it is, the slow way knows it.
+        # Escapes within the base64, another alphabet, several pictures in another order: the slow way knows them all.
         answer = json.loads(body[:size])
-        return answer, pybase64.b64decode(_first_picture(answer))
+        return answer, _decoded_slowly(_first_picture(answer))
 
 
 def _cut_apart(body: mmap, size: int) -> tuple[Any, mmap]:
@@ -63,7 +78,7 @@ def _cut_apart(body: mmap, size: int) -> tuple[Any, mmap]:
         raise ValueError("the answer holds no image")
     start = found.end()
     end = body.find(b'"', start, size)
-    answer = json.loads(body[:start] + _CUT_OUT.encode() + body[end:size])
+    answer = json.loads(body[: found.start(1) if found[1] else start] + _CUT_OUT.encode() + body[end:size])
     if _first_picture(answer) != _CUT_OUT:
         raise ValueError("what was cut out is not the first image")
     return answer, _decoded(body, start, end)
@@ -72,10 +87,21 @@ def _cut_apart(body: mmap, size: int) -> tuple[Any, mmap]:
 def _first_picture(answer: Any) -> str:
     images = answer.get("data") if isinstance(answer, dict) else None
     first = images[0] if isinstance(images, list) and images else None
-    encoded = first.get("b64_json") if isinstance(first, dict) else None
-    if not isinstance(encoded, str):
-        raise ValueError("the answer holds no image")
-    return encoded
+    encoded, url = (first.get("b64_json"), first.get("url")) if isinstance(first, dict) else (None, None)
+    if isinstance(encoded, str) and encoded:
+        return encoded
+    if isinstance(url, str) and url.startswith("data:"):
+        return url
+    raise NoImageError(answer)
+
+
+def _decoded_slowly(encoded: str) -> bytes:
+    """Decode base64 in either alphabet, with or without padding, line breaks, and the start of a data URL."""
+    text = "".join(_DATA_URL_START.sub("", encoded).split()).replace("-", "+").replace("_", "/")
+    picture = pybase64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    if not picture:
+        raise ValueError("there is no base64")
+    return picture
 
 
 def _decoded(body: mmap, start: int, end: int) -> mmap:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import email.utils
 import hashlib
 import logging
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import httpx2
@@ -17,54 +16,25 @@ from pixyproxy.core.call import CallScope
 from pixyproxy.core.exceptions import (
     ConfigurationError,
     OutcomeUnknownError,
-    PromptRefusedError,
     ProviderError,
     ProviderMisconfiguredError,
-    ProviderModelUnknownError,
-    ProviderQuotaError,
-    ProviderRateLimitedError,
-    ProviderRequestInvalidError,
     ProviderTimeoutError,
     ProviderUnavailableError,
+    UnreadableAnswerError,
 )
 from pixyproxy.core.models import Usage
 from pixyproxy.core.request_context import trace_headers
-from pixyproxy.generation.answer import kept_body, take_apart
+from pixyproxy.generation.answer import NoImageError, kept_body, take_apart
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
+from pixyproxy.generation.openai_errors import ErrorAnswer, explain_status, safe_name
 from pixyproxy.generation.picture import inspect_picture
 
 _DEFAULT_BASE_URL = "https://api.openai.com/v1"
+_OPENAI_DOMAIN = ".openai.com"
 _CONNECT_TIMEOUT = 10.0
 _WRITE_TIMEOUT = 60.0
 _LOOKUP_TIMEOUT = 5.0
-_MAX_RETRY_AFTER = 24 * 60 * 60.0
 _MAX_TOKENS = 2**63 - 1  # what a database's integer holds
-_MAX_SHARED_TEXT = 300
-_SHARED_RUN = 16  # characters of the prompt in a row that give it away
-
-_MODERATION_CODES = {"moderation_blocked", "content_policy_violation"}
-_QUOTA_CODES = {
-    "billing_hard_limit_reached",
-    "credit_balance_exhausted",
-    "insufficient_quota",
-    "organization_usage_limit_exceeded",
-}
-_QUOTA_SUFFIX = "_spend_limit_exceeded"
-_FIELDS = {
-    "prompt": "prompt",
-    "model": "options.model",
-    "size": "options.size",
-    "quality": "options.quality",
-    "output_format": "options.output_format",
-    "background": "options.background",
-}
-_SAFE_NAME = re.compile(r"[A-Za-z0-9_./-]{1,64}")
-_SECRET = re.compile(r"\b(sk|org|proj)[-_]")
-
-# A 502, or a 52x from the network in front, says nothing of what became of the request behind it.
-_GATEWAY_FAILURES = {502, 520, 521, 522, 523}
-_GATEWAY_TIMEOUTS = {504, 524}
-
 _NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
 _UNSENDABLE = (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError)
 
@@ -112,14 +82,15 @@ class OpenAIGenerator:
         """
         if call.is_over:
             raise ProviderTimeoutError("The time was over before the image could be asked for.")
+        sent = _parameters(request)
         try:
             with self._client.images.with_streaming_response.generate(
-                **_parameters(request), extra_headers=trace_headers.get()
+                **sent, extra_headers=trace_headers.get()
             ) as answer:
-                return _read_image(request, answer.http_response)
+                return self._read_image(sent, answer.http_response)
         except openai.APIStatusError as exc:
             # Not chained: the provider's text may quote the prompt or a part of the key.
-            raise self._explain_status(exc, request.prompt) from None
+            raise self._explain_status(exc, sent) from None
         except openai.APIConnectionError as exc:
             raise _explain_connection(exc.__cause__) from exc
         except (httpx2.HTTPError, httpx2.StreamError) as exc:
@@ -144,27 +115,46 @@ class OpenAIGenerator:
         """Close the client's connections."""
         self._client.close()
 
-    def _explain_status(self, exc: openai.APIStatusError, prompt: str) -> ProviderError:
-        status, codes = exc.status_code, {_safe_name(exc.code), _safe_name(exc.type)}
-        retry_after = _retry_after(exc.response.headers)
-        _log_failure("refused or failed", exc.response, " ".join(sorted(codes - {""})) or "no code")
-        if status < 500 and codes & _MODERATION_CODES:
-            return _explain_refusal(exc)
-        if status == 402 or (status < 500 and any(map(_is_quota, codes))):
-            return ProviderQuotaError("The image provider's account is out of money or over its spending limit.")
-        if status == 429:
-            return ProviderRateLimitedError("The image provider asks to slow down.", retry_after=retry_after)
-        if status in {400, 413, 422}:
-            return _explain_invalid(exc, prompt, self._client.api_key)
-        if status in _GATEWAY_TIMEOUTS:
-            return ProviderTimeoutError("The image provider took too long.", may_have_billed=True)
-        if status >= 500 or status in {408, 409}:
-            return ProviderUnavailableError(
-                "The image provider has a problem of its own.",
-                retry_after=retry_after,
-                may_have_billed=status in _GATEWAY_FAILURES,
-            )
-        return _explain_misconfiguration(status)
+    def _read_image(self, sent: Mapping[str, Any], response: httpx2.Response) -> GeneratedImage:
+        try:
+            with kept_body(response.iter_bytes()) as (body, size):
+                try:
+                    answer, data = take_apart(body, size)
+                    picture = inspect_picture(data)
+                except (ValueError, RecursionError) as exc:
+                    raise self._explain_success(exc, sent, response, body[:size]) from exc
+        except ValueError as exc:  # It is too large.
+            raise self._explain_success(exc, sent, response, b"") from exc
+        return GeneratedImage(
+            data=memoryview(data).toreadonly(),
+            content_type=picture.content_type,
+            width=picture.width,
+            height=picture.height,
+            model=sent["model"],
+            usage=_read_usage(answer.get("usage")),
+        )
+
+    def _explain_success(
+        self, problem: Exception, sent: Mapping[str, Any], response: httpx2.Response, body: bytes
+    ) -> ProviderError:
+        """Return the error for an answer that calls itself a success and holds no image."""
+        said = problem.answer if isinstance(problem, NoImageError) else None
+        if isinstance(said, dict) and said.get("error"):
+            error = ErrorAnswer.of(said["error"])
+            _log_failure("calls an error a success", response, error.for_log(sent["prompt"], self._client.api_key))
+            if error.is_moderation(sent["prompt"]):
+                return error.explain_moderation()
+        else:
+            _log_failure("sent no usable image", response, f"{type(problem).__name__}: {problem}")
+        if not body:
+            return ProviderUnavailableError("The image provider sent no usable image.", may_have_billed=True)
+        return UnreadableAnswerError("The image provider sent no usable image.", body=body)
+
+    def _explain_status(self, exc: openai.APIStatusError, sent: Mapping[str, Any]) -> ProviderError:
+        error, api_key = ErrorAnswer.of(exc.body), self._client.api_key
+        _log_failure("refused or failed", exc.response, error.for_log(sent["prompt"], api_key))
+        is_openai = self._client.base_url.host.endswith(_OPENAI_DOMAIN)
+        return explain_status(exc.status_code, exc.response.headers, error, sent, api_key, is_openai=is_openai)
 
 
 # --- The request -----------------------------------------------------------------------------------------------------
@@ -246,29 +236,15 @@ class _StreamWithDeadline(httpx2.SyncByteStream):
 # --- The answer ------------------------------------------------------------------------------------------------------
 
 
-def _read_image(request: GenerationRequest, response: httpx2.Response) -> GeneratedImage:
-    try:
-        with kept_body(response.iter_bytes()) as (body, size):
-            answer, data = take_apart(body, size)
-        picture = inspect_picture(data)
-    except (ValueError, RecursionError) as exc:
-        _log_failure("sent no usable image", response, f"{type(exc).__name__}: {exc}")
-        raise ProviderUnavailableError("The image provider sent no usable image.", may_have_billed=True) from exc
-    return GeneratedImage(
-        data=memoryview(data).toreadonly(),
-        content_type=picture.content_type,
-        width=picture.width,
-        height=picture.height,
-        model=request.model,
-        usage=_read_usage(answer.get("usage")),
-    )
-
-
 def _read_usage(usage: object) -> Usage | None:
     """Return the token counts, or None where they are not three plain numbers: an image is not lost for that."""
     if not isinstance(usage, dict):
         return None
-    counts = {name: usage.get(name) for name in Usage.model_fields}
+    # Some servers know one kind of number alone, and write 11.0.
+    given = {name: usage.get(name) for name in Usage.model_fields}
+    counts = {
+        name: int(count) if isinstance(count, float) and count.is_integer() else count for name, count in given.items()
+    }
     if not all(isinstance(count, int) and 0 <= count <= _MAX_TOKENS for count in counts.values()):
         return None
     return Usage.model_validate(counts)
@@ -279,7 +255,7 @@ def _read_usage(usage: object) -> Usage | None:
 
 def _log_failure(what: str, response: httpx2.Response, detail: str) -> None:
     """Log one line that helps OpenAI's support; the detail must hold nothing of the prompt."""
-    request_id = _safe_name(response.headers.get("x-request-id")) or "none"
+    request_id = safe_name(response.headers.get("x-request-id")) or "none"
     _logger.warning(
         "the image provider %s: status %d, provider's request id %s: %s", what, response.status_code, request_id, detail
     )
@@ -298,71 +274,3 @@ def _explain_connection(cause: BaseException | None) -> ProviderError:
     return OutcomeUnknownError(
         "The connection to the image provider broke after the request was sent; whether an image was made is unknown."
     )
-
-
-def _explain_refusal(exc: openai.APIStatusError) -> PromptRefusedError:
-    details = exc.body.get("moderation_details") if isinstance(exc.body, dict) else None
-    details = details if isinstance(details, dict) else {}
-    categories = details.get("categories")
-    return PromptRefusedError(
-        "The image provider's moderation refuses the prompt.",
-        stage=_safe_name(details.get("moderation_stage")) or _safe_name(details.get("stage")),
-        categories=[name for name in map(_safe_name, categories) if name] if isinstance(categories, list) else (),
-    )
-
-
-def _explain_invalid(exc: openai.APIStatusError, prompt: str, api_key: str) -> ProviderRequestInvalidError:
-    field = _FIELDS.get(_safe_name(exc.param), "options")
-    text = exc.body.get("message") if isinstance(exc.body, dict) else None
-    # Of the prompt, or of nothing in particular, the provider's text could quote anything.
-    if field not in {"prompt", "options"} and isinstance(text, str) and _may_be_shared(text, prompt, api_key):
-        return ProviderRequestInvalidError(field, f"The image provider refuses it: {text[:_MAX_SHARED_TEXT]}")
-    return ProviderRequestInvalidError(field, "The image provider refuses it.")
-
-
-def _may_be_shared(text: str, prompt: str, api_key: str) -> bool:
-    """Return whether the text holds no part of the prompt and no secret."""
-    if not text.isprintable() or api_key in text or _SECRET.search(text):
-        return False
-    text, prompt = text.casefold(), prompt.strip().casefold()
-    runs = (text[start : start + _SHARED_RUN] for start in range(len(text) - _SHARED_RUN + 1))
-    return prompt not in text and not any(run in prompt for run in runs)
-
-
-def _explain_misconfiguration(status: int) -> ProviderMisconfiguredError:
-    if status in {401, 403}:
-        return ProviderMisconfiguredError("The image provider refuses the server's key, organisation or project.")
-    if status == 404:
-        return ProviderModelUnknownError("The image provider does not have this model for the server's account.")
-    return ProviderMisconfiguredError("The image provider's address does not take requests for images.")
-
-
-def _is_quota(code: str) -> bool:
-    return code in _QUOTA_CODES or code.endswith(_QUOTA_SUFFIX)
-
-
-def _safe_name(value: object) -> str:
-    """Return a provider's identifier, or an empty string for anything that is not one."""
-    return value if isinstance(value, str) and _SAFE_NAME.fullmatch(value) else ""
-
-
-def _retry_after(headers: httpx2.Headers) -> float | None:
-    """Return the seconds to wait that the provider names, more than 0 and up to a day, or None."""
-    seconds = _number(headers.get("retry-after-ms")) / 1000
-    if not seconds > 0:
-        seconds = _number(headers.get("retry-after"))
-    if not seconds > 0:
-        seconds = _seconds_until(headers.get("retry-after"))
-    return seconds if 0 < seconds <= _MAX_RETRY_AFTER else None
-
-
-def _number(text: str | None) -> float:
-    return float(text) if text is not None and re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text.strip()) else 0.0
-
-
-def _seconds_until(http_date: str | None) -> float:
-    try:
-        date = email.utils.parsedate_tz(http_date)
-        return email.utils.mktime_tz(date) - time.time() if date else 0.0
-    except (ValueError, OverflowError):
-        return 0.0

@@ -47,6 +47,7 @@ class Metrics:
         )
         info.labels(version("pixyproxy")).set(1)
         self.calls = CallMetrics(self._registry)
+        self.connections = ConnectionMetrics(self._registry)
         self.generation = GenerationMetrics(self._registry)
         self.database = DatabaseMetrics(self._registry)
         self.store = StoreMetrics(self._registry)
@@ -85,6 +86,12 @@ class CallMetrics:
         self._errors = Counter(
             "pixyproxy_errors", "Calls that were answered with an error, by its reason.", ("reason",), registry=registry
         )
+        self._unread = Counter(
+            "pixyproxy_calls_without_request",
+            "Calls that ended before their requests came.",
+            ("reason",),
+            registry=registry,
+        )
         # To look a labelled number up costs three times what changing it does.
         self._started_of = lru_cache(maxsize=None)(self._started.labels)
         self._handled_of = lru_cache(maxsize=None)(self._handled.labels)
@@ -111,6 +118,35 @@ class CallMetrics:
     def refused(self, reason: str) -> None:
         """Note the reason of an error that a call is answered with."""
         self._errors.labels(reason).inc()
+
+    def unread(self, reason: str) -> None:
+        """Note why a call ended whose request was not read."""
+        self._unread.labels(reason).inc()
+
+
+class ConnectionMetrics:
+    """Connections of callers."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._open = _live_sum(registry, "pixyproxy_connections", "Connections that are open.")
+        self._limit = _live_sum(registry, "pixyproxy_connections_limit", "The most connections that may be open.")
+        self._closed = Counter(
+            "pixyproxy_connections_closed", "Connections closed because of a limit.", ("limit",), registry=registry
+        )
+        for limit in ("total", "per_address"):
+            self._closed.labels(limit)
+
+    def set_limit(self, count: int) -> None:
+        """Note the most connections that may be open."""
+        self._limit.set(count)
+
+    def opened(self, count: int) -> None:
+        """Note how many are open."""
+        self._open.set(count)
+
+    def closed(self, limit: str) -> None:
+        """Note that one was closed because of a limit, ``total`` or ``per_address``."""
+        self._closed.labels(limit).inc()
 
 
 class GenerationMetrics(GenerationObserver):

@@ -54,6 +54,15 @@ class ObservedImageStore(ImageStore):
     def noted(self) -> list[str]:  # noqa: D102  inherited
         return recorded(self._record, "list_notes", "", self._store.noted)
 
+    def write_aside(self, guid: str, body: Buffer) -> str:  # noqa: D102  inherited
+        return recorded(self._record, "write_aside", "", self._store.write_aside, guid, body)
+
+    def read_aside(self, guid: str) -> bytes | None:  # noqa: D102  inherited
+        return recorded(self._record, "read_aside", "", self._store.read_aside, guid)
+
+    def list_aside(self) -> list[str]:  # noqa: D102  inherited
+        return recorded(self._record, "list_aside", "", self._store.list_aside)
+
     def guid(self) -> str:  # noqa: D102  inherited
         return self._store.guid()
 

@@ -5,9 +5,11 @@ gRPC knows no time limit for either; cancelling a call is what frees its thread.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -15,23 +17,27 @@ from typing import Self
 
 import grpc
 
+from pixyproxy.resource.tally import Tally
+
 _logger = logging.getLogger(__name__)
 
 _NEVER = float("inf")
-# Beyond as many requests on their way, the slowest are cut off early, or somebody who begins calls and sends no request
-# would soon hold all threads; but not those that have just begun, as nearly all have while a server is busy.
+# Beyond as many requests on their way, some are cut off early, or somebody who begins calls and sends no request would
+# soon hold all threads; but not those that have just begun, as nearly all have while a server is busy.
 _MAX_ARRIVING = 128
 _JUST_BEGUN_SECONDS = 0.25
 # How often to look, within that time or within the callers' own if it is shorter.
 _LOOKS = 2
+_C_LIBRARY = ctypes.CDLL(None)
 
 
 class Watchdog:
     """Looks after the calls whose threads wait for their callers."""
 
-    def __init__(self, patience: float) -> None:
-        """Cut off who keeps a thread waiting for ``patience`` seconds; begin with ``start``."""
+    def __init__(self, patience: float, unread: Tally) -> None:
+        """Cut off who keeps a thread waiting for ``patience`` seconds, and report ``unread``; begin with ``start``."""
         self.patience = patience
+        self._unread = unread
         self._arriving: dict[Arrival, None] = {}  # in the order of their beginning
         self._reading: dict[Reader, None] = {}
         self._lock = threading.Lock()
@@ -74,20 +80,36 @@ class Watchdog:
         """Watch no more over a request."""
         with self._lock:
             del self._arriving[arrival]
-        if arrival.is_cut_off:
-            _logger.info("The request did not come in time, and the caller was cut off.")
 
     def _run(self) -> None:
         while not self._closing.wait(min(self.patience, _JUST_BEGUN_SECONDS) / _LOOKS):
             with self._lock:
                 arriving, reading = list(self._arriving), list(self._reading)
             now = time.monotonic()
-            for arrival in arriving[: max(0, len(arriving) - _MAX_ARRIVING)]:
-                if arrival.since < now - _JUST_BEGUN_SECONDS:
-                    arrival.cut_off()
+            slow = [arrival for arrival in arriving if arrival.since < now - _JUST_BEGUN_SECONDS]
+            for arrival in _crowd(slow):
+                arrival.cut_off()
             for wait in (*arriving, *reading):
                 if wait.since < now - self.patience:
                     wait.cut_off()
+            if self._unread.report() > _MAX_ARRIVING:
+                _give_back_memory()
+
+
+def _crowd(slow: list[Arrival]) -> list[Arrival]:
+    """Return whom to cut off early: first those on the connections with the most requests on their way."""
+    excess = len(slow) - _MAX_ARRIVING
+    if excess <= 0:
+        return []
+    peers = {arrival: arrival.context.peer() for arrival in slow}
+    numbers = Counter(peers.values())
+    return sorted(slow, key=lambda arrival: numbers[peers[arrival]], reverse=True)[:excess]
+
+
+def _give_back_memory() -> None:
+    """Return free memory to the system: after some thousand calls at a time, the C library would keep 100 MB of it."""
+    if hasattr(_C_LIBRARY, "malloc_trim"):  # glibc's own.
+        _C_LIBRARY.malloc_trim(0)
 
 
 class _Wait:

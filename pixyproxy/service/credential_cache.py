@@ -9,21 +9,24 @@ import threading
 from collections.abc import Mapping
 from datetime import datetime
 
-from cachetools import TTLCache
+from cachetools import LRUCache
 
 from pixyproxy.core.models import Caller
 
 _MAX_REMEMBERED = 10_000
-_SECONDS_TO_LIVE = 60.0
 
 
 class CredentialCache:
-    """Callers by a keyed hash of their credentials: neither passwords nor anything to guess them with is kept."""
+    """Callers by a keyed hash of their credentials: neither passwords nor anything to guess them with is kept.
+
+    They are remembered for as long as their users stay unchanged: whoever is signed in is not checked, and so not
+    refused, again.
+    """
 
     def __init__(self) -> None:
         self._secret = secrets.token_bytes(32)
         # Beside each caller, when its user last changed before it was found right.
-        self._callers: TTLCache[bytes, tuple[Caller, datetime]] = TTLCache(_MAX_REMEMBERED, ttl=_SECONDS_TO_LIVE)
+        self._callers: LRUCache[bytes, tuple[Caller, datetime]] = LRUCache(_MAX_REMEMBERED)
         self._revision = ""
         self._lock = threading.Lock()
 

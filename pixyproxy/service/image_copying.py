@@ -7,12 +7,22 @@ second one takes only what is new. Nothing here changes an image.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeVar
 
-from pixyproxy.core.exceptions import ContentDamagedError, ImageNotFoundError
+from pixyproxy.core.exceptions import (
+    ContentDamagedError,
+    DBConnectionError,
+    ImageNotFoundError,
+    PixyProxyException,
+    StorageFullError,
+    StorageUnavailableError,
+    for_log,
+)
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.image_store import ImageStore
 from pixyproxy.data.repositories.generations import GenerationRepository, GenerationState
@@ -20,19 +30,27 @@ from pixyproxy.data.repositories.image_copies import ImageCopyRepository, ImageT
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.transactions import in_transaction
 
+_logger = logging.getLogger(__name__)
+
+Subject = TypeVar("Subject")
+Result = TypeVar("Result")
+
 # Each holds one image in memory.
 _IMAGES_AT_ONCE = 8
 # What is copied again at most after a copy was cut off.
 _PAGE = 100
 _COPIES_PAGE = 1000
 _READ_BYTES = 1024 * 1024
+# What would go wrong with every other image as well.
+_ENDING_ERRORS = (DBConnectionError, StorageFullError, StorageUnavailableError)
 
 
 class CopyOutcome(StrEnum):
     """What became of one image.
 
     It was COPIED now, or an earlier copy was VERIFIED now, or was KNOWN to have been verified; its bytes are MISSING in
-    the source, or DAMAGED there; or it was DELETED meanwhile.
+    the source, or DAMAGED there; or it was DELETED meanwhile. It FAILED where a store does not read, take or delete it,
+    but does so with others.
     """
 
     COPIED = "copied"
@@ -41,6 +59,7 @@ class CopyOutcome(StrEnum):
     MISSING = "missing"
     DAMAGED = "damaged"
     DELETED = "deleted"
+    FAILED = "failed"
 
 
 @dataclass(frozen=True)
@@ -54,11 +73,6 @@ class CopyResult:
     def is_verified_now(self) -> bool:
         """Whether the bytes in the target have just been found to be the image's."""
         return self.outcome in (CopyOutcome.COPIED, CopyOutcome.VERIFIED)
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether neither store has the image's bytes."""
-        return self.outcome in (CopyOutcome.MISSING, CopyOutcome.DAMAGED)
 
 
 class ImageCopying:
@@ -95,15 +109,16 @@ class ImageCopying:
         with ThreadPoolExecutor(_IMAGES_AT_ONCE) as pool:
             for images in self._pages():
                 results = []
-                for result in pool.map(self._copy, images):
+                for result in pool.map(lambda image: _attempt(self._copy, image, image.guid), images):
                     results.append(result)
                     yield result
                 verified = [result.guid for result in results if result.is_verified_now]
                 self._note_copies(verified)
                 if self._deletes_source:
                     list(pool.map(self._source.delete, verified))
-        self._copy_noted()
-        self._delete_copies_of_deleted()
+        yield from self._copy_noted()
+        yield from self._copy_aside()
+        yield from self._delete_copies_of_deleted()
 
     def _copies(self, context: DatabaseContext) -> ImageCopyRepository:
         return ImageCopyRepository(context, self._store_guid)
@@ -145,21 +160,36 @@ class ImageCopying:
             return False
         return True
 
-    def _copy_noted(self) -> None:
-        """Copy pictures that are not entered yet, so that servers on the target enter them."""
+    def _copy_noted(self) -> Iterator[CopyResult]:
+        """Copy pictures that are not entered yet, so that servers on the target enter them; give those that failed."""
         for guid in self._source.noted():
-            with self._database.reading() as context:
-                generation = GenerationRepository(context).find_by_image(guid)
-            if generation is None or generation.state is GenerationState.SUCCEEDED:
-                continue
-            note, data = self._source.read_note(guid), _read(self._source, guid)
-            if note is not None and data is not None:
-                # The bytes first: a note without them would be thrown away.
-                self._target.write(guid, data)
-                self._target.write_note(guid, note)
+            if result := _attempt(self._copy_with_note, guid, guid):
+                yield result
 
-    def _delete_copies_of_deleted(self) -> None:
-        """Delete what was copied of images that have been deleted since."""
+    def _copy_with_note(self, guid: str) -> None:
+        with self._database.reading() as context:
+            generation = GenerationRepository(context).find_by_image(guid)
+        if generation is None or generation.state is GenerationState.SUCCEEDED:
+            return
+        note, data = self._source.read_note(guid), _read(self._source, guid)
+        if note is not None and data is not None:
+            # The bytes first: a note without them would be thrown away.
+            self._target.write(guid, data)
+            self._target.write_note(guid, note)
+
+    def _copy_aside(self) -> Iterator[CopyResult]:
+        """Copy answers that were kept aside, which are few and stay in the source too; give those that failed."""
+        for guid in set(self._source.list_aside()) - set(self._target.list_aside()):
+            if result := _attempt(self._copy_body, guid, guid):
+                yield result
+
+    def _copy_body(self, guid: str) -> None:
+        body = self._source.read_aside(guid)
+        if body is not None:
+            self._target.write_aside(guid, body)
+
+    def _delete_copies_of_deleted(self) -> Iterator[CopyResult]:
+        """Delete what was copied of images that have been deleted since; give those that failed."""
         after = ""
         while True:
             with self._database.reading() as context:
@@ -167,10 +197,21 @@ class ImageCopying:
             if not copies:
                 return
             gone = [copy.image_guid for copy in copies if not copy.has_image]
-            for guid in gone:
-                self._target.delete(guid)
-            self._forget_copies(gone)
+            failed = [result for guid in gone if (result := _attempt(self._target.delete, guid, guid))]
+            yield from failed
+            self._forget_copies([guid for guid in gone if guid not in {result.guid for result in failed}])
             after = copies[-1].image_guid
+
+
+def _attempt(work: Callable[[Subject], Result], subject: Subject, guid: str) -> Result | CopyResult:
+    """Do something for one image; where it goes wrong with this one alone, log why, and return that it FAILED."""
+    try:
+        return work(subject)
+    except _ENDING_ERRORS:
+        raise
+    except PixyProxyException as error:
+        _logger.warning("The image %s: %s", guid, for_log(error))
+        return CopyResult(guid, CopyOutcome.FAILED)
 
 
 def _is_whole(store: ImageStore, image: ImageToCopy) -> bool:

@@ -74,12 +74,12 @@ class UserServiceInterface(ABC):
     """Who may sign in."""
 
     @abstractmethod
-    def authenticate_user(self, username: str, password: str, peer: str) -> Caller:
-        """Check credentials that came from ``peer``, a network address without its port.
+    def authenticate_user(self, username: str, password: str, address: str) -> Caller:
+        """Check credentials that came from the client at ``address``.
 
         Raises:
             CredentialsInvalidError: no user has them.
-            TooManySignInsError: too many sign-ins failed; these were not looked at.
+            TooManySignInsError: too many sign-ins failed, with this name or from this address; these were not checked.
             TooBusyError: too many others are being checked.
         """
 

@@ -17,6 +17,7 @@ from pixyproxy.data.repositories.users import UserRepository
 from pixyproxy.service.credential_cache import CredentialCache
 from pixyproxy.service.interfaces import UserServiceInterface
 from pixyproxy.service.passwords import Passwords
+from pixyproxy.service.sign_in_queue import SignInQueue
 from pixyproxy.service.sign_in_throttle import SignInThrottle
 
 _logger = logging.getLogger(__name__)
@@ -33,26 +34,22 @@ class UserService(UserServiceInterface):
         self._database = database
         self._throttle = throttle
         self._passwords = Passwords()
+        self._queue = SignInQueue(throttle.pause)
         self._cache = CredentialCache()
         self._looking = threading.Lock()
         self._revision = ""
         self._looked_at = _NEVER
 
-    def authenticate_user(self, username: str, password: str, peer: str) -> Caller:  # noqa: D102
+    def authenticate_user(self, username: str, password: str, address: str) -> Caller:  # noqa: D102
         name = exact_key(username)
         key = self._cache.key_of(name, password)
         self._look_for_changes()
         caller = self._cache.get(key)
         if caller is not None:
             return caller
-        self._throttle.require_allowed(name, peer)
-        with self._passwords.turn():
-            # Others with the same credentials may have been here while this one waited.
-            caller = self._cache.get(key)
-            if caller is None:
-                self._throttle.require_allowed(name, peer)
-                caller = self._check(name, password, peer, key)
-        return caller
+        self._throttle.require_allowed(name, address)
+        standing = self._throttle.standing_of(name, address)
+        return self._queue.check(name, address, key, standing, lambda: self._check(name, password, address, key))
 
     def create_user(self, user: UserCreate) -> User:  # noqa: D102
         user = validated(UserCreate, user)
@@ -95,14 +92,19 @@ class UserService(UserServiceInterface):
     def _hash(self, password: str) -> SecretStr:
         return SecretStr(self._passwords.hash(password))
 
-    def _check(self, name: str, password: str, peer: str, key: bytes) -> Caller:
+    def _check(self, name: str, password: str, address: str, key: bytes) -> Caller:
+        # Others may have been here while this one waited.
+        known = self._cache.get(key)
+        if known is not None:
+            return known
+        self._throttle.require_allowed(name, address)
         revision = self._revision
         user = self._find(name)
         is_right = self._passwords.check(password, user.password.get_secret_value() if user else None)
         if user is None or not is_right:
-            self._throttle.note_failure(name, peer)
+            self._throttle.note_failure(name, address)
             raise CredentialsInvalidError("The username or the password is wrong.")
-        self._throttle.note_success(name, peer)
+        self._throttle.note_success(name, address)
         caller = Caller(user_id=user.id, guid=user.guid, username=user.username, class_key=user.class_key)
         self._cache.put(key, caller, user.updated_at, revision)
         return caller

@@ -18,21 +18,20 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import pytest
-from filelock import FileLock
+from tests.support.leaving_out import Required, leave_out
+from tests.support.programs import InstallError, cache_folder, install_once, run_install
 
 ROOT = Path(__file__).parents[2]
 CLIENTS = Path(__file__).parent
 DOCUMENT = ROOT / "docs/clients.md"
-SERVICE_CONFIG = ROOT / "pixyproxy/client/service_config.json"
+SERVICE_CONFIG = ROOT / "protos/pixyproxy/v1/service_config.json"
 
-_REQUIRED = "PIXYPROXY_TEST_REQUIRE_CLIENTS"
-_BUILD_TIMEOUT = 600.0
 _RUN_TIMEOUT = 120.0
 _KEPT_SECONDS = 7 * 24 * 3600
-_MAX_COMPLAINT = 1000
+_BUILT = "built"
+"""The file that is in the folder of a project once that is built."""
 
 
 @dataclass(frozen=True)
@@ -115,48 +114,54 @@ PROJECTS = (
 
 
 def require_tools(what: str, *tools: str) -> None:
-    """Have the test not run where a command is missing."""
+    """Leave the test out where a command is missing."""
     missing = [tool for tool in tools if not shutil.which(tool)]
     if missing:
-        not_run(f"{what} ({' and '.join(missing)} not there)")
+        leave_out(what, f"install {' and '.join(missing)}", Required.CLIENTS)
 
 
 def built(project: Project) -> Path:
     """Return the folder of the built project, after building it where that was not done before.
 
-    Where its tools are missing, too old, or cannot load what they need, the test is not run.
+    Where its tools are missing, too old, or cannot load what they need, the test is left out.
     """
-    require_tools(f"the {project.language} client", *project.tools)
-    outcome = _outcome(project)
-    if isinstance(outcome, Path):
-        return outcome
-    return not_run(f"the {project.language} client (it cannot be built here: {outcome})")
+    what = f"the {project.language} client"
+    require_tools(what, *project.tools)
+    folder = _folder(project)
+    try:
+        install_once(folder.name, lambda: folder if _is_built(folder) else None, lambda: _make(project, folder))
+    except InstallError as error:
+        reason = str(error)
+    else:
+        (folder / _BUILT).touch()
+        return folder
+    # Outside of the handler, so that the report shows the reason once.
+    return leave_out(what, reason, Required.CLIENTS)
 
 
-def not_run(what: str) -> NoReturn:
-    """Skip the test, or fail it where PIXYPROXY_TEST_REQUIRE_CLIENTS is set."""
-    reason = f"not run: {what}"
-    if os.environ.get(_REQUIRED):
-        pytest.fail(reason)
-    pytest.skip(" ".join(reason.split()))
+def due() -> list[Project]:
+    """The projects that the first test which needs them would build."""
+    return [
+        project for project in PROJECTS if all(map(shutil.which, project.tools)) and not _is_built(_folder(project))
+    ]
 
 
 @functools.cache
-def _outcome(project: Project) -> Path | str:
-    """The folder of the built project, or why it cannot be built."""
-    folder = _cache() / f"{project.folder}-{_digest(project)}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        done = folder / "built"
-        if not done.exists():
-            _remove_old_ones(folder.parent)
-            shutil.rmtree(folder, ignore_errors=True)
-            _lay_out(project, folder)
-            complaint = _build(project, folder)
-            if complaint:
-                return complaint
-        done.touch()
-    return folder
+def _folder(project: Project) -> Path:
+    return cache_folder() / "clients" / f"{project.folder}-{_digest(project)}"
+
+
+def _is_built(folder: Path) -> bool:
+    return (folder / _BUILT).exists()
+
+
+def _make(project: Project, folder: Path) -> None:
+    _remove_old_ones(folder.parent)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(exist_ok=True)
+    _lay_out(project, folder)
+    _build(project, folder)
+    (folder / _BUILT).touch()
 
 
 def run_program(project: Project, *arguments: str, env: Mapping[str, str]) -> Any:
@@ -203,10 +208,6 @@ def _block(heading: str, fence: str) -> str:
     return block[1]
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pixyproxy" / "clients"
-
-
 def _digest(project: Project) -> str:
     parts = hashlib.sha256(f"{project.commands}{project.code}".encode())
     for path in sorted([*_sources(project), *(ROOT / "protos").rglob("*.proto"), SERVICE_CONFIG]):
@@ -228,27 +229,18 @@ def _lay_out(project: Project, folder: Path) -> None:
         (folder / name).write_text(text)
 
 
-def _build(project: Project, folder: Path) -> str:
-    """Run the document's commands, and return what the one that failed said."""
+def _build(project: Project, folder: Path) -> None:
+    """Run the document's commands."""
     # protoc is there wherever the tests are, inside a package of Python.
     protoc = folder / "bin" / "protoc"
     protoc.parent.mkdir()
     protoc.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m grpc_tools.protoc "$@"\n')
     protoc.chmod(0o755)
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", project.commands],
-        cwd=folder,
-        env={**os.environ, "PATH": f"{protoc.parent}:{os.environ['PATH']}", "GOBIN": str(protoc.parent)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=_BUILD_TIMEOUT,
-        check=False,
-    )
-    return done.stdout[-_MAX_COMPLAINT:] or str(done.returncode) if done.returncode else ""
+    environment = {"PATH": f"{protoc.parent}:{os.environ['PATH']}", "GOBIN": str(protoc.parent)}
+    run_install(["bash", "-euo", "pipefail", "-c", project.commands], environment, folder)
 
 
 def _remove_old_ones(folder: Path) -> None:
-    for done in folder.glob("*/built"):
+    for done in folder.glob(f"*/{_BUILT}"):
         if time.time() - done.stat().st_mtime > _KEPT_SECONDS:
             shutil.rmtree(done.parent, ignore_errors=True)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 from google.protobuf import descriptor_pb2
+from pixyproxy_pb.v1 import image_service_pb2 as pb
 
-from tests.clients.projects import ROOT, not_run, require_tools, write_descriptor
+from tests.clients.projects import ROOT, SERVICE_CONFIG, require_tools, write_descriptor
 from tests.support.grpcurl import grpcurl_folder
+from tests.support.leaving_out import Required, leave_out
 from tests.support.rpc import TIMEOUT
 
 _PROTO = "protos/pixyproxy/v1/image_service.proto"
+_BUF = "buf, which guards the contract"
 
 
 # --- make descriptor -------------------------------------------------------------------------------------------------
@@ -53,7 +57,7 @@ def test_the_descriptor_keeps_the_comments(descriptor: Path) -> None:
 
 def lint_with(changes: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
     """Run `make lint-proto` on a copy of the contract in which some texts are replaced by others."""
-    require_tools("buf, which guards the contract", "npm")
+    require_tools(_BUF, "npm")
     shutil.copytree(ROOT / "protos", folder / "protos")
     for name in ("Makefile", "buf.yaml"):
         shutil.copy(ROOT / name, folder)
@@ -64,7 +68,7 @@ def lint_with(changes: dict[str, str], folder: Path) -> subprocess.CompletedProc
     (folder / _PROTO).write_text(text)
     linted = subprocess.run(["make", "lint-proto"], cwd=folder, capture_output=True, text=True, check=False)
     if "npm error" in linted.stderr:
-        not_run("buf, which guards the contract (npm cannot load it)")
+        leave_out(_BUF, "npm cannot load it", Required.CLIENTS)
     return linted
 
 
@@ -83,3 +87,16 @@ def test_what_breaks_released_clients_does_not_pass(tmp_path: Path) -> None:
         'Previously present enum value "2" on enum "Visibility" was deleted',
     ):
         assert complaint in linted.stdout
+
+
+# --- the service config ----------------------------------------------------------------------------------------------
+
+
+def test_what_grpc_repeats_is_what_may_be_repeated() -> None:
+    (config,) = json.loads(SERVICE_CONFIG.read_text())["methodConfig"]
+    service = pb.DESCRIPTOR.services_by_name["ImageService"]
+
+    assert {name["service"] for name in config["name"]} == {service.full_name}
+    named = {name["method"] for name in config["name"]}
+    assert named == {method.name for method in service.methods} - {"CreateImage", "DeleteImage"}
+    assert config["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]

@@ -86,7 +86,7 @@ class Fleet:
 def running_fleet(folder: Path, settings: Mapping[str, str]) -> Iterator[Fleet]:
     """Run three replicas behind HAProxy; ``settings`` name the database server, the image store and the provider."""
     with contextlib.ExitStack() as stack:
-        balancer, *addresses = _free_addresses(1 + _REPLICAS)
+        balancer, *addresses = free_addresses(1 + _REPLICAS)
         login = prepare_database(dict(settings))
         fleet = Fleet(balancer, login, [], folder, settings, addresses, stack)
         for place in range(_REPLICAS):
@@ -96,7 +96,7 @@ def running_fleet(folder: Path, settings: Mapping[str, str]) -> Iterator[Fleet]:
         yield fleet
 
 
-def _free_addresses(count: int) -> list[str]:
+def free_addresses(count: int) -> list[str]:
     """Addresses below the ports that the system hands out by itself, so that they stay free over a restart."""
     found: list[str] = []
     while len(found) < count:

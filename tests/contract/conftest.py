@@ -25,6 +25,7 @@ _EMPTIED_TABLES = (
     "server_values",
     "provider_turns",
     "failed_sign_ins",
+    "past_sign_ins",
 )
 
 

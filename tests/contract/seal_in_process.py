@@ -8,7 +8,7 @@ from contextlib import closing
 from pixyproxy.data.repositories import postings
 from pixyproxy.service import indexer
 from tests.contract.databases import open_database
-from tests.contract.test_search_index import SMALL_BLOCKS
+from tests.contract.small_blocks import SMALL_BLOCKS
 
 if __name__ == "__main__":
     for name, bits in SMALL_BLOCKS.items():

@@ -19,10 +19,13 @@ def test_deletions_come_back_oldest_first_until_they_are_done(database: Database
 
     with database.transaction() as context:
         deletions = DeletionRepository(context)
-        assert deletions.get_oldest(2) == guids[:2]
+        oldest = deletions.get_next(2, after=0)
+        assert [deletion.image_guid for deletion in oldest] == guids[:2]
+        assert [deletion.image_guid for deletion in deletions.get_next(10, after=oldest[0].id)] == guids[1:]
+        assert deletions.get_next(10, after=oldest[1].id + 1) == []
         deletions.delete(guids[0])
         deletions.delete(new_guid())
-        assert deletions.get_oldest(10) == guids[1:]
+        assert [deletion.image_guid for deletion in deletions.get_next(10, after=0)] == guids[1:]
 
 
 def test_a_deletion_is_written_down_once(database: Database) -> None:

@@ -33,6 +33,7 @@ from pixyproxy.data.local_image_store import LocalImageStore
 from pixyproxy.data.object_image_store import ObjectImageStore
 from pixyproxy.observability.store import ObservedImageStore
 from tests.contract.object_stores import fresh_store
+from tests.support.unusual_files import UNUSUAL, in_time, put_in_place
 from tests.support.waiting import wait_until
 
 GUID = "123e4567-e89b-42d3-a456-426614174000"
@@ -498,6 +499,75 @@ def test_what_is_no_readable_file_is_an_error_without_details(folder: Path) -> N
         assert str(folder) not in refused.value.message
 
 
+@pytest.mark.parametrize("kind", UNUSUAL)
+def test_what_is_no_regular_file_is_damage(folder: Path, kind: str) -> None:
+    store = LocalImageStore(folder)
+    store.write(GUID, b"bytes")
+    put_in_place(kind, folder / "12" / "3e" / GUID)
+
+    with pytest.raises(ContentDamagedError) as refused:
+        in_time(lambda: store.open(GUID))
+
+    assert str(folder) not in refused.value.message
+    if kind != "folder":
+        store.write(GUID, b"new bytes")
+        assert read_all(store, GUID) == b"new bytes"
+
+
+@pytest.mark.parametrize("kind", UNUSUAL)
+def test_a_note_that_is_no_regular_file_is_damage(folder: Path, kind: str) -> None:
+    store = LocalImageStore(folder)
+    other = "ffe00000" + GUID[8:]
+    store.write_note(GUID, "note")
+    store.write_note(other, "another")
+    put_in_place(kind, folder / ".notes" / GUID)
+
+    with pytest.raises(ContentDamagedError) as refused:
+        in_time(lambda: store.read_note(GUID))
+
+    assert str(folder) not in refused.value.message
+    assert store.read_note(other) == "another"
+    assert sorted(store.noted()) == sorted([GUID, other])
+
+
+@pytest.mark.parametrize("kind", UNUSUAL)
+def test_a_part_that_is_no_regular_file_is_left_alone(folder: Path, kind: str) -> None:
+    store = LocalImageStore(folder)
+    parts = folder / ".parts"
+    for name in ("a", "b", "c"):
+        put_in_place(kind, parts / f"{name}-unusual")
+        (parts / f"{name}-abandoned").write_bytes(b"half")
+
+    in_time(store.sweep)
+
+    assert sorted(path.name for path in parts.iterdir()) == ["a-unusual", "b-unusual", "c-unusual"]
+    store.write(GUID, b"bytes")
+    assert read_all(store, GUID) == b"bytes"
+
+
+@pytest.mark.parametrize("kind", UNUSUAL)
+def test_a_store_s_own_guid_is_read_from_a_regular_file(folder: Path, kind: str) -> None:
+    store = LocalImageStore(folder)
+    store.guid()
+    put_in_place(kind, folder / ".guid")
+
+    with pytest.raises(ContentDamagedError):
+        in_time(store.guid)
+
+
+def test_a_file_that_may_not_be_read_is_no_lack_of_room(folder: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may read every file")
+    store = LocalImageStore(folder)
+    store.write(GUID, b"bytes")
+    (folder / "12" / "3e" / GUID).chmod(0)
+
+    with pytest.raises(PixyProxyException) as refused:
+        store.open(GUID)
+
+    assert type(refused.value) is PixyProxyException
+
+
 # --- Notes ------------------------------------------------------------------------------------------------------------
 
 
@@ -527,6 +597,70 @@ def test_notes_and_bytes_do_not_touch_one_another(store: ImageStore) -> None:
     store.write(GUID, b"bytes")
     store.delete_note(GUID)
     assert read_all(store, GUID) == b"bytes"
+
+
+# --- Answers that were kept aside -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 3 * 1024 * 1024 + 7])
+def test_an_answer_that_was_kept_aside_comes_back_unchanged(store: ImageStore, size: int) -> None:
+    other = "ffe00000" + GUID[8:]
+    assert store.read_aside(GUID) is None
+    assert store.list_aside() == []
+
+    assert GUID in store.write_aside(GUID, picture(size))
+    store.write_aside(other, b'{"data": [{"url": "https://example.com/"}]}')
+
+    assert store.read_aside(GUID) == picture(size)
+    assert store.read_aside(other) == b'{"data": [{"url": "https://example.com/"}]}'
+    assert sorted(store.list_aside()) == sorted([GUID, other])
+
+
+def test_an_answer_that_was_kept_aside_is_no_image_and_no_note(store: ImageStore) -> None:
+    store.write_aside(GUID, b"answer")
+
+    with pytest.raises(ContentDamagedError):
+        store.open(GUID)
+    assert store.read_note(GUID) is None
+    assert store.noted() == []
+
+
+def test_nothing_removes_an_answer_that_was_kept_aside(store: ImageStore) -> None:
+    store.write_aside(GUID, b"answer")
+    store.write(GUID, b"bytes")
+    store.write_note(GUID, "note")
+
+    store.delete(GUID)
+    store.delete_note(GUID)
+    store.sweep()
+
+    assert store.read_aside(GUID) == b"answer"
+
+
+def test_an_answer_that_was_kept_aside_is_said_to_be_where_it_is(folder: Path) -> None:
+    place = Path(LocalImageStore(folder).write_aside(GUID, b"answer"))
+
+    assert place == folder.resolve() / ".aside" / GUID
+    assert place.read_bytes() == b"answer"
+
+
+def test_an_answer_that_was_kept_aside_lasts_once_it_is_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = LocalImageStore(folder)
+    store.write(GUID, b"bytes")
+    recorder = Recorder(monkeypatch, folder)
+
+    store.write_aside(GUID, b"answer")
+
+    assert recorder.steps == [
+        ("mkdir", ".aside"),
+        ("fsync", "."),
+        ("fsync", ".parts/*"),
+        ("replace", ".parts/*", f".aside/{GUID}"),
+        ("fsync", ".aside"),
+    ]
+
+
+# --- Sweeping ---------------------------------------------------------------------------------------------------------
 
 
 def test_sweeping_leaves_what_is_whole(store: ImageStore) -> None:

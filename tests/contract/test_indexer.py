@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -18,10 +17,14 @@ from pixyproxy.data.repositories.search_index import SearchIndexRepository
 from pixyproxy.service import indexer
 from pixyproxy.service.indexer import SearchIndexer, seal_all, take_step
 from tests.contract.records import add_caller, add_images, get_page, minutes
-from tests.contract.test_search_index import SMALL_BLOCKS, rows_of, sealed_terms
+from tests.contract.small_blocks import SMALL_BLOCKS
+from tests.contract.test_search_index import rows_of, sealed_terms
+from tests.support.processes import start_process
+from tests.support.servers import environment
 from tests.support.waiting import wait_until
 
 FOX = ImageFilter(prompt="fox", filename="red")
+PROJECT = Path(__file__).parents[2]
 _TIMEOUT = 120.0
 
 
@@ -153,11 +156,12 @@ def test_an_indexer_goes_on_after_an_error(
 
 
 def test_an_indexer_that_is_killed_at_any_moment_loses_nothing(
-    database: Database, database_url: str, ann: Caller, images: list[Image]
+    database: Database, database_url: str, ann: Caller, images: list[Image], tmp_path: Path
 ) -> None:
     command = [sys.executable, "-m", "tests.contract.seal_in_process", database_url]
     for waiting in (180, 120, 60, 6):
-        process = subprocess.Popen(command, cwd=Path(__file__).parents[2])
+        with (tmp_path / "log").open("wb") as log:
+            process = start_process(command, env=environment(tmp_path), cwd=PROJECT, stdout=log, stderr=log)
         try:
             # The next step has begun, or is about to.
             wait_until(lambda left=waiting: len(tail_of(database)) <= left, _TIMEOUT, "some to be sealed")  # type: ignore[misc]

@@ -59,6 +59,9 @@ USES: dict[str, tuple[str, Callable[[ObjectImageStore], object]]] = {
     "read note": ("GET", lambda store: store.read_note(GUID)),
     "delete note": ("DELETE", lambda store: store.delete_note(GUID)),
     "noted": ("GET", lambda store: store.noted()),
+    "write aside": ("PUT", lambda store: store.write_aside(GUID, b"answer")),
+    "read aside": ("GET", lambda store: store.read_aside(GUID)),
+    "list aside": ("GET", lambda store: store.list_aside()),
 }
 
 
@@ -297,10 +300,15 @@ def test_room_that_was_found_is_taken_to_be_there_for_a_while(store: ObjectImage
 def test_objects_lie_where_files_would(store: ObjectImageStore, s3_server: RunningObjectStore) -> None:
     store.write(GUID, DATA)
     store.write_note(GUID, "note")
+    place = store.write_aside(GUID, b"answer")
 
     assert s3_server.folder is not None
     prefixes = [path.parents[2] for path in s3_server.folder.glob(f"*/{KEY}") if path.read_bytes() == DATA]
     assert any((prefix / ".notes" / GUID).exists() for prefix in prefixes)
+    bucket, path = place.removeprefix("s3://").split("/", 1)
+    assert bucket == s3_server.folder.name
+    assert path.endswith(f"/.aside/{GUID}")
+    assert (s3_server.folder / path).read_bytes() == b"answer"
 
 
 # --- Addresses -------------------------------------------------------------------------------------------------------

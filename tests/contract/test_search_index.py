@@ -25,12 +25,13 @@ from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.repositories.posting_store import Block, Found, PostingRepository, as_text
 from pixyproxy.data.repositories.search_index import SearchIndexRepository
 from pixyproxy.data.transactions import in_transaction
+from tests.contract.databases import KINDS
 from tests.contract.page_model import expected_images
 from tests.contract.records import add_caller, add_image, add_images, get_page, minutes, walk
+from tests.contract.small_blocks import SMALL_BLOCKS
 from tests.contract.test_images_pages import FILENAMES, TAGS, USERNAMES, random_filter, random_images
 
 PUBLIC = Visibility.PUBLIC
-SMALL_BLOCKS = {"BLOCK_BITS": 6, "RUN_BITS": 3}
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +95,7 @@ def guids(images: list[Image]) -> list[str]:
     return [image.guid for image in images]
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize(("migrated", "seed"), [*zip(KINDS, (1, 2, 3), strict=True)], indirect=["migrated"])
 def test_pages_are_those_of_the_model_whatever_is_sealed(database: Database, seed: int) -> None:
     randomness = random.Random(seed)
     authors = [add_caller(database, username) for username in USERNAMES]

@@ -8,14 +8,15 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from pixyproxy.cli import images
+from pixyproxy.cli import failures
 from pixyproxy.cli.client_settings import VARIABLES
-from pixyproxy.client import errors
+from pixyproxy.client import Keepalive, RetryPolicy, errors
 from tests.support.servers import RunningServer, running_server
 
 PAGE = (Path(__file__).parents[2] / "docs/clients.md").read_text()
@@ -27,8 +28,8 @@ def section(heading: str) -> str:
     return found[1]
 
 
-def example(heading: str, language: str, server: RunningServer) -> str:
-    (block,) = re.findall(rf"^```{language}\n(.*?)^```$", section(heading), flags=re.MULTILINE | re.DOTALL)
+def example(heading: str, language: str, server: RunningServer, number: int = 0) -> str:
+    block: str = re.findall(rf"^```{language}\n(.*?)^```$", section(heading), flags=re.MULTILINE | re.DOTALL)[number]
     assert "PASSWORD" in block
     assert "127.0.0.1:50051" in block
     password = re.compile(r"(?<!_)PASSWORD(?!=)")
@@ -70,6 +71,22 @@ def test_the_example_in_python(server: RunningServer, tmp_path: Path) -> None:
     assert error.startswith("IMAGE_NOT_FOUND There is no such image")
 
 
+def test_the_example_for_asyncio(server: RunningServer, tmp_path: Path) -> None:
+    said = run([sys.executable, "-c", example("Python", "python", server, number=1)], tmp_path)
+
+    created, found, size = said.splitlines()
+    assert created == "['A castle at night', 'A castle at noon']"
+    assert found == "A castle at noon"
+    assert size == f"{(tmp_path / 'castle.png').stat().st_size} image/png"
+
+
+def test_the_defaults_are_told() -> None:
+    rows = re.findall(r"^ *\| `(\w+)` \| `(.*?)` \|", section("Python"), flags=re.MULTILINE)
+
+    assert rows == [(field.name, repr(field.default)) for field in fields(RetryPolicy)]
+    assert repr(Keepalive()) in section("Python")
+
+
 def test_the_session_in_a_shell(server: RunningServer, tmp_path: Path) -> None:
     said = run(["bash", "-euo", "pipefail", "-c", example("The command line", "sh", server)], tmp_path)
 
@@ -97,7 +114,7 @@ def test_all_variables_are_listed() -> None:
 def test_all_statuses_are_listed() -> None:
     listed = re.findall(r"^\| (\d+) \|", section("The command line"), flags=re.MULTILINE)
 
-    own = {images._FAILED, images._INTERRUPTED, *images._STATUSES.values()}
+    own = {failures.FAILED, failures.INTERRUPTED, *failures.STATUSES.values()}
     assert [int(status) for status in listed] == sorted({0, *own})
 
 

@@ -21,6 +21,7 @@ from PIL import Image
 
 from tests.support.database_servers import DatabaseServer, fresh_database
 from tests.support.grpcurl import grpcurl_folder
+from tests.support.wheel import build_wheel
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", (ROOT / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
@@ -124,7 +125,7 @@ def documents(text: str) -> list[dict[str, Any]]:
 
 
 def test_production(mysql_server: DatabaseServer, tmp_path: Path) -> None:
-    """Build the package as `pip install .` does, and run the README's commands from it alone, on MySQL."""
+    """Build the package as `pip install` does, and run the README's commands from it alone, on MySQL."""
     wheel = build_wheel(tmp_path)
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "installed")
@@ -178,18 +179,8 @@ def run_until_it_serves(script: str, folder: Path) -> tuple[str, str]:
     return said, logged
 
 
-def build_wheel(folder: Path) -> Path:
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)],
-        check=True,
-        capture_output=True,
-    )
-    (wheel,) = folder.glob("pixyproxy-*.whl")
-    return wheel
-
-
 def without_install(block: str) -> str:
     """Leave out the line that makes an environment, whose work `build_wheel` does."""
     first, _, rest = block.partition("\n")
-    assert "pip install ." in first
+    assert "pip install '.[server]'" in first
     return rest

@@ -29,7 +29,7 @@ def small_disk(folder: Path) -> Iterator[None]:
     """Mount a small file system of its own at a folder; skipped where that is not allowed."""
     folder.mkdir(parents=True, exist_ok=True)
     if os.geteuid() != 0 or _mount("-t", "tmpfs", "-o", f"size={_DISK}", "tmpfs", str(folder)) != 0:
-        pytest.skip("not run: a disk that fills up (a small file system can be mounted only by root)")
+        pytest.skip("left out: a disk that fills up (only root can mount a small file system)")
     try:
         yield
     finally:

@@ -35,9 +35,10 @@ class TcpProxy:
         port: where it listens on 127.0.0.1.
     """
 
-    def __init__(self, host: str, port: int) -> None:
-        """Forward to ``host`` and ``port``."""
+    def __init__(self, host: str, port: int, source: str = "") -> None:
+        """Forward to ``host`` and ``port``, from the address ``source`` where one is given."""
         self._target = (host, port)
+        self._source = source
         self._links: set[_Link] = set()
         self._lock = threading.Lock()
         self._is_silent = False
@@ -90,7 +91,7 @@ class TcpProxy:
     def _serve(self, link: _Link) -> None:
         try:
             if not link.is_lost:
-                link.far = socket.create_connection(self._target)
+                link.far = socket.create_connection(self._target, source_address=(self._source, 0))
                 for end in (link.near, link.far):
                     end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 threading.Thread(target=self._pump, args=(link, link.far, link.near), daemon=True).start()
@@ -120,9 +121,9 @@ class TcpProxy:
 
 
 @contextlib.contextmanager
-def tcp_proxy(host: str, port: int) -> Iterator[TcpProxy]:
+def tcp_proxy(host: str, port: int, source: str = "") -> Iterator[TcpProxy]:
     """A proxy that ends with the context."""
-    proxy = TcpProxy(host, port)
+    proxy = TcpProxy(host, port, source)
     try:
         yield proxy
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import select
 import socket
 import struct
 import time
@@ -119,6 +120,11 @@ class Http2Connection:
                 self._read()
         self._socket.settimeout(self._timeout)
 
+    def read(self) -> None:
+        """Read what has come, and wait for nothing."""
+        while not self.answers.is_closed and select.select([self._socket], [], [], 0)[0]:
+            self._read()
+
     def finish(self) -> None:
         """Send no more, and wait for the server to close.
 
@@ -175,8 +181,8 @@ class Http2Connection:
             answers.goaways.append(struct.unpack_from(">I", payload, 4)[0])
         elif kind == PING and flags & ACK and payload == _LAST_PING:
             answers.has_pong = True
-        elif kind == PING and not flags & ACK:
-            self.send(frame(PING, ACK, 0, payload))
+        elif kind in (PING, SETTINGS) and not flags & ACK:
+            self.send(frame(kind, ACK, 0, payload if kind == PING else b""))
 
     def _take_headers(self, stream: int, block: bytes) -> None:
         raw = {_bytes(name): _bytes(value) for name, value in self._decoder.decode(block, raw=True)}

@@ -147,7 +147,7 @@ class World:
 @contextlib.contextmanager
 def open_world(folder: Path, *, creates: int = 0) -> Iterator[World]:
     """Run a server with some users and images; at most ``creates`` further images are made by fuzzing."""
-    with running_server(folder, SETTINGS) as server:
+    with running_server(folder, SETTINGS, makes_first_user=True) as server:
         logins = [server.new_login(username=name) for name in _PEOPLE]
         admin = server.new_login(UserClass.ADMIN, username="root")
         people = [Person(login.username, login.metadata) for login in logins]

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 import pytest
 
 from pixyproxy.core.models import UserClass
+from tests.support.client_kinds import make_client
 from tests.support.database_servers import fresh_database
 from tests.support.image_client import ImageClient
 from tests.support.openai_stand_in import RunningStandIn, start_stand_in
 from tests.support.servers import ANYBODY, Login, Metadata, RunningServer, running_server
+
+__all__ = ["make_client"]
 
 # Tests of other things may fail to sign in as often as they like.
 _GENEROUS = {"PIXYPROXY_MAX_FAILED_SIGN_INS": "10000"}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -20,6 +22,7 @@ from pixyproxy_pb.v1 import image_service_pb2 as pb
 from pixyproxy_pb.v1 import image_service_pb2_grpc as pb_grpc
 
 from tests.integration.conftest import People
+from tests.support.certificates import Authority
 from tests.support.image_client import ImageClient
 from tests.support.rpc import TIMEOUT
 from tests.support.servers import Finished, Login, RunningServer, environment, run_command, running_server
@@ -151,7 +154,7 @@ def test_files_are_not_overwritten_unless_that_is_said(run: Run, ann: ImageClien
     (tmp_path / "castle.png").write_text("mine")
     refused = run("fetch", guid)
     assert refused.status == 2
-    assert "castle.png is there already" in refused.stderr
+    assert "castle.png exists already; --force overwrites it." in refused.stderr
     assert (tmp_path / "castle.png").read_text() == "mine"
     # A creation is refused before anything is paid for.
     assert run("create", "never made", "-o", "castle.png").status == 2
@@ -170,12 +173,18 @@ def test_files_are_not_overwritten_unless_that_is_said(run: Run, ann: ImageClien
     [
         (["nonsense"], 2, "No such command"),
         (["get"], 2, "Missing argument"),
-        (["get", "x"], 2, "guid: must be a UUID"),
-        (["create", ""], 2, "prompt: must not be empty"),
-        (["update", NOBODY], 2, "Say what to change"),
-        (["delete", NOBODY], 2, "say --yes"),
-        (["list", "--after", "yesterday"], 2, "no date or time"),
-        (["list", "--visibility", "secret"], 2, "private"),
+        (["get", "x"], 2, "GUID: must be a UUID"),
+        (["fetch", "x", "-o", "y.png"], 2, "guid: must be a UUID"),
+        (["create", ""], 2, "the prompt: must not be empty"),
+        (["create", "x", "--quality", "foo"], 2, "pixyproxy: --quality: must be one of auto, low, medium, "),
+        (["create", "x", "--format", "gif"], 2, "pixyproxy: --format: must be one of png, webp, jpeg"),
+        (["create", "x", "--size", "1x1"], 2, "pixyproxy: --size: "),
+        (["create", "x", "--tag", ""], 2, "pixyproxy: --tag: must not be empty"),
+        (["create", "x", "--request-id", "foo"], 2, "pixyproxy: --request-id: must be a UUID"),
+        (["update", NOBODY], 2, "Nothing to change: use --filename"),
+        (["delete", NOBODY], 2, "use --yes"),
+        (["list", "--after", "yesterday"], 2, "'yesterday' is not a date or time like 2026-11-21"),
+        (["list", "--visibility", "secret"], 2, "'--visibility': 'secret' is not one of 'private', 'public'"),
         (["get", NOBODY], 3, "no such image"),
         (["delete", NOBODY, "--yes"], 3, "no such image"),
     ],
@@ -191,12 +200,21 @@ def test_statuses(run: Run, arguments: list[str], status: int, said: str) -> Non
 @pytest.mark.parametrize(
     ("variables", "status", "said"),
     [
-        ({"PIXYPROXY_PASSWORD": "wrong"}, 4, "wrong"),
-        ({"PIXYPROXY_SERVER": "127.0.0.1:1"}, 5, "failed to connect"),
+        ({"PIXYPROXY_PASSWORD": "wrong"}, 4, "Check PIXYPROXY_USER and PIXYPROXY_PASSWORD."),
+        ({"PIXYPROXY_SERVER": "127.0.0.1:1"}, 5, "No server answers at 127.0.0.1:1. Start one with pixyproxy serve"),
+        ({"PIXYPROXY_CLIENT_TLS": "true"}, 5, "set PIXYPROXY_CLIENT_TLS=false"),
         ({"PIXYPROXY_SERVER": "nonsense"}, 2, "host:port"),
-        ({"PIXYPROXY_SERVER": "10.0.0.1:1", "PIXYPROXY_CLIENT_TLS": "off"}, 2, "plain text"),
+        (
+            {"PIXYPROXY_SERVER": "10.0.0.1:1", "PIXYPROXY_CLIENT_TLS": "off"},
+            2,
+            "in plain text: use TLS, or set PIXYPROXY_CLIENT_ALLOW_PLAINTEXT=true.",
+        ),
         ({"PIXYPROXY_CLIENT_TLS": "perhaps"}, 2, "PIXYPROXY_CLIENT_TLS"),
-        ({"PIXYPROXY_CLIENT_CA": "/nowhere.pem"}, 1, "/nowhere.pem"),
+        (
+            {"PIXYPROXY_CLIENT_CA": "/nowhere.pem"},
+            1,
+            "/nowhere.pem cannot be read: No such file or directory. Check PIX",
+        ),
         ({"PIXYPROXY_USER": ""}, 2, "needs PIXYPROXY_USER"),
     ],
     ids=str,
@@ -206,6 +224,31 @@ def test_statuses_of_settings(run: Run, variables: dict[str, str], status: int, 
     assert (done.status, done.stdout) == (status, "")
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+    # gRPC's own words.
+    assert not re.search("failed to connect|ipv4:|UNKNOWN|SSL", done.stderr)
+
+
+def test_a_server_with_tls_is_told_from_one_that_is_away(tmp_path: Path) -> None:
+    env = environment(tmp_path) | {"HOME": str(tmp_path)}
+    with running_server(tmp_path / "server", Authority().write(tmp_path).settings) as server:
+        for variables, said in (
+            ({"PIXYPROXY_CLIENT_TLS": "false"}, "set PIXYPROXY_CLIENT_TLS=true"),
+            ({"PIXYPROXY_CLIENT_TLS": "true"}, f"The certificate of {server.address} is not trusted."),
+            ({"PIXYPROXY_CLIENT_TLS": "true", "PIXYPROXY_CLIENT_CA": __file__}, "is not a valid PEM file"),
+        ):
+            done = run_command("health", env=env | variables_of(server.address, None) | variables)
+            assert (done.status, done.stdout) == (5, "")
+            assert said in done.stderr
+            assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_empty_list_is_said_to_be_empty(run: Run) -> None:
+    for arguments in (["list", "--tag", "nobody gave this"], ["search", "zyzzyva"]):
+        signed_in, anonymous = run(*arguments), run(*arguments, login=None)
+        assert (signed_in.status, signed_in.stdout, signed_in.stderr) == (0, "", "pixyproxy: No images found.\n")
+        assert "No images found. You are not signed in" in anonymous.stderr
+        as_json = run(*arguments, "--json")
+        assert (as_json.status, as_json.stdout, as_json.stderr) == (0, "", "")
 
 
 def test_who_is_not_signed_in_is_told_so(run: Run, ann: ImageClient) -> None:
@@ -255,15 +298,23 @@ def test_what_the_locale_cannot_read_is_no_prompt(server: RunningServer, people:
         [sys.executable, "-m", "pixyproxy", "create", b"caf\xe9"], env=env, capture_output=True, check=False
     )
     assert done.returncode == 2
-    assert b"no text" in done.stderr
+    assert b"is not text in the encoding" in done.stderr
     assert b"Traceback" not in done.stderr
 
 
-def test_a_full_disk_is_explained(run: Run, ann: ImageClient, tmp_path: Path) -> None:
-    guid = ann.create("a castle").guid
-    done = run("fetch", guid, "-o", "/proc/picture.png")
-    assert done.status == 1
-    assert "/proc/" in done.stderr
+def test_a_full_disk_is_explained(server: RunningServer, people: People, ann: ImageClient, tmp_path: Path) -> None:
+    path = tmp_path / "a castle.png"
+    image = store_image(server, people.ann, bytes(200_000))
+    # What is too large for this limit is refused as what a full disk refuses is.
+    fetch = f"ulimit -f 100; exec {sys.executable} -m pixyproxy fetch {image.guid} -o {shlex.quote(str(path))}"
+    env = environment(tmp_path) | {"HOME": str(tmp_path)} | variables_of(server.address, people.ann)
+    done = subprocess.run(["bash", "-c", fetch], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"{path} cannot be written: File too large. The server keeps the image." in done.stderr
+    assert not path.exists()
+    again = done.stderr.splitlines()[-1]
+    assert subprocess.run(["bash", "-c", again], env=env, capture_output=True, check=False).returncode == 0
+    assert path.read_bytes() == bytes(200_000)
     assert "Traceback" not in done.stderr
 
 

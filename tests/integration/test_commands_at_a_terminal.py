@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -18,9 +19,9 @@ from tests.integration.test_commands import NOBODY, Hostile, server_of
 from tests.support.image_client import ImageClient
 from tests.support.openai_stand_in import RunningStandIn
 from tests.support.rpc import TIMEOUT
-from tests.support.servers import Login, RunningServer, environment, run_command
+from tests.support.servers import Login, RunningServer, environment
 from tests.support.stored_images import make_detail, store_details, store_image
-from tests.support.typed import at_a_terminal
+from tests.support.typed import Terminal, at_a_terminal
 from tests.support.waiting import wait_until
 
 UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -63,10 +64,25 @@ def test_a_wrong_password_is_told_from_anything_else(server: RunningServer, peop
 def test_who_waits_for_a_server_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
     env = environment(tmp_path) | {"HOME": str(tmp_path), "PIXYPROXY_SERVER": "127.0.0.1:1"}
     with at_a_terminal("get", NOBODY, env=env) as terminal:
-        terminal.wait_for("pixyproxy: nobody answers at 127.0.0.1:1; trying again for some seconds")
+        terminal.wait_for("pixyproxy: No answer from 127.0.0.1:1; trying again for some seconds")
         assert terminal.end() == 5
-    assert terminal.text.count("nobody answers") == 1
-    assert "Connection refused" in terminal.text
+    assert terminal.text.count("No answer from") == 1
+    assert "\npixyproxy: No server answers at 127.0.0.1:1. Start one with pixyproxy serve" in terminal.text
+
+
+def test_a_message_does_not_stand_on_the_spinners_line(tmp_path: Path) -> None:
+    env = environment(tmp_path) | {"HOME": str(tmp_path), "PIXYPROXY_SERVER": "127.0.0.1:1"}
+    env |= {"PIXYPROXY_USER": "ann", "PIXYPROXY_PASSWORD": "a good password"}
+    with at_a_terminal("create", "a castle", env=env, columns=80) as terminal:
+        terminal.wait_for("Making the image. Trying again in .*0:00:0[1-9]")
+        terminal.interrupt()
+        assert terminal.end() == 130
+    said = [line for line in terminal.text.splitlines() if "pixyproxy:" in line]
+    assert len(said) == 3
+    assert all(line.startswith("pixyproxy: ") for line in said), terminal.raw
+    assert all(len(line) < 80 for line in terminal.text.splitlines() if "--request-id" not in line)
+    assert "pixyproxy: Interrupted. No server answers at 127.0.0.1:1." in said
+    assert "keeps" not in terminal.text
 
 
 def test_a_spinner_and_the_time_while_an_image_is_made(
@@ -93,20 +109,49 @@ def test_nothing_moves_and_nothing_is_coloured_where_that_is_not_wanted(
 def test_an_interrupted_creation_is_found_again_and_paid_for_once(
     provider_server: RunningServer, artists: People, asked: Env, stand_in: RunningStandIn, prompt: str
 ) -> None:
-    slow = f"{prompt} [[fault:slow=2]]"
+    slow = f'{prompt} [[fault:slow=2]] it\'s "quoted",\non two lines\\ $HOME 雪\u202e'
     env = asked(provider_server, artists.ann)
-    with at_a_terminal("create", slow, env=env) as terminal:
+    arguments = ("create", slow, "--tag", "a b", "--json")
+    with at_a_terminal(*arguments, env=env, columns=80) as terminal:
         wait_until(lambda: stand_in.count(slow) == 1, TIMEOUT, "the provider to be asked")
         terminal.interrupt()
         assert terminal.end() == 130
     assert "Traceback" not in terminal.text
-    key = re.search(rf"pixyproxy create --request-id ({UUID})", terminal.text)
-    assert key is not None
+    assert "finishes and keeps it" in re.sub(r"\s+", " ", terminal.text)
 
-    again = run_command("create", slow, "--request-id", key[1], "--json", env=env)
-    assert again.status == 0, again.stderr
+    again = copied_and_run(terminal, env)
     found = ImageClient(provider_server, artists.ann).page(prompt=prompt).images
-    assert [image.guid in again.stdout for image in found] == [True]
+    assert [image.guid in again for image in found] == [True]
+    assert stand_in.count(slow) == 1
+
+
+def copied_and_run(terminal: Terminal, env: dict[str, str]) -> str:
+    """Run the command that is shown last, as it stands there, and return what it writes."""
+    _, command = terminal.text.rsplit("run:\n  ", 1)
+    done = subprocess.run(["bash", "-c", command], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (command, done.stderr)
+    return done.stdout
+
+
+def test_the_command_to_repeat_has_the_prompt_that_came_from_standard_input(
+    provider_server: RunningServer, artists: People, asked: Env, stand_in: RunningStandIn, prompt: str
+) -> None:
+    slow = f"{prompt} [[fault:slow=2]]\nit's on two lines"
+    env = asked(provider_server, artists.ann)
+    with subprocess.Popen(
+        [sys.executable, "-m", "pixyproxy", "create", "-"], env=env, stdin=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write(slow.encode())
+        process.stdin.close()
+        process.stdin = None
+        wait_until(lambda: stand_in.count(slow) == 1, TIMEOUT, "the provider to be asked")
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=TIMEOUT)
+    command = said.decode().rsplit("run:\n  ", 1)[1]
+    done = subprocess.run(["sh", "-c", command], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (command, done.stderr)
+    assert ImageClient(provider_server, artists.ann).page(prompt=prompt).images[0].prompt == slow
     assert stand_in.count(slow) == 1
 
 
@@ -117,7 +162,7 @@ def test_a_bar_while_bytes_come(server: RunningServer, people: People, asked: En
         terminal.wait_for("41.0 MB")
         assert terminal.end() == 0
     assert path.stat().st_size == image.size_bytes
-    assert f"Saved {path}: 40,960,000 bytes, checked." in terminal.text.replace("\n", "")
+    assert f"Saved {path}: 40,960,000 bytes, verified." in terminal.text.replace("\n", "")
     assert list(path.parent.glob(".pixyproxy-*")) == []
 
 
@@ -127,6 +172,11 @@ class Stalling(Hostile):
     def __init__(self) -> None:
         super().__init__("picture.png")
         self.offsets: list[int] = []
+        self.creations = 0
+
+    def CreateImage(self, request: Any, context: Any) -> pb.CreateImageResponse:
+        self.creations += 1
+        return pb.CreateImageResponse(image=self.image)
 
     def GetImageContent(self, request: Any, context: Any) -> Iterator[pb.GetImageContentResponse]:
         self.offsets.append(request.read_offset)
@@ -151,11 +201,26 @@ def test_an_interrupted_download_goes_on_where_it_stopped(tmp_path: Path) -> Non
             terminal.wait_for("3/7 bytes")
             terminal.interrupt()
             assert terminal.end() == 130
-        assert "goes on where" in terminal.text
+        assert "To continue where it stopped, run:" in terminal.text
         assert not (folder / "picture.png").exists()
-        assert run_command("fetch", NOBODY, "-o", str(folder), env=env).status == 0
+        copied_and_run(terminal, env)
     assert servicer.offsets == [0, 3]
     assert [path.read_bytes() for path in folder.iterdir()] == [servicer.data]
+
+
+def test_an_interrupted_download_of_a_new_image_goes_on_without_another_creation(tmp_path: Path) -> None:
+    servicer = Stalling()
+    path = tmp_path / "my picture.png"
+    with server_of(servicer) as address:
+        env = environment(tmp_path, {"PIXYPROXY_SERVER": address, "HOME": str(tmp_path)})
+        env |= {"PIXYPROXY_USER": "ann", "PIXYPROXY_PASSWORD": "a good password"}
+        with at_a_terminal("create", "a castle", "-o", str(path), env=env) as terminal:
+            terminal.wait_for("3/7 bytes")
+            terminal.interrupt()
+            assert terminal.end() == 130
+        copied_and_run(terminal, env)
+    assert path.read_bytes() == servicer.data
+    assert servicer.creations == 1
 
 
 def test_a_deletion_is_asked_about(server: RunningServer, people: People, asked: Env) -> None:
@@ -193,13 +258,21 @@ def test_a_table_is_as_wide_as_the_terminal(server: RunningServer, asked: Env, c
     arguments = ("list", "--author", author.username)
     with at_a_terminal(*arguments, env=asked(server, author), columns=columns) as terminal:
         assert terminal.end() == 0
-    header, *rows = terminal.text.splitlines()
-    assert header.split()[0] == "GUID"
-    assert len(rows) == 2
-    assert all(re.match(UUID, row) for row in rows)
+    lines = terminal.text.splitlines()
+    # Where one line has no room for both, the guid has a line of its own below the prompt.
+    height = 1 if columns > 100 else 2
+    assert len(lines) == 3 * height
+    assert lines[0].split()[0] == "PROMPT"
+    assert lines[height].startswith("a castle x")
+    assert lines[2 * height].startswith("雪山日出")
+    assert all(re.search(UUID, lines[image * height - 1]) for image in (2, 3))
     if columns > 40:
-        assert {len(row) + sum(character >= "\u2e80" for character in row) < columns for row in rows} == {True}
-    assert ("CREATED" in header, "AUTHOR" in header) == (columns >= 80, columns >= 120)
+        assert all(len(line) + sum(character >= "\u2e80" for character in line) < columns for line in lines)
+    titles = " ".join(lines[:height])
+    assert ("CREATED" in titles, "SEEN BY" in titles, "AUTHOR" in titles) == (True, columns > 50, columns > 70)
+    if columns == 80:
+        assert lines[2].endswith("x…  " + lines[2][-16:])
+        assert len(lines[2]) == 79
 
 
 def test_what_terminals_obey_is_shown_and_not_obeyed(server: RunningServer, asked: Env) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.support.image_client import ImageClient
 from tests.support.rpc import TIMEOUT, refusal_of
 from tests.support.servers import RunningServer, image_stub
 from tests.support.stored_images import store_image
+from tests.support.unusual_files import UNUSUAL, put_in_place
 from tests.support.waiting import wait_until
 
 _CHUNK = 64 * 1024
@@ -137,6 +139,7 @@ _DAMAGES: dict[str, Callable[[Path], object]] = {
     "lengthened": lambda path: path.write_bytes(_DATA + b"x"),
     "missing": Path.unlink,
     "folder missing": lambda path: shutil.rmtree(path.parent),
+    **{kind: partial(put_in_place, kind) for kind in UNUSUAL},
 }
 
 
@@ -161,7 +164,7 @@ def test_a_damaged_picture_is_never_given_whole(
     assert reader.get(image.guid).sha256 == image.sha256
 
 
-@pytest.mark.parametrize("damage", ["cut between chunks", "lengthened", "missing"])
+@pytest.mark.parametrize("damage", ["cut between chunks", "lengthened", "missing", *UNUSUAL])
 def test_a_part_of_what_has_another_size_is_not_given_either(
     server: RunningServer, people: People, reader: ImageClient, damage: str
 ) -> None:

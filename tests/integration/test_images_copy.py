@@ -14,14 +14,15 @@ from pathlib import Path
 
 import grpc
 import pytest
+from pixyproxy.service.entry import ImageEntry
+from pixyproxy.service.leases import LEASE
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from pixyproxy.bootstrap import open_current_database
+from pixyproxy.core.models import new_guid
 from pixyproxy.data.local_image_store import LocalImageStore
 from pixyproxy.data.repositories.generations import GenerationRepository, GenerationState
 from pixyproxy.data.repositories.images import ImageRepository
-from pixyproxy.service.entry import ImageEntry
-from pixyproxy.service.leases import LEASE
 from tests.contract.records import add_caller, add_image, detail_of
 from tests.support import faulty_http as http
 from tests.support.faulty_http import faulty_http
@@ -37,6 +38,7 @@ from tests.support.servers import (
     running_server,
     settings_in,
 )
+from tests.support.unusual_files import UNUSUAL, put_in_place
 from tests.support.waiting import wait_until
 
 
@@ -120,16 +122,25 @@ def test_a_library_goes_into_a_bucket_and_back(library: Library, tmp_path: Path)
     library.add(150)
 
     done = library.copy()
-    assert (done.status, said(done)) == (0, "150 copied, 0 verified, 0 known, 0 missing, 0 damaged, 0 deleted.")
+    assert (done.status, said(done)) == (
+        0,
+        "150 copied, 0 verified, 0 known, 0 missing, 0 damaged, 0 deleted, 0 failed.",
+    )
     assert library.files(library.copied) == library.files(library.folder) == library.images
 
     library.add(5)
     done = library.copy()
-    assert (done.status, said(done)) == (0, "5 copied, 0 verified, 150 known, 0 missing, 0 damaged, 0 deleted.")
+    assert (done.status, said(done)) == (
+        0,
+        "5 copied, 0 verified, 150 known, 0 missing, 0 damaged, 0 deleted, 0 failed.",
+    )
 
     back = tmp_path / "back"
     done = run_command("images", "copy", "--from", library.url, "--to", str(back), env=library.env)
-    assert (done.status, said(done)) == (0, "155 copied, 0 verified, 0 known, 0 missing, 0 damaged, 0 deleted.")
+    assert (done.status, said(done)) == (
+        0,
+        "155 copied, 0 verified, 0 known, 0 missing, 0 damaged, 0 deleted, 0 failed.",
+    )
     assert library.files(back) == library.images
 
 
@@ -150,6 +161,41 @@ def test_what_is_missing_or_damaged_is_named_and_left_alone(library: Library) ->
     file_of(library.folder, flipped).write_bytes(whole)
     assert library.copy().status == 1
     assert library.files(library.copied)[flipped] == whole
+
+
+def test_what_is_no_regular_file_stops_no_other(library: Library) -> None:
+    guids = library.add(10)
+    unusual, good = guids[: len(UNUSUAL)], guids[len(UNUSUAL) :]
+    for guid, kind in zip(unusual, UNUSUAL, strict=True):
+        put_in_place(kind, file_of(library.folder, guid))
+
+    done = library.copy()
+
+    assert done.status == 1
+    assert set(done.stdout.splitlines()[:-1]) == {f"missing: {guid}" for guid in unusual}
+    assert library.files(library.copied).keys() == set(good)
+
+
+def test_a_target_that_does_not_take_one_image_takes_the_others(library: Library, tmp_path: Path) -> None:
+    refused, *others = library.add(5)
+    deleted = library.add(1)[0]
+    target = tmp_path / "target"
+    arguments = ("images", "copy", "--from", str(library.folder), "--to", str(target))
+    put_in_place("folder", file_of(target, refused))
+
+    done = run_command(*arguments, env=library.env)
+
+    assert done.status == 1
+    assert done.stdout.splitlines()[:-1] == [f"failed: {refused}"]
+    assert "1 failed" in said(done)
+    assert library.files(target).keys() == {*others, deleted}
+    library.delete(deleted)
+    file_of(target, deleted).unlink()
+    put_in_place("folder", file_of(target, deleted))
+    assert set(run_command(*arguments, env=library.env).stdout.splitlines()[:-1]) == {
+        f"failed: {refused}",
+        f"failed: {deleted}",
+    }
 
 
 @pytest.mark.parametrize("method", ["PUT", "GET"])
@@ -186,7 +232,7 @@ def test_what_others_have_put_there_is_checked(library: Library) -> None:
         path.parent.mkdir(parents=True)
         path.write_bytes(data)
 
-    assert said(library.copy()) == "4 copied, 1 verified, 0 known, 0 missing, 0 damaged, 0 deleted."
+    assert said(library.copy()) == "4 copied, 1 verified, 0 known, 0 missing, 0 damaged, 0 deleted, 0 failed."
     assert library.files(library.copied) == library.images
 
 
@@ -212,7 +258,7 @@ def test_the_source_is_deleted_only_when_asked_and_only_what_is_verified(library
 
     done = library.copy("--delete-source", PIXYPROXY_IMAGE_STORE=library.url)
 
-    assert said(done) == "1 copied, 4 verified, 0 known, 0 missing, 0 damaged, 0 deleted."
+    assert said(done) == "1 copied, 4 verified, 0 known, 0 missing, 0 damaged, 0 deleted, 0 failed."
     assert library.files(library.copied) == library.images
     assert library.files(library.folder) == {}
 
@@ -255,6 +301,17 @@ def test_a_picture_that_is_not_entered_yet_goes_along(library: Library, tmp_path
         client = ImageClient(server, library.admin)
         wait_until(lambda: client.guids() == [detail.guid], TIMEOUT, "the image to be entered")
         assert client.content(detail.guid)[1] == b"picture"
+
+
+def test_an_answer_that_was_kept_aside_goes_along_and_stays(library: Library) -> None:
+    guid = new_guid()
+    place = LocalImageStore(library.folder).write_aside(guid, b"answer")
+
+    assert library.copy().status == 0
+    assert library.copy("--delete-source", PIXYPROXY_IMAGE_STORE=library.url).status == 0
+
+    assert (library.copied / ".aside" / guid).read_bytes() == b"answer"
+    assert Path(place).read_bytes() == b"answer"
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ def test_what_is_made_where_all_is_left_open(server: RunningServer, people: Peop
 
 
 def test_an_image_outlives_its_server(tmp_path: Path) -> None:
-    with running_server(tmp_path) as server:
+    with running_server(tmp_path, makes_first_user=True) as server:
         author = ImageClient(server, server.admin)
         made = author.create("for keeps")
         content = author.content(made.guid)

@@ -14,7 +14,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
-from pixyproxy.core.models import Usage
+from pixyproxy.core.models import Usage, Visibility
 from tests.integration.conftest import People
 from tests.support.image_client import ImageClient
 from tests.support.rpc import Refusal
@@ -22,6 +22,7 @@ from tests.support.servers import RunningServer
 from tests.support.stored_images import make_detail, store_details
 
 _COUNT = 450
+_MAX_PAGE_BYTES = 3 * 1024 * 1024
 _FIRST = datetime(2026, 3, 1, 12, tzinfo=UTC)
 _MOMENT = timedelta(microseconds=1)
 
@@ -106,6 +107,47 @@ def test_the_page_size_may_change_from_page_to_page(crowd: ImageClient, mine: di
     first = crowd.page(page_size=3, **mine)
     second = crowd.page(page_size=5, page_token=first.next_page_token, **mine)
     assert _numbers([*first.images, *second.images]) == _NEWEST_FIRST[:8]
+
+
+@pytest.mark.parametrize(
+    ("count", "prompt", "year"),
+    [(110, "long ".ljust(30_000, "y"), 2021), (40, "long " + "🌊" * 31_990, 2022)],
+    ids=["letters", "emoji"],
+)
+def test_a_page_of_long_prompts_fits_into_a_message(
+    any_server: RunningServer, count: int, prompt: str, year: int
+) -> None:
+    """Stock gRPC clients refuse messages over 4 MiB."""
+    login = any_server.new_login()
+    details = (
+        make_detail(
+            login,
+            prompt=prompt,
+            filename=f"{number:03}.png",
+            created_at=datetime(year, 3, 1, number // 7, tzinfo=UTC),
+            # The author sees the public ones for another reason than the private ones.
+            visibility=Visibility(1 + number % 2),
+        )
+        for number in range(count)
+    )
+    store_details(any_server, login, details)
+    author = ImageClient(any_server, login)
+    that_year = {
+        "created_after": _at(datetime(year, 1, 1, tzinfo=UTC)),
+        "created_before": _at(datetime(year, 12, 31, tzinfo=UTC)),
+    }
+
+    for filters in (that_year, that_year | {"prompt": "long"}):
+        request = pb.ListImagesRequest(page_size=200, **filters)
+        pages: list[pb.ListImagesResponse] = []
+        while not pages or request.page_token:
+            pages.append(author.stub.ListImages(request, metadata=author.metadata))
+            request.page_token = pages[-1].next_page_token
+        assert _numbers(image for page in pages for image in page.images) == list(range(count - 1, -1, -1))
+        assert all(page.ByteSize() <= _MAX_PAGE_BYTES for page in pages)
+        # Up to 512 bytes are reckoned for what an image has beside its texts.
+        counted = pages[0].ByteSize() + 512 * len(pages[0].images)
+        assert counted + pages[1].images[0].ByteSize() > _MAX_PAGE_BYTES, "the page ends earlier than it has to"
 
 
 def test_an_image_lists_with_all_its_fields(crowd: ImageClient, mine: dict[str, Any]) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import json
+import re
 import socket
 import time
 import uuid
@@ -110,9 +113,12 @@ _FAILURES = [
     Failure("403", _REFUSED, "PROVIDER_MISCONFIGURED"),
     Failure("404", _REFUSED, "PROVIDER_MISCONFIGURED"),
     Failure("redirect", _REFUSED, "PROVIDER_MISCONFIGURED"),
-    Failure("500", _UNAVAILABLE, "PROVIDER_UNAVAILABLE", submissions=3),
+    Failure("error_as_success:code=moderation_blocked", _REFUSED, "PROMPT_REFUSED"),
     Failure("503", _UNAVAILABLE, "PROVIDER_UNAVAILABLE", submissions=3),
+    Failure("500", _UNAVAILABLE, "PROVIDER_UNAVAILABLE", costs=True),
     Failure("502", _UNAVAILABLE, "PROVIDER_UNAVAILABLE", costs=True),
+    Failure("409", _UNAVAILABLE, "PROVIDER_UNAVAILABLE", costs=True),
+    Failure("408", _TOO_LATE, "PROVIDER_TIMEOUT", costs=True),
     Failure("504", _TOO_LATE, "PROVIDER_TIMEOUT", costs=True),
     Failure("drop", _REFUSED, "OUTCOME_UNKNOWN", costs=True),
     Failure("drop_midway", _REFUSED, "OUTCOME_UNKNOWN", costs=True),
@@ -124,6 +130,7 @@ _FAILURES = [
     Failure("truncated", _UNAVAILABLE, "PROVIDER_UNAVAILABLE", costs=True),
     Failure("bad_json", _UNAVAILABLE, "PROVIDER_UNAVAILABLE", costs=True),
     Failure("html", _UNAVAILABLE, "PROVIDER_UNAVAILABLE", costs=True),
+    Failure("error_as_success", _UNAVAILABLE, "PROVIDER_UNAVAILABLE", costs=True),
 ]
 
 
@@ -163,6 +170,32 @@ def test_a_refused_prompt_says_where_and_what_for(artist: ImageClient, prompt: s
     refused = artist.refused(pb.CreateImageRequest(prompt=prompt))
     assert refused.metadata == {"stage": "output", "categories": "violence,self-harm"}
     assert refused.retry_after is None
+
+
+def test_an_answer_that_cannot_be_read_is_kept_for_the_operator_alone(
+    artist: ImageClient, provider_server: RunningServer, prompt: str
+) -> None:
+    refused = artist.refused(pb.CreateImageRequest(prompt=f"{prompt} [[fault:no_b64]]"))
+
+    [guid] = re.findall(r"[0-9a-f]{8}-[0-9a-f-]{27}", refused.message)
+    kept = provider_server.image_folder / ".aside" / guid
+    assert json.loads(kept.read_bytes())["data"] == [{"url": "https://example.com/picture.png"}]
+    assert not re.search(r"/|http|\.aside", refused.message)
+    [line] = [line for line in provider_server.wait_for_end_of(refused.request_id) if str(kept) in line]
+    assert " WARNING " in line
+    for request in (pb.GetImageRequest(guid=guid), pb.GetImageContentRequest(guid=guid)):
+        assert artist.refused(request).reason == "IMAGE_NOT_FOUND"
+
+
+def test_the_provider_s_reason_reaches_the_operator(
+    artist: ImageClient, provider_server: RunningServer, prompt: str
+) -> None:
+    said = base64.urlsafe_b64encode(b"Your organization must be verified to use this model.").decode()
+    refused = artist.refused(pb.CreateImageRequest(prompt=f"{prompt} [[fault:403:message64={said}]]"))
+
+    assert "verified" not in refused.message
+    [line] = [line for line in provider_server.wait_for_end_of(refused.request_id) if "must be verified" in line]
+    assert " WARNING " in line
 
 
 def test_a_rate_limit_beyond_the_deadline_is_told_at_once(

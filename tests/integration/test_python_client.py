@@ -1,4 +1,4 @@
-"""The client in Python, with real servers and real connections."""
+"""Both clients in Python, with real servers and real connections."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import datetime
 import ipaddress
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import grpc
 import pytest
@@ -26,12 +27,14 @@ from pixyproxy.client import (
     NotFoundError,
     OutcomeUnknownError,
     PixyProxyClient,
+    RetryPolicy,
     UnavailableError,
     Visibility,
 )
 from pixyproxy.resource.image_servicer import ImageServicer
 from tests.faults.tcp_proxy import tcp_proxy
 from tests.integration.conftest import People, asking
+from tests.support.client_kinds import MakeClient
 from tests.support.openai_stand_in import RunningStandIn
 from tests.support.rpc import TIMEOUT
 from tests.support.servers import Login, RunningServer, running_server
@@ -39,22 +42,41 @@ from tests.support.stored_images import make_detail, store_details, store_image
 from tests.support.waiting import wait_until
 from tests.unit.resource.fakes import GUID, FakeImageService
 
+Ask = Callable[[str, TLS | bool], ImageDetail]
 
-def client_of(server: RunningServer, login: Login | None, address: str = "") -> PixyProxyClient:
-    return PixyProxyClient(
-        address or server.address,
-        username=login.username if login else None,
-        password=login.password if login else None,
-    )
+
+class ClientOf(Protocol):
+    """Makes a client of a server, signed in or not."""
+
+    def __call__(
+        self, server: RunningServer, login: Login | None, address: str = "", retry: RetryPolicy = ...
+    ) -> PixyProxyClient: ...
 
 
 @pytest.fixture
-def ann(server: RunningServer, people: People) -> Iterator[PixyProxyClient]:
+def client_of(make_client: MakeClient) -> ClientOf:
+    def client_of(
+        server: RunningServer, login: Login | None, address: str = "", retry: RetryPolicy = RetryPolicy()
+    ) -> PixyProxyClient:
+        return make_client(
+            address or server.address,
+            username=login.username if login else None,
+            password=login.password if login else None,
+            retry=retry,
+        )
+
+    return client_of
+
+
+@pytest.fixture
+def ann(client_of: ClientOf, server: RunningServer, people: People) -> Iterator[PixyProxyClient]:
     with client_of(server, people.ann) as client:
         yield client
 
 
-def test_an_images_life(server: RunningServer, ann: PixyProxyClient, prompt: str, tmp_path: Path) -> None:
+def test_an_images_life(
+    client_of: ClientOf, server: RunningServer, ann: PixyProxyClient, prompt: str, tmp_path: Path
+) -> None:
     made = ann.create_image(prompt, tags=["sea"], size="64x64", output_format="webp")
     assert (made.prompt, made.tags, made.width, made.content_type) == (prompt, ("sea",), 64, "image/webp")
     assert list(ann.search_images(prompt)) == [made]
@@ -77,7 +99,7 @@ def test_an_images_life(server: RunningServer, ann: PixyProxyClient, prompt: str
         ann.get_image(made.guid)
 
 
-def test_all_pages(server: RunningServer) -> None:
+def test_all_pages(client_of: ClientOf, server: RunningServer) -> None:
     author = server.new_login()
     # In pages of 200 these are longer than gRPC's own limit for a message, 4 MiB.
     store_details(server, author, [make_detail(author, prompt=f"{number} " + "🌊" * 31_000) for number in range(120)])
@@ -88,7 +110,9 @@ def test_all_pages(server: RunningServer) -> None:
     assert (len(page.images), page.next_page_token) == (120, "")
 
 
-def test_a_deadline(provider_server: RunningServer, artists: People, stand_in: RunningStandIn, prompt: str) -> None:
+def test_a_deadline(
+    client_of: ClientOf, provider_server: RunningServer, artists: People, stand_in: RunningStandIn, prompt: str
+) -> None:
     slow = f"{prompt} [[fault:slow=3]]"
     with client_of(provider_server, artists.ann) as client:
         with pytest.raises(DeadlineExceededError) as caught:
@@ -99,7 +123,7 @@ def test_a_deadline(provider_server: RunningServer, artists: People, stand_in: R
 
 
 def test_a_creation_whose_connection_breaks_is_found(
-    provider_server: RunningServer, artists: People, stand_in: RunningStandIn, prompt: str
+    client_of: ClientOf, provider_server: RunningServer, artists: People, stand_in: RunningStandIn, prompt: str
 ) -> None:
     slow = f"{prompt} [[fault:slow=2]]"
     host, _, port = provider_server.address.rpartition(":")
@@ -118,14 +142,16 @@ def test_a_creation_whose_connection_breaks_is_found(
 
 
 def test_a_creation_is_found_after_a_new_start_of_the_server(
-    stand_in: RunningStandIn, tmp_path: Path, prompt: str
+    client_of: ClientOf, stand_in: RunningStandIn, tmp_path: Path, prompt: str
 ) -> None:
     """The server is told to end, finishes the image without its caller, and comes back at the same place."""
     slow = f"{prompt} [[fault:slow=2]]"
     settings = asking(stand_in) | {"PIXYPROXY_DRAIN_TIMEOUT": "0"}
     with ThreadPoolExecutor(1) as pool:
         with running_server(tmp_path, settings) as server:
-            client, address = client_of(server, server.admin), server.address
+            # On a busy machine a start takes longer than a server that never answered is waited for.
+            patient = RetryPolicy(unanswered_attempts=100)
+            client, address = client_of(server, server.admin, retry=patient), server.address
             call = pool.submit(client.create_image, slow)
             wait_until(lambda: stand_in.count(slow) == 1, TIMEOUT, "the provider to be asked")
             assert server.stop() == 0
@@ -136,7 +162,7 @@ def test_a_creation_is_found_after_a_new_start_of_the_server(
 
 
 def test_an_unknown_outcome_is_not_asked_for_again(
-    provider_server: RunningServer, artists: People, stand_in: RunningStandIn, prompt: str
+    client_of: ClientOf, provider_server: RunningServer, artists: People, stand_in: RunningStandIn, prompt: str
 ) -> None:
     lost = f"{prompt} [[fault:drop]]"
     with client_of(provider_server, artists.ann) as client, pytest.raises(OutcomeUnknownError):
@@ -144,7 +170,9 @@ def test_an_unknown_outcome_is_not_asked_for_again(
     assert stand_in.count(lost) == 1
 
 
-def test_bytes_go_on_where_the_connection_broke(server: RunningServer, people: People, tmp_path: Path) -> None:
+def test_bytes_go_on_where_the_connection_broke(
+    client_of: ClientOf, server: RunningServer, people: People, tmp_path: Path
+) -> None:
     image = store_image(server, people.ann, os.urandom(8_000_000))
     host, _, port = server.address.rpartition(":")
     with (
@@ -165,10 +193,14 @@ def test_bytes_go_on_where_the_connection_broke(server: RunningServer, people: P
     assert (tmp_path / "picture").stat().st_size == image.size_bytes
 
 
-def test_a_server_that_is_not_there(ann: PixyProxyClient) -> None:
-    with PixyProxyClient("127.0.0.1:1") as nobody, pytest.raises(UnavailableError) as caught:
-        nobody.get_image(GUID)
-    assert caught.value.request_id == ""
+def test_a_server_that_is_not_there(make_client: MakeClient) -> None:
+    told = threading.Event()
+    policy = RetryPolicy(unanswered_attempts=2)
+    with make_client("127.0.0.1:1", retry=policy, on_unreachable=told.set) as nobody:
+        with pytest.raises(UnavailableError) as caught:
+            nobody.get_image(GUID)
+        assert caught.value.request_id == ""
+        assert told.wait(TIMEOUT)
 
 
 # --- TLS -------------------------------------------------------------------------------------------------------------
@@ -237,12 +269,16 @@ def encrypting_server(authority: Authority, *, asks_for_certificates: bool = Fal
         server.stop(None).wait()
 
 
-def ask(address: str, tls: TLS | bool) -> ImageDetail:
-    with PixyProxyClient(address, tls=tls, username="ann", password="x") as client:
-        return client.get_image(GUID)
+@pytest.fixture
+def ask(make_client: MakeClient) -> Ask:
+    def ask(address: str, tls: TLS | bool) -> ImageDetail:
+        with make_client(address, tls=tls, username="ann", password="x", retry=RetryPolicy(attempts=1)) as client:
+            return client.get_image(GUID)
+
+    return ask
 
 
-def test_a_server_that_an_authority_of_ones_own_vouches_for(authority: Authority) -> None:
+def test_a_server_that_an_authority_of_ones_own_vouches_for(ask: Ask, authority: Authority) -> None:
     with encrypting_server(authority) as address:
         assert ask(address, TLS(authority.file)).guid == GUID
         for tls in (True, False):
@@ -250,7 +286,7 @@ def test_a_server_that_an_authority_of_ones_own_vouches_for(authority: Authority
                 ask(address, tls)
 
 
-def test_a_server_that_asks_for_a_certificate(authority: Authority, tmp_path: Path) -> None:
+def test_a_server_that_asks_for_a_certificate(ask: Ask, authority: Authority, tmp_path: Path) -> None:
     with encrypting_server(authority, asks_for_certificates=True) as address:
         assert ask(address, TLS(authority.file, *authority.issue("ann"))).guid == GUID
         others = Authority(tmp_path / "others").issue("ann")

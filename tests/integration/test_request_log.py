@@ -247,7 +247,7 @@ def test_a_log_level_leaves_out_what_matters_less(tmp_path: Path) -> None:
 def test_no_secret_reaches_the_log(stand_in: RunningStandIn, tmp_path: Path, level: str) -> None:
     word = f"secret{uuid.uuid4().hex}"
     settings = asking(stand_in) | {"PIXYPROXY_LOG_LEVEL": level}
-    with running_server(tmp_path, settings, tracebacks=level == "DEBUG") as server:
+    with running_server(tmp_path, settings, tracebacks=level == "DEBUG", makes_first_user=True) as server:
         user = server.new_login(UserClass.USER)
         client = ImageClient(server, user)
         made = client.create(f"{word} a view", tags=[word])

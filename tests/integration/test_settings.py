@@ -20,12 +20,15 @@ _SECRET = "do-not-show-me"
 _WRONG: dict[str, list[str]] = {
     "PIXYPROXY_LISTEN": ["50051", ":50051", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:65536", "[::1]"],
     "PIXYPROXY_ALLOW_PLAINTEXT": ["perhaps"],
+    "PIXYPROXY_TRUSTED_PROXIES": ["balancer", "10.0.0.0/33", "10.0.0.1/8", "10.0.0.1;10.0.0.2", "10.0.0.1,", "unix:/x"],
     "PIXYPROXY_WORKERS": ["0", "1025", "two"],
     "PIXYPROXY_KEEPALIVE_TIME": ["0", "86401", "nan"],
     "PIXYPROXY_KEEPALIVE_TIMEOUT": ["0", "3601"],
     "PIXYPROXY_MIN_PING_INTERVAL": ["-1", "86401"],
     "PIXYPROXY_MAX_CONNECTION_AGE": ["0", "inf", "2678401"],
     "PIXYPROXY_MAX_CONNECTION_AGE_GRACE": ["0", "x"],
+    "PIXYPROXY_MAX_CONNECTIONS": ["9", "1000001", "x"],
+    "PIXYPROXY_MAX_CONNECTIONS_PER_ADDRESS": ["0", "1000001", "x"],
     "PIXYPROXY_DATABASE_URL": [
         f"postgres://me:{_SECRET}@host/name",
         "sqlite:///",
@@ -40,6 +43,7 @@ _WRONG: dict[str, list[str]] = {
     "PIXYPROXY_DATABASE_TIMEOUT": ["0", "-1", "nan", "inf", "soon"],
     "PIXYPROXY_IMAGE_STORE": ["http://host/", "s3://", f"s3://me:{_SECRET}@bucket/prefix", f"gs://bucket?{_SECRET}"],
     "PIXYPROXY_IMAGE_STORE_TIMEOUT": ["0", "601", "nan"],
+    "PIXYPROXY_ALLOW_GROUP_ACCESS": ["perhaps"],
     "AWS_ALLOW_HTTP": ["perhaps"],
     "OPENAI_BASE_URL": ["nonsense", "ftp://host/", "http://", f"https//{_SECRET}"],
     "PIXYPROXY_MODEL": [" ", "a b", "x" * 65],

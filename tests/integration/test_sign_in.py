@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
+import threading
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +17,8 @@ from pixyproxy_pb.v1 import image_service_pb2 as pb
 from pixyproxy.core.models import UserClass
 from tests.support.image_client import ImageClient
 from tests.support.rpc import TIMEOUT, Refusal, refusal
-from tests.support.servers import Login, RunningServer, basic, running_server
+from tests.support.servers import Login, Metadata, RunningServer, basic, running_server
+from tests.support.threads import at_work
 from tests.support.waiting import wait_until
 
 _MAX_FAILURES = 3
@@ -144,11 +148,80 @@ def test_a_header_that_cannot_be_read_is_no_failed_sign_in(strict_server: Runnin
     assert _is_let_in(strict_server, login)
 
 
+# --- Because of others -----------------------------------------------------------------------------------------------
+
+# Ten failures from an address, whatever the names, and further ones from there are slowed: one in 0.5 s.
+_SOON_SLOWED = {"PIXYPROXY_MAX_FAILED_SIGN_INS": "1", "PIXYPROXY_SIGN_IN_WINDOW": "5"}
+_FEW, _MANY = 3, 40
+
+
+def _from(client: str, login: Login) -> Metadata:
+    return *login.metadata, ("x-forwarded-for", client)
+
+
+def _reason(server: RunningServer, metadata: Metadata) -> str:
+    return refusal(server.images.ListImages, pb.ListImagesRequest(), metadata).reason
+
+
+@contextlib.contextmanager
+def _guessing(server: RunningServer, guessers: int) -> Iterator[None]:
+    """Have somebody guess meanwhile, at names that nobody has, from the address that all tests call from."""
+    stopping = threading.Event()
+    told: Counter[str] = Counter()
+
+    def guess() -> None:
+        while not stopping.is_set():
+            told[_reason(server, basic(secrets.token_hex(8), "a wrong password"))] += 1
+
+    with at_work(guess, guessers, stopping):
+        wait_until(lambda: told["CREDENTIALS_INVALID"] > 10, TIMEOUT, "the address to be slowed")
+        yield
+    assert told.keys() <= {"CREDENTIALS_INVALID", "TOO_MANY_SIGN_INS", "TOO_BUSY"}
+
+
+def test_failures_of_others_at_the_same_address_refuse_no_right_password(tmp_path: Path) -> None:
+    with running_server(tmp_path, _SOON_SLOWED) as server:
+        login = server.new_login()
+        with _guessing(server, _FEW):
+            assert _is_let_in(server, login)
+
+
+def test_who_has_signed_in_there_before_does_not_wait_for_others(tmp_path: Path) -> None:
+    with running_server(tmp_path, _SOON_SLOWED) as server:
+        login = server.new_login()
+        assert _is_let_in(server, login)
+    # More than can be checked in time, and another process, which remembers no credentials.
+    with running_server(tmp_path, _SOON_SLOWED) as server, _guessing(server, _MANY):
+        assert _is_let_in(server, login)
+
+
+def test_clients_behind_a_trusted_proxy_are_told_apart(tmp_path: Path) -> None:
+    settings = {"PIXYPROXY_TRUSTED_PROXIES": "127.0.0.1", "PIXYPROXY_MAX_FAILED_SIGN_INS": "2"}
+    with running_server(tmp_path, settings) as server:
+        login = server.new_login()
+        wrong = Login(login.username, "a wrong password")
+        for spoofed in ("", "192.0.2.1, "):
+            assert _reason(server, _from(f"{spoofed}198.51.100.1", wrong)) == "CREDENTIALS_INVALID"
+        assert _reason(server, _from("192.0.2.2, 198.51.100.1", login)) == "TOO_MANY_SIGN_INS"
+        server.images.ListImages(pb.ListImagesRequest(), metadata=_from("198.51.100.2", login), timeout=TIMEOUT)
+
+
+@pytest.mark.parametrize("trusted", ["", "198.51.100.0/24,10.0.0.1,unix"])
+def test_nobody_else_is_believed_whose_call_it_is(tmp_path: Path, trusted: str) -> None:
+    settings = {"PIXYPROXY_TRUSTED_PROXIES": trusted, "PIXYPROXY_MAX_FAILED_SIGN_INS": "2"}
+    with running_server(tmp_path, settings) as server:
+        login = server.new_login()
+        wrong = Login(login.username, "a wrong password")
+        for client in ("198.51.100.1", "198.51.100.2"):
+            assert _reason(server, _from(client, wrong)) == "CREDENTIALS_INVALID"
+        assert _reason(server, _from("198.51.100.3", login)) == "TOO_MANY_SIGN_INS"
+
+
 # --- Changes ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_first_user_is_an_admin(tmp_path: Path) -> None:
-    with running_server(tmp_path) as server:
+    with running_server(tmp_path, makes_first_user=True) as server:
         assert [line.split(":")[0] for line in server.output.splitlines()] == [
             "first user",
             "password",

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
+import re
+import secrets
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -19,6 +22,7 @@ from tests.support.database_servers import DatabaseServer, fresh_database
 from tests.support.image_client import ImageClient
 from tests.support.rpc import TIMEOUT
 from tests.support.servers import Finished, Login, RunningServer, environment, run_command, running_server, settings_in
+from tests.support.typed import at_a_terminal
 from tests.support.waiting import wait_until
 
 _SOON = 15.0
@@ -77,7 +81,6 @@ def test_a_users_life(tmp_path: Path) -> None:
         (["add", "x"], "", "1 to 1,024 characters"),
         (["add", "a:b"], "a good password", "colon"),
         (["passwd", "nobody"], "a good password", "nobody"),
-        (["passwd", "nobody"], "", "1 to 1,024 characters"),
     ],
     ids=str,
 )
@@ -101,12 +104,97 @@ def test_a_short_password_is_warned_of(tmp_path: Path, password: str, is_warned:
         assert password not in done.stderr
 
 
-def test_a_database_that_cannot_be_had_is_explained_to_the_operator(tmp_path: Path) -> None:
-    done = _user(environment(tmp_path, {"PIXYPROXY_DATABASE_URL": "mysql://root:secret@127.0.0.1:1/x"}), "list")
-    assert done.status == 1
-    assert "cannot be reached" in done.stderr
-    assert "127.0.0.1" in done.stderr
+# What the drivers say in their own words.
+_DRIVER_TEXT = re.compile(r"\(HY000\)|\(28000\)|\(42000\)|Access denied|Can't connect|unable to open")
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("mysql://root:secret@127.0.0.1:1/x", "No database server answers at 127.0.0.1:1. Check that it runs"),
+        ("mysql://root:secret@nowhere.invalid/x", "database server, nowhere.invalid, cannot be resolved"),
+        ("sqlite:////proc/x.db", "cannot be opened for reading and writing. Check PIXYPROXY_DATABASE_URL"),
+        ("sqlite:///{folder}/text", "PIXYPROXY_DATABASE_URL names is not an SQLite database"),
+    ],
+)
+def test_a_database_that_cannot_be_had_is_explained_to_the_operator(tmp_path: Path, url: str, said: str) -> None:
+    (tmp_path / "text").write_text("no database\n" * 100)
+    done = _user(environment(tmp_path, {"PIXYPROXY_DATABASE_URL": url.format(folder=tmp_path)}), "list")
+    assert (done.status, done.stdout) == (1, "")
+    assert said in done.stderr
     assert "secret" not in done.stderr
+    assert not _DRIVER_TEXT.search(done.stderr)
+
+
+@pytest.mark.parametrize("kind", ["mysql", "mariadb"])
+def test_a_database_server_that_refuses_is_told_from_one_that_is_away(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str
+) -> None:
+    server: DatabaseServer = request.getfixturevalue(f"{kind}_server")
+    with fresh_database(server) as url, _user_without_rights(url) as stranger:
+        for changed, said in (
+            ({"PIXYPROXY_DATABASE_PASSWORD": "wrong"}, "or the password. Check PIXYPROXY_DATABASE_USER and PIXYPROXY_"),
+            ({"PIXYPROXY_DATABASE_USER": "nobody"}, "refuses the user nobody or the password. Check"),
+            ({"PIXYPROXY_DATABASE_NAME": "nothing"}, "has no database nothing. Check PIXYPROXY_DATABASE_NAME"),
+            (stranger, "lacks rights on the database. Check PIXYPROXY_DATABASE_USER"),
+        ):
+            env = environment(tmp_path, {"PIXYPROXY_DATABASE_URL": url} | changed)
+            for arguments in (["user", "list"], ["db", "init"], ["serve"]):
+                done = run_command(*arguments, env=env)
+                assert (done.status, done.stdout) == (1, "")
+                assert said in done.stderr
+                assert "cannot be reached" not in done.stderr
+                assert not _DRIVER_TEXT.search(done.stderr)
+
+
+@contextlib.contextmanager
+def _user_without_rights(url: str) -> Iterator[dict[str, str]]:
+    """Make a user who may sign in and nothing else; gives the settings to do so."""
+    with open_database(settings_in(environment(Path(), {"PIXYPROXY_DATABASE_URL": url}))) as database:
+        name = f"stranger_{secrets.token_hex(4)}"
+        with database.reading() as context:
+            context.execute(f"CREATE USER {name} IDENTIFIED BY 'a Good passw0rd'", {})
+            yield {"PIXYPROXY_DATABASE_USER": name, "PIXYPROXY_DATABASE_PASSWORD": "a Good passw0rd"}
+            context.execute(f"DROP USER {name}", {})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "url", "said"),
+    [
+        (["add", "ann"], "mysql://root:secret@127.0.0.1:1/x", "No database server answers"),
+        (["passwd", "ann"], "mysql://root:secret@127.0.0.1:1/x", "No database server answers"),
+        (["passwd", "nobody"], "", "There is no user nobody."),
+        (["add", "zoe"], "", "The name zoe is taken. To change the password: pixyproxy user passwd"),
+    ],
+    ids=str,
+)
+def test_no_password_is_asked_for_in_vain(tmp_path: Path, arguments: list[str], url: str, said: str) -> None:
+    env = environment(tmp_path)
+    assert _user(env, "add", "zoe", "--password-stdin", text="a good password").status == 0
+    with at_a_terminal("user", *arguments, env=env | ({"PIXYPROXY_DATABASE_URL": url} if url else {})) as terminal:
+        assert terminal.end() == 1
+    assert said in terminal.text
+    assert "Password" not in terminal.text.replace("PASSWORD", "")
+
+
+def test_a_password_needs_a_terminal_or_standard_input(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pixyproxy", "user", "add", "ann"],
+        env=environment(tmp_path),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,  # Which has no terminal.
+    )
+    said = "pixyproxy: There is no terminal to ask for the password at: use --password-stdin.\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
+
+
+def test_who_has_no_users_is_told_how_to_add_one(tmp_path: Path) -> None:
+    done = _user(environment(tmp_path), "list")
+    assert (done.status, done.stdout) == (0, "")
+    assert "pixyproxy user add NAME --class admin" in done.stderr
 
 
 def test_what_there_is_not_cannot_be_removed(tmp_path: Path) -> None:

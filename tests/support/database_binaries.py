@@ -14,9 +14,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from tests.support.database_keeping import CommandFailedError, KeptCommand
-
-INSTALL_VARIABLE = "PIXYPROXY_TEST_INSTALL_DATABASES"
-"""Set to 0 to have nothing installed for the tests."""
+from tests.support.programs import InstallError, cache_folder, check_may_install, install_once
 
 _SYSTEM_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/usr/libexec")
 """Where servers are but the PATH of a user often does not lead."""
@@ -41,6 +39,14 @@ class DatabaseKind(StrEnum):
     def label(self) -> str:
         """The name as it is written: "MySQL"."""
         return {DatabaseKind.MYSQL: "MySQL", DatabaseKind.MARIADB: "MariaDB"}[self]
+
+    @property
+    def size(self) -> str:
+        """What an install takes on the disk, for people."""
+        return {
+            DatabaseKind.MYSQL: "1.1 GB of Debian in a folder",
+            DatabaseKind.MARIADB: "45 MB, Debian's package in the system",
+        }[self]
 
     @property
     def oldest(self) -> tuple[int, int]:
@@ -86,10 +92,12 @@ def find_binary(kind: DatabaseKind) -> ServerBinary | None:
 
 def check_installable(kind: DatabaseKind) -> None:
     """Raise NoServerError, with the reason, where a server cannot be installed."""
-    if os.environ.get(INSTALL_VARIABLE) == "0":
-        raise NoServerError(f"{_remedy(kind)}; installing is off by {INSTALL_VARIABLE}")
     if os.geteuid() != 0 or not Path("/etc/debian_version").exists() or not shutil.which("apt-get"):
         raise NoServerError(f"{_remedy(kind)}, or run as root on Debian to have one installed")
+    try:
+        check_may_install(kind.label)
+    except InstallError as error:
+        raise NoServerError(f"{_remedy(kind)}; {error}") from error
 
 
 def install_binary(kind: DatabaseKind) -> ServerBinary:
@@ -99,29 +107,38 @@ def install_binary(kind: DatabaseKind) -> ServerBinary:
         NoServerError: It may not be installed here, or the install failed.
     """
     check_installable(kind)
+
+    def install() -> None:
+        try:
+            {DatabaseKind.MYSQL: _install_mysql, DatabaseKind.MARIADB: _install_mariadb}[kind]()
+        except (CommandFailedError, OSError) as error:
+            raise InstallError(f"the install failed: {error}") from error
+
     try:
-        with FileLock(_cache_folder() / f"install-{kind}.lock"):
-            if not (binary := find_binary(kind)):
-                {DatabaseKind.MYSQL: _install_mysql, DatabaseKind.MARIADB: _install_mariadb}[kind]()
-                binary = find_binary(kind)
-    except (CommandFailedError, OSError) as error:
-        raise NoServerError(f"{_remedy(kind)}; the install failed: {error}") from error
-    if not binary:
-        raise NoServerError(f"{_remedy(kind)}; what was installed is not a supported version")
-    return binary
+        return install_once(f"install-{kind}", lambda: find_binary(kind), install)
+    except InstallError as error:
+        raise NoServerError(f"{_remedy(kind)}; {error}") from error
 
 
-def mysql_client_root() -> Path | None:
-    """The folder below which MySQL's client programs are beside the server, or None where they cannot be had."""
+def mysql_client_root() -> Path:
+    """The folder below which MySQL's client programs are beside the server.
+
+    Raises:
+        InstallError: They cannot be had.
+    """
     root = _mysql_root()
     if not root.is_dir() or os.geteuid() != 0:
-        return None
-    with FileLock(_cache_folder() / f"install-{DatabaseKind.MYSQL}.lock"):
-        if not (root / "usr/bin/mysqldump").exists():
-            # An earlier install had the server only.
-            with KeptCommand(_cache_folder() / "installing") as kept:
+        raise InstallError("mysqldump is not here: install it, or run as root on Debian")
+
+    def install() -> None:
+        # An earlier install had the server only.
+        try:
+            with KeptCommand(cache_folder() / "installing") as kept:
                 _apt_install(kept, "--no-remove", _MYSQL_CLIENT, prefix=("/usr/sbin/chroot", str(root)))
-    return root
+        except (CommandFailedError, OSError) as error:
+            raise InstallError(f"mysqldump is not here, and its install failed: {error}") from error
+
+    return install_once("mysql-client", lambda: root if (root / "usr/bin/mysqldump").exists() else None, install)
 
 
 def _remedy(kind: DatabaseKind) -> str:
@@ -129,12 +146,10 @@ def _remedy(kind: DatabaseKind) -> str:
 
 
 def _cache_folder() -> Path:
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pixyproxy"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise NoServerError(f"no folder to keep servers in: {error}") from error
-    return folder.resolve()
+        return cache_folder()
+    except InstallError as error:
+        raise NoServerError(str(error)) from error
 
 
 def _on_path(kind: DatabaseKind) -> ServerBinary | None:

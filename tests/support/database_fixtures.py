@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener
@@ -18,16 +18,17 @@ from typing import Any, Protocol
 import pytest
 
 from tests.support.database_servers import (
-    NOT_RUN,
     DatabaseKind,
     DatabaseServer,
     NoServerError,
     RunningServer,
     launch_server,
     needs_install,
-    not_run,
     pointed_server,
 )
+from tests.support.leaving_out import Required, leave_out
+from tests.support.needs import needs_of
+from tests.support.programs import INSTALL_VARIABLE
 
 _WORKER_INPUT = "pixyproxy_database_servers"
 
@@ -72,7 +73,9 @@ class OwnServers:
                 return
             self._starts[kind] = threading.Event()
         if needs_install(kind):
-            self._announce(f"preparing {kind.label} for the tests (once, about 30 s) …")
+            self._announce(
+                f"installing {kind.label} for the tests (once: {kind.size}; {INSTALL_VARIABLE}=0 leaves it out) …"
+            )
         # A daemon, so that Ctrl-C does not wait for an install; what that runs dies with this process.
         threading.Thread(target=self._start, args=(kind,), name=f"start {kind}", daemon=True).start()
 
@@ -182,20 +185,9 @@ def pytest_configure_node(node: Any) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Have servers started for the tests that will run, so that they are ready when their turn comes."""
     if not session.config.option.collectonly:
-        for kind in {kind for item in session.items for kind in _kinds_needed(item)}:
-            session.config.stash[_PROVIDER].request(kind)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say in one line for each kind of server what was not run, and why."""
-    reasons = {
-        reason
-        for report in terminalreporter.getreports("skipped")
-        if isinstance(report.longrepr, tuple) and (reason := report.longrepr[2].removeprefix("Skipped: "))
-    }
-    for reason in sorted(reasons):
-        if reason.startswith(NOT_RUN):
-            terminalreporter.write_line(reason, yellow=True)
+        for kind in DatabaseKind:
+            if any(kind in needs_of(item) for item in session.items):
+                session.config.stash[_PROVIDER].request(kind)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -220,19 +212,8 @@ def _server(config: pytest.Config, kind: DatabaseKind) -> DatabaseServer:
     if isinstance(answer, Absence):
         if answer.mistaken:
             pytest.fail(f"{kind.label}: {answer.reason}", pytrace=False)
-        not_run(kind, answer.reason)
+        leave_out(kind.label, answer.reason, Required.DATABASES)
     return answer
-
-
-def _kinds_needed(item: pytest.Item) -> Iterator[DatabaseKind]:
-    """The servers a test asks for by a fixture, or by a parameter: "mysql", or `mysql_server` to be looked up."""
-    parameters = (
-        item.callspec.params.values() if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ()
-    )
-    names = {*getattr(item, "fixturenames", ()), *(value for value in parameters if isinstance(value, str))}
-    for kind in DatabaseKind:
-        if names & {kind, f"{kind}_server"}:
-            yield kind
 
 
 def _write_line(config: pytest.Config, text: str) -> None:

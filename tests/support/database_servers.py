@@ -16,7 +16,7 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 # Before anything that loads OpenSSL, with which the C extension does not load on older systems.
@@ -24,7 +24,6 @@ with contextlib.suppress(ImportError):
     import _mysql_connector  # noqa: F401
 
 import mysql.connector
-import pytest
 from filelock import FileLock
 
 from tests.support.database_binaries import (
@@ -37,10 +36,10 @@ from tests.support.database_binaries import (
     supported,
 )
 from tests.support.database_keeping import CommandFailedError, KeptCommand
+from tests.support.leaving_out import Required, leave_out
 from tests.support.waiting import wait_until
 
 __all__ = [
-    "NOT_RUN",
     "DatabaseKind",
     "DatabaseServer",
     "NoServerError",
@@ -49,16 +48,9 @@ __all__ = [
     "fresh_database",
     "launch_server",
     "needs_install",
-    "not_run",
     "pointed_server",
     "private_server",
 ]
-
-REQUIRE_VARIABLE = "PIXYPROXY_TEST_REQUIRE_DATABASES"
-"""Set to 1 to have tests fail that would be skipped for want of a server."""
-
-NOT_RUN = "not run: "
-"""How the reason of every such skip begins."""
 
 _START_TIMEOUT = 120.0
 _STOP_TIMEOUT = 60.0
@@ -289,7 +281,7 @@ def private_server(kind: DatabaseKind) -> Iterator[PrivateServer]:
         reason = str(error)
     # Outside of the handler, so that the report shows the reason once.
     if reason:
-        not_run(kind, reason)
+        leave_out(kind.label, reason, Required.DATABASES)
     with contextlib.closing(running):
         yield PrivateServer(**vars(server), running=running)
 
@@ -311,14 +303,6 @@ def fresh_database(server: DatabaseServer) -> Iterator[str]:
             with _cursor(server) as cursor:
                 cursor.execute(f"SET SESSION lock_wait_timeout = {_DROP_TIMEOUT}")
                 cursor.execute(f"DROP DATABASE {name}")
-
-
-def not_run(kind: DatabaseKind, reason: str) -> NoReturn:
-    """Skip the test for want of a server; fail where the environment says that servers are required."""
-    message = f"{NOT_RUN}{kind.label} ({reason})"
-    if os.environ.get(REQUIRE_VARIABLE) == "1":
-        pytest.fail(f"{message}, but {REQUIRE_VARIABLE} is set", pytrace=False)
-    pytest.skip(message)
 
 
 def _identify(kind: DatabaseKind, host: str, port: int, user: str, password: str) -> DatabaseServer:

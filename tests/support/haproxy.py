@@ -9,52 +9,42 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import pytest
-from filelock import FileLock
-
+from tests.support.leaving_out import Required, leave_out
 from tests.support.object_stores import listens
+from tests.support.programs import InstallError, install_once, run_install
 from tests.support.waiting import wait_until
 
 _CONFIGURATION = Path(__file__).parents[2] / "deploy" / "haproxy" / "haproxy.cfg"
-_REQUIRED = "PIXYPROXY_TEST_REQUIRE_CLUSTER"
 _PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"))
 _TIMEOUT = 30.0
 
 
 def haproxy_program() -> str:
-    """Return HAProxy's program, installing it the first time where that can be done.
+    """Return HAProxy's program, installing it the first time where root on Debian can."""
+    try:
+        return install_once("haproxy", _find, _install)
+    except InstallError as error:
+        reason = str(error)
+    # Outside of the handler, so that the report shows the reason once.
+    return leave_out("replicas behind HAProxy", reason, Required.CLUSTER)
 
-    Where it cannot, the test is skipped, or fails where PIXYPROXY_TEST_REQUIRE_CLUSTER is set.
-    """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pixyproxy"
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache / "apt.lock"):
-        program = shutil.which("haproxy", path=_PATH)
-        if program is None and os.geteuid() == 0 and shutil.which("apt-get"):
-            _install()
-            program = shutil.which("haproxy", path=_PATH)
-    if program is None:
-        reason = "not run: replicas behind HAProxy (it is not there, and only root on Debian can install it)"
-        if os.environ.get(_REQUIRED):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return program
+
+def _find() -> str | None:
+    return shutil.which("haproxy", path=_PATH)
 
 
 def _install() -> None:
-    """Install it, as well as that can be done."""
-    install = ("install", "-y", "--no-install-recommends", "haproxy")
-    if not _apt_get(*install):
-        # A fresh machine has no package lists, an old one has stale ones.
-        _apt_get("update")
-        _apt_get(*install)
-
-
-def _apt_get(*arguments: str) -> bool:
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        raise InstallError("HAProxy is not here: install it, or run as root on Debian")
     # Its package must not start one with the machine.
     environment = {"PATH": _PATH, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1", "LC_ALL": "C"}
-    done = subprocess.run(["apt-get", *arguments], env=environment, check=False, capture_output=True)
-    return done.returncode == 0
+    install = ("apt-get", "install", "-y", "--no-install-recommends", "haproxy")
+    try:
+        run_install(install, environment)
+    except InstallError:
+        # A fresh machine has no package lists, an old one has stale ones.
+        run_install(("apt-get", "update"), environment)
+        run_install(install, environment)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import hmac
 import os
-import shutil
 import socket
 import subprocess
 import urllib.request
@@ -16,20 +15,33 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from pathlib import Path
 
-import pytest
-from filelock import FileLock
-
-from tests.support.programs import programs_folder
+from tests.support.leaving_out import Required
+from tests.support.programs import Program, go_program, run_install
 from tests.support.waiting import wait_until
 
-_VERSITYGW = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
-_AZURITE = "3.37.0"
-_REQUIRED = "PIXYPROXY_TEST_REQUIRE_OBJECT_STORES"
+_AZURITE_PACKAGE = "azurite@3.37.0"
 _BUCKET = "pictures"
 _START_TIMEOUT = 30.0
 # The account that every Azurite has; not a secret.
 _AZURE_ACCOUNT = "devstoreaccount1"
 _AZURE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+
+
+def _install_azurite(folder: Path) -> None:
+    quietly = ("--no-audit", "--no-fund", "--loglevel=error")
+    run_install(["npm", "install", *quietly, _AZURITE_PACKAGE, "--prefix", str(folder)])
+
+
+VERSITYGW = go_program(
+    "versitygw",
+    "github.com/versity/versitygw/cmd/versitygw@v1.8.0",
+    "80 MB",
+    "an object store that speaks S3",
+    Required.OBJECT_STORES,
+)
+AZURITE = Program(
+    "azurite", "370 MB", "an object store that speaks as Azure does", Required.OBJECT_STORES, "npm", _install_azurite
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +64,7 @@ class RunningObjectStore:
 @contextmanager
 def running_s3(folder: Path) -> Iterator[RunningObjectStore]:
     """Run an S3 server that keeps everything in a folder, which may hold the data of an earlier one."""
-    program = _built("versitygw", "go", ["go", "install", _VERSITYGW])
+    program = VERSITYGW.folder() / "versitygw"
     bucket = folder / _BUCKET
     bucket.mkdir(parents=True, exist_ok=True)
     port = free_port()
@@ -76,8 +88,7 @@ def s3_env(port: int) -> dict[str, str]:
 @contextmanager
 def running_azure() -> Iterator[RunningObjectStore]:
     """Run Microsoft's emulator of Azure, which keeps everything in memory."""
-    install = ["npm", "install", "--no-audit", "--no-fund", "--loglevel=error", f"azurite@{_AZURITE}", "--prefix"]
-    program = _built(f"azurite-{_AZURITE}", "npm", install) / "node_modules/.bin/azurite-blob"
+    program = AZURITE.folder() / "node_modules/.bin/azurite-blob"
     port = free_port()
     command = [str(program), "--blobHost", "127.0.0.1", "--blobPort", str(port), "--silent"]
     command += ["--inMemoryPersistence", "--disableTelemetry", "--skipApiVersionCheck"]
@@ -116,26 +127,6 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
-
-
-def _built(name: str, tool: str, command: Sequence[str]) -> Path:
-    """Return a program, or the folder that it is installed in, which is made the first time.
-
-    Without the tool that makes it the test is skipped, or fails where PIXYPROXY_TEST_REQUIRE_OBJECT_STORES is set.
-    """
-    if not shutil.which(tool):
-        reason = f"not run: object stores ({tool}, to get {name}, is not there)"
-        if os.environ.get(_REQUIRED):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    folder = programs_folder()
-    target, done = folder / name, folder / f"{name}.done"
-    with FileLock(folder / f"{name}.lock"):
-        if not done.exists():
-            arguments = [*command, str(target)] if tool == "npm" else command
-            subprocess.run(arguments, env={**os.environ, "GOBIN": str(folder)}, check=True, stdout=subprocess.DEVNULL)
-            done.touch()
-    return target
 
 
 @contextmanager

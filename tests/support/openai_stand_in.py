@@ -12,6 +12,7 @@ the API sends with it. The options are:
     code=CODE             the error's code, in place of the usual one
     param=PARAM           the error's param
     message=TEXT          the error's message, percent-encoded, so that it is no part of the prompt
+    message64=TEXT        the same in URL-safe base64, so that no word of it is one of the prompt
     retry-after=SECONDS   and retry-after-ms=…, retry-after-date=SECONDS-FROM-NOW: these headers
 
 ``GET /_stand_in/submissions?prompt=…`` gives ``{"count": …, "requests": [bodies], "headers": [headers]}``; without a
@@ -119,6 +120,12 @@ class Fault:
         (name, value), *options = [word.partition("=")[::2] for word in found[1].split(":")]
         fault = cls(name, value, dict(options))
         return None if submission.number > int(fault.options.get("times", sys.maxsize)) else fault
+
+    def message(self, default: str) -> str:
+        """Return the message of the error that it asks for."""
+        if "message64" in self.options:
+            return base64.urlsafe_b64decode(self.options["message64"]).decode()
+        return urllib.parse.unquote(self.options.get("message", default))
 
 
 class Submissions:
@@ -251,12 +258,29 @@ def _answer_with(**changes: Any) -> Callable[[Handler, Submission, Fault], None]
     return answer
 
 
+def _encode_with(encode: Callable[[bytes], str]) -> Callable[[Handler, Submission, Fault], None]:
+    def answer(handler: Handler, submission: Submission, _: Fault) -> None:
+        image = {"b64_json": encode(make_picture(submission))}
+        handler.send_json(200, make_answer(submission, b"") | {"data": [image]})
+
+    return answer
+
+
+def _send_error_as_success(handler: Handler, submission: Submission, fault: Fault) -> None:
+    error = {
+        "code": fault.options.get("code", "server_error"),
+        "message": fault.message(f"No image for: {submission.prompt}"),
+    }
+    handler.send_json(200, {"created": int(time.time()), "error": error})
+
+
 def _send_picture_bytes(handler: Handler, submission: Submission, picture: bytes) -> None:
     handler.send_json(200, make_answer(submission, picture))
 
 
 def _refuse_by_moderation(handler: Handler, submission: Submission, fault: Fault) -> None:
-    error = ApiError(400, f"Rejected by the safety system: {submission.prompt}", "moderation_blocked")
+    text = fault.message(f"Rejected by the safety system: {submission.prompt}")
+    error = ApiError(400, text, "moderation_blocked")
     error.error["type"] = "image_generation_user_error"
     error.error["moderation_details"] = {
         "moderation_stage": fault.options.get("stage", "input"),
@@ -311,15 +335,21 @@ _FAULTS: dict[str, Callable[[Handler, Submission, Fault], None]] = {
     "large": _large,
     "empty_data": _answer_with(data=[]),
     "null_data": _answer_with(data=None),
+    "data_url": _encode_with(lambda picture: "data:image/png;base64," + base64.b64encode(picture).decode()),
+    "url_safe": _encode_with(lambda picture: base64.urlsafe_b64encode(picture).decode().rstrip("=")),
+    "error_as_success": _send_error_as_success,
     "no_b64": _answer_with(data=[{"url": "https://example.com/picture.png"}]),
     "bad_base64": _answer_with(data=[{"b64_json": "a"}]),
     "no_usage": _answer_with(usage=None),
+    "float_usage": _answer_with(usage={"input_tokens": 11.0, "output_tokens": 1056.0, "total_tokens": 1067.0}),
+    "half_usage": _answer_with(usage={"input_tokens": 11.5, "output_tokens": 1056.0, "total_tokens": 1067.5}),
     "odd_usage": _answer_with(usage={"input_tokens": "many", "output_tokens": -1}),
     "not_an_image": lambda handler, submission, _: _send_picture_bytes(handler, submission, b"no picture at all"),
     "truncated": lambda handler, submission, _: _send_picture_bytes(
         handler, submission, make_picture(submission)[:-20]
     ),
     "bad_json": lambda handler, _, __: handler.send_body(200, b'{"data": [{"b64_json": "iVBOR'),
+    "empty_body": lambda handler, _, __: handler.send_body(200, b""),
     "html": lambda handler, _, __: handler.send_body(200, b"<html>hello</html>", {"Content-Type": "text/html"}),
 }
 
@@ -328,7 +358,7 @@ def _raise_api_error(status: int, fault: Fault) -> NoReturn:
     options = fault.options
     error = ApiError(
         status,
-        urllib.parse.unquote(options.get("message", f"The stand-in was told to answer {status}.")),
+        fault.message(f"The stand-in was told to answer {status}."),
         options.get("code", _USUAL_CODES.get(status)),
         options.get("param"),
     )

@@ -12,11 +12,12 @@ import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import grpc
 from argon2 import PasswordHasher
@@ -30,6 +31,7 @@ from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.users import UserRepository
 from pixyproxy.settings import Settings
 from pixyproxy.workers import GENERATION_WORKER_NAME
+from tests.support.processes import Process, start_process
 from tests.support.waiting import wait_until
 
 _START_TIMEOUT = 60.0
@@ -40,7 +42,7 @@ _SERVE = (*_COMMAND, "serve")
 _LISTENING = re.compile(r"^listening on (\S+)$", re.MULTILINE)
 _FIRST_USER = re.compile(r"^first user: (\S+)\npassword: (\S+)", re.MULTILINE)
 _ADMIN = "admin"
-_ADMIN_PASSWORD = "the password of the admin"
+_ADMIN_PASSWORD = "the-password-of-the-admin"
 _OPTIONS = (
     # A channel of its own for each test, even for the same address: tests count and close connections.
     ("grpc.use_local_subchannel_pool", 1),
@@ -103,17 +105,22 @@ class Finished:
 
 def run_command(*arguments: str, env: Mapping[str, str], text: str = "", cwd: Path | None = None) -> Finished:
     """Run `pixyproxy` with these arguments to its end, with `text` as its standard input."""
-    done = subprocess.run(
-        [*_COMMAND, *arguments],
-        env=dict(env),
-        input=text,
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=_COMMAND_TIMEOUT,
-        check=False,
-    )
-    return Finished(done.returncode, done.stdout, done.stderr)
+    with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+        stdin.write(text.encode())
+        stdin.seek(0)
+        command = [*_COMMAND, *arguments]
+        process = start_process(command, env=env, cwd=cwd or Path.cwd(), stdin=stdin, stdout=stdout, stderr=stderr)
+        try:
+            status = process.wait(_COMMAND_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        return Finished(status, _text_in(stdout), _text_in(stderr))
+
+
+def _text_in(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode()
 
 
 class ServerFailedError(Exception):
@@ -135,7 +142,7 @@ class RunningServer:
     address: str
     env: dict[str, str]
     folder: Path
-    process: subprocess.Popen[bytes]
+    process: Process
     admin: Login
     _stdout: Path
     _stderr: Path
@@ -314,6 +321,7 @@ def running_server(
     *,
     tracebacks: bool = False,
     command: Sequence[str] = _SERVE,
+    makes_first_user: bool = False,
 ) -> Iterator[RunningServer]:
     """Run a server that keeps everything in `folder`, and stop it at the end.
 
@@ -325,14 +333,17 @@ def running_server(
         settings: environment variables beyond, or in place of, those of `environment`.
         tracebacks: whether tracebacks may be logged.
         command: what to run, for a server that is made to go wrong.
+        makes_first_user: whether it makes the tables of SQLite and the first user itself, which takes it a while.
 
     Raises:
         ServerFailedError: it did not come to serve.
     """
     folder.mkdir(parents=True, exist_ok=True)
     env = environment(folder, settings)
-    is_embedded = env["PIXYPROXY_DATABASE_URL"].startswith("sqlite:")
-    admin = None if is_embedded else prepare_database(env)
+    path = settings_in(env).sqlite_path
+    # The file of an earlier server is left to this one, which may have to mend it.
+    is_prepared_here = path is None or not (makes_first_user or path.exists())
+    admin = prepare_database(env) if is_prepared_here else None
     server = _start(folder, env, admin, command)
     try:
         yield server
@@ -380,7 +391,7 @@ def _start(folder: Path, env: dict[str, str], admin: Login | None, command: Sequ
     number = next(number for number in itertools.count(1) if not (folder / f"stdout-{number}").exists())
     stdout, stderr = folder / f"stdout-{number}", folder / f"stderr-{number}"
     with stdout.open("wb") as out, stderr.open("wb") as err:
-        process = subprocess.Popen(command, env=env, cwd=folder, stdout=out, stderr=err)
+        process = start_process(command, env=env, cwd=folder, stdout=out, stderr=err)
     try:
         address = wait_until(_address_in(process, stdout, stderr), _START_TIMEOUT, "the server to listen")
     except BaseException:
@@ -390,7 +401,7 @@ def _start(folder: Path, env: dict[str, str], admin: Login | None, command: Sequ
     return RunningServer(address, env, folder, process, admin or _first_user(folder, stdout), stdout, stderr)
 
 
-def _address_in(process: subprocess.Popen[bytes], stdout: Path, stderr: Path) -> Callable[[], str | None]:
+def _address_in(process: Process, stdout: Path, stderr: Path) -> Callable[[], str | None]:
     def look() -> str | None:
         ended = process.poll() is not None
         found = _LISTENING.search(stdout.read_text(encoding="utf-8"))
@@ -402,7 +413,7 @@ def _address_in(process: subprocess.Popen[bytes], stdout: Path, stderr: Path) ->
 
 
 def _first_user(folder: Path, stdout: Path) -> Login:
-    """The user that was made at the first start, whose password only that start printed."""
+    """The user that was made at the first start, whose password that start printed where the server made it."""
     texts = [path.read_text(encoding="utf-8") for path in (stdout, *folder.glob("stdout-*"))]
     found = next((match for match in map(_FIRST_USER.search, texts) if match), None)
-    return Login(found[1], found[2]) if found else Login(_ADMIN, "")
+    return Login(found[1], found[2]) if found else Login(_ADMIN, _ADMIN_PASSWORD)

@@ -65,6 +65,14 @@ def test_the_client_loads_nothing_heavy() -> None:
     assert HEAVY.isdisjoint(modules_loaded_by("import pixyproxy.client"))
 
 
+def test_the_client_and_its_commands_load_nothing_that_windows_lacks() -> None:
+    absent = ("fcntl", "grp", "pwd", "resource", "termios", "tty")
+
+    modules_loaded_by(
+        f"import sys; sys.modules.update(dict.fromkeys({absent}))\nimport pixyproxy.client, pixyproxy.cli.images"
+    )
+
+
 def test_help_loads_no_command() -> None:
     loaded = modules_loaded_by("from pixyproxy import cli\ntry: cli.app(['--help'])\nexcept SystemExit: pass")
 

@@ -171,6 +171,18 @@ def test_what_was_submitted_is_done_before_the_end() -> None:
         pool.submit(done.append, 100)
 
 
+def test_threads_that_hang_are_not_waited_for_beyond_a_time() -> None:
+    going_on = threading.Event()
+    pool = CallThreads("hanging", few=2, most=2)
+    for _ in range(2):
+        pool.submit(going_on.wait)
+    pool.shutdown(wait=False)
+
+    assert pool.join(0.01) == 2
+    going_on.set()
+    assert pool.join(30) == 0
+
+
 @pytest.mark.parametrize("few", [1, 8])
 def test_many_calls_are_each_done_once(few: int) -> None:
     done: list[int] = []

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from pixyproxy.core.models import new_guid
 from pixyproxy.data.database import DatabaseContext
+
+
+@dataclass(frozen=True)
+class Deletion:
+    """An image whose bytes are to be deleted; ``id`` grows with the time of the deletion."""
+
+    id: int
+    image_guid: str
 
 
 class DeletionRepository:
@@ -21,10 +30,10 @@ class DeletionRepository:
             {"guid": new_guid(), "image_guid": image_guid, "now": datetime.now(UTC)},
         )
 
-    def get_oldest(self, limit: int) -> list[str]:
-        """Return the guids of the images whose bytes have waited longest."""
-        rows = self._context.fetch_all("SELECT image_guid FROM deletions ORDER BY id LIMIT :limit", {"limit": limit})
-        return [row["image_guid"] for row in rows]
+    def get_next(self, limit: int, *, after: int) -> list[Deletion]:
+        """Return the oldest deletions whose id is greater than ``after``."""
+        sql = "SELECT id, image_guid FROM deletions WHERE id > :after ORDER BY id LIMIT :limit"
+        return [Deletion(**row) for row in self._context.fetch_all(sql, {"after": after, "limit": limit})]
 
     def delete(self, image_guid: str) -> None:
         """Note that the bytes of an image are gone."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 import base64
 import binascii
 from contextlib import AbstractContextManager
-from urllib.parse import unquote
 
 import grpc
 
 from pixyproxy.core.exceptions import CredentialsInvalidError, CredentialsMissingError
 from pixyproxy.core.models import MAX_PASSWORD_LENGTH, MAX_USERNAME_LENGTH, Caller
 from pixyproxy.core.request_context import caller
+from pixyproxy.resource.client_address import ClientAddresses
 from pixyproxy.resource.interceptors.wrapping import AroundCalls, Behavior
 from pixyproxy.service.interfaces import UserServiceInterface
 
@@ -27,8 +27,9 @@ _NEED_CREDENTIALS = frozenset(
 class AuthenticationInterceptor(AroundCalls):
     """Sets the caller of each call of ours; health and reflection need no credentials and look at none."""
 
-    def __init__(self, users: UserServiceInterface) -> None:
+    def __init__(self, users: UserServiceInterface, addresses: ClientAddresses) -> None:
         self._users = users
+        self._addresses = addresses
 
     def around(self, method: str, behavior: Behavior, context: grpc.ServicerContext) -> AbstractContextManager[None]:  # noqa: D102
         found = self._authenticate(context) if method.startswith(_OUR_METHODS) else None
@@ -43,7 +44,7 @@ class AuthenticationInterceptor(AroundCalls):
         if len(headers) > 1:
             raise CredentialsInvalidError("Send one authorization value, not several.")
         username, password = _basic_credentials(headers[0])
-        return self._users.authenticate_user(username, password, _host_of(context.peer()))
+        return self._users.authenticate_user(username, password, self._addresses.of(context))
 
 
 class _CallBy(AbstractContextManager[None]):
@@ -76,8 +77,3 @@ def _basic_credentials(header: str | bytes) -> tuple[str, str]:
     if len(username) > MAX_USERNAME_LENGTH or len(password) > MAX_PASSWORD_LENGTH:
         raise CredentialsInvalidError("The username or the password is wrong.")
     return username, password
-
-
-def _host_of(peer: str) -> str:
-    """Take the port off a gRPC peer, such as ``ipv4:10.0.0.1:50212`` or ``ipv6:%5B::1%5D:50212``."""
-    return unquote(peer).rpartition(":")[0]

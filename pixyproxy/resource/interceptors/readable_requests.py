@@ -76,6 +76,8 @@ def _refusing_unreadable_stream(behavior: Behavior) -> Behavior:
 
 
 def _readable(request: Any) -> Any:
+    if request is None:
+        raise MalformedRequestError("The call ended without a request.")
     if isinstance(request, _Unreadable):
         raise MalformedRequestError("The request is not a message of the type that this method takes.")
     return request

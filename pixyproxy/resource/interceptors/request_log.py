@@ -1,6 +1,6 @@
-"""The outermost interceptor: gives each call its id, and logs its start and its end.
+"""Gives each call its id, and logs its start and its end.
 
-It stands outermost so that no call goes unlogged, refused ones included.
+It stands outside of all that may refuse a call, so that no call goes unlogged that has a request.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class RequestLogInterceptor(AroundCalls):
     def _around_later_stream(self, behavior: Callable[..., Any], method: str) -> Callable[..., Any]:
         def call(request: Any, context: grpc.ServicerContext, send: Callable[[Any], None]) -> None:
             # Other threads send the messages, the first one perhaps at once.
-            _send_request_id(context, request_id.get())
+            send_request_id(context, request_id.get())
             behavior(request, context, send)
 
         return super()._around_later_stream(functools.update_wrapper(call, behavior), method)
@@ -77,7 +77,7 @@ class _LoggedCall(AbstractContextManager["_LoggedCall"]):
         """Send the id, if that is not done yet."""
         if not self._has_sent_id:
             self._has_sent_id = True
-            _send_request_id(self._context, request_id.get())
+            send_request_id(self._context, request_id.get())
 
     def __exit__(self, *_: object) -> None:
         self.send_request_id()
@@ -112,7 +112,8 @@ def _line_of(behavior: Behavior) -> int:
     return code.co_firstlineno if code else 0
 
 
-def _send_request_id(context: grpc.ServicerContext, new_id: str) -> None:
+def send_request_id(context: grpc.ServicerContext, new_id: str) -> None:
+    """Send a call's id in the initial metadata, unless they are sent already."""
     # gRPC raises ValueError where they are sent already, and a bare exception where the caller has gone.
     with suppress(Exception):
         context.send_initial_metadata(((REQUEST_ID_KEY, new_id),))

@@ -1,6 +1,6 @@
 """The span of each call, for traces that go through several services.
 
-It stands outermost, so that the lines of the request log already know the trace.
+It stands outside of the request log, so that the lines of the request log already know the trace.
 """
 
 from __future__ import annotations

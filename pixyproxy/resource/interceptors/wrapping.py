@@ -18,22 +18,11 @@ Continuation = Callable[[grpc.HandlerCallDetails], "grpc.RpcMethodHandler[Any, A
 _MAX_REMEMBERED = 64
 
 
-class AroundCalls(grpc.ServerInterceptor):
-    """An interceptor that is a context manager around each call: around a stream, until its last message.
+class WrappingInterceptor(grpc.ServerInterceptor):
+    """An interceptor that wraps the handler of each method once and remembers it.
 
-    The handler of each method is wrapped once and remembered. So interceptors further in are asked for it only once,
-    not with every call.
+    So interceptors further in are asked for it only once, not with every call.
     """
-
-    @abstractmethod
-    def around(self, method: str, behavior: Behavior, context: grpc.ServicerContext) -> AbstractContextManager[object]:
-        """Return what to enter before a call and to leave after it, with the exception that ends it.
-
-        Args:
-            method: the full name, such as ``/pixyproxy.v1.ImageService/GetImage``.
-            behavior: what is called; ``inspect.unwrap`` gives the servicer's own method.
-            context: the call's context.
-        """
 
     def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -53,6 +42,24 @@ class AroundCalls(grpc.ServerInterceptor):
     @functools.cached_property
     def _remembered(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
         return {}
+
+    @abstractmethod
+    def _wrapped(self, handler: grpc.RpcMethodHandler[Any, Any], method: str) -> grpc.RpcMethodHandler[Any, Any]:
+        """Wrap the handler of a method."""
+
+
+class AroundCalls(WrappingInterceptor):
+    """An interceptor that is a context manager around each call: around a stream, until its last message."""
+
+    @abstractmethod
+    def around(self, method: str, behavior: Behavior, context: grpc.ServicerContext) -> AbstractContextManager[object]:
+        """Return what to enter before a call and to leave after it, with the exception that ends it.
+
+        Args:
+            method: the full name, such as ``/pixyproxy.v1.ImageService/GetImage``.
+            behavior: what is called; ``inspect.unwrap`` gives the servicer's own method.
+            context: the call's context.
+        """
 
     def _wrapped(self, handler: grpc.RpcMethodHandler[Any, Any], method: str) -> grpc.RpcMethodHandler[Any, Any]:
         name = arity_of(handler)

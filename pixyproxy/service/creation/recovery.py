@@ -6,7 +6,15 @@ import logging
 import time
 from collections.abc import Callable
 
-from pixyproxy.core.exceptions import CallerGoneError, OutcomeUnknownError, PixyProxyException
+from cachetools import TTLCache
+
+from pixyproxy.core.exceptions import (
+    CallerGoneError,
+    DBConnectionError,
+    OutcomeUnknownError,
+    PixyProxyException,
+    for_log,
+)
 from pixyproxy.core.periodic_task import PeriodicTask
 from pixyproxy.data.database import Database
 from pixyproxy.data.image_store import ImageStore
@@ -18,6 +26,9 @@ from pixyproxy.service.creation.storing import ImageStoring
 _logger = logging.getLogger(__name__)
 
 _ROWS_A_RUN = 100
+# An image that cannot be recovered is logged again after an hour, and no more than so many are within one.
+_REPORT_SECONDS = 3600.0
+_MAX_REPORTED = 1000
 
 
 class Recovery:
@@ -52,9 +63,11 @@ class Recovery:
         self._uncommitted: set[str] = set()
         # Images with a manifest whose generation was leased when it was last looked at.
         self._waiting: set[str] = set()
-        # Images with a manifest that belong to no generation, and were logged.
-        self._strays: set[str] = set()
+        # Images that were logged lately, because something is wrong with them.
+        self._reported: TTLCache[str, None] = TTLCache(_MAX_REPORTED, ttl=_REPORT_SECONDS)
         self._list_at = 0.0
+        # The deletion that failed last; the next run begins after it.
+        self._failed_deletion = 0
         self._task = PeriodicTask("recovery", self._run, retry_interval=retry_interval)
 
     def start(self) -> None:
@@ -76,30 +89,64 @@ class Recovery:
         That is: stored images without a detail, generations whose worker died, bytes of deleted images, and
         half-written files.
 
+        What is wrong with one image, or with one of these kinds, stops no other.
+
         Raises:
             DBConnectionError: the database is away; the rest is left for the next run.
+            PixyProxyException: the store cannot say what it has.
         """
-        for guid in self._with_manifest():
-            self._commit_if_abandoned(guid)
-        self._end_expired()
-        with self._database.reading() as context:
-            deleted = DeletionRepository(context).get_oldest(_ROWS_A_RUN)
-        for guid in deleted:
-            self._storing.delete_bytes(guid)
-        self._store.sweep()
+        steps = (self._commit_known, self._commit_listed, self._end_expired, self._finish_deletions, self._store.sweep)
+        failure: PixyProxyException | None = None
+        for step in steps:
+            try:
+                step()
+            except DBConnectionError:
+                raise
+            except PixyProxyException as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
 
     def _run(self) -> float:
         self.run()
         return self._interval
 
-    def _with_manifest(self) -> set[str]:
-        """Return the images that are known to have a manifest: all where it is time to list them again."""
-        known = self._uncommitted | self._waiting
+    def _commit_known(self) -> None:
+        """Commit or clean up the images that are known to have a manifest."""
+        for guid in self._uncommitted | self._waiting:
+            self._attempt(self._commit_if_abandoned, guid)
+
+    def _commit_listed(self) -> None:
+        """Commit or clean up the others, where it is time to list them again."""
         if time.monotonic() < self._list_at:
-            return known
-        known.update(self._store.noted())
+            return
+        for guid in set(self._store.noted()) - self._uncommitted - self._waiting:
+            self._attempt(self._commit_if_abandoned, guid)
         self._list_at = time.monotonic() + self._store.listing_interval
-        return known
+
+    def _finish_deletions(self) -> None:
+        with self._database.reading() as context:
+            deletions = DeletionRepository(context).get_next(_ROWS_A_RUN, after=self._failed_deletion)
+        self._failed_deletion = 0
+        for deletion in deletions:
+            if not self._attempt(self._storing.delete_bytes, deletion.image_guid):
+                # A store that is away is not asked a hundred times.
+                self._failed_deletion = deletion.id
+                return
+
+    def _attempt(self, work: Callable[[str], None], guid: str) -> bool:
+        """Do something for one image; log what is wrong with it, and return whether nothing is."""
+        try:
+            work(guid)
+        except DBConnectionError:
+            raise
+        except Exception as error:
+            is_foreseen = isinstance(error, PixyProxyException)
+            self._report(
+                guid, f"cannot be recovered or deleted, and is tried again: {for_log(error)}", traceback=not is_foreseen
+            )
+            return False
+        return True
 
     def _commit_if_abandoned(self, guid: str) -> None:
         """Commit or clean up an image with a manifest, unless a worker is at it."""
@@ -109,7 +156,8 @@ class Recovery:
             self._waiting.add(guid)
             return
         if generation is None:
-            self._report_stray(guid)
+            # It was generated after the backup that the database was restored from.
+            self._report(guid, "belongs to no generation; its manifest is left for an operator.")
         elif self._storing.rescue(generation):
             self._on_end(generation.id)
             _logger.info("Committed the image %s, which was stored before.", guid)
@@ -122,9 +170,12 @@ class Recovery:
         with self._database.reading() as context:
             expired = GenerationRepository(context).get_expired(_ROWS_A_RUN)
         for generation in expired:
-            # Once more: its worker may have stored it since the manifests were listed.
-            if self._storing.rescue(generation) or self._end(generation):
-                self._on_end(generation.id)
+            self._attempt(lambda _, generation=generation: self._end_abandoned(generation), generation.image_guid)  # type: ignore[misc]
+
+    def _end_abandoned(self, generation: Generation) -> None:
+        # Once more: its worker may have stored it since the manifests were listed.
+        if self._storing.rescue(generation) or self._end(generation):
+            self._on_end(generation.id)
 
     def _end(self, generation: Generation) -> bool:
         """End a generation whose process died; return False where it lives after all."""
@@ -141,11 +192,11 @@ class Recovery:
             _logger.warning("The process that had generation %d died; its state is %s now.", generation.id, state.name)
         return is_ended
 
-    def _report_stray(self, guid: str) -> None:
-        """Log, once, that an image was generated after the backup that the database was restored from."""
-        if guid not in self._strays:
-            self._strays.add(guid)
-            _logger.error("The manifest of the image %s belongs to no generation; it is left for an operator.", guid)
+    def _report(self, guid: str, what: str, *, traceback: bool = False) -> None:
+        """Log what is wrong with an image, unless that was done lately."""
+        if guid not in self._reported and len(self._reported) < _MAX_REPORTED:
+            self._reported[guid] = None
+            _logger.error("The image %s %s", guid, what, exc_info=traceback)
 
 
 def _worker_died() -> OutcomeUnknownError:

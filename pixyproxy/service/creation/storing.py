@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from pixyproxy.core.exceptions import ContentDamagedError, PixyProxyException, StorageUnavailableError
 from pixyproxy.core.models import Image, ImageDetail, Model
@@ -25,6 +25,8 @@ from pixyproxy.data.transactions import in_transaction
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+Result = TypeVar("Result")
 
 _logger = logging.getLogger(__name__)
 
@@ -88,6 +90,20 @@ class ImageStoring:
             # Taken for dead meanwhile: the manifest may have been deleted as one without bytes.
             self._store.write_note(detail.guid, manifest)
 
+    def keep_aside(self, guid: str, body: bytes) -> bool:
+        """Keep a provider's answer from which no image could be read, and log where; return whether it is kept.
+
+        A store that is away is waited for, as in ``store``.
+        """
+        give_up_at = time.monotonic() + self._give_up_after
+        try:
+            place = self._until_stored(lambda: self._store.write_aside(guid, body), give_up_at)
+        except PixyProxyException as error:
+            _logger.error("The provider's answer for the image %s is lost: %s", guid, error.message)
+            return False
+        _logger.warning("The provider's answer for the image %s (%d bytes) is kept aside: %s", guid, len(body), place)
+        return True
+
     def commit(self, generation: Generation, detail: ImageDetail) -> Image:
         """Commit the detail of a stored image, or return the image where it was committed before.
 
@@ -140,7 +156,7 @@ class ImageStoring:
         self._store.delete(guid)
         in_transaction(self._database, lambda context: DeletionRepository(context).delete(guid))
 
-    def _until_stored(self, write: Callable[[], None], give_up_at: float) -> None:
+    def _until_stored(self, write: Callable[[], Result], give_up_at: float) -> Result:
         while True:
             try:
                 return write()

@@ -30,6 +30,7 @@ from pixyproxy.core.exceptions import (
     ProviderUnavailableError,
     StorageFullError,
     StorageUnavailableError,
+    UnreadableAnswerError,
 )
 from pixyproxy.core.local_signal import LocalSignal, wait_for_any
 from pixyproxy.core.models import GenerationDefaults, ImageDetail
@@ -147,8 +148,12 @@ class GenerationWorker:
         self._serial = 0
         self._lock = threading.Lock()
 
-    def run(self) -> None:
-        """Claim and generate; return when all senders of ``recorded`` are gone and what was submitted is finished."""
+    def run(self, on_ending: Callable[[], object] = lambda: None) -> None:
+        """Claim and generate until all senders of ``recorded`` are gone, then finish what was submitted.
+
+        Args:
+            on_ending: is called between the two.
+        """
         self._leases.start()
         self._recovery.start()
         has_predecessor = True
@@ -168,6 +173,7 @@ class GenerationWorker:
                 pause = self._poll_interval
             if not self._wait(pause):
                 break
+        on_ending()
         self._threads.shutdown()
         self._recovery.close()
         self._leases.close()
@@ -334,6 +340,10 @@ class GenerationWorker:
         request = self._request_for(queued)
         try:
             image = self._generator.generate(request, CallScope())
+        except UnreadableAnswerError as error:
+            self._breaker.record(permit, error)
+            is_kept = self._storing.keep_aside(queued.generation.image_guid, error.body)
+            self._end(queued, request, GenerationState.OUTCOME_UNKNOWN, _unreadable(queued.generation, is_kept=is_kept))
         except ProviderError as error:
             self._settle(queued, request, permit, error)
         except Exception as error:
@@ -436,6 +446,14 @@ class GenerationWorker:
     @staticmethod
     def _generations(context: DatabaseContext) -> GenerationRepository:
         return GenerationRepository(context)
+
+
+def _unreadable(generation: Generation, *, is_kept: bool) -> ProviderUnavailableError:
+    # Another one than the generator's, whose body is not for callers.
+    where = f" The answer is kept for the server's operator under the guid {generation.image_guid}." if is_kept else ""
+    return ProviderUnavailableError(
+        f"The image provider's answer holds no image that can be read.{where}", may_have_billed=True
+    )
 
 
 def _age(generation: Generation) -> float:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from pixyproxy.cli import COMMANDS, load_command
+from pixyproxy.cli.failures import explain
+from pixyproxy.cli.texts import shell_quoted
+from pixyproxy.client import FieldViolation, PixyProxyClientError
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -20,3 +26,59 @@ def test_no_command_is_missing() -> None:
         *(command.name or getattr(command.callback, "__name__", "") for command in admin.app.registered_commands),
         *(group.name for group in admin.app.registered_groups),
     }
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *([name] for name in COMMANDS),
+        *(["user", name] for name in ("add", "list", "passwd", "remove")),
+        ["db", "init"],
+        ["images", "copy"],
+        [],
+    ],
+    ids=str,
+)
+def test_help_fits_into_a_terminal(words: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pixyproxy", *words, "--help"],
+        env={"COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert max(map(len, done.stdout.splitlines())) < 80
+    # Python's types, typer's braces, and a sentence that is cut off.
+    _, _, below_usage = done.stdout.partition("\n")
+    assert not [found for found in ("list[", "<str", "<int", "<path", "...\n") if found in below_usage]
+    assert "{" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    "argument", ["", "plain", "it's", "$HOME `x` \\n", "two\nlines", "a\x1b[1mb\u202ec'd\\e\nf", "caf\udce9b"]
+)
+def test_a_shell_reads_what_is_quoted_for_it(argument: str) -> None:
+    quoted = shell_quoted(argument)
+    assert not set("\x1b\u202e") & set(quoted)
+    done = subprocess.run(
+        ["bash", "-c", f"printf %s {quoted}"], env={"LANG": "C.UTF-8"}, capture_output=True, check=True
+    )
+    assert done.stdout == argument.encode(errors="surrogateescape")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PixyProxyClientError("a\x1bb", reason="INTERNAL", code="INTERNAL", request_id="\x1b"),
+        PixyProxyClientError("a\x1bb", code="UNKNOWN"),
+        PixyProxyClientError("", violations=[FieldViolation("\x1b", "\x1b")]),
+    ],
+    ids=["with a reason", "without one", "of a field"],
+)
+def test_what_a_server_says_is_not_obeyed_by_a_terminal(
+    error: PixyProxyClientError, capsys: pytest.CaptureFixture[str]
+) -> None:
+    explain(error, "\x1b")
+    said = capsys.readouterr().err
+    assert "\\x1b" in said
+    assert "\x1b" not in said

@@ -1,9 +1,8 @@
-"""The client alone: the test plays the server, over a channel of grpcio-testing."""
+"""Both clients alone: the test says what the server answers."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import grpc_testing
 import pytest
 from google.protobuf.message import Message
 from pixyproxy_pb.v1 import image_service_pb2 as pb
@@ -24,23 +22,24 @@ from pixyproxy.client import (
     DeadlineExceededError,
     FieldViolation,
     InvalidRequestError,
+    Keepalive,
     NotFoundError,
     OutcomeUnknownError,
     PixyProxyClient,
     PixyProxyClientError,
+    RetryPolicy,
     TryLaterError,
     UnavailableError,
     Visibility,
-    connection,
-    retry,
 )
 from pixyproxy.core import exceptions as exc
 from pixyproxy.resource.mapping import from_image
 from pixyproxy.resource.statuses import status_of
-from tests.support.waiting import wait_until
+from tests.faults.tcp_proxy import tcp_proxy
+from tests.support.client_kinds import MakeClient
+from tests.support.scripted_server import Rpc, ScriptedServer, scripted_server
 from tests.unit.resource.fakes import GUID, make_image
 
-SERVICE = pb.DESCRIPTOR.services_by_name["ImageService"]
 REQUEST_ID = "host-1"
 TIMEOUT = 20.0
 DATA = b"picture" * 1000
@@ -54,9 +53,9 @@ SOON: dict[str, Any] = {"retry_after": 0.01}
 class Play:
     """A client in a thread, and the server's side of its calls."""
 
-    def __init__(self, channel: Any, client: PixyProxyClient) -> None:
+    def __init__(self, server: ScriptedServer, client: PixyProxyClient) -> None:
+        self.server = server
         self.client = client
-        self._channel = channel
 
     def begin(self, call: Callable[[], Any]) -> Future[Any]:
         future: Future[Any] = Future()
@@ -71,54 +70,47 @@ class Play:
         threading.Thread(target=run, daemon=True).start()
         return future
 
-    def take(self, method: str) -> tuple[Any, Any]:
+    def take(self, method: str) -> tuple[Any, Rpc]:
         """Wait for the next call, and return its request and what answers it."""
-        wait_until(lambda: self.has_more(method), TIMEOUT, f"a call of {method}")
-        _, request, rpc = self._channel.take_unary_unary(SERVICE.methods_by_name[method])
-        return request, rpc
-
-    def take_content(self) -> tuple[Any, Any]:
-        wait_until(lambda: self.has_more("GetImageContent"), TIMEOUT, "a call of GetImageContent")
-        _, request, rpc = self._channel.take_unary_stream(SERVICE.methods_by_name["GetImageContent"])
-        return request, rpc
+        rpc = self.server.take(method, TIMEOUT)
+        return rpc.request, rpc
 
     def has_more(self, method: str) -> bool:
         """Whether there is a further call that nobody has taken."""
-        waiting = self._channel._state._rpc_states[f"/{SERVICE.full_name}/{method}"]
-        return bool(waiting)
+        return self.server.has_more(method)
 
 
 @pytest.fixture
-def play() -> Iterator[Play]:
-    channel = grpc_testing.channel([SERVICE], grpc_testing.strict_real_time())
-    with PixyProxyClient(channel=channel, timeout=TIMEOUT) as client:
-        yield Play(channel, client)
+def server() -> Iterator[ScriptedServer]:
+    with scripted_server() as server:
+        yield server
 
 
-def answer(rpc: Any, response: Message) -> None:
-    rpc.send_initial_metadata((("x-request-id", REQUEST_ID),))
-    rpc.terminate(response, (), grpc.StatusCode.OK, "")
+@pytest.fixture
+def play(server: ScriptedServer, make_client: MakeClient) -> Iterator[Play]:
+    with make_client(server.address, timeout=TIMEOUT) as client:
+        yield Play(server, client)
 
 
-def refuse(rpc: Any, error: BaseException) -> None:
+def answer(rpc: Rpc, response: Message) -> None:
+    rpc.send_initial_metadata(("x-request-id", REQUEST_ID))
+    rpc.send(response)
+    rpc.end()
+
+
+def refuse(rpc: Rpc, error: BaseException) -> None:
     """End a call as the server does."""
     status = status_of(error, REQUEST_ID)
     code = next(code for code in grpc.StatusCode if code.value[0] == status.code)
-    trailing = (("grpc-status-details-bin", status.SerializeToString()),)
-    rpc.send_initial_metadata((("x-request-id", REQUEST_ID),))
-    if hasattr(rpc, "send_response"):
-        rpc.terminate(trailing, code, status.message)
-    else:
-        rpc.terminate(None, trailing, code, status.message)
+    rpc.send_initial_metadata(("x-request-id", REQUEST_ID))
+    rpc.end(code, status.message, (("grpc-status-details-bin", status.SerializeToString()),))
 
 
-def cut(rpc: Any, *, was_taken: bool) -> None:
+def cut(rpc: Rpc, *, was_taken: bool) -> None:
     """End a call as a connection does that breaks."""
-    rpc.send_initial_metadata((("x-request-id", REQUEST_ID),) if was_taken else ())
-    if hasattr(rpc, "send_response"):
-        rpc.terminate((), grpc.StatusCode.UNAVAILABLE, "Socket closed")
-    else:
-        rpc.terminate(None, (), grpc.StatusCode.UNAVAILABLE, "Socket closed")
+    if was_taken:
+        rpc.send_initial_metadata(("x-request-id", REQUEST_ID))
+    rpc.end(grpc.StatusCode.UNAVAILABLE, "Socket closed")
 
 
 def failure(call: Future[Any]) -> PixyProxyClientError:
@@ -284,8 +276,7 @@ def test_what_an_error_brings(play: Play) -> None:
 def test_an_error_of_something_in_between_has_no_reason(play: Play, trailing: Any) -> None:
     call = play.begin(lambda: play.client.get_image(GUID))
     rpc = play.take("GetImage")[1]
-    rpc.send_initial_metadata(())
-    rpc.terminate(None, trailing, grpc.StatusCode.PERMISSION_DENIED, "by the proxy")
+    rpc.end(grpc.StatusCode.PERMISSION_DENIED, "by the proxy", trailing)
     caught = failure(call)
     assert type(caught) is CredentialsError
     assert (caught.message, caught.reason, caught.request_id) == ("by the proxy", "", "")
@@ -331,27 +322,41 @@ def test_once_the_server_was_there_it_may_be_away_for_a_while(play: Play) -> Non
     assert call.result(TIMEOUT).guid == GUID
 
 
-def test_a_server_that_never_was_there_is_left_to_grpc(play: Play) -> None:
-    call = play.begin(lambda: play.client.get_image(GUID))
-    cut(play.take("GetImage")[1], was_taken=False)
-    assert type(failure(call)) is UnavailableError
-    assert not play.has_more("GetImage")
-
-
-def test_a_creation_that_nobody_answers_is_asked_for_as_often_as_grpc_does(
-    play: Play, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("method", ["GetImage", "CreateImage"])
+@pytest.mark.parametrize("attempts", [1, 3, 5])
+def test_a_server_that_never_was_there_is_given_up(
+    server: ScriptedServer, make_client: MakeClient, method: str, attempts: int
 ) -> None:
-    monkeypatch.setattr(retry, "_FIRST_PAUSE_WITHOUT_ANSWER", 0.001)
-    (config,) = json.loads(Path(connection.__file__).with_name("service_config.json").read_text())["methodConfig"]
-    call = play.begin(lambda: play.client.create_image("a castle"))
-    keys = set()
-    for _ in range(config["retryPolicy"]["maxAttempts"]):
-        request, rpc = play.take("CreateImage")
-        keys.add(request.request_id)
-        cut(rpc, was_taken=False)
-    assert type(failure(call)) is UnavailableError
-    assert not play.has_more("CreateImage")
-    assert len(keys) == 1
+    policy = RetryPolicy(unanswered_attempts=attempts, first_backoff=0.001)
+    with make_client(server.address, timeout=TIMEOUT, retry=policy) as client:
+        play = Play(server, client)
+        call = play.begin(lambda: client.get_image(GUID) if method == "GetImage" else client.create_image("a castle"))
+        requests = []
+        for _ in range(attempts):
+            request, rpc = play.take(method)
+            requests.append(request)
+            cut(rpc, was_taken=False)
+        assert type(failure(call)) is UnavailableError
+        assert not play.has_more(method)
+        assert requests == [requests[0]] * attempts
+
+
+def test_a_call_has_as_many_attempts_as_the_policy_says(server: ScriptedServer, make_client: MakeClient) -> None:
+    with make_client(server.address, timeout=TIMEOUT, retry=RetryPolicy(attempts=2)) as client:
+        play = Play(server, client)
+        call = play.begin(lambda: client.get_image(GUID))
+        for _ in range(2):
+            refuse(play.take("GetImage")[1], exc.TooBusyError("no", **SOON))
+        assert type(failure(call)) is TryLaterError
+
+        call = play.begin(lambda: b"".join(client.stream_content(GUID)))
+        for part in (DATA[:1000], DATA[1000:2000]):
+            rpc = play.take("GetImageContent")[1]
+            send(rpc, part)
+            break_off(rpc)
+        assert type(failure(call)) is UnavailableError
+    assert not play.has_more("GetImage")
+    assert not play.has_more("GetImageContent")
 
 
 def test_what_comes_too_late_is_not_waited_for(play: Play) -> None:
@@ -366,8 +371,8 @@ def test_what_comes_too_late_is_not_waited_for(play: Play) -> None:
 def test_what_a_proxy_lost_in_the_middle_of_an_answer_is_repeated(play: Play, code: grpc.StatusCode) -> None:
     call = play.begin(lambda: play.client.get_image(GUID))
     rpc = play.take("GetImage")[1]
-    rpc.send_initial_metadata((("x-request-id", REQUEST_ID),))
-    rpc.terminate(None, (), code, "Stream removed")
+    rpc.send_initial_metadata(("x-request-id", REQUEST_ID))
+    rpc.end(code, "Stream removed")
     answer(play.take("GetImage")[1], pb.GetImageResponse(image=DETAIL))
     assert call.result(TIMEOUT).guid == GUID
 
@@ -395,33 +400,27 @@ def test_a_deletion_of_which_nothing_was_done_is_repeated(play: Play, error: Exc
 # --- The bytes -------------------------------------------------------------------------------------------------------
 
 
-def send(rpc: Any, *parts: bytes, info: pb.ContentInfo = INFO) -> None:
-    rpc.send_initial_metadata((("x-request-id", REQUEST_ID),))
-    rpc.send_response(pb.GetImageContentResponse(info=info))
+def send(rpc: Rpc, *parts: bytes, info: pb.ContentInfo = INFO) -> None:
+    rpc.send_initial_metadata(("x-request-id", REQUEST_ID))
+    rpc.send(pb.GetImageContentResponse(info=info))
     for part in parts:
-        rpc.send_response(pb.GetImageContentResponse(data=part))
+        rpc.send(pb.GetImageContentResponse(data=part))
 
 
-def end(rpc: Any) -> None:
-    rpc.terminate((), grpc.StatusCode.OK, "")
-
-
-def break_off(rpc: Any, code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE) -> None:
-    """End a stream once all that was sent has arrived: here an end would overtake it."""
-    wait_until(lambda: not rpc._rpc_state._responses, TIMEOUT, "the bytes to arrive")
-    rpc.terminate((), code, "Socket closed")
+def break_off(rpc: Rpc, code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE) -> None:
+    rpc.end(code, "Socket closed")
 
 
 def test_bytes_go_on_where_they_broke_off(play: Play) -> None:
     call = play.begin(lambda: b"".join(play.client.stream_content(GUID)))
-    first, rpc = play.take_content()
+    first, rpc = play.take("GetImageContent")
     send(rpc, DATA[:1000], DATA[1000:1500])
     break_off(rpc)
-    second, rpc = play.take_content()
+    second, rpc = play.take("GetImageContent")
     cut(rpc, was_taken=False)
-    third, rpc = play.take_content()
+    third, rpc = play.take("GetImageContent")
     send(rpc, DATA[1500:])
-    end(rpc)
+    rpc.end()
 
     assert call.result(TIMEOUT) == DATA
     assert [request.read_offset for request in (first, second, third)] == [0, 1500, 1500]
@@ -429,10 +428,10 @@ def test_bytes_go_on_where_they_broke_off(play: Play) -> None:
 
 def test_a_part_goes_on_with_what_remains_of_it(play: Play) -> None:
     call = play.begin(lambda: b"".join(play.client.stream_content(GUID, read_offset=10, read_limit=100)))
-    rpc = play.take_content()[1]
+    rpc = play.take("GetImageContent")[1]
     send(rpc, DATA[10:40])
     break_off(rpc)
-    request, rpc = play.take_content()
+    request, rpc = play.take("GetImageContent")
     send(rpc, DATA[40:110])
     break_off(rpc)  # All is there: a further call without a limit would mean the rest of the image.
 
@@ -444,30 +443,30 @@ def test_a_part_goes_on_with_what_remains_of_it(play: Play) -> None:
 @pytest.mark.parametrize("data", [DATA[:-1], DATA[:-1] + b"?", DATA + b"more", b""], ids=["short", "wrong", "long", ""])
 def test_bytes_that_are_not_the_images_are_an_error(play: Play, data: bytes) -> None:
     call = play.begin(lambda: list(play.client.stream_content(GUID)))
-    rpc = play.take_content()[1]
+    rpc = play.take("GetImageContent")[1]
     send(rpc, data)
-    end(rpc)
+    rpc.end()
     assert type(failure(call)) is ContentDamagedError
 
 
 def test_an_image_that_became_another_one_is_an_error(play: Play) -> None:
     call = play.begin(lambda: list(play.client.stream_content(GUID)))
-    rpc = play.take_content()[1]
+    rpc = play.take("GetImageContent")[1]
     send(rpc, DATA[:1000])
     break_off(rpc)
     other = pb.ContentInfo(guid=GUID, size_bytes=len(DATA), sha256="0" * 64)
-    send(play.take_content()[1], info=other)
+    send(play.take("GetImageContent")[1], info=other)
     assert type(failure(call)) is ContentDamagedError
 
 
 def test_bytes_that_the_caller_holds_do_not_come(play: Play) -> None:
     call = play.begin(lambda: play.client.stream_content(GUID, if_none_match=INFO.sha256))
-    request, rpc = play.take_content()
+    request, rpc = play.take("GetImageContent")
     held = pb.ContentInfo()
     held.CopyFrom(INFO)
     held.not_modified = True
     send(rpc, info=held)
-    end(rpc)
+    rpc.end()
     stream = call.result(TIMEOUT)
     assert request.if_none_match == INFO.sha256
     assert stream.info.not_modified
@@ -481,16 +480,16 @@ def part_of(folder: Path) -> Path:
 def test_a_file_is_there_whole_or_not_at_all(play: Play, tmp_path: Path) -> None:
     path, told = tmp_path / "picture.png", list[tuple[int, int]]()
     call = play.begin(lambda: play.client.fetch_content(GUID, path, on_progress=lambda *now: told.append(now)))
-    rpc = play.take_content()[1]
+    rpc = play.take("GetImageContent")[1]
     send(rpc, DATA[:1000])
     break_off(rpc, grpc.StatusCode.PERMISSION_DENIED)
     assert type(failure(call)) is CredentialsError
     assert list(tmp_path.iterdir()) == [part_of(tmp_path)]
 
     call = play.begin(lambda: play.client.fetch_content(GUID, path, on_progress=lambda *now: told.append(now)))
-    request, rpc = play.take_content()
+    request, rpc = play.take("GetImageContent")
     send(rpc, DATA[1000:])
-    end(rpc)
+    rpc.end()
     assert call.result(TIMEOUT).sha256 == INFO.sha256
     assert request.read_offset == 1000
     assert path.read_bytes() == DATA
@@ -503,26 +502,26 @@ def test_what_is_left_of_something_else_is_thrown_away(play: Play, tmp_path: Pat
     part_of(tmp_path).write_bytes(left)
     path = tmp_path / "picture.png"
     call = play.begin(lambda: play.client.fetch_content(GUID, path))
-    request, rpc = play.take_content()
+    request, rpc = play.take("GetImageContent")
     assert request.read_offset == len(left)
     if len(left) > len(DATA):
         refuse(rpc, exc.OffsetOutOfRangeError("no"))
     else:
         send(rpc, DATA[len(left) :])
-        end(rpc)
-    request, rpc = play.take_content()
+        rpc.end()
+    request, rpc = play.take("GetImageContent")
     assert request.read_offset == 0
     send(rpc, DATA)
-    end(rpc)
+    rpc.end()
     call.result(TIMEOUT)
     assert path.read_bytes() == DATA
 
 
 def test_damaged_bytes_leave_nothing(play: Play, tmp_path: Path) -> None:
     call = play.begin(lambda: play.client.fetch_content(GUID, tmp_path / "picture.png"))
-    rpc = play.take_content()[1]
+    rpc = play.take("GetImageContent")[1]
     send(rpc, DATA[:-1] + b"?")
-    end(rpc)
+    rpc.end()
     assert type(failure(call)) is ContentDamagedError
     assert list(tmp_path.iterdir()) == []
 
@@ -534,20 +533,20 @@ def test_a_file_that_is_there_stays_as_it_is(play: Play, tmp_path: Path) -> None
         play.client.fetch_content(GUID, path)
     assert path.read_text() == "mine"
     call = play.begin(lambda: play.client.fetch_content(GUID, path, overwrite=True))
-    rpc = play.take_content()[1]
+    rpc = play.take("GetImageContent")[1]
     send(rpc, DATA)
-    end(rpc)
+    rpc.end()
     call.result(TIMEOUT)
     assert path.read_bytes() == DATA
 
 
 def test_one_image_is_saved_into_a_folder_by_one_at_a_time(play: Play, tmp_path: Path) -> None:
     call = play.begin(lambda: play.client.fetch_content(GUID, tmp_path / "one.png"))
-    rpc = play.take_content()[1]
+    rpc = play.take("GetImageContent")[1]
     with pytest.raises(TryLaterError, match="under way"):
         play.client.fetch_content(GUID, tmp_path / "two.png")
     send(rpc, DATA)
-    end(rpc)
+    rpc.end()
     call.result(TIMEOUT)
     assert (tmp_path / "one.png").read_bytes() == DATA
 
@@ -565,3 +564,43 @@ def test_a_guid_is_no_path(play: Play, tmp_path: Path) -> None:
     with pytest.raises(InvalidRequestError, match="UUID"):
         play.client.fetch_content("../../x", tmp_path / "picture.png")
     assert list(tmp_path.iterdir()) == []
+
+
+# --- The connection --------------------------------------------------------------------------------------------------
+
+
+def test_options_of_grpc_go_before_the_clients_own(server: ScriptedServer, make_client: MakeClient) -> None:
+    options = {"grpc.primary_user_agent": "gallery/2", "grpc.max_receive_message_length": 100}
+    with make_client(server.address, timeout=TIMEOUT, channel_options=options) as client:
+        play = Play(server, client)
+        call = play.begin(lambda: client.get_image(GUID))
+        rpc = play.take("GetImage")[1]
+        answer(rpc, pb.GetImageResponse(image=DETAIL))
+        assert str(rpc.metadata["user-agent"]).startswith("gallery/2 ")
+        assert "larger than max (" in failure(call).message
+
+
+def test_a_connection_that_is_gone_without_a_word_is_found_out(server: ScriptedServer, make_client: MakeClient) -> None:
+    host, _, port = server.address.rpartition(":")
+    with (
+        tcp_proxy(host, int(port)) as proxy,
+        make_client(
+            f"127.0.0.1:{proxy.port}",
+            timeout=TIMEOUT,
+            keepalive=Keepalive(time=0.2, timeout=0.2),
+            retry=RetryPolicy(attempts=1),
+        ) as client,
+    ):
+        play = Play(server, client)
+        call = play.begin(lambda: client.create_image("a castle"))
+        play.take("CreateImage")
+        proxy.silence()
+        assert type(failure(call)) is UnavailableError
+
+
+def test_a_closed_client_makes_no_calls(make_client: MakeClient) -> None:
+    client = make_client("127.0.0.1:1")
+    with client:
+        pass
+    with pytest.raises(ValueError, match="closed"):
+        client.get_image(GUID)

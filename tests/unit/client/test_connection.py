@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
+from pathlib import Path
 
 import pytest
-from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from pixyproxy.client import TLS, PixyProxyClient
-from pixyproxy.client.connection import _SERVICE_CONFIG, is_loopback, tls_for
+from pixyproxy.client.connection import is_loopback, tls_for
 
 
 @pytest.mark.parametrize(
@@ -51,13 +50,4 @@ def test_credentials_that_are_none(username: str | None, password: str | None) -
 
 def test_a_certificate_comes_with_its_key() -> None:
     with pytest.raises(ValueError, match="key"):
-        TLS(certificate_file=_SERVICE_CONFIG)
-
-
-def test_what_grpc_repeats_is_what_may_be_repeated() -> None:
-    (config,) = json.loads(_SERVICE_CONFIG.read_text())["methodConfig"]
-    service = pb.DESCRIPTOR.services_by_name["ImageService"]
-    assert {name["service"] for name in config["name"]} == {service.full_name}
-    named = {name["method"] for name in config["name"]}
-    assert named == {method.name for method in service.methods} - {"CreateImage", "DeleteImage"}
-    assert config["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
+        TLS(certificate_file=Path(__file__))

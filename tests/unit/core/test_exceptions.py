@@ -20,6 +20,7 @@ from pixyproxy.core.exceptions import (
     ProviderRequestInvalidError,
     ProviderTimeoutError,
     RecordNotFoundError,
+    UnreadableAnswerError,
 )
 
 ALL: list[type[Any]] = [
@@ -65,6 +66,7 @@ def test_provider_errors_say_whether_they_may_have_cost_something() -> None:
     assert ProviderTimeoutError("slow", may_have_billed=True).may_have_billed
     assert ProviderError("slow", retry_after=2).retry_after == 2
     assert OutcomeUnknownError("cut off").may_have_billed
+    assert UnreadableAnswerError("no image", body=b"{}").may_have_billed
     assert not PromptRefusedError("no").may_have_billed
     assert not ProviderRequestInvalidError("options.size", "no").may_have_billed
     assert issubclass(ProviderModelUnknownError, ProviderMisconfiguredError)

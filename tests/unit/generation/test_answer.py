@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pixyproxy.generation import answer
-from pixyproxy.generation.answer import kept_body, take_apart
+from pixyproxy.generation.answer import NoImageError, kept_body, take_apart
 
 PICTURE = bytes(range(256)) * 3000  # several pieces, and no multiple of three
 
@@ -69,6 +69,46 @@ def test_line_breaks_within_the_base64_are_forgiven() -> None:
     assert parts(body.encode())[1] == PICTURE
 
 
+def url_safe(picture: bytes, *, padded: bool = True) -> str:
+    text = base64.urlsafe_b64encode(picture).decode()
+    return text if padded else text.rstrip("=")
+
+
+@pytest.mark.parametrize(
+    ("image", "picture"),
+    [
+        ({"b64_json": f"data:image/png;base64,{encoded()}"}, PICTURE),
+        ({"b64_json": f"data:;base64,{url_safe(PICTURE)}"}, PICTURE),
+        ({"b64_json": url_safe(PICTURE)}, PICTURE),
+        ({"b64_json": url_safe(PICTURE + b"\xff", padded=False)}, PICTURE + b"\xff"),
+        ({"b64_json": encoded(PICTURE + b"\xff").rstrip("=")}, PICTURE + b"\xff"),
+        ({"b64_json": None, "url": f"data:image/webp;base64,{encoded()}"}, PICTURE),
+        ({"url": f"data:image/png;base64,{encoded()}"}, PICTURE),
+    ],
+    ids=[
+        "data",
+        "data, URL-safe",
+        "URL-safe",
+        "URL-safe, not padded",
+        "not padded",
+        "data in url",
+        "data in url alone",
+    ],
+)
+@pytest.mark.parametrize("slash", ["/", "\\/"], ids=["plain", "escaped slashes"])
+def test_base64_may_be_written_in_other_ways(image: dict[str, str | None], picture: bytes, slash: str) -> None:
+    assert "/" in encoded()
+    body = json.dumps({"data": [image]}).replace("/", slash)
+
+    assert parts(body.encode())[1] == picture
+
+
+def test_an_answer_without_an_image_is_read_all_the_same() -> None:
+    with pytest.raises(NoImageError) as caught:
+        parts(b'{"error": {"code": "moderation_blocked"}}')
+    assert caught.value.answer == {"error": {"code": "moderation_blocked"}}
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -82,7 +122,11 @@ def test_line_breaks_within_the_base64_are_forgiven() -> None:
         b'{"data": [{"b64_json": "QUJD',
         b'{"data": [{"b64_json": "QUJD"}',
         b'{"data": [{"b64_json": "QUJD"}]} {}',
-        b'{"data": [{"b64_json": "QUJ"}]}',
+        b'{"data": [{"b64_json": "QUJDR"}]}',
+        b'{"data": [{"b64_json": ""}]}',
+        b'{"data": [{"b64_json": "data:image/png;base64,"}]}',
+        b'{"data": [{"b64_json": "QUJD data:image/png;base64,QUJD"}]}',
+        b'{"data": [{"url": "https://example.com/picture.png"}]}',
         b'{"data": [{"b64_json": "(cut out)"}]}',
         b'{"b64_json": "QUJD", "data": []}',
     ],
@@ -123,6 +167,6 @@ def test_nothing_stays_open() -> None:
     for _ in range(50):
         parts(body)
         with pytest.raises(ValueError):  # noqa: PT011  of many kinds
-            parts(b'{"data": [{"b64_json": "QUJ"}]}')
+            parts(b'{"data": [{"b64_json": "QUJDR"}]}')
 
     assert (len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0) == before

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import base64
 import dataclasses
 import hashlib
+import json
 import logging
 import socket
 import threading
@@ -26,12 +28,15 @@ from pixyproxy.core.exceptions import (
     ProviderRequestInvalidError,
     ProviderTimeoutError,
     ProviderUnavailableError,
+    UnreadableAnswerError,
 )
 from pixyproxy.core.models import Usage
+from pixyproxy.generation import answer
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
 from pixyproxy.generation.openai_images import OpenAIGenerator
 from pixyproxy.generation.picture import inspect_picture
-from tests.support.openai_stand_in import RunningStandIn, start_stand_in
+from pixyproxy.generation.retry import RetryPolicy
+from tests.support.openai_stand_in import RunningStandIn, Submission, make_picture, start_stand_in
 
 AUTHOR = "123e4567-e89b-42d3-a456-426614174000"
 PATIENCE = 30.0
@@ -83,6 +88,11 @@ def request(fault: str = "", **changes: str) -> GenerationRequest:
     prompt = f"An otter in a teacup, {uuid.uuid4()}" + (f" [[fault:{fault}]]" if fault else "")
     asked = GenerationRequest(prompt, "gpt-image-2.5-flare", "auto", "auto", "png", "auto", AUTHOR)
     return dataclasses.replace(asked, **changes)
+
+
+def with_message(fault: str, text: str) -> str:
+    """Return a fault whose message is a text, no word of which the prompt then has."""
+    return f"{fault}:message64={base64.urlsafe_b64encode(text.encode()).decode()}"
 
 
 def generate(generator: OpenAIGenerator, asked: GenerationRequest) -> GeneratedImage:
@@ -151,7 +161,7 @@ def test_organization_and_project_are_sent(stand_in: RunningStandIn) -> None:
     assert (headers["openai-organization"], headers["openai-project"]) == ("org-ours", "proj-ours")
 
 
-@pytest.mark.parametrize("fault", ["no_usage", "odd_usage"])
+@pytest.mark.parametrize("fault", ["no_usage", "odd_usage", "half_usage"])
 def test_image_is_kept_without_usage(generator: OpenAIGenerator, fault: str) -> None:
     assert generate(generator, request(fault)).usage is None
 
@@ -161,6 +171,17 @@ def test_usage_is_read(generator: OpenAIGenerator) -> None:
     tokens = 1 + len(asked.prompt) // 4
     expected = Usage(input_tokens=tokens, output_tokens=1056, total_tokens=tokens + 1056)
     assert generate(generator, asked).usage == expected
+
+
+def test_usage_in_whole_floats_is_read(generator: OpenAIGenerator) -> None:
+    usage = generate(generator, request("float_usage")).usage
+    assert usage == Usage(input_tokens=11, output_tokens=1056, total_tokens=1067)
+
+
+@pytest.mark.parametrize("fault", ["data_url", "url_safe"])
+def test_image_comes_back_from_servers_that_write_base64_in_other_ways(generator: OpenAIGenerator, fault: str) -> None:
+    asked = request(fault, size="64x64")
+    assert generate(generator, asked).data == make_picture(Submission({"prompt": asked.prompt, "size": "64x64"}, {}, 1))
 
 
 def test_large_image_arrives_whole(generator: OpenAIGenerator) -> None:
@@ -196,10 +217,57 @@ def test_unusable_answer_may_have_been_billed(
 ) -> None:
     asked = request(fault)
     error = fail(generator, asked)
-    assert isinstance(error, ProviderUnavailableError)
+    assert isinstance(error, UnreadableAnswerError)
     assert error.may_have_billed
     assert stand_in.count(asked.prompt) == 1
     assert_logged(caplog, "status 200")
+
+
+def test_unusable_answer_is_passed_on_as_it_came(generator: OpenAIGenerator) -> None:
+    for fault, body in (("bad_json", b'{"data": [{"b64_json": "iVBOR'), ("html", b"<html>hello</html>")):
+        error = fail(generator, request(fault))
+        assert isinstance(error, UnreadableAnswerError)
+        assert error.body == body
+    error = fail(generator, request("no_b64"))
+    assert isinstance(error, UnreadableAnswerError)
+    assert json.loads(error.body)["data"] == [{"url": "https://example.com/picture.png"}]
+
+
+def test_answer_that_is_too_large_is_not_passed_on(
+    generator: OpenAIGenerator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(answer, "_MAX_BODY", 1000)
+    error = fail(generator, request())
+    assert type(error) is ProviderUnavailableError
+    assert error.may_have_billed
+    assert_logged(caplog, "too large")
+
+
+def test_empty_answer_is_not_passed_on(generator: OpenAIGenerator) -> None:
+    error = fail(generator, request("empty_body"))
+    assert type(error) is ProviderUnavailableError
+    assert error.may_have_billed
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "error_as_success:code=moderation_blocked",
+        with_message("error_as_success:code=400", "Your request was rejected by the safety system."),
+    ],
+)
+def test_refusal_in_a_success_is_a_refusal(generator: OpenAIGenerator, fault: str) -> None:
+    error = fail(generator, request(fault))
+    assert isinstance(error, PromptRefusedError)
+    assert not error.may_have_billed
+
+
+def test_other_error_in_a_success_may_have_been_billed(
+    generator: OpenAIGenerator, caplog: pytest.LogCaptureFixture
+) -> None:
+    error = fail(generator, request(with_message("error_as_success:code=server_error", "Out of memory.")))
+    assert isinstance(error, UnreadableAnswerError)
+    assert_logged(caplog, "server_error, param none: Out of memory.")
 
 
 # --- Refusals --------------------------------------------------------------------------------------------------------
@@ -211,6 +279,35 @@ def test_refusal_by_moderation_says_stage_and_categories(generator: OpenAIGenera
     assert isinstance(error, PromptRefusedError)
     assert (error.stage, error.categories) == ("output", ("violence", "self-harm"))
     assert stand_in.count(asked.prompt) == 1
+
+
+RELABELLED = "litellm.BadRequestError: OpenAIException - {}\n\nLiteLLM: model group 'm' failed with the error above."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Your request was rejected by the safety system. safety_violations=[violence, self-harm].",
+        "Your request was rejected as a result of our safety system.",
+        "litellm.ContentPolicyViolationError: no",
+        "The response was filtered due to the prompt triggering Azure OpenAI's content management policy.",
+    ],
+)
+def test_refusal_that_a_gateway_relabels_is_one(generator: OpenAIGenerator, text: str) -> None:
+    error = fail(generator, request(with_message("400:code=400", RELABELLED.format(text))))
+    assert isinstance(error, PromptRefusedError)
+    assert error.categories == (("violence", "self-harm") if "safety_violations" in text else ())
+
+
+def test_refusal_that_only_the_prompt_speaks_of_is_none(generator: OpenAIGenerator) -> None:
+    fault = with_message("400:code=400", "Not this: refused by our safety system")
+    error = fail(generator, request(prompt=f"{uuid.uuid4()} otter, refused by our safety system [[fault:{fault}]]"))
+    assert isinstance(error, ProviderRequestInvalidError)
+
+
+@pytest.mark.parametrize("code", ["content_filter", "contentFilter", "ResponsibleAIPolicyViolation"])
+def test_refusal_of_azure_is_one(generator: OpenAIGenerator, code: str) -> None:
+    assert isinstance(fail(generator, request(f"400:code={code}")), PromptRefusedError)
 
 
 def test_refusal_without_details(generator: OpenAIGenerator) -> None:
@@ -255,6 +352,30 @@ def test_provider_s_harmless_text_is_passed_on(generator: OpenAIGenerator) -> No
     assert refuse_size(generator, "Too wide: 9 > 3.") == "The image provider refuses it: Too wide: 9 > 3."
 
 
+def test_provider_s_text_is_passed_on_in_one_line(generator: OpenAIGenerator) -> None:
+    assert refuse_size(generator, "Too\n wide!") == "The image provider refuses it: Too wide!"
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("Invalid size '9x9'.", "options.size"),
+        ("Invalid value for background, for this model.", "options.background"),
+        ("Neither this size nor this quality.", "options"),
+        ("The prompt asks for a size.", "options"),
+        ("oversized", "options"),
+        ("Unknown quality.", "options"),
+    ],
+)
+def test_option_that_the_text_alone_names_is_found(generator: OpenAIGenerator, text: str, field: str) -> None:
+    error = fail(
+        generator, request(with_message("400:code=400", RELABELLED.format(text)), size="512x512", background="opaque")
+    )
+    assert isinstance(error, ProviderRequestInvalidError)
+    assert error.field == field
+    assert (text in error.message) == (field != "options")
+
+
 def test_provider_s_text_is_cut(generator: OpenAIGenerator) -> None:
     assert refuse_size(generator, "Too wide! " * 100) == "The image provider refuses it: " + "Too wide! " * 30
 
@@ -268,7 +389,10 @@ def test_provider_s_text_is_cut(generator: OpenAIGenerator) -> None:
         "key sk-abcdefgh is not allowed this",
         "organization org-abcdefgh may not",
         "key stand-in-key may not",
-        "two\nlines",
+        "look into https://gateway.internal/errors",
+        "no such file: /srv/models/image",
+        "key 0123456789abcdef0123456789abcdef may not",
+        "red \x1b[31m alert",
     ],
 )
 def test_provider_s_text_with_prompt_or_secret_is_kept_back(generator: OpenAIGenerator, text: str) -> None:
@@ -301,6 +425,11 @@ def test_unknown_model_is_misconfiguration(generator: OpenAIGenerator) -> None:
     assert isinstance(fail(generator, request(model="no-such-model")), ProviderModelUnknownError)
 
 
+def test_unknown_model_of_a_gateway_is_misconfiguration(generator: OpenAIGenerator) -> None:
+    text = "400: {'error': '/image/generations: Invalid model name passed in model=m. Call `/v1/models`.'}"
+    assert isinstance(fail(generator, request(with_message("400:code=400", text))), ProviderModelUnknownError)
+
+
 @pytest.mark.parametrize(
     "fault",
     [
@@ -311,6 +440,7 @@ def test_unknown_model_is_misconfiguration(generator: OpenAIGenerator) -> None:
         "429:code=billing_hard_limit_reached",
         "400:code=billing_hard_limit_reached",
         "402",
+        with_message("429:code=429", "You exceeded your current quota, please check your plan."),
     ],
 )
 def test_account_without_money_is_no_rate_limit(generator: OpenAIGenerator, fault: str) -> None:
@@ -349,11 +479,8 @@ def test_rate_limit_may_name_a_date(generator: OpenAIGenerator) -> None:
 # --- A provider in trouble -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("status", [408, 409, 500, 503, 529, 599])
-def test_provider_s_own_trouble_was_not_billed(
-    generator: OpenAIGenerator, stand_in: RunningStandIn, status: int
-) -> None:
-    asked = request(f"{status}:retry-after=2")
+def test_provider_that_is_overloaded_was_not_billed(generator: OpenAIGenerator, stand_in: RunningStandIn) -> None:
+    asked = request("503:retry-after=2")
     error = fail(generator, asked)
     assert isinstance(error, ProviderUnavailableError)
     assert (error.may_have_billed, error.retry_after) == (False, 2.0)
@@ -363,21 +490,46 @@ def test_provider_s_own_trouble_was_not_billed(
 @pytest.mark.parametrize(
     ("status", "kind"),
     [
-        (502, ProviderUnavailableError),
-        (520, ProviderUnavailableError),
-        (523, ProviderUnavailableError),
-        (504, ProviderTimeoutError),
-        (524, ProviderTimeoutError),
+        *((status, ProviderTimeoutError) for status in (408, 504, 524)),
+        *(
+            (status, ProviderUnavailableError)
+            for status in (300, 303, 304, 409, 418, 423, 424, 425, 444, 460, 499, 500, 501, 502)
+        ),
+        *((status, ProviderUnavailableError) for status in (505, 507, 520, 521, 522, 523, 529, 530, 599)),
     ],
 )
-def test_gateway_s_trouble_may_have_been_billed(
+def test_status_that_is_no_plain_refusal_may_have_been_billed(
     generator: OpenAIGenerator, stand_in: RunningStandIn, status: int, kind: type[ProviderError]
 ) -> None:
-    asked = request(str(status))
+    asked = request(f"{status}:retry-after=2")
     error = fail(generator, asked)
     assert type(error) is kind
-    assert error.may_have_billed
+    assert (error.may_have_billed, error.retry_after) == (True, None)
     assert stand_in.count(asked.prompt) == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "is_openai"),
+    [
+        ("api.openai.com", True),
+        ("eu.api.openai.com", True),
+        ("API.OpenAI.com", True),
+        ("openai.com.example.org", False),
+        ("notopenai.com", False),
+        ("mine.openai.azure.com", False),
+        ("gateway.example", False),
+    ],
+)
+def test_500_costs_nothing_from_openai_itself_alone(
+    stand_in: RunningStandIn, monkeypatch: pytest.MonkeyPatch, host: str, is_openai: bool
+) -> None:
+    name, port = stand_in.address.split(":")
+    resolve = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda _, *arguments, **options: resolve(name, *arguments, **options))
+    for generator in open_generator(f"http://{host}:{port}/v1"):
+        error = fail(generator, request("500"))
+        assert isinstance(error, ProviderUnavailableError)
+        assert error.may_have_billed is not is_openai
 
 
 @pytest.mark.parametrize("fault", ["hang", "drip"])
@@ -460,6 +612,21 @@ def test_close_frees_threads_and_connections(stand_in: RunningStandIn) -> None:
     assert threading.active_count() == before
 
 
+# --- With the retry policy -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fault", ["drop", "408", "409", "500", "502", "504", "529", "bad_json", "429:code=insufficient_quota"]
+)
+def test_nothing_that_may_cost_is_submitted_twice(
+    generator: OpenAIGenerator, stand_in: RunningStandIn, fault: str
+) -> None:
+    asked = request(fault)
+    error = fail(generator, asked)
+    assert RetryPolicy().delay(error, 1) is None
+    assert stand_in.count(asked.prompt) == 1
+
+
 # --- The log ---------------------------------------------------------------------------------------------------------
 
 
@@ -484,6 +651,38 @@ def test_log_names_the_provider_s_request_but_no_secret(
     assert "request id" in ours[0]
     assert "otter" not in ours[0]
     assert "stand-in-key" not in ours[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "logged"),
+    [
+        ("Invalid size '9x9'.", "param none: Invalid size '9x9'."),
+        ("Rejected: An otter in a teacup", "Rejected: ***"),
+        ('Rejected: "an OTTER\\nin a tea', 'Rejected: "*** tea'),
+        ("Rejected: %6ftter otte", "Rejected: ***"),
+        ("key sk-abcdefgh of org-abcdefgh", "key *** of ***"),
+        ("key stand-in-key, 0123456789abcdef0123456789abcdef", "key ***"),
+        ("see https://user:password@gateway.internal/x?key=1 now", "see *** now"),
+        ("two\nlines \x1b[31m", "two lines [31m"),
+        ("long " * 100, "long " * 59),
+    ],
+)
+def test_log_has_the_provider_s_text_without_prompt_and_secrets(
+    generator: OpenAIGenerator, caplog: pytest.LogCaptureFixture, text: str, logged: str
+) -> None:
+    fail(generator, request(with_message("400:code=400", text)))
+    assert_logged(caplog, logged)
+
+
+@pytest.mark.parametrize("prompt", ["雪山日出 otter", "Ärger mit Ötter-otter", 'a "quoted"\notter', "otter"])
+def test_log_has_nothing_of_a_prompt_however_it_is_quoted(
+    generator: OpenAIGenerator, caplog: pytest.LogCaptureFixture, prompt: str
+) -> None:
+    for quoted in (prompt, json.dumps(prompt), repr(prompt), urllib.parse.quote(prompt)):
+        fault = with_message("400", f"Rejected <{quoted}> for it")
+        fail(generator, request(prompt=f"{prompt} {uuid.uuid4()} [[fault:{fault}]]"))
+    said = caplog.text.lower()
+    assert not any(word in said for word in ("otter", "雪", "quoted", "rger", "tter", "96ea"))
 
 
 def test_log_names_the_status(generator: OpenAIGenerator, caplog: pytest.LogCaptureFixture) -> None:

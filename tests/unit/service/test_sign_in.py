@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -23,7 +25,8 @@ from pixyproxy.service.sign_in_throttle import SignInThrottle
 from pixyproxy.service.users import UserService
 
 PASSWORD = "correct horse"
-PEER = "ipv4:10.0.0.1"
+ADDRESS = "10.0.0.1"
+OTHER_ADDRESS = "10.0.0.2"
 
 
 @pytest.fixture
@@ -52,7 +55,7 @@ def add(service: UserService, name: str = "alice", class_key: UserClass = UserCl
 def test_right_credentials_give_the_caller(service: UserService) -> None:
     add(service, class_key=UserClass.ADMIN)
 
-    caller = service.authenticate_user("alice", PASSWORD, PEER)
+    caller = service.authenticate_user("alice", PASSWORD, ADDRESS)
 
     assert caller.username == "alice"
     assert caller.is_admin
@@ -70,7 +73,7 @@ def test_passwords_are_kept_as_argon2id_only(service: UserService, database: Dat
 def test_verified_credentials_are_checked_once(service: UserService, checks: list[str]) -> None:
     add(service)
 
-    callers = [service.authenticate_user("alice", PASSWORD, PEER) for _ in range(5)]
+    callers = [service.authenticate_user("alice", PASSWORD, ADDRESS) for _ in range(5)]
 
     assert len(checks) == 1
     assert len(set(map(Caller.model_dump_json, callers))) == 1
@@ -84,7 +87,7 @@ def test_many_at_once_with_the_same_credentials_are_checked_at_most_twice(
 
     def sign_in() -> Caller:
         together.wait()
-        return service.authenticate_user("alice", PASSWORD, PEER)
+        return service.authenticate_user("alice", PASSWORD, ADDRESS)
 
     with ThreadPoolExecutor(16) as pool:
         callers = [future.result() for future in [pool.submit(sign_in) for _ in range(16)]]
@@ -110,7 +113,7 @@ def test_wrong_credentials_are_all_refused_alike(
     add(service)
 
     with pytest.raises(CredentialsInvalidError) as refused:
-        service.authenticate_user(name, password, PEER)
+        service.authenticate_user(name, password, ADDRESS)
 
     assert refused.value.message == "The username or the password is wrong."
     assert checks == [password]  # an unknown name takes as long as a wrong password
@@ -119,43 +122,55 @@ def test_wrong_credentials_are_all_refused_alike(
 def test_composed_and_decomposed_names_are_the_same_user(service: UserService) -> None:
     add(service, "andr\u00e9")
 
-    assert service.authenticate_user("andre\u0301", PASSWORD, PEER).username == "andr\u00e9"
+    assert service.authenticate_user("andre\u0301", PASSWORD, ADDRESS).username == "andr\u00e9"
 
 
 def test_after_too_many_failures_even_the_right_password_waits(service: UserService, checks: list[str]) -> None:
     add(service)
     for _ in range(3):
         with pytest.raises(CredentialsInvalidError):
-            service.authenticate_user("alice", "wrong horse", PEER)
+            service.authenticate_user("alice", "wrong horse", ADDRESS)
 
     with pytest.raises(TooManySignInsError) as refused:
-        service.authenticate_user("alice", PASSWORD, PEER)
+        service.authenticate_user("alice", PASSWORD, ADDRESS)
 
     assert 0 < (refused.value.retry_after or 0) <= 60
     assert len(checks) == 3
-    assert service.authenticate_user("alice", PASSWORD, "ipv4:10.0.0.2").username == "alice"
+    assert service.authenticate_user("alice", PASSWORD, OTHER_ADDRESS).username == "alice"
+
+
+def test_after_too_many_failures_of_an_address_the_right_password_is_right(database: Database) -> None:
+    service = UserService(database, SignInThrottle(database, max_failures=1, window=60))
+    add(service)
+    for number in range(10):
+        with pytest.raises(CredentialsInvalidError):
+            service.authenticate_user(f"nobody{number}", PASSWORD, ADDRESS)
+
+    assert service.authenticate_user("alice", PASSWORD, ADDRESS).username == "alice"
+    with pytest.raises(CredentialsInvalidError):
+        service.authenticate_user("alice", "wrong horse", ADDRESS)
 
 
 def test_what_was_verified_before_goes_on_working(service: UserService) -> None:
     add(service)
-    service.authenticate_user("alice", PASSWORD, PEER)
+    service.authenticate_user("alice", PASSWORD, ADDRESS)
     for _ in range(3):
         with pytest.raises(CredentialsInvalidError):
-            service.authenticate_user("alice", "wrong horse", PEER)
+            service.authenticate_user("alice", "wrong horse", ADDRESS)
 
-    assert service.authenticate_user("alice", PASSWORD, PEER).username == "alice"
+    assert service.authenticate_user("alice", PASSWORD, ADDRESS).username == "alice"
 
 
 def test_a_success_forgets_the_failures(service: UserService) -> None:
     add(service)
     for _ in range(2):
         with pytest.raises(CredentialsInvalidError):
-            service.authenticate_user("alice", "wrong horse", PEER)
-    service.authenticate_user("alice", PASSWORD, PEER)
+            service.authenticate_user("alice", "wrong horse", ADDRESS)
+    service.authenticate_user("alice", PASSWORD, ADDRESS)
 
     for _ in range(3):
         with pytest.raises(CredentialsInvalidError):
-            service.authenticate_user("alice", "wrong horse", PEER)
+            service.authenticate_user("alice", "wrong horse", ADDRESS)
 
 
 def test_servers_count_failures_together(service: UserService, database: Database) -> None:
@@ -163,21 +178,21 @@ def test_servers_count_failures_together(service: UserService, database: Databas
     services = [service, *(UserService(database, SignInThrottle(database, 3, 60)) for _ in range(2))]
     for other in services:
         with pytest.raises(CredentialsInvalidError):
-            other.authenticate_user("alice", "wrong horse", PEER)
+            other.authenticate_user("alice", "wrong horse", ADDRESS)
 
     for other in services:
         with pytest.raises(TooManySignInsError):
-            other.authenticate_user("alice", PASSWORD, PEER)
+            other.authenticate_user("alice", PASSWORD, ADDRESS)
 
 
 def test_the_database_is_asked_only_where_a_password_is_checked(
     service: UserService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(service)
-    service.authenticate_user("alice", PASSWORD, PEER)
+    service.authenticate_user("alice", PASSWORD, ADDRESS)
     monkeypatch.setattr(SignInThrottle, "require_allowed", lambda *_: pytest.fail("was asked"))
 
-    assert service.authenticate_user("alice", PASSWORD, PEER).username == "alice"
+    assert service.authenticate_user("alice", PASSWORD, ADDRESS).username == "alice"
 
 
 @pytest.fixture
@@ -188,23 +203,23 @@ def looks_always(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("looks_always")
 def test_a_changed_password_counts_at_once(service: UserService, database: Database) -> None:
     add(service)
-    service.authenticate_user("alice", PASSWORD, PEER)
+    service.authenticate_user("alice", PASSWORD, ADDRESS)
     # As another process would.
     UserService(database, SignInThrottle(database, 3, 60)).change_password("alice", "another horse")
 
     with pytest.raises(CredentialsInvalidError):
-        service.authenticate_user("alice", PASSWORD, PEER)
-    assert service.authenticate_user("alice", "another horse", PEER).username == "alice"
+        service.authenticate_user("alice", PASSWORD, ADDRESS)
+    assert service.authenticate_user("alice", "another horse", ADDRESS).username == "alice"
 
 
 @pytest.mark.usefixtures("looks_always")
 def test_a_removed_user_is_refused_at_once(service: UserService) -> None:
     add(service)
-    service.authenticate_user("alice", PASSWORD, PEER)
+    service.authenticate_user("alice", PASSWORD, ADDRESS)
     assert not service.remove_user("alice")
 
     with pytest.raises(CredentialsInvalidError):
-        service.authenticate_user("alice", PASSWORD, PEER)
+        service.authenticate_user("alice", PASSWORD, ADDRESS)
 
 
 @pytest.mark.usefixtures("looks_always")
@@ -221,10 +236,10 @@ def test_what_is_found_right_while_users_change_is_not_remembered(
         return check(self, password, password_hash)
 
     monkeypatch.setattr(Passwords, "check", check_while_it_changes)
-    service.authenticate_user("alice", PASSWORD, PEER)
+    service.authenticate_user("alice", PASSWORD, ADDRESS)
 
     with pytest.raises(CredentialsInvalidError):
-        service.authenticate_user("alice", PASSWORD, PEER)
+        service.authenticate_user("alice", PASSWORD, ADDRESS)
 
 
 def test_the_cache_keeps_no_password() -> None:
@@ -233,6 +248,28 @@ def test_the_cache_keeps_no_password() -> None:
 
     assert PASSWORD.encode() not in cache.key_of("alice", PASSWORD)
     assert cache.key_of("alice", PASSWORD) != other.key_of("alice", PASSWORD)  # a secret of each process
+
+
+_DAYS_LATER = """
+import time
+now = 0.0
+time.monotonic = time.time = lambda: now
+from datetime import UTC, datetime
+from pixyproxy.core.models import Caller, UserClass
+from pixyproxy.service.credential_cache import CredentialCache
+
+cache = CredentialCache()
+caller = Caller(user_id=1, guid="123e4567-e89b-42d3-a456-426614174000", username="alice", class_key=UserClass.USER)
+cache.put(b"key", caller, datetime.now(UTC), "")
+now = 30 * 24 * 3600.0
+print(cache.get(b"key") == caller)
+"""
+
+
+def test_credentials_are_remembered_as_long_as_their_user_is_unchanged() -> None:
+    # In a process of its own, because libraries take hold of the clock when they are loaded.
+    done = subprocess.run([sys.executable, "-c", _DAYS_LATER], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
 
 
 def test_a_taken_name_is_refused(service: UserService) -> None:

@@ -59,13 +59,14 @@ def test_supported_versions(kind: DatabaseKind, version: str, expected: bool) ->
 
 
 def test_installing_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PIXYPROXY_TEST_INSTALL_DATABASES", "0")
+    monkeypatch.setenv("PIXYPROXY_TEST_INSTALL", "0")
+    monkeypatch.setattr("os.geteuid", lambda: 0)
     with pytest.raises(NoServerError, match="set PIXYPROXY_TEST_MYSQL_URL to mysql://"):
         check_installable(DatabaseKind.MYSQL)
 
 
 def test_only_root_installs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PIXYPROXY_TEST_INSTALL_DATABASES", raising=False)
+    monkeypatch.delenv("PIXYPROXY_TEST_INSTALL", raising=False)
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     with pytest.raises(NoServerError, match="run as root on Debian"):
         check_installable(DatabaseKind.MARIADB)
@@ -75,5 +76,5 @@ def test_folder_that_cannot_be_made_is_said(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     _program(tmp_path / "mysqld", MYSQL)
-    with pytest.raises(NoServerError, match="no folder to keep servers in"):
+    with pytest.raises(NoServerError, match="no folder to keep programs in"):
         find_binary(DatabaseKind.MYSQL)

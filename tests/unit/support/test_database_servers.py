@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.database_servers import DatabaseKind, DatabaseServer, not_run, pointed_server
+from tests.support.database_servers import DatabaseKind, DatabaseServer, pointed_server
 
 
 def test_url_quotes_user_and_password() -> None:
@@ -31,12 +31,3 @@ def test_pointer_to_nobody_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("PIXYPROXY_TEST_MARIADB_URL", "mysql://root:secret@127.0.0.1:1/")
     with pytest.raises(ValueError, match="PIXYPROXY_TEST_MARIADB_URL points at cannot be used"):
         pointed_server(DatabaseKind.MARIADB)
-
-
-def test_missing_server_skips_unless_servers_are_required(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PIXYPROXY_TEST_REQUIRE_DATABASES", raising=False)
-    with pytest.raises(pytest.skip.Exception, match=r"not run: MySQL \(nobody is home\)"):
-        not_run(DatabaseKind.MYSQL, "nobody is home")
-    monkeypatch.setenv("PIXYPROXY_TEST_REQUIRE_DATABASES", "1")
-    with pytest.raises(pytest.fail.Exception, match="PIXYPROXY_TEST_REQUIRE_DATABASES is set"):
-        not_run(DatabaseKind.MYSQL, "nobody is home")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from pixyproxy.core.exceptions import (
     ProviderUnavailableError,
     RequestIdReusedError,
     StorageFullError,
+    UnreadableAnswerError,
 )
 from pixyproxy.core.models import (
     Caller,
@@ -215,6 +217,68 @@ def test_what_may_have_cost_is_never_sent_again(
         with pytest.raises(OutcomeUnknownError):
             creator.create(request(), alice, CallScope())
     assert len(generator.requests) == 1
+
+
+def test_an_answer_that_cannot_be_read_is_kept_aside(
+    creator: ImageCreator,
+    database: Database,
+    store: LocalImageStore,
+    generator: FakeGenerator,
+    alice: Caller,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    generator.fails_with(UnreadableAnswerError("no image", body=b"the answer"))
+
+    with pytest.raises(ProviderUnavailableError) as refused:
+        creator.create(request(), alice, CallScope())
+
+    [guid] = store.list_aside()
+    assert store.read_aside(guid) == b"the answer"
+    assert guid in refused.value.message
+    assert "/" not in refused.value.message
+    assert "body" not in vars(refused.value)
+    [line] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert line.endswith(store.write_aside(guid, b"the answer"))
+    with pytest.raises(OutcomeUnknownError):
+        creator.create(request(), alice, CallScope())
+    assert (states(database), count_images(database)) == (["unknown"], 0)
+    assert len(generator.requests) == 1
+
+
+def test_what_is_kept_aside_outlives_recovery(
+    server: Server, creator: ImageCreator, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    generator.fails_with(UnreadableAnswerError("no image", body=b"the answer"))
+    with pytest.raises(ProviderUnavailableError):
+        creator.create(request(), alice, CallScope())
+    [guid] = store.list_aside()
+
+    server.recovery.run()
+    server.storing.delete_bytes(guid)
+
+    assert store.read_aside(guid) == b"the answer"
+
+
+def test_an_answer_that_cannot_be_kept_aside_is_not_said_to_be(
+    creator: ImageCreator,
+    database: Database,
+    generator: FakeGenerator,
+    alice: Caller,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def full(store: LocalImageStore, guid: str, body: bytes) -> str:
+        raise StorageFullError("There is no room left for images.")
+
+    monkeypatch.setattr(LocalImageStore, "write_aside", full)
+    generator.fails_with(UnreadableAnswerError("no image", body=b"the answer"))
+
+    with pytest.raises(ProviderUnavailableError) as refused:
+        creator.create(request(), alice, CallScope())
+
+    assert "kept" not in refused.value.message
+    assert "is lost: There is no room left" in caplog.text
+    assert states(database) == ["unknown"]
 
 
 def test_a_model_that_the_caller_named_is_the_callers_mistake(
@@ -540,7 +604,7 @@ def test_bytes_of_a_deleted_image_go(database: Database, store: LocalImageStore,
     with pytest.raises(ContentDamagedError):
         store.open(guid)
     with database.reading() as context:
-        assert DeletionRepository(context).get_oldest(10) == []
+        assert DeletionRepository(context).get_next(10, after=0) == []
 
 
 def test_a_half_written_file_goes_unless_its_writer_lives(store: LocalImageStore, tmp_path: Path) -> None:

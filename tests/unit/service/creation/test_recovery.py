@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from obstore.store import MemoryStore
 
-from pixyproxy.core.exceptions import StorageMisconfiguredError, StorageUnavailableError
+from pixyproxy.core.exceptions import PixyProxyException, StorageMisconfiguredError, StorageUnavailableError
 from pixyproxy.core.models import Caller, ImageCreation, ImageDetail, ImageDetailCreate, new_guid
 from pixyproxy.data.database import Database
+from pixyproxy.data.local_image_store import LocalImageStore
 from pixyproxy.data.object_image_store import ObjectImageStore
+from pixyproxy.data.repositories.deletions import DeletionRepository
 from pixyproxy.data.repositories.generations import Generation, GenerationRepository, GenerationState, RequestContext
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.service.creation.storing import ImageStoring
+from tests.support.unusual_files import UNUSUAL, in_time, put_in_place
+from tests.support.waiting import wait_until
 from tests.unit.service.creation.parts import LEASE, FakeGenerator, Server
 
 PICTURE = b"picture"
@@ -173,8 +178,8 @@ def test_bytes_that_differ_from_read_to_read_are_not_deleted(
     hashes = iter(["00" * 32, "11" * 32])
     with monkeypatch.context() as lying:
         lying.setattr(ImageStoring, "_sha256_of", lambda *_: next(hashes))
-        with pytest.raises(StorageUnavailableError):
-            server.recovery.run()
+        server.recovery.run()
+    assert store.noted() == [generation.image_guid]
 
     server.storing.rescue(generation)
 
@@ -209,3 +214,143 @@ def test_what_a_dead_server_of_the_first_release_had_recorded_may_be_queued_agai
     server.recovery.run()
 
     assert state_of(database, dead) is GenerationState.FAILED
+
+
+# --- What is wrong with one image -------------------------------------------------------------------------------------
+
+
+class LocalServer:
+    """Images that are stored in a folder, and what recovers them."""
+
+    def __init__(self, database: Database, folder: Path) -> None:
+        self.database = database
+        self.folder = folder
+        self.store = LocalImageStore(folder)
+        self.server = Server(database, self.store, FakeGenerator())
+
+    def store_images(self, author: Caller, count: int) -> list[Generation]:
+        """Store images whose process died before it committed them."""
+        generations = [begin(self.database, author, DEAD) for _ in range(count)]
+        for generation in generations:
+            self.server.storing.store(detail_of(generation), PICTURE)
+        return generations
+
+    def delete(self, count: int) -> list[str]:
+        """Delete images whose bytes are still there."""
+        guids = [new_guid() for _ in range(count)]
+        with self.database.transaction() as context:
+            for guid in guids:
+                DeletionRepository(context).insert(guid)
+            context.commit()
+        for guid in guids:
+            self.store.write(guid, PICTURE)
+        return guids
+
+    def file_of(self, guid: str) -> Path:
+        return self.folder / guid[0:2] / guid[2:4] / guid
+
+
+@pytest.fixture
+def local(database: Database, tmp_path: Path) -> LocalServer:
+    return LocalServer(database, tmp_path / "images")
+
+
+@pytest.mark.parametrize("kind", [*UNUSUAL, "no JSON", "no UTF-8"])
+def test_a_manifest_that_cannot_be_read_stops_no_other(
+    database: Database, local: LocalServer, alice: Caller, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    generations = local.store_images(alice, 9)
+    damaged, good = generations[::3], [generation for generation in generations if generation not in generations[::3]]
+    for generation in damaged:
+        note = local.folder / ".notes" / generation.image_guid
+        if kind in UNUSUAL:
+            put_in_place(kind, note)
+        else:
+            note.write_bytes(b"{" if kind == "no JSON" else b"\xff")
+
+    for _ in range(3):
+        in_time(local.server.recovery.run)
+
+    assert all(is_committed(database, generation) for generation in good)
+    assert not any(is_committed(database, generation) for generation in damaged)
+    # Each is named, and not with every run; a person may still find out what it was.
+    for generation in damaged:
+        assert len([record for record in caplog.records if generation.image_guid in record.getMessage()]) == 1
+    assert sorted(local.store.noted()) == sorted(generation.image_guid for generation in damaged)
+
+
+@pytest.mark.parametrize("kind", UNUSUAL)
+def test_bytes_that_are_no_regular_file_stop_no_other(
+    database: Database, local: LocalServer, alice: Caller, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    generations = local.store_images(alice, 6)
+    for generation in generations[::2]:
+        put_in_place(kind, local.file_of(generation.image_guid))
+
+    for _ in range(3):
+        in_time(local.server.recovery.run)
+
+    assert [is_committed(database, generation) for generation in generations] == [False, True] * 3
+    for generation in generations[::2]:
+        assert len([record for record in caplog.records if generation.image_guid in record.getMessage()]) == 1
+
+
+def test_deletions_that_fail_stop_no_other(
+    database: Database, local: LocalServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """More of them than are looked at in one run."""
+    failing = local.delete(130)
+    for guid in failing:
+        put_in_place("folder", local.file_of(guid))
+    good = local.delete(3)
+
+    for _ in range(len(failing) + 10):
+        local.server.recovery.run()
+
+    assert not any(local.file_of(guid).exists() for guid in good)
+    with database.reading() as context:
+        left = DeletionRepository(context).get_next(1000, after=0)
+    assert [deletion.image_guid for deletion in left] == failing
+    for guid in failing:
+        assert len([record for record in caplog.records if guid in record.getMessage()]) == 1
+    local.file_of(failing[50]).rmdir()
+    for _ in range(len(failing) + 10):
+        local.server.recovery.run()
+    with database.reading() as context:
+        assert len(DeletionRepository(context).get_next(1000, after=0)) == len(failing) - 1
+
+
+def test_a_listing_that_fails_stops_no_deletion(database: Database, local: LocalServer) -> None:
+    """As that of a bucket does where one key is none that the client for object stores takes."""
+    (local.folder / ".notes").write_bytes(b"no folder")
+    guids = local.delete(3)
+    (local.folder / ".parts" / "abandoned").write_bytes(b"half")
+
+    with pytest.raises(PixyProxyException) as failed:
+        local.server.recovery.run()
+
+    assert str(local.folder) not in failed.value.message
+    assert not any(local.file_of(guid).exists() for guid in guids)
+    assert not (local.folder / ".parts" / "abandoned").exists()
+
+
+def test_what_keeps_failing_is_logged_once_a_minute_and_named(
+    local: LocalServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = local.folder / ".notes"
+    notes.write_bytes(b"no folder")
+    rounds: list[int] = []
+    run = local.server.recovery.run
+
+    def counted() -> None:
+        rounds.append(1)
+        run()
+
+    monkeypatch.setattr(local.server.recovery, "run", counted)
+    local.server.recovery.start()
+    try:
+        wait_until(lambda: len(rounds) > 5, 30, "several rounds")
+    finally:
+        local.server.recovery.close()
+
+    assert len([record for record in caplog.records if str(notes) in record.getMessage()]) == 1

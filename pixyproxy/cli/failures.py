@@ -1,0 +1,137 @@
+"""What the commands that call a server say where a call fails, and the exit status that they then end with."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from pixyproxy.cli import warn
+from pixyproxy.cli.texts import printable, shell_quoted
+from pixyproxy.client import (
+    CredentialsError,
+    InvalidRequestError,
+    NotFoundError,
+    OutcomeUnknownError,
+    PixyProxyClientError,
+    TryLaterError,
+)
+
+FAILED = 1
+REFUSED = 2
+TRY_LATER = 5
+INTERRUPTED = 130
+STATUSES: dict[type[PixyProxyClientError], int] = {
+    InvalidRequestError: REFUSED,
+    NotFoundError: 3,
+    CredentialsError: 4,
+    TryLaterError: TRY_LATER,
+    OutcomeUnknownError: 6,
+}
+
+_TYPED_AS = {
+    "prompt": "the prompt",
+    "guid": "GUID",
+    "tags": "--tag",
+    "filename": "--filename",
+    "visibility": "--visibility",
+    "author": "--author",
+    "created_after": "--after",
+    "created_before": "--before",
+    "request_id": "--request-id",
+    "options.model": "--model",
+    "options.size": "--size",
+    "options.quality": "--quality",
+    "options.output_format": "--format",
+    "options.background": "--background",
+}
+"""Of each field of the API what is typed for it."""
+
+# What gRPC says of a connection, in the order in which these are looked for.
+_CONNECTION_FAILURES = (
+    ("errors resolving|lookup failed|DNS", "The host name of {server} cannot be resolved. Check PIXYPROXY_SERVER."),
+    (
+        "CERTIFICATE_VERIFY_FAILED",
+        "The certificate of {server} is not trusted. Set PIXYPROXY_CLIENT_CA to the certificate of the authority that "
+        "signed it.",
+    ),
+    ("not in peer certificate", "The certificate of {server} is for another host name. Check PIXYPROXY_SERVER."),
+    (
+        "security handshaker",
+        "PIXYPROXY_CLIENT_CA, PIXYPROXY_CLIENT_CERTIFICATE or PIXYPROXY_CLIENT_KEY is not a valid PEM file.",
+    ),
+    (
+        "[Hh]andshake",
+        "TLS with {server} fails. If the server serves plain text, set PIXYPROXY_CLIENT_TLS=false.",
+    ),
+    (
+        "failed to connect.*(Socket closed|HTTP/2|reset)",
+        "What answers at {server} is not a PixyProxy server in plain text. If it serves TLS, set "
+        "PIXYPROXY_CLIENT_TLS=true; otherwise check PIXYPROXY_SERVER.",
+    ),
+    (
+        "failed to connect",
+        "No server answers at {server}. Start one with pixyproxy serve, or set PIXYPROXY_SERVER to the address of one.",
+    ),
+    ("Deadline Exceeded", "{server} did not answer in time."),
+    (
+        "Socket closed|[Cc]onnection reset|Stream removed|Broken pipe|GOAWAY|[Pp]ing timeout",
+        "The connection to {server} was lost before the answer was complete.",
+    ),
+)
+
+
+def status_of(error: PixyProxyClientError) -> int:
+    """Return the exit status for a failed call."""
+    return next((status for kind, status in STATUSES.items() if isinstance(error, kind)), FAILED)
+
+
+def explain(error: PixyProxyClientError, server: str) -> None:
+    """Say why a call to ``server`` failed."""
+    if error.violations:
+        for violation in error.violations:
+            name = violation.field.partition("[")[0]
+            warn(printable(f"{_TYPED_AS.get(name, violation.field)}: {violation.description}"))
+    elif error.code == "UNIMPLEMENTED" and not error.reason:
+        warn(f"{printable(server)} does not know this call: it is not a PixyProxy server. Check PIXYPROXY_SERVER.")
+    else:
+        warn(printable(error.message) if error.reason else plain(error.message, server))
+    if error.reason == "CREDENTIALS_INVALID":
+        warn("Check PIXYPROXY_USER and PIXYPROXY_PASSWORD.")
+    if error.retry_after is not None:
+        warn(f"Try again in {math.ceil(error.retry_after)} s.")
+    if error.request_id and status_of(error) == FAILED:
+        warn(f"Request id, for a report: {printable(error.request_id)}")
+
+
+def plain(message: str, server: str) -> str:
+    """Say in plain words what gRPC says of the connection to ``server``; leave other messages as they are."""
+    for pattern, sentence in _CONNECTION_FAILURES:
+        if re.search(pattern, message):
+            return sentence.format(server=printable(server))
+    return printable(message)
+
+
+def creation_again(request_id: str, standard_input: str | None) -> str:
+    """Return the command line that asks once more for the image that this program was started to ask for.
+
+    Args:
+        request_id: what it was asked for with, where the command line does not name it; else empty.
+        standard_input: the prompt where it came from standard input, else None.
+    """
+    command, *arguments = sys.argv[1:]
+    line = command_line(command, *(["--request-id", request_id] if request_id else []), *arguments)
+    return line if standard_input is None else f"printf %s {shell_quoted(standard_input)} | {line}"
+
+
+def command_line(*arguments: str) -> str:
+    """Write a command of this program for a shell, with the program as it was called."""
+    program = [sys.argv[0]]
+    name = Path(sys.argv[0]).name
+    if name == "__main__.py":
+        program = [sys.executable, "-m", "pixyproxy"]
+    elif shutil.which(name) == sys.argv[0]:
+        program = [name]
+    return " ".join(map(shell_quoted, (*program, *arguments)))

@@ -1,0 +1,213 @@
+"""The client for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from pathlib import Path
+from typing import Self, TypeVar, Unpack
+
+import grpc
+from pixyproxy_pb.v1 import image_service_pb2 as pb
+
+from pixyproxy.client import calls
+from pixyproxy.client.base import BaseClient
+from pixyproxy.client.calls import Call, Changes, CreateOptions, Filters
+from pixyproxy.client.connection import Target
+from pixyproxy.client.content import BaseContentStream
+from pixyproxy.client.download import Download, OnProgress
+from pixyproxy.client.errors import ContentDamagedError, InvalidRequestError, error_of
+from pixyproxy.client.models import ContentInfo, ImageDetail, ImagePage
+
+Answer = TypeVar("Answer")
+
+
+class AsyncContentStream(BaseContentStream):
+    """What ContentStream is, iterated over with ``async for``.
+
+    Attributes:
+        info: what is being read.
+    """
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Give the bytes as they come; see ContentStream."""
+        while not self._is_complete:
+            try:
+                async for message in self._messages:
+                    yield self._take(message)
+                break
+            except grpc.RpcError as error:
+                if not self._is_complete:
+                    await asyncio.sleep(self._pause_after(error))
+                    await self._open()
+        self._check()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    async def _open(self) -> Self:
+        """Make the call, and wait for what is being read."""
+        while True:
+            try:
+                self._ask()
+                self._begin(await anext(aiter(self._messages), pb.GetImageContentResponse()))
+            except grpc.RpcError as error:
+                await asyncio.sleep(self._pause_after(error))
+            else:
+                return self
+
+
+class AsyncPixyProxyClient(BaseClient[grpc.aio.Channel]):
+    """What PixyProxyClient is, for the tasks of one event loop.
+
+    The methods have the same names, arguments and errors. Those that return one thing are coroutines, and those that
+    return many are iterated over with ``async for``. Cancelling a task ends its call; a creation that the server has
+    submitted to the provider goes on there. The client may be made outside the event loop.
+    """
+
+    _watching: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End all calls, and the connection."""
+        channel = self._closing()
+        if self._watching is not None:
+            self._watching.cancel()
+        if channel is not None:
+            await channel.close()
+
+    # --- Making and changing -------------------------------------------------------------------------------------
+
+    async def create_image(
+        self, prompt: str, *, timeout: float | None = None, **options: Unpack[CreateOptions]
+    ) -> ImageDetail:
+        """Make an image; see PixyProxyClient."""
+        return await self._send(calls.create_image(prompt, **options), timeout)
+
+    async def update_image(self, guid: str, *, timeout: float | None = None, **changes: Unpack[Changes]) -> ImageDetail:
+        """Change an image; see Changes."""
+        return await self._send(calls.update_image(guid, **changes), timeout)
+
+    async def delete_image(self, guid: str, *, timeout: float | None = None) -> None:
+        """Delete an image for good; see PixyProxyClient."""
+        await self._send(calls.delete_image(guid), timeout)
+
+    # --- Finding -------------------------------------------------------------------------------------------------
+
+    async def is_serving(self, *, timeout: float | None = None) -> bool:
+        """Ask whether the server takes calls; that needs no credentials."""
+        return await self._send(calls.is_serving(), timeout)
+
+    async def get_image(self, guid: str, *, timeout: float | None = None) -> ImageDetail:
+        """Get what is known of an image."""
+        return await self._send(calls.get_image(guid), timeout)
+
+    async def list_page(
+        self, *, page_size: int = 0, page_token: str = "", timeout: float | None = None, **filters: Unpack[Filters]
+    ) -> ImagePage:
+        """Get a page of images, newest first; see PixyProxyClient."""
+        return await self._send(calls.list_images(page_size, page_token, **filters), timeout)
+
+    async def list_images(
+        self, *, page_size: int = 0, timeout: float | None = None, **filters: Unpack[Filters]
+    ) -> AsyncIterator[ImageDetail]:
+        """Give all images that the filters find, newest first; see PixyProxyClient."""
+        page = ImagePage((), "")
+        while True:
+            page = await self.list_page(
+                page_size=page_size, page_token=page.next_page_token, timeout=timeout, **filters
+            )
+            for image in page.images:
+                yield image
+            if not page.next_page_token:
+                return
+
+    def search_images(self, words: str, **filters: Unpack[Filters]) -> AsyncIterator[ImageDetail]:
+        """Give all images whose prompts have all these words, newest first; of the last one the beginning is enough."""
+        return self.list_images(**(filters | Filters(prompt=words)))
+
+    # --- The bytes -----------------------------------------------------------------------------------------------
+
+    async def stream_content(
+        self,
+        guid: str,
+        *,
+        read_offset: int = 0,
+        read_limit: int = 0,
+        if_none_match: str = "",
+        timeout: float | None = None,
+    ) -> AsyncContentStream:
+        """Read an image's bytes as they come; see PixyProxyClient."""
+        call = calls.get_content(guid, read_offset=read_offset, read_limit=read_limit, if_none_match=if_none_match)
+        return await AsyncContentStream(call, self._invoke, self._attempts(call, timeout))._open()
+
+    async def fetch_content(
+        self,
+        guid: str,
+        path: str | Path,
+        *,
+        overwrite: bool = False,
+        on_progress: OnProgress | None = None,
+        timeout: float | None = None,
+    ) -> ContentInfo:
+        """Save an image's bytes as a file, which is there whole and checked, or not at all; see PixyProxyClient."""
+        with Download(guid, path, overwrite=overwrite) as download:
+            while True:
+                try:
+                    async with await self.stream_content(guid, read_offset=download.held, timeout=timeout) as stream:
+                        await _in_thread(download.begin)
+                        async for data in stream:
+                            # A write into the system's cache takes less than to have a thread do it.
+                            download.write(data)
+                            if on_progress is not None:
+                                on_progress(download.held, stream.info.size_bytes)
+                    await _in_thread(partial(download.finish, stream.info))
+                except (InvalidRequestError, ContentDamagedError) as error:
+                    download.start_over(error)
+                else:
+                    return stream.info
+
+    # --- Calling -------------------------------------------------------------------------------------------------
+
+    async def _send(self, call: Call[Answer], timeout: float | None) -> Answer:
+        attempts = self._attempts(call, timeout)
+        while True:
+            try:
+                answer = await self._invoke(call, call.request, attempts)
+            except grpc.RpcError as error:
+                await asyncio.sleep(attempts.pause_after(error_of(error)))
+            else:
+                attempts.succeeded()
+                return call.read(answer)
+
+    def _open_channel(self, target: Target) -> grpc.aio.Channel:
+        if target.credentials is None:
+            return grpc.aio.insecure_channel(target.address, target.options)
+        return grpc.aio.secure_channel(target.address, target.credentials, target.options)
+
+    def _watch(self, channel: grpc.aio.Channel, on_failure: Callable[[], object]) -> None:
+        async def watch() -> None:
+            while (state := channel.get_state()) is not grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+                await channel.wait_for_state_change(state)
+            on_failure()
+
+        self._watching = asyncio.create_task(watch())
+
+
+async def _in_thread(function: Callable[[], object]) -> None:
+    """Run what blocks in a thread, and wait for it even where the task is cancelled: it works on an open file."""
+    work = asyncio.ensure_future(asyncio.to_thread(function))
+    try:
+        await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait([work])
+        raise

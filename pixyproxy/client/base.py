@@ -1,0 +1,120 @@
+"""What both clients have in common: everything but making calls, and waiting."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from pixyproxy.client.calls import Call, Stubs
+from pixyproxy.client.connection import TLS, ChannelOptions, Keepalive, Target, is_loopback, sign_in, target_of, tls_for
+from pixyproxy.client.retry import Attempts, Reach, RetryPolicy
+
+DEFAULT_ADDRESS = "127.0.0.1:50051"
+
+AnyChannel = TypeVar("AnyChannel")
+
+
+class BaseClient(ABC, Generic[AnyChannel]):
+    """Whom to call, as whom, and how often."""
+
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        username: str | None = None,
+        password: str | None = None,
+        tls: TLS | bool | None = None,
+        allow_plaintext: bool = False,
+        timeout: float | None = 30.0,
+        long_timeout: float | None = 600.0,
+        retry: RetryPolicy = RetryPolicy(),
+        keepalive: Keepalive = Keepalive(),
+        channel_options: ChannelOptions | None = None,
+        channel: AnyChannel | None = None,
+        on_unreachable: Callable[[], object] | None = None,
+    ) -> None:
+        """Connect at the first call.
+
+        Args:
+            address: host:port.
+            username: whom to sign in as; without, only public images are there, to be read.
+            password: that user's password.
+            tls: how to encrypt; True for the usual authorities, False for plain text; by default plain text to this
+                machine itself, and the usual authorities beyond.
+            allow_plaintext: whether the password may cross a network in plain text.
+            timeout: the seconds that a call is given; None for no limit.
+            long_timeout: the same for making an image, and for reading all of its bytes.
+            retry: how often a failed call is made again, and after which pauses.
+            keepalive: how a call finds out that its connection is gone.
+            channel_options: further options of gRPC, which go before the client's own.
+            channel: a channel of your own, in place of ``address``, ``tls``, ``keepalive`` and ``channel_options``;
+                closing it stays yours, and so does what it encrypts.
+            on_unreachable: is called, once, when no connection comes about; calls go on trying for some seconds. A
+                PixyProxyClient calls it from another thread, an AsyncPixyProxyClient from its event loop.
+
+        Raises:
+            OSError: a file of certificates cannot be read.
+            ValueError: the arguments do not go together; or the password would cross a network in plain text, and
+                nobody has allowed that.
+        """
+        self._metadata = sign_in(username, password)
+        self._target: Target | None = None
+        if channel is None:
+            encryption = tls_for(address, tls)
+            if self._metadata and encryption is None and not is_loopback(address) and not allow_plaintext:
+                raise ValueError(
+                    f"The password would cross the network to {address} in plain text: use TLS, or allow_plaintext."
+                )
+            self._target = target_of(address, encryption, keepalive, channel_options or {})
+        self._channel = channel
+        self._timeout = timeout
+        self._long_timeout = long_timeout
+        self._policy = retry
+        self._reach = Reach()
+        self._on_unreachable = on_unreachable
+        self._opening = threading.Lock()
+        self._stubs: Stubs | None = None
+        self._is_closed = False
+
+    @abstractmethod
+    def _open_channel(self, target: Target) -> AnyChannel:
+        """Make a channel, which connects at the first call."""
+
+    @abstractmethod
+    def _watch(self, channel: AnyChannel, on_failure: Callable[[], object]) -> None:
+        """Call ``on_failure`` the first time that no connection comes about."""
+
+    def _connected(self) -> Stubs:
+        """Return the stubs; the channel is opened at the first call, because one of asyncio belongs to its loop."""
+        with self._opening:
+            if self._is_closed:
+                raise ValueError("The client is closed.")
+            if self._stubs is None:
+                if self._target is not None:
+                    self._channel = self._open_channel(self._target)
+                if self._on_unreachable is not None and self._channel is not None:
+                    self._watch(self._channel, self._on_unreachable)
+                self._stubs = Stubs(self._channel)
+            return self._stubs
+
+    def _closing(self) -> AnyChannel | None:
+        """Make no more calls, and return the channel that is to be closed."""
+        with self._opening:
+            self._is_closed = True
+            return self._channel if self._target is not None else None
+
+    def _attempts(self, call: Call[Any], timeout: float | None) -> Attempts:
+        if timeout is None:
+            timeout = self._long_timeout if call.is_long else self._timeout
+        return Attempts(
+            self._policy,
+            self._reach,
+            timeout,
+            is_repeatable=call.is_repeatable,
+            creation_request_id=call.creation_request_id,
+        )
+
+    def _invoke(self, call: Call[Any], request: Any, attempts: Attempts) -> Any:
+        return call.method(self._connected())(request, timeout=attempts.remaining, metadata=self._metadata)

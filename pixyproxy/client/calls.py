@@ -1,0 +1,184 @@
+"""What each call sends and how its answer is read. Nothing here makes calls: both clients do that."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, TypedDict, TypeVar, Unpack
+
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from pixyproxy_pb.v1 import image_service_pb2 as pb
+from pixyproxy_pb.v1.image_service_pb2_grpc import ImageServiceStub
+
+from pixyproxy.client.models import (
+    ContentInfo,
+    ImageDetail,
+    ImagePage,
+    Visibility,
+    to_content_info,
+    to_detail,
+    to_page,
+)
+
+Answer = TypeVar("Answer")
+
+_GENERATION_OPTIONS = pb.GenerationOptions.DESCRIPTOR.fields_by_name
+_SERVICE_NAME = pb.DESCRIPTOR.services_by_name["ImageService"].full_name
+
+
+class CreateOptions(TypedDict, total=False):
+    """How to make an image. What is left out or empty takes the server's default.
+
+    Attributes:
+        tags: tags to find it by.
+        visibility: who may read it; by default its author alone.
+        filename: a name to show; by default one is made from the prompt.
+        model: the provider's model.
+        size: ``auto`` or ``WIDTHxHEIGHT`` in pixels.
+        quality: one of auto, low, medium, high, xhigh, max.
+        output_format: one of png, webp, jpeg.
+        background: one of auto, opaque, transparent.
+        request_id: a UUID, one for each image that is wanted; by default a new one.
+    """
+
+    tags: Sequence[str]
+    visibility: Visibility
+    filename: str
+    model: str
+    size: str
+    quality: str
+    output_format: str
+    background: str
+    request_id: str | None
+
+
+class Changes(TypedDict, total=False):
+    """What to change of an image; what is left out or None stays as it is.
+
+    Attributes:
+        filename: its new name.
+        tags: its new tags, in place of all the old ones.
+        visibility: who may read it from now on.
+    """
+
+    filename: str | None
+    tags: Sequence[str] | None
+    visibility: Visibility | None
+
+
+class Filters(TypedDict, total=False):
+    """Which images to list; all that is given must hold.
+
+    Attributes:
+        prompt: words to find in the prompt; the last one may be the beginning of a word.
+        filename: a part of the filename, whatever its case.
+        guid: the image's guid.
+        tags: tags that the image must all carry.
+        author: the username of its creator.
+        visibility: who may read it.
+        created_after: it was created later than this; aware.
+        created_before: it was created earlier than this; aware.
+    """
+
+    prompt: str
+    filename: str
+    guid: str
+    tags: Sequence[str]
+    author: str
+    visibility: Visibility | None
+    created_after: datetime | None
+    created_before: datetime | None
+
+
+class Stubs:
+    """The stubs of all services that are called, over one channel of either kind."""
+
+    def __init__(self, channel: Any) -> None:
+        self.images: Any = ImageServiceStub(channel)  # type: ignore[no-untyped-call]
+        self.health: Any = health_pb2_grpc.HealthStub(channel)
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[Answer]):
+    """A call to be made.
+
+    Attributes:
+        method: finds what makes it.
+        request: what is sent.
+        read: reads the answer, or the first one of a stream.
+        is_repeatable: whether it does no more when it is made twice than when it is made once.
+        is_long: whether it takes the client's ``long_timeout``.
+        creation_request_id: the ``request_id`` of a creation.
+    """
+
+    method: Callable[[Stubs], Any]
+    request: Any
+    read: Callable[[Any], Answer]
+    is_repeatable: bool = True
+    is_long: bool = False
+    creation_request_id: str = ""
+
+
+def create_image(prompt: str, **options: Unpack[CreateOptions]) -> Call[ImageDetail]:
+    """Make an image."""
+    fields: dict[str, Any] = {"visibility": Visibility.PRIVATE, **options}
+    fields["request_id"] = fields.get("request_id") or str(uuid.uuid4())
+    fields["options"] = {name: fields.pop(name) for name in _GENERATION_OPTIONS if name in fields}
+    request = pb.CreateImageRequest(prompt=prompt, **fields)
+    return Call(
+        lambda stubs: stubs.images.CreateImage,
+        request,
+        lambda answer: to_detail(answer.image),
+        is_long=True,
+        creation_request_id=request.request_id,
+    )
+
+
+def update_image(guid: str, **changes: Unpack[Changes]) -> Call[ImageDetail]:
+    """Change what is not None."""
+    fields: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
+    request = pb.UpdateImageRequest(guid=guid, update_mask={"paths": sorted(fields)}, **fields)
+    return Call(lambda stubs: stubs.images.UpdateImage, request, lambda answer: to_detail(answer.image))
+
+
+def delete_image(guid: str) -> Call[None]:
+    """Delete an image. The second time could only say that there is none, as it does where there never was one."""
+    request = pb.DeleteImageRequest(guid=guid)
+    return Call(lambda stubs: stubs.images.DeleteImage, request, lambda _: None, is_repeatable=False)
+
+
+def is_serving() -> Call[bool]:
+    """Ask for the server's health."""
+    return Call(
+        lambda stubs: stubs.health.Check,
+        health_pb2.HealthCheckRequest(service=_SERVICE_NAME),
+        lambda answer: bool(answer.status == health_pb2.HealthCheckResponse.SERVING),
+    )
+
+
+def get_image(guid: str) -> Call[ImageDetail]:
+    """Get what is known of an image."""
+    request = pb.GetImageRequest(guid=guid)
+    return Call(lambda stubs: stubs.images.GetImage, request, lambda answer: to_detail(answer.image))
+
+
+def list_images(page_size: int, page_token: str, **filters: Unpack[Filters]) -> Call[ImagePage]:
+    """Get a page."""
+    for time in (filters.get("created_after"), filters.get("created_before")):
+        if time is not None and time.tzinfo is None:
+            raise ValueError(f"{time} has no time zone.")
+    fields: dict[str, Any] = {**filters}
+    request = pb.ListImagesRequest(page_size=page_size, page_token=page_token, **fields)
+    return Call(lambda stubs: stubs.images.ListImages, request, to_page)
+
+
+def get_content(guid: str, *, read_offset: int, read_limit: int, if_none_match: str) -> Call[ContentInfo]:
+    """Read an image's bytes."""
+    request = pb.GetImageContentRequest(
+        guid=guid, read_offset=read_offset, read_limit=read_limit, if_none_match=if_none_match
+    )
+    return Call(
+        lambda stubs: stubs.images.GetImageContent, request, lambda first: to_content_info(first.info), is_long=True
+    )

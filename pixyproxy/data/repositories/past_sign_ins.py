@@ -1,0 +1,38 @@
+"""Which names have signed in from where."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pixyproxy.data.database import DatabaseContext
+
+_FORGOTTEN_AT_A_TIME = 1000
+
+
+class PastSignInRepository:
+    """The sign-ins that succeeded, within one database context. An origin is 64 characters of ASCII."""
+
+    def __init__(self, context: DatabaseContext) -> None:
+        self._context = context
+
+    def last(self, origin: str) -> datetime | None:
+        """Return when the last one from an origin was noted, or None where there was none."""
+        row = self._context.fetch_one(
+            "SELECT signed_in_at FROM past_sign_ins WHERE origin = :origin", {"origin": origin}
+        )
+        return None if row is None else row["signed_in_at"]
+
+    def set(self, origin: str, signed_in_at: datetime) -> None:
+        """Note a sign-in, in place of the one before from that origin."""
+        self._context.execute(
+            "REPLACE INTO past_sign_ins (origin, signed_in_at) VALUES (:origin, :signed_in_at)",
+            {"origin": origin, "signed_in_at": signed_in_at},
+        )
+
+    def delete_before(self, moment: datetime) -> None:
+        """Delete the oldest ones before a moment, a thousand at most, one by one as failed ones are."""
+        rows = self._context.fetch_all(
+            "SELECT id FROM past_sign_ins WHERE signed_in_at < :moment ORDER BY signed_in_at LIMIT :most",
+            {"moment": moment, "most": _FORGOTTEN_AT_A_TIME},
+        )
+        self._context.execute_many("DELETE FROM past_sign_ins WHERE id = :id", rows)

@@ -1,0 +1,138 @@
+"""LiteLLM between PixyProxy and the provider, set up as docs/operations.md says: nothing is paid for twice."""
+
+from __future__ import annotations
+
+import base64
+import re
+import secrets
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from pixyproxy_pb.v1 import image_service_pb2 as pb
+
+from tests.integration.conftest import reassure
+from tests.support.image_client import ImageClient
+from tests.support.litellm_proxy import MASTER_KEY, running_litellm
+from tests.support.openai_stand_in import RunningStandIn
+from tests.support.servers import running_server
+
+_DOCUMENT = Path(__file__).parents[2] / "docs/operations.md"
+_SHORT_TIMEOUT = "gpt-image-2"
+"""The model with a timeout of one second in LiteLLM."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the provider does behind the gateway, and what the caller is told; then, asked again, what.
+
+    Where `then` is empty, nothing was paid for, and the request is submitted again.
+    """
+
+    fault: str
+    told: str
+    then: str = "OUTCOME_UNKNOWN"
+    submissions: int = 1
+    model: str = ""
+
+
+def _message(text: str) -> str:
+    return f"message64={base64.urlsafe_b64encode(text.encode()).decode()}"
+
+
+_UNAVAILABLE, _TIMEOUT, _LIMITED = "PROVIDER_UNAVAILABLE", "PROVIDER_TIMEOUT", "PROVIDER_RATE_LIMITED"
+_REFUSED = f"moderation_blocked:{_message('Your request was rejected by the safety system.')}"
+_MONEY = f"429:code=insufficient_quota:{_message('You exceeded your current quota, please check your plan.')}"
+
+_BY_MODEL = [
+    Case("slow=3", _TIMEOUT, model=_SHORT_TIMEOUT),
+    Case("drop", _UNAVAILABLE),
+    Case("drop_midway", _UNAVAILABLE),
+    Case("bad_json", _UNAVAILABLE),
+    Case("html", _UNAVAILABLE),
+    Case("no_b64", _UNAVAILABLE),
+    Case("empty_data", _UNAVAILABLE),
+    Case("408", _TIMEOUT),
+    Case("409", _UNAVAILABLE),
+    Case("424", _UNAVAILABLE),
+    Case("500", _UNAVAILABLE),
+    Case("502", _UNAVAILABLE),
+    Case("504", _TIMEOUT),
+    Case("529", _UNAVAILABLE),
+    Case("redirect", _UNAVAILABLE),
+    Case("400", "INVALID_FIELD", ""),
+    Case("400:param=size", "INVALID_FIELD", ""),
+    Case("422", "INVALID_FIELD", ""),
+    Case(_REFUSED, "PROMPT_REFUSED", ""),
+    Case("401", "PROVIDER_MISCONFIGURED", ""),
+    Case("403", "PROVIDER_MISCONFIGURED", ""),
+    Case("404", "PROVIDER_MISCONFIGURED", ""),
+    Case("402", "PROVIDER_QUOTA", ""),
+    Case(_MONEY, "PROVIDER_QUOTA", ""),
+    Case("429", _LIMITED, "", submissions=4),
+    Case("503", _UNAVAILABLE, "", submissions=3),
+]
+_PASSED_THROUGH = [
+    Case("drop", _UNAVAILABLE),
+    Case("drop_midway", _UNAVAILABLE),
+    Case("bad_json", _UNAVAILABLE),
+    Case("408", _TIMEOUT),
+    Case("500", _UNAVAILABLE),
+    Case("redirect", _UNAVAILABLE),
+    Case("moderation_blocked", "PROMPT_REFUSED", ""),
+    Case("429:code=insufficient_quota", "PROVIDER_QUOTA", ""),
+    Case("429:retry-after=3000", _LIMITED, ""),
+    Case("503:retry-after-ms=1", _UNAVAILABLE, "", submissions=3),
+]
+
+
+@pytest.fixture(scope="session")
+def gateway(tmp_path_factory: pytest.TempPathFactory, stand_in: RunningStandIn) -> Iterator[str]:
+    """LiteLLM with the documented configuration, and a second model with a short timeout."""
+    section = _DOCUMENT.read_text(encoding="utf-8").partition("## Gateways\n")[2]
+    documented = re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)[0]
+    short_timeout = f"""model_list:
+  - model_name: {_SHORT_TIMEOUT}
+    litellm_params:
+      model: openai/{_SHORT_TIMEOUT}
+      api_key: os.environ/OPENAI_API_KEY
+      timeout: 1
+"""
+    config = documented.replace("model_list:\n", short_timeout, 1)
+    with running_litellm(tmp_path_factory.mktemp("litellm"), config, stand_in) as address:
+        yield address
+
+
+# One test, so that LiteLLM is started once, however many processes run the tests.
+def test_each_answer_behind_a_gateway_is_paid_for_once(
+    gateway: str, stand_in: RunningStandIn, tmp_path: Path, subtests: pytest.Subtests
+) -> None:
+    for way, cases in (("/v1", _BY_MODEL), ("/openai/v1", _PASSED_THROUGH)):
+        settings = {"OPENAI_API_KEY": MASTER_KEY, "OPENAI_BASE_URL": f"{gateway}{way}"}
+        with running_server(tmp_path / way.strip("/").replace("/", "-"), settings) as server:
+            artist = ImageClient(server, server.admin)
+            with subtests.test("an image", way=way):
+                made = artist.create("a lighthouse behind a gateway")
+                assert made.usage.total_tokens == made.usage.input_tokens + 1056
+            for case in cases:
+                with subtests.test(case.fault, way=way):
+                    reassure(artist)
+                    _check(artist, stand_in, case)
+
+
+def _check(artist: ImageClient, stand_in: RunningStandIn, case: Case) -> None:
+    prompt = f"a lighthouse {secrets.token_hex(8)} [[fault:{case.fault}]]"
+    options = pb.GenerationOptions(size="64x64", model=case.model)
+    request = pb.CreateImageRequest(prompt=prompt, request_id=str(uuid.uuid4()), options=options)
+
+    refused = artist.refused(request)
+
+    assert (refused.reason, stand_in.count(prompt)) == (case.told, case.submissions)
+    assert prompt.split()[2] not in f"{refused.message} {refused.details}"
+    again = artist.refused(request)
+    if case.then:
+        assert (again.reason, stand_in.count(prompt)) == (case.then, case.submissions)
+    else:
+        assert (again.reason, stand_in.count(prompt)) == (case.told, 2 * case.submissions)

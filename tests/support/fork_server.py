@@ -1,0 +1,112 @@
+"""A process that has imported PixyProxy and forks itself for every `python -m MODULE ...` that the tests start.
+
+Importing takes a second of CPU time, and the tests start hundreds of servers and commands. Each of them is a process of
+its own with its own arguments, environment, folder and standard streams, as one that was started anew; only its parent
+is this process. It forks before it has any thread, connection or channel.
+
+It takes one order a message on the socket that is its standard input: a JSON object, with the file descriptors for the
+process's standard streams and one to which it writes the process's id and, at the end, its exit status, a line each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import pkgutil
+import runpy
+import selectors
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+_MAX_ORDER = 1024 * 1024
+_STREAMS = 3
+_LEFT_OUT = ("pixyproxy.__main__", "pixyproxy.observability")
+"""What is run, and what decides by the environment when it is imported."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """A process to be started."""
+
+    arguments: list[str]
+    environment: dict[str, str]
+    folder: str
+    streams: list[int]
+
+    def become(self) -> None:
+        """Turn this process into the one that was ordered, up to the module that it runs."""
+        for number, stream in enumerate(self.streams):
+            os.dup2(stream, number)
+        # With what belongs to the fork server and to others that it has started.
+        os.closerange(len(self.streams), os.sysconf("SC_OPEN_MAX"))
+        os.chdir(self.folder)
+        os.environ.clear()
+        os.environ.update(self.environment)
+        time.tzset()
+        sys.argv[:] = self.arguments
+        gc.enable()
+
+
+def _import_all() -> None:
+    """Import the program, the driver in C first, as the command line does."""
+    import pixyproxy.data
+
+    for module in pkgutil.walk_packages(pixyproxy.__path__, "pixyproxy."):
+        if not module.name.startswith(_LEFT_OUT):
+            importlib.import_module(module.name)
+    assert len(os.listdir("/proc/self/task")) == 1, "a thread does not survive a fork"
+
+
+def main() -> Order | None:
+    """Fork for each order; return it in the process that is to carry it out, and None when the orders end."""
+    gc.disable()
+    _import_all()
+    gc.freeze()
+    orders = socket.socket(fileno=os.dup(sys.stdin.fileno()))
+    with selectors.DefaultSelector() as events:
+        events.register(orders, selectors.EVENT_READ)
+        while True:
+            for key, _ in events.select():
+                if key.fileobj is not orders:
+                    pid, report = key.data
+                    events.unregister(key.fd)
+                    os.close(key.fd)
+                    _report(report, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+                    os.close(report)
+                    continue
+                text, descriptors, _, _ = socket.recv_fds(orders, _MAX_ORDER, _STREAMS + 1)
+                if not text:
+                    return None
+                *streams, report = descriptors
+                pid = os.fork()
+                if not pid:
+                    return Order(**json.loads(text), streams=streams)
+                for stream in streams:
+                    os.close(stream)
+                _report(report, pid)
+                events.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, report))
+
+
+def _report(report: int, number: int) -> None:
+    # Nobody may ask any more.
+    with contextlib.suppress(BrokenPipeError):
+        os.write(report, f"{number}\n".encode())
+
+
+if __name__ == "__main__":
+    # Ctrl-C is for the tests, whose end is what ends this.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ordered: Any = main()
+    if ordered is not None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        ordered.become()
+        module = sys.argv[0]
+        del ordered
+        runpy.run_module(module, run_name="__main__", alter_sys=True)

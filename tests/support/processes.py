@@ -1,0 +1,131 @@
+"""Processes of Python that tests start: forked from one that has imported PixyProxy, where that changes nothing."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Protocol
+
+_ROOT = Path(__file__).parents[2]
+_MODULE = (sys.executable, "-m")
+_ENVIRONMENT = {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONPATH": str(_ROOT)}
+"""Of the fork server; a variable that Python reads when it starts has this value in all that it forks."""
+
+
+class Process(Protocol):
+    """A process, as `subprocess.Popen` has it."""
+
+    @property
+    def pid(self) -> int:
+        """Its id."""
+
+    def poll(self) -> int | None:
+        """Its exit status, negative for a signal; None while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end, at most `timeout` seconds, upon which `subprocess.TimeoutExpired` is raised."""
+
+    def send_signal(self, sig: int) -> None:
+        """Send it a signal, unless it has ended."""
+
+    def kill(self) -> None:
+        """End it at once."""
+
+
+def start_process(
+    command: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: Path,
+    stdout: IO[bytes],
+    stderr: IO[bytes],
+    stdin: IO[bytes] | None = None,
+) -> Process:
+    """Start a process; `python -m MODULE` is forked from the fork server where that gives the same."""
+    if _can_be_forked(command, env):
+        with open(os.devnull, "rb") as nothing:
+            streams = [stream.fileno() for stream in (stdin or nothing, stdout, stderr)]
+            return ForkedProcess(_fork_server(), command[len(_MODULE) :], env, cwd, streams)
+    return subprocess.Popen(command, env=dict(env), cwd=cwd, stdin=stdin, stdout=stdout, stderr=stderr)
+
+
+def _can_be_forked(command: Sequence[str], env: Mapping[str, str]) -> bool:
+    read_by_python = {name: value for name, value in env.items() if name.startswith(("PYTHON", "LC_", "LANG"))}
+    return (
+        sys.platform == "linux"
+        and tuple(command[: len(_MODULE)]) == _MODULE
+        and read_by_python.items() <= _ENVIRONMENT.items()
+        and "LANG" in read_by_python
+    )
+
+
+@functools.cache
+def _fork_server() -> socket.socket:
+    """Start the fork server of this process, and return the socket for its orders."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        server = subprocess.Popen(
+            [*_MODULE, "tests.support.fork_server"], env=_ENVIRONMENT, cwd=_ROOT, stdin=theirs.fileno()
+        )
+
+    def end() -> None:
+        ours.close()
+        server.wait()
+
+    atexit.register(end)
+    return ours
+
+
+class ForkedProcess:
+    """A process that the fork server has started."""
+
+    def __init__(
+        self, orders: socket.socket, arguments: Sequence[str], env: Mapping[str, str], cwd: Path, streams: Sequence[int]
+    ) -> None:
+        """Start it; it has these file descriptors as its standard streams."""
+        report, theirs = os.pipe()
+        self._report = open(report, "rb", buffering=0)  # noqa: SIM115
+        order = {"arguments": list(arguments), "environment": dict(env), "folder": str(cwd)}
+        try:
+            socket.send_fds(orders, [json.dumps(order).encode()], [*streams, theirs])
+        finally:
+            os.close(theirs)
+        self.pid = int(self._report.readline())
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """Return its exit status, or None while it runs."""
+        return self._look(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end."""
+        status = self._look(timeout)
+        if status is None:
+            raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
+        return status
+
+    def send_signal(self, sig: int) -> None:
+        """Send it a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, sig)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.send_signal(signal.SIGKILL)
+
+    def _look(self, timeout: float | None) -> int | None:
+        if self.returncode is None and select.select([self._report], [], [], timeout)[0]:
+            line = self._report.readline()
+            assert line, "the fork server has ended"
+            self.returncode = int(line)
+            self._report.close()
+        return self.returncode
