@@ -88,7 +88,10 @@ class Server:
         self._drain_timeout = settings.drain_timeout
         self._health = _Health()
         metrics = application.metrics
-        self._connections = ConnectionLimiter(connections, None if metrics is None else metrics.connections)
+        clients = ClientAddresses(settings.proxies)
+        self._connections = ConnectionLimiter(
+            connections, None if metrics is None else metrics.connections, is_exempt=clients.is_proxy
+        )
         self._unread = Tally(
             "Calls that ended before their requests came", None if metrics is None else metrics.calls.unread
         )
@@ -103,7 +106,7 @@ class Server:
         self._threads = CallThreads("call", few=_FEW_THREADS, most=bulkheads.quick.limit + _SPARE_THREADS)
         self._server = grpc.server(
             self._threads,
-            interceptors=self._interceptors(application, bulkheads, ClientAddresses(settings.proxies)),
+            interceptors=self._interceptors(application, bulkheads, clients),
             # On by default, it would let a second server start on the same port without an error.
             options=(
                 *_OPTIONS,

@@ -53,6 +53,11 @@ class ClientAddresses:
         headers = (str(value) for key, value in context.invocation_metadata() if key == _FORWARDED_FOR)
         return self._client_of(context.peer().rpartition(":")[0], ",".join(headers))
 
+    def is_proxy(self, host: str) -> bool:
+        """Tell whether an address is one of the trusted proxies, behind which are any number of clients."""
+        address = _address_in(host)
+        return address is not None and self._is_trusted(address)
+
     def _find(self, peer_host: str, forwarded_for: str) -> str:
         """Find a client by gRPC's ``ipv4:10.0.0.1``, ``ipv6:%5B::1%5D`` or ``unix``, and by what proxies say."""
         kind, _, host = unquote(peer_host).partition(":")

@@ -83,7 +83,7 @@ class ConnectionLimiter:
         limits: ConnectionLimits,
         counter: ConnectionCounter | None = None,
         *,
-        is_exempt: Callable[[str], bool] = lambda host: False,
+        is_exempt: Callable[[str], bool],
     ) -> None:
         """Do nothing yet.
 

@@ -162,6 +162,19 @@ def test_an_address_with_too_many_idle_connections_loses_the_longest_idle(tmp_pa
         assert _closed(server, "total") == 0
 
 
+def test_a_trusted_proxy_may_have_any_number_of_connections(tmp_path: Path) -> None:
+    settings = {"PIXYPROXY_MAX_CONNECTIONS_PER_ADDRESS": "5", "PIXYPROXY_TRUSTED_PROXIES": "127.0.0.2/32"}
+    with (
+        _server_with(tmp_path, settings) as server,
+        IdleConnections(server, _HELLO, sources=["127.0.0.2"]) as proxy,
+        IdleConnections(server, _HELLO, sources=["127.0.0.3"]) as other,
+    ):
+        proxy.open(8)
+        other.open(8)
+        wait_until(lambda: len(other.alive) == 5, TIMEOUT, "the other address to lose three")
+        assert len(proxy.alive) == 8
+
+
 def test_an_address_with_too_many_busy_connections_loses_the_latest(tmp_path: Path) -> None:
     with _server_with(tmp_path, {"PIXYPROXY_MAX_CONNECTIONS_PER_ADDRESS": "3"}) as server, ExitStack() as stack:
         watchers = [_watch_health(server, stack.enter_context(server.new_channel())) for _ in range(3)]

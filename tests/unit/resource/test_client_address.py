@@ -165,3 +165,10 @@ def test_peers_on_a_unix_socket(address_of: AddressOf, tmp_path: Path) -> None:
     assert address_of((), "198.51.100.1", listen=listen) == "unix"
     assert address_of(_LOOPBACK, "198.51.100.1", listen=f"{listen}-2") == "unix"
     assert address_of({UNIX}, "198.51.100.1", listen=f"{listen}-3") == "198.51.100.1"
+
+
+@pytest.mark.parametrize(
+    ("host", "is_proxy"), [("10.0.0.7", True), ("::ffff:10.0.0.7", True), ("10.0.1.7", False), ("no address", False)]
+)
+def test_the_address_of_a_connection_is_a_proxy_s_or_not(host: str, is_proxy: bool) -> None:
+    assert ClientAddresses({ip_network("10.0.0.0/24")}).is_proxy(host) is is_proxy
