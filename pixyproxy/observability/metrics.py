@@ -105,6 +105,8 @@ class CallMetrics:
             self._seconds_of(service, method)
         for reason in reasons:
             self._errors.labels(reason)
+        for reason in ("cancelled", "cut_off", "refused"):
+            self._unread.labels(reason)
 
     def began(self, service: str, method: str) -> None:
         """Note that a call has begun."""

@@ -141,7 +141,10 @@ class ConnectionLimiter:
         took = 0.0
         while not self._closing.wait(max(_INTERVAL_SECONDS, _REST * took)):
             began = time.thread_time()
-            connections = self._open_connections(port)
+            try:
+                connections = self._open_connections(port)
+            except OSError:
+                continue  # No descriptor is free to look with.
             if self._counter is not None:
                 self._counter.opened(len(connections))
             self._enforce(connections)

@@ -200,3 +200,17 @@ def test_many_calls_are_each_done_once(few: int) -> None:
         for join in submitters:
             join()
     assert sorted(done) == list(range(8000))
+
+
+def test_threads_are_overloaded_while_very_many_calls_wait() -> None:
+    with call_threads(few=1, most=1) as pool:
+        calls = Calls()
+        pool.submit(calls)
+        assert calls.have_begun(1)
+        for _ in range(threads._MOST_WAITING - 1):
+            pool.submit(lambda: None)
+        assert not pool.is_overloaded
+        pool.submit(lambda: None)
+        assert pool.is_overloaded
+        calls.may_end.set()
+        wait_until(lambda: not pool.is_overloaded, _TIMEOUT, "the calls to be run")
