@@ -221,7 +221,9 @@ def test_the_generation_worker_s_log_lines_in_text(mortal: RunningServer, prompt
     assert re.fullmatch(rf"\S+ \S+ \w+ {re.escape(refused.request_id)} \[\d+\] \[\w+:\d+\] the image provider .*", line)
 
 
-def test_the_generation_worker_s_numbers_are_shown_with_all_others(tmp_path: Path, stand_in: RunningStandIn, prompt: str) -> None:
+def test_the_generation_worker_s_numbers_are_shown_with_all_others(
+    tmp_path: Path, stand_in: RunningStandIn, prompt: str
+) -> None:
     with running_server(tmp_path, _TWO_RPC_WORKERS | METRICS_ON | asking(stand_in)) as server:
         call = _begin(server, _request(f"{prompt} [[fault:slow=1]]"), stand_in)
         shown = scrape(server)
@@ -231,9 +233,9 @@ def test_the_generation_worker_s_numbers_are_shown_with_all_others(tmp_path: Pat
             "process_resident_memory_bytes", "pid"
         )
         call.result()
+        wait_until(lambda: scrape(server).total("pixyproxy_generations_under_way") == 0, TIMEOUT, "its end")
         shown = scrape(server)
         assert shown.total("pixyproxy_generations_total", outcome="made") == 1
-        assert shown.total("pixyproxy_generations_under_way") == 0
         assert shown.total("pixyproxy_provider_requests_total", outcome="made") == 1
         # What is held by one that dies goes with it.
         _kill_generation_worker(server)
@@ -269,7 +271,9 @@ def test_a_request_with_an_id_is_never_submitted_twice(
     assert stand_in.count(request.prompt) == 1
 
 
-def test_other_calls_go_on_without_a_generation_worker(mortal: RunningServer, stand_in: RunningStandIn, prompt: str) -> None:
+def test_other_calls_go_on_without_a_generation_worker(
+    mortal: RunningServer, stand_in: RunningStandIn, prompt: str
+) -> None:
     made = ImageClient(mortal, mortal.admin).create()
     worker = mortal.generation_worker
     os.kill(worker, signal.SIGSTOP)
@@ -317,7 +321,9 @@ def test_a_generation_worker_leaves_signals_to_the_supervisor(
     assert mortal.generation_worker == worker
 
 
-def test_a_generation_outlasts_the_drain_of_its_rpc_worker(tmp_path: Path, stand_in: RunningStandIn, prompt: str) -> None:
+def test_a_generation_outlasts_the_drain_of_its_rpc_worker(
+    tmp_path: Path, stand_in: RunningStandIn, prompt: str
+) -> None:
     settings = _TWO_RPC_WORKERS | asking(stand_in) | {"PIXYPROXY_DRAIN_TIMEOUT": "0.2"}
     request = _request(f"{prompt} [[fault:slow=1.5]]", str(uuid.uuid4()))
     with running_server(tmp_path, settings) as server:
