@@ -275,8 +275,7 @@ def test_other_calls_go_on_without_a_generation_worker(
     mortal: RunningServer, stand_in: RunningStandIn, prompt: str
 ) -> None:
     made = ImageClient(mortal, mortal.admin).create()
-    worker = mortal.generation_worker
-    os.kill(worker, signal.SIGSTOP)
+    worker = mortal.stop_generation_worker()
     try:
         with Connections(mortal) as connections:
             for stub in connections.one_to_each().values():

@@ -38,8 +38,7 @@ def settings(mysql_server: DatabaseServer, stand_in: RunningStandIn, tmp_path: P
 def recorder(settings: dict[str, str], tmp_path: Path) -> Iterator[RunningServer]:
     """A server that records requests, and whose generation worker is stopped."""
     with running_server(tmp_path / "recorder", settings | {"PIXYPROXY_WORKERS": "2"}) as server:
-        worker = server.generation_worker
-        os.kill(worker, signal.SIGSTOP)
+        worker = server.stop_generation_worker()
         yield server
         if server.process.poll() is None:
             os.kill(worker, signal.SIGCONT)
