@@ -54,7 +54,7 @@ def _fill_slots(site: Site, server: RunningServer) -> list[Request]:
 
 
 def _stop_generation_worker(_: Site, server: RunningServer) -> list[Request]:
-    os.kill(server.generation_worker, signal.SIGSTOP)
+    server.stop_generation_worker()
     return []
 
 

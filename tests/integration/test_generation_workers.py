@@ -236,9 +236,9 @@ def test_the_generation_worker_s_numbers_are_shown_with_all_others(
             "process_resident_memory_bytes", "pid"
         )
         call.result()
+        wait_until(lambda: scrape(server).total("pixyproxy_generations_under_way") == 0, TIMEOUT, "its end")
         shown = scrape(server)
         assert shown.total("pixyproxy_generations_total", outcome="made") == 1
-        assert shown.total("pixyproxy_generations_under_way") == 0
         assert shown.total("pixyproxy_provider_requests_total", outcome="made") == 1
         # What is held by one that dies goes with it.
         _kill_generation_worker(server)
@@ -278,8 +278,7 @@ def test_other_calls_go_on_without_a_generation_worker(
     mortal: RunningServer, stand_in: RunningStandIn, prompt: str
 ) -> None:
     made = ImageClient(mortal, mortal.admin).create()
-    worker = mortal.generation_worker
-    os.kill(worker, signal.SIGSTOP)
+    worker = mortal.stop_generation_worker()
     try:
         with Connections(mortal) as connections:
             for stub in connections.one_to_each().values():

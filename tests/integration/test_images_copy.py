@@ -10,6 +10,7 @@ import subprocess
 import sys
 import uuid
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 import grpc
@@ -19,10 +20,11 @@ from pixyproxy.service.leases import LEASE
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from pixyproxy.bootstrap import open_current_database
-from pixyproxy.core.models import new_guid
+from pixyproxy.core.models import ImageCreation, ImageDetailCreate, new_guid
 from pixyproxy.data.local_image_store import LocalImageStore
-from pixyproxy.data.repositories.generations import GenerationRepository, GenerationState
+from pixyproxy.data.repositories.generations import GenerationRepository, RequestContext
 from pixyproxy.data.repositories.images import ImageRepository
+from pixyproxy.service.creation.storing import ImageStoring
 from tests.contract.records import add_caller, add_image, detail_of
 from tests.support import faulty_http as http
 from tests.support.faulty_http import faulty_http
@@ -40,6 +42,8 @@ from tests.support.servers import (
 )
 from tests.support.unusual_files import UNUSUAL, put_in_place
 from tests.support.waiting import wait_until
+
+_LEASE = timedelta(seconds=1)
 
 
 def file_of(folder: Path, guid: str) -> Path:
@@ -283,24 +287,25 @@ def test_servers_go_on_meanwhile(library: Library, tmp_path: Path) -> None:
             assert client.content(image.guid)[0].sha256 == image.sha256
 
 
-def test_a_picture_that_is_not_entered_yet_goes_along(library: Library, tmp_path: Path) -> None:
+def test_an_image_that_is_not_committed_yet_goes_along(library: Library, tmp_path: Path) -> None:
     with open_current_database(settings_in(library.env)) as database:
         author = add_caller(database)
         with database.transaction() as context:
             generations = GenerationRepository(context)
-            begun = generations.insert(author_id=author.user_id, request_id=None, fingerprint="ab" * 32, lease=LEASE)
-            generations.move(begun, GenerationState.SENT)
+            creation = ImageCreation(detail=ImageDetailCreate(prompt="not committed"))
+            begun = generations.insert(creation, author.user_id, "ab" * 32, RequestContext())
+            generations.submit(begun.id, "a worker that died", _LEASE)
             context.commit()
-        detail = detail_of(author, guid=begun.image_guid, size_bytes=7, sha256=hashlib.sha256(b"picture").hexdigest())
-        ImageEntry(database, LocalImageStore(library.folder)).keep(detail, b"picture")
+        detail = detail_of(author, guid=begun.image_guid, size_bytes=7, sha256=hashlib.sha256(b"content").hexdigest())
+        ImageStoring(database, LocalImageStore(library.folder), lease=_LEASE).store(detail, b"content")
 
     assert library.copy().status == 0
 
     assert (library.copied / ".notes" / detail.guid).exists()
     with running_server(tmp_path, library.env | {"PIXYPROXY_IMAGE_STORE": library.url}) as server:
         client = ImageClient(server, library.admin)
-        wait_until(lambda: client.guids() == [detail.guid], TIMEOUT, "the image to be entered")
-        assert client.content(detail.guid)[1] == b"picture"
+        wait_until(lambda: client.guids() == [detail.guid], TIMEOUT, "the image to be committed")
+        assert client.content(detail.guid)[1] == b"content"
 
 
 def test_an_answer_that_was_kept_aside_goes_along_and_stays(library: Library) -> None:

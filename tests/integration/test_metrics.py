@@ -88,8 +88,8 @@ def test_calls_that_are_broken_off(metered: RunningServer, stand_in: RunningStan
     shown = _wait_for(metered, "grpc_server_handled_total", 1, grpc_code="CANCELLED")
     assert _handled(shown, "CreateImage", "CANCELLED") == 1
     # The generation goes on, and is counted when it ends.
-    shown = _wait_for(metered, "pixyproxy_generations_total", 1, outcome="made")
-    assert shown.total("pixyproxy_generations_under_way") == 0
+    _wait_for(metered, "pixyproxy_generations_total", 1, outcome="made")
+    _wait_for(metered, "pixyproxy_generations_under_way", 0)
 
 
 def test_whoever_makes_up_methods_makes_no_time_series(metered: RunningServer) -> None:
@@ -134,11 +134,13 @@ def test_a_provider_that_is_down(metered: RunningServer, prompt: str) -> None:
     client = ImageClient(metered, metered.admin)
     for _ in range(6):
         client.refused(pb.CreateImageRequest(prompt=f"{prompt} [[fault:503:retry-after-ms=1]]"))
-    shown = _wait_for(metered, "pixyproxy_generations_total", 1, outcome="ProviderCircuitOpenError")
+    shown = _wait_for(metered, "pixyproxy_errors_total", 6, reason="PROVIDER_UNAVAILABLE")
     assert shown.total("pixyproxy_provider_circuits_open") == 1
+    # The sixth was refused before it was recorded.
+    assert shown.total("pixyproxy_generations_total", outcome="ProviderUnavailableError") == 5
 
 
-def test_waiting_for_a_turn(tmp_path: Path, stand_in: RunningStandIn, prompt: str) -> None:
+def test_waiting_for_the_rate_limiter(tmp_path: Path, stand_in: RunningStandIn, prompt: str) -> None:
     with running_server(tmp_path, METRICS_ON | asking(stand_in) | {"PIXYPROXY_IMAGES_PER_MINUTE": "1"}) as server:
         client = ImageClient(server, server.admin)
         client.create(prompt)
@@ -146,7 +148,8 @@ def test_waiting_for_a_turn(tmp_path: Path, stand_in: RunningStandIn, prompt: st
         _wait_for(server, "pixyproxy_pacing_waiting", 1)
         call.cancel()
         shown = _wait_for(server, "pixyproxy_pacing_waiting", 0)
-        assert shown.total("pixyproxy_pacing_wait_seconds_count") == 2
+        # The second was never submitted.
+        assert shown.total("pixyproxy_pacing_wait_seconds_count") == 1
 
 
 def test_sign_ins_that_fail(metered: RunningServer) -> None:
@@ -196,8 +199,8 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
     assert list(tmp_path.glob("pixyproxy-metrics-*")) == []
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only one worker serves on this system")
-def test_workers_are_shown_together_and_what_one_counted_outlives_it(tmp_path: Path) -> None:
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="a server has one process on this system")
+def test_rpc_workers_are_shown_together_and_what_one_counted_outlives_it(tmp_path: Path) -> None:
     limit, calls = "pixyproxy_database_connections_limit", Counter[int]()
 
     def call_another() -> None:
@@ -206,14 +209,14 @@ def test_workers_are_shown_together_and_what_one_counted_outlives_it(tmp_path: P
             _, call = image_stub(channel).ListImages.with_call(
                 pb.ListImagesRequest(), timeout=TIMEOUT, wait_for_ready=True
             )
-            calls[server.worker_of(request_id_of(call))] += 1
+            calls[server.rpc_worker_of(request_id_of(call))] += 1
 
     def is_called(count: int) -> bool:
         call_another()
         return len(calls) == count
 
     with running_server(tmp_path, METRICS_ON | {"PIXYPROXY_WORKERS": "2"}) as server:
-        wait_until(lambda: is_called(2), TIMEOUT, "calls to both workers")
+        wait_until(lambda: is_called(2), TIMEOUT, "calls to both RPC workers")
         before = _wait_for(server, "grpc_server_handled_total", calls.total(), grpc_method="ListImages")
         assert set(map(str, calls)) <= before.labels("process_open_fds", "pid")
         assert before.total(limit) >= 2 * 16
@@ -221,7 +224,7 @@ def test_workers_are_shown_together_and_what_one_counted_outlives_it(tmp_path: P
         killed = next(iter(calls))
         os.kill(killed, signal.SIGKILL)
 
-        wait_until(lambda: is_called(3), TIMEOUT, "a call to the worker in its place")
+        wait_until(lambda: is_called(3), TIMEOUT, "a call to the RPC worker in its place")
         after = _wait_for(server, "grpc_server_handled_total", calls.total(), grpc_method="ListImages")
         assert str(killed) not in after.labels("process_open_fds", "pid")
         assert len(after.labels("process_open_fds", "pid")) == len(before.labels("process_open_fds", "pid"))

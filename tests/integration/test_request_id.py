@@ -211,23 +211,25 @@ def test_a_caller_without_a_key_that_cancels_finds_the_image_in_the_list(
     assert stand_in.count(prompt) == 1
 
 
-def test_more_generations_than_are_allowed_are_refused_at_once(
+def test_more_generations_than_are_allowed_are_queued_and_twice_as_many_calls_refused(
     stand_in: RunningStandIn, prompt: str, tmp_path: Path
 ) -> None:
     slow = f"{prompt} [[fault:slow=1.5]]"
     with running_server(tmp_path, asking(stand_in) | {"PIXYPROXY_MAX_GENERATIONS": "1"}) as server:
         artist = ImageClient(server, server.admin)
         artist.page()
-        call = artist.stub.CreateImage.future(
-            pb.CreateImageRequest(prompt=slow), metadata=artist.metadata, timeout=TIMEOUT
-        )
+        first, second = (pb.CreateImageRequest(prompt=text, options=SMALL) for text in (slow, prompt))
+        call = artist.stub.CreateImage.future(first, metadata=artist.metadata, timeout=TIMEOUT)
         wait_until(lambda: stand_in.count(slow), TIMEOUT, "the submission")
-        refused = artist.refused(pb.CreateImageRequest(prompt=prompt))
-        assert not call.done()
+        queued = artist.stub.CreateImage.future(second, metadata=artist.metadata, timeout=TIMEOUT)
+        wait_until(lambda: server.generation_states(prompt) == ["queued"], TIMEOUT, "the second to be queued")
+        refused = artist.refused(pb.CreateImageRequest(prompt=f"{prompt} third"))
         assert (refused.code, refused.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_BUSY")
         assert refused.retry_after
+        assert not call.done()
+        assert stand_in.count(prompt) == 0
         assert call.result().image.prompt == slow
-        assert artist.create(prompt).prompt == prompt
+        assert queued.result().image.prompt == prompt
         assert stand_in.count(prompt) == 1
 
 

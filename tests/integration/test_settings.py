@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from pixyproxy.bootstrap import Application, Limits, build
+from pixyproxy.bootstrap import Shared, build, build_generation_worker, open_base
 from pixyproxy.core.exceptions import ConfigurationError
 from pixyproxy.settings import Settings, load_settings
 from tests.support.image_client import ImageClient
@@ -22,6 +23,7 @@ _WRONG: dict[str, list[str]] = {
     "PIXYPROXY_ALLOW_PLAINTEXT": ["perhaps"],
     "PIXYPROXY_TRUSTED_PROXIES": ["balancer", "10.0.0.0/33", "10.0.0.1/8", "10.0.0.1;10.0.0.2", "10.0.0.1,", "unix:/x"],
     "PIXYPROXY_WORKERS": ["0", "1025", "two"],
+    "PIXYPROXY_GENERATION_WORKERS": ["0", "1025", "two"],
     "PIXYPROXY_KEEPALIVE_TIME": ["0", "86401", "nan"],
     "PIXYPROXY_KEEPALIVE_TIMEOUT": ["0", "3601"],
     "PIXYPROXY_MIN_PING_INTERVAL": ["-1", "86401"],
@@ -205,9 +207,16 @@ def test_settings_show_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.mysql_address.password.get_secret_value() == _SECRET
 
 
-def _built() -> AbstractContextManager[Application]:
+@contextmanager
+def _built() -> Iterator[None]:
     loaded = load_settings()
-    return build(loaded, Limits.of(loaded))
+    shared = Shared.of(loaded)
+    with (
+        open_base(loaded) as base,
+        build_generation_worker(loaded, shared, base),
+        build(loaded, shared, base),
+    ):
+        yield
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Several workers on one port: who serves, what they share, and what becomes of them."""
+"""Several RPC workers on one port: who serves, what they share, and what becomes of them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _MOST_CALLS = 2
 _TOO_MANY_CALLS = "As many calls of this kind as may be are under way; try again."
 
 if not hasattr(os, "sched_setaffinity"):
-    pytest.skip("only one worker serves on this system", allow_module_level=True)
+    pytest.skip("a server has one process on this system", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def _has_ended(pid: int) -> bool:
 def _wait_for_another(server: RunningServer, gone: int) -> None:
     """Wait until there are as many workers without one that goes as there were with it."""
     before = int(server.env["PIXYPROXY_WORKERS"])
-    wait_until(lambda: len(server.workers - {gone}) == before, TIMEOUT, "another worker")
+    wait_until(lambda: len(server.rpc_workers - {gone}) == before, TIMEOUT, "another worker")
 
 
 def _begin(server: RunningServer, stub: Any, prompt: str, stand_in: RunningStandIn) -> Any:
@@ -85,15 +85,15 @@ def _begin(server: RunningServer, stub: Any, prompt: str, stand_in: RunningStand
 def test_each_worker_serves_on_a_core_of_its_own(several: RunningServer) -> None:
     assert several.output.count("listening on ") == 1
     with Connections(several) as connections:
-        assert connections.one_to_each().keys() == several.workers
-    assert len(several.workers) == _WORKERS
-    cores = [core for pid in several.workers for core in os.sched_getaffinity(pid)]
+        assert connections.one_to_each().keys() == several.rpc_workers
+    assert len(several.rpc_workers) == _WORKERS
+    cores = [core for pid in several.rpc_workers for core in os.sched_getaffinity(pid)]
     assert len(cores) == _WORKERS
     assert len(set(cores)) == min(_WORKERS, len(os.sched_getaffinity(0)))
 
 
 def test_woken_threads_let_the_running_one_finish(several: RunningServer) -> None:
-    threads = [int(path.name) for pid in several.workers for path in Path(f"/proc/{pid}/task").iterdir()]
+    threads = [int(path.name) for pid in several.rpc_workers for path in Path(f"/proc/{pid}/task").iterdir()]
     assert len(threads) > _WORKERS
     assert {os.sched_getscheduler(thread) for thread in threads} == {os.SCHED_BATCH}
 
@@ -220,28 +220,31 @@ def test_a_killed_worker_gives_its_calls_back_and_is_replaced(
         others.ListImages(pb.ListImagesRequest(), timeout=TIMEOUT)
         _wait_for_another(server, killed)
         assert others.CreateImage(request, metadata=server.admin.metadata, timeout=TIMEOUT).image.author == "admin"
-        assert other in server.workers
+        assert other in server.rpc_workers
         # The new one serves as well.
-        assert connections.one_to_each().keys() == server.workers
+        assert connections.one_to_each().keys() == server.rpc_workers
         assert f"(process {killed}) is gone. Signal 9" in server.log
     assert stand_in.count(request.prompt) == 1
 
 
-def test_a_killed_maker_gives_its_generations_back_and_is_replaced(
+def test_a_killed_generation_worker_gives_its_slots_back_and_is_replaced(
     stand_in: RunningStandIn, prompt: str, tmp_path: Path
 ) -> None:
     settings = asking(stand_in) | {"PIXYPROXY_WORKERS": "2", "PIXYPROXY_MAX_GENERATIONS": "1"}
     with running_server(tmp_path, settings) as server, Connections(server) as connections:
         one, another = connections.one_to_each().values()
-        workers = server.workers
+        workers = server.rpc_workers
         call = _begin(server, one, f"{prompt} [[fault:hang:times=1]]", stand_in)
-        request = pb.CreateImageRequest(prompt=f"{prompt} again", options=SMALL)
-        assert refusal(another.CreateImage, request, server.admin.metadata).reason == "TOO_BUSY"
+        queued = another.CreateImage.future(
+            pb.CreateImageRequest(prompt=prompt, options=SMALL), metadata=server.admin.metadata, timeout=TIMEOUT
+        )
+        wait_until(lambda: server.generation_states(prompt) == ["queued"], TIMEOUT, "the second request to be queued")
 
-        os.kill(server.maker, signal.SIGKILL)
+        os.kill(server.generation_worker, signal.SIGKILL)
         assert call.code() is grpc.StatusCode.FAILED_PRECONDITION
-        assert another.CreateImage(request, metadata=server.admin.metadata, timeout=TIMEOUT).image.author == "admin"
-        assert server.workers == workers
+        assert queued.result().image.author == "admin"
+        assert server.rpc_workers == workers
+    assert stand_in.count(prompt) == 1
 
 
 def test_workers_are_replaced_while_others_are_at_work(tmp_path: Path) -> None:
@@ -251,10 +254,10 @@ def test_workers_are_replaced_while_others_are_at_work(tmp_path: Path) -> None:
         is_over = threading.Event()
         stack.callback(is_over.set)
         callers = [pool.submit(_call_until, is_over, server, guid) for _ in range(8)]
-        for killed in server.workers:
+        for killed in server.rpc_workers:
             os.kill(killed, signal.SIGKILL)
             _wait_for_another(server, killed)
-            assert connections.one_to_each().keys() == server.workers
+            assert connections.one_to_each().keys() == server.rpc_workers
         is_over.set()
         answered = [caller.result() for caller in callers]
         assert all(answered)
@@ -299,7 +302,7 @@ def test_all_workers_finish_what_they_do(
         running_server(tmp_path, asking(stand_in) | _SEVERAL) as server,
         Connections(server) as connections,
     ):
-        workers = server.workers | {server.maker}
+        workers = server.rpc_workers | {server.generation_worker}
         calls = [
             _begin(server, stub, f"{prompt} {worker} [[fault:slow=1.2]]", stand_in)
             for worker, stub in connections.one_to_each().items()
@@ -317,7 +320,7 @@ def test_all_workers_finish_what_they_do(
 
 def test_a_second_signal_ends_all_at_once(stand_in: RunningStandIn, prompt: str, tmp_path: Path) -> None:
     with running_server(tmp_path, asking(stand_in) | _SEVERAL) as server, Connections(server) as connections:
-        workers = server.workers | {server.maker}
+        workers = server.rpc_workers | {server.generation_worker}
         _, stub = connections.another()
         call = _begin(server, stub, f"{prompt} [[fault:hang:times=1]]", stand_in)
         server.terminate()
@@ -332,7 +335,7 @@ def test_workers_finish_and_end_when_their_supervisor_is_killed(
     stand_in: RunningStandIn, prompt: str, tmp_path: Path
 ) -> None:
     with running_server(tmp_path, asking(stand_in) | _SEVERAL) as server, Connections(server) as connections:
-        workers = server.workers | {server.maker}
+        workers = server.rpc_workers | {server.generation_worker}
         _, stub = connections.another()
         call = _begin(server, stub, f"{prompt} [[fault:slow=1.2]]", stand_in)
         server.kill()

@@ -25,9 +25,11 @@ from pixyproxy_pb.v1.image_service_pb2_grpc import ImageServiceStub
 from pydantic import SecretStr
 
 from pixyproxy.bootstrap import open_current_database, open_database
-from pixyproxy.core.models import Caller, UserClass, UserCreate
+from pixyproxy.core.exceptions import ConflictError, DBConnectionError
+from pixyproxy.core.models import Caller, ImageCreation, ImageDetailCreate, UserClass, UserCreate
 from pixyproxy.data import init
 from pixyproxy.data.database import Database
+from pixyproxy.data.repositories.generations import GenerationRepository, RequestContext
 from pixyproxy.data.repositories.users import UserRepository
 from pixyproxy.settings import Settings
 from pixyproxy.workers import GENERATION_WORKER_NAME
@@ -262,6 +264,28 @@ class RunningServer:
     def _children(self) -> set[int]:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text(encoding="ascii")
         return {int(pid) for pid in children.split()}
+
+    def stop_generation_worker(self) -> int:
+        """Stop the generation worker until SIGCONT, and return which one it is.
+
+        It is stopped between two transactions: with the locks of one it would stop all others too.
+        """
+        worker, author_id = self.generation_worker, self.caller(self.admin).user_id
+        creation = ImageCreation(detail=ImageDetailCreate(prompt="rolled back"))
+
+        def holds_no_locks() -> bool:
+            os.kill(worker, signal.SIGSTOP)
+            try:
+                with database.transaction() as context:
+                    GenerationRepository(context).insert(creation, author_id, "", RequestContext())
+            except (ConflictError, DBConnectionError):
+                os.kill(worker, signal.SIGCONT)
+                return False
+            return True
+
+        with self.database() as database:
+            wait_until(holds_no_locks, _STOP_TIMEOUT, "the generation worker to hold no locks")
+        return worker
 
     def rpc_worker_of(self, request_id: str) -> int:
         """The RPC worker that a request was made to, by the thread that its id names."""

@@ -388,19 +388,25 @@ class GenerationWorker:
             heapq.heappush(self._retries_at, time.monotonic() + delay)
 
     def _end_failed(self, queued: QueuedGeneration, request: GenerationRequest, error: ProviderError) -> None:
+        outcome = error
         state = GenerationState.OUTCOME_UNKNOWN if error.may_have_billed else GenerationState.FAILED
         if isinstance(error, ProviderModelUnknownError) and queued.creation.options.model:
             error = ProviderRequestInvalidError("options.model", "The provider has no such model.")
         elif isinstance(error, ProviderUnavailableError) and error.retry_after is None and not error.may_have_billed:
             # The request that has opened the circuit knows as well as those that come after it.
             error.retry_after = self._breaker.wait() or None
-        self._end(queued, request, state, error)
+        self._end(queued, request, state, error, outcome)
 
     def _end(
-        self, queued: QueuedGeneration, request: GenerationRequest, state: GenerationState, error: PixyProxyException
+        self,
+        queued: QueuedGeneration,
+        request: GenerationRequest,
+        state: GenerationState,
+        error: PixyProxyException,
+        outcome: PixyProxyException | None = None,
     ) -> None:
         generation = queued.generation
-        self._observer.ended(request, _age(generation), error)
+        self._observer.ended(request, _age(generation), outcome or error)
 
         def end(context: DatabaseContext) -> None:
             generations = self._generations(context)
