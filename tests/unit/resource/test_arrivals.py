@@ -41,7 +41,7 @@ class Counts:
 @contextmanager
 def serving(counts: Counts, *, is_overloaded: bool) -> Iterator[grpc.Channel]:
     unread = Tally("Calls", counts.reasons.append)
-    limiter = ConnectionLimiter(ConnectionLimits(10, 10))
+    limiter = ConnectionLimiter(ConnectionLimits(10, 10), is_exempt=lambda host: False)
     arrivals = ArrivalInterceptor(Watchdog(TIMEOUT, unread), limiter, unread, Threads(is_overloaded=is_overloaded))
     server = grpc.server(ThreadPoolExecutor(_CALLS), interceptors=[arrivals])
     health_pb2_grpc.add_HealthServicer_to_server(health.HealthServicer(), server)
