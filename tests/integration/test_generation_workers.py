@@ -24,7 +24,7 @@ from tests.support.image_client import SMALL, ImageClient
 from tests.support.metrics import METRICS_ON, scrape
 from tests.support.openai_stand_in import RunningStandIn
 from tests.support.rpc import TIMEOUT, refusal, refusal_of
-from tests.support.servers import RunningServer, running_server
+from tests.support.servers import SERVE_ANEW, RunningServer, running_server
 from tests.support.waiting import wait_until
 
 _ROOT = Path(__file__).parents[2]
@@ -39,7 +39,7 @@ if not hasattr(os, "memfd_create"):
 def several(tmp_path_factory: pytest.TempPathFactory, stand_in: RunningStandIn) -> Iterator[RunningServer]:
     """A server whose generation worker lives on."""
     settings = _TWO_RPC_WORKERS | asking(stand_in) | {"PIXYPROXY_LOG_FORMAT": "json"}
-    with running_server(tmp_path_factory.mktemp("several"), settings) as server:
+    with running_server(tmp_path_factory.mktemp("several"), settings, command=SERVE_ANEW) as server:
         yield server
 
 

@@ -15,8 +15,6 @@ from pathlib import Path
 
 import grpc
 import pytest
-from pixyproxy.service.entry import ImageEntry
-from pixyproxy.service.leases import LEASE
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from pixyproxy.bootstrap import open_current_database

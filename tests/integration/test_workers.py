@@ -209,10 +209,12 @@ def test_a_killed_worker_gives_its_calls_back_and_is_replaced(
     with running_server(tmp_path, settings) as server, Connections(server) as connections:
         (killed, its), (other, others) = connections.one_to_each().items()
         request = pb.CreateImageRequest(prompt=f"{prompt} [[fault:slow=2]]", options=SMALL, request_id=str(uuid4()))
-        calls = [
-            its.CreateImage.future(request, metadata=server.admin.metadata, timeout=TIMEOUT) for _ in range(_MOST_CALLS)
-        ]
-        wait_until(lambda: server.log.count("[CreateImage:") == _MOST_CALLS, TIMEOUT, "the calls to begin")
+        calls = []
+        for number in range(1, _MOST_CALLS + 1):
+            calls.append(its.CreateImage.future(request, metadata=server.admin.metadata, timeout=TIMEOUT))
+            wait_until(lambda n=number: server.log.count("[CreateImage:") == n, TIMEOUT, "the call to begin")  # type: ignore[misc]
+            # The next one finds the generation of this one, and does not race it for the slot.
+            wait_until(lambda: stand_in.count(request.prompt), TIMEOUT, "the submission")
         assert refusal(others.CreateImage, request, server.admin.metadata).message == _TOO_MANY_CALLS
 
         os.kill(killed, signal.SIGKILL)

@@ -22,8 +22,8 @@ INSTALL_VARIABLE = "PIXYPROXY_TEST_INSTALL"
 
 _TIMEOUT = 600.0
 _NAME_LENGTH = 60
-_OUTPUT_LENGTH = 300
-"""Characters of a failed command and of the end of its output that go into the reason."""
+_LINE_LENGTH = 120
+"""Characters of a failed command and of a line of its output that go into the reason."""
 
 T = TypeVar("T")
 
@@ -90,7 +90,7 @@ def run_install(command: Sequence[str], env: Mapping[str, str] | None = None, cw
     """Run a command that installs something.
 
     Raises:
-        InstallError: It cannot be started, takes too long, or fails; the message holds the end of what it said.
+        InstallError: It cannot be started, takes too long, or fails; the message holds what it said first and last.
     """
     name = textwrap.shorten(shlex.join(command), _NAME_LENGTH, placeholder=" …")
     try:
@@ -111,7 +111,12 @@ def run_install(command: Sequence[str], env: Mapping[str, str] | None = None, cw
     except OSError as error:
         raise InstallError(f"{name} cannot be started: {error.strerror}") from error
     if done.returncode != 0:
-        raise InstallError(f"{name} failed: {' '.join(done.stdout[-_OUTPUT_LENGTH:].split())}")
+        # What failed is on the first line with some programs, on the last one with others.
+        lines = [
+            textwrap.shorten(line, _LINE_LENGTH, placeholder=" …") for line in done.stdout.splitlines() if line.strip()
+        ]
+        said = " … ".join(dict.fromkeys((*lines[:1], *lines[-1:])))
+        raise InstallError(f"{name} failed: {said}")
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,8 @@ _STOP_TIMEOUT = 60.0
 _COMMAND_TIMEOUT = 60.0
 _COMMAND = (sys.executable, "-m", "pixyproxy")
 _SERVE = (*_COMMAND, "serve")
+SERVE_ANEW = (str(Path(sys.executable).with_name("pixyproxy")), "serve")
+"""The command for a server that is not forked from a process which has imported everything."""
 _LISTENING = re.compile(r"^listening on (\S+)$", re.MULTILINE)
 _FIRST_USER = re.compile(r"^first user: (\S+)\npassword: (\S+)", re.MULTILINE)
 _ADMIN = "admin"

@@ -106,7 +106,7 @@ def test_the_driver_in_c_is_there_before_openssl(statement: str) -> None:
     assert loaded.index("_mysql_connector") < min(openssl)
 
 
-def test_only_one_place_aborts_calls_whose_request_has_come() -> None:
+def test_only_one_place_aborts_calls() -> None:
     aborting = {
         path.relative_to(PACKAGE).as_posix()
         for path in PACKAGE.rglob("*.py")
@@ -114,8 +114,7 @@ def test_only_one_place_aborts_calls_whose_request_has_come() -> None:
         if isinstance(node, ast.Attribute) and node.attr in ("abort", "abort_with_status", "set_code")
     }
 
-    # Calls without a request end before the interceptors that log, count and translate errors.
-    assert aborting == {"resource/interceptors/exceptions.py", "resource/interceptors/arrivals.py"}
+    assert aborting == {"resource/interceptors/exceptions.py"}
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "core").glob("*.py")), ids=lambda path: path.name)

@@ -13,16 +13,15 @@ import functools
 import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import grpc
-from grpc_status import rpc_status
 
 from pixyproxy.core.exceptions import TooBusyError
 from pixyproxy.resource.connections import ConnectionLimiter
+from pixyproxy.resource.interceptors.exceptions import leave, refuse
 from pixyproxy.resource.interceptors.request_log import new_request_id, send_request_id
 from pixyproxy.resource.interceptors.wrapping import Continuation, WrappingInterceptor, arity_of
-from pixyproxy.resource.statuses import status_of
 from pixyproxy.resource.tally import Tally
 from pixyproxy.resource.watchdog import Arrival, Watchdog
 
@@ -59,9 +58,9 @@ class ArrivalInterceptor(WrappingInterceptor):
         self._connections = connections
         self._unread = unread
         self._threads = threads
-        refuse = functools.partial(_refuse, unread)
-        refuse.experimental_thread_pool = _ServingThread()  # type: ignore[attr-defined]  # gRPC looks for it
-        self._refusal: grpc.RpcMethodHandler[Any, Any] = grpc.stream_unary_rpc_method_handler(refuse)
+        refuse_unread = functools.partial(_refuse_unread, unread)
+        refuse_unread.experimental_thread_pool = _ServingThread()  # type: ignore[attr-defined]  # gRPC looks for it
+        self._refusal: grpc.RpcMethodHandler[Any, Any] = grpc.stream_unary_rpc_method_handler(refuse_unread)
 
     def intercept_service(  # noqa: D102  inherited
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -101,7 +100,7 @@ class ArrivalInterceptor(WrappingInterceptor):
                 # gRPC keeps this error with the call, which its traceback leads back to: such a circle would stay until
                 # the garbage collection of the oldest objects. So the call is ended by another one.
                 error.__traceback__ = None
-                context.abort(grpc.StatusCode.CANCELLED, "")
+                leave(context)
 
     def _all(self, first: Any, requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
         request = first
@@ -134,10 +133,9 @@ class _ServingThread(ThreadPoolExecutor):
         call(*arguments)
 
 
-def _refuse(unread: Tally, requests: Iterator[Any], context: grpc.ServicerContext) -> None:
-    """Refuse a call unread, with all that an error must say; nothing here may wait."""
+def _refuse_unread(unread: Tally, requests: Iterator[Any], context: grpc.ServicerContext) -> NoReturn:
+    """Refuse a call with all that an error must say; nothing here may wait."""
     unread.add("refused")
     new_id = new_request_id()
     send_request_id(context, new_id)
-    error = TooBusyError("More calls wait than can be looked at; try again.")
-    context.abort_with_status(rpc_status.to_status(status_of(error, new_id)))
+    refuse(context, TooBusyError("Too many calls wait for a thread; try again."), new_id)

@@ -1,4 +1,4 @@
-"""The single exception handler: turns every error of a call whose request has come into a gRPC status.
+"""The single exception handler: turns every error into a gRPC status. Nothing else aborts a call.
 
 It stands inside the request log, which so sees the final code, and outside of authentication, whose refusals it
 answers.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import AbstractContextManager
+from typing import NoReturn
 
 import grpc
 from grpc_status import rpc_status
@@ -41,7 +42,17 @@ class _AnsweredErrors(AbstractContextManager[None]):
         if not self._context.is_active():
             _logger.info("The caller has gone.")
         # Then nobody is answered; but an error that went on from here, gRPC would log with a traceback.
-        self._context.abort_with_status(rpc_status.to_status(status_of(error, request_id.get())))
+        refuse(self._context, error, request_id.get())
+
+
+def refuse(context: grpc.ServicerContext, error: Exception, call_id: str) -> NoReturn:
+    """End a call with the status for an error."""
+    context.abort_with_status(rpc_status.to_status(status_of(error, call_id)))
+
+
+def leave(context: grpc.ServicerContext) -> NoReturn:
+    """End a call that is cancelled, so that nobody is answered any more."""
+    context.abort(grpc.StatusCode.CANCELLED, "")
 
 
 def _log(error: Exception) -> None:
