@@ -27,10 +27,13 @@ $(VENV)/.made-%: pyproject.toml
 run: $(VENV)/.made-run ## Serve on 127.0.0.1:50051 with SQLite and the folder images/
 	@exec $(BIN)/pixyproxy serve
 
+# Three for two cores: tests wait for other processes for a third of their time.
+TEST_WORKERS = $(shell echo $$((3 * $$(getconf _NPROCESSORS_ONLN) / 2)))
+
 .PHONY: test
 test: $(VENV)/.made-dev ## Run all tests (says first what it installs, and how large)
 	@$(BIN)/python -m tests.support.installs
-	@PYTHONPATH=tests/support/early $(BIN)/python -m pytest -n auto --dist worksteal --ignore tests/cluster
+	@PYTHONPATH=tests/support/early $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal --ignore tests/cluster
 
 .PHONY: test-fast
 test-fast: $(VENV)/.made-dev ## Run the tests of units and of SQLite (under a minute, installs nothing)
