@@ -18,7 +18,7 @@ _SLOW = "slow=1"
 
 def leaving(bench: Bench, database_url: str | None, *, times: int) -> Outcome:
     """Leave while the provider works, before the answer, and after it; then ask again."""
-    outcome = Outcome("the caller leaves after the request was sent")
+    outcome = Outcome("the caller leaves after the request was submitted")
     site = bench.site(database_url)
     with site.server() as server, ThreadPoolExecutor(8) as pool:
         ways = [_cancel, _let_deadline_pass, _hang_up, _leave_after] * times
@@ -28,22 +28,23 @@ def leaving(bench: Bench, database_url: str | None, *, times: int) -> Outcome:
 
 
 def leaving_the_queue(bench: Bench, database_url: str | None, *, times: int) -> Outcome:
-    """Leave while the request still waits for its turn: it is not sent; asked again, it is sent once."""
-    outcome = Outcome("the caller leaves before the request was sent")
+    """Leave while the request is queued: it is not submitted; asked again, it is submitted once."""
+    outcome = Outcome("the caller leaves before the request was submitted")
     site = bench.site(database_url)
     with site.server(PIXYPROXY_IMAGES_PER_MINUTE="1") as server:
         outcome.expect(site.create(server, site.wish()).is_ok, "the first of the minute")
         left = [_leave_queue(site, server, outcome) for _ in range(times)]
         refused = [_be_refused(site, server, outcome) for _ in range(times)]
-        wait_until(lambda: server.log.count("ended without its caller") == times, PATIENCE, "the queue to be left")
+        for wish in left:
+            _wait_for_state(server, wish, "failed")
         for wish in left + refused:
-            outcome.expect(site.stand_in.count(wish.prompt) == 0, f"sent for nobody: {wish}")
+            outcome.expect(site.stand_in.count(wish.prompt) == 0, f"submitted for nobody: {wish}")
     with site.server() as server:
         for wish in left + refused:
             began = time.monotonic()
             outcome.expect(site.create(server, wish).is_ok, f"asked again: {wish}")
             outcome.recovered(time.monotonic() - began)
-            outcome.expect(site.stand_in.count(wish.prompt) == 1, f"not sent once: {wish}")
+            outcome.expect(site.stand_in.count(wish.prompt) == 1, f"not submitted once: {wish}")
         audit(site, server, outcome, Expected())
     return outcome
 
@@ -58,7 +59,7 @@ def _leave_and_ask(
     outcome.recovered(time.monotonic() - left_at)
     outcome.injected += 1
     outcome.expect(answer.is_ok, f"asked again: {answer.as_told}")
-    outcome.expect(site.stand_in.count(wish.prompt) == 1, f"not sent once: {wish}")
+    outcome.expect(site.stand_in.count(wish.prompt) == 1, f"not submitted once: {wish}")
 
 
 def _cancel(site: Site, server: RunningServer, wish: Wish, outcome: Outcome) -> None:
@@ -90,23 +91,21 @@ def _leave_after(site: Site, server: RunningServer, wish: Wish, outcome: Outcome
 def _leave_queue(site: Site, server: RunningServer, outcome: Outcome) -> Wish:
     wish = site.wish()
     call = site.begin(server, wish, timeout=None)
-    wait_until(lambda: _is_recorded(server, wish), PATIENCE, "the request to be in the queue")
+    _wait_for_state(server, wish, "queued")
     call.cancel()
     outcome.injected += 1
     return wish
 
 
 def _be_refused(site: Site, server: RunningServer, outcome: Outcome) -> Wish:
-    """A deadline within which the turn cannot come is told at once."""
+    """A deadline within which it cannot be submitted is told at once."""
     wish = site.wish()
     answer = site.create(server, wish, timeout=20)
     outcome.injected += 1
-    outcome.expect(answer.as_told == "RESOURCE_EXHAUSTED TOO_BUSY", f"no turn within the deadline: {answer.as_told}")
+    outcome.expect(answer.as_told == "RESOURCE_EXHAUSTED TOO_BUSY", f"not submitted within the deadline: {answer.as_told}")
     outcome.expect(answer.retry_after is not None and answer.seconds < 5, f"told after {answer.seconds:.1f} s")
     return wish
 
 
-def _is_recorded(server: RunningServer, wish: Wish) -> bool:
-    with server.database() as database, database.reading() as context:
-        sql = "SELECT 1 FROM generations WHERE request_id = :request_id AND state = 'sent'"
-        return context.fetch_one(sql, {"request_id": wish.request_id}) is not None
+def _wait_for_state(server: RunningServer, wish: Wish, state: str) -> None:
+    wait_until(lambda: server.generation_states(wish.prompt) == [state], PATIENCE, f"{wish} to be {state}")

@@ -37,7 +37,7 @@ def receiver(tmp_path: Path) -> Iterator[RunningReceiver]:
 
 @pytest.fixture
 def workers() -> str:
-    """How many workers there are; with several, a further process makes images."""
+    """How many RPC workers there are; with several, the generation worker is a process of its own."""
     return "1"
 
 
@@ -110,9 +110,10 @@ def test_a_generation_is_one_trace(
     assert {"database wait", "database insert", "database commit", "store write", "store write_note"} <= steps.keys()
     for span in spans:
         assert root["began"] <= span["began"] <= span["ended"]
-        assert span["ended"] <= root["ended"]
         assert span["resource"]["service.name"] == "pixyproxy"
         assert not span["is_error"]
+    # The call may see the commit before the generation worker has done what comes after it.
+    assert all(span["ended"] <= root["ended"] for span in (generation, provider, steps["store write"]))
     assert steps["database insert"]["attributes"]["db.query.text"].strip().startswith("INSERT INTO")
 
     # The provider is told the same trace, under the span of the request to it.
