@@ -1,4 +1,4 @@
 """Sizes at which a few hundred images fill many blocks of the search index."""
 
-SMALL_BLOCKS = {"BLOCK_BITS": 6, "BATCH_BITS": 4, "RUN_BITS": 3}
-"""64 ids a block, 16 a batch, 8 a run: by the names of the constants in `postings`."""
+SMALL_BLOCKS = {"BLOCK_BITS": 6, "RUN_BITS": 3}
+"""64 ids a block, 8 a run: by the names of the constants in `postings`."""
