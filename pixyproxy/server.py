@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -189,6 +190,14 @@ class _Health(health.HealthServicer):
         super().Watch(request, context, send_response_callback)
         self._watches.add(send_response_callback)
         context.add_callback(lambda: self._watches.discard(send_response_callback))
+
+    def _on_close_callback(
+        self, send_response_callback: Callable[[None], None], service: str
+    ) -> Callable[[], None]:
+        # gRPC calls it in the serving thread, which must not wait for the lock: whoever holds it may be waiting for that
+        # thread to send what watchers are told.
+        forget = super()._on_close_callback(send_response_callback, service)
+        return lambda: threading.Thread(target=forget, name="health", daemon=True).start()
 
     def end_watches(self) -> None:
         """End all watches in good order, after what they have been told."""

@@ -101,7 +101,7 @@ def test_commands_ask_a_server(installed: Installed, server: RunningServer) -> N
     assert created.returncode == 0, created.stderr
     guid = json.loads(created.stdout)["guid"]
     fetched = installed.run("pixyproxy", "fetch", guid, "--output", "castle.png", **environment)
-    assert fetched.stdout.endswith("bytes, checked.\n"), fetched.stderr
+    assert fetched.stdout.endswith("bytes, verified.\n"), fetched.stderr
     listed = installed.run("pixyproxy", "list", "--author", author.username, **environment)
     assert guid in listed.stdout
 

@@ -53,7 +53,7 @@ def test_what_is_written_is_for_its_user_or_its_group(
     tmp_path: Path, workers: str, settings: dict[str, str], umask: int, file: int, folder: int
 ) -> None:
     settings = settings | {"PIXYPROXY_WORKERS": workers}
-    with running_server(tmp_path / "server", settings, command=_serve_with(umask)) as server:
+    with running_server(tmp_path / "server", settings, command=_serve_with(umask), makes_first_user=True) as server:
         ImageClient(server, server.admin).create()
         modes = _modes(server)
         database = {_DATABASE, f"{_DATABASE}-wal", f"{_DATABASE}-shm"}

@@ -55,7 +55,8 @@ class Order:
 
 
 def _import_all() -> None:
-    """Import the program, the driver in C first, as the command line does."""
+    """Import the program: what sets gRPC's own log first, then the driver in C, as the command line does."""
+    import pixyproxy.cli
     import pixyproxy.data
 
     for module in pkgutil.walk_packages(pixyproxy.__path__, "pixyproxy."):
