@@ -191,11 +191,9 @@ class _Health(health.HealthServicer):
         self._watches.add(send_response_callback)
         context.add_callback(lambda: self._watches.discard(send_response_callback))
 
-    def _on_close_callback(
-        self, send_response_callback: Callable[[None], None], service: str
-    ) -> Callable[[], None]:
-        # gRPC calls it in the serving thread, which must not wait for the lock: whoever holds it may be waiting for that
-        # thread to send what watchers are told.
+    def _on_close_callback(self, send_response_callback: Callable[[None], None], service: str) -> Callable[[], None]:
+        # gRPC calls it in the serving thread, which must not wait for the lock: whoever holds the lock may be waiting
+        # for that thread to send what watchers are told.
         forget = super()._on_close_callback(send_response_callback, service)
         return lambda: threading.Thread(target=forget, name="health", daemon=True).start()
 

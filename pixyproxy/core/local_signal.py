@@ -39,12 +39,11 @@ class LocalSignal:
             return []
         return [number for (number,) in _NUMBER.iter_unpack(data)]
 
-    @property
-    def has_ended(self) -> bool:
-        """Whether all senders have closed their end, or have died."""
+    def wait_for_end(self) -> None:
+        """Wait until all senders have closed their end, or have died."""
         poll = select.poll()
         poll.register(self._reader, 0)
-        return any(event & select.POLLHUP for _, event in poll.poll(0))
+        poll.poll()
 
     def fileno(self) -> int:
         """Return the file descriptor that becomes readable with a signal."""

@@ -14,8 +14,10 @@ import pytest
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from tests.contract.databases import address_of
+from tests.integration.conftest import asking
 from tests.support.database_servers import DatabaseServer, fresh_database
 from tests.support.image_client import SMALL, ImageClient
+from tests.support.openai_stand_in import RunningStandIn
 from tests.support.servers import running_server
 from tests.support.waiting import wait_until
 
@@ -96,14 +98,36 @@ main()
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_generation_that_hangs_does_not_keep_a_server_for_ever(url: str, tmp_path: Path, workers: str) -> None:
-    settings = _PATIENT | {
-        "PIXYPROXY_DATABASE_URL": url,
-        "PIXYPROXY_WORKERS": workers,
-        "PIXYPROXY_PROVIDER_TIMEOUT": "1",
-    }
+def test_a_generation_that_hangs_does_not_keep_a_server_for_ever(
+    url: str, tmp_path: Path, workers: str, stand_in: RunningStandIn, prompt: str
+) -> None:
+    settings = _PATIENT | asking(stand_in) | {"PIXYPROXY_DATABASE_URL": url, "PIXYPROXY_WORKERS": workers}
     command = [sys.executable, "-c", _SERVE_IMPATIENTLY]
-    with running_server(tmp_path, settings, command=command, tracebacks=True) as server:
+    prompt += " [[fault:slow=2]]"
+    with running_server(
+        tmp_path, settings | {"PIXYPROXY_PROVIDER_TIMEOUT": "3"}, command=command, tracebacks=True
+    ) as server:
+        client = ImageClient(server, server.admin)
+        call = client.stub.CreateImage.future(
+            pb.CreateImageRequest(prompt=prompt, options=SMALL), metadata=client.metadata
+        )
+        wait_until(lambda: stand_in.count(prompt), _TIMEOUT, "the submission")
+        with _locked(url):
+            server.terminate()
+
+            assert server.process.wait(_TIMEOUT) == 1
+            assert call.code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
+        # It says where it hangs.
+        assert "Timeout (" in server.log
+        assert "creation/worker.py" in server.log
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_request_that_cannot_be_recorded_does_not_keep_a_server_from_ending(
+    url: str, tmp_path: Path, workers: str
+) -> None:
+    settings = _PATIENT | {"PIXYPROXY_DATABASE_URL": url, "PIXYPROXY_WORKERS": workers}
+    with running_server(tmp_path, settings) as server:
         client = ImageClient(server, server.admin)
         client.page()  # The credentials are known from now on.
         with _locked(url) as looking:
@@ -115,8 +139,5 @@ def test_a_generation_that_hangs_does_not_keep_a_server_for_ever(url: str, tmp_p
 
             server.terminate()
 
-            assert server.process.wait(_TIMEOUT) == 1
+            assert server.process.wait(_TIMEOUT) == 0
             assert call.code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
-        # It says where it hangs.
-        assert "Timeout (" in server.log
-        assert "creation/" in server.log

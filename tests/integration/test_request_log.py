@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import re
+import sqlite3
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -272,14 +274,13 @@ def test_code_of_an_error_that_nobody_foresaw(tmp_path: Path) -> None:
     with running_server(tmp_path, tracebacks=True) as server:
         client = ImageClient(server, server.admin)
         made = client.create()
-        # A folder in place of the file is something that no code of ours has a word for.
-        path = server.image_file(made.guid)
-        path.unlink()
-        path.mkdir()
-        refused = client.refused(pb.GetImageContentRequest(guid=made.guid))
+        # A column that is gone is something that no code of ours has a word for.
+        with closing(sqlite3.connect(tmp_path / "pixyproxy.db")) as database:
+            database.execute("ALTER TABLE images RENAME COLUMN prompt TO gone")
+        refused = client.refused(pb.GetImageRequest(guid=made.guid))
         assert (refused.code, refused.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
         assert str(tmp_path) not in refused.message
         assert refused.message == "Something went wrong on our side. Quote the request id when you report it."
         # The full cause stands in the log, under the id that the caller was given.
         assert any(" ERROR " in line for line in server.wait_for_end_of(refused.request_id))
-        assert "IsADirectoryError" in server.log
+        assert "OperationalError" in server.log

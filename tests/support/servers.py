@@ -41,7 +41,9 @@ _STOP_TIMEOUT = 60.0
 _COMMAND_TIMEOUT = 60.0
 _COMMAND = (sys.executable, "-m", "pixyproxy")
 _SERVE = (*_COMMAND, "serve")
-SERVE_ANEW = (str(Path(sys.executable).with_name("pixyproxy")), "serve")
+COMMAND_ANEW = (str(Path(sys.executable).with_name("pixyproxy")),)
+"""The command line in a process that is not forked from one which has imported everything."""
+SERVE_ANEW = (*COMMAND_ANEW, "serve")
 """The command for a server that is not forked from a process which has imported everything."""
 _LISTENING = re.compile(r"^listening on (\S+)$", re.MULTILINE)
 _FIRST_USER = re.compile(r"^first user: (\S+)\npassword: (\S+)", re.MULTILINE)
@@ -107,12 +109,18 @@ class Finished:
     stderr: str
 
 
-def run_command(*arguments: str, env: Mapping[str, str], text: str = "", cwd: Path | None = None) -> Finished:
+def run_command(
+    *arguments: str,
+    env: Mapping[str, str],
+    text: str = "",
+    cwd: Path | None = None,
+    program: Sequence[str] = _COMMAND,
+) -> Finished:
     """Run `pixyproxy` with these arguments to its end, with `text` as its standard input."""
     with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
         stdin.write(text.encode())
         stdin.seek(0)
-        command = [*_COMMAND, *arguments]
+        command = [*program, *arguments]
         process = start_process(command, env=env, cwd=cwd or Path.cwd(), stdin=stdin, stdout=stdout, stderr=stderr)
         try:
             status = process.wait(_COMMAND_TIMEOUT)

@@ -57,6 +57,7 @@ _logger = logging.getLogger(__name__)
 
 _EXTENSIONS = {"image/png": "png", "image/webp": "webp", "image/jpeg": "jpg"}
 _MAX_REMEMBERED_AUTHORS = 10_000
+_CLOSE_SECONDS = 10.0
 
 
 class _NotSubmitted(Exception):
@@ -141,6 +142,7 @@ class GenerationWorker:
         self._freed = LocalSignal()
         self._threads = ThreadPoolExecutor(limit, thread_name_prefix="generation")
         self._submitted = 0
+        self._is_ending = False
         self._retries_at: list[float] = []
         self._doubtful: set[int] = set()
         self._unreadable: set[int] = set()
@@ -156,8 +158,24 @@ class GenerationWorker:
         """
         self._leases.start()
         self._recovery.start()
+        # A daemon, because a claim may hang in the database, and must not keep the process from ending.
+        claiming = threading.Thread(target=self._claim_on, name="claims", daemon=True)
+        claiming.start()
+        self._recorded.wait_for_end()
+        on_ending()
+        self._is_ending = True
+        self._freed.send()
+        claiming.join(_CLOSE_SECONDS)
+        self._threads.shutdown()
+        self._recovery.close()
+        self._leases.close()
+
+    # --- Claim ---------------------------------------------------------------------------------------------------
+
+    def _claim_on(self) -> None:
+        """Claim whenever there may be something to claim, until the worker ends."""
         has_predecessor = True
-        while True:
+        while not self._is_ending:
             try:
                 if has_predecessor:
                     in_transaction(
@@ -171,31 +189,21 @@ class GenerationWorker:
             except Exception:
                 _logger.exception("No generation can be claimed.")
                 pause = self._poll_interval
-            if not self._wait(pause):
-                break
-        on_ending()
-        self._threads.shutdown()
-        self._recovery.close()
-        self._leases.close()
-        self._freed.close()
+            self._wait(pause)
 
-    # --- Claim ---------------------------------------------------------------------------------------------------
-
-    def _wait(self, pause: float) -> bool:
-        """Wait until there may be something to claim; return False where nobody is left who could record anything."""
-        is_full = self._submitted >= self._limit
+    def _wait(self, pause: float) -> None:
+        """Wait until there may be something to claim."""
         # A full worker leaves the signals of new records to others.
+        is_full = self._submitted >= self._limit
         watched = (self._freed,) if is_full else (self._freed, self._recorded)
         wait_for_any(*watched, timeout=None if is_full else pause)
-        self._freed.read()
-        if not is_full:
-            self._recorded.read()
-        return not self._recorded.has_ended
+        for signal in watched:
+            signal.read()
 
     def _claim_all(self) -> float:
         """Claim what there is and may be claimed; return the seconds until there may be more."""
         self._return_doubtful()
-        while self._submitted < self._limit:
+        while self._submitted < self._limit and not self._is_ending:
             pause = self._claim_next()
             if pause is not None:
                 return pause

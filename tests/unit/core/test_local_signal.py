@@ -47,13 +47,12 @@ def test_the_end_of_the_last_sender_is_noticed(signal: LocalSignal) -> None:
     if pid == 0:
         signal.send(5)
         os._exit(0)
-    assert not signal.has_ended
     signal.close_sender()
     os.waitpid(pid, 0)
 
     wait_for_any(signal, timeout=None)
     assert signal.read() == [5]
-    assert signal.has_ended
+    signal.wait_for_end()
     signal.close_sender()  # Again, without harm.
 
 
