@@ -83,7 +83,8 @@ def test_the_maker_alone_has_the_provider_s_package_and_gives_way(several: Runni
     assert "_pybase64" in _maps(several.maker)
     for worker in several.workers:
         assert "_pybase64" not in _maps(worker)
-        assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in _threads_of(worker)} == {0}
+        nice = os.getpriority(os.PRIO_PROCESS, 0)
+        assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in _threads_of(worker)} == {nice}
         assert len(os.sched_getaffinity(worker)) == 1
     assert {os.sched_getscheduler(thread) for thread in _threads_of(several.maker)} == {os.SCHED_IDLE}
     assert os.sched_getaffinity(several.maker) == os.sched_getaffinity(several.process.pid)
