@@ -29,7 +29,7 @@ from pixyproxy.data.repositories.users import UserRepository
 from pixyproxy.service.indexer import take_step
 from pixyproxy.service.page_tokens import PageTokens
 from tests.support.image_client import ImageClient
-from tests.support.servers import Login, RunningServer, running_server
+from tests.support.servers import SERVE_ANEW, Login, RunningServer, running_server
 
 _WARM_UPS = 3
 _GUIDS = 200
@@ -117,7 +117,7 @@ def measure(database: MillionDatabase, runs: int, only: str | None) -> Measured:
 def _measure_lists(database: MillionDatabase, runs: int, measured: Measured) -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
-        running_server(Path(folder), {"PIXYPROXY_DATABASE_URL": database.url}) as server,
+        running_server(Path(folder), {"PIXYPROXY_DATABASE_URL": database.url}, command=SERVE_ANEW) as server,
         opened(database) as behind,
     ):
         _remove_added(behind)  # by a run that was cut off

@@ -155,7 +155,7 @@ def test_a_store_that_is_away_does_not_keep_a_server_from_starting(
     network.will(http.refuse(503), "GET")
     settings = {**s3_env(network.port), "PIXYPROXY_IMAGE_STORE": f"{s3_server.url}/{uuid.uuid4().hex}"}
     with running_server(tmp_path, settings | {"PIXYPROXY_IMAGE_STORE_TIMEOUT": "0.5"}) as server:
-        assert "The object store failed" in server.log
+        wait_until(lambda: "The object store failed" in server.log, TIMEOUT, "the warning")
         network.recover()
         client = ImageClient(server, server.admin)
         assert client.content(client.create().guid)[1]

@@ -44,8 +44,11 @@ class Order:
         """Turn this process into the one that was ordered, up to the module that it runs."""
         for number, stream in enumerate(self.streams):
             os.dup2(stream, number)
-        # With what belongs to the fork server and to others that it has started.
-        os.closerange(len(self.streams), os.sysconf("SC_OPEN_MAX"))
+        # What belongs to the fork server, and to others that it has started.
+        for number in map(int, os.listdir("/proc/self/fd")):
+            if number >= len(self.streams):
+                with contextlib.suppress(OSError):  # The listing itself.
+                    os.close(number)
         os.chdir(self.folder)
         os.environ.clear()
         os.environ.update(self.environment)
