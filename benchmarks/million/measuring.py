@@ -253,10 +253,10 @@ def _remove_added(behind: Database) -> None:
 
 
 def _background(fresh: Database) -> float:
-    """Return the milliseconds an image that the indexer takes to fill a whole block, and to merge it."""
+    """Return the milliseconds an image that the indexer takes to fill a whole block."""
     init.upgrade(fresh)
     user = UserCreate(username="author", password=SecretStr("none"))
-    count = (1 << postings.BLOCK_BITS) + (1 << postings.BATCH_BITS)
+    count = 1 << postings.BLOCK_BITS
     with fresh.transaction() as context:
         author_id = UserRepository(context).insert(user).id
         context.commit()

@@ -102,7 +102,9 @@ def _be_refused(site: Site, server: RunningServer, outcome: Outcome) -> Wish:
     wish = site.wish()
     answer = site.create(server, wish, timeout=20)
     outcome.injected += 1
-    outcome.expect(answer.as_told == "RESOURCE_EXHAUSTED TOO_BUSY", f"not submitted within the deadline: {answer.as_told}")
+    outcome.expect(
+        answer.as_told == "RESOURCE_EXHAUSTED TOO_BUSY", f"not submitted within the deadline: {answer.as_told}"
+    )
     outcome.expect(answer.retry_after is not None and answer.seconds < 5, f"told after {answer.seconds:.1f} s")
     return wish
 
