@@ -15,12 +15,15 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import mysql.connector
 import pytest
 
+from pixyproxy.core.models import ImageCreation, ImageDetailCreate
+from pixyproxy.data.repositories.generations import GenerationRepository, RequestContext
 from tests.faults.site import OUTCOME_UNKNOWN, PATIENCE, Site, Wish, wait_until_sent
 from tests.support.backup_programs import dump_programs, program_folder
 from tests.support.database_servers import DatabaseServer, fresh_database
@@ -37,9 +40,16 @@ BLOCKS = re.findall(r"^```sh\n(.*?)^```$", SECTION, flags=re.MULTILINE | re.DOTA
 # The rights of the user pixyproxy, with which backups are made.
 GRANT = re.search(r"GRANT ([A-Z, ]+)\n", (ROOT / "sql/mysql/002_create_user.sql").read_text(encoding="utf-8"))
 
+<<<<<<< HEAD
 _CALLERS = 2
 _OLD = 15
 _DOOMED = 8
+=======
+_CALLERS = 4
+_OLD = 40
+_DOOMED = 20
+_FOR_TOMORROW = "for tomorrow"
+>>>>>>> travel
 
 
 def block(*words: str) -> str:
@@ -327,6 +337,7 @@ def test_all_that_was_there_when_a_backup_began_is_restored(
         def note_what_is_there() -> None:
             load.wait_for(5)
             before.extend([*old, *load.made])
+            _queue_for_tomorrow(server)
 
         def delete_doomed() -> None:
             for wish in doomed:
@@ -346,6 +357,8 @@ def test_all_that_was_there_when_a_backup_began_is_restored(
     operator.restore(backup)
 
     with site.server() as server:
+        # It may have been generated since the backup.
+        assert server.generation_states(_FOR_TOMORROW) == []
         for wish in before:
             _assert_is_there(site, server, wish)
         for wish in {*load.made} - {*before}:
@@ -359,6 +372,18 @@ def test_all_that_was_there_when_a_backup_began_is_restored(
         found = {image.guid for page in pages for image in page}
         assert {wish.image.guid for wish in before if wish.image} <= found
         assert site.create(server, site.wish()).is_ok
+
+
+def _queue_for_tomorrow(server: RunningServer) -> None:
+    """Record a request that no generation worker claims before the end of the test."""
+    creation = ImageCreation(detail=ImageDetailCreate(prompt=_FOR_TOMORROW))
+    author_id, tomorrow = server.caller(server.admin).user_id, datetime.now(UTC) + timedelta(days=1)
+    with server.database() as database, database.transaction() as context:
+        queued = GenerationRepository(context).insert(creation, author_id, "", RequestContext())
+        context.execute(
+            "UPDATE generations SET not_before_at = :tomorrow WHERE id = :id", {"tomorrow": tomorrow, "id": queued.id}
+        )
+        context.commit()
 
 
 def _assert_is_there(site: Site, server: RunningServer, wish: Wish) -> None:

@@ -88,7 +88,9 @@ def test_the_generation_worker_alone_has_the_provider_s_package_and_gives_way(se
         assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in _threads_of(worker)} == {nice}
         assert len(os.sched_getaffinity(worker)) == 1
     threads = _threads_of(several.generation_worker)
-    assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in threads} == {min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10)}
+    assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in threads} == {
+        min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10)
+    }
     # Under SCHED_IDLE no lease would be renewed on a busy machine.
     assert {os.sched_getscheduler(thread) for thread in threads} == {os.SCHED_OTHER}
     assert os.sched_getaffinity(several.generation_worker) == os.sched_getaffinity(several.process.pid)
