@@ -40,16 +40,10 @@ BLOCKS = re.findall(r"^```sh\n(.*?)^```$", SECTION, flags=re.MULTILINE | re.DOTA
 # The rights of the user pixyproxy, with which backups are made.
 GRANT = re.search(r"GRANT ([A-Z, ]+)\n", (ROOT / "sql/mysql/002_create_user.sql").read_text(encoding="utf-8"))
 
-<<<<<<< HEAD
 _CALLERS = 2
 _OLD = 15
 _DOOMED = 8
-=======
-_CALLERS = 4
-_OLD = 40
-_DOOMED = 20
 _FOR_TOMORROW = "for tomorrow"
->>>>>>> travel
 
 
 def block(*words: str) -> str:
