@@ -194,7 +194,7 @@ class _Health(health.HealthServicer):
     def _on_close_callback(self, send_response_callback: Callable[[None], None], service: str) -> Callable[[], None]:
         # gRPC calls it in the serving thread, which must not wait for the lock: whoever holds the lock may be waiting
         # for that thread to send what watchers are told.
-        forget = super()._on_close_callback(send_response_callback, service)
+        forget = super()._on_close_callback(send_response_callback, service)  # type: ignore[misc]  # not in the stubs
         return lambda: threading.Thread(target=forget, name="health", daemon=True).start()
 
     def end_watches(self) -> None:
