@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import statistics
 import subprocess
 import threading
@@ -33,7 +34,7 @@ WORKERS = 2
 STALLED_READERS = 200
 STREAMS = 500
 GENERATIONS_A_WORKER = 64
-LARGE_PICTURE = 8 * MIB
+LARGE_IMAGE = 8 * MIB
 
 _ONE_WORKER = {"PIXYPROXY_WORKERS": "1"}
 _ALL_WORKERS = {"PIXYPROXY_WORKERS": str(WORKERS)}
@@ -169,10 +170,11 @@ def limits(site: Site, figures: Figures) -> None:
     with _provider(site) as provider, _serving_all(site, provider, "limits") as server:
         with site.loader.stalled(server.address, [site.content_request], site.both, STREAMS) as begun:
             figures["open streams"].append(begun)
-        # Answers come late enough for all to be under way at once.
-        wanted = GENERATIONS_A_WORKER * WORKERS
-        prompt = f"[[fault:late={site.seconds * 2 + 2}:bytes={64 * 1024}]]"
-        figures["generations at a time, a worker"].append(_create_at_once(site, server, prompt, wanted) / WORKERS)
+        # Answers come late enough for all to be submitted at once; what is queued until then comes too late.
+        wanted, late = GENERATIONS_A_WORKER * WORKERS, site.seconds * 2 + 2
+        prompt = f"[[fault:late={late}:bytes={64 * 1024}]]"
+        made = _create_at_once(site, server, prompt, wanted, timeout=1.9 * late)
+        figures["generations at a time, a worker"].append(made / WORKERS)
 
 
 # --- Parts of them ---------------------------------------------------------------------------------------------------
@@ -253,46 +255,45 @@ def _busy_generations(site: Site, server: Serving) -> Iterator[None]:
         # The first answers are spread over the time that each takes.
         seconds = _PROVIDER_SECONDS * (number + 1) / count
         while not ended.is_set():
-            with contextlib.suppress(grpc.RpcError):  # A worker may have more than its share of the connections.
-                _create(site, channel, f"[[fault:late={seconds}:bytes={LARGE_PICTURE}]]")
+            _create(site, channel, f"[[fault:late={seconds}:bytes={LARGE_IMAGE}]]")
             seconds = _PROVIDER_SECONDS
             ended.wait(0.1)
 
     with _channels(server, 16) as channels, ThreadPoolExecutor(count) as threads:
-        for number in range(count):
-            threads.submit(keep_creating, channels[number % len(channels)], number)
+        callers = [threads.submit(keep_creating, channels[number % len(channels)], number) for number in range(count)]
         try:
             yield
         finally:
             ended.set()
+        for caller in callers:
+            caller.result()
 
 
-def _create(site: Site, channel: grpc.Channel, prompt: str) -> None:
-    image_stub(channel).CreateImage(pb.CreateImageRequest(prompt=prompt), metadata=site.login.metadata)
+def _create(site: Site, channel: grpc.Channel, prompt: str, timeout: float | None = None) -> None:
+    image_stub(channel).CreateImage(pb.CreateImageRequest(prompt=prompt), metadata=site.login.metadata, timeout=timeout)
 
 
-def _create_at_once(site: Site, server: Serving, prompt: str, count: int) -> int:
-    """Create so many images at once, over enough connections; return how many were made.
+def _create_at_once(site: Site, server: Serving, prompt: str, count: int, timeout: float | None = None) -> int:
+    """Create so many images at once, over several connections; return how many were there within the timeout."""
 
-    A worker that is handed more than its share refuses the rest, which then go over other connections.
-    """
-
-    def create_somewhere(channels: list[grpc.Channel], number: int) -> bool:
-        for channel in channels[number % len(channels) :] + channels[: number % len(channels)]:
-            with contextlib.suppress(grpc.RpcError):
-                _create(site, channel, prompt)
-                return True
-        return False
+    def create(channel: grpc.Channel) -> bool:
+        try:
+            _create(site, channel, prompt, timeout)
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise
+            return False
+        return True
 
     with _channels(server, 16) as channels, ThreadPoolExecutor(count) as threads:
-        return sum(threads.map(lambda number: create_somewhere(channels, number), range(count)))
+        return sum(threads.map(create, itertools.islice(itertools.cycle(channels), count)))
 
 
 def _memory_in_flight(site: Site, server: Serving) -> float:
     """Return the most memory that images take while they are made and stored, beside their size."""
     count = 16
-    prompt = f"[[fault:late=0.5:bytes={LARGE_PICTURE}]]"
+    prompt = f"[[fault:late=0.5:bytes={LARGE_IMAGE}]]"
     before = server.rss()
     server.forget_peak()
     made = _create_at_once(site, server, prompt, count)
-    return (server.peak_rss() - before) / (made * LARGE_PICTURE)
+    return (server.peak_rss() - before) / (made * LARGE_IMAGE)

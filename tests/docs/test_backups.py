@@ -24,7 +24,7 @@ import pytest
 
 from pixyproxy.core.models import ImageCreation, ImageDetailCreate
 from pixyproxy.data.repositories.generations import GenerationRepository, RequestContext
-from tests.faults.site import OUTCOME_UNKNOWN, PATIENCE, Site, Wish, wait_until_sent
+from tests.faults.site import OUTCOME_UNKNOWN, PATIENCE, Site, Wish, wait_until_submitted
 from tests.support.backup_programs import dump_programs, program_folder
 from tests.support.database_servers import DatabaseServer, fresh_database
 from tests.support.image_client import ImageClient
@@ -323,7 +323,7 @@ def test_all_that_was_there_when_a_backup_began_is_restored(
         for wish in (*old, *doomed):
             assert site.create(server, wish).is_ok
         call = site.begin(server, never_answered)
-        wait_until_sent(site, never_answered)
+        wait_until_submitted(site, never_answered)
         load = Load(site, server)
 
         before = list[Wish]()

@@ -16,7 +16,7 @@ from tests.support.servers import RunningServer
 from tests.support.waiting import wait_until
 
 _ASKERS = 8
-# The stand-in has answered these without making a picture.
+# The stand-in has answered these without generating an image.
 _FREE_FAULTS = frozenset({"400", "401", "403", "404", "429", "503", "moderation_blocked", "redirect"})
 _PASSING = frozenset({STILL_UNDER_WAY, "DATABASE_UNAVAILABLE", "CONFLICT", "TOO_BUSY"})
 
@@ -67,7 +67,7 @@ def _ask_again(site: Site, server: RunningServer, outcome: Outcome, expected: Ex
             is_gone = wish.may_be_deleted and answer.reason == "IMAGE_NOT_FOUND"
             outcome.expect(again == before.guid or is_gone, f"asked again, another answer ({again}): {wish}")
         elif answer.reason == OUTCOME_UNKNOWN:
-            # Noted as sent by a commit whose answer was lost, a request may never have been sent: no picture, no loss.
+            # Where the answer to the commit of a claim was lost, the provider may not have been asked: nothing is lost.
             if not expected.unknown and site.stand_in.count(wish.prompt) > 0:
                 outcome.lost.append(f"nothing was killed, and its outcome is unknown: {wish}")
         else:
@@ -108,7 +108,7 @@ def _check_bill(site: Site, outcome: Outcome) -> None:
 
 
 def may_have_billed(prompt: str, number: int) -> bool:
-    """Whether the stand-in's answer to a submission leaves it possible that a picture was made."""
+    """Whether the stand-in's answer to a submission leaves it possible that an image was generated."""
     fault = Fault.of(Submission({"prompt": prompt}, {}, number))
     return fault is None or fault.name not in _FREE_FAULTS
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.faults.audit import Expected, audit
 from tests.faults.outcome import Outcome
-from tests.faults.site import PATIENCE, Bench, Site, Wish, request_for, wait_until_sent
+from tests.faults.site import PATIENCE, Bench, Site, Wish, request_for, wait_until_submitted
 from tests.support.servers import RunningServer, image_stub
 from tests.support.waiting import wait_until
 
@@ -64,14 +64,14 @@ def _leave_and_ask(
 
 def _cancel(site: Site, server: RunningServer, wish: Wish, outcome: Outcome) -> None:
     call = site.begin(server, wish)
-    wait_until_sent(site, wish)
+    wait_until_submitted(site, wish)
     call.cancel()
 
 
 def _let_deadline_pass(site: Site, server: RunningServer, wish: Wish, outcome: Outcome) -> None:
     answer = site.create(server, wish, timeout=0.5)
     outcome.expect(answer.code == "DEADLINE_EXCEEDED", f"the deadline passed: {answer.as_told}")
-    wait_until_sent(site, wish)
+    wait_until_submitted(site, wish)
 
 
 def _hang_up(site: Site, server: RunningServer, wish: Wish, outcome: Outcome) -> None:
@@ -79,7 +79,7 @@ def _hang_up(site: Site, server: RunningServer, wish: Wish, outcome: Outcome) ->
         call: Any = image_stub(channel).CreateImage.future(
             request_for(wish), metadata=site.login.metadata, timeout=PATIENCE
         )
-        wait_until_sent(site, wish)
+        wait_until_submitted(site, wish)
     outcome.expect(call.done(), "the connection is closed")
 
 

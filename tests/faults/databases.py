@@ -16,7 +16,7 @@ from pixyproxy_pb.v1 import image_service_pb2 as pb
 from tests.faults.audit import Expected, audit
 from tests.faults.crashes import Load
 from tests.faults.outcome import Outcome
-from tests.faults.site import PATIENCE, Answer, Bench, Site, Wish, failed, wait_until_sent
+from tests.faults.site import PATIENCE, Answer, Bench, Site, Wish, failed, wait_until_submitted
 from tests.faults.tcp_proxy import TcpProxy, tcp_proxy
 from tests.support.database_servers import DatabaseKind, PrivateServer, fresh_database, private_server
 from tests.support.servers import RunningServer
@@ -112,14 +112,14 @@ def goes_away(
 
 
 def goes_away_and_we_die(bench: Bench, kind: DatabaseKind, *, times: int) -> Outcome:
-    """Have pictures come while the database is away, and kill the server before it is back."""
-    outcome = Outcome("pictures come while the database is away, then kill -9")
+    """Have images come while the database is away, and kill the server before it is back."""
+    outcome = Outcome("images come while the database is away, then kill -9")
     with _site_behind_network(bench, kind) as (site, _, network):
         for number in range(times):
             with site.server() as server:
                 pending = [_Pending(site, server) for _ in range(_PENDING)]
                 network.refuse()
-                wait_until(lambda: _noted(site) == _PENDING, PATIENCE, "the pictures to be on the disk")
+                wait_until(lambda: _stored(site) == _PENDING, PATIENCE, "the images to be stored")
                 server.kill()
                 killed_at = time.monotonic()
                 outcome.injected += 1
@@ -129,17 +129,16 @@ def goes_away_and_we_die(bench: Bench, kind: DatabaseKind, *, times: int) -> Out
             with site.server() as server:
                 for one in pending:
                     again = site.create(server, one.wish)
-                    outcome.expect(again.is_ok, f"kept, and not entered: {again.as_told}: {one.wish}")
+                    outcome.expect(again.is_ok, f"stored, and not committed: {again.as_told}: {one.wish}")
                 outcome.recovered(time.monotonic() - killed_at)
                 if number == times - 1:
                     audit(site, server, outcome, Expected())
     return outcome
 
 
-def _noted(site: Site) -> int:
-    """Count the pictures that are whole on the disk and wait to be entered."""
-    notes = site.store / ".notes"
-    guids = [path.name for path in notes.glob("*")]
+def _stored(site: Site) -> int:
+    """Count the images that are stored whole and not committed yet."""
+    guids = [path.name for path in (site.store / ".notes").glob("*")]
     return sum((site.store / guid[0:2] / guid[2:4] / guid).exists() for guid in guids)
 
 
@@ -149,24 +148,24 @@ def _let_pass(until: float) -> None:
 
 
 class _Pending:
-    """A picture that the provider is working on when the database goes."""
+    """A generation that the provider is working on when the database goes."""
 
     def __init__(self, site: Site, server: RunningServer) -> None:
         self.wish: Wish = site.wish(_GENERATION)
         self._site, self._server = site, server
         self._call = site.begin(server, self.wish)
-        wait_until_sent(site, self.wish)
+        wait_until_submitted(site, self.wish)
 
     def answer(self) -> Answer:
         return self._site.end(self.wish, self._call)
 
     def check(self, outcome: Outcome) -> None:
-        """It was sent once, is kept, and is found under its request id."""
+        """It was submitted once, is stored, and is found under its request id."""
         first = self.answer()
-        outcome.expect(first.is_ok or first.as_told == _AWAY, f"its picture came meanwhile: {first.as_told}")
+        outcome.expect(first.is_ok or first.as_told == _AWAY, f"its image came meanwhile: {first.as_told}")
         outcome.expect(first.seconds < PATIENCE, f"told after {first.seconds:.1f} s")
         again = self._site.create(self._server, self.wish)
-        outcome.expect(again.is_ok, f"kept, and not entered: {again.as_told}: {self.wish}")
+        outcome.expect(again.is_ok, f"stored, and not committed: {again.as_told}: {self.wish}")
 
 
 @dataclass(frozen=True)

@@ -151,8 +151,9 @@ def _random_kills(bench: Bench, servers: Databases) -> Iterator[Scenario]:
 
 
 def _others(bench: Bench, servers: Databases) -> Iterator[Scenario]:
-    for hold, url in itertools.product(queued.HOLDS, (None, servers.on_mysql())):
-        yield partial(queued.everything_killed, bench, url, hold, times=2)
+    for hold in queued.HOLDS:
+        for url in (None, servers.on_mysql()):
+            yield partial(queued.everything_killed, bench, url, hold, times=2)
     for url in servers.everywhere():
         yield partial(queued.one_of_two_killed, bench, url, times=2)
     for url in servers.everywhere():

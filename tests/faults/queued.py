@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.faults.audit import Expected, audit
 from tests.faults.outcome import Outcome
-from tests.faults.site import OUTCOME_UNKNOWN, PATIENCE, Bench, Site, Wish, wait_until_sent
+from tests.faults.site import OUTCOME_UNKNOWN, PATIENCE, Bench, Site, Wish, wait_until_submitted
 from tests.support.servers import RunningServer
 from tests.support.waiting import wait_until
 
@@ -139,7 +139,7 @@ def _ask(site: Site, server: RunningServer, number: int, fault: str = "") -> Req
 
 def _begin(site: Site, server: RunningServer, number: int, fault: str) -> Request:
     wish, call = _ask(site, server, number, fault)
-    wait_until_sent(site, wish)
+    wait_until_submitted(site, wish)
     return wish, call
 
 

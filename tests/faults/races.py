@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tests.faults.audit import Expected, audit
 from tests.faults.outcome import Outcome
-from tests.faults.site import OUTCOME_UNKNOWN, Answer, Bench, Site, Wish, wait_until_sent
+from tests.faults.site import OUTCOME_UNKNOWN, Answer, Bench, Site, Wish, wait_until_submitted
 from tests.support.servers import RunningServer
 
 _CALLERS = 16
@@ -41,7 +41,7 @@ def several_servers(bench: Bench, database_url: str, *, rounds: int) -> Outcome:
 
 
 def one_of_several_killed(bench: Bench, database_url: str, *, rounds: int, seed: int) -> Outcome:
-    """Have callers race on several servers, and kill one of these while the picture is made."""
+    """Have callers race on several servers, and kill one of these while the image is generated."""
     outcome = Outcome(f"the same, and one of the {_SERVERS} servers killed meanwhile")
     chance = random.Random(seed)
     site = bench.site(database_url)
@@ -67,7 +67,7 @@ def _race_and_kill(site: Site, seed: float, outcome: Outcome) -> None:
     with contextlib.ExitStack() as stack, ThreadPoolExecutor(_CALLERS) as pool:
         servers = [stack.enter_context(site.server()) for _ in range(_SERVERS)]
         calls = [pool.submit(_ask_on, site, servers, number % _SERVERS, wish) for number in range(_CALLERS)]
-        wait_until_sent(site, wish)
+        wait_until_submitted(site, wish)
         servers[chance.randrange(_SERVERS)].kill()
         killed_at = time.monotonic()
         outcome.injected += 1

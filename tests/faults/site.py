@@ -251,9 +251,9 @@ class Site:
         return answer
 
 
-def wait_until_sent(site: Site, wish: Wish) -> None:
+def wait_until_submitted(site: Site, wish: Wish) -> None:
     """Wait until the provider has a request, which takes its time to answer."""
-    wait_until(lambda: site.stand_in.count(wish.prompt), PATIENCE, "the request to be sent")
+    wait_until(lambda: site.stand_in.count(wish.prompt), PATIENCE, "the request to be submitted")
 
 
 def request_for(wish: Wish) -> pb.CreateImageRequest:

@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2
 from tests.faults.audit import Expected, audit
 from tests.faults.crashes import Load
 from tests.faults.outcome import Outcome
-from tests.faults.site import OUTCOME_UNKNOWN, PATIENCE, Bench, Site, Wish, wait_until_sent
+from tests.faults.site import OUTCOME_UNKNOWN, PATIENCE, Bench, Site, Wish, wait_until_submitted
 from tests.support.rpc import health_stub
 from tests.support.servers import RunningServer
 
@@ -53,8 +53,8 @@ def stopped_under_load(bench: Bench, database_url: str | None, *, times: int) ->
 
 
 def stopped_without_caller(bench: Bench, database_url: str | None, *, times: int) -> Outcome:
-    """Tell a server to end when callers have gone or the drain is too short: pictures are stored all the same."""
-    outcome = Outcome("SIGTERM, a picture outlasts its caller")
+    """Tell a server to end when callers have gone or the drain is too short: images are stored all the same."""
+    outcome = Outcome("SIGTERM, a generation outlasts its caller")
     site = bench.site(database_url, PIXYPROXY_DRAIN_TIMEOUT="0.5")
     for number in range(times):
         with site.server() as server:
@@ -71,8 +71,8 @@ def stopped_without_caller(bench: Bench, database_url: str | None, *, times: int
         with site.server() as server:
             for wish in (cancelled, outlasting):
                 again = site.create(server, wish)
-                outcome.expect(again.is_ok, f"sent before the end, and not stored: {again.as_told}")
-                outcome.expect(site.stand_in.count(wish.prompt) == 1, f"not sent once: {wish}")
+                outcome.expect(again.is_ok, f"submitted before the end, and not stored: {again.as_told}")
+                outcome.expect(site.stand_in.count(wish.prompt) == 1, f"not submitted once: {wish}")
             if number == times - 1:
                 audit(site, server, outcome, Expected())
     return outcome
@@ -100,7 +100,7 @@ def stopped_twice(bench: Bench, database_url: str | None, *, times: int) -> Outc
             again = site.create(server, wish)
             outcome.recovered(time.monotonic() - told_at)
             outcome.expect(again.reason == OUTCOME_UNKNOWN, f"asked again: {again.as_told}")
-            outcome.expect(site.stand_in.count(wish.prompt) == 1, f"not sent once: {wish}")
+            outcome.expect(site.stand_in.count(wish.prompt) == 1, f"not submitted once: {wish}")
             if number == times - 1:
                 audit(site, server, outcome, Expected(unknown=True))
     outcome.expect(max(ends) < _AT_ONCE, f"told twice, it ended after {max(ends):.1f} s")
@@ -111,7 +111,7 @@ def stopped_twice(bench: Bench, database_url: str | None, *, times: int) -> Outc
 def _begin(site: Site, server: RunningServer, fault: str) -> tuple[Wish, Any]:
     wish = site.wish(fault)
     call = site.begin(server, wish)
-    wait_until_sent(site, wish)
+    wait_until_submitted(site, wish)
     return wish, call
 
 

@@ -13,13 +13,13 @@ import pytest
 
 from tests.faults.audit import Expected, audit
 from tests.faults.outcome import Outcome
-from tests.faults.site import OUTCOME_UNKNOWN, Bench, Site, Wish, wait_until_sent
+from tests.faults.site import OUTCOME_UNKNOWN, Bench, Site, Wish, wait_until_submitted
 from tests.support.servers import RunningServer
 
 _MEGABYTE = 1024 * 1024
 # The product begins no generation below 64 MiB.
 _DISK = 80 * _MEGABYTE
-_LARGE_PICTURE = 3 * _MEGABYTE
+_LARGE_IMAGE = 3 * _MEGABYTE
 _FULL = "RESOURCE_EXHAUSTED STORAGE_FULL"
 _DAMAGED = "DATA_LOSS CONTENT_DAMAGED"
 
@@ -48,7 +48,7 @@ def full_disk(bench: Bench, database_url: str | None, *, times: int) -> Outcome:
 
     def fill(site: Site) -> Callable[[], None]:
         filler = site.store / "filler"
-        _fill(filler, leave=_LARGE_PICTURE)
+        _fill(filler, leave=_LARGE_IMAGE)
         return filler.unlink
 
     return _refused_before(bench, database_url, "disk full", fill, times)
@@ -92,20 +92,20 @@ def _refused_before(
 
 
 def full_after_answer(bench: Bench, database_url: str | None, *, times: int) -> Outcome:
-    """Fill the disk while the provider works: the picture cannot be kept, and its caller is told so."""
-    outcome = Outcome("disk full when the picture comes")
+    """Fill the disk while the provider works: the image cannot be stored, and its caller is told so."""
+    outcome = Outcome("disk full when the image comes")
     site = bench.site(database_url)
     with small_disk(site.store), site.server() as server:
         for _ in range(times):
             # Slower than filling the disk takes, and larger than what is left then.
             wish = site.wish("slow=1")
             call = site.begin(server, wish)
-            wait_until_sent(site, wish)
+            wait_until_submitted(site, wish)
             filler = site.store / "filler"
             _fill(filler, leave=0)
             outcome.injected += 1
             answer = site.end(wish, call)
-            outcome.expect(answer.as_told == _FULL, f"the picture came: {answer.as_told}")
+            outcome.expect(answer.as_told == _FULL, f"the image came: {answer.as_told}")
             filler.unlink()
             _expect_service(site, server, site.wish(), outcome)
             again = site.create(server, wish)

@@ -100,7 +100,7 @@ def _is_served(client: ImageClient, guid: str) -> bool:
     return True
 
 
-def test_a_picture_that_comes_while_the_database_is_away_is_not_lost(
+def test_an_image_that_comes_while_the_database_is_away_is_not_lost(
     own_database: PrivateServer, dependent: RunningServer, stand_in: RunningStandIn, prompt: str
 ) -> None:
     client = ImageClient(dependent, dependent.admin)
@@ -118,8 +118,8 @@ def test_a_picture_that_comes_while_the_database_is_away_is_not_lost(
         own_database.start()
     # The caller is told of the image, or where to find it; never that there is none.
     assert call.code() is grpc.StatusCode.OK or refusal_of(call.exception()).reason == "DATABASE_UNAVAILABLE"
-    # It is entered by itself, and found with or without the request id.
-    (guid,) = wait_until(lambda: client.guids(prompt=prompt.split()[2]), TIMEOUT, "the image to be entered")
+    # It is committed by itself, and found with or without the request id.
+    (guid,) = wait_until(lambda: client.guids(prompt=prompt.split()[2]), TIMEOUT, "the image to be committed")
     made = client.stub.CreateImage(request, metadata=client.metadata, timeout=TIMEOUT).image
     assert made == client.get(guid)
     assert client.content(guid)[0].sha256 == made.sha256
@@ -175,7 +175,7 @@ def test_a_full_disk(stand_in: RunningStandIn, prompt: str, tmp_path: Path) -> N
         refused = client.refused(pb.CreateImageRequest(prompt=f"{prompt} [[fault:large=3000000]]"))
         assert (refused.code, refused.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "STORAGE_FULL")
         assert str(tmp_path) not in refused.message
-        wait_until(lambda: not server.stored_files(), TIMEOUT, "what was half-written to be swept away")
+        wait_until(lambda: not server.stored_files(), TIMEOUT, "what was half-written to be removed")
         assert client.guids() == []
         resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
         made = client.create(f"{prompt} again [[fault:large=3000000]]")

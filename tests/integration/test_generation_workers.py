@@ -197,6 +197,7 @@ def test_what_is_queued_is_never_submitted_when_the_caller_goes(
         client.create()
         waiting = server.images.CreateImage.future(_request(prompt), metadata=client.metadata)
         wait_until(lambda: scrape(server).total("pixyproxy_pacing_waiting") == 1, TIMEOUT, "it to be queued")
+        assert server.generation_states(prompt) == ["queued"]
         waiting.cancel()
         wait_until(lambda: scrape(server).total("pixyproxy_pacing_waiting") == 0, TIMEOUT, "it to leave the queue")
         wait_until(lambda: server.generation_states(prompt) == ["failed"], TIMEOUT, "its end")

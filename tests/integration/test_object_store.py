@@ -131,7 +131,7 @@ def test_nothing_is_paid_for_that_could_not_be_kept(
     [http.refuse(500), http.refuse(403, "ExpiredToken"), http.be_silent, http.lose_answer, http.pretend],
     ids=["500", "denied", "silent", "answer lost", "not written"],
 )
-def test_a_picture_waits_for_a_store_that_is_away(
+def test_an_image_waits_for_a_store_that_is_away(
     client: ImageClient, network: FaultyHttp, stand_in: RunningStandIn, prompt: str, fault: Fault
 ) -> None:
     prompt += " [[fault:slow=1]]"
@@ -140,8 +140,8 @@ def test_a_picture_waits_for_a_store_that_is_away(
     call = client.stub.CreateImage.future(request, metadata=client.metadata, timeout=TIMEOUT)
     wait_until(lambda: stand_in.count(prompt), TIMEOUT, "the submission")
     network.will(fault, "PUT")
-    # By then more has failed than the probe for room and the first note.
-    wait_until(lambda: network.count("PUT") > before + 4, TIMEOUT, "the picture to be refused")
+    # By then more has failed than the probe for room and the first manifest.
+    wait_until(lambda: network.count("PUT") > before + 4, TIMEOUT, "the image to be refused")
     network.recover()
 
     made = call.result().image

@@ -32,7 +32,7 @@ _TOO_LATE = grpc.StatusCode.DEADLINE_EXCEEDED
 # --- It works --------------------------------------------------------------------------------------------------------
 
 
-def test_a_picture_of_the_provider_is_kept_with_all_that_is_known_of_it(
+def test_an_image_of_the_provider_is_stored_with_all_that_is_known_of_it(
     artist: ImageClient, stand_in: RunningStandIn, prompt: str
 ) -> None:
     options = pb.GenerationOptions(
@@ -69,7 +69,7 @@ def test_the_provider_is_told_one_name_of_an_author_and_not_the_real_one(
     assert artists.ann.username not in names[0]
 
 
-def test_a_picture_without_a_count_of_tokens_has_no_usage(artist: ImageClient, prompt: str) -> None:
+def test_an_image_without_a_count_of_tokens_has_no_usage(artist: ImageClient, prompt: str) -> None:
     assert not artist.create(f"{prompt} [[fault:no_usage]]").HasField("usage")
 
 
@@ -338,7 +338,7 @@ def test_a_provider_that_is_down_is_not_asked_for_a_while(
         assert refused.retry_after is not None
         assert 0 < refused.retry_after <= 5
         assert stand_in.count(prompt) == 0
-        # As it was not sent, it may be sent again.
+        # As it was not submitted, it may be queued again.
         assert artist.refused(request, timeout=4).reason == "PROVIDER_UNAVAILABLE"
 
 
