@@ -40,10 +40,6 @@ class SharedSlots:
         """Return how many are taken, by all processes."""
         return sum(self._counts)
 
-    def held_by(self, process: int) -> int:
-        """Return how many a process holds."""
-        return self._counts[process]
-
     def take(self, process: int) -> bool:
         """Take a slot for a process, by one of its threads at a time; return False where all are taken."""
         if self._lock_file is None:
@@ -71,18 +67,17 @@ class Slots:
     def __init__(self, shared: SharedSlots, process: int) -> None:
         self._shared = shared
         self._process = process
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
 
     def take(self) -> bool:
         """Take a slot, to be given back; return False where all are taken."""
-        with self._changed:
+        with self._lock:
             return self._shared.take(self._process)
 
     def give_back(self) -> None:
         """Give a slot back."""
-        with self._changed:
+        with self._lock:
             self._shared.give_back(self._process)
-            self._changed.notify_all()
 
     @property
     def limit(self) -> int:
@@ -93,8 +88,3 @@ class Slots:
     def taken(self) -> int:
         """How many are taken, by all processes."""
         return self._shared.taken()
-
-    def wait_until_none_is_held(self) -> None:
-        """Wait until this process holds none."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._shared.held_by(self._process) == 0)

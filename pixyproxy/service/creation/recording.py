@@ -216,7 +216,7 @@ class ImageCreator:
             self._give_up(generation, error)
             raise
         if ended is None:
-            raise _not_submitted() if self._give_up(generation, _caller_gone()) else still_generating()
+            raise _not_submitted() if self._give_up(generation, _caller_gone()) else _still_generating()
         return ended
 
     def _give_up(self, generation: Generation, error: PixyProxyException) -> bool:
@@ -250,8 +250,7 @@ def _not_submitted() -> ProviderTimeoutError:
     return ProviderTimeoutError("The deadline was reached before the request was submitted; nothing was generated.")
 
 
-def still_generating() -> ProviderTimeoutError:
-    """Return the error for callers whose time is over before the image is there."""
+def _still_generating() -> ProviderTimeoutError:
     return ProviderTimeoutError(
         "The image is still being generated. It will be stored; the same request with the same request_id fetches it."
     )

@@ -179,7 +179,7 @@ class GenerationWorker:
             try:
                 if has_predecessor:
                     in_transaction(
-                        self._database, lambda context: self._generations(context).expire_leases(self._owner)
+                        self._database, lambda context: GenerationRepository(context).expire_leases(self._owner)
                     )
                     has_predecessor = False
                 pause = self._claim_all()
@@ -214,7 +214,7 @@ class GenerationWorker:
         for generation_id in tuple(self._doubtful):
             in_transaction(
                 self._database,
-                lambda context, generation_id=generation_id: self._generations(context).queue_later(  # type: ignore[misc]
+                lambda context, generation_id=generation_id: GenerationRepository(context).queue_later(  # type: ignore[misc]
                     generation_id, self._owner, datetime.now(UTC)
                 ),
             )
@@ -223,7 +223,7 @@ class GenerationWorker:
     def _claim_next(self) -> float | None:
         """Claim one generation and begin it; return None where that was done, else the seconds until the next try."""
         with self._database.reading() as context:
-            oldest = self._generations(context).oldest_queued()
+            oldest = GenerationRepository(context).oldest_queued()
         oldest = {author_id: found for author_id, found in oldest.items() if found not in self._unreadable}
         if not oldest:
             return self._until_retry()
@@ -258,7 +258,7 @@ class GenerationWorker:
     def _read(self, generation_id: int) -> QueuedGeneration | None:
         try:
             with self._database.reading() as context:
-                return self._generations(context).get_queued(generation_id)
+                return GenerationRepository(context).get_queued(generation_id)
         except ValidationError:
             # Recorded by a later release, while the servers are updated one by one: its own workers understand it.
             self._unreadable.add(generation_id)
@@ -289,7 +289,7 @@ class GenerationWorker:
         with self._lock:
             self._submitted += 1
         self._observer.generations_changed(1)
-        self._observer.claimed((datetime.now(UTC) - generation.created_at).total_seconds())
+        self._observer.claimed(_age(generation))
         # In a context of its own, so that its log lines carry the id of the call.
         self._threads.submit(copy_context().run, self._run, replace(queued, generation=submitted), permit)
         return True
@@ -310,7 +310,7 @@ class GenerationWorker:
             state, error = GenerationState.OUTCOME_UNKNOWN, OutcomeUnknownError("The image was generated before.")
         except (StorageFullError, StorageUnavailableError) as failure:
             state, error = GenerationState.FAILED, failure
-        self._persist(lambda context: self._generations(context).end(generation, state, error))
+        self._persist(lambda context: GenerationRepository(context).end(generation, state, error))
         self._on_end(generation.id)
         return False
 
@@ -318,7 +318,7 @@ class GenerationWorker:
         wait = 0.0 if self._limiter is None else self._limiter.take(context)
         if wait > 0:
             raise _NotSubmitted(wait)
-        if not self._generations(context).submit(generation.id, self._owner, self._lease):
+        if not GenerationRepository(context).submit(generation.id, self._owner, self._lease):
             raise _NotSubmitted
 
     def _note_served(self, author_id: int) -> None:
@@ -390,7 +390,7 @@ class GenerationWorker:
         )
         self._observer.retrying(error)
         self._persist(
-            lambda context: self._generations(context).queue_later(queued.generation.id, self._owner, not_before)
+            lambda context: GenerationRepository(context).queue_later(queued.generation.id, self._owner, not_before)
         )
         with self._lock:
             heapq.heappush(self._retries_at, time.monotonic() + delay)
@@ -417,7 +417,7 @@ class GenerationWorker:
         self._observer.ended(request, _age(generation), outcome or error)
 
         def end(context: DatabaseContext) -> None:
-            generations = self._generations(context)
+            generations = GenerationRepository(context)
             if not generations.end(generation, state, error) and state is GenerationState.FAILED:
                 # Taken for dead meanwhile; but what failed has certainly cost nothing.
                 generations.end(replace(generation, state=GenerationState.OUTCOME_UNKNOWN), state, error)
@@ -456,10 +456,6 @@ class GenerationWorker:
                 time.sleep(self._retry_interval)
             else:
                 return
-
-    @staticmethod
-    def _generations(context: DatabaseContext) -> GenerationRepository:
-        return GenerationRepository(context)
 
 
 def _unreadable(generation: Generation, *, is_kept: bool) -> ProviderUnavailableError:

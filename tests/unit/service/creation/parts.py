@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from pixyproxy.core.call import CallScope
 from pixyproxy.core.local_signal import LocalSignal
-from pixyproxy.core.models import GenerationDefaults, Usage, new_guid
+from pixyproxy.core.models import GenerationDefaults, ImageDetail, Usage, new_guid
 from pixyproxy.data.database import Database
 from pixyproxy.data.image_store import ImageStore
 from pixyproxy.generation.circuit_breaker import CircuitBreaker, SharedCircuits
@@ -63,6 +64,25 @@ class FakeGenerator:
             raise left.pop(0) if len(left) > 1 else left[0]
 
         self.behave = fail
+
+
+def make_detail(guid: str, data: bytes) -> ImageDetail:
+    """The detail of an image with these bytes."""
+    now = datetime.now(UTC)
+    return ImageDetail(
+        guid=guid,
+        prompt="A Castle, at night!",
+        filename="castle.png",
+        author="alice",
+        content_type="image/png",
+        size_bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        width=1,
+        height=1,
+        model="m",
+        created_at=now,
+        updated_at=now,
+    )
 
 
 @dataclass

@@ -36,7 +36,6 @@ from pixyproxy.core.models import (
     GenerationOptions,
     Image,
     ImageCreation,
-    ImageDetail,
     ImageDetailCreate,
     Usage,
     Visibility,
@@ -52,7 +51,7 @@ from pixyproxy.service.creation.recording import ImageCreator
 from pixyproxy.service.creation.storing import ImageStoring, _Manifest
 from tests.support.waiting import wait_until
 from tests.unit.service.conftest import make_caller
-from tests.unit.service.creation.parts import LEASE, FakeGenerator, Server
+from tests.unit.service.creation.parts import LEASE, FakeGenerator, Server, make_detail
 
 KEY = "123e4567-e89b-42d3-a456-426614174000"
 
@@ -617,24 +616,6 @@ def test_a_half_written_file_goes_unless_its_writer_lives(store: LocalImageStore
         assert [path.name for path in parts.iterdir()] == ["alive"]
     store.sweep()
     assert list(parts.iterdir()) == []
-
-
-def make_detail(guid: str, data: bytes) -> ImageDetail:
-    now = datetime.now(UTC)
-    return ImageDetail(
-        guid=guid,
-        prompt="A Castle, at night!",
-        filename="castle.png",
-        author="alice",
-        content_type="image/png",
-        size_bytes=len(data),
-        sha256=hashlib.sha256(data).hexdigest(),
-        width=1,
-        height=1,
-        model="m",
-        created_at=now,
-        updated_at=now,
-    )
 
 
 def test_no_temporary_files_stay(creator: ImageCreator, alice: Caller, tmp_path: Path) -> None:

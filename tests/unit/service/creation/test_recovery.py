@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.service.creation.storing import ImageStoring
 from tests.support.unusual_files import UNUSUAL, in_time, put_in_place
 from tests.support.waiting import wait_until
-from tests.unit.service.creation.parts import LEASE, FakeGenerator, Server
+from tests.unit.service.creation.parts import LEASE, FakeGenerator, Server, make_detail
 
 PICTURE = b"picture"
 OWNER = new_guid()
@@ -69,21 +68,7 @@ def begin(database: Database, author: Caller, lease: timedelta) -> Generation:
 
 
 def detail_of(generation: Generation) -> ImageDetail:
-    now = datetime.now(UTC)
-    return ImageDetail(
-        guid=generation.image_guid,
-        prompt="a castle",
-        filename="castle.png",
-        author="alice",
-        content_type="image/png",
-        size_bytes=len(PICTURE),
-        sha256=hashlib.sha256(PICTURE).hexdigest(),
-        width=1,
-        height=1,
-        model="m",
-        created_at=now,
-        updated_at=now,
-    )
+    return make_detail(generation.image_guid, PICTURE)
 
 
 def is_committed(database: Database, generation: Generation) -> bool:
