@@ -16,8 +16,8 @@ from pydantic import SecretStr
 from pixyproxy.bootstrap import build_users, open_database
 from pixyproxy.core.models import Image, ImageDetail, Usage, UserCreate, Visibility
 from pixyproxy.data import init
-from pixyproxy.data.local_image_store import LocalImageStore
 from pixyproxy.data.repositories.images import ImageRepository
+from pixyproxy.data.stores.local_image_store import LocalImageStore
 from pixyproxy.resource.mapping import from_image
 from tests.support.servers import Login, settings_in
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from pixyproxy.workers import GENERATION_WORKER_NAME
+from pixyproxy.serving.workers import GENERATION_WORKER_NAME
 
 ROOT = Path(__file__).parents[1]
 

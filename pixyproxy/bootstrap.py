@@ -25,13 +25,13 @@ from pixyproxy.core.local_signal import LocalSignal
 from pixyproxy.core.models import GenerationDefaults, new_guid
 from pixyproxy.core.slots import SharedSlots, Slots
 from pixyproxy.data import init
-from pixyproxy.data.bucket_address import BucketAddress, is_url
 from pixyproxy.data.database import Database
-from pixyproxy.data.image_store import ImageStore
-from pixyproxy.data.local_image_store import LocalImageStore
 from pixyproxy.data.mysql import MySQLDatabase
 from pixyproxy.data.repositories.server_values import ServerValueRepository
 from pixyproxy.data.sqlite import SQLiteDatabase
+from pixyproxy.data.stores.bucket_address import BucketAddress, is_url
+from pixyproxy.data.stores.image_store import ImageStore
+from pixyproxy.data.stores.local_image_store import LocalImageStore
 from pixyproxy.generation.circuit_breaker import CircuitBreaker, SharedCircuits
 from pixyproxy.generation.interfaces import ImageGenerator
 from pixyproxy.generation.retry import RetryPolicy
@@ -49,7 +49,7 @@ from pixyproxy.service.image_service import ImageService
 from pixyproxy.service.indexer import SearchIndexer
 from pixyproxy.service.interfaces import ImageServiceInterface, UserServiceInterface
 from pixyproxy.service.page_tokens import PageTokens, new_page_token_key
-from pixyproxy.service.sign_in_throttle import SignInThrottle
+from pixyproxy.service.sign_in.throttle import SignInThrottle
 from pixyproxy.service.users import UserService
 from pixyproxy.settings import Settings, split_address
 
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from pixyproxy.observability.telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from pixyproxy.generation.openai_images import OpenAIGenerator
+    from pixyproxy.generation.openai.client import OpenAIGenerator
 
 _logger = logging.getLogger(__name__)
 
@@ -385,7 +385,7 @@ def open_store(settings: Settings, name: str) -> ImageStore:
     if not is_url(name):
         return LocalImageStore(Path(name))
     # It takes 5 MiB, which only those pay who have set a URL.
-    from pixyproxy.data.object_image_store import ObjectImageStore  # noqa: PLC0415
+    from pixyproxy.data.stores.object_image_store import ObjectImageStore  # noqa: PLC0415
 
     try:
         address = BucketAddress.parse(name)
@@ -410,7 +410,7 @@ def _build_generator(settings: Settings, watch: Watch) -> ImageGenerator:
         from pixyproxy.generation.offline import OfflineGenerator  # noqa: PLC0415
 
         return watch.traced(OfflineGenerator())
-    from pixyproxy.generation.openai_images import OpenAIGenerator  # noqa: PLC0415
+    from pixyproxy.generation.openai.client import OpenAIGenerator  # noqa: PLC0415
 
     generator = OpenAIGenerator(
         api_key=settings.openai_api_key.get_secret_value(),

@@ -14,9 +14,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from pixyproxy.core.exceptions import ConfigurationError
 from pixyproxy.core.models import TRANSPARENT_RULE, Background, ModelName, OutputFormat, Quality, Size, can_show
 from pixyproxy.core.provider_limits import has_documented_sizes, quality_problem, size_problem
-from pixyproxy.data.bucket_address import BucketAddress, is_url
 from pixyproxy.data.mysql import MySQLAddress
-from pixyproxy.resource.certificates import TLSFiles
+from pixyproxy.data.stores.bucket_address import BucketAddress, is_url
 from pixyproxy.resource.client_address import UNIX, Proxies
 
 _PREFIX = "PIXYPROXY_"
@@ -289,7 +288,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_plaintext(self) -> Settings:
-        if self.tls_files is None and not self.allow_plaintext and not _is_loopback(self.listen_host):
+        if self.tls_certificate is None and not self.allow_plaintext and not _is_loopback(self.listen_host):
             raise _refuse(
                 "PIXYPROXY_LISTEN is beyond loopback, where passwords would cross the network in plain text; "
                 "set PIXYPROXY_TLS_CERTIFICATE and PIXYPROXY_TLS_KEY, or put TLS in front and set "
@@ -331,13 +330,6 @@ class Settings(BaseSettings):
     def listen_port(self) -> int:
         """The port to serve on; 0 for any."""
         return split_address(self.listen)[1]
-
-    @property
-    def tls_files(self) -> TLSFiles | None:
-        """Where the files for TLS lie, or None where plain text is served."""
-        if self.tls_certificate is None or self.tls_key is None:
-            return None
-        return TLSFiles(self.tls_certificate, self.tls_key, self.tls_client_ca)
 
     @property
     def proxies(self) -> Proxies:

@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from benchmarks.million import corpus
 from pixyproxy.bootstrap import open_database
 from pixyproxy.data.database import Database
-from pixyproxy.data.repositories import postings
+from pixyproxy.data.search import postings
 from pixyproxy.settings import Settings
 from tests.support.database_binaries import DatabaseKind, find_binary, install_binary
 from tests.support.database_servers import RunningServer

@@ -17,8 +17,8 @@ from pixyproxy.core.models import UserClass, UserCreate
 from pixyproxy.data import init
 from pixyproxy.data.database import Database, Row
 from pixyproxy.data.repositories.images import detail_to_dict
-from pixyproxy.data.repositories.index_terms import joined, text_terms
 from pixyproxy.data.repositories.users import UserRepository
+from pixyproxy.data.search.terms import joined, text_terms
 from pixyproxy.service.indexer import seal_all
 
 PASSWORD = "the password of the benchmark"

@@ -20,12 +20,12 @@ from benchmarks.million.queries import ANYBODY, CALLERS, QUERIES, Query
 from pixyproxy.core.models import Caller, ImageDetail, ImageFilter, UserCreate, new_guid
 from pixyproxy.data import init
 from pixyproxy.data.database import Database
-from pixyproxy.data.repositories import postings
 from pixyproxy.data.repositories.image_conditions import ImagePosition, scope_of
 from pixyproxy.data.repositories.images import ImageRepository
-from pixyproxy.data.repositories.search_index import Indexed, SearchIndexRepository
 from pixyproxy.data.repositories.server_values import ServerValueRepository
 from pixyproxy.data.repositories.users import UserRepository
+from pixyproxy.data.search import postings
+from pixyproxy.data.search.index import Indexed, SearchIndexRepository
 from pixyproxy.service.indexer import take_step
 from pixyproxy.service.page_tokens import PageTokens
 from tests.support.image_client import ImageClient

@@ -38,9 +38,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pixyproxy.core.models import Caller, UserClass
 from pixyproxy.core.request_context import request_id
 from pixyproxy.data.pool import ConnectionPool
-from pixyproxy.logs import set_up_logging
 from pixyproxy.resource.interceptors.request_log import new_request_id
-from pixyproxy.service.credential_cache import CredentialCache
+from pixyproxy.service.sign_in.credential_cache import CredentialCache
+from pixyproxy.serving.logs import set_up_logging
 
 _POOL_SIZE = 16
 _USER = "SELECT id, guid, username, password, class_key, updated_at FROM users WHERE username_key = %s"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import pixyproxy.server
+import pixyproxy.serving.server
 from benchmarks.peers.constants import ConstantServicer
 from pixyproxy import cli
 
 if __name__ == "__main__":
-    vars(pixyproxy.server)["ImageServicer"] = ConstantServicer
+    vars(pixyproxy.serving.server)["ImageServicer"] = ConstantServicer
     cli.main()

@@ -15,20 +15,20 @@ from pydantic import SecretStr
 from pixyproxy.bootstrap import build_copying, build_users, open_current_database, open_database
 from pixyproxy.cli import has_terminal, warn
 from pixyproxy.cli.help import Command
+from pixyproxy.cli.progress import shown
 from pixyproxy.core.exceptions import ConfigurationError, ConstraintViolationError, RecordNotFoundError
 from pixyproxy.core.models import ADVISED_PASSWORD_LENGTH, UserClass, UserCreate
 from pixyproxy.core.text import exact_key
 from pixyproxy.core.validation import validated
-from pixyproxy.cores import advised_workers, can_share_work
 from pixyproxy.data import init
-from pixyproxy.file_access import protect_existing_files, protect_new_files
-from pixyproxy.logs import set_up_logging
-from pixyproxy.progress import shown
 from pixyproxy.service.image_copying import CopyOutcome
 from pixyproxy.service.indexer import seal_all
 from pixyproxy.service.interfaces import UserServiceInterface
+from pixyproxy.serving.cores import advised_workers, can_share_work
+from pixyproxy.serving.file_access import protect_existing_files, protect_new_files
+from pixyproxy.serving.logs import set_up_logging
+from pixyproxy.serving.workers import serve_alone, serve_together
 from pixyproxy.settings import MAX_WORKERS, Settings, describe_settings, load_settings
-from pixyproxy.workers import serve_alone, serve_together
 
 _FIRST_USER = "admin"
 _NOT_COPIED = (CopyOutcome.MISSING, CopyOutcome.DAMAGED, CopyOutcome.FAILED)

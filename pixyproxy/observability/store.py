@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
-from pixyproxy.data.image_store import ContentReader, ImageStore
+from pixyproxy.data.stores.image_store import ContentReader, ImageStore
 from pixyproxy.observability.recording import Record, recorded
 
 if TYPE_CHECKING:

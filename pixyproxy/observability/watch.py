@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from pixyproxy.data.database import Database
-from pixyproxy.data.image_store import ImageStore
+from pixyproxy.data.stores.image_store import ImageStore
 from pixyproxy.generation.interfaces import ImageGenerator
 from pixyproxy.generation.observer import GenerationObserver
 from pixyproxy.observability.database import ObservedDatabase

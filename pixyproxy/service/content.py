@@ -12,7 +12,7 @@ from cachetools import TTLCache
 
 from pixyproxy.core.exceptions import ContentDamagedError
 from pixyproxy.core.models import Image
-from pixyproxy.data.image_store import ContentReader
+from pixyproxy.data.stores.image_store import ContentReader
 
 # Measured fastest over gRPC among sizes that keep the memory of many slow readers small; see docs/decisions.md.
 CHUNK_SIZE = 64 * 1024

@@ -24,10 +24,10 @@ from pixyproxy.core.exceptions import (
     for_log,
 )
 from pixyproxy.data.database import Database, DatabaseContext
-from pixyproxy.data.image_store import ImageStore
 from pixyproxy.data.repositories.generations import GenerationRepository, GenerationState
 from pixyproxy.data.repositories.image_copies import ImageCopyRepository, ImageToCopy
 from pixyproxy.data.repositories.images import ImageRepository
+from pixyproxy.data.stores.image_store import ImageStore
 from pixyproxy.data.transactions import in_transaction
 
 _logger = logging.getLogger(__name__)

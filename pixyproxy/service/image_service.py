@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pixyproxy.data.database import Database
-from pixyproxy.data.image_store import ImageStore
+from pixyproxy.data.stores.image_store import ImageStore
 from pixyproxy.service.creation.recording import ImageCreator
 from pixyproxy.service.creation.storing import ImageStoring
 from pixyproxy.service.interfaces import ImageServiceInterface

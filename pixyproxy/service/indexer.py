@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from pixyproxy.core.periodic_task import PeriodicTask
 from pixyproxy.data.database import Database
-from pixyproxy.data.repositories.search_index import SearchIndexRepository, Unsealed
+from pixyproxy.data.search.index import SearchIndexRepository, Unsealed
 from pixyproxy.data.transactions import in_transaction
 
 # A search reads through the tail, some microseconds an image; to seal one alone costs ten times as much as among these.

@@ -17,9 +17,9 @@ from pixyproxy.core.models import (
 from pixyproxy.core.validation import validated, validated_guid
 from pixyproxy.data.database import Database
 from pixyproxy.data.gathering import GatheredReads
-from pixyproxy.data.image_store import ContentReader, ImageStore
 from pixyproxy.data.repositories.image_conditions import ImagePosition
 from pixyproxy.data.repositories.images import ImageRepository
+from pixyproxy.data.stores.image_store import ContentReader, ImageStore
 from pixyproxy.service.content import ImageContent, TrustedContents, damaged
 from pixyproxy.service.page_tokens import PageTokens
 

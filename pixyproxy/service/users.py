@@ -14,11 +14,11 @@ from pixyproxy.core.text import exact_key
 from pixyproxy.core.validation import validated
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.users import UserRepository
-from pixyproxy.service.credential_cache import CredentialCache
 from pixyproxy.service.interfaces import UserServiceInterface
-from pixyproxy.service.passwords import Passwords
-from pixyproxy.service.sign_in_queue import SignInQueue
-from pixyproxy.service.sign_in_throttle import SignInThrottle
+from pixyproxy.service.sign_in.credential_cache import CredentialCache
+from pixyproxy.service.sign_in.passwords import Passwords
+from pixyproxy.service.sign_in.queue import SignInQueue
+from pixyproxy.service.sign_in.throttle import SignInThrottle
 
 _logger = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from pixyproxy.data.bucket_address import BucketAddress
-from pixyproxy.data.object_image_store import ObjectImageStore
+from pixyproxy.data.stores.bucket_address import BucketAddress
+from pixyproxy.data.stores.object_image_store import ObjectImageStore
 from tests.support.object_stores import RunningObjectStore
 from tests.support.servers import NO_SETTINGS
 

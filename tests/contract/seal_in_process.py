@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import closing
 
-from pixyproxy.data.repositories import postings
+from pixyproxy.data.search import postings
 from pixyproxy.service import indexer
 from tests.contract.databases import open_database
 from tests.contract.small_blocks import SMALL_BLOCKS

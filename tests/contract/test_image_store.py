@@ -28,9 +28,9 @@ from pixyproxy.core.exceptions import (
     StorageFullError,
 )
 from pixyproxy.core.models import new_guid
-from pixyproxy.data.image_store import ImageStore
-from pixyproxy.data.local_image_store import LocalImageStore
-from pixyproxy.data.object_image_store import ObjectImageStore
+from pixyproxy.data.stores.image_store import ImageStore
+from pixyproxy.data.stores.local_image_store import LocalImageStore
+from pixyproxy.data.stores.object_image_store import ObjectImageStore
 from pixyproxy.observability.store import ObservedImageStore
 from tests.contract.object_stores import fresh_store
 from tests.support.unusual_files import UNUSUAL, in_time, put_in_place

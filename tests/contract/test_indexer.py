@@ -12,8 +12,8 @@ import pytest
 
 from pixyproxy.core.models import Caller, Image, ImageFilter
 from pixyproxy.data.database import Database
-from pixyproxy.data.repositories import postings
-from pixyproxy.data.repositories.search_index import SearchIndexRepository
+from pixyproxy.data.search import postings
+from pixyproxy.data.search.index import SearchIndexRepository
 from pixyproxy.service import indexer
 from pixyproxy.service.indexer import SearchIndexer, seal_all, take_step
 from tests.contract.records import add_caller, add_images, get_page, minutes

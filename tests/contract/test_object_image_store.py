@@ -15,8 +15,8 @@ from pixyproxy.core.exceptions import (
     StorageMisconfiguredError,
     StorageUnavailableError,
 )
-from pixyproxy.data.bucket_address import BucketAddress
-from pixyproxy.data.object_image_store import ObjectImageStore
+from pixyproxy.data.stores.bucket_address import BucketAddress
+from pixyproxy.data.stores.object_image_store import ObjectImageStore
 from tests.contract.object_stores import fresh_store
 from tests.support import faulty_http as http
 from tests.support.faulty_http import Fault, FaultyHttp, faulty_http

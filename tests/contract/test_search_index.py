@@ -18,12 +18,13 @@ import pytest
 from pixyproxy.core.models import Caller, Image, ImageFilter, UserClass, Visibility
 from pixyproxy.core.search_terms import MAX_TERM_LENGTH
 from pixyproxy.data.database import Database
-from pixyproxy.data.repositories import image_search, postings
 from pixyproxy.data.repositories.image_conditions import ImagePosition
-from pixyproxy.data.repositories.image_search import ImageSearch
 from pixyproxy.data.repositories.images import ImageRepository
-from pixyproxy.data.repositories.posting_store import Block, Found, PostingRepository, as_text
-from pixyproxy.data.repositories.search_index import SearchIndexRepository
+from pixyproxy.data.search import postings
+from pixyproxy.data.search import query as image_search
+from pixyproxy.data.search.index import SearchIndexRepository
+from pixyproxy.data.search.posting_store import Block, Found, PostingRepository, as_text
+from pixyproxy.data.search.query import ImageSearch
 from pixyproxy.data.transactions import in_transaction
 from tests.contract.databases import KINDS
 from tests.contract.page_model import expected_images

@@ -11,7 +11,7 @@ import pytest
 from pixyproxy.core.exceptions import StorageFullError, TooManySignInsError
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.past_sign_ins import PastSignInRepository
-from pixyproxy.service.sign_in_throttle import SignInThrottle, Standing
+from pixyproxy.service.sign_in.throttle import SignInThrottle, Standing
 from tests.contract.databases import open_database
 from tests.support.waiting import wait_until
 

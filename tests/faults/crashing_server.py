@@ -19,15 +19,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pixyproxy import bootstrap, cli
-from pixyproxy.data import local_image_store
-from pixyproxy.data.bucket_address import is_url
-from pixyproxy.data.image_store import ImageStore
-from pixyproxy.data.local_image_store import LocalImageStore
-from pixyproxy.data.object_image_store import ObjectImageStore
 from pixyproxy.data.repositories.deletions import DeletionRepository
 from pixyproxy.data.repositories.generations import GenerationRepository
 from pixyproxy.data.repositories.images import ImageRepository
-from pixyproxy.generation.openai_images import OpenAIGenerator
+from pixyproxy.data.stores import local_image_store
+from pixyproxy.data.stores.bucket_address import is_url
+from pixyproxy.data.stores.image_store import ImageStore
+from pixyproxy.data.stores.local_image_store import LocalImageStore
+from pixyproxy.data.stores.object_image_store import ObjectImageStore
+from pixyproxy.generation.openai.client import OpenAIGenerator
 from pixyproxy.service.creation import storing
 from pixyproxy.service.creation.recording import ImageCreator
 from pixyproxy.service.creation.worker import GenerationWorker

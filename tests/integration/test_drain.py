@@ -89,7 +89,7 @@ def test_calls_that_hang_do_not_keep_a_server_from_ending(url: str, tmp_path: Pa
 # As `pixyproxy serve` with less patience for a picture that is to be stored.
 _SERVE_IMPATIENTLY = """
 import sys
-from pixyproxy import workers
+from pixyproxy.serving import workers
 workers._STORE_SECONDS = workers._CLOSE_SECONDS = 1
 from pixyproxy.cli import main
 sys.argv = ["pixyproxy", "serve"]

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from pixyproxy.core.models import new_guid
-from pixyproxy.data.local_image_store import LocalImageStore
-from pixyproxy.file_access import protect_new_files
+from pixyproxy.data.stores.local_image_store import LocalImageStore
+from pixyproxy.serving.file_access import protect_new_files
 from pixyproxy.settings import Settings
 from tests.support.image_client import ImageClient
 from tests.support.servers import RunningServer, environment, run_command, running_server

@@ -19,9 +19,9 @@ from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from pixyproxy.bootstrap import open_current_database
 from pixyproxy.core.models import ImageCreation, ImageDetailCreate, new_guid
-from pixyproxy.data.local_image_store import LocalImageStore
 from pixyproxy.data.repositories.generations import GenerationRepository, RequestContext
 from pixyproxy.data.repositories.images import ImageRepository
+from pixyproxy.data.stores.local_image_store import LocalImageStore
 from pixyproxy.service.creation.storing import ImageStoring
 from tests.contract.records import add_caller, add_image, detail_of
 from tests.support import faulty_http as http

@@ -31,8 +31,8 @@ from pixyproxy.data import init
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.generations import GenerationRepository, RequestContext
 from pixyproxy.data.repositories.users import UserRepository
+from pixyproxy.serving.workers import GENERATION_WORKER_NAME
 from pixyproxy.settings import Settings
-from pixyproxy.workers import GENERATION_WORKER_NAME
 from tests.support.processes import Process, start_process
 from tests.support.waiting import wait_until
 

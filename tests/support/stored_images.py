@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pixyproxy.core.models import ImageDetail, new_guid
-from pixyproxy.data.local_image_store import LocalImageStore
 from pixyproxy.data.repositories.images import ImageRepository
+from pixyproxy.data.stores.local_image_store import LocalImageStore
 from tests.support.servers import Login, RunningServer
 
 

@@ -154,7 +154,7 @@ def test_only_the_generator_that_needs_it_loads_the_provider_s_package() -> None
     script = """
 import pkgutil, importlib, sys, pixyproxy.generation as generation
 for module in pkgutil.iter_modules(generation.__path__, "pixyproxy.generation."):
-    if module.name != "pixyproxy.generation.openai_images":
+    if module.name != "pixyproxy.generation.openai.client":
         importlib.import_module(module.name)
 sys.exit("openai" in sys.modules)
 """

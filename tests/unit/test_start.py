@@ -7,7 +7,7 @@ import sys
 
 _SCRIPT = """
 import os, sys
-import pixyproxy.workers
+import pixyproxy.serving.workers
 
 print("openai" in sys.modules, len(os.listdir("/proc/self/task")))
 """

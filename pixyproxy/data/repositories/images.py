@@ -19,8 +19,8 @@ from pixyproxy.data.repositories.image_conditions import (
     scope_of,
     without_index,
 )
-from pixyproxy.data.repositories.image_search import ImageSearch
-from pixyproxy.data.repositories.search_index import Indexed, SearchIndexRepository
+from pixyproxy.data.search.index import Indexed, SearchIndexRepository
+from pixyproxy.data.search.query import ImageSearch
 
 _COLUMNS = """
   images.id, images.guid, images.author_id, users.username AS author, images.filename, images.prompt, images.tags,

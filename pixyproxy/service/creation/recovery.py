@@ -17,9 +17,9 @@ from pixyproxy.core.exceptions import (
 )
 from pixyproxy.core.periodic_task import PeriodicTask
 from pixyproxy.data.database import Database
-from pixyproxy.data.image_store import ImageStore
 from pixyproxy.data.repositories.deletions import DeletionRepository
 from pixyproxy.data.repositories.generations import Generation, GenerationRepository, GenerationState
+from pixyproxy.data.stores.image_store import ImageStore
 from pixyproxy.data.transactions import in_transaction
 from pixyproxy.service.creation.storing import ImageStoring
 

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, TypeVar
 from pixyproxy.core.exceptions import ContentDamagedError, PixyProxyException, StorageUnavailableError
 from pixyproxy.core.models import Image, ImageDetail, Model
 from pixyproxy.data.database import Database, DatabaseContext
-from pixyproxy.data.image_store import ImageStore
 from pixyproxy.data.repositories.deletions import DeletionRepository
 from pixyproxy.data.repositories.generations import Generation, GenerationRepository, GenerationState
 from pixyproxy.data.repositories.images import ImageRepository
+from pixyproxy.data.stores.image_store import ImageStore
 from pixyproxy.data.transactions import in_transaction
 
 if TYPE_CHECKING:

@@ -36,13 +36,13 @@ from pixyproxy.core.local_signal import LocalSignal, wait_for_any
 from pixyproxy.core.models import GenerationDefaults, ImageDetail
 from pixyproxy.core.text import slug
 from pixyproxy.data.database import Database, DatabaseContext
-from pixyproxy.data.image_store import ImageStore
 from pixyproxy.data.repositories.generations import (
     Generation,
     GenerationRepository,
     GenerationState,
     QueuedGeneration,
 )
+from pixyproxy.data.stores.image_store import ImageStore
 from pixyproxy.data.transactions import in_transaction
 from pixyproxy.generation.circuit_breaker import CircuitBreaker, Permit
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest, ImageGenerator

@@ -17,8 +17,8 @@ from pixyproxy.core.exceptions import (
     ProviderUnavailableError,
 )
 from pixyproxy.data.database import Database
-from pixyproxy.data.local_image_store import LocalImageStore
 from pixyproxy.data.sqlite import SQLiteDatabase
+from pixyproxy.data.stores.local_image_store import LocalImageStore
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
 from pixyproxy.observability.database import ObservedDatabase
 from pixyproxy.observability.generator import MeasuredGenerator, Outcome

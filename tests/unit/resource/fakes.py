@@ -18,7 +18,7 @@ from pixyproxy.core.models import (
     Usage,
     Visibility,
 )
-from pixyproxy.data.image_store import ContentReader
+from pixyproxy.data.stores.image_store import ContentReader
 from pixyproxy.service.content import ImageContent
 from pixyproxy.service.interfaces import ImageServiceInterface
 

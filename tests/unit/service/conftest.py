@@ -12,9 +12,9 @@ from pydantic import SecretStr
 from pixyproxy.core.models import Caller, UserClass, UserCreate
 from pixyproxy.data import init
 from pixyproxy.data.database import Database
-from pixyproxy.data.local_image_store import LocalImageStore
 from pixyproxy.data.repositories.users import UserRepository
 from pixyproxy.data.sqlite import SQLiteDatabase
+from pixyproxy.data.stores.local_image_store import LocalImageStore
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 
 from pixyproxy.core.exceptions import ContentDamagedError
 from pixyproxy.core.models import Image
-from pixyproxy.data.image_store import ContentReader
+from pixyproxy.data.stores.image_store import ContentReader
 from pixyproxy.service.content import CHUNK_SIZE, ImageContent, TrustedContents
 
 _DATA = bytes(range(256)) * 1024

@@ -8,8 +8,8 @@ import pytest
 
 from pixyproxy.core.models import MAX_PAGE_BYTES, Caller, ImageFilter, ImagePage, ImagePageRequest, Usage, Visibility
 from pixyproxy.data.database import Database
-from pixyproxy.data.local_image_store import LocalImageStore
 from pixyproxy.data.repositories.images import ImageRepository
+from pixyproxy.data.stores.local_image_store import LocalImageStore
 from pixyproxy.resource.mapping import from_image_page
 from pixyproxy.service import public_images
 from pixyproxy.service.page_tokens import PageTokens, new_page_token_key

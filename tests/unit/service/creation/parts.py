@@ -14,7 +14,7 @@ from pixyproxy.core.call import CallScope
 from pixyproxy.core.local_signal import LocalSignal
 from pixyproxy.core.models import GenerationDefaults, ImageDetail, Usage, new_guid
 from pixyproxy.data.database import Database
-from pixyproxy.data.image_store import ImageStore
+from pixyproxy.data.stores.image_store import ImageStore
 from pixyproxy.generation.circuit_breaker import CircuitBreaker, SharedCircuits
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
 from pixyproxy.generation.observer import GenerationObserver

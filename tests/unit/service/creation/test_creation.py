@@ -42,10 +42,10 @@ from pixyproxy.core.models import (
     new_guid,
 )
 from pixyproxy.data.database import Database, DatabaseContext
-from pixyproxy.data.local_image_store import LocalImageStore
 from pixyproxy.data.repositories.deletions import DeletionRepository
 from pixyproxy.data.repositories.generations import GenerationRepository, GenerationState, RequestContext
 from pixyproxy.data.repositories.images import ImageRepository
+from pixyproxy.data.stores.local_image_store import LocalImageStore
 from pixyproxy.service.creation import recording
 from pixyproxy.service.creation.recording import ImageCreator
 from pixyproxy.service.creation.storing import ImageStoring, _Manifest

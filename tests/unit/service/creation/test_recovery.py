@@ -11,11 +11,11 @@ from obstore.store import MemoryStore
 from pixyproxy.core.exceptions import PixyProxyException, StorageMisconfiguredError, StorageUnavailableError
 from pixyproxy.core.models import Caller, ImageCreation, ImageDetail, ImageDetailCreate, new_guid
 from pixyproxy.data.database import Database
-from pixyproxy.data.local_image_store import LocalImageStore
-from pixyproxy.data.object_image_store import ObjectImageStore
 from pixyproxy.data.repositories.deletions import DeletionRepository
 from pixyproxy.data.repositories.generations import Generation, GenerationRepository, GenerationState, RequestContext
 from pixyproxy.data.repositories.images import ImageRepository
+from pixyproxy.data.stores.local_image_store import LocalImageStore
+from pixyproxy.data.stores.object_image_store import ObjectImageStore
 from pixyproxy.service.creation.storing import ImageStoring
 from tests.support.unusual_files import UNUSUAL, in_time, put_in_place
 from tests.support.waiting import wait_until

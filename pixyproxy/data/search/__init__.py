@@ -1,0 +1,1 @@
+"""The search index: terms, postings, and the queries on them."""

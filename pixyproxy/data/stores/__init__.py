@@ -1,0 +1,1 @@
+"""Where image bytes are stored: a folder, or an object store."""

@@ -1,0 +1,1 @@
+"""The OpenAI Images API, or a server compatible with it."""

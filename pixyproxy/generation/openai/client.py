@@ -1,0 +1,276 @@
+"""Images from the OpenAI Images API, one submission per call and never a second one."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+import httpx2
+import openai
+
+from pixyproxy.core.call import CallScope
+from pixyproxy.core.exceptions import (
+    ConfigurationError,
+    OutcomeUnknownError,
+    ProviderError,
+    ProviderMisconfiguredError,
+    ProviderTimeoutError,
+    ProviderUnavailableError,
+    UnreadableAnswerError,
+)
+from pixyproxy.core.models import Usage
+from pixyproxy.core.request_context import trace_headers
+from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
+from pixyproxy.generation.openai.answer import NoImageError, kept_body, take_apart
+from pixyproxy.generation.openai.errors import ErrorAnswer, explain_status, safe_name
+from pixyproxy.generation.picture import inspect_picture
+
+_DEFAULT_BASE_URL = "https://api.openai.com/v1"
+_OPENAI_DOMAIN = ".openai.com"
+_CONNECT_TIMEOUT = 10.0
+_WRITE_TIMEOUT = 60.0
+_LOOKUP_TIMEOUT = 5.0
+_MAX_TOKENS = 2**63 - 1  # what a database's integer holds
+_NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
+_UNSENDABLE = (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError)
+
+_logger = logging.getLogger(__name__)
+
+
+class OpenAIGenerator:
+    """Makes images with the OpenAI Images API.
+
+    The settings given here are the only ones: of the environment, the client reads nothing but OPENAI_CUSTOM_HEADERS
+    and the usual variables for proxies and certificates.
+    """
+
+    def __init__(
+        self, api_key: str, base_url: str | None, organization: str | None, project: str | None, timeout: float
+    ) -> None:
+        """Prepare the client; nothing connects yet.
+
+        Args:
+            api_key: the secret key.
+            base_url: the API's address up to and including ``/v1``; None is OpenAI's own.
+            organization: the organisation's id, or None for the key's default.
+            project: the project's id, or None for the key's default.
+            timeout: seconds to wait for an image once it was asked for. A silence of that length ends the wait,
+                and so does an answer whose body is still incomplete then; no wait is much longer than twice that.
+
+        Raises:
+            ConfigurationError: one of these settings cannot be what it should be.
+        """
+        _check_header("OPENAI_API_KEY", api_key)
+        _check_header("OPENAI_ORG_ID", organization or "none")
+        _check_header("OPENAI_PROJECT_ID", project or "none")
+        try:
+            self._client = _make_client(api_key, base_url or _DEFAULT_BASE_URL, _timeouts(timeout))
+        except httpx2.InvalidURL as exc:
+            raise ConfigurationError("OPENAI_BASE_URL is not a URL.") from exc
+        self._client.organization = organization or None
+        self._client.project = project or None
+
+    def generate(self, request: GenerationRequest, call: CallScope) -> GeneratedImage:
+        """Submit one request and wait for its image.
+
+        Raises:
+            ProviderError: the provider did not deliver; ``may_have_billed`` says whether it may cost all the same.
+        """
+        if call.is_over:
+            raise ProviderTimeoutError("The time was over before the image could be asked for.")
+        sent = _parameters(request)
+        try:
+            with self._client.images.with_streaming_response.generate(
+                **sent, extra_headers=trace_headers.get()
+            ) as answer:
+                return self._read_image(sent, answer.http_response)
+        except openai.APIStatusError as exc:
+            # Not chained: the provider's text may quote the prompt or a part of the key.
+            raise self._explain_status(exc, sent) from None
+        except openai.APIConnectionError as exc:
+            raise _explain_connection(exc.__cause__) from exc
+        except (httpx2.HTTPError, httpx2.StreamError) as exc:
+            # The connection broke after the answer's head.
+            raise _explain_connection(exc) from exc
+
+    def model_shutdown_date(self, model: str) -> str | None:
+        """Ask when a model will be shut down.
+
+        Returns:
+            The date as the provider writes it, such as ``2026-12-01``, or None where none is announced or the
+            provider does not say; a failure to ask is only logged.
+        """
+        try:
+            date = self._client.models.retrieve(model, timeout=_LOOKUP_TIMEOUT).shutdown_date
+        except Exception as exc:  # a warning for operators must never keep the server from starting
+            _logger.warning("could not ask the image provider about its model: %s", type(exc).__name__)
+            return None
+        return date if isinstance(date, str) else None
+
+    def close(self) -> None:
+        """Close the client's connections."""
+        self._client.close()
+
+    def _read_image(self, sent: Mapping[str, Any], response: httpx2.Response) -> GeneratedImage:
+        try:
+            with kept_body(response.iter_bytes()) as (body, size):
+                try:
+                    answer, data = take_apart(body, size)
+                    picture = inspect_picture(data)
+                except (ValueError, RecursionError) as exc:
+                    raise self._explain_success(exc, sent, response, body[:size]) from exc
+        except ValueError as exc:  # It is too large.
+            raise self._explain_success(exc, sent, response, b"") from exc
+        return GeneratedImage(
+            data=memoryview(data).toreadonly(),
+            content_type=picture.content_type,
+            width=picture.width,
+            height=picture.height,
+            model=sent["model"],
+            usage=_read_usage(answer.get("usage")),
+        )
+
+    def _explain_success(
+        self, problem: Exception, sent: Mapping[str, Any], response: httpx2.Response, body: bytes
+    ) -> ProviderError:
+        """Return the error for an answer that calls itself a success and holds no image."""
+        said = problem.answer if isinstance(problem, NoImageError) else None
+        if isinstance(said, dict) and said.get("error"):
+            error = ErrorAnswer.of(said["error"])
+            _log_failure("calls an error a success", response, error.for_log(sent["prompt"], self._client.api_key))
+            if error.is_moderation(sent["prompt"]):
+                return error.explain_moderation()
+        else:
+            _log_failure("sent no usable image", response, f"{type(problem).__name__}: {problem}")
+        if not body:
+            return ProviderUnavailableError("The image provider sent no usable image.", may_have_billed=True)
+        return UnreadableAnswerError("The image provider sent no usable image.", body=body)
+
+    def _explain_status(self, exc: openai.APIStatusError, sent: Mapping[str, Any]) -> ProviderError:
+        error, api_key = ErrorAnswer.of(exc.body), self._client.api_key
+        _log_failure("refused or failed", exc.response, error.for_log(sent["prompt"], api_key))
+        is_openai = self._client.base_url.host.endswith(_OPENAI_DOMAIN)
+        return explain_status(exc.status_code, exc.response.headers, error, sent, api_key, is_openai=is_openai)
+
+
+# --- The request -----------------------------------------------------------------------------------------------------
+
+
+def _check_header(setting: str, value: str) -> None:
+    if not re.fullmatch(r"[!-~]+", value):
+        raise ConfigurationError(f"{setting} must consist of visible ASCII characters without spaces.")
+
+
+def _timeouts(timeout: float) -> httpx2.Timeout:
+    connect = min(_CONNECT_TIMEOUT, timeout)
+    return httpx2.Timeout(connect=connect, read=timeout, write=min(_WRITE_TIMEOUT, timeout), pool=connect)
+
+
+def _make_client(api_key: str, base_url: str, timeouts: httpx2.Timeout) -> openai.OpenAI:
+    http_client = httpx2.Client(
+        # A redirected POST is submitted, and billed, a second time.
+        follow_redirects=False,
+        # A connection kept alive may die as the next request is sent on it, which cannot be told from a request that
+        # was taken and not answered. A handshake is nothing beside a generation. How many there are at once is
+        # limited where generations are.
+        limits=httpx2.Limits(max_connections=None, max_keepalive_connections=0),
+        event_hooks={"request": [_set_deadline], "response": [_keep_deadline]},
+    )
+    # The empty strings keep the client from reading the environment.
+    return openai.OpenAI(
+        api_key=api_key,
+        admin_api_key="",
+        organization="",
+        project="",
+        webhook_secret="",
+        base_url=base_url,
+        timeout=timeouts,
+        max_retries=0,
+        http_client=http_client,
+    )
+
+
+def _parameters(request: GenerationRequest) -> dict[str, Any]:
+    """Return the API's parameters; what is ``auto`` is left to the provider, whose default that is."""
+    chosen = {"size": request.size, "quality": request.quality, "background": request.background}
+    return {
+        "model": request.model,
+        "prompt": request.prompt,
+        "n": 1,
+        "output_format": request.output_format,
+        "safety_identifier": hashlib.sha256(f"pixyproxy:{request.author_guid}".encode()).hexdigest(),
+        **{name: value for name, value in chosen.items() if value != "auto"},
+    }
+
+
+def _set_deadline(request: httpx2.Request) -> None:
+    request.extensions["deadline"] = time.monotonic() + request.extensions["timeout"]["read"]
+
+
+def _keep_deadline(response: httpx2.Response) -> None:
+    stream = cast(httpx2.SyncByteStream, response.stream)
+    response.stream = _StreamWithDeadline(stream, response.request.extensions["deadline"])
+
+
+class _StreamWithDeadline(httpx2.SyncByteStream):
+    """A response's bytes up to a deadline: the client's own timeout starts anew with every byte that drips in."""
+
+    def __init__(self, stream: httpx2.SyncByteStream, deadline: float) -> None:
+        self._stream = stream
+        self._deadline = deadline
+
+    def __iter__(self) -> Iterator[bytes]:
+        for chunk in self._stream:
+            if time.monotonic() > self._deadline:
+                raise httpx2.ReadTimeout("the answer was still incomplete at the deadline")
+            yield chunk
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+# --- The answer ------------------------------------------------------------------------------------------------------
+
+
+def _read_usage(usage: object) -> Usage | None:
+    """Return the token counts, or None where they are not three plain numbers: an image is not lost for that."""
+    if not isinstance(usage, dict):
+        return None
+    # Some servers know one kind of number alone, and write 11.0.
+    given = {name: usage.get(name) for name in Usage.model_fields}
+    counts = {
+        name: int(count) if isinstance(count, float) and count.is_integer() else count for name, count in given.items()
+    }
+    if not all(isinstance(count, int) and 0 <= count <= _MAX_TOKENS for count in counts.values()):
+        return None
+    return Usage.model_validate(counts)
+
+
+# --- Errors ----------------------------------------------------------------------------------------------------------
+
+
+def _log_failure(what: str, response: httpx2.Response, detail: str) -> None:
+    """Log one line that helps OpenAI's support; the detail must hold nothing of the prompt."""
+    request_id = safe_name(response.headers.get("x-request-id")) or "none"
+    _logger.warning(
+        "the image provider %s: status %d, provider's request id %s: %s", what, response.status_code, request_id, detail
+    )
+
+
+def _explain_connection(cause: BaseException | None) -> ProviderError:
+    _logger.warning(
+        "the image provider did not answer: status none, provider's request id none: %s", type(cause).__name__
+    )
+    if isinstance(cause, _UNSENDABLE):
+        return ProviderMisconfiguredError("The image provider's address or key cannot be used.")
+    if isinstance(cause, _NEVER_SENT):
+        return ProviderUnavailableError("The image provider cannot be reached.")
+    if isinstance(cause, httpx2.TimeoutException):
+        return ProviderTimeoutError("The image provider took too long.", may_have_billed=True)
+    return OutcomeUnknownError(
+        "The connection to the image provider broke after the request was sent; whether an image was made is unknown."
+    )

@@ -1,0 +1,1 @@
+"""Signing in: passwords, verified credentials, and limits on attempts."""

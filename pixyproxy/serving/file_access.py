@@ -1,0 +1,53 @@
+"""Who on this machine may read what this process writes: prompts, password hashes and images."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+from pathlib import Path
+
+from pixyproxy.data.stores.bucket_address import is_url
+from pixyproxy.settings import Settings
+
+_logger = logging.getLogger(__name__)
+
+
+def protect_new_files(settings: Settings) -> None:
+    """Keep others from the files that this process and its children make.
+
+    This changes the umask of the whole process, so it comes before other threads begin.
+    """
+    os.umask(_denied(settings))
+
+
+def protect_existing_files(settings: Settings) -> None:
+    """Keep others from the database files and from the image folder, and so from all images; warn where that fails."""
+    for path in _paths(settings):
+        try:
+            mode = stat.S_IMODE(path.stat().st_mode)
+            if not mode & _denied(settings):
+                continue
+            if mode & stat.S_ISVTX:
+                raise PermissionError(errno.EPERM, "it is a folder for all users, such as /tmp")
+            path.chmod(mode & ~_denied(settings))
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            _logger.warning(
+                "Other users of this machine may read %s, and its mode cannot be changed: %s.", path, error.strerror
+            )
+
+
+def _denied(settings: Settings) -> int:
+    return 0o007 if settings.allow_group_access else 0o077
+
+
+def _paths(settings: Settings) -> list[Path]:
+    paths = [] if is_url(settings.image_store) else [Path(settings.image_store)]
+    if settings.sqlite_path is not None:
+        # SQLite keeps the other files beside the database itself, not beside a link to it.
+        database = os.path.realpath(settings.sqlite_path)
+        paths += [Path(database + suffix) for suffix in ("", "-wal", "-shm", "-journal")]
+    return paths

@@ -1,0 +1,19 @@
+"""Hashes of passwords."""
+
+from __future__ import annotations
+
+import pytest
+from argon2 import PasswordHasher, extract_parameters
+from argon2.exceptions import VerifyMismatchError
+
+from pixyproxy.service.sign_in.passwords import Passwords, nobodys_hash
+
+
+def test_nobodys_hash_takes_as_long_as_anybodys() -> None:
+    hasher = PasswordHasher()
+    nobodys = nobodys_hash(hasher)
+
+    assert extract_parameters(nobodys) == extract_parameters(Passwords().hash("a password"))
+    # It is worked out and compared, and not refused unread.
+    with pytest.raises(VerifyMismatchError):
+        hasher.verify(nobodys, "a password")
