@@ -59,7 +59,7 @@ def _stop_generation_worker(_: Site, server: RunningServer) -> list[Request]:
 
 
 HOLDS = (
-    Hold("the images of the minute are used up", {"PIXYPROXY_IMAGES_PER_MINUTE": "1"}, _use_minute_up),
+    Hold("the rate limit is reached", {"PIXYPROXY_IMAGES_PER_MINUTE": "1"}, _use_minute_up),
     Hold("the generation worker is full", {"PIXYPROXY_MAX_GENERATIONS": str(_SLOTS)}, _fill_slots),
     Hold("the generation worker is stopped", {}, _stop_generation_worker),
 )
