@@ -1,4 +1,4 @@
-# `make help` lists what there is. Every target makes the environment it needs.
+# `make help` lists the targets. Every target creates the environment that it needs.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 BUF = npm exec --yes --loglevel=error --package=@bufbuild/buf@1.75.0 -- buf
 RELEASED_CONTRACT := protos/released.binpb
 DESCRIPTOR := dist/pixyproxy.v1.binpb
-# The first Python of at least 3.11 that there is; say `make PYTHON=… run` for another one.
+# The first installed Python of at least 3.11; `make PYTHON=… run` selects another one.
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python3.14; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
 
@@ -18,7 +18,7 @@ help: ## Show this list
 
 $(VENV)/.made-%: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "PixyProxy needs Python 3.11 or newer." >&2; exit 1; }
-	@echo "Making the environment in $(VENV) (a minute, once) …"
+	@echo "Creating the environment in $(VENV) (a minute, once) …"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(patsubst run,server,$*)]'
 	@touch $@ $(VENV)/.made-run
@@ -27,16 +27,16 @@ $(VENV)/.made-%: pyproject.toml
 run: $(VENV)/.made-run ## Serve on 127.0.0.1:50051 with SQLite and the folder images/
 	@exec $(BIN)/pixyproxy serve
 
-# Three for two cores: tests wait for other processes for a third of their time.
+# Three for two cores: tests spend a third of their time waiting for other processes.
 TEST_WORKERS = $(shell echo $$((3 * $$(getconf _NPROCESSORS_ONLN) / 2)))
 
 .PHONY: test
-test: $(VENV)/.made-dev ## Run all tests (says first what it installs, and how large)
+test: $(VENV)/.made-dev ## Run all tests (prints first what it installs, with sizes)
 	@$(BIN)/python -m tests.support.installs
 	@PYTHONPATH=tests/support/early $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal --ignore tests/cluster
 
 .PHONY: test-fast
-test-fast: $(VENV)/.made-dev ## Run the tests of units and of SQLite (under a minute, installs nothing)
+test-fast: $(VENV)/.made-dev ## Run unit tests and SQLite tests (under a minute, installs nothing)
 	@PYTHONPATH=tests/support/early $(BIN)/python -m pytest -n auto --dist worksteal -m 'not servers' \
 		tests/unit tests/contract
 
@@ -45,19 +45,19 @@ test-cluster: $(VENV)/.made-dev ## Run replicas behind HAProxy and Envoy, on MyS
 	@PYTHONPATH=tests/support/early $(BIN)/python -m pytest tests/cluster
 
 .PHONY: faults
-faults: $(VENV)/.made-dev ## Run all faults (some minutes), and write the table into docs/reliability.md
+faults: $(VENV)/.made-dev ## Inject all faults (some minutes), and write benchmarks/results/faults.md
 	@PYTHONPATH=tests/support/early $(BIN)/python -m tests.faults
 
 .PHONY: fuzz
-fuzz: $(VENV)/.made-dev ## Send 100,000 hostile inputs to a server (about ten minutes)
+fuzz: $(VENV)/.made-dev ## Send 100,000 malformed inputs to a server (about ten minutes)
 	@PYTHONPATH=tests/support/early $(BIN)/python -m tests.fuzz --inputs 100000
 
 .PHONY: bench-million
-bench-million: $(VENV)/.made-dev ## Measure search among a million images (an hour at first), into docs/performance.md
+bench-million: $(VENV)/.made-dev ## Measure search among a million images (an hour the first time), and write benchmarks/results/million.md
 	@PYTHONPATH=tests/support/early $(BIN)/python -m benchmarks.million --write
 
 .PHONY: bench
-bench: $(VENV)/.made-dev,bench ## Measure speed beside baselines and peers (needs Go), into docs/performance.md
+bench: $(VENV)/.made-dev,bench ## Measure speed beside baselines and peers (needs Go), and write benchmarks/results/bench.md
 	@PYTHONPATH=tests/support/early $(BIN)/python -m benchmarks
 
 .PHONY: lint
@@ -69,13 +69,13 @@ lint: $(VENV)/.made-dev ## Check format, style and types
 		--follow-imports silent pixyproxy/client pixyproxy/cli; done
 
 .PHONY: lint-proto
-lint-proto: ## Check the API contract, by itself and against the last release's (needs npm)
+lint-proto: ## Check the API contract, also against the last release (needs npm)
 	@$(BUF) lint
 	@$(BUF) format --diff --exit-code
 	@$(BUF) breaking --against $(RELEASED_CONTRACT)
 
 .PHONY: release-contract
-release-contract: ## At a release: make this contract the one that later ones must not break (needs npm)
+release-contract: ## At a release: record this contract for later comparison (needs npm)
 	@$(BUF) build --exclude-source-info --output $(RELEASED_CONTRACT)
 
 .PHONY: format
@@ -84,13 +84,13 @@ format: $(VENV)/.made-dev ## Format the code
 	@$(BIN)/ruff check --fix .
 
 .PHONY: generate
-generate: $(VENV)/.made-dev ## Make generated/ anew from protos/
+generate: $(VENV)/.made-dev ## Regenerate generated/ from protos/
 	@rm -rf generated/pixyproxy_pb
 	@$(BIN)/python -m grpc_tools.protoc -Ipixyproxy_pb=protos/pixyproxy \
 		--python_out=generated --pyi_out=generated --grpc_python_out=generated pixyproxy_pb/v1/image_service.proto
 
 .PHONY: descriptor
-descriptor: $(VENV)/.made-dev ## Write dist/pixyproxy.v1.binpb: the contract and google.rpc's errors, for tools and generators
+descriptor: $(VENV)/.made-dev ## Write dist/pixyproxy.v1.binpb: the contract and google.rpc's errors, for tools
 	@mkdir -p $(dir $(DESCRIPTOR))
 	@$(BIN)/python -m grpc_tools.protoc -Iprotos -I"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
 		--include_imports --include_source_info --descriptor_set_out=$(DESCRIPTOR) \
@@ -98,5 +98,5 @@ descriptor: $(VENV)/.made-dev ## Write dist/pixyproxy.v1.binpb: the contract and
 	@echo $(DESCRIPTOR)
 
 .PHONY: clean
-clean: ## Remove the environment and all caches, but no images and no database
+clean: ## Remove the environment and all caches, but not images and databases
 	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

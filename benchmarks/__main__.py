@@ -1,4 +1,4 @@
-"""Run all measurements: ``make bench``, or ``python -m benchmarks --quick`` to see that they run."""
+"""Run all measurements: ``make bench``, or ``python -m benchmarks --quick`` to check that they run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import time
 
 from benchmarks import measurements, report
 from benchmarks.load import has_go
-from benchmarks.processes import ROOT
 from benchmarks.site import open_site
 
 _ALL = (
@@ -19,14 +18,15 @@ _ALL = (
     measurements.creation,
     measurements.limits,
 )
-_DOCUMENT = ROOT / "docs" / "performance.md"
 
 
 def main() -> None:
-    """Measure, print the table, and write it into docs/performance.md."""
+    """Measure, print the tables, and write them into benchmarks/results/."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
-    parser.add_argument("--quick", action="store_true", help="measure next to nothing, and write nothing")
-    parser.add_argument("--only", choices=[one.__name__ for one in _ALL], help="measure this alone, and write nothing")
+    parser.add_argument("--quick", action="store_true", help="measure for half a second each, once, and write nothing")
+    parser.add_argument(
+        "--only", choices=[one.__name__ for one in _ALL], help="run this measurement only, and write nothing"
+    )
     arguments = parser.parse_args()
     if not has_go():
         sys.exit(
@@ -46,13 +46,9 @@ def main() -> None:
     print(report.figures_table(figures))
     if arguments.only:
         return
-    table = report.table_of(report.rows_of(figures))
-    print(f"\n{machine}\n\n{table}")
+    print(f"\n{machine}\n\n{report.table_of(report.rows_of(figures))}")
     if not arguments.quick:
-        report.draw(figures, _DOCUMENT.with_suffix(".svg"))
-        picture = "![Calls a second of GetImage](performance.svg)"
-        text = f"`make bench`: {machine}\n\n{table}\n\n{picture}\n\n{report.figures_table(figures)}"
-        report.write(text, _DOCUMENT)
+        report.write(figures, machine)
 
 
 if __name__ == "__main__":

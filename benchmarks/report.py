@@ -1,4 +1,4 @@
-"""The figures as a table and as a picture, in docs/performance.md."""
+"""The figures as tables and as a chart, in benchmarks/results/."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import statistics
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -20,7 +21,9 @@ from matplotlib import pyplot
 
 from benchmarks.measurements import Figures
 
-_BEGIN, _END = "<!-- bench:begin -->", "<!-- bench:end -->"
+RESULTS = Path(__file__).parent / "results"
+"""Where all benchmarks write; docs/performance.md has a summary, written by hand."""
+
 # Ratios differ by about as much between machines.
 _CLOSE = 0.2
 _PACKAGES = ("grpcio", "protobuf", "mysql-connector-python", "pydantic", "fastapi", "uvicorn", "asyncmy")
@@ -167,23 +170,28 @@ def draw(figures: Figures, path: Path) -> None:
 
 
 def describe(database_version: str) -> str:
-    """Say what was measured on, with which versions."""
+    """Return when and on what the figures were measured, and with which versions."""
     cpu = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
     go = subprocess.run(["go", "version"], check=True, capture_output=True, text=True).stdout.split()[2]
     packages = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
     return (
-        f"Two of the {os.cpu_count()} cores of a machine with {cpu[1] if cpu else platform.machine()}, "
-        f"{platform.system()} {platform.release()}, Python {platform.python_version()}, {packages}, "
-        f"MySQL {database_version}, {go}."
+        f"Measured on {datetime.now(UTC):%Y-%m-%d} on two of the {os.cpu_count()} cores of a machine with "
+        f"{cpu[1] if cpu else platform.machine()}, {platform.system()} {platform.release()}, "
+        f"Python {platform.python_version()}, {packages}, MySQL {database_version}, {go}."
     )
 
 
-def write(text: str, path: Path) -> None:
-    """Put text between the markers of a document."""
-    document = path.read_text(encoding="utf-8")
-    before, _, rest = document.partition(_BEGIN)
-    _, _, after = rest.partition(_END)
-    path.write_text(f"{before}{_BEGIN}\n{text}\n{_END}{after}", encoding="utf-8")
+def write(figures: Figures, machine: str) -> None:
+    """Write the tables and the chart."""
+    draw(figures, RESULTS / "bench.svg")
+    parts = (
+        "# make bench",
+        machine,
+        table_of(rows_of(figures)),
+        "![Calls a second of GetImage](bench.svg)",
+        figures_table(figures),
+    )
+    (RESULTS / "bench.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def _short(value: float) -> str:

@@ -1,15 +1,15 @@
-"""The table of what was measured, and the section of docs/performance.md."""
+"""The tables of `make bench-million`, in benchmarks/results/million.md."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.million.measuring import Compared, Measured
 from benchmarks.million.queries import CALLERS, QUERIES
 
-_DOCUMENT = Path(__file__).parents[2] / "docs" / "performance.md"
-_BEGIN, _END = "<!-- bench-million:begin -->", "<!-- bench-million:end -->"
+_DOCUMENT = Path(__file__).parents[1] / "results" / "million.md"
 
 
 def differences(measured: Sequence[Measured]) -> list[str]:
@@ -23,8 +23,8 @@ def differences(measured: Sequence[Measured]) -> list[str]:
     ]
 
 
-def section(measured: Sequence[Measured], count: int, runs: int) -> str:
-    """Return the section, as far as it was measured."""
+def tables(measured: Sequence[Measured], count: int, runs: int) -> str:
+    """Return the tables, as far as they were measured."""
     lines = []
     if all(each.lists for each in measured):
         lines += [*_queries(measured, count, runs), ""]
@@ -33,11 +33,11 @@ def section(measured: Sequence[Measured], count: int, runs: int) -> str:
 
 
 def _queries(measured: Sequence[Measured], count: int, runs: int) -> list[str]:
-    """Every query with the caller for whom it took longest against GetImage."""
+    """Every query with the caller for whom its ratio to GetImage is highest."""
     lines = [
         f"Median and 95th percentile in milliseconds of {runs} calls, one at a time, of `ListImages` with 50 images a "
-        f"page among {count:,}; in brackets how many times as long as `GetImage` by the same caller, in turn with it. "
-        f"Of the callers ({', '.join(CALLERS.values())}), each row shows the one for whom that is most.",
+        f"page among {count:,}; in brackets the ratio to `GetImage` by the same caller, measured alternately. "
+        f"Of the callers ({', '.join(CALLERS.values())}), each row shows the one with the highest ratio.",
         "",
         f"| query | {' | '.join(each.label for each in measured)} |",
         f"|---|{'---|' * len(measured)}",
@@ -72,13 +72,10 @@ def _inserts(measured: Sequence[Measured]) -> list[str]:
 
 
 def write(text: str) -> None:
-    """Put the section between its marks in docs/performance.md."""
-    document = _DOCUMENT.read_text(encoding="utf-8")
-    before, _, rest = document.partition(_BEGIN)
-    _, mark, after = rest.partition(_END)
-    if not mark:
-        raise SystemExit(f"{_DOCUMENT} has no place for this: {_BEGIN} … {_END}")
-    _DOCUMENT.write_text(f"{before}{_BEGIN}\n\n{text}\n\n{_END}{after}", encoding="utf-8")
+    """Write the tables into benchmarks/results/."""
+    _DOCUMENT.write_text(
+        f"# make bench-million\n\nMeasured on {datetime.now(UTC):%Y-%m-%d}. {text}\n", encoding="utf-8"
+    )
 
 
 def _worst(measured: Measured, query: str) -> tuple[str, Compared]:

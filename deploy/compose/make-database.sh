@@ -1,5 +1,5 @@
-# Run once by the image of MySQL, which sources it: makes the database and PixyProxy's user. The password goes in through
-# standard input, so that no process list shows it.
+# Sourced once by the MySQL image: creates the database and PixyProxy's user. The password is passed through standard
+# input, so that no process list contains it.
 {
   printf "SET @pixyproxy_password = '%s';\n" "$PIXYPROXY_DATABASE_PASSWORD"
   cat /sql/001_create_database.sql /sql/002_create_user.sql

@@ -22,7 +22,7 @@ from tests.support.servers import Login, Metadata, RunningServer, image_stub, pr
 from tests.support.threads import at_work
 from tests.support.waiting import wait_until
 
-PATIENCE = 60.0
+WAIT_TIMEOUT = 60.0
 """Seconds that anything may take that is waited for."""
 
 _REPLICAS = 3
@@ -65,7 +65,7 @@ class Fleet:
     def client(self) -> PixyProxyClient:
         """A caller who goes by the documented rules for sending again."""
         return PixyProxyClient(
-            self.balancer, username=self.login.username, password=self.login.password, timeout=PATIENCE
+            self.balancer, username=self.login.username, password=self.login.password, timeout=WAIT_TIMEOUT
         )
 
     def wait_until_balanced(self) -> None:
@@ -76,10 +76,10 @@ class Fleet:
         def all_were_called() -> bool:
             with self.channel() as channel:
                 for _ in range(2 * _REPLICAS):
-                    image_stub(channel).ListImages(pb.ListImagesRequest(page_size=1), timeout=PATIENCE)
+                    image_stub(channel).ListImages(pb.ListImagesRequest(page_size=1), timeout=WAIT_TIMEOUT)
             return all(server.log.count("REQUEST END") > old for server, old in zip(self.replicas, before, strict=True))
 
-        wait_until(all_were_called, PATIENCE, "calls to reach all replicas")
+        wait_until(all_were_called, WAIT_TIMEOUT, "calls to reach all replicas")
 
 
 @contextlib.contextmanager
@@ -129,7 +129,7 @@ class Load:
     def wait_for(self, kind: str, count: int) -> None:
         """Wait for so many more calls of a kind to succeed."""
         wanted = self.answers[kind, "OK"] + count
-        wait_until(lambda: self.answers[kind, "OK"] >= wanted, PATIENCE, f"{count} more calls of {kind}")
+        wait_until(lambda: self.answers[kind, "OK"] >= wanted, WAIT_TIMEOUT, f"{count} more calls of {kind}")
 
     @property
     def failures(self) -> dict[tuple[str, str], int]:
@@ -172,5 +172,7 @@ def _read(client: PixyProxyClient, guid: str) -> None:
 
 def content_of(server: RunningServer, guid: str, metadata: Metadata) -> bytes:
     """All bytes of an image, as one replica serves them."""
-    messages = server.images.GetImageContent(pb.GetImageContentRequest(guid=guid), metadata=metadata, timeout=PATIENCE)
+    messages = server.images.GetImageContent(
+        pb.GetImageContentRequest(guid=guid), metadata=metadata, timeout=WAIT_TIMEOUT
+    )
     return b"".join(message.data for message in messages)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
-from tests.cluster.fleet import PATIENCE, Fleet, Load, content_of, running_fleet
+from tests.cluster.fleet import WAIT_TIMEOUT, Fleet, Load, content_of, running_fleet
 from tests.faults.site import OUTCOME_UNKNOWN, Answer, answer_to
 from tests.support.database_servers import DatabaseServer, fresh_database
 from tests.support.image_client import SMALL
@@ -56,12 +56,12 @@ def test_any_replica_serves_any_image(start_fleet: StartFleet) -> None:
     fleet = start_fleet()
     for server in fleet.replicas:
         request = pb.CreateImageRequest(prompt=f"made at {server.address}", options=SMALL)
-        image = server.images.CreateImage(request, metadata=fleet.login.metadata, timeout=PATIENCE).image
+        image = server.images.CreateImage(request, metadata=fleet.login.metadata, timeout=WAIT_TIMEOUT).image
         for reader in fleet.replicas:
             data = content_of(reader, image.guid, fleet.login.metadata)
             assert hashlib.sha256(data).hexdigest() == image.sha256
             page = reader.images.ListImages(
-                pb.ListImagesRequest(prompt=server.address), metadata=fleet.login.metadata, timeout=PATIENCE
+                pb.ListImagesRequest(prompt=server.address), metadata=fleet.login.metadata, timeout=WAIT_TIMEOUT
             )
             assert [found.guid for found in page.images] == [image.guid]
 
@@ -75,7 +75,7 @@ def test_one_request_id_raced_over_all_replicas_is_one_generation(
         request = pb.CreateImageRequest(prompt=prompt, request_id=str(uuid.uuid4()), options=SMALL)
         with ThreadPoolExecutor(12) as pool:
             futures = [
-                pool.submit(server.images.CreateImage, request, metadata=fleet.login.metadata, timeout=PATIENCE)
+                pool.submit(server.images.CreateImage, request, metadata=fleet.login.metadata, timeout=WAIT_TIMEOUT)
                 for server in fleet.replicas * 4
             ]
         assert len({future.result().image.guid for future in futures}) == 1
@@ -139,7 +139,7 @@ def test_failed_sign_ins_count_for_the_fleet(start_fleet: StartFleet) -> None:
 
     def sign_in(server: RunningServer) -> str:
         return answer_to(
-            lambda: server.images.ListImages(pb.ListImagesRequest(), metadata=wrong, timeout=PATIENCE)
+            lambda: server.images.ListImages(pb.ListImagesRequest(), metadata=wrong, timeout=WAIT_TIMEOUT)
         ).as_told
 
     told = [sign_in(server) for server in fleet.replicas * 3]
@@ -155,8 +155,8 @@ def test_calls_of_one_connection_are_shared_out(start_fleet: StartFleet) -> None
 
     with fleet.channel() as channel:
         for _ in range(60):
-            image_stub(channel).ListImages(pb.ListImagesRequest(page_size=1), timeout=PATIENCE)
-    wait_until(lambda: sum(taken()) >= 60, PATIENCE, "all calls to be logged")
+            image_stub(channel).ListImages(pb.ListImagesRequest(page_size=1), timeout=WAIT_TIMEOUT)
+    wait_until(lambda: sum(taken()) >= 60, WAIT_TIMEOUT, "all calls to be logged")
     assert min(taken()) >= 10
 
 

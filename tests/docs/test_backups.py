@@ -24,7 +24,7 @@ import pytest
 
 from pixyproxy.core.models import ImageCreation, ImageDetailCreate
 from pixyproxy.data.repositories.generations import GenerationRepository, RequestContext
-from tests.faults.site import OUTCOME_UNKNOWN, PATIENCE, Site, Wish, wait_until_submitted
+from tests.faults.site import OUTCOME_UNKNOWN, WAIT_TIMEOUT, Site, Wish, wait_until_submitted
 from tests.support.backup_programs import dump_programs, program_folder
 from tests.support.database_servers import DatabaseServer, fresh_database
 from tests.support.image_client import ImageClient
@@ -268,7 +268,7 @@ def _reached(pause: Path, process: subprocess.Popen[str]) -> Iterator[None]:
             return os.open(pause, os.O_WRONLY | os.O_NONBLOCK)
         return None if process.poll() is None else os.open(os.devnull, os.O_WRONLY)
 
-    descriptor = wait_until(writer, PATIENCE, f"the backup to come to {pause.name}")
+    descriptor = wait_until(writer, WAIT_TIMEOUT, f"the backup to come to {pause.name}")
     try:
         yield
     finally:
@@ -293,7 +293,7 @@ class Load:
     def wait_for(self, count: int) -> None:
         """Wait for so many more images."""
         wanted = len(self.made) + count
-        wait_until(lambda: len(self.made) >= wanted, PATIENCE, "more images")
+        wait_until(lambda: len(self.made) >= wanted, WAIT_TIMEOUT, "more images")
 
     def _call_on(self) -> None:
         while not self._stopping.is_set():
@@ -328,7 +328,7 @@ def test_all_that_was_there_when_a_backup_began_is_restored(
 
         before = list[Wish]()
 
-        def note_what_is_there() -> None:
+        def record_what_is_there() -> None:
             load.wait_for(5)
             before.extend([*old, *load.made])
             _queue_for_tomorrow(server)
@@ -342,8 +342,10 @@ def test_all_that_was_there_when_a_backup_began_is_restored(
             operator.back_up(lambda: load.wait_for(5), lambda: load.wait_for(5))
             # Another one, which takes over what the first one has.
             began = int(time.time())
-            wait_until(lambda: int(time.time()) > began, PATIENCE, "another second, of which backups have their names")
-            backup = operator.back_up(note_what_is_there, delete_doomed)
+            wait_until(
+                lambda: int(time.time()) > began, WAIT_TIMEOUT, "another second, of which backups have their names"
+            )
+            backup = operator.back_up(record_what_is_there, delete_doomed)
             load.wait_for(5)
         server.kill()
         call.cancel()

@@ -103,9 +103,9 @@ def test_the_session_with_grpcurl(served: Served, tmp_path: Path) -> None:
     assert page["images"] == [image]
     assert detail["image"] == image
     assert streamed == ""
-    picture = tmp_path / "picture.png"
-    assert picture.stat().st_size == int(image["size_bytes"])
-    with Image.open(picture) as opened:
+    content = tmp_path / "lighthouse.png"
+    assert content.stat().st_size == int(image["size_bytes"])
+    with Image.open(content) as opened:
         opened.load()
         assert (opened.format, *opened.size) == ("PNG", image["width"], image["height"])
     changed, seen_by_anybody = documents(updated)

@@ -1,4 +1,4 @@
-"""The full run of all faults: ``python -m tests.faults``. Prints the table and puts it into docs/reliability.md."""
+"""The full run of all faults: ``python -m tests.faults``. Writes benchmarks/results/faults.md."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from tests.faults.plan import Databases, run
 from tests.faults.site import ROOT, Bench
 from tests.support.openai_stand_in import start_stand_in
 
-_PAGE = ROOT / "docs" / "reliability.md"
-_BEGIN, _END = "<!-- make faults writes from here -->", "<!-- to here -->"
+_PAGE = ROOT / "benchmarks" / "results" / "faults.md"
 _HEAD = ("fault", "times injected", "images acknowledged", "lost", "billed twice", "time to recover (median / max)")
 
 
@@ -33,26 +32,26 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory(prefix="pixyproxy-faults-") as folder, start_stand_in() as stand_in:
         outcomes, servers = run(Bench(Path(folder), stand_in), say)
-    text = _page_part(outcomes, servers, time.monotonic() - began)
+    text = _page(outcomes, servers, time.monotonic() - began)
     print(text)  # noqa: T201
-    _write(text)
+    _PAGE.write_text(text, encoding="utf-8")
     return 0 if all(outcome.is_good for outcome in outcomes) else 1
 
 
-def _page_part(outcomes: Sequence[Outcome], servers: Databases, seconds: float) -> str:
+def _page(outcomes: Sequence[Outcome], servers: Databases, seconds: float) -> str:
     total = Outcome("**all**")
     for outcome in outcomes:
         total.add(outcome)
     total.recovery.clear()
     rows = [_HEAD, ("---",) * len(_HEAD), *(outcome.cells() for outcome in [*outcomes, total])]
-    measured = [("measured beside", "how often", "median / max"), ("---",) * 3]
+    measured = [("also measured", "how often", "median / max"), ("---",) * 3]
     measured += [
         (what, f"{len(seconds):,}", median_and_longest(seconds)) for what, seconds in total.measured.items() if seconds
     ]
     problems = "\n".join(
         f"- **{outcome.fault}**: {line}" for outcome in outcomes for line in outcome.report().splitlines()
     )
-    return f"{_circumstances(servers, seconds)}\n\n{_table(rows)}\n\n{_table(measured)}\n" + (
+    return f"# make faults\n\n{_circumstances(servers, seconds)}\n\n{_table(rows)}\n\n{_table(measured)}\n" + (
         f"\nNot as it should be:\n\n{problems}\n" if problems else ""
     )
 
@@ -67,13 +66,6 @@ def _circumstances(servers: Databases, seconds: float) -> str:
         f"PixyProxy {version('pixyproxy')}, Python {platform.python_version()}, grpcio {version('grpcio')}, "
         f"MySQL {servers.mysql.version}, MariaDB {servers.mariadb.version}."
     )
-
-
-def _write(text: str) -> None:
-    page = _PAGE.read_text(encoding="utf-8")
-    before, rest = page.split(_BEGIN)
-    _, after = rest.split(_END)
-    _PAGE.write_text(f"{before}{_BEGIN}\n\n{text}\n{_END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.faults.outcome import Outcome
-from tests.faults.site import OUTCOME_UNKNOWN, PATIENCE, STILL_UNDER_WAY, Answer, Site, Wish
+from tests.faults.site import OUTCOME_UNKNOWN, STILL_UNDER_WAY, WAIT_TIMEOUT, Answer, Site, Wish
 from tests.support.openai_stand_in import Fault, Submission
 from tests.support.servers import RunningServer
 from tests.support.waiting import wait_until
@@ -51,7 +51,7 @@ def audit(site: Site, server: RunningServer, outcome: Outcome, expected: Expecte
 
 def ask_until_settled(site: Site, server: RunningServer, wish: Wish) -> Answer:
     """Ask for an image until the answer is a last one."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + WAIT_TIMEOUT
     while True:
         answer = site.create(server, wish)
         if answer.reason not in _PASSING or time.monotonic() > deadline:
@@ -119,7 +119,7 @@ def may_have_billed(prompt: str, number: int) -> bool:
 def _wait_until_tidy(server: RunningServer, outcome: Outcome) -> None:
     """Recovery runs every few seconds."""
     try:
-        wait_until(lambda: not _untidy(server), PATIENCE, "recovery")
+        wait_until(lambda: not _untidy(server), WAIT_TIMEOUT, "recovery")
     except TimeoutError:
         outcome.problems.append(f"left behind: {_untidy(server)}")
 

@@ -15,7 +15,7 @@ from typing import Any
 from pixyproxy.bootstrap import LEASE
 from tests.faults.audit import Expected, ask_until_settled, audit
 from tests.faults.outcome import Outcome
-from tests.faults.site import PATIENCE, Bench, Site
+from tests.faults.site import WAIT_TIMEOUT, Bench, Site
 from tests.support.servers import RunningServer
 
 _LOOPS_A_CORE = 4
@@ -90,7 +90,7 @@ class _Leases:
 
     def __exit__(self, *_: Any) -> None:
         self._over.set()
-        self._thread.join(PATIENCE)
+        self._thread.join(WAIT_TIMEOUT)
 
     def _look(self) -> None:
         sql = "SELECT MIN(lease_expires_at) AS expires_at FROM generations WHERE state = 'sent'"

@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.faults.audit import Expected, audit
 from tests.faults.outcome import Outcome
-from tests.faults.site import PATIENCE, Bench, Site, Wish, request_for, wait_until_submitted
+from tests.faults.site import WAIT_TIMEOUT, Bench, Site, Wish, request_for, wait_until_submitted
 from tests.support.servers import RunningServer, image_stub
 from tests.support.waiting import wait_until
 
@@ -77,7 +77,7 @@ def _let_deadline_pass(site: Site, server: RunningServer, wish: Wish, outcome: O
 def _hang_up(site: Site, server: RunningServer, wish: Wish, outcome: Outcome) -> None:
     with server.new_channel() as channel:
         call: Any = image_stub(channel).CreateImage.future(
-            request_for(wish), metadata=site.login.metadata, timeout=PATIENCE
+            request_for(wish), metadata=site.login.metadata, timeout=WAIT_TIMEOUT
         )
         wait_until_submitted(site, wish)
     outcome.expect(call.done(), "the connection is closed")
@@ -110,4 +110,4 @@ def _be_refused(site: Site, server: RunningServer, outcome: Outcome) -> Wish:
 
 
 def _wait_for_state(server: RunningServer, wish: Wish, state: str) -> None:
-    wait_until(lambda: server.generation_states(wish.prompt) == [state], PATIENCE, f"{wish} to be {state}")
+    wait_until(lambda: server.generation_states(wish.prompt) == [state], WAIT_TIMEOUT, f"{wish} to be {state}")

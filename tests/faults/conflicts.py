@@ -12,7 +12,7 @@ from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from tests.faults.audit import Expected, audit
 from tests.faults.outcome import Outcome
-from tests.faults.site import PATIENCE, Answer, Bench, Site, Wish, answer_to
+from tests.faults.site import WAIT_TIMEOUT, Answer, Bench, Site, Wish, answer_to
 from tests.support.servers import RunningServer
 
 _WORKERS = 16
@@ -55,7 +55,7 @@ def _change(site: Site, server: RunningServer, wish: Wish, chance: random.Random
         update_mask=FieldMask(paths=["tags", "visibility"]),
     )
     wish.tags.append(tags)  # Which one is last nobody can tell, but it must be one of them.
-    return answer_to(lambda: server.images.UpdateImage(request, metadata=site.login.metadata, timeout=PATIENCE))
+    return answer_to(lambda: server.images.UpdateImage(request, metadata=site.login.metadata, timeout=WAIT_TIMEOUT))
 
 
 def _delete_while_changing(site: Site, servers: list[RunningServer], outcome: Outcome) -> None:
@@ -72,4 +72,4 @@ def _delete_while_changing(site: Site, servers: list[RunningServer], outcome: Ou
     with ThreadPoolExecutor(_WORKERS) as pool:
         told = set(pool.map(act, range(_WORKERS)))
     outcome.expect(told <= {*_ALLOWED, "NOT_FOUND IMAGE_NOT_FOUND"}, f"deleted while it was changed: {told}")
-    outcome.expect(time.monotonic() - began < PATIENCE, "deleting took too long")
+    outcome.expect(time.monotonic() - began < WAIT_TIMEOUT, "deleting took too long")

@@ -23,7 +23,7 @@ from tests.faults.crashing_server import (
     UPDATE_POINTS,
 )
 from tests.faults.outcome import Outcome
-from tests.faults.site import OUTCOME_UNKNOWN, PATIENCE, Answer, Bench, Site, Wish
+from tests.faults.site import OUTCOME_UNKNOWN, WAIT_TIMEOUT, Answer, Bench, Site, Wish
 from tests.support.servers import RunningServer
 from tests.support.waiting import wait_until
 
@@ -94,10 +94,10 @@ def _crash_one_at(site: Site, point: str, outcome: Outcome) -> None:
             _check_answer(point, answer, _submissions_at(point), site.stand_in.count(wish.prompt), one)
         else:
             one.expect(answer.code == "UNAVAILABLE", f"killed, and the call ended with {answer.as_told}")
-        again = wait_until(lambda: _told_again(site, server, wish), PATIENCE, "an answer of those that live")
+        again = wait_until(lambda: _told_again(site, server, wish), WAIT_TIMEOUT, "an answer of those that live")
         one.recovered(time.monotonic() - began_at)
         _check_answer(point, again, _submissions_at(point), site.stand_in.count(wish.prompt), one)
-        wait_until(lambda: ") is gone. Signal 9" in server.log, PATIENCE, "a process to be killed")
+        wait_until(lambda: ") is gone. Signal 9" in server.log, WAIT_TIMEOUT, "a process to be killed")
         one.expect(server.log.count(") is gone. Signal 9") == 1, "not one process was killed")
         audit(site, server, one, Expected(unknown=point in _UNKNOWN))
     _add(outcome, one, point)
@@ -125,7 +125,7 @@ def _crash_at(site: Site, point: str, outcome: Outcome) -> None:
         answer = _reach(site, server, wish, point)
         is_cut_off = answer.code == "UNAVAILABLE" or (answer.is_ok and point in _AFTER_COMMIT)
         one.expect(is_cut_off, f"killed, and the call ended with {answer.as_told}")
-        server.process.wait(PATIENCE)
+        server.process.wait(WAIT_TIMEOUT)
     killed_at = time.monotonic()
     before = site.stand_in.count(wish.prompt)
     with site.server() as server:
@@ -190,12 +190,12 @@ def _pause_at(site: Site, point: str, outcome: Outcome) -> None:
     wish = _wish_for(site, point)
     with site.server(pause_at=point) as sleeper, site.server() as other:
         call = site.begin(sleeper, wish)
-        wait_until(lambda: _is_asleep(sleeper), PATIENCE, "the server to fall asleep")
+        wait_until(lambda: _is_asleep(sleeper), WAIT_TIMEOUT, "the server to fall asleep")
         meanwhile = ask_until_settled(site, other, wish)
         is_honest = meanwhile.is_ok or meanwhile.reason == OUTCOME_UNKNOWN
         one.expect(is_honest, f"asked elsewhere meanwhile: {meanwhile.as_told}")
-        # It may have thrown away what the sleeper is about to finish.
-        wait_until(lambda: not (site.store / ".notes").exists() or _is_recovered(site), PATIENCE, "recovery")
+        # Recovery may have deleted what the sleeper is about to finish.
+        wait_until(lambda: not (site.store / ".notes").exists() or _is_recovered(site), WAIT_TIMEOUT, "recovery")
         sleeper.process.send_signal(signal.SIGCONT)
         woken_at = time.monotonic()
         site.end(wish, call)
@@ -205,7 +205,7 @@ def _pause_at(site: Site, point: str, outcome: Outcome) -> None:
             one.expect(again.reason == OUTCOME_UNKNOWN, f"awake again, and asked again: {again.as_told}")
         else:
             # What it had submitted is committed when it comes.
-            wait_until(lambda: site.create(sleeper, wish).is_ok, PATIENCE, "the image of the sleeper")
+            wait_until(lambda: site.create(sleeper, wish).is_ok, WAIT_TIMEOUT, "the image of the sleeper")
         one.recovered(time.monotonic() - woken_at)
         submissions = 2 if point == _QUEUED_AGAIN else 1
         one.expect(
@@ -243,7 +243,7 @@ def random_kills(bench: Bench, database_url: str | None, *, kills: int, seed: in
                         # Neither a wait for anything nor a guess at how long something takes: the fault is the moment.
                         time.sleep(chance.uniform(_SHORTEST_LIFE, _LONGEST_LIFE))
                         server.kill()
-                        load.note_fault()
+                        load.record_fault()
                 if number == kills:
                     audit(site, server, outcome, Expected(unknown=True))
     outcome.problems += load.surprises
@@ -257,11 +257,11 @@ class Load:
         surprises: answers that are not documented for what happened.
     """
 
-    def __init__(self, site: Site, seed: int, *, patience: float = 2.0, slow: str = "slow=0.05") -> None:
-        """Start nothing yet; ``patience`` is how long a caller waits for an answer."""
+    def __init__(self, site: Site, seed: int, *, call_timeout: float = 2.0, slow: str = "slow=0.05") -> None:
+        """Start nothing yet; ``call_timeout`` is how long a caller waits for an answer, in seconds."""
         self._site = site
         self._seed = seed
-        self._patience = patience
+        self._call_timeout = call_timeout
         self._slow = slow
         self._server: RunningServer | None = None
         self._fault_at = time.monotonic()
@@ -279,7 +279,7 @@ class Load:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         for thread in self._threads:
-            thread.join(PATIENCE)
+            thread.join(WAIT_TIMEOUT)
 
     @contextlib.contextmanager
     def turned_to(self, server: RunningServer) -> Iterator[None]:
@@ -288,16 +288,16 @@ class Load:
         self._server = server
         yield
         self._server = None
-        wait_until(lambda: not self._calling, PATIENCE, "the last calls to end")
+        wait_until(lambda: not self._calling, WAIT_TIMEOUT, "the last calls to end")
 
-    def note_fault(self) -> None:
+    def record_fault(self) -> None:
         """Remember when it was."""
         self._fault_at = time.monotonic()
 
     def wait_for_success(self, outcome: Outcome) -> None:
-        """Wait until anybody is served again, and note how long after the fault."""
+        """Wait until anybody is served again, and record how long after the fault."""
         fault_at = self._fault_at
-        wait_until(lambda: self._success_at > fault_at, PATIENCE, "any call to succeed")
+        wait_until(lambda: self._success_at > fault_at, WAIT_TIMEOUT, "any call to succeed")
         outcome.recovered(self._success_at - fault_at)
 
     def _work(self, number: int) -> None:
@@ -320,17 +320,17 @@ class Load:
             return self._read(server, chance.choice(mine))
         if mine and what < 0.4:
             return self._site.update(
-                server, chance.choice(mine), [f"tag {chance.randrange(1_000_000)}"], self._patience
+                server, chance.choice(mine), [f"tag {chance.randrange(1_000_000)}"], self._call_timeout
             )
         if mine and what < 0.5:
-            return self._site.delete(server, mine.pop(chance.randrange(len(mine))), self._patience)
+            return self._site.delete(server, mine.pop(chance.randrange(len(mine))), self._call_timeout)
         return self._create(server, chance, waiting, mine)
 
     def _create(self, server: RunningServer, chance: random.Random, waiting: list[Wish], mine: list[Wish]) -> Answer:
         # Where nobody answers, nothing new is asked for: it would only be asked for again at the end.
         is_again = waiting and (len(waiting) >= _MOST_WAITING or chance.random() < 0.5)
         wish = waiting.pop(chance.randrange(len(waiting))) if is_again else self._new_wish(chance)
-        answer = self._site.create(server, wish, self._patience)
+        answer = self._site.create(server, wish, self._call_timeout)
         if answer.is_ok:
             mine.append(wish)
         elif answer.reason != OUTCOME_UNKNOWN:
@@ -342,7 +342,7 @@ class Load:
 
     def _read(self, server: RunningServer, wish: Wish) -> Answer:
         assert wish.image is not None
-        answer = self._site.content(server, wish.image.guid, self._patience)
+        answer = self._site.content(server, wish.image.guid, self._call_timeout)
         if answer.is_ok:
             size = sum(len(message.data) for message in answer.value)
             if size != wish.image.size_bytes:

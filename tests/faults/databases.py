@@ -16,7 +16,7 @@ from pixyproxy_pb.v1 import image_service_pb2 as pb
 from tests.faults.audit import Expected, audit
 from tests.faults.crashes import Load
 from tests.faults.outcome import Outcome
-from tests.faults.site import PATIENCE, Answer, Bench, Site, Wish, failed, wait_until_submitted
+from tests.faults.site import WAIT_TIMEOUT, Answer, Bench, Site, Wish, failed, wait_until_submitted
 from tests.faults.tcp_proxy import TcpProxy, tcp_proxy
 from tests.support.database_servers import DatabaseKind, PrivateServer, fresh_database, private_server
 from tests.support.servers import RunningServer
@@ -71,7 +71,13 @@ def _site_behind_network(
 
 
 def goes_away(
-    bench: Bench, kind: DatabaseKind, absence: Absence, *, times: int, seconds: float = 0.0, patience: float = 5.0
+    bench: Bench,
+    kind: DatabaseKind,
+    absence: Absence,
+    *,
+    times: int,
+    seconds: float = 0.0,
+    database_timeout: float = 5.0,
 ) -> Outcome:
     """Take the database away while images are read and made. The server runs on.
 
@@ -81,15 +87,15 @@ def goes_away(
         absence: how it goes away.
         times: how often.
         seconds: for how long at least; in any case until a reader was told.
-        patience: the product's own setting for how long it waits for the database.
+        database_timeout: PIXYPROXY_DATABASE_TIMEOUT, in seconds.
     """
     outcome = Outcome(f"database {absence.name} under load")
     slow: list[float] = []
-    settings = {"PIXYPROXY_DATABASE_TIMEOUT": f"{patience:g}"}
+    settings = {"PIXYPROXY_DATABASE_TIMEOUT": f"{database_timeout:g}"}
     with _site_behind_network(bench, kind, **settings) as (site, database, network), site.server() as server:
         for number in range(times):
             seen = _Reads(site, server)
-            load = Load(site, number, patience=DEADLINE)
+            load = Load(site, number, call_timeout=DEADLINE)
             with seen, load, load.turned_to(server):
                 seen.wait_for_success()
                 pending = [_Pending(site, server) for _ in range(_PENDING)]
@@ -119,7 +125,7 @@ def goes_away_and_we_die(bench: Bench, kind: DatabaseKind, *, times: int) -> Out
             with site.server() as server:
                 pending = [_Pending(site, server) for _ in range(_PENDING)]
                 network.refuse()
-                wait_until(lambda: _stored(site) == _PENDING, PATIENCE, "the images to be stored")
+                wait_until(lambda: _stored(site) == _PENDING, WAIT_TIMEOUT, "the images to be stored")
                 server.kill()
                 killed_at = time.monotonic()
                 outcome.injected += 1
@@ -163,7 +169,7 @@ class _Pending:
         """It was submitted once, is stored, and is found under its request id."""
         first = self.answer()
         outcome.expect(first.is_ok or first.as_told == _AWAY, f"its image came meanwhile: {first.as_told}")
-        outcome.expect(first.seconds < PATIENCE, f"told after {first.seconds:.1f} s")
+        outcome.expect(first.seconds < WAIT_TIMEOUT, f"told after {first.seconds:.1f} s")
         again = self._site.create(self._server, self.wish)
         outcome.expect(again.is_ok, f"stored, and not committed: {again.as_told}: {self.wish}")
 
@@ -197,22 +203,22 @@ class _Reads:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
-        wait_until(lambda: not self._open, PATIENCE, "the last reads to end")
+        wait_until(lambda: not self._open, WAIT_TIMEOUT, "the last reads to end")
 
     def wait_for_success(self) -> None:
-        wait_until(lambda: self._done, PATIENCE, "a read")
+        wait_until(lambda: self._done, WAIT_TIMEOUT, "a read")
 
     def wait_for_failure(self, left_at: float) -> None:
         """Wait until somebody was told that the database is away."""
         wait_until(
             lambda: any(read.ended > left_at and not read.answer.is_ok for read in list(self._done)),
-            PATIENCE,
+            WAIT_TIMEOUT,
             "a read to fail",
         )
 
     def wait_for_steady_success(self, returned_at: float, outcome: Outcome) -> None:
-        """Wait until reads succeed again, and note how long the last one failed that began after the return."""
-        wait_until(lambda: self._successes_in_a_row(returned_at) >= 20, PATIENCE, "reads to succeed again")
+        """Wait until reads succeed again, and record how long the last one failed that began after the return."""
+        wait_until(lambda: self._successes_in_a_row(returned_at) >= 20, WAIT_TIMEOUT, "reads to succeed again")
         later = [read for read in list(self._done) if read.began > returned_at]
         first_success = min(read.ended for read in self._done if read.answer.is_ok and read.ended > returned_at)
         last_failure = max((read.ended for read in later if not read.answer.is_ok), default=returned_at)
@@ -254,7 +260,7 @@ class _Reads:
 
 
 class _Noting:
-    """Notes how a read ended."""
+    """Records how a read ended."""
 
     def __init__(self, reads: _Reads, number: int) -> None:
         self._reads, self._number = reads, number

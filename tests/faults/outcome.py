@@ -40,14 +40,14 @@ class Outcome:
         return not (self.lost or self.billed_twice or self.problems)
 
     def expect(self, holds: bool, otherwise: str) -> bool:
-        """Note a problem where something does not hold that should; return whether it does."""
+        """Record a problem unless a condition holds; return whether it does."""
         if not holds:
             with self._lock:
                 self.problems.append(otherwise)
         return holds
 
     def recovered(self, seconds: float) -> None:
-        """Note one recovery."""
+        """Record the time of one recovery."""
         with self._lock:
             self.recovery.append(seconds)
 

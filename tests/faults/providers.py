@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from tests.faults.audit import Expected, audit
 from tests.faults.outcome import Outcome
-from tests.faults.site import OUTCOME_UNKNOWN, PATIENCE, Bench, Site
+from tests.faults.site import OUTCOME_UNKNOWN, WAIT_TIMEOUT, Bench, Site
 from tests.faults.tcp_proxy import tcp_proxy
 from tests.support.servers import RunningServer
 from tests.support.waiting import wait_until
@@ -155,7 +155,7 @@ def _open_circuit(site: Site, server: RunningServer, calls: int, outcome: Outcom
         outcome.expect(answer.as_told == _UNAVAILABLE, f"nobody is there: {answer.as_told}")
         return answer.retry_after is not None
 
-    wait_until(is_open, PATIENCE, "the circuit to open")
+    wait_until(is_open, WAIT_TIMEOUT, "the circuit to open")
     answers = [site.create(server, site.wish()) for _ in range(calls)]
     for answer in answers:
         outcome.expect(answer.as_told == _UNAVAILABLE, f"the circuit is open: {answer.as_told}")
@@ -166,5 +166,5 @@ def _open_circuit(site: Site, server: RunningServer, calls: int, outcome: Outcom
 def _wait_until_closed(site: Site, server: RunningServer, outcome: Outcome) -> None:
     returned_at = time.monotonic()
     wish = site.wish()
-    wait_until(lambda: site.create(server, wish).is_ok, PATIENCE, "the circuit to close")
+    wait_until(lambda: site.create(server, wish).is_ok, WAIT_TIMEOUT, "the circuit to close")
     outcome.recovered(time.monotonic() - returned_at)

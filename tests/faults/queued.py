@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.faults.audit import Expected, audit
 from tests.faults.outcome import Outcome
-from tests.faults.site import OUTCOME_UNKNOWN, PATIENCE, Bench, Site, Wish, wait_until_submitted
+from tests.faults.site import OUTCOME_UNKNOWN, WAIT_TIMEOUT, Bench, Site, Wish, wait_until_submitted
 from tests.support.servers import RunningServer
 from tests.support.waiting import wait_until
 
@@ -59,7 +59,7 @@ def _stop_generation_worker(_: Site, server: RunningServer) -> list[Request]:
 
 
 HOLDS = (
-    Hold("the images of the minute are used up", {"PIXYPROXY_IMAGES_PER_MINUTE": "1"}, _use_minute_up),
+    Hold("the rate limit is reached", {"PIXYPROXY_IMAGES_PER_MINUTE": "1"}, _use_minute_up),
     Hold("the generation worker is full", {"PIXYPROXY_MAX_GENERATIONS": str(_SLOTS)}, _fill_slots),
     Hold("the generation worker is stopped", {}, _stop_generation_worker),
 )
@@ -125,7 +125,7 @@ def _kill_one_of_two(site: Site, server: RunningServer, outcome: Outcome) -> Non
         outcome.expect(is_right, f"submitted when a generation worker was killed: {answer.as_told}")
     for wish, _ in (*submitted, *queued):
         outcome.expect(site.stand_in.count(wish.prompt) == 1, f"not submitted once: {wish}")
-    wait_until(lambda: len(server.generation_workers - {killed}) == 2, PATIENCE, "another generation worker")
+    wait_until(lambda: len(server.generation_workers - {killed}) == 2, WAIT_TIMEOUT, "another generation worker")
 
 
 # --- Requests --------------------------------------------------------------------------------------------------------
@@ -145,19 +145,19 @@ def _begin(site: Site, server: RunningServer, number: int, fault: str) -> Reques
 
 def _begin_to_queue(site: Site, server: RunningServer, number: int) -> Request:
     wish, call = _ask(site, server, number)
-    wait_until(lambda: server.generation_states(wish.prompt) == _QUEUED, PATIENCE, "the request to be queued")
+    wait_until(lambda: server.generation_states(wish.prompt) == _QUEUED, WAIT_TIMEOUT, "the request to be queued")
     return wish, call
 
 
 def _expect_generated_once(site: Site, server: RunningServer, wish: Wish, outcome: Outcome) -> None:
     """Wait for an image that nobody asks for any more."""
-    wait_until(lambda: server.generation_states(wish.prompt) == _STORED, PATIENCE, f"the image of {wish}")
+    wait_until(lambda: server.generation_states(wish.prompt) == _STORED, WAIT_TIMEOUT, f"the image of {wish}")
     outcome.expect(site.stand_in.count(wish.prompt) == 1, f"not submitted once: {wish}")
     outcome.expect(site.find(server, wish), f"generated, and not found: {wish}")
 
 
 def _expect_unknown(server: RunningServer, wish: Wish, outcome: Outcome) -> None:
-    wait_until(lambda: server.generation_states(wish.prompt) != _SUBMITTED, PATIENCE, f"the end of {wish}")
+    wait_until(lambda: server.generation_states(wish.prompt) != _SUBMITTED, WAIT_TIMEOUT, f"the end of {wish}")
     states = server.generation_states(wish.prompt)
     outcome.expect(states == ["unknown"], f"submitted by the killed one, and {states}: {wish}")
 
@@ -179,7 +179,7 @@ def _kill_all(server: RunningServer) -> None:
     for pid in others:
         with contextlib.suppress(ProcessLookupError):  # It has ended without its supervisor.
             os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not list(_alive(others)), PATIENCE, "all processes to be gone")
+    wait_until(lambda: not list(_alive(others)), WAIT_TIMEOUT, "all processes to be gone")
 
 
 def _alive(pids: set[int]) -> Iterator[int]:

@@ -35,7 +35,7 @@ from tests.support.waiting import wait_until
 ROOT = Path(__file__).parents[2]
 STILL_UNDER_WAY = "PROVIDER_TIMEOUT"
 OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
-PATIENCE = 60.0
+WAIT_TIMEOUT = 60.0
 """Seconds that anything may take that is waited for."""
 
 
@@ -69,7 +69,7 @@ class Answer:
 
 
 def answer_to(call: Callable[[], Any], *, of_stream: bool = False) -> Answer:
-    """Make a call and note what it comes to."""
+    """Make a call and record its result."""
     begin, messages = time.monotonic(), []
     try:
         value = call()
@@ -150,7 +150,7 @@ class Site:
 
     @contextlib.contextmanager
     def server(self, *, crash_at: str = "", pause_at: str = "", **settings: str) -> Iterator[RunningServer]:
-        """Run a server; several may run at a time. One that still runs at the end must stop in good order."""
+        """Run a server; several may run at a time. One that still runs at the end must stop cleanly."""
         command = [sys.executable, "-m", "tests.faults.crashing_server"]
         command += ["--crash-at", crash_at] if crash_at else []
         command += ["--crash-at", pause_at, "--pause"] if pause_at else []
@@ -182,32 +182,32 @@ class Site:
             self.wishes.append(wish)
         return wish
 
-    def create(self, server: RunningServer, wish: Wish, timeout: float = PATIENCE) -> Answer:
+    def create(self, server: RunningServer, wish: Wish, timeout: float = WAIT_TIMEOUT) -> Answer:
         """Ask for an image."""
         answer = answer_to(
             lambda: server.images.CreateImage(request_for(wish), metadata=self.login.metadata, timeout=timeout)
         )
-        self.note(wish, answer)
+        self.record(wish, answer)
         return answer
 
-    def begin(self, server: RunningServer, wish: Wish, timeout: float | None = PATIENCE) -> Any:
+    def begin(self, server: RunningServer, wish: Wish, timeout: float | None = WAIT_TIMEOUT) -> Any:
         """Ask for an image without waiting; ``end`` waits."""
         return server.images.CreateImage.future(request_for(wish), metadata=self.login.metadata, timeout=timeout)
 
     def end(self, wish: Wish, future: Any) -> Answer:
         """Wait for what ``begin`` has begun."""
         answer = answer_to(future.result)
-        self.note(wish, answer)
+        self.record(wish, answer)
         return answer
 
-    def note(self, wish: Wish, answer: Answer) -> None:
-        """Note what somebody was told about an image."""
+    def record(self, wish: Wish, answer: Answer) -> None:
+        """Record what a caller was told about an image."""
         with self._lock:
             wish.told.append(answer.as_told)
             if answer.is_ok and wish.image is None:
                 wish.image = answer.value.image
 
-    def get(self, server: RunningServer, guid: str, timeout: float = PATIENCE) -> Answer:
+    def get(self, server: RunningServer, guid: str, timeout: float = WAIT_TIMEOUT) -> Answer:
         """Get a detail."""
         return answer_to(
             lambda: server.images.GetImage(pb.GetImageRequest(guid=guid), metadata=self.login.metadata, timeout=timeout)
@@ -216,13 +216,13 @@ class Site:
     def find(self, server: RunningServer, wish: Wish) -> bool:
         """Find the one image of a wish by its prompt; return whether there is one."""
         request = pb.ListImagesRequest(prompt=wish.prompt.split()[1])
-        page = answer_to(lambda: server.images.ListImages(request, metadata=self.login.metadata, timeout=PATIENCE))
+        page = answer_to(lambda: server.images.ListImages(request, metadata=self.login.metadata, timeout=WAIT_TIMEOUT))
         if not page.is_ok or len(page.value.images) != 1:
             return False
         wish.image = page.value.images[0]
         return True
 
-    def content(self, server: RunningServer, guid: str, timeout: float = PATIENCE) -> Answer:
+    def content(self, server: RunningServer, guid: str, timeout: float = WAIT_TIMEOUT) -> Answer:
         """Read the bytes; the value is the list of messages, also of a stream that was cut off."""
         return answer_to(
             lambda: server.images.GetImageContent(
@@ -231,7 +231,7 @@ class Site:
             of_stream=True,
         )
 
-    def update(self, server: RunningServer, wish: Wish, tags: Sequence[str], timeout: float = PATIENCE) -> Answer:
+    def update(self, server: RunningServer, wish: Wish, tags: Sequence[str], timeout: float = WAIT_TIMEOUT) -> Answer:
         """Give an image other tags."""
         assert wish.image is not None
         request = pb.UpdateImageRequest(guid=wish.image.guid, tags=tags, update_mask=FieldMask(paths=["tags"]))
@@ -241,7 +241,7 @@ class Site:
             wish.tags = [tuple(tags)]
         return answer
 
-    def delete(self, server: RunningServer, wish: Wish, timeout: float = PATIENCE) -> Answer:
+    def delete(self, server: RunningServer, wish: Wish, timeout: float = WAIT_TIMEOUT) -> Answer:
         """Delete an image."""
         assert wish.image is not None
         request = pb.DeleteImageRequest(guid=wish.image.guid)
@@ -253,7 +253,7 @@ class Site:
 
 def wait_until_submitted(site: Site, wish: Wish) -> None:
     """Wait until the provider has a request, which takes its time to answer."""
-    wait_until(lambda: site.stand_in.count(wish.prompt), PATIENCE, "the request to be submitted")
+    wait_until(lambda: site.stand_in.count(wish.prompt), WAIT_TIMEOUT, "the request to be submitted")
 
 
 def request_for(wish: Wish) -> pb.CreateImageRequest:

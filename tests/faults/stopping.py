@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2
 from tests.faults.audit import Expected, audit
 from tests.faults.crashes import Load
 from tests.faults.outcome import Outcome
-from tests.faults.site import OUTCOME_UNKNOWN, PATIENCE, Bench, Site, Wish, wait_until_submitted
+from tests.faults.site import OUTCOME_UNKNOWN, WAIT_TIMEOUT, Bench, Site, Wish, wait_until_submitted
 from tests.support.rpc import health_stub
 from tests.support.servers import RunningServer
 
@@ -33,7 +33,7 @@ def stopped_under_load(bench: Bench, database_url: str | None, *, times: int) ->
         with (
             site.server() as server,
             _watched_health(server) as told,
-            Load(site, number, patience=PATIENCE) as load,
+            Load(site, number, call_timeout=WAIT_TIMEOUT) as load,
             load.turned_to(server),
         ):
             load.wait_for_success(Outcome(""))
@@ -91,7 +91,7 @@ def stopped_twice(bench: Bench, database_url: str | None, *, times: int) -> Outc
             server.process.send_signal(signal.SIGTERM)
             told_at = time.monotonic()
             outcome.injected += 1
-            status = server.process.wait(PATIENCE)
+            status = server.process.wait(WAIT_TIMEOUT)
             ends.append(time.monotonic() - told_at)
             outcome.expect(status != 0, "it gave work up and ended as if all were well")
             answer = site.end(wish, call)
@@ -116,7 +116,7 @@ def _begin(site: Site, server: RunningServer, fault: str) -> tuple[Wish, Any]:
 
 
 def _expect_good_end(server: RunningServer, outcome: Outcome) -> None:
-    status = server.process.wait(PATIENCE)
+    status = server.process.wait(WAIT_TIMEOUT)
     outcome.expect(status == 0, f"it ended with status {status}")
     outcome.expect("Traceback" not in server.log, f"a traceback in the log:\n{server.log[-3000:]}")
 
@@ -135,7 +135,7 @@ def _watched_health(server: RunningServer) -> Iterator[queue.Queue[int]]:
 
         thread = threading.Thread(target=watch)
         thread.start()
-        assert told.get(timeout=PATIENCE) == health_pb2.HealthCheckResponse.SERVING
+        assert told.get(timeout=WAIT_TIMEOUT) == health_pb2.HealthCheckResponse.SERVING
         yield told
         stream.cancel()
         thread.join()
@@ -143,6 +143,6 @@ def _watched_health(server: RunningServer) -> Iterator[queue.Queue[int]]:
 
 def _expect_not_serving(told: queue.Queue[int], outcome: Outcome) -> None:
     try:
-        outcome.expect(told.get(timeout=PATIENCE) == _NOT_SERVING, "health says something else than NOT_SERVING")
+        outcome.expect(told.get(timeout=WAIT_TIMEOUT) == _NOT_SERVING, "health says something else than NOT_SERVING")
     except queue.Empty:
         outcome.problems.append("health does not say NOT_SERVING")

@@ -150,7 +150,7 @@ _SIZES = (300, 64 * 1024, 64 * 1024 + 1, 300_000)
 
 
 def damaged_bytes(bench: Bench, database_url: str | None) -> Outcome:
-    """Damage stored bytes in every way, read them, and mend them again."""
+    """Damage stored bytes in every way, read them, and restore them."""
     outcome = Outcome("stored bytes damaged")
     site = bench.site(database_url)
     with site.server() as server:
@@ -187,5 +187,5 @@ def _damage_and_read(
     outcome.expect(site.get(server, guid).is_ok, f"[{name}] the detail is there")
     path.write_bytes(whole)
     mended_at = time.monotonic()
-    outcome.expect(site.content(server, guid).is_ok, f"[{name}] mended")
+    outcome.expect(site.content(server, guid).is_ok, f"[{name}] restored")
     outcome.recovered(time.monotonic() - mended_at)

@@ -168,7 +168,7 @@ def test_the_provider_cannot_be_reached(bench: Bench) -> None:
     ],
 )
 def test_the_database_goes_away(bench: Bench, name: str, kind: DatabaseKind) -> None:
-    check(databases.goes_away(bench, kind, databases.ABSENCES[name], times=1, patience=1), recovered_within=2)
+    check(databases.goes_away(bench, kind, databases.ABSENCES[name], times=1, database_timeout=1), recovered_within=2)
 
 
 def test_the_database_goes_away_and_the_server_is_killed(bench: Bench) -> None:

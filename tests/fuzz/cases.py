@@ -17,7 +17,7 @@ from pixyproxy.core.search_terms import index_terms, query_terms
 from pixyproxy.core.text import caseless_key, exact_key
 from tests.fuzz.answers import CoreStatus, UnexpectedAnswerError, read_refusal
 from tests.fuzz.world import NOBODY, GivenToken, Person, World
-from tests.support.rpc import Refusal, request_id_of
+from tests.support.rpc import Refusal, call_id_of
 
 SERVICE = "/pixyproxy.v1.ImageService/"
 METHODS: Mapping[str, tuple[type[Any], type[Any]]] = {
@@ -27,7 +27,7 @@ METHODS: Mapping[str, tuple[type[Any], type[Any]]] = {
 _WRITING = ("CreateImage", "UpdateImage", "DeleteImage")
 _TIMEOUT = 30.0
 _GUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-# From here on gRPC may turn metadata away; see CORE_STATUSES.
+# From here on gRPC may refuse metadata; see CORE_STATUSES.
 _SAFE_METADATA_BYTES = 7 * 1024
 _MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 _SHOWN = 2000
@@ -116,7 +116,7 @@ class Checker:
             responses = list(call)
         except grpc.RpcError as error:
             return read_refusal(error)
-        request_id_of(call)
+        call_id_of(call)
         return responses
 
     def _call(self, method: str) -> Callable[..., Any]:

@@ -102,7 +102,7 @@ def foreign_images(world: World) -> list[Pair]:
 
 
 def work_of_sign_ins(world: World, attempts: int) -> tuple[float, float]:
-    """Return the seconds of processor time that the server spends on each of the two sign-ins, in turn."""
+    """Return the seconds of processor time that the server spends on each of the two sign-ins, alternately."""
     pair = sign_ins(world)
     spent = [0.0, 0.0]
     for _ in range(attempts):
@@ -155,7 +155,7 @@ def _words(refused: Refusal) -> tuple[Any, ...]:
 def _ratio_of_times(pair: Pair, samples: int) -> float:
     times: tuple[list[float], list[float]] = ([], [])
     for number in range(samples):
-        # In turn, and each of them first as often as second.
+        # Alternately, each of them first as often as second.
         for at in (0, 1) if number % 2 else (1, 0):
             started = time.perf_counter()
             (pair.one, pair.other)[at]()

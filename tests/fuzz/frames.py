@@ -98,8 +98,8 @@ class Plan:
     is_held: bool = False
 
 
-class Maker:
-    """Makes plans out of random numbers."""
+class PlanBuilder:
+    """Builds plans from random numbers."""
 
     def __init__(self, random: Random, world: World) -> None:
         self.random = random
@@ -151,7 +151,7 @@ class Maker:
         return Plan(self.call(headers, body), streams=1)
 
 
-Scenario = Callable[[Maker], Plan]
+Scenario = Callable[[PlanBuilder], Plan]
 
 
 def _changed(headers: Headers, name: bytes, *values: bytes) -> Headers:
@@ -165,10 +165,10 @@ def _changed(headers: Headers, name: bytes, *values: bytes) -> Headers:
 # --- Headers ---------------------------------------------------------------------------------------------------------
 
 
-def good_calls(make: Maker) -> Plan:
+def good_calls(build: PlanBuilder) -> Plan:
     """Nothing wrong: several calls at once."""
-    count = make.random.randint(1, 5)
-    return Plan(b"".join(make.call(stream=2 * number + 1) for number in range(count)), streams=count)
+    count = build.random.randint(1, 5)
+    return Plan(b"".join(build.call(stream=2 * number + 1) for number in range(count)), streams=count)
 
 
 _ODD_HEADERS: Sequence[tuple[bytes, Sequence[bytes]]] = (
@@ -198,12 +198,12 @@ _ODD_HEADERS: Sequence[tuple[bytes, Sequence[bytes]]] = (
 )
 
 
-def odd_header(make: Maker) -> Plan:
+def odd_header(build: PlanBuilder) -> Plan:
     """A header that gRPC gives a meaning, with a value that it gives none."""
-    name, values = make.random.choice(_ODD_HEADERS)
-    path, _ = make.request()
-    chosen = make.random.choices(values, k=make.random.choice((1, 1, 1, 2)))
-    return make.one_call(_changed(make.headers(path), name, *chosen))
+    name, values = build.random.choice(_ODD_HEADERS)
+    path, _ = build.request()
+    chosen = build.random.choices(values, k=build.random.choice((1, 1, 1, 2)))
+    return build.one_call(_changed(build.headers(path), name, *chosen))
 
 
 _ODD_PSEUDO_HEADERS: Sequence[tuple[bytes, Sequence[bytes]]] = (
@@ -216,21 +216,21 @@ _ODD_PSEUDO_HEADERS: Sequence[tuple[bytes, Sequence[bytes]]] = (
 )
 
 
-def odd_pseudo_header(make: Maker) -> Plan:
+def odd_pseudo_header(build: PlanBuilder) -> Plan:
     """A pseudo header that is missing, there twice, in the wrong place, or something else."""
-    name, values = make.random.choice(_ODD_PSEUDO_HEADERS)
-    headers = make.headers()
-    what = make.random.randrange(5)
+    name, values = build.random.choice(_ODD_PSEUDO_HEADERS)
+    headers = build.headers()
+    what = build.random.randrange(5)
     if what == 0:
-        return make.one_call(_changed(headers, name))
+        return build.one_call(_changed(headers, name))
     if what == 1:
-        return make.one_call([*headers, (name, make.random.choice(values))])
-    return make.one_call(_changed(headers, name, *make.random.choices(values, k=2 if what == 2 else 1)))
+        return build.one_call([*headers, (name, build.random.choice(values))])
+    return build.one_call(_changed(headers, name, *build.random.choices(values, k=2 if what == 2 else 1)))
 
 
-def odd_names(make: Maker) -> Plan:
+def odd_names(build: PlanBuilder) -> Plan:
     """Headers with names that there must not be, very many, or very large ones."""
-    further = make.random.choice(
+    further = build.random.choice(
         (
             ((b"UPPER", b"x"),),
             ((b"", b"x"),),
@@ -241,20 +241,20 @@ def odd_names(make: Maker) -> Plan:
             ((b"\xff" * 5000, b"x"),),
             ((b":", b"x"),),
             ((b"connection", b"close"), (b"transfer-encoding", b"chunked"), (b"upgrade", b"h2c")),
-            tuple((f"x-{number}".encode(), b"y") for number in range(make.random.choice((50, 150, 1000)))),
+            tuple((f"x-{number}".encode(), b"y") for number in range(build.random.choice((50, 150, 1000)))),
             tuple((b"x-same", b"y") for _ in range(300)),
-            ((b"x-large", b"x" * make.random.choice((7000, 9000, 17_000, 70_000, 300_000))),),
-            ((b"x" * make.random.choice((1000, 9000, 20_000)), b"y"),),
+            ((b"x-large", b"x" * build.random.choice((7000, 9000, 17_000, 70_000, 300_000))),),
+            ((b"x" * build.random.choice((1000, 9000, 20_000)), b"y"),),
             tuple((b"cookie", b"a=b") for _ in range(100)),
         )
     )
-    return make.one_call(make.headers(_SERVICE + b"GetImage", *further))
+    return build.one_call(build.headers(_SERVICE + b"GetImage", *further))
 
 
-def broken_compression_of_headers(make: Maker) -> Plan:
+def broken_compression_of_headers(build: PlanBuilder) -> Plan:
     """A header block that HPACK does not allow."""
-    good = header_block(make.headers())
-    block = make.random.choice(
+    good = header_block(build.headers())
+    block = build.random.choice(
         (
             b"\x80",  # Index 0.
             b"\xff\xff\xff\xff\xff\x0f",  # An index beyond all tables.
@@ -266,25 +266,27 @@ def broken_compression_of_headers(make: Maker) -> Plan:
             b"\x00\x83\xff\xff\xff\x01a",  # Not Huffman's.
             good[:-1],
             b"",
-            make.random.randbytes(50),
+            build.random.randbytes(50),
             # Each byte names a large header of the table again.
             good + b"\x40\x01x\x7f\x81\x1e" + b"y" * 4000 + b"\xbe" * 2000,
         )
     )
     ending = frame(HEADERS, END_HEADERS | END_STREAM, 1, block)
-    return Plan(ending + make.call(stream=3), streams=2)
+    return Plan(ending + build.call(stream=3), streams=2)
 
 
-def continuation_flood(make: Maker) -> Plan:
+def continuation_flood(build: PlanBuilder) -> Plan:
     """One header block in very many pieces, empty ones or not, with an end or without one."""
-    block = header_block(make.headers())
-    count = make.random.choice((1, 10, 100, 1000, 2000))
-    pieces = [block[at : at + 1] for at in range(len(block))] if make.random.random() < 0.3 else [block] + [b""] * count
+    block = header_block(build.headers())
+    count = build.random.choice((1, 10, 100, 1000, 2000))
+    pieces = (
+        [block[at : at + 1] for at in range(len(block))] if build.random.random() < 0.3 else [block] + [b""] * count
+    )
     data = blocks(pieces, 1)
-    if make.random.random() < 0.4:
+    if build.random.random() < 0.4:
         return Plan(
             data[:-9]
-            + frame(CONTINUATION, 0, 1, header_block([(b"x-more", b"y" * 1000)])) * make.random.choice((1, 20, 500))
+            + frame(CONTINUATION, 0, 1, header_block([(b"x-more", b"y" * 1000)])) * build.random.choice((1, 20, 500))
         )
     return Plan(data + frame(DATA, END_STREAM, 1, message(b"")), streams=1)
 
@@ -292,30 +294,30 @@ def continuation_flood(make: Maker) -> Plan:
 # --- Messages --------------------------------------------------------------------------------------------------------
 
 
-def lying_prefix(make: Maker) -> Plan:
+def lying_prefix(build: PlanBuilder) -> Plan:
     """Messages that are longer or shorter than they say, several, none, or not even a whole prefix."""
-    path, request = make.request()
-    body = make.random.choice(
+    path, request = build.request()
+    body = build.random.choice(
         (
-            message(request, length=len(request) + make.random.choice((1, 5, 1000))),
-            message(request, length=max(0, len(request) - make.random.choice((1, 5)))),
+            message(request, length=len(request) + build.random.choice((1, 5, 1000))),
+            message(request, length=max(0, len(request) - build.random.choice((1, 5)))),
             message(request, length=2**32 - 1),
             message(request, length=2**31),
             message(request, length=4 * 1024 * 1024 + 1),
-            message(request, flag=make.random.randrange(2, 256)),
+            message(request, flag=build.random.randrange(2, 256)),
             message(request) * 2,
             message(request) + b"\x00",
             message(b"") * 1000,
             b"\x00\x00\x00",
             b"",
-            make.random.randbytes(40),
+            build.random.randbytes(40),
         )
     )
-    headers = make.headers(path)
-    if make.random.random() < 0.3:
+    headers = build.headers(path)
+    if build.random.random() < 0.3:
         # Without an end, what is missing is waited for.
         return Plan(frame(HEADERS, END_HEADERS, 1, header_block(headers)) + frame(DATA, 0, 1, body))
-    return make.one_call(headers, body)
+    return build.one_call(headers, body)
 
 
 @cache
@@ -323,11 +325,11 @@ def _bomb(megabytes: int) -> bytes:
     return gzip.compress(bytes(megabytes * 1024 * 1024), mtime=0)
 
 
-def odd_compression(make: Maker) -> Plan:
+def odd_compression(build: PlanBuilder) -> Plan:
     """Messages that are compressed, or say so: right, wrong, unknown, and such as unpack to megabytes."""
-    path, request = make.request()
-    megabytes = make.random.choice((1, 5, 16))
-    packed = make.random.choice(
+    path, request = build.request()
+    megabytes = build.random.choice((1, 5, 16))
+    packed = build.random.choice(
         (
             gzip.compress(request, mtime=0),
             zlib.compress(request),
@@ -335,32 +337,32 @@ def odd_compression(make: Maker) -> Plan:
             _bomb(megabytes),
             zlib.compress(bytes(100_000)),
             gzip.compress(_bomb(megabytes), mtime=0),
-            make.random.randbytes(100),
+            build.random.randbytes(100),
             request,
             b"",
         )
     )
     encodings = (b"gzip", b"gzip", b"deflate", b"identity", b"snappy", b"br", b"")
-    headers = make.headers(path, (b"grpc-encoding", make.random.choice(encodings)))
-    if make.random.random() < 0.2:
-        headers = make.headers(path)
-    return make.one_call(headers, message(packed, flag=make.random.choice((1, 1, 1, 0))))
+    headers = build.headers(path, (b"grpc-encoding", build.random.choice(encodings)))
+    if build.random.random() < 0.2:
+        headers = build.headers(path)
+    return build.one_call(headers, message(packed, flag=build.random.choice((1, 1, 1, 0))))
 
 
-def mutated_message(make: Maker) -> Plan:
+def mutated_message(build: PlanBuilder) -> Plan:
     """A request that is nearly a message."""
-    path, request = make.request()
-    return make.one_call(make.headers(path), message(mutated(make.random, request, MESSAGE_MUTATIONS)))
+    path, request = build.request()
+    return build.one_call(build.headers(path), message(mutated(build.random, request, MESSAGE_MUTATIONS)))
 
 
 # --- Frames ----------------------------------------------------------------------------------------------------------
 
 
-def odd_frames(make: Maker) -> Plan:
+def odd_frames(build: PlanBuilder) -> Plan:
     """Frames of the wrong length, with wrong flags, on wrong streams, or at the wrong time."""
-    block = header_block(make.headers())
-    stream = make.random.choice((0, 1, 2, 3, 2**31 - 1, 2**32 - 1))
-    random = make.random
+    block = header_block(build.headers())
+    stream = build.random.choice((0, 1, 2, 3, 2**31 - 1, 2**32 - 1))
+    random = build.random
     odd = random.choice(
         (
             frame(random.randrange(256), random.randrange(256), stream, random.randbytes(random.randrange(30))),
@@ -390,13 +392,13 @@ def odd_frames(make: Maker) -> Plan:
             frame(HEADERS, END_HEADERS, 1, block, length=random.choice((0, 1, len(block) + 1, 2**24 - 1))),
         )
     )
-    before, after = random.choice(((b"", make.call()), (make.call(), b""), (make.call(), make.call()), (b"", b"")))
+    before, after = random.choice(((b"", build.call()), (build.call(), b""), (build.call(), build.call()), (b"", b"")))
     return Plan(before + odd + after)
 
 
-def odd_settings(make: Maker) -> Plan:
+def odd_settings(build: PlanBuilder) -> Plan:
     """Settings that there are not, with values that must not be, or very often."""
-    random = make.random
+    random = build.random
     numbers = (0, 1, 2**14 - 1, 2**24, 2**31 - 1, 2**31, 2**32 - 1)
     one = struct.pack(">HI", random.choice((*range(10), 0xFE03, 0xFFFF)), random.choice(numbers))
     odd = random.choice(
@@ -410,14 +412,14 @@ def odd_settings(make: Maker) -> Plan:
             frame(SETTINGS, ACK, 0) * 10,
         )
     )
-    return Plan(odd + make.call())
+    return Plan(odd + build.call())
 
 
-def flood(make: Maker) -> Plan:
+def flood(build: PlanBuilder) -> Plan:
     """Very many frames that cost the sender nothing."""
-    count = make.random.choice((10, 100, 300))
-    block = header_block(make.headers())
-    data = make.random.choice(
+    count = build.random.choice((10, 100, 300))
+    block = header_block(build.headers())
+    data = build.random.choice(
         (
             frame(PING, 0, 0, bytes(8)) * count,
             frame(PING, ACK, 0, bytes(8)) * count,
@@ -431,20 +433,20 @@ def flood(make: Maker) -> Plan:
                 + frame(RST_STREAM, 0, 2 * number + 1, struct.pack(">I", 8))
                 for number in range(count)
             ),
-            b"".join(make.call(stream=2 * number + 1) for number in range(count)),
+            b"".join(build.call(stream=2 * number + 1) for number in range(count)),
         )
     )
     return Plan(data)
 
 
-def noise_in_frames(make: Maker) -> Plan:
+def noise_in_frames(build: PlanBuilder) -> Plan:
     """A good call of which some bytes are others."""
-    return Plan(mutated(make.random, make.call(), ANY_MUTATIONS))
+    return Plan(mutated(build.random, build.call(), ANY_MUTATIONS))
 
 
-def other_protocols(make: Maker) -> Plan:
+def other_protocols(build: PlanBuilder) -> Plan:
     """Something that is not HTTP/2 at all, or not from the beginning."""
-    random = make.random
+    random = build.random
     preface = random.choice(
         (
             b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
@@ -452,7 +454,7 @@ def other_protocols(make: Maker) -> Plan:
             b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + random.randbytes(100),
             PREFACE,
             PREFACE[: random.randrange(len(PREFACE))],
-            PREFACE + make.call(),
+            PREFACE + build.call(),
             PREFACE + frame(SETTINGS, 0, 0, b"", length=2**24 - 1),
             random.randbytes(random.choice((1, 24, 1000))),
             mutated(random, PREFACE + frame(SETTINGS, 0, 0), ANY_MUTATIONS),
@@ -465,11 +467,11 @@ def other_protocols(make: Maker) -> Plan:
 # --- Left open -------------------------------------------------------------------------------------------------------
 
 
-def half_open(make: Maker) -> Plan:
+def half_open(build: PlanBuilder) -> Plan:
     """A call, a message, a frame or a preface without its end, on a connection that stays."""
-    path, request = make.request()
-    begun = frame(HEADERS, END_HEADERS, 1, header_block(make.headers(path)))
-    plan = make.random.choice(
+    path, request = build.request()
+    begun = frame(HEADERS, END_HEADERS, 1, header_block(build.headers(path)))
+    plan = build.random.choice(
         (
             Plan(begun),
             Plan(begun + frame(DATA, 0, 1, message(request)[:-1])),
@@ -482,18 +484,18 @@ def half_open(make: Maker) -> Plan:
     return replace(plan, is_held=True)
 
 
-def half_open_calls(make: Maker, count: int) -> Plan:
+def half_open_calls(build: PlanBuilder, count: int) -> Plan:
     """Very many calls on one connection, none of which gets its request."""
-    block = header_block(make.headers())
+    block = header_block(build.headers())
     return Plan(b"".join(frame(HEADERS, END_HEADERS, 2 * number + 1, block) for number in range(count)), is_held=True)
 
 
-def stalled_reader(make: Maker) -> Plan:
+def stalled_reader(build: PlanBuilder) -> Plan:
     """A reader of bytes that takes none."""
     no_window = frame(SETTINGS, 0, 0, struct.pack(">HI", 4, 0))
-    guid = make.random.choice(list(make.world.images))
+    guid = build.random.choice(list(build.world.images))
     request = pb.GetImageContentRequest(guid=guid).SerializeToString()
-    call = make.call(make.headers(_SERVICE + b"GetImageContent"), message(request))
+    call = build.call(build.headers(_SERVICE + b"GetImageContent"), message(request))
     return Plan(call, preface=PREFACE + no_window, is_held=True)
 
 
@@ -537,7 +539,7 @@ def fuzz_frames(checker: Checker, number: int, inputs: int) -> int:
 def _try_input(world: World, held: ExitStack, seed: int) -> list[str]:
     random = Random(seed)
     scenario = random.choice(HELD_SCENARIOS if random.randrange(_HELD) == 0 else SCENARIOS)
-    plan = scenario(Maker(random, world))
+    plan = scenario(PlanBuilder(random, world))
     try:
         return _seen(_answers_to(plan, world.server.address, held))
     except Exception as error:  # Whatever it is, only the seed tells which input it was.

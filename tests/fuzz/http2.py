@@ -105,15 +105,15 @@ class Http2Connection:
         except OSError:
             self.answers.is_closed = True
 
-    def listen(self, streams: int, patience: float) -> None:
-        """Read until a ping is answered and so many calls have ended, the connection closes, or patience ends.
+    def listen(self, streams: int, timeout: float) -> None:
+        """Read until a ping is answered and so many calls have ended, the connection closes, or the timeout ends.
 
         Args:
             streams: how many calls should end.
-            patience: seconds.
+            timeout: seconds.
         """
         self.send(frame(PING, 0, 0, _LAST_PING))
-        ends_at = time.monotonic() + patience
+        ends_at = time.monotonic() + timeout
         while not self._is_over(streams) and time.monotonic() < ends_at:
             self._socket.settimeout(max(0.001, ends_at - time.monotonic()))
             with contextlib.suppress(TimeoutError):

@@ -20,7 +20,7 @@ def mutated(random: Random, data: bytes, mutations: Sequence[Mutation]) -> bytes
 
 
 def flip_bits(random: Random, data: bytes) -> bytes:
-    """Turn single bits over."""
+    """Flip single bits."""
     changed = bytearray(data)
     for _ in range(random.randint(1, 4) if data else 0):
         changed[random.randrange(len(changed))] ^= 1 << random.randrange(8)

@@ -136,7 +136,7 @@ class _Batches:
 
 
 def _try(report: Report, work: Callable[[], object]) -> None:
-    """Note what goes wrong, so that the rest is run all the same."""
+    """Record errors, so that the rest is still run."""
     try:
         work()
     except Exception as error:

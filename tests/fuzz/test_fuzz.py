@@ -10,7 +10,7 @@ import pytest
 
 from tests.fuzz.answers import DOCUMENTED
 from tests.fuzz.credentials import foreign_images, sign_ins, work_of_sign_ins
-from tests.fuzz.frames import Maker, half_open_calls
+from tests.fuzz.frames import PlanBuilder, half_open_calls
 from tests.fuzz.http2 import Http2Connection
 from tests.fuzz.parts import PARTS, Part, run_part
 from tests.fuzz.vitals import Watch
@@ -30,9 +30,9 @@ def test_no_input_breaks_the_server_or_gets_an_answer_that_is_not_documented(par
 
 def test_half_open_calls_of_one_connection_leave_room_for_others(tmp_path: Path) -> None:
     with open_world(tmp_path) as world, Http2Connection(world.server.address, timeout=10) as connection:
-        plan = half_open_calls(Maker(Random(0), world), 2000)
+        plan = half_open_calls(PlanBuilder(Random(0), world), 2000)
         connection.send(plan.preface + plan.data)
-        connection.listen(streams=1, patience=5)
+        connection.listen(streams=1, timeout=5)
 
         assert connection.answers.resets
         Watch(world).check()

@@ -19,7 +19,7 @@ from tests.support.image_client import ImageClient
 from tests.support.servers import ANYBODY, Login, Metadata, RunningServer, running_server
 from tests.support.stored_images import store_image
 
-# Small pictures are made in no time; and inputs with wrong credentials must not lock out those with right ones.
+# Small images take no time; and inputs with wrong credentials must not lock out those with right ones.
 SETTINGS: Mapping[str, str] = {"PIXYPROXY_SIZE": "64x64", "PIXYPROXY_MAX_FAILED_SIGN_INS": "10000"}
 
 PROMPTS = (

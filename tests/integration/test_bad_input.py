@@ -14,7 +14,7 @@ from pixyproxy_pb.v1 import image_service_pb2 as pb
 from tests.integration.conftest import People
 from tests.support.image_client import SMALL, ImageClient
 from tests.support.openai_stand_in import RunningStandIn
-from tests.support.rpc import TIMEOUT, Refusal, raw_stream, raw_unary, refusal, request_id_of
+from tests.support.rpc import TIMEOUT, Refusal, call_id_of, raw_stream, raw_unary, refusal
 from tests.support.servers import RunningServer, basic
 
 _METHODS = ("CreateImage", "GetImage", "ListImages", "GetImageContent", "UpdateImage", "DeleteImage")
@@ -117,7 +117,7 @@ def test_an_error_fits_into_the_metadata_of_an_answer(client: ImageClient) -> No
         request_id="x",
         options=pb.GenerationOptions(model=" ", size="x", quality="x", output_format="x", background="x"),
     )
-    # Clients take 8 KiB of metadata, and turn away more than that without a word of what is in it.
+    # Clients take 8 KiB of metadata, and refuse more than that without saying what is in it.
     for _ in range(20):
         refused = client.refused(request)
         assert refused.reason == "INVALID_FIELD"
@@ -292,7 +292,7 @@ def test_an_authorization_that_is_spelt_otherwise(client: ImageClient, image: pb
     metadata = (("authorization", spell.format(client.metadata[0][1].removeprefix("Basic "))),)
     call = client.stub.GetImage.with_call(pb.GetImageRequest(guid=image.guid), metadata=metadata, timeout=TIMEOUT)
     assert call[0].image == image
-    assert request_id_of(call[1])
+    assert call_id_of(call[1])
 
 
 def test_bad_credentials_are_no_way_to_read_what_is_public(client: ImageClient, image: pb.ImageDetail) -> None:
@@ -305,4 +305,4 @@ def test_what_nobody_sends_cannot_be_sent_for_others(client: ImageClient, image:
     metadata = (("x-request-id", "mine"), ("grpc-trace", "x"), ("x-forwarded-user", "admin"), ("user", "admin"))
     refused = refusal(client.stub.DeleteImage, pb.DeleteImageRequest(guid=image.guid), metadata)
     assert refused.reason == "CREDENTIALS_MISSING"
-    assert refused.request_id != "mine"
+    assert refused.call_id != "mine"

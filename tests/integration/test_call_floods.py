@@ -84,7 +84,7 @@ def test_calls_without_requests_fill_neither_log_nor_memory(server: RunningServe
     wait_until(lambda: "Calls that ended before their requests came: " in server.log, TIMEOUT, "them to be logged")
     assert len(server.log) - logged < _MOST_LOG
     shown = scrape(server)
-    # Not all: many gRPC itself turns away or forgets, with nobody told.
+    # Not all: gRPC itself refuses or drops many without reporting them.
     assert shown.total("pixyproxy_calls_without_request_total") > 0
     # They are no calls of the method yet.
     assert shown.total("grpc_server_started_total", grpc_method=method.rpartition("/")[2]) < _CALLS_OF_OTHERS

@@ -73,7 +73,7 @@ def test_a_limit_to_what_old_connections_have_left(
         with server.new_channel() as channel:
             call = _begin(server, channel, prompt, stand_in)
             assert call.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
-        # The picture is paid for, and kept all the same.
+        # The image is paid for, and stored nevertheless.
         artist = ImageClient(server, server.admin)
         (image,) = wait_until(lambda: artist.page().images, TIMEOUT, "the image")
         assert image.prompt == prompt

@@ -24,7 +24,7 @@ from tests.support.waiting import wait_until
 _TIMEOUT = 60.0
 _TABLES = ("images", "generations", "deletions", "image_tail")
 # The database would be waited for this long.
-_PATIENT = {"PIXYPROXY_DATABASE_TIMEOUT": "3600", "PIXYPROXY_DRAIN_TIMEOUT": "0.2"}
+_HANGING = {"PIXYPROXY_DATABASE_TIMEOUT": "3600", "PIXYPROXY_DRAIN_TIMEOUT": "0.2"}
 
 
 @contextmanager
@@ -68,7 +68,7 @@ def url(mysql_server: DatabaseServer) -> Iterator[str]:
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_calls_that_hang_do_not_keep_a_server_from_ending(url: str, tmp_path: Path, workers: str) -> None:
-    settings = _PATIENT | {"PIXYPROXY_DATABASE_URL": url, "PIXYPROXY_WORKERS": workers}
+    settings = _HANGING | {"PIXYPROXY_DATABASE_URL": url, "PIXYPROXY_WORKERS": workers}
     with running_server(tmp_path, settings) as server:
         image = ImageClient(server, server.admin).create_public()
         with _locked(url) as looking:
@@ -86,8 +86,8 @@ def test_calls_that_hang_do_not_keep_a_server_from_ending(url: str, tmp_path: Pa
         assert f"{len(calls)} calls hang" in server.log
 
 
-# As `pixyproxy serve` with less patience for a picture that is to be stored.
-_SERVE_IMPATIENTLY = """
+# As `pixyproxy serve` with short timeouts for storing images.
+_SERVE_WITH_SHORT_TIMEOUTS = """
 import sys
 from pixyproxy.serving import workers
 workers._STORE_SECONDS = workers._CLOSE_SECONDS = 1
@@ -101,8 +101,8 @@ main()
 def test_a_generation_that_hangs_does_not_keep_a_server_for_ever(
     url: str, tmp_path: Path, workers: str, stand_in: RunningStandIn, prompt: str
 ) -> None:
-    settings = _PATIENT | asking(stand_in) | {"PIXYPROXY_DATABASE_URL": url, "PIXYPROXY_WORKERS": workers}
-    command = [sys.executable, "-c", _SERVE_IMPATIENTLY]
+    settings = _HANGING | asking(stand_in) | {"PIXYPROXY_DATABASE_URL": url, "PIXYPROXY_WORKERS": workers}
+    command = [sys.executable, "-c", _SERVE_WITH_SHORT_TIMEOUTS]
     prompt += " [[fault:slow=2]]"
     with running_server(
         tmp_path, settings | {"PIXYPROXY_PROVIDER_TIMEOUT": "3"}, command=command, tracebacks=True
@@ -126,7 +126,7 @@ def test_a_generation_that_hangs_does_not_keep_a_server_for_ever(
 def test_a_request_that_cannot_be_recorded_does_not_keep_a_server_from_ending(
     url: str, tmp_path: Path, workers: str
 ) -> None:
-    settings = _PATIENT | {"PIXYPROXY_DATABASE_URL": url, "PIXYPROXY_WORKERS": workers}
+    settings = _HANGING | {"PIXYPROXY_DATABASE_URL": url, "PIXYPROXY_WORKERS": workers}
     with running_server(tmp_path, settings) as server:
         client = ImageClient(server, server.admin)
         client.page()  # The credentials are known from now on.

@@ -78,7 +78,7 @@ def test_what_others_could_read_is_tightened_at_the_start(tmp_path: Path) -> Non
         assert {modes[path.name] for path in left} == {0o600}
         assert modes["images"] == 0o2700, "what else a folder's mode says stays as it is"
         assert "may read" not in again.log
-        # Beneath a folder that nobody else may enter, nothing needs to be looked at, of which there may be a million.
+        # Beneath a folder that others cannot access, nothing needs to be checked; there may be a million files.
         assert _mode_of(again.image_file(made.guid)) == 0o644
 
 
@@ -144,7 +144,7 @@ def test_commands_write_for_their_user_alone(tmp_path: Path) -> None:
 
 @pytest.fixture
 def reachable() -> Iterator[Path]:
-    """A folder that other users may enter, as they may not pytest's own."""
+    """A folder that other users can access, unlike pytest's own."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o711)
         yield Path(folder)

@@ -139,7 +139,7 @@ def test_callers_are_told_the_same_as_by_a_single_process(
         told.append(refusal(server.images.CreateImage, _request(f"{prompt} [[fault:{fault}]]"), server.admin.metadata))
     # Of maps the order of the bytes means nothing.
     one, other = (
-        replace(refused, request_id="", details=[], message=_GUID.sub("GUID", refused.message)) for refused in told
+        replace(refused, call_id="", details=[], message=_GUID.sub("GUID", refused.message)) for refused in told
     )
     assert one == other
 
@@ -212,7 +212,7 @@ def test_the_generation_worker_s_log_lines_carry_the_call_s_id(
 
     def lines() -> dict[str, dict[str, Any]]:
         parsed = [json.loads(line) for line in several.log_lines]
-        return {line["message"]: line for line in parsed if line["request_id"] == refused.request_id}
+        return {line["message"]: line for line in parsed if line["request_id"] == refused.call_id}
 
     wait_until(lambda: len(lines()) >= 4, TIMEOUT, "its lines")
     (of_worker,) = (line for text, line in lines().items() if text.startswith("the image provider refused"))
@@ -223,11 +223,11 @@ def test_the_generation_worker_s_log_lines_carry_the_call_s_id(
 def test_the_generation_worker_s_log_lines_in_text(mortal: RunningServer, prompt: str) -> None:
     refused = refusal(mortal.images.CreateImage, _request(f"{prompt} [[fault:401]]"), mortal.admin.metadata)
     line = wait_until(
-        lambda: [line for line in mortal.lines_of(refused.request_id) if "the image provider refused" in line],
+        lambda: [line for line in mortal.lines_of(refused.call_id) if "the image provider refused" in line],
         TIMEOUT,
         "the generation worker's line",
     )[0]
-    assert re.fullmatch(rf"\S+ \S+ \w+ {re.escape(refused.request_id)} \[\d+\] \[\w+:\d+\] the image provider .*", line)
+    assert re.fullmatch(rf"\S+ \S+ \w+ {re.escape(refused.call_id)} \[\d+\] \[\w+:\d+\] the image provider .*", line)
 
 
 def test_the_generation_worker_s_numbers_are_shown_with_all_others(

@@ -20,7 +20,7 @@ from tests.support.certificates import Authority
 from tests.support.image_client import SMALL, ImageClient
 from tests.support.metrics import METRICS_ON, Scrape, metrics_url, scrape, scrape_url
 from tests.support.openai_stand_in import RunningStandIn
-from tests.support.rpc import TIMEOUT, raw_unary, refusal, request_id_of
+from tests.support.rpc import TIMEOUT, call_id_of, raw_unary, refusal
 from tests.support.servers import RunningServer, basic, environment, image_stub, run_command, running_server
 from tests.support.waiting import wait_until
 
@@ -209,7 +209,7 @@ def test_rpc_workers_are_shown_together_and_what_one_counted_outlives_it(tmp_pat
             _, call = image_stub(channel).ListImages.with_call(
                 pb.ListImagesRequest(), timeout=TIMEOUT, wait_for_ready=True
             )
-            calls[server.rpc_worker_of(request_id_of(call))] += 1
+            calls[server.rpc_worker_of(call_id_of(call))] += 1
 
     def is_called(count: int) -> bool:
         call_another()

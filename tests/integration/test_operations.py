@@ -20,7 +20,7 @@ from pixyproxy_pb.v1 import image_service_pb2 as pb
 from tests.integration.conftest import asking
 from tests.support.image_client import SMALL, ImageClient
 from tests.support.openai_stand_in import RunningStandIn
-from tests.support.rpc import TIMEOUT, health_stub, raw_unary, refusal, request_id_of
+from tests.support.rpc import TIMEOUT, call_id_of, health_stub, raw_unary, refusal
 from tests.support.servers import ANYBODY, Metadata, RunningServer, basic, environment, run_command, running_server
 from tests.support.waiting import wait_until
 
@@ -41,7 +41,7 @@ def test_health_needs_no_credentials_and_looks_at_none(server: RunningServer, me
             health_pb2.HealthCheckRequest(service=service), metadata=metadata, timeout=TIMEOUT
         )
         assert answer.status == _SERVING
-        assert request_id_of(call)
+        assert call_id_of(call)
         watch = stub.Watch(health_pb2.HealthCheckRequest(service=service), metadata=metadata, timeout=TIMEOUT)
         assert next(watch).status == _SERVING
         watch.cancel()

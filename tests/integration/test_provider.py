@@ -181,7 +181,7 @@ def test_an_answer_that_cannot_be_read_is_kept_for_the_operator_alone(
     kept = provider_server.image_folder / ".aside" / guid
     assert json.loads(kept.read_bytes())["data"] == [{"url": "https://example.com/picture.png"}]
     assert not re.search(r"/|http|\.aside", refused.message)
-    [line] = [line for line in provider_server.wait_for_end_of(refused.request_id) if str(kept) in line]
+    [line] = [line for line in provider_server.wait_for_end_of(refused.call_id) if str(kept) in line]
     assert " WARNING " in line
     for request in (pb.GetImageRequest(guid=guid), pb.GetImageContentRequest(guid=guid)):
         assert artist.refused(request).reason == "IMAGE_NOT_FOUND"
@@ -194,7 +194,7 @@ def test_the_provider_s_reason_reaches_the_operator(
     refused = artist.refused(pb.CreateImageRequest(prompt=f"{prompt} [[fault:403:message64={said}]]"))
 
     assert "verified" not in refused.message
-    [line] = [line for line in provider_server.wait_for_end_of(refused.request_id) if "must be verified" in line]
+    [line] = [line for line in provider_server.wait_for_end_of(refused.call_id) if "must be verified" in line]
     assert " WARNING " in line
 
 
@@ -250,9 +250,9 @@ def test_a_parameter_that_the_provider_refuses_is_named(
 
 
 def test_a_provider_that_hangs_is_given_up_after_the_servers_own_limit(
-    impatient_server: RunningServer, stand_in: RunningStandIn, prompt: str
+    short_timeout_server: RunningServer, stand_in: RunningStandIn, prompt: str
 ) -> None:
-    artist = ImageClient(impatient_server, impatient_server.admin)
+    artist = ImageClient(short_timeout_server, short_timeout_server.admin)
     prompt += " [[fault:hang]]"
     request = pb.CreateImageRequest(prompt=prompt, request_id=str(uuid.uuid4()))
     started = time.monotonic()
@@ -282,9 +282,9 @@ def test_details_arrive_before_the_callers_deadline_passes(
 
 
 def test_what_became_of_a_call_that_ran_out_of_time_is_waited_for(
-    impatient_server: RunningServer, stand_in: RunningStandIn, prompt: str
+    short_timeout_server: RunningServer, stand_in: RunningStandIn, prompt: str
 ) -> None:
-    artist = ImageClient(impatient_server, impatient_server.admin)
+    artist = ImageClient(short_timeout_server, short_timeout_server.admin)
     reassure(artist)
     prompt += " [[fault:hang]]"
     request = pb.CreateImageRequest(prompt=prompt, request_id=str(uuid.uuid4()))
@@ -300,9 +300,9 @@ def test_what_became_of_a_call_that_ran_out_of_time_is_waited_for(
 
 
 def test_a_provider_that_drips_is_given_up_as_well(
-    impatient_server: RunningServer, stand_in: RunningStandIn, prompt: str
+    short_timeout_server: RunningServer, stand_in: RunningStandIn, prompt: str
 ) -> None:
-    artist = ImageClient(impatient_server, impatient_server.admin)
+    artist = ImageClient(short_timeout_server, short_timeout_server.admin)
     prompt += " [[fault:drip]]"
     refused = artist.refused(pb.CreateImageRequest(prompt=prompt))
     assert (refused.code, refused.reason) == (_TOO_LATE, "PROVIDER_TIMEOUT")

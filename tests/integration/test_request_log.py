@@ -1,4 +1,4 @@
-"""The request log: one line at the start and one at the end of every call, and the request's id on all between."""
+"""The request log: one line at the start and one at the end of every call, with the call id on all lines between."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pixyproxy.resource.image_servicer import ImageServicer
 from tests.integration.conftest import People, asking
 from tests.support.image_client import SMALL, ImageClient
 from tests.support.openai_stand_in import RunningStandIn
-from tests.support.rpc import TIMEOUT, health_stub, raw_stream, raw_unary, refusal, request_id_of
+from tests.support.rpc import TIMEOUT, call_id_of, health_stub, raw_stream, raw_unary, refusal
 from tests.support.servers import ANYBODY, RunningServer, basic, image_stub, running_server
 from tests.support.stored_images import store_image
 from tests.support.waiting import wait_until
@@ -32,20 +32,20 @@ _LINE = re.compile(rf"({_TIME}) ([A-Z]+) (\S+) \[(\d+)\] \[(\S+):(\d+)\] (.*)")
 _GUID = "123e4567-e89b-42d3-a456-426614174000"
 
 
-def _check_pair(server: RunningServer, request_id: str, method: str, code: str) -> list[str]:
+def _check_pair(server: RunningServer, call_id: str, method: str, code: str) -> list[str]:
     """Check the log lines of a request, and return what stands between its first and its last."""
-    lines = server.wait_for_end_of(request_id)
+    lines = server.wait_for_end_of(call_id)
     line = inspect.unwrap(getattr(ImageServicer, method)).__code__.co_firstlineno
-    begin = rf"{_TIME} INFO {re.escape(request_id)} \[\d+\] \[{method}:{line}\]"
+    begin = rf"{_TIME} INFO {re.escape(call_id)} \[\d+\] \[{method}:{line}\]"
     assert re.fullmatch(rf"{begin} REQUEST START", lines[0])
     assert re.fullmatch(rf"{begin} REQUEST END {code} \d+\.\d ms", lines[-1])
     assert not any("REQUEST" in between for between in lines[1:-1])
     return lines[1:-1]
 
 
-def _wait_for_first_line(server: RunningServer, request_id: str) -> str:
+def _wait_for_first_line(server: RunningServer, call_id: str) -> str:
     """Lines are gathered for a moment before they are written."""
-    return wait_until(lambda: server.lines_of(request_id), TIMEOUT, "the first log line")[0]
+    return wait_until(lambda: server.lines_of(call_id), TIMEOUT, "the first log line")[0]
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def ann(server: RunningServer, people: People) -> ImageClient:
 
 def test_the_exact_format(server: RunningServer, ann: ImageClient) -> None:
     _, call = server.images.ListImages.with_call(pb.ListImagesRequest(), metadata=ann.metadata, timeout=TIMEOUT)
-    first, last = server.wait_for_end_of(request_id_of(call))
+    first, last = server.wait_for_end_of(call_id_of(call))
     start = r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO (\S+) \[\d+\] \[ListImages:\d+\] REQUEST START$"
     assert re.search(start, first)
     assert re.search(start.replace("START", r"END OK \d+\.\d ms"), last)
@@ -75,7 +75,7 @@ def test_a_call_that_succeeds(server: RunningServer, ann: ImageClient) -> None:
         ("DeleteImage", pb.DeleteImageRequest(guid=made.guid)),
     ):
         _, call = getattr(server.images, method).with_call(request, metadata=ann.metadata, timeout=TIMEOUT)
-        assert _check_pair(server, request_id_of(call), method, "OK") == []
+        assert _check_pair(server, call_id_of(call), method, "OK") == []
 
 
 def test_a_stream_ends_when_its_last_message_is_sent(server: RunningServer, people: People, ann: ImageClient) -> None:
@@ -86,11 +86,11 @@ def test_a_stream_ends_when_its_last_message_is_sent(server: RunningServer, peop
             pb.GetImageContentRequest(guid=image.guid), metadata=ann.metadata, timeout=TIMEOUT
         )
         next(call)
-        request_id = request_id_of(call)
-        assert _wait_for_first_line(server, request_id).endswith("REQUEST START")
-        assert len(server.lines_of(request_id)) == 1
+        call_id = call_id_of(call)
+        assert _wait_for_first_line(server, call_id).endswith("REQUEST START")
+        assert len(server.lines_of(call_id)) == 1
         assert sum(len(answer.data) for answer in call) == image.size_bytes
-    assert _check_pair(server, request_id, "GetImageContent", "OK") == []
+    assert _check_pair(server, call_id, "GetImageContent", "OK") == []
 
 
 @pytest.mark.parametrize(
@@ -108,18 +108,18 @@ def test_a_stream_ends_when_its_last_message_is_sent(server: RunningServer, peop
 )
 def test_a_call_that_is_refused(server: RunningServer, method: str, request_: Any, metadata: Any, code: str) -> None:
     refused = refusal(getattr(server.images, method), request_, metadata)
-    assert _check_pair(server, refused.request_id, method, code)
+    assert _check_pair(server, refused.call_id, method, code)
 
 
 def test_bytes_that_are_no_request(server: RunningServer) -> None:
     refused = refusal(raw_unary(server.channel, "/pixyproxy.v1.ImageService/GetImage"), b"\xff")
-    assert _check_pair(server, refused.request_id, "GetImage", "INVALID_ARGUMENT")
+    assert _check_pair(server, refused.call_id, "GetImage", "INVALID_ARGUMENT")
 
 
 def test_a_method_that_there_is_not(server: RunningServer) -> None:
     refused = refusal(raw_unary(server.channel, "/pixyproxy.v1.ImageService/PaintImage"), b"")
-    first, *_, last = server.wait_for_end_of(refused.request_id)
-    place = rf"{_TIME} INFO {re.escape(refused.request_id)} \[\d+\] \[PaintImage:\d+\] REQUEST"
+    first, *_, last = server.wait_for_end_of(refused.call_id)
+    place = rf"{_TIME} INFO {re.escape(refused.call_id)} \[\d+\] \[PaintImage:\d+\] REQUEST"
     assert re.fullmatch(f"{place} START", first)
     assert re.fullmatch(rf"{place} END UNIMPLEMENTED \d+\.\d ms", last)
 
@@ -127,15 +127,15 @@ def test_a_method_that_there_is_not(server: RunningServer) -> None:
 def test_a_method_whose_name_is_made_to_deceive(server: RunningServer) -> None:
     # gRPC itself lets no line break through; what it does let through must not look like a line of ours.
     refused = refusal(raw_stream(server.channel, "/x/y:1] REQUEST END OK 0.1 ms"), b"")
-    lines = server.wait_for_end_of(refused.request_id)
-    assert all(re.match(rf"{_TIME} INFO {re.escape(refused.request_id)} ", line) for line in lines)
+    lines = server.wait_for_end_of(refused.call_id)
+    assert all(re.match(rf"{_TIME} INFO {re.escape(refused.call_id)} ", line) for line in lines)
     assert lines[-1].split("REQUEST END")[-1].startswith(" UNIMPLEMENTED")
 
 
 def test_health_and_reflection_are_logged_as_well(server: RunningServer) -> None:
     stub = health_stub(server.channel)
     _, call = stub.Check.with_call(health_pb2.HealthCheckRequest(), timeout=TIMEOUT)
-    lines = server.wait_for_end_of(request_id_of(call))
+    lines = server.wait_for_end_of(call_id_of(call))
     assert [re.search(r"\[Check:\d+\] REQUEST (START|END OK)", line) is not None for line in lines] == [True, True]
 
 
@@ -143,11 +143,11 @@ def test_a_watch_begins_and_ends_in_the_log(server: RunningServer) -> None:
     stub = health_stub(server.channel)
     call = stub.Watch(health_pb2.HealthCheckRequest(), timeout=TIMEOUT)
     assert next(call).status == health_pb2.HealthCheckResponse.SERVING
-    request_id = request_id_of(call)
-    _wait_for_first_line(server, request_id)
-    assert len(server.lines_of(request_id)) == 1
+    call_id = call_id_of(call)
+    _wait_for_first_line(server, call_id)
+    assert len(server.lines_of(call_id)) == 1
     call.cancel()
-    last = server.wait_for_end_of(request_id)[-1]
+    last = server.wait_for_end_of(call_id)[-1]
     assert re.search(r"\[Watch:\d+\] REQUEST END CANCELLED", last)
 
 
@@ -158,23 +158,23 @@ def test_a_stream_that_is_cancelled(server: RunningServer, people: People, ann: 
     )
     next(call)
     call.cancel()
-    _check_pair(server, request_id_of(call), "GetImageContent", "CANCELLED")
+    _check_pair(server, call_id_of(call), "GetImageContent", "CANCELLED")
 
 
 def test_a_generation_whose_caller_has_gone(
-    impatient_server: RunningServer, stand_in: RunningStandIn, prompt: str
+    short_timeout_server: RunningServer, stand_in: RunningStandIn, prompt: str
 ) -> None:
-    artist = ImageClient(impatient_server, impatient_server.admin)
+    artist = ImageClient(short_timeout_server, short_timeout_server.admin)
     prompt += " [[fault:hang]]"
     call = artist.stub.CreateImage.future(
         pb.CreateImageRequest(prompt=prompt), metadata=artist.metadata, timeout=TIMEOUT
     )
     wait_until(lambda: stand_in.count(prompt), TIMEOUT, "the submission")
     call.cancel()
-    started = [line for line in impatient_server.log_lines if line.endswith("REQUEST START")]
-    request_id = started[-1].split()[3]
+    started = [line for line in short_timeout_server.log_lines if line.endswith("REQUEST START")]
+    call_id = started[-1].split()[3]
     # The generation goes on, and its lines are still the request's; no traceback is logged for a caller that went.
-    between = _check_pair(impatient_server, request_id, "CreateImage", "CANCELLED")
+    between = _check_pair(short_timeout_server, call_id, "CreateImage", "CANCELLED")
     assert any("ProviderTimeoutError" in line for line in between)
 
 
@@ -185,8 +185,8 @@ def test_every_line_of_a_generation_carries_the_requests_id(
     artist: ImageClient, provider_server: RunningServer, prompt: str
 ) -> None:
     refused = artist.refused(pb.CreateImageRequest(prompt=f"{prompt} [[fault:503:retry-after-ms=10]]"))
-    between = _check_pair(provider_server, refused.request_id, "CreateImage", "UNAVAILABLE")
-    own_thread = {match[4] for match in map(_LINE.fullmatch, provider_server.lines_of(refused.request_id)) if match}
+    between = _check_pair(provider_server, refused.call_id, "CreateImage", "UNAVAILABLE")
+    own_thread = {match[4] for match in map(_LINE.fullmatch, provider_server.lines_of(refused.call_id)) if match}
     assert len(own_thread) == 2, "the call's thread and the generation's"
     assert sum("refused or failed" in line for line in between) == 3
     # What the provider calls its answers helps its support.
@@ -205,12 +205,12 @@ def test_ids_are_unique_and_pair_up_however_many_calls_there_are_at_once(
             call = server.images.GetImage.with_call(
                 pb.GetImageRequest(guid=made.guid), metadata=ann.metadata, timeout=TIMEOUT
             )[1]
-            ids.append(request_id_of(call))
+            ids.append(call_id_of(call))
         return ids
 
     made = ann.create()
     with ThreadPoolExecutor(16) as executor:
-        ids = [request_id for some in executor.map(call, range(16)) for request_id in some]
+        ids = [call_id for some in executor.map(call, range(16)) for call_id in some]
     assert len(set(ids)) == 320
     server.wait_for_end_of(ids[-1])
     wait_until(lambda: all(_is_paired(server.log_lines, set(ids))), TIMEOUT, "the last lines")
@@ -282,5 +282,5 @@ def test_code_of_an_error_that_nobody_foresaw(tmp_path: Path) -> None:
         assert str(tmp_path) not in refused.message
         assert refused.message == "Something went wrong on our side. Quote the request id when you report it."
         # The full cause stands in the log, under the id that the caller was given.
-        assert any(" ERROR " in line for line in server.wait_for_end_of(refused.request_id))
+        assert any(" ERROR " in line for line in server.wait_for_end_of(refused.call_id))
         assert "OperationalError" in server.log

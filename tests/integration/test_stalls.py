@@ -19,12 +19,12 @@ from tests.fuzz.http2 import END_HEADERS, HEADERS, PREFACE, SETTINGS, Http2Conne
 from tests.integration.windows import SMALL_WINDOW, begin_to_read
 from tests.support.image_client import ImageClient
 from tests.support.metrics import METRICS_ON, scrape
-from tests.support.rpc import TIMEOUT, health_stub, refusal_of, request_id_of
+from tests.support.rpc import TIMEOUT, call_id_of, health_stub, refusal_of
 from tests.support.servers import RunningServer, image_stub, running_server
 from tests.support.stored_images import store_image
 from tests.support.waiting import wait_until
 
-_IMPATIENT = METRICS_ON | {"PIXYPROXY_STALL_TIMEOUT": "1"}
+_SHORT_STALL_TIMEOUT = METRICS_ON | {"PIXYPROXY_STALL_TIMEOUT": "1"}
 _IMAGE = bytes(32 * 1024 * 1024)
 _CALLS_A_CONNECTION = 250
 _CUT_OFF = "was cut off."
@@ -32,38 +32,38 @@ _GET_IMAGE = "/pixyproxy.v1.ImageService/GetImage"
 
 
 @pytest.fixture(scope="module")
-def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+def stall_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """A server that waits a second for its callers."""
-    with running_server(tmp_path_factory.mktemp("impatient"), _IMPATIENT) as server:
+    with running_server(tmp_path_factory.mktemp("stall_server"), _SHORT_STALL_TIMEOUT) as server:
         yield server
 
 
 # --- Readers ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_reader_that_stalls_is_cut_off_and_one_that_moves_is_not(impatient: RunningServer) -> None:
-    image = store_image(impatient, impatient.admin, _IMAGE)
-    path = impatient.image_file(image.guid)
-    with impatient.new_channel(*SMALL_WINDOW) as one, impatient.new_channel(*SMALL_WINDOW) as another:
-        stalled = begin_to_read(image_stub(one), image.guid, impatient.admin)
-        moving = begin_to_read(image_stub(another), image.guid, impatient.admin)
+def test_a_reader_that_stalls_is_cut_off_and_one_that_moves_is_not(stall_server: RunningServer) -> None:
+    image = store_image(stall_server, stall_server.admin, _IMAGE)
+    path = stall_server.image_file(image.guid)
+    with stall_server.new_channel(*SMALL_WINDOW) as one, stall_server.new_channel(*SMALL_WINDOW) as another:
+        stalled = begin_to_read(image_stub(one), image.guid, stall_server.admin)
+        moving = begin_to_read(image_stub(another), image.guid, stall_server.admin)
         read = 0
 
         def is_cut_off_while_the_other_reads() -> bool:
             nonlocal read
             read += len(next(moving).data)
-            return "REQUEST END" in "".join(impatient.lines_of(request_id_of(stalled)))
+            return "REQUEST END" in "".join(stall_server.lines_of(call_id_of(stalled)))
 
         # It reads a chunk now and then, for longer than a stalled reader may take.
         wait_until(is_cut_off_while_the_other_reads, TIMEOUT, "the stalled reader to be cut off")
-        *_, why, end = impatient.lines_of(request_id_of(stalled))
+        *_, why, end = stall_server.lines_of(call_id_of(stalled))
         assert why.endswith(f"The caller took nothing for 1 s and {_CUT_OFF}")
         assert "REQUEST END CANCELLED" in end
         with pytest.raises(grpc.RpcError):
             list(stalled)
         assert stalled.code() is grpc.StatusCode.CANCELLED
         assert read + sum(len(answer.data) for answer in moving) == len(_IMAGE)
-    wait_until(lambda: path not in impatient.open_images, TIMEOUT, "the file to be closed")
+    wait_until(lambda: path not in stall_server.open_images, TIMEOUT, "the file to be closed")
 
 
 def test_stalled_readers_keep_nobody_else_waiting(tmp_path: Path) -> None:
@@ -106,12 +106,12 @@ def _calls_without_requests(server: RunningServer, method: str, number: int) -> 
 
 
 @pytest.mark.parametrize("method", [_GET_IMAGE, "/pixyproxy.v1.ImageService/GetImageContent"])
-def test_a_call_whose_request_does_not_come_is_cut_off(impatient: RunningServer, method: str) -> None:
-    before = _cut_off(impatient)
-    with _calls_without_requests(impatient, method, 10) as connection:
+def test_a_call_whose_request_does_not_come_is_cut_off(stall_server: RunningServer, method: str) -> None:
+    before = _cut_off(stall_server)
+    with _calls_without_requests(stall_server, method, 10) as connection:
         connection.listen(10, TIMEOUT)
         assert len(connection.answers.resets) + len(connection.answers.ended) == 10
-    wait_until(lambda: _cut_off(impatient) == before + 10, TIMEOUT, "the end of the calls")
+    wait_until(lambda: _cut_off(stall_server) == before + 10, TIMEOUT, "the end of the calls")
 
 
 def _cut_off(server: RunningServer) -> float:
@@ -131,9 +131,9 @@ def test_calls_without_requests_keep_nobody_else_waiting(tmp_path: Path) -> None
         assert client.get(made.guid) == made
 
 
-def test_an_idle_reflection_stream_is_cut_off(impatient: RunningServer) -> None:
+def test_an_idle_reflection_stream_is_cut_off(stall_server: RunningServer) -> None:
     requests: queue.Queue[Any] = queue.Queue()
-    stub: Any = reflection_pb2_grpc.ServerReflectionStub(impatient.channel)
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(stall_server.channel)
     call = stub.ServerReflectionInfo(iter(requests.get, None), timeout=TIMEOUT)
     requests.put(reflection_pb2.ServerReflectionRequest(list_services=""))
     assert next(call).list_services_response.service
@@ -141,11 +141,11 @@ def test_an_idle_reflection_stream_is_cut_off(impatient: RunningServer) -> None:
         next(call)
     requests.put(None)
     assert call.code() is grpc.StatusCode.CANCELLED
-    assert any(line.endswith(_CUT_OFF) for line in impatient.wait_for_end_of(request_id_of(call)))
+    assert any(line.endswith(_CUT_OFF) for line in stall_server.wait_for_end_of(call_id_of(call)))
 
 
-def test_a_call_that_ends_without_a_request_is_told_so(impatient: RunningServer) -> None:
-    call: Any = impatient.channel.stream_unary(_GET_IMAGE).future(iter(()), timeout=TIMEOUT)
+def test_a_call_that_ends_without_a_request_is_told_so(stall_server: RunningServer) -> None:
+    call: Any = stall_server.channel.stream_unary(_GET_IMAGE).future(iter(()), timeout=TIMEOUT)
     refused = refusal_of(call.exception())
     assert (refused.code, refused.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_REQUEST")
 

@@ -18,7 +18,7 @@ from tests.support.database_servers import fresh_database
 from tests.support.image_client import SMALL, ImageClient
 from tests.support.openai_stand_in import RunningStandIn
 from tests.support.otlp_receiver import RunningReceiver, running_receiver
-from tests.support.rpc import TIMEOUT, raw_unary, refusal, request_id_of
+from tests.support.rpc import TIMEOUT, call_id_of, raw_unary, refusal
 from tests.support.servers import Metadata, RunningServer, environment, run_command, running_server
 from tests.support.waiting import wait_until
 
@@ -73,11 +73,11 @@ def _named(spans: list[dict[str, Any]], name: str) -> dict[str, Any]:
     return span
 
 
-def _lines_of(server: RunningServer, request_id: str) -> list[dict[str, Any]]:
+def _lines_of(server: RunningServer, call_id: str) -> list[dict[str, Any]]:
     """Wait until a request has ended, and return its log lines."""
 
     def lines() -> list[dict[str, Any]]:
-        return [line for line in map(json.loads, server.log_lines) if line["request_id"] == request_id]
+        return [line for line in map(json.loads, server.log_lines) if line["request_id"] == call_id]
 
     wait_until(lambda: any("REQUEST END" in line["message"] for line in lines()), TIMEOUT, "the end of the request")
     return lines()
@@ -122,7 +122,7 @@ def test_a_generation_is_one_trace(
     assert sent["traceparent"] == f"00-{trace}-{provider['span_id']}-01"
     assert sent["tracestate"] == "vendor=opaque"
     # And so are the readers of the log.
-    lines = _lines_of(traced, request_id_of(call))
+    lines = _lines_of(traced, call_id_of(call))
     assert [line["trace_id"] for line in lines] == [trace] * len(lines)
     # Nothing of what the caller sent is in the trace.
     assert prompt not in receiver.text
@@ -269,7 +269,7 @@ def test_the_extra_is_named_where_it_is_missing(tmp_path: Path) -> None:
 def test_json_lines(tmp_path: Path) -> None:
     with running_server(tmp_path, {"PIXYPROXY_LOG_FORMAT": "json"}) as server:
         refused = refusal(server.images.GetImage, pb.GetImageRequest(guid="x"))
-        first, *_, last = _lines_of(server, refused.request_id)
+        first, *_, last = _lines_of(server, refused.call_id)
         assert set(first) == {"time", "level", "request_id", "thread", "method", "line", "message"}
         assert (first["level"], first["method"], first["message"]) == ("INFO", "GetImage", "REQUEST START")
         assert last["message"].startswith("REQUEST END INVALID_ARGUMENT ")

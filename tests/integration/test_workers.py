@@ -181,7 +181,7 @@ def test_streams_are_counted_together(tmp_path: Path) -> None:
             refused = refusal(third.GetImageContent, request, server.admin.metadata)
             assert (refused.code, refused.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_BUSY")
             assert refused.retry_after
-            start, *_, end = server.wait_for_end_of(refused.request_id)
+            start, *_, end = server.wait_for_end_of(refused.call_id)
             assert start.endswith("REQUEST START")
             assert "REQUEST END RESOURCE_EXHAUSTED" in end
             # Other calls go on, and so do streams when there is room again.

@@ -10,7 +10,7 @@ from typing import Any
 
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
-from tests.support.rpc import TIMEOUT, request_id_of
+from tests.support.rpc import TIMEOUT, call_id_of
 from tests.support.servers import RunningServer, image_stub
 from tests.support.waiting import wait_until
 
@@ -36,7 +36,7 @@ class Connections:
         """Connect, and return whom to and the image service there."""
         stub = image_stub(self._open.enter_context(self._server.new_channel(*self._options)))
         _, call = stub.ListImages.with_call(pb.ListImagesRequest(), timeout=TIMEOUT)
-        return self._server.rpc_worker_of(request_id_of(call)), stub
+        return self._server.rpc_worker_of(call_id_of(call)), stub
 
     def one_to_each(self) -> dict[int, Any]:
         """Connect until there is a connection to each RPC worker, and return one of each."""
@@ -81,7 +81,7 @@ class IdleConnections:
 
     @property
     def alive(self) -> list[int]:
-        """Which of them, by the order of their opening, the server has left open."""
+        """Which of them, in the order in which they were opened, the server has left open."""
         return [number for number, connection in enumerate(self._sockets) if not _is_closed(connection)]
 
 

@@ -183,7 +183,7 @@ def pytest_configure_node(node: Any) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Have servers started for the tests that will run, so that they are ready when their turn comes."""
+    """Have servers started for the tests that will run, so that they are ready when needed."""
     if not session.config.option.collectonly:
         for kind in DatabaseKind:
             if any(kind in needs_of(item) for item in session.items):

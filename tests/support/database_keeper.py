@@ -1,8 +1,8 @@
 """A script that keeps one command for a process that may be killed at any moment.
 
-It makes a folder of its own inside a base folder, prints the folder's path, and then obeys one JSON order a line
-on standard input, with one JSON answer a line on standard output. At the end of its standard input, which comes
-however the other process ends, it kills the command with everything that this started, and removes the folder.
+It makes a folder of its own inside a base folder, prints the folder's path, and then reads one JSON request per line
+from standard input, and writes one JSON answer per line to standard output. At the end of its standard input, which
+comes however the other process ends, it kills the command with everything that this started, and removes the folder.
 
 A folder is locked for as long as its keeper or its command lives. A folder that is not locked was left behind,
 by a power cut for example, and the next keeper with the same base removes it.
@@ -51,7 +51,7 @@ def _remove_if_unused(folder: Path) -> None:
 
 
 class Keeper:
-    """What the orders act on: at most one command at a time."""
+    """What the requests act on: at most one command at a time."""
 
     def __init__(self, folder: Path, lock: int) -> None:
         """Keep commands that hold the lock on the folder, too."""
@@ -61,15 +61,15 @@ class Keeper:
         # Loaded here, because the time between fork and exec is none for loading.
         self._prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
-    def obey(self, order: dict[str, Any]) -> int | None:
-        """Carry out one order: start, poll or signal."""
-        match order["do"]:
+    def execute(self, request: dict[str, Any]) -> int | None:
+        """Execute one request: start, poll or signal."""
+        match request["do"]:
             case "start":
-                self._start(order["command"], order["environment"], Path(order["log"]), order["input"])
+                self._start(request["command"], request["environment"], Path(request["log"]), request["input"])
             case "poll":
                 return self._command.poll() if self._command else None
             case "signal":
-                self._signal(order["number"])
+                self._signal(request["number"])
         return None
 
     def _start(self, command: list[str], environment: dict[str, str], log: Path, text: str | None) -> None:
@@ -126,14 +126,14 @@ def _is_running(thread: Path, group: int) -> bool:
 
 
 def main() -> None:
-    """Obey until the orders end."""
+    """Execute requests until standard input ends."""
     folder, lock = claim_folder(Path(sys.argv[1]))
     keeper = Keeper(folder, lock)
     try:
         print(json.dumps({"answer": str(folder)}), flush=True)  # noqa: T201
         for line in sys.stdin:
             try:
-                answer: dict[str, Any] = {"answer": keeper.obey(json.loads(line))}
+                answer: dict[str, Any] = {"answer": keeper.execute(json.loads(line))}
             except OSError as error:
                 answer = {"error": str(error)}
             print(json.dumps(answer), flush=True)  # noqa: T201

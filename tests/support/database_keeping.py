@@ -54,18 +54,18 @@ class KeptCommand:
 
     def start(self, command: Sequence[str], environment: Mapping[str, str] | None = None, text: str = "") -> None:
         """Start a command whose standard input is `text`; the one before must have ended."""
-        self._order(
+        self._request(
             do="start", command=list(command), environment=dict(environment or {}), log=str(self.log), input=text
         )
 
     def poll(self) -> int | None:
         """The exit status of the command, negative for a signal; None while it runs or before any was started."""
-        status: int | None = self._order(do="poll")
+        status: int | None = self._request(do="poll")
         return status
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the command and to all that it started; nothing happens when it has ended."""
-        self._order(do="signal", number=int(number))
+        self._request(do="signal", number=int(number))
 
     def wait(self, timeout: float) -> int:
         """Wait for the command's end and give its exit status; TimeoutError when it does not come in time."""
@@ -107,9 +107,9 @@ class KeptCommand:
     ) -> None:
         self.close()
 
-    def _order(self, **order: Any) -> Any:
+    def _request(self, **request: Any) -> Any:
         assert self._keeper.stdin is not None
-        self._keeper.stdin.write(json.dumps(order) + "\n")
+        self._keeper.stdin.write(json.dumps(request) + "\n")
         self._keeper.stdin.flush()
         return self._answer()
 

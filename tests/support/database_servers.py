@@ -147,7 +147,7 @@ class RunningServer:
         raise NoServerError(f"{self._binary.kind} {self._binary.version} does not start: {self._kept.log_tail()}")
 
     def stop(self) -> None:
-        """Shut the server down in good order, as an administrator does."""
+        """Shut the server down cleanly, as an administrator does."""
         self.thaw()
         self._kept.signal(signal.SIGTERM)
         self._kept.wait(_STOP_TIMEOUT)
@@ -199,7 +199,7 @@ class PrivateServer(DatabaseServer):
     running: RunningServer = field(repr=False, compare=False)
 
     def stop(self) -> None:
-        """Shut it down in good order."""
+        """Shut it down cleanly."""
         self.running.stop()
 
     def kill(self) -> None:

@@ -112,7 +112,7 @@ def stall(handler: _Handler, ask: Callable[[], Answer]) -> None:
 
 
 def flip(handler: _Handler, ask: Callable[[], Answer]) -> None:
-    """Turn one bit of the body around."""
+    """Flip one bit of the body."""
     answer = ask()
     middle = len(answer.body) // 2
     changed = bytes([answer.body[middle] ^ 1])

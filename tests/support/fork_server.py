@@ -4,8 +4,9 @@ Importing takes a second of CPU time, and the tests start hundreds of servers an
 its own with its own arguments, environment, folder and standard streams, as one that was started anew; only its parent
 is this process. It forks before it has any thread, connection or channel.
 
-It takes one order a message on the socket that is its standard input: a JSON object, with the file descriptors for the
-process's standard streams and one to which it writes the process's id and, at the end, its exit status, a line each.
+It reads requests from the socket that is its standard input. Each message is a JSON object, with the file descriptors
+for the process's standard streams and one to which it writes the process's id and, at the end, its exit status, one per
+line.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-_MAX_ORDER = 1024 * 1024
+_MAX_REQUEST_BYTES = 1024 * 1024
 _STREAMS = 3
 _LEFT_OUT = ("pixyproxy.__main__", "pixyproxy.observability")
 """What is run, and what decides by the environment when it is imported."""
 
 
 @dataclass(frozen=True)
-class Order:
+class StartRequest:
     """A process to be started."""
 
     arguments: list[str]
@@ -41,7 +42,7 @@ class Order:
     streams: list[int]
 
     def become(self) -> None:
-        """Turn this process into the one that was ordered, up to the module that it runs."""
+        """Turn this process into the requested one, except for running its module."""
         for number, stream in enumerate(self.streams):
             os.dup2(stream, number)
         # What belongs to the fork server, and to others that it has started.
@@ -68,30 +69,30 @@ def _import_all() -> None:
     assert len(os.listdir("/proc/self/task")) == 1, "a thread does not survive a fork"
 
 
-def main() -> Order | None:
-    """Fork for each order; return it in the process that is to carry it out, and None when the orders end."""
+def main() -> StartRequest | None:
+    """Fork for each request; return the request in the forked process, and None at the end of all requests."""
     gc.disable()
     _import_all()
     gc.freeze()
-    orders = socket.socket(fileno=os.dup(sys.stdin.fileno()))
+    requests = socket.socket(fileno=os.dup(sys.stdin.fileno()))
     with selectors.DefaultSelector() as events:
-        events.register(orders, selectors.EVENT_READ)
+        events.register(requests, selectors.EVENT_READ)
         while True:
             for key, _ in events.select():
-                if key.fileobj is not orders:
+                if key.fileobj is not requests:
                     pid, report = key.data
                     events.unregister(key.fd)
                     os.close(key.fd)
                     _report(report, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
                     os.close(report)
                     continue
-                text, descriptors, _, _ = socket.recv_fds(orders, _MAX_ORDER, _STREAMS + 1)
+                text, descriptors, _, _ = socket.recv_fds(requests, _MAX_REQUEST_BYTES, _STREAMS + 1)
                 if not text:
                     return None
                 *streams, report = descriptors
                 pid = os.fork()
                 if not pid:
-                    return Order(**json.loads(text), streams=streams)
+                    return StartRequest(**json.loads(text), streams=streams)
                 for stream in streams:
                     os.close(stream)
                 _report(report, pid)
@@ -107,10 +108,10 @@ def _report(report: int, number: int) -> None:
 if __name__ == "__main__":
     # Ctrl-C is for the tests, whose end is what ends this.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    ordered: Any = main()
-    if ordered is not None:
+    request: Any = main()
+    if request is not None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        ordered.become()
+        request.become()
         module = sys.argv[0]
-        del ordered
+        del request
         runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -70,7 +70,7 @@ def _can_be_forked(command: Sequence[str], env: Mapping[str, str]) -> bool:
 
 @functools.cache
 def _fork_server() -> socket.socket:
-    """Start the fork server of this process, and return the socket for its orders."""
+    """Start the fork server of this process, and return the socket for its requests."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         server = subprocess.Popen(
@@ -89,14 +89,19 @@ class ForkedProcess:
     """A process that the fork server has started."""
 
     def __init__(
-        self, orders: socket.socket, arguments: Sequence[str], env: Mapping[str, str], cwd: Path, streams: Sequence[int]
+        self,
+        server: socket.socket,
+        arguments: Sequence[str],
+        env: Mapping[str, str],
+        cwd: Path,
+        streams: Sequence[int],
     ) -> None:
         """Start it; it has these file descriptors as its standard streams."""
         report, theirs = os.pipe()
         self._report = open(report, "rb", buffering=0)  # noqa: SIM115
-        order = {"arguments": list(arguments), "environment": dict(env), "folder": str(cwd)}
+        request = {"arguments": list(arguments), "environment": dict(env), "folder": str(cwd)}
         try:
-            socket.send_fds(orders, [json.dumps(order).encode()], [*streams, theirs])
+            socket.send_fds(server, [json.dumps(request).encode()], [*streams, theirs])
         finally:
             os.close(theirs)
         self.pid = int(self._report.readline())

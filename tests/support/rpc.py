@@ -34,7 +34,7 @@ class Refusal:
         message: the status message.
         reason: the reason in ErrorInfo.
         metadata: the metadata in ErrorInfo.
-        request_id: the id in RequestInfo, which is that of the initial metadata.
+        call_id: the id in RequestInfo, which is that of the initial metadata.
         violations: the field violations of BadRequest: descriptions by field.
         retry_after: the seconds in RetryInfo, or None where there is none.
         resource: ResourceInfo, or None.
@@ -46,7 +46,7 @@ class Refusal:
     message: str
     reason: str
     metadata: dict[str, str]
-    request_id: str
+    call_id: str
     violations: dict[str, str]
     retry_after: float | None
     resource: details.ResourceInfo | None
@@ -55,7 +55,7 @@ class Refusal:
 
     @property
     def as_seen(self) -> tuple[Any, ...]:
-        """Everything in it but the request id, for comparing two refusals."""
+        """Everything in it except the call id, for comparing two refusals."""
         others = [detail for detail in self.details if not detail.Is(details.RequestInfo.DESCRIPTOR)]
         return self.code, self.message, [(detail.type_url, detail.value) for detail in others]
 
@@ -82,7 +82,7 @@ def refusal_of(error: Any) -> Refusal:
     assert info is not None
     assert request_info is not None
     assert info.domain == DOMAIN
-    assert request_info.request_id == request_id_of(error)
+    assert request_info.request_id == call_id_of(error)
     bad_request = _only(status.details, details.BadRequest) or details.BadRequest()
     retry = _only(status.details, details.RetryInfo)
     quota = _only(status.details, details.QuotaFailure) or details.QuotaFailure()
@@ -91,7 +91,7 @@ def refusal_of(error: Any) -> Refusal:
         message=error.details(),
         reason=info.reason,
         metadata=dict(info.metadata),
-        request_id=request_info.request_id,
+        call_id=request_info.request_id,
         violations={violation.field: violation.description for violation in bad_request.field_violations},
         retry_after=None if retry is None else retry.retry_delay.ToMilliseconds() / 1000,
         resource=_only(status.details, details.ResourceInfo),
@@ -100,8 +100,8 @@ def refusal_of(error: Any) -> Refusal:
     )
 
 
-def request_id_of(call: Any) -> str:
-    """The request id in a call's initial metadata."""
+def call_id_of(call: Any) -> str:
+    """The call id in the initial metadata of a call."""
     ids = [value for key, value in call.initial_metadata() if key == "x-request-id"]
     assert len(ids) == 1, f"x-request-id in the initial metadata: {ids}"
     assert isinstance(ids[0], str)

@@ -242,16 +242,14 @@ class RunningServer:
         """The log's lines so far; one that is being written is left out."""
         return self.log.split("\n")[:-1]
 
-    def lines_of(self, request_id: str) -> list[str]:
+    def lines_of(self, call_id: str) -> list[str]:
         """The log's lines of one request so far."""
-        return [line for line in self.log_lines if f" {request_id} " in line]
+        return [line for line in self.log_lines if f" {call_id} " in line]
 
-    def wait_for_end_of(self, request_id: str) -> list[str]:
+    def wait_for_end_of(self, call_id: str) -> list[str]:
         """Wait until a request has ended, and return its log lines."""
-        wait_until(
-            lambda: any("REQUEST END" in line for line in self.lines_of(request_id)), 30, f"the end of {request_id}"
-        )
-        return self.lines_of(request_id)
+        wait_until(lambda: any("REQUEST END" in line for line in self.lines_of(call_id)), 30, f"the end of {call_id}")
+        return self.lines_of(call_id)
 
     @property
     def rpc_workers(self) -> set[int]:
@@ -297,9 +295,9 @@ class RunningServer:
             wait_until(holds_no_locks, _STOP_TIMEOUT, "the generation worker to hold no locks")
         return worker
 
-    def rpc_worker_of(self, request_id: str) -> int:
+    def rpc_worker_of(self, call_id: str) -> int:
         """The RPC worker that a request was made to, by the thread that its id names."""
-        thread = request_id.split("-")[-2]
+        thread = call_id.split("-")[-2]
         (pid,) = (pid for pid in self.rpc_workers if Path(f"/proc/{pid}/task/{thread}").exists())
         return pid
 
@@ -327,7 +325,7 @@ class RunningServer:
         self.process.send_signal(signal.SIGTERM)
 
     def stop(self) -> int:
-        """End it in good order, and return its exit status."""
+        """End it cleanly, and return its exit status."""
         self.terminate()
         return self.process.wait(_STOP_TIMEOUT)
 
@@ -359,7 +357,7 @@ def running_server(
 ) -> Iterator[RunningServer]:
     """Run a server that keeps everything in `folder`, and stop it at the end.
 
-    At the end it must have stopped in good order, unless the test stopped it itself, and have logged no traceback,
+    At the end it must have stopped cleanly, unless the test stopped it itself, and have logged no traceback,
     unless `tracebacks` allows that.
 
     Args:
@@ -375,7 +373,7 @@ def running_server(
     folder.mkdir(parents=True, exist_ok=True)
     env = environment(folder, settings)
     path = settings_in(env).sqlite_path
-    # The file of an earlier server is left to this one, which may have to mend it.
+    # The file of an earlier server is left to this one, which may have to repair it.
     is_prepared_here = path is None or not (makes_first_user or path.exists())
     admin = prepare_database(env) if is_prepared_here else None
     server = _start(folder, env, admin, command)

@@ -35,7 +35,7 @@ def make_detail(author: Login, **values: Any) -> ImageDetail:
 
 
 def store_details(server: RunningServer, author: Login, details: Iterable[ImageDetail]) -> None:
-    """Enter images, which have no bytes."""
+    """Commit the details of images, which have no bytes."""
     author_id = server.caller(author).user_id
     with server.database() as database, database.transaction() as context:
         images = ImageRepository(context)
