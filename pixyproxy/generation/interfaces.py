@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from pixyproxy.core.call import CallScope
 from pixyproxy.core.models import Usage
 
 
@@ -61,14 +60,11 @@ class GeneratedImage:
 class ImageGenerator(Protocol):
     """Makes images. Safe to use from many threads at once."""
 
-    def generate(self, request: GenerationRequest, call: CallScope) -> GeneratedImage:
-        """Make one image.
-
-        A request is sent to a provider only while ``call`` is open; once sent, its answer is waited for even when
-        the caller has gone, because it may be billed.
+    def generate(self, request: GenerationRequest) -> GeneratedImage:
+        """Generate one image, with at most one submission to a provider.
 
         Raises:
-            ProviderError: the provider did not deliver; ``may_have_billed`` says whether it may cost all the same.
+            ProviderError: there is no image; ``may_have_billed`` says whether the provider may bill for it.
         """
 
     def close(self) -> None:

@@ -10,8 +10,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from pixyproxy.core.call import CallScope
-from pixyproxy.core.exceptions import ProviderRequestInvalidError, ProviderTimeoutError
+from pixyproxy.core.exceptions import ProviderRequestInvalidError
 from pixyproxy.core.provider_limits import size_problem
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
 
@@ -37,17 +36,14 @@ class OfflineGenerator:
     It keeps to the provider's documented limits, so that what it takes, the provider takes too.
     """
 
-    def generate(self, request: GenerationRequest, call: CallScope) -> GeneratedImage:
+    def generate(self, request: GenerationRequest) -> GeneratedImage:
         """Draw one image.
 
         Raises:
             ProviderRequestInvalidError: the size or the background is outside the provider's limits.
-            ProviderTimeoutError: the caller has gone.
         """
         width, height = _parse_size(request.size)
         transparent = _is_transparent(request)
-        if call.is_over:
-            raise ProviderTimeoutError("The time was over before the image could be drawn.")
         picture = _draw(request.prompt, width, height, transparent=transparent)
         return GeneratedImage(
             data=_encode(picture, request.output_format),

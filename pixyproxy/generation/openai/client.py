@@ -12,7 +12,6 @@ from typing import Any, cast
 import httpx2
 import openai
 
-from pixyproxy.core.call import CallScope
 from pixyproxy.core.exceptions import (
     ConfigurationError,
     OutcomeUnknownError,
@@ -74,14 +73,12 @@ class OpenAIGenerator:
         self._client.organization = organization or None
         self._client.project = project or None
 
-    def generate(self, request: GenerationRequest, call: CallScope) -> GeneratedImage:
+    def generate(self, request: GenerationRequest) -> GeneratedImage:
         """Submit one request and wait for its image.
 
         Raises:
             ProviderError: the provider did not deliver; ``may_have_billed`` says whether it may cost all the same.
         """
-        if call.is_over:
-            raise ProviderTimeoutError("The time was over before the image could be asked for.")
         sent = _parameters(request)
         try:
             with self._client.images.with_streaming_response.generate(

@@ -17,7 +17,6 @@ from datetime import UTC, datetime, timedelta
 from pydantic import ValidationError
 
 from pixyproxy.core import request_context
-from pixyproxy.core.call import CallScope
 from pixyproxy.core.exceptions import (
     ConflictError,
     ConstraintViolationError,
@@ -347,7 +346,7 @@ class GenerationWorker:
     def _generate(self, queued: QueuedGeneration, permit: Permit) -> None:
         request = self._request_for(queued)
         try:
-            image = self._generator.generate(request, CallScope())
+            image = self._generator.generate(request)
         except UnreadableAnswerError as error:
             self._breaker.record(permit, error)
             is_kept = self._storing.keep_aside(queued.generation.image_guid, error.body)

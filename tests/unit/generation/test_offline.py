@@ -6,8 +6,7 @@ import io
 import pytest
 from PIL import Image
 
-from pixyproxy.core.call import CallScope
-from pixyproxy.core.exceptions import ProviderRequestInvalidError, ProviderTimeoutError
+from pixyproxy.core.exceptions import ProviderRequestInvalidError
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
 from pixyproxy.generation.offline import OfflineGenerator
 from pixyproxy.generation.picture import PictureFormat, inspect_picture
@@ -24,7 +23,7 @@ REQUEST = GenerationRequest(
 
 
 def draw(**changes: str) -> GeneratedImage:
-    return OfflineGenerator().generate(dataclasses.replace(REQUEST, **changes), CallScope())
+    return OfflineGenerator().generate(dataclasses.replace(REQUEST, **changes))
 
 
 @pytest.mark.parametrize(
@@ -88,10 +87,3 @@ def test_transparent_jpeg_is_refused() -> None:
     with pytest.raises(ProviderRequestInvalidError) as caught:
         draw(output_format="jpeg", background="transparent")
     assert caught.value.field == "options.background"
-
-
-def test_nothing_is_drawn_for_a_caller_who_has_gone() -> None:
-    call = CallScope()
-    call.leave()
-    with pytest.raises(ProviderTimeoutError):
-        OfflineGenerator().generate(REQUEST, call)

@@ -10,7 +10,6 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from pixyproxy.core.call import CallScope
 from pixyproxy.core.local_signal import LocalSignal
 from pixyproxy.core.models import GenerationDefaults, ImageDetail, Usage, new_guid
 from pixyproxy.data.database import Database
@@ -40,7 +39,7 @@ class FakeGenerator:
         self.requests: list[GenerationRequest] = []
         self.behave: Callable[[], None] = lambda: None
 
-    def generate(self, request: GenerationRequest, call: CallScope) -> GeneratedImage:
+    def generate(self, request: GenerationRequest) -> GeneratedImage:
         self.requests.append(request)
         number = len(self.requests)
         self.behave()
