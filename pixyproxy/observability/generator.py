@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest, ImageGenerator
+from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest, ImageGenerator, OnPartial, ignore_partial
 
 Observe = Callable[[GenerationRequest], AbstractContextManager[None]]
 
@@ -18,10 +18,10 @@ class ObservedGenerator:
         self._generator = generator
         self._observe = observe
 
-    def generate(self, request: GenerationRequest) -> GeneratedImage:
+    def generate(self, request: GenerationRequest, on_partial: OnPartial = ignore_partial) -> GeneratedImage:
         """Generate one image. Raises as the generator itself."""
         with self._observe(request):
-            return self._generator.generate(request)
+            return self._generator.generate(request, on_partial)
 
     def close(self) -> None:
         """Close the generator."""

@@ -55,6 +55,7 @@ class MethodPolicy:
 
 
 _IMAGES = "/pixyproxy.v1.ImageService/"
+_GENERATIONS = "/pixyproxy.v1.GenerationService/"
 _HEALTH = "/grpc.health.v1.Health/"
 _CHANNELZ = "/grpc.channelz.v1.Channelz/"
 
@@ -70,6 +71,11 @@ POLICIES: Mapping[str, MethodPolicy] = {
     _IMAGES + "UpdateImage": MethodPolicy(Credentials.REQUIRED, Bulkhead.UNARY, Repeat.ALWAYS),
     # A second answer would be NOT_FOUND.
     _IMAGES + "DeleteImage": MethodPolicy(Credentials.REQUIRED, Bulkhead.UNARY, Repeat.NEVER),
+    _GENERATIONS + "CreateGeneration": MethodPolicy(Credentials.REQUIRED, Bulkhead.UNARY, Repeat.WITH_REQUEST_ID),
+    _GENERATIONS + "GetGeneration": MethodPolicy(Credentials.REQUIRED, Bulkhead.UNARY, Repeat.ALWAYS),
+    _GENERATIONS + "ListGenerations": MethodPolicy(Credentials.REQUIRED, Bulkhead.UNARY, Repeat.ALWAYS),
+    _GENERATIONS + "WatchGeneration": MethodPolicy(Credentials.REQUIRED, Bulkhead.STREAM, Repeat.ALWAYS),
+    _GENERATIONS + "CancelGeneration": MethodPolicy(Credentials.REQUIRED, Bulkhead.UNARY, Repeat.ALWAYS),
     # The package does not implement Health.List.
     _HEALTH + "Check": _HEALTH_CALL,
     _HEALTH + "Watch": _HEALTH_CALL,

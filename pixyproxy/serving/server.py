@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from pixyproxy_pb.v1 import image_service_pb2_grpc
+from pixyproxy_pb.v1 import generation_service_pb2_grpc, image_service_pb2_grpc
 
 from pixyproxy.bootstrap import Application
 from pixyproxy.core.slots import SharedSlots, Slots
 from pixyproxy.resource import reflection
 from pixyproxy.resource.client_address import ClientAddresses
 from pixyproxy.resource.connections import ConnectionLimiter, ConnectionLimits
+from pixyproxy.resource.generation_servicer import GenerationServicer
 from pixyproxy.resource.image_servicer import ImageServicer
 from pixyproxy.resource.interceptors.arrivals import ArrivalInterceptor
 from pixyproxy.resource.interceptors.authentication import AuthenticationInterceptor
@@ -112,6 +113,9 @@ class Server:
             compression=grpc.Compression.NoCompression,
         )
         image_service_pb2_grpc.add_ImageServiceServicer_to_server(ImageServicer(application.images), self._server)
+        generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(
+            GenerationServicer(application.generations), self._server
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if settings.channelz:
             channelz.add_channelz_servicer(self._server)

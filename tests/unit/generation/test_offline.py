@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -22,7 +23,7 @@ REQUEST = GenerationRequest(
 )
 
 
-def draw(**changes: str) -> GeneratedImage:
+def draw(**changes: Any) -> GeneratedImage:
     return OfflineGenerator().generate(dataclasses.replace(REQUEST, **changes))
 
 

@@ -19,7 +19,7 @@ from pixyproxy.core.exceptions import (
 from pixyproxy.data.database import Database
 from pixyproxy.data.sqlite import SQLiteDatabase
 from pixyproxy.data.stores.local_image_store import LocalImageStore
-from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
+from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest, OnPartial, ignore_partial
 from pixyproxy.observability.database import ObservedDatabase
 from pixyproxy.observability.generator import ObservedGenerator
 from pixyproxy.observability.metrics import GenerationMetrics
@@ -124,7 +124,7 @@ def test_the_reads_of_an_image_are_recorded_together(tmp_path: Path, recorder: R
 
 def test_provider_requests_are_counted_by_outcome() -> None:
     class Failing:
-        def generate(self, request: GenerationRequest) -> GeneratedImage:
+        def generate(self, request: GenerationRequest, on_partial: OnPartial = ignore_partial) -> GeneratedImage:
             assert value("pixyproxy_provider_requests_under_way") == 1
             raise ProviderUnavailableError("It is down.")
 

@@ -12,6 +12,7 @@ import urllib.parse
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -82,7 +83,7 @@ def open_generator(
     generator.close()
 
 
-def request(fault: str = "", **changes: str) -> GenerationRequest:
+def request(fault: str = "", **changes: Any) -> GenerationRequest:
     """Return a request whose prompt no other test has."""
     prompt = f"An otter in a teacup, {uuid.uuid4()}" + (f" [[fault:{fault}]]" if fault else "")
     asked = GenerationRequest(prompt, "gpt-image-2.5-flare", "auto", "auto", "png", "auto", AUTHOR)
