@@ -7,6 +7,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 BUF = npm exec --yes --loglevel=error --package=@bufbuild/buf@1.75.0 -- buf
 RELEASED_CONTRACT := protos/released.binpb
+PROTOS := pixyproxy/v1/image_service.proto pixyproxy/v1/generation_service.proto
 DESCRIPTOR := dist/pixyproxy.v1.binpb
 # The first installed Python of at least 3.11; `make PYTHON=… run` selects another one.
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python3.14; do \
@@ -86,15 +87,18 @@ format: $(VENV)/.made-dev ## Format the code
 .PHONY: generate
 generate: $(VENV)/.made-dev ## Regenerate generated/ from protos/
 	@rm -rf generated/pixyproxy_pb
-	@$(BIN)/python -m grpc_tools.protoc -Ipixyproxy_pb=protos/pixyproxy \
-		--python_out=generated --pyi_out=generated --grpc_python_out=generated pixyproxy_pb/v1/image_service.proto
+	@# The package is pixyproxy_pb, beside pixyproxy itself, so the protos must import one another by that name here.
+	@protos=$$(mktemp -d) && trap 'rm -rf "$$protos"' EXIT && cp -r protos/pixyproxy "$$protos/pixyproxy_pb" && \
+		sed -i.original 's#import "pixyproxy/#import "pixyproxy_pb/#' "$$protos"/pixyproxy_pb/v1/*.proto && \
+		$(BIN)/python -m grpc_tools.protoc -I"$$protos" --python_out=generated --pyi_out=generated \
+			--grpc_python_out=generated $(PROTOS:pixyproxy/%=pixyproxy_pb/%)
 
 .PHONY: descriptor
 descriptor: $(VENV)/.made-dev ## Write dist/pixyproxy.v1.binpb: the contract and google.rpc's errors, for tools
 	@mkdir -p $(dir $(DESCRIPTOR))
 	@$(BIN)/python -m grpc_tools.protoc -Iprotos -I"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
 		--include_imports --include_source_info --descriptor_set_out=$(DESCRIPTOR) \
-		pixyproxy/v1/image_service.proto google/rpc/error_details.proto google/rpc/status.proto
+		$(PROTOS) google/rpc/error_details.proto google/rpc/status.proto
 	@echo $(DESCRIPTOR)
 
 .PHONY: clean

@@ -44,10 +44,11 @@ from pixyproxy.service.creation.recovery import Recovery
 from pixyproxy.service.creation.storing import ImageStoring
 from pixyproxy.service.creation.waiting import WaitingCalls
 from pixyproxy.service.creation.worker import GenerationWorker
+from pixyproxy.service.generations import GenerationService
 from pixyproxy.service.image_copying import ImageCopying
 from pixyproxy.service.image_service import ImageService
 from pixyproxy.service.indexer import SearchIndexer
-from pixyproxy.service.interfaces import ImageServiceInterface, UserServiceInterface
+from pixyproxy.service.interfaces import GenerationServiceInterface, ImageServiceInterface, UserServiceInterface
 from pixyproxy.service.page_tokens import PageTokens, new_page_token_key
 from pixyproxy.service.sign_in.throttle import SignInThrottle
 from pixyproxy.service.users import UserService
@@ -82,7 +83,7 @@ class Shared:
         owners: the name of each generation worker, which whoever replaces it takes over.
         circuits: whether the generation workers submit anything.
         recorded: is sent to the generation workers when an RPC worker has recorded a request.
-        ended: for each RPC worker, is sent the ids of generations that have ended.
+        changed: for each RPC worker, is sent the ids of generations that have changed.
     """
 
     generations: tuple[int, ...]
@@ -91,7 +92,7 @@ class Shared:
     owners: tuple[str, ...]
     circuits: SharedCircuits
     recorded: LocalSignal
-    ended: tuple[LocalSignal, ...]
+    changed: tuple[LocalSignal, ...]
 
     @classmethod
     def of(cls, settings: Settings, rpc_workers: int = 1) -> Shared:
@@ -104,7 +105,7 @@ class Shared:
             owners=tuple(new_guid() for _ in range(count)),
             circuits=SharedCircuits(count),
             recorded=LocalSignal(),
-            ended=tuple(LocalSignal() for _ in range(rpc_workers)),
+            changed=tuple(LocalSignal() for _ in range(rpc_workers)),
         )
 
     def clear(self, rpc_worker: int) -> None:
@@ -112,9 +113,9 @@ class Shared:
         self.creations.clear(rpc_worker)
         self.streams.clear(rpc_worker)
 
-    def tell_ended(self, generation_id: int) -> None:
-        """Wake the calls that wait for a generation."""
-        for signal in self.ended:
+    def tell_changed(self, generation_id: int) -> None:
+        """Wake the calls that wait for a generation or watch it."""
+        for signal in self.changed:
             signal.send(generation_id)
 
 
@@ -138,12 +139,14 @@ class Application:
 
     Attributes:
         images: the image service.
+        generations: the generation service.
         users: the user service.
         creations: the slots for calls that wait for a generation.
         streams: the slots for streams.
     """
 
     images: ImageServiceInterface
+    generations: GenerationServiceInterface
     users: UserServiceInterface
     creations: Slots
     streams: Slots
@@ -207,7 +210,7 @@ def build(settings: Settings, shared: Shared, base: Base, *, rpc_worker: int = 0
     with ExitStack() as stack:
         waiting = WaitingCalls(
             base.database,
-            shared.ended[rpc_worker],
+            shared.changed[rpc_worker],
             require_hope=shared.circuits.require_closed,
             on_change=base.watch.generations.queued,
         )
@@ -222,10 +225,12 @@ def build(settings: Settings, shared: Shared, base: Base, *, rpc_worker: int = 0
             limiter=base.limiter,
             trace_headers=base.watch.trace_headers,
             on_record=shared.recorded.send,
+            max_queued=settings.max_queued,
         )
         page_tokens = PageTokens(_page_token_key(base.database))
         yield Application(
             images=ImageService(base.database, base.store, base.storing, creator, page_tokens),
+            generations=GenerationService(base.database, creator, waiting, page_tokens, on_cancel=shared.tell_changed),
             users=build_users(settings, base.database),
             creations=shared.creations.of(rpc_worker),
             streams=shared.streams.of(rpc_worker),
@@ -261,12 +266,20 @@ def build_generation_worker(
             limit=limit,
             leases=Leases(base.database, owner, LEASE),
             lease=LEASE,
-            recovery=Recovery(base.database, base.store, base.storing, on_end=shared.tell_ended),
+            recovery=Recovery(
+                base.database,
+                base.store,
+                base.storing,
+                on_change=shared.tell_changed,
+                retention=None
+                if settings.generation_retention is None
+                else timedelta(days=settings.generation_retention),
+            ),
             breaker=CircuitBreaker(partial(shared.circuits.publish, number), observer.circuit_changed),
             retry=RetryPolicy(),
             limiter=base.limiter,
             recorded=shared.recorded,
-            on_end=shared.tell_ended,
+            on_change=shared.tell_changed,
             observer=observer,
             continuing=base.watch.continuing,
         )
@@ -418,6 +431,7 @@ def _build_generator(settings: Settings, watch: Watch) -> ImageGenerator:
         organization=settings.openai_org_id,
         project=settings.openai_project_id,
         timeout=settings.provider_timeout,
+        always_streams=settings.stream_provider,
     )
     # Beside the start, which need not wait for the provider.
     threading.Thread(target=_warn_of_shutdown, args=(generator, settings.model), daemon=True).start()

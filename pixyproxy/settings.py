@@ -189,6 +189,11 @@ class Settings(BaseSettings):
     quality: Quality = Field(default="auto", description="The quality where a request names none.")
     output_format: OutputFormat = Field(default="png", description="The output format where a request names none.")
     background: Background = Field(default="auto", description="The background where a request names none.")
+    stream_provider: bool = Field(
+        default=False,
+        description="Ask the provider to stream its answer even where nobody wants partial images, for proxies between "
+        "that cut idle connections.",
+    )
     provider_timeout: float = Field(
         default=600.0, gt=0, le=3600, description="The most seconds to wait for the provider's answer."
     )
@@ -202,11 +207,26 @@ class Settings(BaseSettings):
         description="The most generations submitted at a time, by all generation workers of the server together; "
         "64 for each RPC worker where it is not set.",
     )
+    max_queued: int = Field(
+        default=10_000,
+        ge=1,
+        le=1_000_000,
+        description="The most generations that may be queued, of all servers together, before CreateGeneration refuses "
+        "further ones.",
+    )
+    generation_retention: int | None = Field(
+        default=None,
+        ge=1,
+        le=36_500,
+        description="Days after which the requests, with their prompts, of generations that ended without an image are "
+        "removed; never where it is not set. Their request ids stay known.",
+    )
     max_streams: int = Field(
         default=500,
         ge=1,
         le=10_000,
-        description="The most streams (of image bytes, and of reflection) at a time, of all workers together.",
+        description="The most streams (of image bytes, of generations, and of reflection) at a time, of all workers "
+        "together.",
     )
     max_unary_calls: int = Field(
         default=256, ge=1, le=10_000, description="The most other calls at a time, of each worker."

@@ -126,6 +126,22 @@ class ImageNotFoundError(RecordNotFoundError):
         self.guid = guid
 
 
+class GenerationNotFoundError(RecordNotFoundError):
+    """There is no such generation, or the caller may not see it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__("There is no such generation, or you may not see it.")
+        self.name = name
+
+
+class AlreadySubmittedError(PixyProxyException):
+    """The generation is not queued any more, and can no longer be cancelled."""
+
+
+class GenerationCancelledError(PixyProxyException):
+    """The generation was cancelled before it was submitted, and has cost nothing."""
+
+
 class ConstraintViolationError(PixyProxyException):
     """A record would break a rule that the database keeps, such as a unique name."""
 

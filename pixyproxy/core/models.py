@@ -41,6 +41,7 @@ MAX_USERNAME_LENGTH = 64
 ADVISED_PASSWORD_LENGTH = 12
 MAX_PASSWORD_LENGTH = 1024
 MAX_MODEL_NAME_LENGTH = 64
+MAX_PARTIAL_IMAGES = 3
 MAX_SEARCH_LENGTH = 1024
 # Each term is looked for in every part of the index, as long as those before it were found there.
 MAX_SEARCH_TERMS = 24
@@ -70,6 +71,28 @@ class UserClass(StrEnum):
 
     ADMIN = "admin"
     USER = "user"
+
+
+class GenerationState(StrEnum):
+    """How far a generation has come. The values are those of the first release, whose servers may run beside ours.
+
+    A generation that FAILED cost nothing and may be queued again. One whose outcome is unknown may have been billed
+    and is never submitted again; it has SUCCEEDED after all where its image turns up in the store.
+    """
+
+    QUEUED = "queued"
+    SUBMITTED = "sent"
+    SUCCEEDED = "stored"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    OUTCOME_UNKNOWN = "unknown"
+    RECORDED = "recorded"
+    """By a server of the first release, which is about to submit it, or died before it did."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether no worker changes it any more."""
+        return self not in (GenerationState.QUEUED, GenerationState.SUBMITTED, GenerationState.RECORDED)
 
 
 # --- Rules for single values -----------------------------------------------------------------------------------------
@@ -194,6 +217,12 @@ def _check_visibility(visibility: Any) -> Any:
     return visibility
 
 
+def _check_partial_images(count: int) -> int:
+    if not 0 <= count <= MAX_PARTIAL_IMAGES:
+        raise _refuse(f"must be from 0 to {MAX_PARTIAL_IMAGES}")
+    return count
+
+
 def _one_of(choices: tuple[str, ...]) -> AfterValidator:
     def check(choice: str) -> str:
         if choice not in choices:
@@ -215,6 +244,7 @@ Username = Annotated[str, AfterValidator(_check_username)]
 Password = Annotated[SecretStr, AfterValidator(_check_password)]
 ModelName = Annotated[str, AfterValidator(_check_model_name)]
 Size = Annotated[str, AfterValidator(_check_size)]
+PartialImages = Annotated[int, AfterValidator(_check_partial_images)]
 CheckedVisibility = Annotated[Visibility, BeforeValidator(_check_visibility)]
 Quality = Annotated[str, _one_of(QUALITIES)]
 OutputFormat = Annotated[str, _one_of(OUTPUT_FORMATS)]
@@ -337,6 +367,8 @@ class GenerationOptions(Model):
     quality: Quality | None = None
     output_format: OutputFormat | None = None
     background: Background | None = None
+    # Left out where it is not set, so that requests of earlier releases keep their fingerprints.
+    partial_images: PartialImages | None = Field(default=None, exclude_if=lambda count: count is None)
 
     @field_validator("background")
     @classmethod
@@ -423,6 +455,95 @@ class ContentRequest(Model):
     read_offset: NotNegative = 0
     read_limit: NotNegative = 0
     if_none_match: str | None = None
+
+
+# --- Generations -----------------------------------------------------------------------------------------------------
+
+
+class GenerationDetail(Model):
+    """What is shown of a generation.
+
+    Attributes:
+        guid: its name.
+        author: the username of the user that it was recorded for.
+        state: how far it has come.
+        creation: the request; None where the first release recorded it, or where it was removed because of its age.
+        request_id: the idempotency key, or None.
+        image_guid: the guid that its image has or will have.
+        created_at: when it was recorded.
+        submitted_at: when it was submitted last, or None.
+        finished_at: when it reached a final state, or None.
+        attempts: how often it was submitted.
+        partials: how many partial images have come.
+        error: the record of the error that ended it, or None; see ``pixyproxy.core.error_records``.
+        image: its image; None where it has none, or where that was deleted.
+    """
+
+    guid: Guid
+    author: Username
+    state: GenerationState
+    creation: ImageCreation | None
+    request_id: Guid | None
+    image_guid: Guid
+    created_at: datetime
+    submitted_at: datetime | None
+    finished_at: datetime | None
+    attempts: int
+    partials: int
+    error: str | None
+    image: Image | None = None
+
+
+class GenerationKey(Model):
+    """Which generation: by its guid or by the request id of one of the caller's own requests, of which one is set."""
+
+    guid: Guid | None = None
+    request_id: Guid | None = None
+
+
+class GenerationFilter(Model):
+    """Which generations to list; all that is set must hold.
+
+    Attributes:
+        states: any of these; empty means any.
+        author: the username of the author.
+        created_after: it was recorded later than this.
+        created_before: it was recorded earlier than this.
+    """
+
+    states: tuple[GenerationState, ...] = ()
+    author: Username | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+
+
+class GenerationPageRequest(Model):
+    """A request for one page of generations; ``page_token`` is None for the first one."""
+
+    filter: GenerationFilter = GenerationFilter()
+    page_size: int = Field(default=DEFAULT_PAGE_SIZE, ge=1, le=MAX_PAGE_SIZE)
+    page_token: str | None = None
+
+
+class GenerationPage(Model):
+    """A page of generations, newest first; ``next_page_token`` is None on the last one."""
+
+    generations: tuple[GenerationDetail, ...]
+    next_page_token: str | None = None
+
+
+class PartialImage(Model):
+    """An unfinished image.
+
+    Attributes:
+        index: its number, from 0 on.
+        content_type: the media type of its bytes.
+        data: the bytes.
+    """
+
+    index: int
+    content_type: str
+    data: bytes
 
 
 # --- Users -----------------------------------------------------------------------------------------------------------

@@ -6,7 +6,8 @@ Date: 2026-11-20
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, TypeVar
 
@@ -31,6 +32,17 @@ def validated(model: type[AnyModel], values: Any) -> AnyModel:
         return model.model_validate(values)
     except ValidationError as error:
         raise _translated(error) from error
+
+
+@contextmanager
+def fields_within(part: str) -> Iterator[None]:
+    """Name the fields of errors as those of a part of the request, such as ``request.prompt`` for ``prompt``."""
+    try:
+        yield
+    except InvalidFieldError as error:
+        raise InvalidFieldError(
+            [FieldViolation(f"{part}.{violation.field}", violation.description) for violation in error.violations]
+        ) from error
 
 
 def validated_guid(guid: str) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from pixyproxy.core.call import CallScope
-from pixyproxy.core.models import Usage
+from pixyproxy.core.models import PartialImage, Usage
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class GenerationRequest:
         quality: ``auto``, ``low``, ``medium``, ``high``, ``xhigh`` or ``max``.
         output_format: ``png``, ``webp`` or ``jpeg``.
         background: ``auto``, ``opaque`` or ``transparent``.
+        partial_images: how many partial images are wanted, 0 to 3.
         author_guid: who asks for it; providers are told only a hash of it.
     """
 
@@ -30,6 +31,7 @@ class GenerationRequest:
     output_format: str
     background: str
     author_guid: str
+    partial_images: int = 0
 
 
 @dataclass(frozen=True)
@@ -58,17 +60,25 @@ class GeneratedImage:
             self.data.release()
 
 
+OnPartial = Callable[[PartialImage], object]
+
+
+def ignore_partial(_: PartialImage) -> None:
+    """Do nothing with a partial image."""
+
+
 class ImageGenerator(Protocol):
     """Makes images. Safe to use from many threads at once."""
 
-    def generate(self, request: GenerationRequest, call: CallScope) -> GeneratedImage:
-        """Make one image.
+    def generate(self, request: GenerationRequest, on_partial: OnPartial = ignore_partial) -> GeneratedImage:
+        """Generate one image, with at most one submission to a provider.
 
-        A request is sent to a provider only while ``call`` is open; once sent, its answer is waited for even when
-        the caller has gone, because it may be billed.
+        Args:
+            request: what to generate.
+            on_partial: is given each partial image as it comes; it must not raise.
 
         Raises:
-            ProviderError: the provider did not deliver; ``may_have_billed`` says whether it may cost all the same.
+            ProviderError: there is no image; ``may_have_billed`` says whether the provider may bill for it.
         """
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property, lru_cache
 from importlib.metadata import version
@@ -18,7 +19,6 @@ from pixyproxy.core.exceptions import ProviderError
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
 from pixyproxy.generation.observer import GenerationObserver
 from pixyproxy.observability.database import WAIT
-from pixyproxy.observability.generator import Outcome
 
 MADE = "made"
 """The outcome of a generation that gave an image; others are the names of exceptions."""
@@ -218,11 +218,7 @@ class GenerationMetrics(GenerationObserver):
     def queued(self, count: int) -> None:  # noqa: D102  inherited
         self._waiting.set(count)
 
-    def requests_changed(self, change: int) -> None:
-        """Note by how many the requests have changed that the provider is at work on."""
-        self._asking.inc(change)
-
-    def ended(self, request: GenerationRequest, seconds: float, outcome: Outcome) -> None:  # noqa: D102  inherited
+    def ended(self, request: GenerationRequest, seconds: float, outcome: GeneratedImage | BaseException) -> None:  # noqa: D102  inherited
         model = self._label_of(request.model, is_known=isinstance(outcome, GeneratedImage))
         self._generations.labels(model, _name_of(outcome)).inc()
         if isinstance(outcome, GeneratedImage):
@@ -231,10 +227,18 @@ class GenerationMetrics(GenerationObserver):
                 self._tokens.labels(model, "input").inc(outcome.usage.input_tokens)
                 self._tokens.labels(model, "output").inc(outcome.usage.output_tokens)
 
-    def requested(self, request: GenerationRequest, seconds: float, outcome: Outcome) -> None:
-        """Note what came of a request to the provider."""
-        self._requests.labels(_name_of(outcome)).inc()
-        self._request_seconds.observe(seconds)
+    @contextmanager
+    def provider_request(self, _: GenerationRequest) -> Iterator[None]:
+        """Count and time a request to the provider."""
+        outcome = MADE
+        with self._asking.track_inprogress(), self._request_seconds.time():
+            try:
+                yield
+            except BaseException as error:
+                outcome = type(error).__name__
+                raise
+            finally:
+                self._requests.labels(outcome).inc()
 
     def retrying(self, error: ProviderError) -> None:  # noqa: D102  inherited
         self._retries.labels(type(error).__name__).inc()
@@ -345,5 +349,5 @@ def _provider_errors(kind: type[ProviderError]) -> Iterator[str]:
         yield from _provider_errors(further)
 
 
-def _name_of(outcome: Outcome) -> str:
+def _name_of(outcome: GeneratedImage | BaseException) -> str:
     return MADE if isinstance(outcome, GeneratedImage) else type(outcome).__name__

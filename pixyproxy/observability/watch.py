@@ -11,7 +11,7 @@ from pixyproxy.data.stores.image_store import ImageStore
 from pixyproxy.generation.interfaces import ImageGenerator
 from pixyproxy.generation.observer import GenerationObserver
 from pixyproxy.observability.database import ObservedDatabase
-from pixyproxy.observability.generator import MeasuredGenerator, TracedGenerator
+from pixyproxy.observability.generator import ObservedGenerator
 from pixyproxy.observability.recording import Record, record_to_all
 from pixyproxy.observability.store import ObservedImageStore
 
@@ -56,15 +56,14 @@ class Watch:
     def provider(self, generator: ImageGenerator) -> ImageGenerator:
         """Watch single requests to a provider."""
         if self._telemetry is not None:
-            generator = TracedGenerator(generator, self._telemetry.provider_request)
+            generator = ObservedGenerator(generator, self._telemetry.provider_request)
         if self._metrics is not None:
-            counts = self._metrics.generation
-            generator = MeasuredGenerator(generator, counts.requested, counts.requests_changed)
+            generator = ObservedGenerator(generator, self._metrics.generation.provider_request)
         return generator
 
     def traced(self, generator: ImageGenerator) -> ImageGenerator:
         """Watch generations."""
-        return generator if self._telemetry is None else TracedGenerator(generator, self._telemetry.generation)
+        return generator if self._telemetry is None else ObservedGenerator(generator, self._telemetry.generation)
 
     def set_slots(self, count: int) -> None:
         """Note how many generations this process may have submitted at a time."""

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, cast
 
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
+from pixyproxy_pb.v1 import generation_service_pb2 as gpb
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
+from pixyproxy.core.error_records import from_record
 from pixyproxy.core.exceptions import FieldViolation, InvalidFieldError
 from pixyproxy.core.models import (
     DEFAULT_PAGE_SIZE,
     MAX_PAGE_SIZE,
     ContentRequest,
+    GenerationDetail,
+    GenerationKey,
+    GenerationPage,
+    GenerationPageRequest,
+    GenerationState,
     Image,
     ImageChanges,
     ImageCreation,
     ImagePage,
     ImagePageRequest,
+    PartialImage,
 )
 from pixyproxy.core.validation import validated
-from pixyproxy.service.content import ImageContent
+from pixyproxy.resource import statuses
+from pixyproxy.service.content import CHUNK_SIZE, ImageContent
 
 # A mask may hold a million wrong names, of which the first few tell as much.
 _MAX_NAMED_PATHS = 8
@@ -32,6 +41,20 @@ _LAST_TIME = datetime.max.replace(tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY_SECONDS = 24 * 3600
+
+_FROM_STATE = {
+    GenerationState.QUEUED: gpb.GENERATION_STATE_QUEUED,
+    # By a server of the first release, which is about to submit it.
+    GenerationState.RECORDED: gpb.GENERATION_STATE_SUBMITTED,
+    GenerationState.SUBMITTED: gpb.GENERATION_STATE_SUBMITTED,
+    GenerationState.SUCCEEDED: gpb.GENERATION_STATE_SUCCEEDED,
+    GenerationState.FAILED: gpb.GENERATION_STATE_FAILED,
+    GenerationState.CANCELLED: gpb.GENERATION_STATE_CANCELLED,
+    GenerationState.OUTCOME_UNKNOWN: gpb.GENERATION_STATE_OUTCOME_UNKNOWN,
+}
+_STATES_OF = {
+    number: tuple(state for state in GenerationState if _FROM_STATE[state] == number) for number in _FROM_STATE.values()
+}
 
 # --- In --------------------------------------------------------------------------------------------------------------
 
@@ -54,6 +77,7 @@ def to_image_creation(request: pb.CreateImageRequest) -> ImageCreation:
                 "quality": options.quality or None,
                 "output_format": options.output_format or None,
                 "background": options.background or None,
+                "partial_images": options.partial_images or None,
             },
             "request_id": request.request_id or None,
         },
@@ -62,10 +86,6 @@ def to_image_creation(request: pb.CreateImageRequest) -> ImageCreation:
 
 def to_image_page_request(request: pb.ListImagesRequest) -> ImagePageRequest:
     """Read a request for a page of images."""
-    if request.page_size < 0:
-        raise InvalidFieldError.of(
-            "page_size", f"must not be negative; 0 means {DEFAULT_PAGE_SIZE}, at most {MAX_PAGE_SIZE}"
-        )
     return validated(
         ImagePageRequest,
         {
@@ -79,8 +99,34 @@ def to_image_page_request(request: pb.ListImagesRequest) -> ImagePageRequest:
                 "created_after": _to_time(request, "created_after"),
                 "created_before": _to_time(request, "created_before", round_up=True),
             },
-            "page_size": min(request.page_size, MAX_PAGE_SIZE) or DEFAULT_PAGE_SIZE,
-            "page_token": request.page_token or None,
+            **_to_page(request),
+        },
+    )
+
+
+def to_generation_key(request: gpb.GetGenerationRequest | gpb.WatchGenerationRequest) -> GenerationKey:
+    """Read which generation is meant."""
+    name = request.WhichOneof("key")
+    if name is None:
+        raise InvalidFieldError.of("key", "must be given: a guid or a request_id")
+    return validated(GenerationKey, {name: getattr(request, name)})
+
+
+def to_generation_page_request(request: gpb.ListGenerationsRequest) -> GenerationPageRequest:
+    """Read a request for a page of generations."""
+    unknown = [place for place, state in enumerate(request.states) if state not in _STATES_OF]
+    if unknown:
+        raise InvalidFieldError.of(f"states[{unknown[0]}]", "must be a GenerationState other than unspecified")
+    return validated(
+        GenerationPageRequest,
+        {
+            "filter": {
+                "states": tuple(state for wanted in sorted(set(request.states)) for state in _STATES_OF[wanted]),
+                "author": request.author or None,
+                "created_after": _to_time(request, "created_after"),
+                "created_before": _to_time(request, "created_before", round_up=True),
+            },
+            **_to_page(request),
         },
     )
 
@@ -125,7 +171,20 @@ def _masked_fields(request: pb.UpdateImageRequest) -> list[str]:
     return paths
 
 
-def _to_time(request: pb.ListImagesRequest, field: str, *, round_up: bool = False) -> datetime | None:
+def _to_page(request: pb.ListImagesRequest | gpb.ListGenerationsRequest) -> dict[str, Any]:
+    if request.page_size < 0:
+        raise InvalidFieldError.of(
+            "page_size", f"must not be negative; 0 means {DEFAULT_PAGE_SIZE}, at most {MAX_PAGE_SIZE}"
+        )
+    return {
+        "page_size": min(request.page_size, MAX_PAGE_SIZE) or DEFAULT_PAGE_SIZE,
+        "page_token": request.page_token or None,
+    }
+
+
+def _to_time(
+    request: pb.ListImagesRequest | gpb.ListGenerationsRequest, field: str, *, round_up: bool = False
+) -> datetime | None:
     """Read a time in whole microseconds, which is as finely as times are stored."""
     if not request.HasField(field):
         return None
@@ -176,6 +235,70 @@ def from_image_page(page: ImagePage) -> pb.ListImagesResponse:
     return pb.ListImagesResponse(
         images=[from_image(image) for image in page.images], next_page_token=page.next_page_token or ""
     )
+
+
+def from_generation(generation: GenerationDetail) -> gpb.Generation:
+    """Write a generation."""
+    has_failed = generation.state in (GenerationState.FAILED, GenerationState.OUTCOME_UNKNOWN)
+    return gpb.Generation(
+        guid=generation.guid,
+        request_id=generation.request_id or "",
+        author=generation.author,
+        state=_FROM_STATE[generation.state],
+        request=None if generation.creation is None else _from_image_creation(generation.creation),
+        image_guid=generation.image_guid,
+        created_at=_from_time(generation.created_at),
+        submitted_at=None if generation.submitted_at is None else _from_time(generation.submitted_at),
+        finished_at=None if generation.finished_at is None else _from_time(generation.finished_at),
+        attempts=generation.attempts,
+        image=None if generation.image is None else from_image(generation.image),
+        error=_from_error_record(generation.error) if has_failed and generation.error is not None else None,
+    )
+
+
+def from_generation_page(page: GenerationPage) -> gpb.ListGenerationsResponse:
+    """Write a page of generations."""
+    return gpb.ListGenerationsResponse(
+        generations=[from_generation(generation) for generation in page.generations],
+        next_page_token=page.next_page_token or "",
+    )
+
+
+def from_generation_event(event: GenerationDetail | PartialImage) -> Iterator[gpb.WatchGenerationResponse]:
+    """Write what watchers of a generation are sent, partial images in pieces."""
+    if isinstance(event, GenerationDetail):
+        yield gpb.WatchGenerationResponse(generation=from_generation(event))
+        return
+    yield gpb.WatchGenerationResponse(
+        partial_image=gpb.PartialImage(index=event.index, content_type=event.content_type, size_bytes=len(event.data))
+    )
+    for start in range(0, len(event.data), CHUNK_SIZE):
+        yield gpb.WatchGenerationResponse(data=event.data[start : start + CHUNK_SIZE])
+
+
+def _from_image_creation(creation: ImageCreation) -> pb.CreateImageRequest:
+    return pb.CreateImageRequest(
+        prompt=creation.detail.prompt,
+        tags=creation.detail.tags,
+        visibility=cast(pb.Visibility, creation.detail.visibility.value),
+        filename=creation.detail.filename or "",
+        request_id=creation.request_id or "",
+        options=pb.GenerationOptions(**{name: value for name, value in creation.options if value is not None}),
+    )
+
+
+def _from_error_record(record: str) -> gpb.GenerationError:
+    error = from_record(record)
+    message = gpb.GenerationError(
+        code=statuses.code_of(error),
+        reason=statuses.reason_of(error),
+        message=statuses.message_of(error),
+        metadata=statuses.metadata_of(error),
+    )
+    seconds = statuses.retry_seconds_of(error)
+    if seconds is not None:
+        message.retry_after.FromMilliseconds(int(seconds * 1000))
+    return message
 
 
 def from_content(content: ImageContent) -> Iterable[pb.GetImageContentResponse | bytes]:

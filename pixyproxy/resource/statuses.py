@@ -58,6 +58,14 @@ def _image_resource(error: exc.ImageNotFoundError) -> list[Message]:
     ]
 
 
+def _generation_resource(error: exc.GenerationNotFoundError) -> list[Message]:
+    return [
+        error_details_pb2.ResourceInfo(
+            resource_type="pixyproxy.v1.Generation", resource_name=error.name, description=error.message
+        )
+    ]
+
+
 def _provider_quota(error: exc.ProviderQuotaError) -> list[Message]:
     violation = error_details_pb2.QuotaFailure.Violation(subject="provider account", description=error.message)
     return [error_details_pb2.QuotaFailure(violations=[violation])]
@@ -81,6 +89,9 @@ RULES: dict[type[BaseException], Rule] = {
     exc.TooManySignInsError: Rule(code_pb2.RESOURCE_EXHAUSTED, "TOO_MANY_SIGN_INS"),
     exc.NotYoursError: Rule(code_pb2.PERMISSION_DENIED, "NOT_YOURS"),
     exc.ImageNotFoundError: Rule(code_pb2.NOT_FOUND, "IMAGE_NOT_FOUND", details=_image_resource),
+    exc.GenerationNotFoundError: Rule(code_pb2.NOT_FOUND, "GENERATION_NOT_FOUND", details=_generation_resource),
+    exc.AlreadySubmittedError: Rule(code_pb2.FAILED_PRECONDITION, "ALREADY_SUBMITTED"),
+    exc.GenerationCancelledError: Rule(code_pb2.CANCELLED, "GENERATION_CANCELLED"),
     exc.ConflictError: Rule(code_pb2.ABORTED, "CONFLICT"),
     exc.DBConnectionError: Rule(code_pb2.UNAVAILABLE, "DATABASE_UNAVAILABLE"),
     exc.StorageFullError: Rule(code_pb2.RESOURCE_EXHAUSTED, "STORAGE_FULL"),
@@ -123,19 +134,32 @@ def reason_of(error: BaseException) -> str:
     return _rule_of(error).reason
 
 
+def metadata_of(error: BaseException) -> dict[str, str]:
+    """Return what ``ErrorInfo`` gives beside the reason of an exception."""
+    return _rule_of(error).metadata(error)
+
+
+def message_of(error: BaseException) -> str:
+    """Return the message for callers, which says nothing of what was not foreseen."""
+    message = error.message if isinstance(error, exc.PixyProxyException) and is_foreseen(error) else INTERNAL_MESSAGE
+    return message if len(message) <= _MAX_MESSAGE_LENGTH else message[:_MAX_MESSAGE_LENGTH] + " ..."
+
+
+def retry_seconds_of(error: BaseException) -> float | None:
+    """Return after how many seconds a new attempt makes sense, or None."""
+    return getattr(error, "retry_after", None) or _DEFAULT_RETRY_SECONDS.get(type(error))
+
+
 def status_of(error: BaseException, request_id: str) -> status_pb2.Status:
     """Return the status for an exception, with all its details."""
     rule = _rule_of(error)
-    message = error.message if isinstance(error, exc.PixyProxyException) and is_foreseen(error) else INTERNAL_MESSAGE
     details: list[Message] = [
         error_details_pb2.ErrorInfo(reason=rule.reason, domain=DOMAIN, metadata=rule.metadata(error)),
         error_details_pb2.RequestInfo(request_id=request_id),
         *rule.details(error),
         *_retry_info(error),
     ]
-    if len(message) > _MAX_MESSAGE_LENGTH:
-        message = message[:_MAX_MESSAGE_LENGTH] + " ..."
-    return status_pb2.Status(code=rule.code, message=message, details=[_packed(detail) for detail in details])
+    return status_pb2.Status(code=rule.code, message=message_of(error), details=[_packed(detail) for detail in details])
 
 
 def _rule_of(error: BaseException) -> Rule:
@@ -143,7 +167,7 @@ def _rule_of(error: BaseException) -> Rule:
 
 
 def _retry_info(error: BaseException) -> list[Message]:
-    seconds = getattr(error, "retry_after", None) or _DEFAULT_RETRY_SECONDS.get(type(error))
+    seconds = retry_seconds_of(error)
     if seconds is None:
         return []
     info = error_details_pb2.RetryInfo()

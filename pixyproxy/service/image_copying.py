@@ -23,8 +23,9 @@ from pixyproxy.core.exceptions import (
     StorageUnavailableError,
     for_log,
 )
+from pixyproxy.core.models import GenerationState
 from pixyproxy.data.database import Database, DatabaseContext
-from pixyproxy.data.repositories.generations import GenerationRepository, GenerationState
+from pixyproxy.data.repositories.generations import GenerationRepository
 from pixyproxy.data.repositories.image_copies import ImageCopyRepository, ImageToCopy
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.stores.image_store import ImageStore

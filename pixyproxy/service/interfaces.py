@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 
 from pixyproxy.core.call import CallScope
 from pixyproxy.core.models import (
     Caller,
     ContentRequest,
+    GenerationDetail,
+    GenerationKey,
+    GenerationPage,
+    GenerationPageRequest,
     Image,
     ImageChanges,
     ImageCreation,
     ImagePage,
     ImagePageRequest,
+    PartialImage,
     User,
     UserCreate,
 )
@@ -68,6 +74,48 @@ class ImageServiceInterface(ABC):
     @abstractmethod
     def delete_image(self, guid: str, caller: Caller | None) -> None:
         """Delete an image for good. Raises as ``update_image``."""
+
+
+class GenerationServiceInterface(ABC):
+    """All that can be done with generations. Every request is checked again, whoever checked it before.
+
+    Every method may raise ``InvalidFieldError``, ``DBConnectionError``, ``CredentialsMissingError`` where nobody is
+    signed in, and ``GenerationNotFoundError`` where there is no such generation or the caller may not see it.
+    """
+
+    @abstractmethod
+    def create_generation(self, creation: ImageCreation, caller: Caller | None) -> GenerationDetail:
+        """Record a request, and return its generation at once.
+
+        Raises:
+            RequestIdReusedError: the request id was used for another request.
+            TooBusyError: too many generations are queued.
+        """
+
+    @abstractmethod
+    def get_generation(self, key: GenerationKey, caller: Caller | None) -> GenerationDetail:
+        """Return one generation."""
+
+    @abstractmethod
+    def get_all_generations(self, request: GenerationPageRequest, caller: Caller | None) -> GenerationPage:
+        """Return a page of the generations that match a filter, newest first."""
+
+    @abstractmethod
+    def watch_generation(
+        self, key: GenerationKey, caller: Caller | None, call: CallScope
+    ) -> Iterator[GenerationDetail | PartialImage]:
+        """Return what becomes of a generation: as it is now, then after every change, to the end, and partial images.
+
+        It ends early where the call is over.
+        """
+
+    @abstractmethod
+    def cancel_generation(self, guid: str, caller: Caller | None) -> GenerationDetail:
+        """Cancel a queued generation, and return it.
+
+        Raises:
+            AlreadySubmittedError: it is no longer queued.
+        """
 
 
 class UserServiceInterface(ABC):

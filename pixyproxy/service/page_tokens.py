@@ -12,7 +12,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from pixyproxy.core.exceptions import InvalidFieldError
-from pixyproxy.core.models import Caller, ImageFilter
+from pixyproxy.core.models import Caller, GenerationFilter, ImageFilter
 from pixyproxy.data.repositories.image_conditions import ImagePosition
 
 _POSITION = struct.Struct(">qq")  # microseconds since 1970, id
@@ -36,14 +36,14 @@ class PageTokens:
         """Use a key of ``new_page_token_key``."""
         self._cipher = AESGCM(bytes.fromhex(key))
 
-    def seal(self, position: ImagePosition, image_filter: ImageFilter, caller: Caller | None) -> str:
+    def seal(self, position: ImagePosition, wanted: ImageFilter | GenerationFilter, caller: Caller | None) -> str:
         """Return the token for the page after ``position``."""
         microseconds = (position.created_at - _EPOCH) // timedelta(microseconds=1)
         nonce = os.urandom(_NONCE_LENGTH)
-        sealed = self._cipher.encrypt(nonce, _POSITION.pack(microseconds, position.id), _question(image_filter, caller))
+        sealed = self._cipher.encrypt(nonce, _POSITION.pack(microseconds, position.id), _question(wanted, caller))
         return base64.urlsafe_b64encode(nonce + sealed).decode().rstrip("=")
 
-    def open(self, token: str, image_filter: ImageFilter, caller: Caller | None) -> ImagePosition:
+    def open(self, token: str, wanted: ImageFilter | GenerationFilter, caller: Caller | None) -> ImagePosition:
         """Return the position that a token was sealed for.
 
         Raises:
@@ -53,7 +53,7 @@ class PageTokens:
             data = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
             if len(data) != _NONCE_LENGTH + _POSITION.size + _TAG_LENGTH:
                 raise ValueError
-            position = self._cipher.decrypt(data[:_NONCE_LENGTH], data[_NONCE_LENGTH:], _question(image_filter, caller))
+            position = self._cipher.decrypt(data[:_NONCE_LENGTH], data[_NONCE_LENGTH:], _question(wanted, caller))
         except (InvalidTag, binascii.Error, ValueError) as error:
             raise InvalidFieldError.of(
                 "page_token",
@@ -63,7 +63,7 @@ class PageTokens:
         return ImagePosition(_EPOCH + timedelta(microseconds=microseconds), image_id)
 
 
-def _question(image_filter: ImageFilter, caller: Caller | None) -> bytes:
+def _question(wanted: ImageFilter | GenerationFilter, caller: Caller | None) -> bytes:
     """Everything that a token is bound to."""
     who = "anonymous" if caller is None else caller.guid
-    return f"{who}\n{image_filter.model_dump_json()}".encode()
+    return f"{who}\n{wanted.model_dump_json()}".encode()

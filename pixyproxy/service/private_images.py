@@ -28,11 +28,11 @@ class PrivateImageService:
         self._creator = creator
 
     def create_image(self, creation: ImageCreation, caller: Caller | None, call: CallScope) -> Image:  # noqa: D102
-        return self._creator.create(validated(ImageCreation, creation), _signed_in(caller), call)
+        return self._creator.create(validated(ImageCreation, creation), signed_in(caller), call)
 
     def update_image(self, changes: ImageChanges, caller: Caller | None) -> Image:  # noqa: D102
         changes = validated(ImageChanges, changes)
-        author = _signed_in(caller)
+        author = signed_in(caller)
 
         def change(context: DatabaseContext) -> Image:
             image = self._lock_own(context, changes.guid, author)
@@ -45,7 +45,7 @@ class PrivateImageService:
 
     def delete_image(self, guid: str, caller: Caller | None) -> None:  # noqa: D102
         guid = validated_guid(guid)
-        author = _signed_in(caller)
+        author = signed_in(caller)
 
         def delete(context: DatabaseContext) -> None:
             image = self._lock_own(context, guid, author)
@@ -69,7 +69,12 @@ class PrivateImageService:
         return image
 
 
-def _signed_in(caller: Caller | None) -> Caller:
+def signed_in(caller: Caller | None) -> Caller:
+    """Return who is signed in.
+
+    Raises:
+        CredentialsMissingError: nobody is.
+    """
     if caller is None:
         raise CredentialsMissingError
     return caller

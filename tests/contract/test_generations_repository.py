@@ -16,13 +16,14 @@ from pixyproxy.core.exceptions import ConflictError, ConstraintViolationError, P
 from pixyproxy.core.models import (
     Caller,
     GenerationOptions,
+    GenerationState,
     ImageCreation,
     ImageDetailCreate,
     Visibility,
     new_guid,
 )
 from pixyproxy.data.database import Database
-from pixyproxy.data.repositories.generations import Generation, GenerationRepository, GenerationState, RequestContext
+from pixyproxy.data.repositories.generations import Generation, GenerationRepository, RequestContext
 from tests.contract.records import add_caller
 
 T = TypeVar("T")

@@ -65,18 +65,20 @@ class ImageDetail(_message.Message):
     def __init__(self, guid: _Optional[str] = ..., filename: _Optional[str] = ..., prompt: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., author: _Optional[str] = ..., visibility: _Optional[_Union[Visibility, str]] = ..., content_type: _Optional[str] = ..., size_bytes: _Optional[int] = ..., sha256: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., model: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ...) -> None: ...
 
 class GenerationOptions(_message.Message):
-    __slots__ = ("model", "size", "quality", "output_format", "background")
+    __slots__ = ("model", "size", "quality", "output_format", "background", "partial_images")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
     QUALITY_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FORMAT_FIELD_NUMBER: _ClassVar[int]
     BACKGROUND_FIELD_NUMBER: _ClassVar[int]
+    PARTIAL_IMAGES_FIELD_NUMBER: _ClassVar[int]
     model: str
     size: str
     quality: str
     output_format: str
     background: str
-    def __init__(self, model: _Optional[str] = ..., size: _Optional[str] = ..., quality: _Optional[str] = ..., output_format: _Optional[str] = ..., background: _Optional[str] = ...) -> None: ...
+    partial_images: int
+    def __init__(self, model: _Optional[str] = ..., size: _Optional[str] = ..., quality: _Optional[str] = ..., output_format: _Optional[str] = ..., background: _Optional[str] = ..., partial_images: _Optional[int] = ...) -> None: ...
 
 class CreateImageRequest(_message.Message):
     __slots__ = ("prompt", "tags", "visibility", "filename", "request_id", "options")

@@ -9,35 +9,18 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from typing import Any
 
 from pixyproxy.core.error_records import to_record
 from pixyproxy.core.exceptions import PixyProxyException
-from pixyproxy.core.models import Caller, ImageCreation, UserClass, new_guid
+from pixyproxy.core.models import Caller, GenerationState, ImageCreation, PartialImage, UserClass, new_guid
 from pixyproxy.data.database import DatabaseContext, Row
 
 _COLUMNS = """
   generations.id, generations.author_id, generations.fingerprint, generations.image_guid, generations.state,
-  generations.lease_expires_at, generations.attempts, generations.created_at, generations.error
+  generations.lease_expires_at, generations.attempts, generations.partials, generations.created_at, generations.error
 """
 _NOBODY = ""
-
-
-class GenerationState(StrEnum):
-    """How far a generation has come. The values are those of the first release, whose servers may run beside ours.
-
-    A generation that FAILED cost nothing and may be queued again. One whose outcome is unknown may have been billed
-    and is never submitted again; it has SUCCEEDED after all where its image turns up in the store.
-    """
-
-    QUEUED = "queued"
-    SUBMITTED = "sent"
-    SUCCEEDED = "stored"
-    FAILED = "failed"
-    OUTCOME_UNKNOWN = "unknown"
-    RECORDED = "recorded"
-    """By a server of the first release, which is about to submit it, or died before it did."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +35,7 @@ class Generation:
         state: how far it has come.
         lease_expires_at: when the worker that has submitted it must be taken for dead.
         attempts: how often it was submitted.
+        partials: how many partial images have come.
         created_at: when it was recorded.
         error: the record of the error that ended it, or None; see ``pixyproxy.core.error_records``.
     """
@@ -64,6 +48,7 @@ class Generation:
     lease_expires_at: datetime
     attempts: int
     created_at: datetime
+    partials: int = 0
     error: str | None = None
 
     @property
@@ -81,11 +66,13 @@ class RequestContext:
         call_id: its id in the log.
         trace_headers: what makes others' work a part of its trace.
         deadline_at: when its caller stops waiting, or None for never.
+        is_detached: whether the generation goes on when nobody waits for it.
     """
 
     call_id: str = "-"
     trace_headers: Mapping[str, str] = field(default_factory=dict)
     deadline_at: datetime | None = None
+    is_detached: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,6 +110,7 @@ class GenerationRepository:
             "owner": _NOBODY,
             "lease_expires_at": now,
             "attempts": 0,
+            "partials": 0,
             "created_at": now,
             "error": None,
         }
@@ -130,10 +118,10 @@ class GenerationRepository:
             """
             INSERT INTO generations
               (guid, author_id, request_id, fingerprint, image_guid, state, owner, lease_expires_at, request, call_id,
-               trace_headers, deadline_at, not_before_at, created_at, updated_at)
+               trace_headers, deadline_at, is_detached, not_before_at, created_at, updated_at)
             VALUES
               (:guid, :author_id, :request_id, :fingerprint, :image_guid, :state, :owner, :lease_expires_at, :request,
-               :call_id, :trace_headers, :deadline_at, :created_at, :created_at, :created_at)
+               :call_id, :trace_headers, :deadline_at, :is_detached, :created_at, :created_at, :created_at)
             """,
             row,
         )
@@ -148,8 +136,8 @@ class GenerationRepository:
             """
             UPDATE generations
             SET state = :queued, request = :request, call_id = :call_id, trace_headers = :trace_headers,
-              deadline_at = :deadline_at, not_before_at = :now, attempts = 0, finished_at = NULL, error = NULL,
-              updated_at = :now
+              deadline_at = :deadline_at, is_detached = :is_detached, not_before_at = :now, attempts = 0,
+              submitted_at = NULL, finished_at = NULL, error = NULL, updated_at = :now
             WHERE id = :id AND state = :state
             """,
             _request_to_dict(creation, context)
@@ -161,6 +149,17 @@ class GenerationRepository:
             },
         )
         return replace(generation, state=GenerationState.QUEUED, attempts=0, error=None) if queued else None
+
+    def detach(self, generation_id: int) -> bool:
+        """Let a queued generation go on when nobody waits for it; return False where it is queued no more."""
+        changed = self._context.execute(
+            """
+            UPDATE generations SET is_detached = 1, deadline_at = NULL, updated_at = :now
+            WHERE id = :id AND state = :queued
+            """,
+            {"id": generation_id, "queued": GenerationState.QUEUED.value, "now": datetime.now(UTC)},
+        )
+        return changed == 1
 
     # --- Read ----------------------------------------------------------------------------------------------------
 
@@ -188,6 +187,11 @@ class GenerationRepository:
             recorded=GenerationState.RECORDED.value,
             now=datetime.now(UTC),
         )
+
+    def find_by_guid(self, guid: str) -> Generation | None:
+        """Return a generation by its guid, or None."""
+        found = self._select("guid = :guid", guid=guid)
+        return found[0] if found else None
 
     def count_queued(self) -> dict[int, int]:
         """Return, for each author who has any, how many generations wait to be claimed."""
@@ -267,6 +271,31 @@ class GenerationRepository:
             {"owner": owner, "past": now - timedelta(seconds=1), "state": GenerationState.SUBMITTED.value},
         )
 
+    def add_partial(self, generation_id: int, owner: str, partial: PartialImage) -> bool:
+        """Store a partial image; return False where the generation is not the owner's any more."""
+        changed = self._context.execute(
+            """
+            UPDATE generations SET partials = :partials, updated_at = :now
+            WHERE id = :id AND state = :submitted AND owner = :owner
+            """,
+            {
+                "id": generation_id,
+                "owner": owner,
+                "partials": partial.index + 1,
+                "submitted": GenerationState.SUBMITTED.value,
+                "now": datetime.now(UTC),
+            },
+        )
+        if changed:
+            self._context.execute(
+                """
+                INSERT INTO partial_images (generation_id, image_index, content_type, data)
+                VALUES (:id, :index, :content_type, :data)
+                """,
+                {"id": generation_id, **dict(partial)},
+            )
+        return changed == 1
+
     # --- Finish --------------------------------------------------------------------------------------------------
 
     def queue_later(self, generation_id: int, owner: str, not_before: datetime) -> bool:
@@ -289,7 +318,13 @@ class GenerationRepository:
         return changed == 1
 
     def end(
-        self, generation: Generation, state: GenerationState, error: PixyProxyException, *, if_expired: bool = False
+        self,
+        generation: Generation,
+        state: GenerationState,
+        error: PixyProxyException,
+        *,
+        if_expired: bool = False,
+        unless_detached: bool = False,
     ) -> bool:
         """Note that a generation has ended without an image.
 
@@ -298,6 +333,7 @@ class GenerationRepository:
             state: what it is now.
             error: why.
             if_expired: only if its lease has expired.
+            unless_detached: not if it goes on when nobody waits for it.
 
         Returns:
             False where it is in another state by now, and nothing is changed.
@@ -308,6 +344,7 @@ class GenerationRepository:
             UPDATE generations
             SET state = :to_state, owner = :nobody, error = :error, finished_at = :now, updated_at = :now
             WHERE id = :id AND state = :state {"AND lease_expires_at < :now" if if_expired else ""}
+              {"AND is_detached = 0" if unless_detached else ""}
             """,  # noqa: S608
             {
                 "id": generation.id,
@@ -319,6 +356,23 @@ class GenerationRepository:
             },
         )
         return changed == 1
+
+    def cancel(self, generation_id: int, error: PixyProxyException) -> bool:
+        """Cancel a queued generation; return False where it is queued no more."""
+        cancelled = self._context.execute(
+            """
+            UPDATE generations SET state = :cancelled, error = :error, finished_at = :now, updated_at = :now
+            WHERE id = :id AND state = :queued
+            """,
+            {
+                "id": generation_id,
+                "cancelled": GenerationState.CANCELLED.value,
+                "queued": GenerationState.QUEUED.value,
+                "error": to_record(error),
+                "now": datetime.now(UTC),
+            },
+        )
+        return cancelled == 1
 
     def succeed(self, generation: Generation) -> bool:
         """Note that the image of a generation is stored; return False where that was noted before.
@@ -359,6 +413,7 @@ def _request_to_dict(creation: ImageCreation, context: RequestContext) -> Row:
         "call_id": context.call_id,
         "trace_headers": json.dumps(dict(context.trace_headers)),
         "deadline_at": context.deadline_at,
+        "is_detached": int(context.is_detached),
     }
 
 
@@ -371,6 +426,7 @@ def _dict_to_generation(row: Row) -> Generation:
         state=GenerationState(row["state"]),
         lease_expires_at=row["lease_expires_at"],
         attempts=row["attempts"],
+        partials=row["partials"],
         created_at=row["created_at"],
         error=row["error"],
     )

@@ -78,10 +78,17 @@ class ImageRepository:
 
     def get_any(self, guid: str) -> Image:
         """Return one image, whoever may see it. Raises as ``get``."""
-        row = self._context.fetch_one(f"{_SELECT} WHERE images.guid = :guid", {"guid": guid})
-        if row is None:
+        found = self.find_any([guid])
+        if not found:
             raise ImageNotFoundError(guid)
-        return _dict_to_image(row)
+        return found[guid]
+
+    def find_any(self, guids: Sequence[str]) -> dict[str, Image]:
+        """Return those images of the given guids that there are, whoever may see them, by guid."""
+        parameters = {f"guid{number}": guid for number, guid in enumerate(guids)}
+        names = ", ".join(f":{name}" for name in parameters)
+        rows = self._context.fetch_all(f"{_SELECT} WHERE images.guid IN ({names})", parameters)
+        return {row["guid"]: _dict_to_image(row) for row in rows}
 
     def lock(self, guid: str, database: Database) -> None:
         """Keep other transactions from changing an image until this one ends; no error where there is none."""

@@ -19,6 +19,8 @@ import pybase64
 # Some servers write a data URL; a slash may be escaped in JSON.
 _PICTURE_START = re.compile(rb'"b64_json"[ \t\n\r]*:[ \t\n\r]*"(data:[^",]{0,100},)?')
 _DATA_URL_START = re.compile(r"\Adata:[^,]{0,100},")
+_EVENT_END = re.compile(rb"\r?\n\r?\n")
+_DATA_START = re.compile(rb"^data: ?", re.MULTILINE)
 _CUT_OUT = "(cut out)"  # which no base64 is
 _MAX_BODY = 128 * 1024 * 1024  # ten times what providers send
 _PIECE = 256 * 1024  # a multiple of 4, as each four characters are three bytes
@@ -49,6 +51,47 @@ def kept_body(chunks: Iterable[bytes]) -> Iterator[tuple[mmap, int]]:
                 raise ValueError("the answer is too large")
             room.write(chunk)
         yield room, room.tell()
+
+
+def kept_events(chunks: Iterable[bytes]) -> Iterator[tuple[mmap, int]]:
+    """Gather the data of each server-sent event; give, until the next one, the memory that it begins and its size.
+
+    Raises:
+        ValueError: one is larger than any answer should be.
+    """
+    with _room(_MAX_BODY) as room:
+        searched = 0
+        for chunk in chunks:
+            if len(chunk) > _MAX_BODY - room.tell():
+                raise ValueError("the answer is too large")
+            room.write(chunk)
+            while (end := _EVENT_END.search(room, max(0, searched - 3), room.tell())) is not None:
+                rest = room[end.end() : room.tell()]
+                size = _move_data(room, end.start())
+                if size:
+                    yield room, size
+                room.seek(0)
+                room.write(rest)
+                searched = 0
+            searched = room.tell()
+        # Some servers leave out the empty line after the last event.
+        size = _move_data(room, room.tell())
+        if size:
+            yield room, size
+
+
+def _move_data(room: mmap, end: int) -> int:
+    """Move the data of an event, which ends at ``end``, to the beginning of the memory; return its size."""
+    start = _DATA_START.search(room, 0, end)
+    if start is None:
+        return 0
+    if room.find(b"\n", start.end(), end) < 0:
+        room.move(0, start.end(), end - start.end())
+        return end - start.end()
+    lines = (line[5:].removeprefix(b" ") for line in room[:end].splitlines() if line.startswith(b"data:"))
+    data = b"\n".join(lines)
+    room[: len(data)] = data
+    return len(data)
 
 
 def take_apart(body: mmap, size: int) -> tuple[Any, bytes | mmap]:
@@ -85,7 +128,8 @@ def _cut_apart(body: mmap, size: int) -> tuple[Any, mmap]:
 
 
 def _first_picture(answer: Any) -> str:
-    images = answer.get("data") if isinstance(answer, dict) else None
+    # An event of a stream holds one image itself, an answer a list of them.
+    images = answer.get("data", [answer]) if isinstance(answer, dict) else None
     first = images[0] if isinstance(images, list) and images else None
     encoded, url = (first.get("b64_json"), first.get("url")) if isinstance(first, dict) else (None, None)
     if isinstance(encoded, str) and encoded:

@@ -7,12 +7,12 @@ import logging
 import re
 import time
 from collections.abc import Iterator, Mapping
+from mmap import mmap
 from typing import Any, cast
 
 import httpx2
 import openai
 
-from pixyproxy.core.call import CallScope
 from pixyproxy.core.exceptions import (
     ConfigurationError,
     OutcomeUnknownError,
@@ -22,10 +22,10 @@ from pixyproxy.core.exceptions import (
     ProviderUnavailableError,
     UnreadableAnswerError,
 )
-from pixyproxy.core.models import Usage
+from pixyproxy.core.models import MAX_PARTIAL_IMAGES, PartialImage, Usage
 from pixyproxy.core.request_context import trace_headers
-from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
-from pixyproxy.generation.openai.answer import NoImageError, kept_body, take_apart
+from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest, OnPartial, ignore_partial
+from pixyproxy.generation.openai.answer import NoImageError, kept_body, kept_events, take_apart
 from pixyproxy.generation.openai.errors import ErrorAnswer, explain_status, safe_name
 from pixyproxy.generation.picture import inspect_picture
 
@@ -34,6 +34,8 @@ _OPENAI_DOMAIN = ".openai.com"
 _CONNECT_TIMEOUT = 10.0
 _WRITE_TIMEOUT = 60.0
 _LOOKUP_TIMEOUT = 5.0
+_PARTIAL = "image_generation.partial_image"
+_COMPLETED = "image_generation.completed"
 _MAX_TOKENS = 2**63 - 1  # what a database's integer holds
 _NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
 _UNSENDABLE = (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError)
@@ -49,7 +51,14 @@ class OpenAIGenerator:
     """
 
     def __init__(
-        self, api_key: str, base_url: str | None, organization: str | None, project: str | None, timeout: float
+        self,
+        api_key: str,
+        base_url: str | None,
+        organization: str | None,
+        project: str | None,
+        timeout: float,
+        *,
+        always_streams: bool = False,
     ) -> None:
         """Prepare the client; nothing connects yet.
 
@@ -60,10 +69,12 @@ class OpenAIGenerator:
             project: the project's id, or None for the key's default.
             timeout: seconds to wait for an image once it was asked for. A silence of that length ends the wait,
                 and so does an answer whose body is still incomplete then; no wait is much longer than twice that.
+            always_streams: whether to ask for a stream of events even where no partial images are wanted.
 
         Raises:
             ConfigurationError: one of these settings cannot be what it should be.
         """
+        self._always_streams = always_streams
         _check_header("OPENAI_API_KEY", api_key)
         _check_header("OPENAI_ORG_ID", organization or "none")
         _check_header("OPENAI_PROJECT_ID", project or "none")
@@ -74,20 +85,24 @@ class OpenAIGenerator:
         self._client.organization = organization or None
         self._client.project = project or None
 
-    def generate(self, request: GenerationRequest, call: CallScope) -> GeneratedImage:
+    def generate(self, request: GenerationRequest, on_partial: OnPartial = ignore_partial) -> GeneratedImage:
         """Submit one request and wait for its image.
 
         Raises:
             ProviderError: the provider did not deliver; ``may_have_billed`` says whether it may cost all the same.
         """
-        if call.is_over:
-            raise ProviderTimeoutError("The time was over before the image could be asked for.")
         sent = _parameters(request)
+        if request.partial_images or self._always_streams:
+            sent |= {"stream": True, "partial_images": request.partial_images}
         try:
             with self._client.images.with_streaming_response.generate(
                 **sent, extra_headers=trace_headers.get()
             ) as answer:
-                return self._read_image(sent, answer.http_response)
+                response = answer.http_response
+                # A compatible server may ignore the wish for a stream.
+                if response.headers.get("content-type", "").startswith("text/event-stream"):
+                    return self._read_stream(sent, response, on_partial)
+                return self._read_image(sent, response)
         except openai.APIStatusError as exc:
             # Not chained: the provider's text may quote the prompt or a part of the key.
             raise self._explain_status(exc, sent) from None
@@ -119,19 +134,29 @@ class OpenAIGenerator:
         try:
             with kept_body(response.iter_bytes()) as (body, size):
                 try:
-                    answer, data = take_apart(body, size)
-                    picture = inspect_picture(data)
+                    return _image_of(sent, *take_apart(body, size))
                 except (ValueError, RecursionError) as exc:
                     raise self._explain_success(exc, sent, response, body[:size]) from exc
         except ValueError as exc:  # It is too large.
             raise self._explain_success(exc, sent, response, b"") from exc
-        return GeneratedImage(
-            data=memoryview(data).toreadonly(),
-            content_type=picture.content_type,
-            width=picture.width,
-            height=picture.height,
-            model=sent["model"],
-            usage=_read_usage(answer.get("usage")),
+
+    def _read_stream(self, sent: Mapping[str, Any], response: httpx2.Response, on_partial: OnPartial) -> GeneratedImage:
+        """Return the image of the event that completes a stream of events; nothing else is the image."""
+        try:
+            for body, size in kept_events(response.iter_bytes()):
+                try:
+                    answer, data = take_apart(body, size)
+                    if answer.get("type") == _PARTIAL:
+                        on_partial(_partial_of(answer, data))
+                    elif answer.get("type") == _COMPLETED:
+                        return _image_of(sent, answer, data)
+                except (ValueError, RecursionError) as exc:
+                    if _is_the_end(exc, body, size):
+                        raise self._explain_success(exc, sent, response, body[:size]) from exc
+        except ValueError as exc:  # One is too large.
+            raise self._explain_success(exc, sent, response, b"") from exc
+        raise OutcomeUnknownError(
+            "The image provider ended its answer before the image; whether it generated and billed one is unknown."
         )
 
     def _explain_success(
@@ -248,6 +273,34 @@ def _read_usage(usage: object) -> Usage | None:
     if not all(isinstance(count, int) and 0 <= count <= _MAX_TOKENS for count in counts.values()):
         return None
     return Usage.model_validate(counts)
+
+
+def _image_of(sent: Mapping[str, Any], answer: Mapping[str, Any], data: bytes | mmap) -> GeneratedImage:
+    picture = inspect_picture(data)
+    return GeneratedImage(
+        data=memoryview(data).toreadonly(),
+        content_type=picture.content_type,
+        width=picture.width,
+        height=picture.height,
+        model=sent["model"],
+        usage=_read_usage(answer.get("usage")),
+    )
+
+
+def _partial_of(answer: Mapping[str, Any], data: bytes | mmap) -> PartialImage:
+    index = answer.get("partial_image_index")
+    if not isinstance(index, int) or not 0 <= index < MAX_PARTIAL_IMAGES:
+        raise ValueError("a partial image without a number")
+    content_type = inspect_picture(data).content_type
+    return PartialImage.model_construct(index=index, content_type=content_type, data=bytes(memoryview(data)))
+
+
+def _is_the_end(problem: Exception, body: mmap, size: int) -> bool:
+    """Tell whether an event from which no image can be read is an error, or the one that has the image."""
+    if isinstance(problem, NoImageError):
+        said = problem.answer
+        return isinstance(said, dict) and (bool(said.get("error")) or said.get("type") == _COMPLETED)
+    return body.find(_COMPLETED.encode(), 0, size) >= 0
 
 
 # --- Errors ----------------------------------------------------------------------------------------------------------

@@ -28,16 +28,16 @@ from pixyproxy.core.models import (
     Caller,
     GenerationDefaults,
     GenerationOptions,
+    GenerationState,
     Image,
     ImageCreation,
     can_show,
 )
 from pixyproxy.core.request_context import request_id
-from pixyproxy.data.database import Database
+from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.generations import (
     Generation,
     GenerationRepository,
-    GenerationState,
     RequestContext,
 )
 from pixyproxy.data.repositories.images import ImageRepository
@@ -63,6 +63,7 @@ class ImageCreator:
         limiter: RateLimiter | None,
         trace_headers: Callable[[], Mapping[str, str]],
         on_record: Callable[[], object],
+        max_queued: int,
     ) -> None:
         """Record nothing yet.
 
@@ -75,6 +76,7 @@ class ImageCreator:
             limiter: limits submissions, or None.
             trace_headers: gives what makes others' work a part of the running call's trace.
             on_record: is called when there is something to claim.
+            max_queued: how many generations may be queued in all before ``start`` refuses further ones.
         """
         self._database = database
         self._storing = storing
@@ -84,6 +86,7 @@ class ImageCreator:
         self._limiter = limiter
         self._trace_headers = trace_headers
         self._on_record = on_record
+        self._max_queued = max_queued
 
     def create(self, creation: ImageCreation, author: Caller, call: CallScope) -> Image:
         """Return the image of a request, once it is there. Raises as ``ImageServiceInterface.create_image``."""
@@ -91,7 +94,10 @@ class ImageCreator:
         while True:
             generation = self._find(creation, author, fingerprint)
             if generation is None or self._may_be_queued(generation):
-                generation = self._queue(generation, creation, author, call, fingerprint)
+                self._check_with_defaults(creation.options)
+                self._require_hope()
+                self._require_time(author, call)
+                generation = self._record(generation, creation, author, self._context_of(call), fingerprint)
             if generation is None:
                 continue  # Another call was faster: join its generation.
             if generation.state is GenerationState.SUCCEEDED:
@@ -103,6 +109,26 @@ class ImageCreator:
             if not isinstance(error, CallerGoneError):
                 raise error
             # It was given up by the call that had recorded it, and this one still waits.
+
+    def start(self, creation: ImageCreation, author: Caller) -> Generation:
+        """Record a request that goes on when nobody waits for it, or return the generation of its request id.
+
+        Raises:
+            RequestIdReusedError: the request id was used for another request.
+            TooBusyError: too many generations are queued.
+        """
+        fingerprint = _fingerprint(creation)
+        while True:
+            generation = self._find(creation, author, fingerprint)
+            if generation is None or self._is_free(generation):
+                self._check_with_defaults(creation.options)
+                self._require_room()
+                context = replace(self._context_of(CallScope()), is_detached=True)
+                generation = self._record(generation, creation, author, context, fingerprint)
+            elif generation.state is GenerationState.QUEUED and not self._detach(generation):
+                continue  # It was claimed meanwhile, or its caller has gone.
+            if generation is not None:
+                return generation
 
     # --- Which generation is it? ---------------------------------------------------------------------------------
 
@@ -135,19 +161,14 @@ class ImageCreator:
             raise _outcome_unknown()
         return generation.state in _MAY_BE_QUEUED
 
-    # --- Record --------------------------------------------------------------------------------------------------
+    def _is_free(self, generation: Generation) -> bool:
+        """Tell whether a generation is to be queued again, whatever its outcome was."""
+        try:
+            return self._may_be_queued(generation)
+        except OutcomeUnknownError:
+            return False
 
-    def _queue(
-        self, generation: Generation | None, creation: ImageCreation, author: Caller, call: CallScope, fingerprint: str
-    ) -> Generation | None:
-        """Queue a request, for the first time or again; return None where another call was faster."""
-        self._check_with_defaults(creation.options)
-        self._require_hope()
-        self._require_time(author, call)
-        recorded = self._record(generation, creation, author, self._context_of(call), fingerprint)
-        if recorded is not None:
-            self._on_record()
-        return recorded
+    # --- Record --------------------------------------------------------------------------------------------------
 
     def _check_with_defaults(self, options: GenerationOptions) -> None:
         """Check what no request can be blamed for alone: its choices together with the defaults."""
@@ -156,6 +177,15 @@ class ImageCreator:
             raise InvalidFieldError.of(
                 "options.background", f"{TRANSPARENT_RULE}; what is left open here is the server's default"
             )
+
+    def _require_room(self) -> None:
+        with self._database.reading() as context:
+            queued = sum(GenerationRepository(context).count_queued().values())
+        if queued >= self._max_queued:
+            raise TooBusyError(f"Too many generations are queued (limit {self._max_queued:,}).", retry_after=60.0)
+
+    def _detach(self, generation: Generation) -> bool:
+        return in_transaction(self._database, lambda context: GenerationRepository(context).detach(generation.id))
 
     def _require_time(self, author: Caller, call: CallScope) -> None:
         """Check that the request can be submitted before the caller stops waiting."""
@@ -182,22 +212,23 @@ class ImageCreator:
         context_of_call: RequestContext,
         fingerprint: str,
     ) -> Generation | None:
-        if generation is None:
-            try:
-                return in_transaction(
-                    self._database,
-                    lambda context: GenerationRepository(context).insert(
-                        creation, author.user_id, fingerprint, context_of_call
-                    ),
-                )
-            except ConstraintViolationError:
-                if creation.request_id is None:
-                    raise
-                return None
-        return in_transaction(
-            self._database,
-            lambda context: GenerationRepository(context).queue_again(generation, creation, context_of_call),
-        )
+        """Queue a request, for the first time or again; return None where another call was faster."""
+
+        def record(context: DatabaseContext) -> Generation | None:
+            generations = GenerationRepository(context)
+            if generation is not None:
+                return generations.queue_again(generation, creation, context_of_call)
+            return generations.insert(creation, author.user_id, fingerprint, context_of_call)
+
+        try:
+            recorded = in_transaction(self._database, record)
+        except ConstraintViolationError:
+            if creation.request_id is None:
+                raise
+            return None
+        if recorded is not None:
+            self._on_record()
+        return recorded
 
     def _context_of(self, call: CallScope) -> RequestContext:
         remaining = call.remaining()
@@ -225,7 +256,10 @@ class ImageCreator:
             return False
         queued = replace(generation, state=GenerationState.QUEUED)
         return in_transaction(
-            self._database, lambda context: GenerationRepository(context).end(queued, GenerationState.FAILED, error)
+            self._database,
+            lambda context: GenerationRepository(context).end(
+                queued, GenerationState.FAILED, error, unless_detached=True
+            ),
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 from cachetools import TTLCache
 
@@ -15,10 +16,12 @@ from pixyproxy.core.exceptions import (
     PixyProxyException,
     for_log,
 )
+from pixyproxy.core.models import GenerationState
 from pixyproxy.core.periodic_task import PeriodicTask
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.deletions import DeletionRepository
-from pixyproxy.data.repositories.generations import Generation, GenerationRepository, GenerationState
+from pixyproxy.data.repositories.generation_details import GenerationDetailRepository
+from pixyproxy.data.repositories.generations import Generation, GenerationRepository
 from pixyproxy.data.stores.image_store import ImageStore
 from pixyproxy.data.transactions import in_transaction
 from pixyproxy.service.creation.storing import ImageStoring
@@ -26,6 +29,9 @@ from pixyproxy.service.creation.storing import ImageStoring
 _logger = logging.getLogger(__name__)
 
 _ROWS_A_RUN = 100
+# Watchers on other servers look ten times a second.
+_PARTIALS_AFTER_END = timedelta(seconds=5)
+_FORGET_SECONDS = 3600.0
 # An image that cannot be recovered is logged again after an hour, and no more than so many are within one.
 _REPORT_SECONDS = 3600.0
 _MAX_REPORTED = 1000
@@ -40,7 +46,8 @@ class Recovery:
         store: ImageStore,
         storing: ImageStoring,
         *,
-        on_end: Callable[[int], object] = lambda _: None,
+        on_change: Callable[[int], object] = lambda _: None,
+        retention: timedelta | None = None,
         interval: float = 5.0,
         retry_interval: float = 0.5,
     ) -> None:
@@ -50,14 +57,16 @@ class Recovery:
             database: where generations and deletions are.
             store: where bytes and manifests are.
             storing: commits images.
-            on_end: is told the id of each generation that it has ended.
+            on_change: is told the id of each generation that it has ended.
+            retention: how long the requests of generations are stored that ended without an image; None for ever.
             interval: seconds between two runs.
             retry_interval: seconds before a run that failed, because the database is away, is repeated.
         """
         self._database = database
         self._store = store
         self._storing = storing
-        self._on_end = on_end
+        self._on_change = on_change
+        self._retention = retention
         self._interval = interval
         # Images that this process stored and could not commit: nobody works on these any more, whatever their lease.
         self._uncommitted: set[str] = set()
@@ -66,6 +75,7 @@ class Recovery:
         # Images that were logged lately, because something is wrong with them.
         self._reported: TTLCache[str, None] = TTLCache(_MAX_REPORTED, ttl=_REPORT_SECONDS)
         self._list_at = 0.0
+        self._forget_at = 0.0
         # The deletion that failed last; the next run begins after it.
         self._failed_deletion = 0
         self._task = PeriodicTask("recovery", self._run, retry_interval=retry_interval)
@@ -95,7 +105,15 @@ class Recovery:
             DBConnectionError: the database is away; the rest is left for the next run.
             PixyProxyException: the store cannot say what it has.
         """
-        steps = (self._commit_known, self._commit_listed, self._end_expired, self._finish_deletions, self._store.sweep)
+        steps = (
+            self._commit_known,
+            self._commit_listed,
+            self._end_expired,
+            self._finish_deletions,
+            self._delete_partials,
+            self._forget_requests,
+            self._store.sweep,
+        )
         failure: PixyProxyException | None = None
         for step in steps:
             try:
@@ -134,6 +152,23 @@ class Recovery:
                 self._failed_deletion = deletion.id
                 return
 
+    def _delete_partials(self) -> None:
+        """Delete the partial images of generations that ended long enough ago for all watchers to have seen them."""
+        before = datetime.now(UTC) - _PARTIALS_AFTER_END
+        in_transaction(
+            self._database, lambda context: GenerationDetailRepository(context).delete_partials(before, _ROWS_A_RUN)
+        )
+
+    def _forget_requests(self) -> None:
+        if self._retention is None or time.monotonic() < self._forget_at:
+            return
+        before = datetime.now(UTC) - self._retention
+        count = in_transaction(
+            self._database, lambda context: GenerationDetailRepository(context).forget_requests(before, _ROWS_A_RUN)
+        )
+        if count < _ROWS_A_RUN:
+            self._forget_at = time.monotonic() + _FORGET_SECONDS
+
     def _attempt(self, work: Callable[[str], None], guid: str) -> bool:
         """Do something for one image; log what is wrong with it, and return whether nothing is."""
         try:
@@ -159,7 +194,7 @@ class Recovery:
             # It was generated after the backup that the database was restored from.
             self._report(guid, "belongs to no generation; its manifest is left for an operator.")
         elif self._storing.rescue(generation):
-            self._on_end(generation.id)
+            self._on_change(generation.id)
             _logger.info("Committed the image %s, which was stored before.", guid)
         # Committed, or there is nothing to commit.
         self._waiting.discard(guid)
@@ -175,7 +210,7 @@ class Recovery:
     def _end_abandoned(self, generation: Generation) -> None:
         # Once more: its worker may have stored it since the manifests were listed.
         if self._storing.rescue(generation) or self._end(generation):
-            self._on_end(generation.id)
+            self._on_change(generation.id)
 
     def _end(self, generation: Generation) -> bool:
         """End a generation whose process died; return False where it lives after all."""

@@ -15,10 +15,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from pixyproxy.core.exceptions import ContentDamagedError, PixyProxyException, StorageUnavailableError
-from pixyproxy.core.models import Image, ImageDetail, Model
+from pixyproxy.core.models import GenerationState, Image, ImageDetail, Model
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.deletions import DeletionRepository
-from pixyproxy.data.repositories.generations import Generation, GenerationRepository, GenerationState
+from pixyproxy.data.repositories.generations import Generation, GenerationRepository
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.stores.image_store import ImageStore
 from pixyproxy.data.transactions import in_transaction

@@ -7,27 +7,74 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import TypeVar
 
 from pixyproxy.core.call import CallScope
 from pixyproxy.core.exceptions import ConflictError, DBConnectionError, PixyProxyException
 from pixyproxy.core.local_signal import LocalSignal, wait_for_any
+from pixyproxy.core.models import GenerationState
 from pixyproxy.data.database import Database
-from pixyproxy.data.repositories.generations import Generation, GenerationRepository, GenerationState
+from pixyproxy.data.repositories.generations import Generation, GenerationRepository
 
 _logger = logging.getLogger(__name__)
 
 _CLOSE_SECONDS = 5.0
-_ENDED = (GenerationState.SUCCEEDED, GenerationState.FAILED, GenerationState.OUTCOME_UNKNOWN)
+
+AnyWaiter = TypeVar("AnyWaiter", bound="_Waiter")
 
 
 class _Waiter:
-    """A thread that waits for a generation."""
+    """A thread that waits for the end of a generation."""
 
     def __init__(self) -> None:
         self.is_woken = threading.Event()
         self.ended: Generation | None = None
         self.error: PixyProxyException | None = None
+
+    def look(self, generation: Generation) -> None:
+        """See how far the generation has come."""
+        if generation.state.is_final:
+            self.ended = generation
+            self.is_woken.set()
+
+    def tell(self, error: PixyProxyException) -> None:
+        """End the wait with an error."""
+        self.error = error
+        self.is_woken.set()
+
+
+class Watcher(_Waiter):
+    """A thread that waits for every change of a generation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: tuple[object, ...] = ()
+
+    def wait(self, call: CallScope) -> bool:
+        """Wait until the generation may have changed; return False where the call is over before.
+
+        Raises:
+            DBConnectionError: the database has been away for too long.
+        """
+        call.on_leaving(self.is_woken.set)
+        self.is_woken.wait(call.remaining())
+        self.is_woken.clear()
+        if self.error is not None:
+            raise self.error
+        return not call.is_over
+
+    def look(self, generation: Generation) -> None:
+        """See how far the generation has come, and wake the thread after a change."""
+        now = (generation.state, generation.attempts, generation.partials)
+        if now != self._seen:
+            self._seen = now
+            self.is_woken.set()
+
+    def tell(self, error: PixyProxyException) -> None:
+        """End the wait with an error, unless that only says that the generation stays queued."""
+        if isinstance(error, DBConnectionError | ConflictError):
+            super().tell(error)
 
 
 class WaitingCalls:
@@ -39,7 +86,7 @@ class WaitingCalls:
     def __init__(
         self,
         database: Database,
-        ended: LocalSignal,
+        changed: LocalSignal,
         *,
         require_hope: Callable[[], None],
         on_change: Callable[[int], object] = lambda _: None,
@@ -50,14 +97,14 @@ class WaitingCalls:
 
         Args:
             database: where the generations are.
-            ended: brings the ids of generations that have ended.
+            changed: brings the ids of generations that have changed.
             require_hope: raises where a generation that is still queued will not be submitted soon.
             on_change: is told how many calls wait for generations that are still queued.
             interval: seconds between two looks.
             give_up_after: seconds after which callers are told that the database is away.
         """
         self._database = database
-        self._ended = ended
+        self._changed = changed
         self._require_hope = require_hope
         self._on_change = on_change
         self._interval = interval
@@ -74,7 +121,7 @@ class WaitingCalls:
     def close(self) -> None:
         """Look no more."""
         self._is_closing = True
-        self._ended.send()
+        self._changed.send()
         if self._thread.is_alive():
             self._thread.join(_CLOSE_SECONDS)
 
@@ -88,7 +135,7 @@ class WaitingCalls:
             ProviderCircuitOpenError: it is still queued, and will not be submitted soon.
             DBConnectionError: the database has been away for too long.
         """
-        with self._waiting_for(generation.id) as waiter:
+        with self._added(generation.id, _Waiter()) as waiter:
             call.on_leaving(waiter.is_woken.set)
             waiter.is_woken.wait(call.remaining())
         if waiter.error is not None:
@@ -96,17 +143,20 @@ class WaitingCalls:
         return waiter.ended
 
     def is_waited_for(self, generation_id: int) -> bool:
-        """Tell whether a call of this process waits for a generation."""
+        """Tell whether a call of this process waits for the end of a generation; to watch it is not to wait."""
         with self._lock:
-            return generation_id in self._waiters
+            return any(not isinstance(waiter, Watcher) for waiter in self._waiters.get(generation_id, ()))
+
+    def watching(self, generation_id: int) -> AbstractContextManager[Watcher]:
+        """Look at a generation meanwhile for someone who waits for its changes."""
+        return self._added(generation_id, Watcher())
 
     @contextmanager
-    def _waiting_for(self, generation_id: int) -> Iterator[_Waiter]:
-        waiter = _Waiter()
+    def _added(self, generation_id: int, waiter: AnyWaiter) -> Iterator[AnyWaiter]:
         with self._lock:
             self._waiters[generation_id].append(waiter)
         # It may have ended already.
-        self._ended.send(generation_id)
+        self._changed.send(generation_id)
         try:
             yield waiter
         finally:
@@ -122,8 +172,8 @@ class WaitingCalls:
                 waited_for = set(self._waiters)
             if not waited_for:
                 self._on_change(0)
-            wait_for_any(self._ended, timeout=max(0.0, look_at - time.monotonic()) if waited_for else None)
-            signalled = set(self._ended.read())
+            wait_for_any(self._changed, timeout=max(0.0, look_at - time.monotonic()) if waited_for else None)
+            signalled = set(self._changed.read())
             with self._lock:
                 waited_for = set(self._waiters)
             if time.monotonic() >= look_at:
@@ -146,8 +196,7 @@ class WaitingCalls:
         with self._database.reading() as context:
             generations = GenerationRepository(context).get_several(ids)
         for generation in generations:
-            if generation.state in _ENDED:
-                self._deliver(generation)
+            self._deliver(generation)
         queued = [generation.id for generation in generations if generation.state is GenerationState.QUEUED]
         if len(ids) == len(self._waiters):
             self._on_change(len(queued))
@@ -159,11 +208,9 @@ class WaitingCalls:
     def _deliver(self, generation: Generation) -> None:
         with self._lock:
             for waiter in self._waiters.get(generation.id, ()):
-                waiter.ended = generation
-                waiter.is_woken.set()
+                waiter.look(generation)
 
     def _tell(self, ids: Collection[int], error: PixyProxyException) -> None:
         with self._lock:
             for waiter in (waiter for generation_id in ids for waiter in self._waiters.get(generation_id, ())):
-                waiter.error = error
-                waiter.is_woken.set()
+                waiter.tell(error)

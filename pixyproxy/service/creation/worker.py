@@ -13,11 +13,11 @@ from contextlib import AbstractContextManager, closing
 from contextvars import copy_context
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from pydantic import ValidationError
 
 from pixyproxy.core import request_context
-from pixyproxy.core.call import CallScope
 from pixyproxy.core.exceptions import (
     ConflictError,
     ConstraintViolationError,
@@ -33,13 +33,12 @@ from pixyproxy.core.exceptions import (
     UnreadableAnswerError,
 )
 from pixyproxy.core.local_signal import LocalSignal, wait_for_any
-from pixyproxy.core.models import GenerationDefaults, ImageDetail
+from pixyproxy.core.models import GenerationDefaults, GenerationState, ImageDetail, PartialImage
 from pixyproxy.core.text import slug
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.generations import (
     Generation,
     GenerationRepository,
-    GenerationState,
     QueuedGeneration,
 )
 from pixyproxy.data.stores.image_store import ImageStore
@@ -87,7 +86,7 @@ class GenerationWorker:
         retry: RetryPolicy,
         limiter: RateLimiter | None,
         recorded: LocalSignal,
-        on_end: Callable[[int], object],
+        on_change: Callable[[int], object],
         observer: GenerationObserver,
         continuing: Callable[[Mapping[str, str]], AbstractContextManager[None]],
         poll_interval: float = 1.0,
@@ -111,7 +110,7 @@ class GenerationWorker:
             retry: says which failures are tried again.
             limiter: limits the submissions of all servers, or None.
             recorded: is sent when this server has recorded a request.
-            on_end: is told the id of each generation that has ended.
+            on_change: is told the id of each generation that was submitted, has a new partial image, or has ended.
             observer: is told what becomes of generations.
             continuing: returns what is entered to work on a part of the trace that headers name.
             poll_interval: seconds between two looks for what other servers have recorded.
@@ -132,7 +131,7 @@ class GenerationWorker:
         self._retry = retry
         self._limiter = limiter
         self._recorded = recorded
-        self._on_end = on_end
+        self._on_change = on_change
         self._observer = observer
         self._continuing = continuing
         self._poll_interval = poll_interval
@@ -286,6 +285,7 @@ class GenerationWorker:
             self._doubtful.add(generation.id)
             raise
         submitted = replace(generation, state=GenerationState.SUBMITTED, attempts=generation.attempts + 1)
+        self._on_change(generation.id)
         with self._lock:
             self._submitted += 1
         self._observer.generations_changed(1)
@@ -305,13 +305,13 @@ class GenerationWorker:
             if not is_restored:
                 return True
             if self._storing.rescue(generation):
-                self._on_end(generation.id)
+                self._on_change(generation.id)
                 return False
             state, error = GenerationState.OUTCOME_UNKNOWN, OutcomeUnknownError("The image was generated before.")
         except (StorageFullError, StorageUnavailableError) as failure:
             state, error = GenerationState.FAILED, failure
         self._persist(lambda context: GenerationRepository(context).end(generation, state, error))
-        self._on_end(generation.id)
+        self._on_change(generation.id)
         return False
 
     def _submit(self, context: DatabaseContext, generation: Generation) -> None:
@@ -341,13 +341,13 @@ class GenerationWorker:
             with self._lock:
                 self._submitted -= 1
             self._observer.generations_changed(-1)
-            self._on_end(queued.generation.id)
+            self._on_change(queued.generation.id)
             self._freed.send()
 
     def _generate(self, queued: QueuedGeneration, permit: Permit) -> None:
         request = self._request_for(queued)
         try:
-            image = self._generator.generate(request, CallScope())
+            image = self._generator.generate(request, partial(self._show, queued))
         except UnreadableAnswerError as error:
             self._breaker.record(permit, error)
             is_kept = self._storing.keep_aside(queued.generation.image_guid, error.body)
@@ -362,6 +362,19 @@ class GenerationWorker:
         else:
             self._breaker.record(permit, None)
             self._store_and_commit(queued, request, image)
+
+    def _show(self, queued: QueuedGeneration, partial_image: PartialImage) -> None:
+        """Let watchers on all servers see a partial image; they miss it where it cannot be stored."""
+        generation_id = queued.generation.id
+        try:
+            in_transaction(
+                self._database,
+                lambda context: GenerationRepository(context).add_partial(generation_id, self._owner, partial_image),
+            )
+        except PixyProxyException as error:
+            _logger.warning("A partial image could not be stored: %s", error.message)
+        else:
+            self._on_change(generation_id)
 
     def _request_for(self, queued: QueuedGeneration) -> GenerationRequest:
         options = {name: value for name, value in queued.creation.options if value is not None}

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import threading
-import time
-
 import pytest
 
 from pixyproxy.core import call as module
@@ -69,22 +66,13 @@ def test_a_scope_is_over_when_the_caller_leaves(timeout: float | None) -> None:
     assert scope.remaining() != 0  # There was time left.
 
 
-@pytest.mark.parametrize(("timeout", "seconds", "is_open"), [(None, 0, True), (1000, 0.01, True), (0.01, 1000, False)])
-def test_waiting_ends_with_the_scope(timeout: float | None, seconds: float, is_open: bool) -> None:
-    scope = CallScope(timeout)
-    started = time.monotonic()
+def test_callbacks_are_called_when_the_caller_leaves_and_when_it_has_left() -> None:
+    scope = CallScope()
+    called: list[str] = []
+    scope.on_leaving(lambda: called.append("before"))
+    assert not called
 
-    assert scope.wait(seconds) is is_open
+    scope.leave()
+    scope.on_leaving(lambda: called.append("after"))
 
-    assert 0.99 * min(seconds, timeout or seconds) <= time.monotonic() - started < 100
-
-
-def test_waiting_ends_when_the_caller_leaves() -> None:
-    scope = CallScope(1000)
-    thread = threading.Thread(target=scope.leave)
-    thread.start()
-
-    assert scope.wait(500) is False
-
-    thread.join()
-    assert scope.wait(500) is False
+    assert called == ["before", "after"]

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from typing import Any
 
 import pytest
 from PIL import Image
 
-from pixyproxy.core.call import CallScope
-from pixyproxy.core.exceptions import ProviderRequestInvalidError, ProviderTimeoutError
+from pixyproxy.core.exceptions import ProviderRequestInvalidError
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
 from pixyproxy.generation.offline import OfflineGenerator
 from pixyproxy.generation.picture import PictureFormat, inspect_picture
@@ -23,8 +23,8 @@ REQUEST = GenerationRequest(
 )
 
 
-def draw(**changes: str) -> GeneratedImage:
-    return OfflineGenerator().generate(dataclasses.replace(REQUEST, **changes), CallScope())
+def draw(**changes: Any) -> GeneratedImage:
+    return OfflineGenerator().generate(dataclasses.replace(REQUEST, **changes))
 
 
 @pytest.mark.parametrize(
@@ -88,10 +88,3 @@ def test_transparent_jpeg_is_refused() -> None:
     with pytest.raises(ProviderRequestInvalidError) as caught:
         draw(output_format="jpeg", background="transparent")
     assert caught.value.field == "options.background"
-
-
-def test_nothing_is_drawn_for_a_caller_who_has_gone() -> None:
-    call = CallScope()
-    call.leave()
-    with pytest.raises(ProviderTimeoutError):
-        OfflineGenerator().generate(REQUEST, call)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
-from pixyproxy.core.call import CallScope
 from pixyproxy.core.exceptions import (
     ConstraintViolationError,
     ContentDamagedError,
@@ -19,9 +19,10 @@ from pixyproxy.core.exceptions import (
 from pixyproxy.data.database import Database
 from pixyproxy.data.sqlite import SQLiteDatabase
 from pixyproxy.data.stores.local_image_store import LocalImageStore
-from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
+from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest, OnPartial, ignore_partial
 from pixyproxy.observability.database import ObservedDatabase
-from pixyproxy.observability.generator import MeasuredGenerator, Outcome
+from pixyproxy.observability.generator import ObservedGenerator
+from pixyproxy.observability.metrics import GenerationMetrics
 from pixyproxy.observability.store import ObservedImageStore
 
 _GUID = "123e4567-e89b-42d3-a456-426614174000"
@@ -121,19 +122,23 @@ def test_the_reads_of_an_image_are_recorded_together(tmp_path: Path, recorder: R
     ]
 
 
-def test_what_is_under_way_is_counted_whatever_comes_of_it() -> None:
+def test_provider_requests_are_counted_by_outcome() -> None:
     class Failing:
-        def generate(self, request: GenerationRequest, call: CallScope) -> GeneratedImage:
-            assert changes == [1]
+        def generate(self, request: GenerationRequest, on_partial: OnPartial = ignore_partial) -> GeneratedImage:
+            assert value("pixyproxy_provider_requests_under_way") == 1
             raise ProviderUnavailableError("It is down.")
 
         def close(self) -> None:
             pass
 
-    changes: list[int] = []
-    outcomes: list[Outcome] = []
-    generator = MeasuredGenerator(Failing(), lambda _, __, outcome: outcomes.append(outcome), changes.append)
+    def value(name: str, **labels: str) -> float | None:
+        return registry.get_sample_value(name, labels)
+
+    registry = CollectorRegistry()
+    generator = ObservedGenerator(Failing(), GenerationMetrics(registry).provider_request)
     with pytest.raises(ProviderUnavailableError):
-        generator.generate(_REQUEST, CallScope())
-    assert changes == [1, -1]
-    assert [type(outcome) for outcome in outcomes] == [ProviderUnavailableError]
+        generator.generate(_REQUEST)
+    assert value("pixyproxy_provider_requests_under_way") == 0
+    assert value("pixyproxy_provider_requests_total", outcome="ProviderUnavailableError") == 1
+    assert value("pixyproxy_provider_requests_total", outcome="made") == 0
+    assert value("pixyproxy_provider_request_seconds_count") == 1

@@ -12,10 +12,10 @@ import urllib.parse
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
-from pixyproxy.core.call import CallScope
 from pixyproxy.core.exceptions import (
     ConfigurationError,
     OutcomeUnknownError,
@@ -83,7 +83,7 @@ def open_generator(
     generator.close()
 
 
-def request(fault: str = "", **changes: str) -> GenerationRequest:
+def request(fault: str = "", **changes: Any) -> GenerationRequest:
     """Return a request whose prompt no other test has."""
     prompt = f"An otter in a teacup, {uuid.uuid4()}" + (f" [[fault:{fault}]]" if fault else "")
     asked = GenerationRequest(prompt, "gpt-image-2.5-flare", "auto", "auto", "png", "auto", AUTHOR)
@@ -96,7 +96,7 @@ def with_message(fault: str, text: str) -> str:
 
 
 def generate(generator: OpenAIGenerator, asked: GenerationRequest) -> GeneratedImage:
-    return generator.generate(asked, CallScope())
+    return generator.generate(asked)
 
 
 def fail(generator: OpenAIGenerator, asked: GenerationRequest) -> ProviderError:
@@ -186,15 +186,6 @@ def test_image_comes_back_from_servers_that_write_base64_in_other_ways(generator
 
 def test_large_image_arrives_whole(generator: OpenAIGenerator) -> None:
     assert len(generate(generator, request("large=8388608")).data) == 8 * 1024 * 1024
-
-
-def test_slow_answer_is_waited_for_when_the_caller_has_gone(
-    generator: OpenAIGenerator, stand_in: RunningStandIn
-) -> None:
-    asked, call = request("slow=0.3"), CallScope(timeout=0.2)
-    assert generator.generate(asked, call).width == 1024
-    assert call.is_over
-    assert stand_in.count(asked.prompt) == 1
 
 
 def test_many_threads_share_a_generator(generator: OpenAIGenerator, stand_in: RunningStandIn) -> None:
@@ -594,15 +585,6 @@ def test_impossible_organization_or_project_is_refused_at_the_start(
 def test_impossible_address_is_refused_at_the_start() -> None:
     with pytest.raises(ConfigurationError, match="OPENAI_BASE_URL"):
         OpenAIGenerator("key", "http://[::1/v1", None, None, PATIENCE)
-
-
-def test_nothing_is_sent_for_a_caller_who_has_gone(generator: OpenAIGenerator, stand_in: RunningStandIn) -> None:
-    asked, call = request(), CallScope()
-    call.leave()
-    with pytest.raises(ProviderTimeoutError) as caught:
-        generator.generate(asked, call)
-    assert not caught.value.may_have_billed
-    assert stand_in.count(asked.prompt) == 0
 
 
 def test_close_frees_threads_and_connections(stand_in: RunningStandIn) -> None:

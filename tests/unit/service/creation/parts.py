@@ -10,13 +10,12 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from pixyproxy.core.call import CallScope
 from pixyproxy.core.local_signal import LocalSignal
 from pixyproxy.core.models import GenerationDefaults, ImageDetail, Usage, new_guid
 from pixyproxy.data.database import Database
 from pixyproxy.data.stores.image_store import ImageStore
 from pixyproxy.generation.circuit_breaker import CircuitBreaker, SharedCircuits
-from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
+from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest, OnPartial, ignore_partial
 from pixyproxy.generation.observer import GenerationObserver
 from pixyproxy.generation.retry import RetryPolicy
 from pixyproxy.service.creation.leases import Leases
@@ -40,7 +39,7 @@ class FakeGenerator:
         self.requests: list[GenerationRequest] = []
         self.behave: Callable[[], None] = lambda: None
 
-    def generate(self, request: GenerationRequest, call: CallScope) -> GeneratedImage:
+    def generate(self, request: GenerationRequest, on_partial: OnPartial = ignore_partial) -> GeneratedImage:
         self.requests.append(request)
         number = len(self.requests)
         self.behave()
@@ -116,7 +115,7 @@ class Server:
         limit = self.images_per_minute
         self.limiter = None if limit is None else RateLimiter(self.database, limit)
         self.recovery = Recovery(
-            self.database, self.store, self.storing, on_end=self.ended.send, interval=0.2, retry_interval=0.01
+            self.database, self.store, self.storing, on_change=self.ended.send, interval=0.2, retry_interval=0.01
         )
         self.waiting = WaitingCalls(
             self.database,
@@ -134,6 +133,7 @@ class Server:
             limiter=self.limiter,
             trace_headers=dict,
             on_record=self.recorded.send,
+            max_queued=100,
         )
         self.worker = GenerationWorker(
             self.database,
@@ -150,7 +150,7 @@ class Server:
             retry=RetryPolicy(lambda: 0.01),
             limiter=self.limiter,
             recorded=self.recorded,
-            on_end=self.ended.send,
+            on_change=self.ended.send,
             observer=self.observer or GenerationObserver(),
             continuing=lambda _: nullcontext(),
             poll_interval=0.1,

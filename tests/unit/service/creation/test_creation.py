@@ -34,6 +34,7 @@ from pixyproxy.core.exceptions import (
 from pixyproxy.core.models import (
     Caller,
     GenerationOptions,
+    GenerationState,
     Image,
     ImageCreation,
     ImageDetailCreate,
@@ -43,7 +44,7 @@ from pixyproxy.core.models import (
 )
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.deletions import DeletionRepository
-from pixyproxy.data.repositories.generations import GenerationRepository, GenerationState, RequestContext
+from pixyproxy.data.repositories.generations import GenerationRepository, RequestContext
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.stores.local_image_store import LocalImageStore
 from pixyproxy.service.creation import recording

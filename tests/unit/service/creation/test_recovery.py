@@ -9,10 +9,10 @@ import pytest
 from obstore.store import MemoryStore
 
 from pixyproxy.core.exceptions import PixyProxyException, StorageMisconfiguredError, StorageUnavailableError
-from pixyproxy.core.models import Caller, ImageCreation, ImageDetail, ImageDetailCreate, new_guid
+from pixyproxy.core.models import Caller, GenerationState, ImageCreation, ImageDetail, ImageDetailCreate, new_guid
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.deletions import DeletionRepository
-from pixyproxy.data.repositories.generations import Generation, GenerationRepository, GenerationState, RequestContext
+from pixyproxy.data.repositories.generations import Generation, GenerationRepository, RequestContext
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.stores.local_image_store import LocalImageStore
 from pixyproxy.data.stores.object_image_store import ObjectImageStore

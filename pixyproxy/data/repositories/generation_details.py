@@ -1,0 +1,207 @@
+"""The generations as callers see them: one, several, and pages of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from pixyproxy.core.models import (
+    Caller,
+    GenerationDetail,
+    GenerationFilter,
+    GenerationKey,
+    GenerationState,
+    Image,
+    ImageCreation,
+    PartialImage,
+)
+from pixyproxy.core.text import exact_key
+from pixyproxy.data.database import DatabaseContext, Row
+from pixyproxy.data.repositories.image_conditions import ImagePosition
+from pixyproxy.data.repositories.images import ImageRepository
+
+_SELECT = """
+SELECT generations.id, generations.guid, generations.author_id, users.username AS author, generations.state,
+  generations.request, generations.request_id, generations.image_guid, generations.created_at,
+  generations.submitted_at, generations.finished_at, generations.updated_at, generations.attempts,
+  generations.partials, generations.error
+FROM generations JOIN users ON users.id = generations.author_id
+"""
+
+
+@dataclass(frozen=True)
+class FoundGeneration:
+    """A generation, with the integer ids of itself and of its author."""
+
+    id: int
+    author_id: int
+    detail: GenerationDetail
+
+
+class GenerationDetailRepository:
+    """The generations as callers see them, within one database context."""
+
+    def __init__(self, context: DatabaseContext) -> None:
+        self._context = context
+
+    def find(self, key: GenerationKey, caller: Caller) -> FoundGeneration | None:
+        """Return a generation that ``caller`` may see, or None: an own one, for an admin any."""
+        if key.guid is not None:
+            rows = self._rows("generations.guid = :guid", {"guid": key.guid})
+        else:
+            rows = self._rows(
+                "generations.request_id = :request_id AND generations.author_id = :author_id",
+                {"request_id": key.request_id, "author_id": caller.user_id},
+            )
+        rows = [row for row in rows if caller.is_admin or row["author_id"] == caller.user_id]
+        return self._found(rows)[0] if rows else None
+
+    def get_several(self, ids: Sequence[int]) -> list[FoundGeneration | None]:
+        """Return generations by their ids, in the same order; None where there is none."""
+        rows = self._rows(f"generations.id IN ({', '.join(map(str, set(ids)))})", {})
+        found = {generation.id: generation for generation in self._found(rows)}
+        return [found.get(generation_id) for generation_id in ids]
+
+    def get_page(
+        self, wanted: GenerationFilter, caller: Caller, *, limit: int, after: ImagePosition | None
+    ) -> list[FoundGeneration]:
+        """Return the newest ``limit`` generations that match, after a position, and that ``caller`` may see."""
+        ids = [row["id"] for row in self._context.fetch_all(*_page_query(wanted, caller, limit, after))]
+        return [found for found in self.get_several(ids) if found is not None] if ids else []
+
+    def _rows(self, condition: str, parameters: dict[str, Any]) -> list[Row]:
+        return self._context.fetch_all(f"{_SELECT} WHERE {condition}", parameters)
+
+    def _found(self, rows: Sequence[Row]) -> list[FoundGeneration]:
+        """Read rows, with the images of those that have one."""
+        guids = [row["image_guid"] for row in rows if row["state"] == GenerationState.SUCCEEDED.value]
+        images = ImageRepository(self._context).find_any(guids) if guids else {}
+        return [
+            FoundGeneration(row["id"], row["author_id"], _dict_to_detail(row, images.get(row["image_guid"])))
+            for row in rows
+        ]
+
+    # --- Partial images ------------------------------------------------------------------------------------------
+
+    def get_partials(self, wanted: Sequence[tuple[int, int]]) -> list[PartialImage | None]:
+        """Return partial images by the ids of their generations and their indexes, in the same order."""
+        places = " OR ".join(
+            f"(generation_id = {int(generation_id)} AND image_index = {int(index)})"
+            for generation_id, index in set(wanted)
+        )
+        rows = self._context.fetch_all(
+            f"SELECT generation_id, image_index, content_type, data FROM partial_images WHERE {places}",  # noqa: S608
+            {},
+        )
+        found = {
+            (row["generation_id"], row["image_index"]): PartialImage.model_construct(
+                index=row["image_index"], content_type=row["content_type"], data=bytes(row["data"])
+            )
+            for row in rows
+        }
+        return [found.get(place) for place in wanted]
+
+    def delete_partials(self, before: datetime, limit: int) -> None:
+        """Delete the partial images of generations that ended before a moment."""
+        rows = self._context.fetch_all(
+            f"""
+            SELECT DISTINCT generation_id FROM partial_images
+            JOIN generations ON generations.id = partial_images.generation_id
+            WHERE generations.state <> :submitted AND generations.updated_at < :before LIMIT {limit}
+            """,  # noqa: S608
+            {"submitted": GenerationState.SUBMITTED.value, "before": before},
+        )
+        if rows:
+            ids = ", ".join(str(row["generation_id"]) for row in rows)
+            self._context.execute(f"DELETE FROM partial_images WHERE generation_id IN ({ids})", {})  # noqa: S608
+
+    # --- Retention -----------------------------------------------------------------------------------------------
+
+    def forget_requests(self, before: datetime, limit: int) -> int:
+        """Remove the requests of generations that ended without an image before a moment, and return their number."""
+        without_image = (GenerationState.FAILED, GenerationState.CANCELLED, GenerationState.OUTCOME_UNKNOWN)
+        rows = self._context.fetch_all(
+            f"""
+            SELECT id FROM generations
+            WHERE state IN ({", ".join(f"'{state.value}'" for state in without_image)})
+              AND created_at < :before AND updated_at < :before AND request IS NOT NULL LIMIT {limit}
+            """,  # noqa: S608
+            {"before": before},
+        )
+        if rows:
+            ids = ", ".join(str(row["id"]) for row in rows)
+            self._context.execute(f"UPDATE generations SET request = NULL WHERE id IN ({ids})", {})  # noqa: S608
+        return len(rows)
+
+
+def _dict_to_detail(row: Row, image: Image | None) -> GenerationDetail:
+    state = GenerationState(row["state"])
+    # The first release did not write when a generation ended; its row was not changed after that.
+    finished_at = (row["finished_at"] or row["updated_at"]) if state.is_final else None
+    return GenerationDetail.model_construct(
+        guid=row["guid"],
+        author=row["author"],
+        state=state,
+        creation=_creation_of(row),
+        request_id=row["request_id"],
+        image_guid=row["image_guid"],
+        created_at=row["created_at"],
+        submitted_at=row["submitted_at"],
+        finished_at=finished_at,
+        attempts=row["attempts"],
+        partials=row["partials"],
+        error=row["error"],
+        image=image,
+    )
+
+
+def _creation_of(row: Row) -> ImageCreation | None:
+    if row["request"] is None:
+        return None
+    try:
+        creation = ImageCreation.model_validate_json(row["request"])
+    except ValidationError:
+        return None  # Recorded by a later release, while the servers are updated one by one.
+    return creation.model_copy(update={"request_id": row["request_id"]})
+
+
+def _page_query(
+    wanted: GenerationFilter, caller: Caller, limit: int, after: ImagePosition | None
+) -> tuple[str, dict[str, Any]]:
+    """Return the query for the ids of a page, and its parameters.
+
+    It has a branch for each state, which walks one index from its newest end and stops at the limit.
+    """
+    conditions: list[str] = []
+    states = wanted.states or tuple(GenerationState)
+    parameters: dict[str, Any] = {"limit": limit} | {
+        f"state{number}": state.value for number, state in enumerate(states)
+    }
+    if not caller.is_admin:
+        conditions.append("author_id = :caller_id")
+        parameters["caller_id"] = caller.user_id
+    if wanted.author is not None:
+        conditions.append("author_id = (SELECT id FROM users WHERE username_key = :username_key)")
+        parameters["username_key"] = exact_key(wanted.author)
+    if wanted.created_after is not None:
+        conditions.append("created_at > :created_after")
+        parameters["created_after"] = wanted.created_after
+    if wanted.created_before is not None:
+        conditions.append("created_at < :created_before")
+        parameters["created_before"] = wanted.created_before
+    if after is not None:
+        # As for images: spelt so that both servers walk the index from here.
+        conditions.append("created_at <= :after_created_at AND (created_at < :after_created_at OR id < :after_id)")
+        parameters |= {"after_created_at": after.created_at, "after_id": after.id}
+    branches = " UNION ALL ".join(
+        f"SELECT id, created_at FROM (SELECT id, created_at FROM generations "  # noqa: S608
+        f"WHERE {' AND '.join([f'state = :state{number}', *conditions])} "
+        f"ORDER BY created_at DESC, id DESC LIMIT :limit) AS branch{number}"
+        for number in range(len(states))
+    )
+    sql = f"SELECT id FROM ({branches}) AS page ORDER BY created_at DESC, id DESC LIMIT :limit"  # noqa: S608
+    return sql, parameters

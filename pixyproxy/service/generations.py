@@ -1,0 +1,192 @@
+"""Generations as a resource: what became of recorded requests, from their start to their end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from pixyproxy.core.call import CallScope
+from pixyproxy.core.exceptions import (
+    AlreadySubmittedError,
+    GenerationCancelledError,
+    GenerationNotFoundError,
+)
+from pixyproxy.core.models import (
+    DEFAULT_PAGE_SIZE,
+    MAX_PAGE_BYTES,
+    Caller,
+    GenerationDetail,
+    GenerationKey,
+    GenerationPage,
+    GenerationPageRequest,
+    GenerationState,
+    ImageCreation,
+    PartialImage,
+)
+from pixyproxy.core.validation import validated, validated_guid
+from pixyproxy.data.database import Database
+from pixyproxy.data.gathering import GatheredReads
+from pixyproxy.data.repositories.generation_details import FoundGeneration, GenerationDetailRepository
+from pixyproxy.data.repositories.generations import GenerationRepository
+from pixyproxy.data.repositories.image_conditions import ImagePosition
+from pixyproxy.data.transactions import in_transaction
+from pixyproxy.service.creation.recording import ImageCreator
+from pixyproxy.service.creation.waiting import WaitingCalls
+from pixyproxy.service.interfaces import GenerationServiceInterface
+from pixyproxy.service.page_tokens import PageTokens
+from pixyproxy.service.private_images import signed_in
+
+# How many generations one query reads; with the longest prompts these are 12 MiB.
+_GENERATIONS_A_QUERY = DEFAULT_PAGE_SIZE + 1
+# What a generation takes in a serialized page beside its prompts and names: guids, times, options, and its error.
+_FIXED_BYTES = 4096
+
+
+class GenerationService(GenerationServiceInterface):
+    """All that can be done with generations."""
+
+    def __init__(
+        self,
+        database: Database,
+        creator: ImageCreator,
+        waiting: WaitingCalls,
+        page_tokens: PageTokens,
+        on_cancel: Callable[[int], object],
+    ) -> None:
+        """Prepare.
+
+        Args:
+            database: where generations are recorded.
+            creator: records requests.
+            waiting: tells watchers of changes.
+            page_tokens: seals page tokens.
+            on_cancel: is told the id of each generation that was cancelled.
+        """
+        self._database = database
+        self._creator = creator
+        self._waiting = waiting
+        self._page_tokens = page_tokens
+        self._on_cancel = on_cancel
+        # Any number of watchers of a generation share queries.
+        self._details = GatheredReads(self._get_details)
+        self._partials = GatheredReads(self._get_partials)
+
+    def create_generation(self, creation: ImageCreation, caller: Caller | None) -> GenerationDetail:  # noqa: D102
+        author = signed_in(caller)
+        return self._detail(self._creator.start(validated(ImageCreation, creation), author).id)
+
+    def get_generation(self, key: GenerationKey, caller: Caller | None) -> GenerationDetail:  # noqa: D102
+        return self._find(key, signed_in(caller)).detail
+
+    def get_all_generations(self, request: GenerationPageRequest, caller: Caller | None) -> GenerationPage:  # noqa: D102
+        author = signed_in(caller)
+        request = validated(GenerationPageRequest, request)
+        after = None
+        if request.page_token is not None:
+            after = self._page_tokens.open(request.page_token, request.filter, author)
+        found, has_more = self._read_page(request, author, after)
+        token = None
+        if has_more:
+            token = self._page_tokens.seal(_position_of(found[-1]), request.filter, author)
+        return GenerationPage.model_construct(generations=tuple(one.detail for one in found), next_page_token=token)
+
+    def watch_generation(  # noqa: D102
+        self, key: GenerationKey, caller: Caller | None, call: CallScope
+    ) -> Iterator[GenerationDetail | PartialImage]:
+        found = self._find(key, signed_in(caller))
+        return self._watch(found.id, call)
+
+    def cancel_generation(self, guid: str, caller: Caller | None) -> GenerationDetail:  # noqa: D102
+        found = self._find(GenerationKey(guid=validated_guid(guid)), signed_in(caller))
+        error = GenerationCancelledError("The generation was cancelled before it was submitted; nothing was generated.")
+        is_cancelled = in_transaction(
+            self._database, lambda context: GenerationRepository(context).cancel(found.id, error)
+        )
+        if is_cancelled:
+            self._on_cancel(found.id)
+        detail = self._detail(found.id)
+        if detail.state is not GenerationState.CANCELLED:
+            raise AlreadySubmittedError("The generation is no longer queued, so it cannot be cancelled.")
+        return detail
+
+    # --- Read ----------------------------------------------------------------------------------------------------
+
+    def _find(self, key: GenerationKey, caller: Caller) -> FoundGeneration:
+        with self._database.reading() as context:
+            found = GenerationDetailRepository(context).find(key, caller)
+        if found is None:
+            raise GenerationNotFoundError(key.guid or key.request_id or "")
+        return found
+
+    def _detail(self, generation_id: int) -> GenerationDetail:
+        found = self._details.get(generation_id)
+        if found is None:
+            raise GenerationNotFoundError("")
+        return found.detail
+
+    def _get_details(self, ids: Sequence[int]) -> list[FoundGeneration | None]:
+        with self._database.reading() as context:
+            return GenerationDetailRepository(context).get_several(ids)
+
+    def _get_partials(self, wanted: Sequence[tuple[int, int]]) -> list[PartialImage | None]:
+        with self._database.reading() as context:
+            return GenerationDetailRepository(context).get_partials(wanted)
+
+    def _read_page(
+        self, request: GenerationPageRequest, caller: Caller, after: ImagePosition | None
+    ) -> tuple[list[FoundGeneration], bool]:
+        """Return the generations of a page, and whether others come after them."""
+        page: list[FoundGeneration] = []
+        size = 0
+        with self._database.reading() as context:
+            repository = GenerationDetailRepository(context)
+            while True:
+                # One more than asked for tells whether there is another page.
+                limit = min(_GENERATIONS_A_QUERY, request.page_size + 1 - len(page))
+                found = repository.get_page(request.filter, caller, limit=limit, after=after)
+                for generation in found:
+                    size += _bytes_in_page(generation.detail)
+                    if len(page) == request.page_size or (page and size > MAX_PAGE_BYTES):
+                        return page, True
+                    page.append(generation)
+                if len(found) < limit:
+                    return page, False
+                after = _position_of(found[-1])
+
+    # --- Watch ---------------------------------------------------------------------------------------------------
+
+    def _watch(self, generation_id: int, call: CallScope) -> Iterator[GenerationDetail | PartialImage]:
+        shown: tuple[GenerationState, int] | None = None
+        next_partial = 0
+        with self._waiting.watching(generation_id) as watcher:
+            while True:
+                detail = self._detail(generation_id)
+                if shown is None and not detail.state.is_final:
+                    shown = _progress_of(detail)
+                    yield detail
+                if shown is not None:
+                    for index in range(next_partial, detail.partials):
+                        partial = self._partials.get((generation_id, index))
+                        if partial is not None:
+                            yield partial
+                    next_partial = detail.partials
+                if shown != _progress_of(detail):
+                    shown = _progress_of(detail)
+                    yield detail
+                if detail.state.is_final or not watcher.wait(call):
+                    return
+
+
+def _progress_of(detail: GenerationDetail) -> tuple[GenerationState, int]:
+    return detail.state, detail.attempts
+
+
+def _position_of(generation: FoundGeneration) -> ImagePosition:
+    return ImagePosition(generation.detail.created_at, generation.id)
+
+
+def _bytes_in_page(detail: GenerationDetail) -> int:
+    """Return how many bytes a generation takes in a serialized page at most: its prompt may be there twice."""
+    shown = [detail.creation.detail] if detail.creation is not None else []
+    shown += [detail.image] if detail.image is not None else []
+    texts = [text for one in shown for text in (one.prompt, one.filename or "", *one.tags)]
+    return _FIXED_BYTES + sum(len(text.encode()) + 4 for text in texts)
