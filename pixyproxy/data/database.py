@@ -7,7 +7,7 @@ out as dicts, and errors as exceptions of ``pixyproxy.core``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
@@ -85,6 +85,11 @@ class Database(ABC):
     @abstractmethod
     def close(self) -> None:
         """Close all connections."""
+
+
+def in_list(numbers: Iterable[int]) -> str:
+    """Return numbers as the list of a condition with IN."""
+    return ", ".join(map(str, numbers))
 
 
 def statements_of(script: str) -> Iterator[str]:
