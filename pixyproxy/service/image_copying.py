@@ -162,7 +162,7 @@ class ImageCopying:
 
     def _copy_noted(self) -> Iterator[CopyResult]:
         """Copy pictures that are not entered yet, so that servers on the target enter them; give those that failed."""
-        for guid in self._source.noted():
+        for guid in self._source.list_manifests():
             if result := _attempt(self._copy_with_note, guid, guid):
                 yield result
 
@@ -171,11 +171,11 @@ class ImageCopying:
             generation = GenerationRepository(context).find_by_image(guid)
         if generation is None or generation.state is GenerationState.SUCCEEDED:
             return
-        note, data = self._source.read_note(guid), _read(self._source, guid)
+        note, data = self._source.read_manifest(guid), _read(self._source, guid)
         if note is not None and data is not None:
             # The bytes first: a note without them would be thrown away.
             self._target.write(guid, data)
-            self._target.write_note(guid, note)
+            self._target.write_manifest(guid, note)
 
     def _copy_aside(self) -> Iterator[CopyResult]:
         """Copy answers that were kept aside, which are few and stay in the source too; give those that failed."""

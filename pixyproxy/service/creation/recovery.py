@@ -95,7 +95,13 @@ class Recovery:
             DBConnectionError: the database is away; the rest is left for the next run.
             PixyProxyException: the store cannot say what it has.
         """
-        steps = (self._commit_known, self._commit_listed, self._end_expired, self._finish_deletions, self._store.sweep)
+        steps = (
+            self._commit_known,
+            self._commit_listed,
+            self._end_expired,
+            self._finish_deletions,
+            self._store.delete_partial_writes,
+        )
         failure: PixyProxyException | None = None
         for step in steps:
             try:
@@ -120,7 +126,7 @@ class Recovery:
         """Commit or clean up the others, where it is time to list them again."""
         if time.monotonic() < self._list_at:
             return
-        for guid in set(self._store.noted()) - self._uncommitted - self._waiting:
+        for guid in set(self._store.list_manifests()) - self._uncommitted - self._waiting:
             self._attempt(self._commit_if_abandoned, guid)
         self._list_at = time.monotonic() + self._store.listing_interval
 
