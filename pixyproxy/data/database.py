@@ -31,6 +31,11 @@ class DatabaseContext(ABC):
         rows = self.fetch_all(sql, parameters)
         return rows[0] if rows else None
 
+    def fetch_value(self, sql: str, parameters: Parameters) -> Any | None:
+        """Run a query for one column of at most one row; return the value, or None."""
+        row = self.fetch_one(sql, parameters)
+        return None if row is None else next(iter(row.values()))
+
     @abstractmethod
     def execute(self, sql: str, parameters: Parameters) -> int:
         """Run a statement; return the number of rows that it matched.

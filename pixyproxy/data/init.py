@@ -40,8 +40,7 @@ def schema_version(database: Database) -> int:
     if not database.has_table("migrations"):
         return 0
     with database.reading() as context:
-        row = context.fetch_one("SELECT MAX(version) AS version FROM migrations", {})
-    return (row and row["version"]) or 0
+        return context.fetch_value("SELECT MAX(version) FROM migrations", {}) or 0
 
 
 def upgrade(database: Database, scripts: Path = SCRIPTS) -> list[int]:

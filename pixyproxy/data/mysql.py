@@ -146,8 +146,7 @@ class MySQLDatabase(Database):
         try:
             context = _MySQLContext(connection)
             lock = {"name": f"{_MIGRATION_LOCK}:{self._address.database}"[:64], "seconds": self._migration_wait}
-            row = context.fetch_one("SELECT GET_LOCK(:name, :seconds) AS locked", lock)
-            if row is None or row["locked"] != 1:
+            if context.fetch_value("SELECT GET_LOCK(:name, :seconds)", lock) != 1:
                 raise ConflictError("Another process is changing the tables; try again in a minute.", retry_after=60)
             yield context
         finally:
@@ -156,7 +155,7 @@ class MySQLDatabase(Database):
     def has_table(self, name: str) -> bool:  # noqa: D102  inherited
         sql = "SELECT 1 FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = :name"
         with self.reading() as context:
-            return context.fetch_one(sql, {"name": name}) is not None
+            return context.fetch_value(sql, {"name": name}) is not None
 
     def close(self) -> None:  # noqa: D102  inherited
         self._pool.close()

@@ -81,7 +81,7 @@ class SQLiteDatabase(Database):
     def has_table(self, name: str) -> bool:  # noqa: D102  inherited
         with self.reading() as context:
             sql = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = :name"
-            return context.fetch_one(sql, {"name": name}) is not None
+            return context.fetch_value(sql, {"name": name}) is not None
 
     def close(self) -> None:  # noqa: D102  inherited
         self._pool.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
@@ -115,8 +115,10 @@ class ImageCopying:
                 self._record_copies(verified)
                 if self._deletes_source:
                     list(pool.map(self._source.delete, verified))
-        yield from self._copy_uncommitted()
-        yield from self._copy_aside()
+        # Image bytes whose detail is not committed, for recovery by servers on the target.
+        yield from _failures(self._copy_uncommitted, self._source.list_manifests())
+        # Answers that were set aside, which are few and also stay in the source.
+        yield from _failures(self._copy_aside, set(self._source.list_aside()) - set(self._target.list_aside()))
         yield from self._delete_copies_of_deleted()
 
     def _copies(self, context: DatabaseContext) -> ImageCopyRepository:
@@ -159,13 +161,7 @@ class ImageCopying:
             return False
         return True
 
-    def _copy_uncommitted(self) -> Iterator[CopyResult]:
-        """Copy image bytes whose detail is not committed, for recovery by servers on the target; yield failures."""
-        for guid in self._source.list_manifests():
-            if result := _attempt(self._copy_with_manifest, guid, guid):
-                yield result
-
-    def _copy_with_manifest(self, guid: str) -> None:
+    def _copy_uncommitted(self, guid: str) -> None:
         with self._database.reading() as context:
             generation = GenerationRepository(context).find_by_image(guid)
         if generation is None or generation.state is GenerationState.SUCCEEDED:
@@ -176,13 +172,7 @@ class ImageCopying:
             self._target.write(guid, data)
             self._target.write_manifest(guid, manifest)
 
-    def _copy_aside(self) -> Iterator[CopyResult]:
-        """Copy answers that were set aside, which are few and also stay in the source; yield failures."""
-        for guid in set(self._source.list_aside()) - set(self._target.list_aside()):
-            if result := _attempt(self._copy_answer, guid, guid):
-                yield result
-
-    def _copy_answer(self, guid: str) -> None:
+    def _copy_aside(self, guid: str) -> None:
         body = self._source.read_aside(guid)
         if body is not None:
             self._target.write_aside(guid, body)
@@ -195,13 +185,10 @@ class ImageCopying:
                 copies = self._copies(context).get_copies(_PAGE_SIZE, after=after)
             if not copies:
                 return
-            deleted = []
-            for guid in (copy.image_guid for copy in copies if not copy.has_image):
-                if result := _attempt(self._target.delete, guid, guid):
-                    yield result
-                else:
-                    deleted.append(guid)
-            self._delete_copies(deleted)
+            deleted = [copy.image_guid for copy in copies if not copy.has_image]
+            failed = list(_failures(self._target.delete, deleted))
+            yield from failed
+            self._delete_copies([guid for guid in deleted if guid not in {result.guid for result in failed}])
             after = copies[-1].image_guid
 
 
@@ -214,6 +201,13 @@ def _attempt(work: Callable[[Subject], Result], subject: Subject, guid: str) -> 
     except PixyProxyException as error:
         _logger.warning("Copying failed for the image %s: %s", guid, for_log(error))
         return CopyResult(guid, CopyOutcome.FAILED)
+
+
+def _failures(work: Callable[[str], None], guids: Iterable[str]) -> Iterator[CopyResult]:
+    """Do something for each image, and yield the failures."""
+    for guid in guids:
+        if result := _attempt(work, guid, guid):
+            yield result
 
 
 def _is_whole(store: ImageStore, image: ImageToCopy) -> bool:

@@ -25,14 +25,13 @@ class FailedSignInRepository:
 
     def nth_last(self, counter: str, n: int) -> datetime | None:
         """Return the time of the ``n``-th last failure, counted from 1, or None if there are fewer."""
-        row = self._context.fetch_one(
+        return self._context.fetch_value(
             """
             SELECT failed_at FROM failed_sign_ins WHERE counter = :counter
             ORDER BY failed_at DESC LIMIT 1 OFFSET :before
             """,
             {"counter": counter, "before": n - 1},
         )
-        return None if row is None else row["failed_at"]
 
     def ids_of(self, counter: str) -> list[int]:
         """Return the ids of a counter's failures."""

@@ -51,30 +51,27 @@ class ImageCopyRepository:
 
     def count_images(self) -> int:
         """Return the number of images, copied or not."""
-        row = self._context.fetch_one("SELECT COUNT(*) AS images FROM images", {})
-        return row["images"] if row else 0
+        return self._context.fetch_value("SELECT COUNT(*) FROM images", {}) or 0
 
     def get_images(self, limit: int, *, after: int) -> list[ImageToCopy]:
         """Return the next images after an id, in the order of their ids."""
         rows = self._context.fetch_all(
             """
-            SELECT images.id, images.guid, images.size_bytes, images.sha256, image_copies.id AS copy_id
+            SELECT images.id, images.guid, images.size_bytes, images.sha256,
+              image_copies.id IS NOT NULL AS is_copied
             FROM images
             LEFT JOIN image_copies ON image_copies.store_guid = :store AND image_copies.image_guid = images.guid
             WHERE images.id > :after ORDER BY images.id LIMIT :limit
             """,
             {"store": self._store_guid, "after": after, "limit": limit},
         )
-        return [
-            ImageToCopy(row["id"], row["guid"], row["size_bytes"], row["sha256"], row["copy_id"] is not None)
-            for row in rows
-        ]
+        return [ImageToCopy(**row) for row in rows]
 
     def get_copies(self, limit: int, *, after: str) -> list[Copy]:
         """Return the next copies after a guid, in the order of their guids."""
         rows = self._context.fetch_all(
             """
-            SELECT page.image_guid, images.id AS image_id
+            SELECT page.image_guid, images.id IS NOT NULL AS has_image
             FROM (
               SELECT image_guid FROM image_copies WHERE store_guid = :store AND image_guid > :after
               ORDER BY image_guid LIMIT :limit
@@ -84,7 +81,7 @@ class ImageCopyRepository:
             """,
             {"store": self._store_guid, "after": after, "limit": limit},
         )
-        return [Copy(row["image_guid"], row["image_id"] is not None) for row in rows]
+        return [Copy(**row) for row in rows]
 
     def replace(self, image_guids: Sequence[str]) -> None:
         """Record copies of images, in place of earlier ones."""

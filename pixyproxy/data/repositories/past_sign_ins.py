@@ -17,10 +17,9 @@ class PastSignInRepository:
 
     def last(self, origin: str) -> datetime | None:
         """Return the time of the last one from an origin, or None if there was none."""
-        row = self._context.fetch_one(
+        return self._context.fetch_value(
             "SELECT signed_in_at FROM past_sign_ins WHERE origin = :origin", {"origin": origin}
         )
-        return None if row is None else row["signed_in_at"]
 
     def set(self, origin: str, signed_in_at: datetime) -> None:
         """Record a sign-in, in place of the last one from that origin."""

@@ -15,13 +15,11 @@ class RateLimitSlotRepository:
 
     def last(self) -> int:
         """Return the number of the last slot that was taken, or 0."""
-        row = self._context.fetch_one("SELECT MAX(id) AS last FROM provider_turns", {})
-        return (row and row["last"]) or 0
+        return self._context.fetch_value("SELECT MAX(id) FROM provider_turns", {}) or 0
 
     def taken_at(self, number: int) -> datetime | None:
         """Return when a slot was taken, or None if it was not, or is deleted."""
-        row = self._context.fetch_one("SELECT taken_at FROM provider_turns WHERE id = :id", {"id": number})
-        return None if row is None else row["taken_at"]
+        return self._context.fetch_value("SELECT taken_at FROM provider_turns WHERE id = :id", {"id": number})
 
     def insert(self, number: int, taken_at: datetime) -> None:
         """Take a slot.

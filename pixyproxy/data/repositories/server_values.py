@@ -14,8 +14,7 @@ class ServerValueRepository:
 
     def get(self, name: str) -> str | None:
         """Return the value of a name, or None if it has none."""
-        row = self._context.fetch_one("SELECT value FROM server_values WHERE name = :name", {"name": name})
-        return None if row is None else str(row["value"])
+        return self._context.fetch_value("SELECT value FROM server_values WHERE name = :name", {"name": name})
 
     def insert(self, name: str, value: str) -> None:
         """Store the first value of a name.

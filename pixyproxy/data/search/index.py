@@ -104,8 +104,7 @@ class SearchIndexRepository:
 
     def count_unsealed(self) -> int:
         """Return the number of images in the tail."""
-        row = self._context.fetch_one("SELECT COUNT(*) AS number FROM image_tail", {})
-        return 0 if row is None else int(row["number"])
+        return self._context.fetch_value("SELECT COUNT(*) FROM image_tail", {}) or 0
 
     def seal(self, image_ids: Sequence[int], database: Database) -> None:
         """Move those of the images that are still in the tail into their blocks, in a transaction of its own.

@@ -49,10 +49,8 @@ class PostingRepository:
 
     def get_blocks(self) -> list[Block]:
         """Return all blocks."""
-        rows = self._context.fetch_all("SELECT block, oldest, newest, bounds, has_batches FROM image_blocks", {})
-        return [
-            Block(row["block"], row["oldest"], row["newest"], row["bounds"], bool(row["has_batches"])) for row in rows
-        ]
+        sql = "SELECT block AS number, oldest, newest, bounds, has_batches FROM image_blocks"
+        return [Block(**row) for row in self._context.fetch_all(sql, {})]
 
     def find(self, blocks: Collection[int], terms: Sequence[str], prefix: str | None = None) -> Found:
         """Return the posting lists of some terms, and of all terms with a prefix, in blocks given by number."""
@@ -92,8 +90,8 @@ class PostingRepository:
         """Widen the bounds of a block to include images: their creation times in microseconds, by offset."""
         if not created_at:
             return
-        row = self._context.fetch_one("SELECT bounds FROM image_blocks WHERE block = :block", {"block": block})
-        bounds = RunBounds.decode(row["bounds"] if row else b"", self._layout.runs)
+        stored = self._context.fetch_value("SELECT bounds FROM image_blocks WHERE block = :block", {"block": block})
+        bounds = RunBounds.decode(stored or b"", self._layout.runs)
         for offset, time in created_at.items():
             bounds.include(self._layout.run_of(offset), time)
         self._context.execute(

@@ -106,7 +106,9 @@ class ImageSearch:
         """Return the ids of the newest images that match, that the caller may see and that come after the position."""
         author_id = None
         if self._filter.author is not None:
-            author_id = self._author_id(self._filter.author)
+            author_id = self._context.fetch_value(
+                "SELECT id FROM users WHERE username_key = :author_key", {"author_key": exact_key(self._filter.author)}
+            )
             if author_id is None:
                 return []
         conditions = Conditions.of(self._filter, author_id, self._after)
@@ -119,12 +121,6 @@ class ImageSearch:
         page.add(self._in_tail(wanted, conditions))
         self._add_sealed(page, wanted, conditions)
         return page.image_ids
-
-    def _author_id(self, author: str) -> int | None:
-        row = self._context.fetch_one(
-            "SELECT id FROM users WHERE username_key = :author_key", {"author_key": exact_key(author)}
-        )
-        return None if row is None else int(row["id"])
 
     def _one(self, conditions: Conditions) -> list[int]:
         """Check the single image that can match, against its prompt in place of the index."""
