@@ -30,10 +30,10 @@ class SealingStep:
 
 
 SMALL_STEP = SealingStep(512, 2**20)
-"""In the background. A search scans the tail, some microseconds an image; to seal an image by itself costs ten times
-as much as in a step of this size."""
+"""For sealing in the background: small, because searches scan the tail, some microseconds an image; and not smaller,
+because an image that is sealed alone costs ten times as much."""
 LARGE_STEP = SealingStep(16_384, 2**24)
-"""At once. A whole block costs the least an image, and takes seconds during which nobody can change its images."""
+"""For sealing everything: whole blocks cost the least an image, but their images cannot be changed for seconds."""
 
 
 class SearchIndexer:
@@ -62,7 +62,7 @@ class SearchIndexer:
 
 
 def take_step(database: Database, step: SealingStep = SMALL_STEP) -> bool:
-    """Take one step where the tail is long enough for it; return whether it was."""
+    """Take one step if the tail is long enough for it; return whether it was."""
     return _reopen(database, step) or _seal_oldest(database, step, even_if_short=False) > 0
 
 

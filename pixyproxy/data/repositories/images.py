@@ -51,7 +51,7 @@ class ImageRepository:
         """Add an image.
 
         Raises:
-            ConstraintViolationError: there is an image of that guid, or no such author.
+            ConstraintViolationError: the guid is taken, or the author does not exist.
         """
         row = detail_to_dict(detail) | {"author_id": author_id}
         image_id = self._context.insert(_INSERT, row)
@@ -78,7 +78,7 @@ class ImageRepository:
         return [image if image is not None and _may_see(caller, image) else None for image, caller in found]
 
     def get_any(self, guid: str) -> Image:
-        """Return one image, whoever may see it. Raises as ``get``."""
+        """Return one image, whether or not a caller may see it. Raises as ``get``."""
         row = self._context.fetch_one(f"{_SELECT} WHERE images.guid = :guid", {"guid": guid})
         if row is None:
             raise ImageNotFoundError(guid)
@@ -226,8 +226,8 @@ def _page_query(
 ) -> tuple[str, dict[str, Any]]:
     """Return the query for a page, and its parameters.
 
-    It is a union of branches that each walk one index from its newest end and stop at the limit. No index serves the
-    condition that a caller may see an image, its own or public, as one condition with OR.
+    A caller may see public images and its own. No index serves that as one condition with OR, so the query is a union
+    of branches that each walk one index from its newest end and stop at the limit.
     """
     conditions = Conditions.of(image_filter, None, after)
     parameters = conditions.parameters | {"limit": limit}
