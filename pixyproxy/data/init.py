@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pixyproxy.core.exceptions import ConfigurationError
 from pixyproxy.core.models import new_guid
-from pixyproxy.data.database import Database, DatabaseContext, statements_of
+from pixyproxy.data.database import Database, statements_of
 
 _PACKAGE = Path(__file__).parent.parent
 # The scripts are inside of an installed package, and beside the package in a checkout.
 SCRIPTS = _PACKAGE / "sql" if (_PACKAGE / "sql").is_dir() else _PACKAGE.parent / "sql"
-_SCRIPT_NAME = re.compile(r"(\d{3})_\w+\.sql")
+_SCRIPT_NAME = re.compile(r"\d{3}_\w+\.sql")
 # An administrator runs scripts 001 and 002, which create the database and its user.
 _FIRST_MIGRATION = 3
 
 
-@dataclass(frozen=True)
-class Migration:
-    """A numbered script."""
-
-    version: int
-    path: Path
-
-
-def migrations_for(kind: str, scripts: Path = SCRIPTS) -> list[Migration]:
-    """Return the scripts for a kind of database (``mysql`` or ``sqlite``), in the order of their numbers."""
-    numbered = ((_SCRIPT_NAME.fullmatch(path.name), path) for path in (scripts / kind).iterdir())
-    migrations = [Migration(int(match[1]), path) for match, path in numbered if match]
-    return sorted((m for m in migrations if m.version >= _FIRST_MIGRATION), key=lambda migration: migration.version)
+def migrations_for(kind: str, scripts: Path = SCRIPTS) -> dict[int, Path]:
+    """Return the scripts for a kind of database (``mysql`` or ``sqlite``) by their numbers, in that order."""
+    paths = sorted(path for path in (scripts / kind).iterdir() if _SCRIPT_NAME.fullmatch(path.name))
+    return {int(path.name[:3]): path for path in paths if int(path.name[:3]) >= _FIRST_MIGRATION}
 
 
 def schema_version(database: Database) -> int:
@@ -52,16 +41,19 @@ def upgrade(database: Database, scripts: Path = SCRIPTS) -> list[int]:
         DBConnectionError: the database cannot be reached.
     """
     with database.migrating() as context:
-        version = schema_version(database)
+        current = schema_version(database)
         migrations = migrations_for(database.kind, scripts)
-        _refuse_later_release(version, migrations)
-        pending = [migration for migration in migrations if migration.version > version]
-        for migration in pending:
-            for statement in statements_of(migration.path.read_text(encoding="utf-8")):
+        _refuse_later_release(current, max(migrations))
+        pending = {version: path for version, path in migrations.items() if version > current}
+        for version, path in pending.items():
+            for statement in statements_of(path.read_text(encoding="utf-8")):
                 context.execute(statement, {})
-            _record(context, migration)
+            context.insert(
+                "INSERT INTO migrations (guid, version, applied_at) VALUES (:guid, :version, :applied_at)",
+                {"guid": new_guid(), "version": version, "applied_at": datetime.now(UTC)},
+            )
         context.commit()
-    return [migration.version for migration in pending]
+    return list(pending)
 
 
 def require_current(database: Database, scripts: Path = SCRIPTS) -> None:
@@ -71,25 +63,16 @@ def require_current(database: Database, scripts: Path = SCRIPTS) -> None:
         ConfigurationError: they have not; the message says what to run.
     """
     version = schema_version(database)
-    migrations = migrations_for(database.kind, scripts)
-    _refuse_later_release(version, migrations)
-    needed = migrations[-1].version
+    needed = max(migrations_for(database.kind, scripts))
+    _refuse_later_release(version, needed)
     if version < needed:
         state = "has no tables yet" if version == 0 else f"is at version {version}, this release needs {needed}"
         raise ConfigurationError(f"The database {state}. Run: pixyproxy db init")
 
 
-def _refuse_later_release(version: int, migrations: Sequence[Migration]) -> None:
-    newest = migrations[-1].version
+def _refuse_later_release(version: int, newest: int) -> None:
     if version > newest:
         raise ConfigurationError(
             f"The database is at version {version}, made by a later release; this one knows {newest}. "
             "Run the later release of PixyProxy."
         )
-
-
-def _record(context: DatabaseContext, migration: Migration) -> None:
-    context.insert(
-        "INSERT INTO migrations (guid, version, applied_at) VALUES (:guid, :version, :applied_at)",
-        {"guid": new_guid(), "version": migration.version, "applied_at": datetime.now(UTC)},
-    )

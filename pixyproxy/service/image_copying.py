@@ -185,11 +185,11 @@ class ImageCopying:
                 copies = self._copies(context).get_copies(_PAGE_SIZE, after=after)
             if not copies:
                 return
-            deleted = [copy.image_guid for copy in copies if not copy.has_image]
+            deleted = [guid for guid, has_image in copies.items() if not has_image]
             failed = list(_failures(self._target.delete, deleted))
             yield from failed
             self._delete_copies([guid for guid in deleted if guid not in {result.guid for result in failed}])
-            after = copies[-1].image_guid
+            after = max(copies)
 
 
 def _attempt(work: Callable[[Subject], Result], subject: Subject, guid: str) -> Result | CopyResult:

@@ -36,29 +36,22 @@ LARGE_STEP = SealingStep(16_384, 2**24)
 """For sealing everything: whole blocks cost the least an image, but their images cannot be changed for seconds."""
 
 
-class SearchIndexer:
-    """Seals long tails in a thread of its own. Any number of servers may do so at the same time."""
+def search_indexer(database: Database, interval: float = 5.0, step: SealingStep = SMALL_STEP) -> PeriodicTask:
+    """Return the task that seals long tails in the background. Any number of servers may run it at the same time.
 
-    def __init__(self, database: Database, interval: float = 5.0, step: SealingStep = SMALL_STEP) -> None:
-        """Make an indexer that is not started; ``interval`` is the seconds between two looks at a short tail."""
-        self._database = database
-        self._interval = interval
-        self._step = step
-        self._task = PeriodicTask("search index", self._work, retry_interval=interval)
+    Args:
+        database: the database.
+        interval: the seconds between two looks at a short tail.
+        step: how much to seal in one transaction.
+    """
 
-    def start(self) -> None:
-        """Start the thread."""
-        self._task.start()
-
-    def close(self) -> None:
-        """End the thread."""
-        self._task.close()
-
-    def _work(self) -> float:
+    def seal() -> float:
         started = time.monotonic()
-        has_worked = take_step(self._database, self._step)
-        # While the tail is long, the indexer pauses as long as it works, to leave half of the time to other threads.
-        return time.monotonic() - started if has_worked else self._interval
+        has_worked = take_step(database, step)
+        # While the tail is long, the task pauses as long as it works, to leave half of the time to other threads.
+        return time.monotonic() - started if has_worked else interval
+
+    return PeriodicTask("search index", seal, retry_interval=interval)
 
 
 def take_step(database: Database, step: SealingStep = SMALL_STEP) -> bool:

@@ -14,7 +14,7 @@ import pytest
 from pixyproxy.core.models import Caller, Image, ImageFilter
 from pixyproxy.data.database import Database
 from pixyproxy.data.search.index import SearchIndexRepository
-from pixyproxy.service.indexer import SealingStep, SearchIndexer, seal_all, take_step
+from pixyproxy.service.indexer import SealingStep, seal_all, search_indexer, take_step
 from tests.contract.records import add_caller, add_images, minutes
 from tests.contract.small_blocks import LAYOUT, get_page
 from tests.contract.test_search_index import rows_of, sealed_terms
@@ -112,7 +112,7 @@ def test_everything_can_be_sealed_at_once(database: Database, ann: Caller, image
 def test_several_indexers_share_the_work(database: Database, ann: Caller, images: list[Image]) -> None:
     with ExitStack() as stack:
         for _ in range(3):
-            stack.enter_context(closing(SearchIndexer(database, step=STEP))).start()
+            stack.enter_context(closing(search_indexer(database, step=STEP))).start()
         wait_until(lambda: len(tail_of(database)) < 10, _TIMEOUT, "the tail to be sealed")
         check_all_found(database, ann, images)
 
@@ -136,7 +136,7 @@ def test_an_indexer_goes_on_after_an_error(
         return get_unsealed(self, limit)
 
     monkeypatch.setattr(SearchIndexRepository, "get_unsealed", fail_at_first)
-    with closing(SearchIndexer(database, interval=0.01, step=STEP)) as searching:
+    with closing(search_indexer(database, interval=0.01, step=STEP)) as searching:
         searching.start()
         wait_until(lambda: len(tail_of(database)) < 10, _TIMEOUT, "the tail to be sealed")
 

@@ -22,7 +22,7 @@ from pixyproxy.core.exceptions import ConfigurationError, ConflictError, PixyPro
 from pixyproxy.core.models import Caller, Image, ImageFilter, new_guid
 from pixyproxy.core.search_terms import index_terms
 from pixyproxy.data.database import Database, statements_of
-from pixyproxy.data.init import Migration, migrations_for, require_current, schema_version, upgrade
+from pixyproxy.data.init import migrations_for, require_current, schema_version, upgrade
 from pixyproxy.data.mysql import MySQLDatabase
 from pixyproxy.data.repositories.generations import GenerationRepository
 from pixyproxy.data.repositories.images import detail_to_dict
@@ -112,8 +112,8 @@ def test_a_later_step_keeps_all_data(empty_database: Database, tmp_path: Path) -
     image = add_image(empty_database, ann)
     folder = tmp_path / empty_database.kind
     folder.mkdir()
-    for migration in migrations_for(empty_database.kind):
-        (folder / migration.path.name).write_text(migration.path.read_text())
+    for path in migrations_for(empty_database.kind).values():
+        (folder / path.name).write_text(path.read_text())
     (folder / "904_add_colour.sql").write_text(
         "-- A comment; with a semicolon.\nALTER TABLE images\n  ADD COLUMN colour VARCHAR(8) NULL;\n"
         "UPDATE images SET colour = 'a;b';\n"
@@ -272,10 +272,10 @@ def first_release(empty_database: Database, tmp_path: Path) -> Database:
 
 def upgrade_to(version: int, database: Database, folder: Path) -> None:
     (folder / database.kind).mkdir()
-    steps = [step for step in migrations_for(database.kind) if step.version <= version]
-    for step in steps:
-        (folder / database.kind / step.path.name).write_text(step.path.read_text())
-    assert upgrade(database, folder) == [step.version for step in steps]
+    steps = {number: path for number, path in migrations_for(database.kind).items() if number <= version}
+    for path in steps.values():
+        (folder / database.kind / path.name).write_text(path.read_text())
+    assert upgrade(database, folder) == list(steps)
 
 
 def test_images_of_version_3_are_found_after_the_upgrade(version_3: Database) -> None:
@@ -514,11 +514,11 @@ def test_every_script_begins_with_full_internationalisation(path: Path) -> None:
 
 
 def test_the_steps_of_both_kinds_have_the_same_numbers_and_names() -> None:
-    names = [[migration.path.name for migration in migrations_for(kind)] for kind in ("mysql", "sqlite")]
+    names = [[path.name for path in migrations_for(kind).values()] for kind in ("mysql", "sqlite")]
 
     assert names[0] == names[1]
-    assert [migration.version for migration in migrations_for("mysql")] == VERSIONS
-    assert migrations_for("mysql")[0] == Migration(3, SCRIPTS / "mysql" / "003_create_tables.sql")
+    assert list(migrations_for("mysql")) == VERSIONS
+    assert migrations_for("mysql")[3] == SCRIPTS / "mysql" / "003_create_tables.sql"
 
 
 # --- The administrator's scripts -------------------------------------------------------------------------------------

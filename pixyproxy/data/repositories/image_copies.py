@@ -29,19 +29,6 @@ class ImageToCopy:
     is_copied: bool
 
 
-@dataclass(frozen=True)
-class Copy:
-    """A recorded copy.
-
-    Attributes:
-        image_guid: the image's guid.
-        has_image: whether the image still exists.
-    """
-
-    image_guid: str
-    has_image: bool
-
-
 class ImageCopyRepository:
     """The copies in one store, within one database context."""
 
@@ -67,8 +54,8 @@ class ImageCopyRepository:
         )
         return [ImageToCopy(**row) for row in rows]
 
-    def get_copies(self, limit: int, *, after: str) -> list[Copy]:
-        """Return the next copies after a guid, in the order of their guids."""
+    def get_copies(self, limit: int, *, after: str) -> dict[str, bool]:
+        """Return the next copies after a guid: by guids of images and in their order, whether the image exists."""
         rows = self._context.fetch_all(
             """
             SELECT page.image_guid, images.id IS NOT NULL AS has_image
@@ -81,7 +68,7 @@ class ImageCopyRepository:
             """,
             {"store": self._store_guid, "after": after, "limit": limit},
         )
-        return [Copy(**row) for row in rows]
+        return {row["image_guid"]: bool(row["has_image"]) for row in rows}
 
     def replace(self, image_guids: Sequence[str]) -> None:
         """Record copies of images, in place of earlier ones."""

@@ -45,23 +45,6 @@ class SearchLimits:
 DEFAULT_LIMITS = SearchLimits()
 
 
-@dataclass(frozen=True)
-class _Run:
-    """A run with images that may match.
-
-    Attributes:
-        newest: the creation time of the newest image of the run, in microseconds.
-        block: the number of its block.
-        number: its own number in that block.
-        posting: the offsets of the images of the block that may match.
-    """
-
-    newest: int
-    block: int
-    number: int
-    posting: Posting
-
-
 class _Page:
     """The newest images found so far, up to a limit."""
 
@@ -152,16 +135,18 @@ class ImageSearch:
     # --- The blocks --------------------------------------------------------------------------------------------------
 
     def _add_sealed(self, page: _Page, wanted: Sequence[Wanted], conditions: Conditions) -> None:
+        layout = self._limits.layout
         enough = self._limit  # images to check with one query
         candidates: list[int] = []
         for blocks in self._windows(self._blocks()):
             if page.is_full_before(blocks[0].newest):
                 break
-            for run in self._runs(blocks, wanted):
-                if page.is_full_before(run.newest):
+            matches = self._matches(blocks, wanted)
+            for newest, block, run in self._runs(blocks, matches):
+                if page.is_full_before(newest):
                     break
-                first = self._limits.layout.first_id(run.block)
-                candidates += [first + offset for offset in self._limits.layout.offsets_in_run(run.posting, run.number)]
+                first = layout.first_id(block)
+                candidates += [first + offset for offset in layout.offsets_in_run(matches[block], run)]
                 if len(candidates) >= enough:
                     page.add(self._matching(candidates, conditions))
                     candidates = []
@@ -191,21 +176,22 @@ class ImageSearch:
             and (self._after is None or oldest <= microseconds(self._after.created_at))
         )
 
-    def _runs(self, blocks: Sequence[Block], wanted: Sequence[Wanted]) -> list[_Run]:
-        """Return the runs of these blocks that may have matches, the one with the newest image first."""
+    def _runs(self, blocks: Sequence[Block], matches: Mapping[int, Posting]) -> list[tuple[int, int, int]]:
+        """Return the runs that may have matches, the one with the newest image first.
+
+        A run is given as the creation time of its newest image in microseconds, its block, and its number in that.
+        """
         layout = self._limits.layout
-        matches = self._matches(blocks, wanted)
         runs = []
         for block in blocks:
-            posting = matches.get(block.number)
-            if posting:
+            if block.number in matches:
                 bounds = RunBounds.decode(block.bounds, layout.runs)
                 runs += [
-                    _Run(bounds.newest[run], block.number, run, posting)
-                    for run in layout.runs_of(posting)
+                    (bounds.newest[run], block.number, run)
+                    for run in layout.runs_of(matches[block.number])
                     if self._is_in_time(bounds.oldest[run], bounds.newest[run])
                 ]
-        return sorted(runs, key=lambda run: run.newest, reverse=True)
+        return sorted(runs, reverse=True)
 
     def _matches(self, blocks: Sequence[Block], wanted: Sequence[Wanted]) -> dict[int, Posting]:
         """Return for each of these blocks the images that are indexed under all that is wanted, if there are any."""
