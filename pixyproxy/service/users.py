@@ -22,16 +22,16 @@ from pixyproxy.service.sign_in.throttle import SignInThrottle
 
 _logger = logging.getLogger(__name__)
 
+# How long another process's change of a user may go unnoticed here.
+_LOOK_FOR_CHANGES_SECONDS = 1.0
 _NEVER = float("-inf")
 
 
 class UserService(UserServiceInterface):
     """Who may sign in; ``UserServiceInterface`` documents the methods."""
 
-    def __init__(self, database: Database, throttle: SignInThrottle, *, revalidation_interval: float = 1.0) -> None:
-        """Make the service; a change of a user by another process is seen within ``revalidation_interval`` seconds."""
+    def __init__(self, database: Database, throttle: SignInThrottle) -> None:
         self._database = database
-        self._revalidation_interval = revalidation_interval
         self._throttle = throttle
         self._passwords = Passwords()
         self._queue = SignInQueue(throttle.pause)
@@ -130,7 +130,7 @@ class UserService(UserServiceInterface):
                 self._looking.release()
 
     def _must_look(self) -> bool:
-        return time.monotonic() - self._looked_at >= self._revalidation_interval
+        return time.monotonic() - self._looked_at >= _LOOK_FOR_CHANGES_SECONDS
 
     def _look(self) -> None:
         with self._database.reading() as context:

@@ -19,6 +19,7 @@ from pixyproxy.core.exceptions import (
 )
 from pixyproxy.core.models import Caller, UserClass, UserCreate
 from pixyproxy.data.database import Database
+from pixyproxy.service import users
 from pixyproxy.service.sign_in import credential_cache
 from pixyproxy.service.sign_in.passwords import Passwords
 from pixyproxy.service.sign_in.throttle import SignInThrottle
@@ -196,36 +197,38 @@ def test_the_database_is_asked_only_where_a_password_is_checked(
 
 
 @pytest.fixture
-def attentive_service(database: Database) -> UserService:
-    """A service that looks for changes of users at every call."""
-    return UserService(database, SignInThrottle(database, max_failures=3, window=60), revalidation_interval=0.0)
+def looks_always(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(users, "_LOOK_FOR_CHANGES_SECONDS", 0.0)
 
 
-def test_a_changed_password_counts_at_once(attentive_service: UserService, database: Database) -> None:
-    add(attentive_service)
-    attentive_service.authenticate_user("alice", PASSWORD, ADDRESS)
+@pytest.mark.usefixtures("looks_always")
+def test_a_changed_password_counts_at_once(service: UserService, database: Database) -> None:
+    add(service)
+    service.authenticate_user("alice", PASSWORD, ADDRESS)
     # As another process would.
     UserService(database, SignInThrottle(database, 3, 60)).change_password("alice", "another horse")
 
     with pytest.raises(CredentialsInvalidError):
-        attentive_service.authenticate_user("alice", PASSWORD, ADDRESS)
-    assert attentive_service.authenticate_user("alice", "another horse", ADDRESS).username == "alice"
+        service.authenticate_user("alice", PASSWORD, ADDRESS)
+    assert service.authenticate_user("alice", "another horse", ADDRESS).username == "alice"
 
 
-def test_a_removed_user_is_refused_at_once(attentive_service: UserService) -> None:
-    add(attentive_service)
-    attentive_service.authenticate_user("alice", PASSWORD, ADDRESS)
-    assert not attentive_service.remove_user("alice")
+@pytest.mark.usefixtures("looks_always")
+def test_a_removed_user_is_refused_at_once(service: UserService) -> None:
+    add(service)
+    service.authenticate_user("alice", PASSWORD, ADDRESS)
+    assert not service.remove_user("alice")
 
     with pytest.raises(CredentialsInvalidError):
-        attentive_service.authenticate_user("alice", PASSWORD, ADDRESS)
+        service.authenticate_user("alice", PASSWORD, ADDRESS)
 
 
+@pytest.mark.usefixtures("looks_always")
 def test_what_is_found_right_while_users_change_is_not_remembered(
-    attentive_service: UserService, database: Database, monkeypatch: pytest.MonkeyPatch
+    service: UserService, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The password changes after the hash was read and before it is found right."""
-    add(attentive_service)
+    add(service)
     check = Passwords.check
 
     def check_while_it_changes(self: Passwords, password: str, password_hash: str | None) -> bool:
@@ -234,10 +237,10 @@ def test_what_is_found_right_while_users_change_is_not_remembered(
         return check(self, password, password_hash)
 
     monkeypatch.setattr(Passwords, "check", check_while_it_changes)
-    attentive_service.authenticate_user("alice", PASSWORD, ADDRESS)
+    service.authenticate_user("alice", PASSWORD, ADDRESS)
 
     with pytest.raises(CredentialsInvalidError):
-        attentive_service.authenticate_user("alice", PASSWORD, ADDRESS)
+        service.authenticate_user("alice", PASSWORD, ADDRESS)
 
 
 def test_the_cache_keeps_no_password() -> None:
