@@ -47,7 +47,7 @@ from pixyproxy.service.creation.worker import GenerationWorker
 from pixyproxy.service.generations import GenerationService
 from pixyproxy.service.image_copying import ImageCopying
 from pixyproxy.service.image_service import ImageService
-from pixyproxy.service.indexer import SearchIndexer
+from pixyproxy.service.indexer import search_indexer
 from pixyproxy.service.interfaces import GenerationServiceInterface, ImageServiceInterface, UserServiceInterface
 from pixyproxy.service.page_tokens import PageTokens, new_page_token_key
 from pixyproxy.service.sign_in.throttle import SignInThrottle
@@ -252,7 +252,7 @@ def build_generation_worker(
         number: its number, from 0 on.
     """
     with ExitStack() as stack:
-        indexer = stack.enter_context(closing(SearchIndexer(base.database)))
+        indexer = stack.enter_context(closing(search_indexer(base.database)))
         indexer.start()
         owner, limit, observer = shared.owners[number], shared.generations[number], base.watch.generations
         base.watch.set_slots(limit)

@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from benchmarks.million import corpus
 from pixyproxy.bootstrap import open_database
 from pixyproxy.data.database import Database
-from pixyproxy.data.search import postings
+from pixyproxy.data.search.postings import DEFAULT_LAYOUT
 from pixyproxy.settings import Settings
 from tests.support.database_binaries import DatabaseKind, find_binary, install_binary
 from tests.support.database_servers import RunningServer
@@ -141,7 +141,7 @@ def _cache() -> Path:
 def _folder(base: Path, kind: Kind, count: int) -> Path:
     """The folder for what is made today; those for what was made by other rules are removed."""
     texts = [script.read_text(encoding="utf-8") for script in sorted(_SCRIPTS.rglob("*.sql"))]
-    rules = repr((corpus.VERSION, corpus.SEED, postings.BLOCK_BITS, postings.RUN_BITS, texts))
+    rules = repr((corpus.VERSION, corpus.SEED, DEFAULT_LAYOUT.block_bits, DEFAULT_LAYOUT.run_bits, texts))
     name = f"{kind}-{count}-"
     folder = base / f"{name}{hashlib.sha256(rules.encode()).hexdigest()[:12]}"
     for old in base.glob(f"{name}*"):

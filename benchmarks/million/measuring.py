@@ -24,8 +24,8 @@ from pixyproxy.data.repositories.image_conditions import ImagePosition, scope_of
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.repositories.server_values import ServerValueRepository
 from pixyproxy.data.repositories.users import UserRepository
-from pixyproxy.data.search import postings
 from pixyproxy.data.search.index import Indexed, SearchIndexRepository
+from pixyproxy.data.search.postings import DEFAULT_LAYOUT
 from pixyproxy.service.indexer import take_step
 from pixyproxy.service.page_tokens import PageTokens
 from tests.support.image_client import ImageClient
@@ -256,7 +256,7 @@ def _background(fresh: Database) -> float:
     """Return the milliseconds an image that the indexer takes to fill a whole block."""
     init.upgrade(fresh)
     user = UserCreate(username="author", password=SecretStr("none"))
-    count = 1 << postings.BLOCK_BITS
+    count = 1 << DEFAULT_LAYOUT.block_bits
     with fresh.transaction() as context:
         author_id = UserRepository(context).insert(user).id
         context.commit()

@@ -1,4 +1,4 @@
-"""Rules for text that people give: what is refused, and when two texts count as the same.
+"""Rules for text from people: which characters are refused, and which texts are equal.
 
 Author: djjay
 Date: 2026-11-20
@@ -11,37 +11,37 @@ import unicodedata
 from collections.abc import Iterator
 from itertools import dropwhile, groupby
 
-# C0, DEL and C1 controls, and the two Unicode line breaks, none of which a one-line text can hold; and lone surrogates,
-# which stand for bytes of the command line that are no text, and which no database stores.
+# C0, DEL and C1 controls and the two Unicode line breaks, which a text of one line must not have; and lone surrogates,
+# which stand for invalid bytes of the command line and which no database stores.
 _CONTROLS_IN_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 # A prompt may have several lines and tabs.
 _CONTROLS_IN_PROSE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
-# They stand inside of words of Persian, Sinhala and other scripts.
+# Parts of words in Persian, Sinhala and other scripts.
 _JOINERS = "\u200c\u200d"
 
 
 def has_control_characters(text: str, *, multiline: bool = False) -> bool:
-    """Tell whether ``text`` holds control characters; with ``multiline``, tab and line breaks are no such."""
+    """Tell whether ``text`` has control characters; with ``multiline``, tab and line breaks are allowed."""
     return (_CONTROLS_IN_PROSE if multiline else _CONTROLS_IN_LINE).search(text) is not None
 
 
 def exact_key(text: str) -> str:
-    """Return what two spellings of the same text have in common: its composed form (NFC), case kept.
+    """Return the composed form (NFC) of a text, with its case.
 
-    An é typed as one character and an é typed as e and an accent are the same name to people.
+    An é typed as one character and an é typed as e and an accent are then equal.
     """
     return unicodedata.normalize("NFC", text)
 
 
 def caseless_key(text: str) -> str:
-    """Return what a text and its upper- or lower-case forms have in common, accents kept."""
+    """Return a form that is equal for a text and its upper- and lower-case forms, with its accents."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
 
 
 def slug(text: str, *, max_length: int = 60) -> str:
-    """Return the words of ``text`` in its own script, lower-case and joined by hyphens, or "" where it has none.
+    """Return the words of ``text`` in its own script, in lower case and joined by hyphens, or "" if it has none.
 
-    Whole words are kept as long as they fit into ``max_length`` characters; a first word that is longer is cut.
+    Words that do not fit into ``max_length`` characters are left out; a longer first word is truncated.
     """
     words = list(_words_of(unicodedata.normalize("NFC", text[: max_length * 4]).lower()))
     chosen = words[0][:max_length] if words else ""
@@ -55,12 +55,12 @@ def slug(text: str, *, max_length: int = 60) -> str:
 def _words_of(text: str) -> Iterator[str]:
     for is_in_word, characters in groupby(text, key=_is_in_word):
         if is_in_word:
-            # Marks that follow no letter, such as what makes a symbol an emoji, are no words.
+            # A mark without a letter is no word, such as the variation selector of an emoji.
             word = "".join(dropwhile(lambda character: not character.isalnum(), characters)).rstrip(_JOINERS)
             if word:
                 yield word
 
 
 def _is_in_word(character: str) -> bool:
-    """Whether a word goes on: marks belong to it, among them the vowels of many scripts and the dot of a small İ."""
+    """Tell whether a character is part of a word; marks are, such as the vowels of many scripts and the dot of İ."""
     return character.isalnum() or character in _JOINERS or unicodedata.category(character)[0] == "M"

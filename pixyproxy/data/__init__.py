@@ -1,8 +1,7 @@
-"""Where everything is kept: the databases behind repositories, and the store of image bytes.
+"""Databases with their repositories, and stores of image bytes.
 
-The C extension of mysql-connector-python brings an OpenSSL of its own, and cannot be loaded any more once an older one
-of the system is there (Debian 12 has one): whoever serves imports this package before anything that imports `ssl` or
-`hashlib`.
+The C extension of mysql-connector-python has an OpenSSL of its own, and cannot be loaded after an older one of the
+system, as on Debian 12. So a server imports this package before anything that imports `ssl` or `hashlib`.
 """
 
 from contextlib import suppress

@@ -1,13 +1,13 @@
-"""What repositories know of a database: contexts to run SQL in, alike on every kind of database.
+"""The interface of a database: contexts in which repositories run the same SQL on every kind of database.
 
-SQL is written once, with named parameters (``:name``). Times go in and come out as aware datetimes in UTC, rows come
-out as dicts, and errors as exceptions of ``pixyproxy.core``.
+SQL has named parameters (``:name``). Times are aware datetimes, and in UTC in results; rows are dicts; errors are
+exceptions of ``pixyproxy.core``.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
@@ -16,34 +16,39 @@ Parameters = Mapping[str, Any]
 
 
 class DatabaseContext(ABC):
-    """A connection in use by one thread: either reading, or inside a transaction."""
+    """A connection in use by one thread, outside of a transaction or within one."""
 
     @abstractmethod
     def fetch_all(self, sql: str, parameters: Parameters) -> list[Row]:
         """Run a query and return all its rows.
 
         Raises:
-            DBConnectionError: the database cannot be reached or did not answer in time.
+            DBConnectionError: the database cannot be reached, or did not answer in time.
         """
 
     def fetch_one(self, sql: str, parameters: Parameters) -> Row | None:
-        """Run a query that gives at most one row, and return it, or None."""
+        """Run a query that returns at most one row; return that row, or None."""
         rows = self.fetch_all(sql, parameters)
         return rows[0] if rows else None
 
+    def fetch_value(self, sql: str, parameters: Parameters) -> Any | None:
+        """Run a query for one column of at most one row; return the value, or None."""
+        row = self.fetch_one(sql, parameters)
+        return None if row is None else next(iter(row.values()))
+
     @abstractmethod
     def execute(self, sql: str, parameters: Parameters) -> int:
-        """Run a statement and return the number of rows that it matched.
+        """Run a statement; return the number of rows that it matched.
 
         Raises:
             DBConnectionError: as for ``fetch_all``.
             ConstraintViolationError: the statement would break a constraint.
-            ConflictError: a deadlock; the whole transaction is rolled back and may be tried again.
+            ConflictError: a deadlock; the whole transaction is rolled back and may be repeated.
         """
 
     @abstractmethod
     def insert(self, sql: str, parameters: Parameters) -> int:
-        """Run an INSERT of one row and return the integer id that it was given. Raises as ``execute``."""
+        """Run an INSERT of one row; return the integer id of the row. Raises as ``execute``."""
 
     @abstractmethod
     def execute_many(self, sql: str, rows: Sequence[Parameters]) -> None:
@@ -51,20 +56,20 @@ class DatabaseContext(ABC):
 
     @abstractmethod
     def commit(self) -> None:
-        """Make the transaction's changes last. Without it they are rolled back at the end of the context."""
+        """Commit the transaction, which is otherwise rolled back at the end of the context."""
 
 
 class Database(ABC):
-    """A database that contexts are taken from. Safe to use from many threads at once."""
+    """A database. Safe to use from many threads at once."""
 
     kind: Literal["mysql", "sqlite"]
     for_update: str
-    """What a SELECT ends with that locks its rows until the transaction ends; empty where transactions exclude
-    one another anyway."""
+    """The end of a SELECT that locks its rows until the end of the transaction; empty where transactions are
+    serialized anyway."""
 
     @abstractmethod
     def reading(self) -> AbstractContextManager[DatabaseContext]:
-        """Give a context in which every query stands alone, without a transaction around it."""
+        """Open a context outside of a transaction."""
 
     @abstractmethod
     def transaction(self) -> AbstractContextManager[DatabaseContext]:
@@ -72,23 +77,28 @@ class Database(ABC):
 
     @abstractmethod
     def migrating(self) -> AbstractContextManager[DatabaseContext]:
-        """Give a context to change the tables in, without a limit of time, while nobody else can.
+        """Open a context for a migration, without time limits, that excludes other migrations.
 
         Raises:
-            ConflictError: somebody else has been changing them for a minute.
+            ConflictError: another migration has not ended in time.
         """
 
     @abstractmethod
     def has_table(self, name: str) -> bool:
-        """Tell whether there is such a table."""
+        """Tell whether a table exists."""
 
     @abstractmethod
     def close(self) -> None:
         """Close all connections."""
 
 
+def in_list(numbers: Iterable[int]) -> str:
+    """Return numbers as the list of a condition with IN."""
+    return ", ".join(map(str, numbers))
+
+
 def statements_of(script: str) -> Iterator[str]:
-    """Split a script into statements, which end with a semicolon at the end of a line, and drop comment lines."""
+    """Split a script into statements, which end with a semicolon at the end of a line; skip comment lines."""
     lines: list[str] = []
     for line in script.splitlines():
         if line.startswith("--") or not line.strip():

@@ -1,8 +1,4 @@
-"""A pool of database connections.
-
-The driver's own pool raises at once when it is empty and holds one lock for the whole process while it reconnects;
-SQLAlchemy's costs more than half of what the query itself does. See docs/decisions.md.
-"""
+"""A pool of database connections. docs/decisions.md compares it with those of the driver and of SQLAlchemy."""
 
 from __future__ import annotations
 
@@ -15,16 +11,12 @@ from pixyproxy.core.exceptions import DBConnectionError
 
 Connection = TypeVar("Connection")
 
-# While the database is away, how often it is tried at most.
-_TRY_EVERY_SECONDS = 0.5
-# From here on, a thread counts as having waited for its turn.
+# A thread that has waited longer for a slot does not also wait for a new connection.
 _LONG_WAIT_SECONDS = 0.5
-# What was answered just before the database fell silent may be told to the pool only after that.
-_SLACK_SECONDS = 0.5
 
 
 class ConnectionPool(Generic[Connection]):
-    """At most ``size`` connections, each used by one thread at a time; the one used last is given out first."""
+    """At most ``size`` connections, each used by one thread at a time; the one used last is handed out first."""
 
     def __init__(
         self,
@@ -33,123 +25,125 @@ class ConnectionPool(Generic[Connection]):
         *,
         size: int,
         wait: float,
+        retry_interval: float = 0.5,
+        silence_tolerance: float = 0.5,
     ) -> None:
         """Make an empty pool.
 
         Args:
-            connect: opens a connection; raises ``DBConnectionError`` where it cannot.
+            connect: opens a connection, or raises ``DBConnectionError``.
             disconnect: closes one; must not raise.
             size: the most connections that are open at a time.
-            wait: the most seconds that a thread waits for its turn.
+            wait: the most seconds that a thread waits for a slot.
+            retry_interval: the least seconds between two attempts to connect while the database is down.
+            silence_tolerance: how many seconds after the start of a silence an answer may be reported that arrived
+                before it.
         """
         self._connect = connect
         self._disconnect = disconnect
         self._wait = wait
-        self._turns = threading.BoundedSemaphore(size)
+        self._silence_tolerance = silence_tolerance
+        self._slots = threading.BoundedSemaphore(size)
         self._idle: list[Connection] = []
         self._closed = False
-        # While the database is away, a thread tries to connect now and then, and the others are refused at once. The
-        # next one does not wait for the one before, which may hang in a connection that the network has lost; those
-        # that hang, each about as long as others wait for a turn, take half of the turns at most.
-        self._is_away = False
-        self._try_every = max(_TRY_EVERY_SECONDS, 2 * wait / size)
-        self._next_try_at = 0.0
+        # While the database is down, one thread at a time tries to connect, and the others are refused at once. The
+        # next attempt does not wait for the last one, which may hang for as long as ``wait`` where the network drops
+        # packets; the interval keeps the attempts that hang from taking more than half of the slots.
+        self._is_down = False
+        self._retry_interval = max(retry_interval, 2 * wait / size)
+        self._next_attempt_at = 0.0
         self._lock = threading.Lock()
-        self._heard_at = 0.0  # when the database last answered anybody, as far as the pool is told
+        self._last_answer_at = 0.0
 
     def acquire(self) -> tuple[Connection, bool]:
-        """Take a connection; return it, and whether it was used before, so that it may have died meanwhile.
+        """Take a connection; return it, and whether it was used before, so that it may have died since.
 
         Raises:
-            DBConnectionError: no connection became free in time, or a new one could not be made.
+            DBConnectionError: no connection became free in time, or a new one could not be opened.
         """
-        began = time.monotonic()
-        if not self._turns.acquire(timeout=self._wait):
+        started = time.monotonic()
+        if not self._slots.acquire(timeout=self._wait):
             raise DBConnectionError("The database is busy; try again.", retry_after=1.0)
-        has_waited = time.monotonic() - began > _LONG_WAIT_SECONDS
+        has_waited = time.monotonic() - started > _LONG_WAIT_SECONDS
         try:
-            # list.pop and list.append need no lock of ours: each is one step of the interpreter.
+            # list.pop and list.append are atomic.
             return self._idle.pop(), True
         except IndexError:
             pass
-        try:
-            return self._connect_or_refuse(has_waited=has_waited), False
-        except BaseException:
-            self._turns.release()
-            raise
+        return self._open(has_waited=has_waited), False
 
     def renew(self, dead: Connection) -> Connection:
-        """Exchange a connection that turned out to be dead for a new one.
+        """Replace a dead connection by a new one.
 
-        The idle ones are dropped as well: what ended one, such as a restart of the server, ended them all.
+        The idle connections are closed as well: a restart of the server ends them all.
 
         Raises:
-            DBConnectionError: a new one could not be made; the caller then holds none.
+            DBConnectionError: a new one could not be opened; the caller then has none.
         """
         self._disconnect(dead)
-        self._drop_idle()
-        try:
-            return self._connect_or_refuse()
-        except BaseException:
-            self._turns.release()
-            raise
+        self._close_idle()
+        return self._open()
 
     def release(self, connection: Connection, *, reusable: bool) -> None:
-        """Give a connection back; one that is not ``reusable``, because its work was cut off, is closed.
+        """Return a connection; one that is not ``reusable``, because a statement was interrupted, is closed.
 
-        While the database is away, the idle ones are closed as well.
+        While the database is down, the idle connections are closed as well.
         """
         if reusable:
-            self._heard_at = time.monotonic()
+            self._last_answer_at = time.monotonic()
         if reusable and not self._closed:
             self._idle.append(connection)
         else:
             self._disconnect(connection)
-            if self._is_away or self._closed:
-                self._drop_idle()
-        self._turns.release()
+            if self._is_down or self._closed:
+                self._close_idle()
+        self._slots.release()
 
-    def note_silence(self, since: float) -> None:
-        """Note that the database has not answered since a time by ``time.monotonic``.
+    def report_silence(self, since: float) -> None:
+        """Report that a statement has had no answer since a time of ``time.monotonic``.
 
-        It is then taken to be away until a connection is made; so threads that wait do not each find out for
-        themselves. Where it has answered others meanwhile, it is only slow with one.
+        The database is then regarded as down until a connection is opened, unless it has answered others since.
         """
-        if self._heard_at < since + _SLACK_SECONDS:
-            self._is_away = True
+        if self._last_answer_at < since + self._silence_tolerance:
+            self._is_down = True
 
     def close(self) -> None:
-        """Close all idle connections now, and each one in use when it is given back."""
+        """Close all idle connections now, and each one in use when it is returned."""
         self._closed = True
-        self._drop_idle()
+        self._close_idle()
 
-    def _connect_or_refuse(self, *, has_waited: bool = False) -> Connection:
-        # Where a turn becomes free without a connection, that one was cut off: whoever has waited for it already is not
-        # kept waiting as long again.
-        if has_waited or (self._is_away and not self._may_try()):
-            raise DBConnectionError("The database cannot be reached; try again.", retry_after=1.0)
-        began = time.monotonic()
+    def _open(self, *, has_waited: bool = False) -> Connection:
+        """Open a connection in the slot of this thread, which is released if that fails."""
         try:
-            connection = self._connect()
-        except DBConnectionError:
-            self.note_silence(began)
+            # A slot that was released without a connection is that of an interrupted one. A thread that has waited for
+            # it must not wait as long again.
+            if has_waited or (self._is_down and not self._may_try()):
+                raise DBConnectionError("The database cannot be reached; try again.", retry_after=1.0)
+            started = time.monotonic()
+            try:
+                connection = self._connect()
+            except DBConnectionError:
+                self.report_silence(started)
+                raise
+        except BaseException:
+            self._slots.release()
             raise
-        self._heard_at = time.monotonic()
-        self._is_away = False
+        self._last_answer_at = time.monotonic()
+        self._is_down = False
         return connection
 
     def _may_try(self) -> bool:
         with self._lock:
             now = time.monotonic()
-            if now < self._next_try_at:
+            if now < self._next_attempt_at:
                 return False
-            self._next_try_at = now + self._try_every
+            self._next_attempt_at = now + self._retry_interval
             return True
 
-    def _drop_idle(self) -> None:
-        while True:
+    def _close_idle(self) -> None:
+        while self._idle:
             try:
                 connection = self._idle.pop()
-            except IndexError:
+            except IndexError:  # Another thread took the last one.
                 return
             self._disconnect(connection)

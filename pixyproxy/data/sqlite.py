@@ -19,8 +19,6 @@ from pixyproxy.core.exceptions import (
 from pixyproxy.data.database import Database, DatabaseContext, Parameters, Row
 from pixyproxy.data.pool import ConnectionPool
 
-_BUSY_TIMEOUT_SECONDS = 5.0
-_MIGRATION_WAIT_SECONDS = 60.0
 _CONFLICT_ERRORS = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _CONNECTION_ERRORS = frozenset(
     {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH}
@@ -45,11 +43,23 @@ class SQLiteDatabase(Database):
     """A database in one file, shared by threads and processes of one machine."""
 
     kind: Literal["mysql", "sqlite"] = "sqlite"
-    for_update = ""  # BEGIN IMMEDIATE lets one writer in at a time.
+    for_update = ""  # BEGIN IMMEDIATE admits one writer at a time.
 
-    def __init__(self, path: Path, *, pool_size: int, pool_wait: float) -> None:
-        """Open nothing yet; the file is made with the first connection, its folder must be there."""
+    def __init__(
+        self, path: Path, *, pool_size: int, pool_wait: float, busy_timeout: float = 5.0, migration_wait: float = 60.0
+    ) -> None:
+        """Make a database without opening it.
+
+        Args:
+            path: the file, which is made with the first connection; its folder must exist.
+            pool_size: the most connections at a time.
+            pool_wait: the most seconds to wait for one of them.
+            busy_timeout: the most seconds to wait for another writer.
+            migration_wait: the most seconds to wait for another migration.
+        """
         self._path = path
+        self._busy_timeout = busy_timeout
+        self._migration_wait = migration_wait
         self._pool = ConnectionPool(self._connect, sqlite3.Connection.close, size=pool_size, wait=pool_wait)
 
     def reading(self) -> AbstractContextManager[DatabaseContext]:  # noqa: D102  inherited
@@ -60,18 +70,18 @@ class SQLiteDatabase(Database):
 
     @contextmanager
     def migrating(self) -> Iterator[DatabaseContext]:  # noqa: D102  inherited
-        # Beside the pool, which may hold no second connection. All steps are one transaction.
-        connection = self._connect(_MIGRATION_WAIT_SECONDS)
+        # Outside of the pool, which may have a single connection. All steps are one transaction.
+        connection = self._connect(self._migration_wait)
         try:
             _run(connection, "BEGIN IMMEDIATE", {})
             yield _SQLiteContext(connection)
         finally:
-            connection.close()  # Which rolls back what was not committed.
+            connection.close()  # This rolls back what was not committed.
 
     def has_table(self, name: str) -> bool:  # noqa: D102  inherited
         with self.reading() as context:
             sql = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = :name"
-            return context.fetch_one(sql, {"name": name}) is not None
+            return context.fetch_value(sql, {"name": name}) is not None
 
     def close(self) -> None:  # noqa: D102  inherited
         self._pool.close()
@@ -80,18 +90,18 @@ class SQLiteDatabase(Database):
         try:
             connection = sqlite3.connect(
                 self._path,
-                timeout=_BUSY_TIMEOUT_SECONDS if busy_timeout is None else busy_timeout,
+                timeout=self._busy_timeout if busy_timeout is None else busy_timeout,
                 isolation_level=None,
-                # The pool hands a connection from thread to thread, never to two at once.
+                # The pool gives a connection to one thread at a time.
                 check_same_thread=False,
             )
         except sqlite3.Error as error:
             raise _translated(error) from error
-        connection.row_factory = sqlite3.Row
+        connection.row_factory = _row_of
         try:
-            # Readers and the writer do not wait for one another, and every commit is on the disk when it returns.
+            # Readers and the writer do not block one another, and a commit is on the disk when it returns.
             with suppress(ConflictError):
-                # Refused while somebody else switches a new file, which keeps the mode for all.
+                # Refused while another connection sets the mode of a new file, which is stored in the file.
                 _run(connection, "PRAGMA journal_mode = WAL", {})
             _run(connection, "PRAGMA synchronous = FULL", {})
             _run(connection, "PRAGMA foreign_keys = ON", {})
@@ -109,7 +119,7 @@ class SQLiteDatabase(Database):
             yield _SQLiteContext(connection)
         finally:
             if connection.in_transaction:
-                with suppress(sqlite3.Error):  # SQLite itself rolls back after some errors.
+                with suppress(sqlite3.Error):  # SQLite rolls back by itself after some errors.
                     connection.rollback()
             self._pool.release(connection, reusable=not connection.in_transaction)
 
@@ -119,17 +129,15 @@ class _SQLiteContext(DatabaseContext):
         self._connection = connection
 
     def fetch_all(self, sql: str, parameters: Parameters) -> list[Row]:
-        return [
-            {name: _from_sqlite(name, row[name]) for name in row.keys()}  # noqa: SIM118  a Row is no dict
-            for row in _run(self._connection, sql, parameters).fetchall()
-        ]
+        rows: list[Row] = _run(self._connection, sql, parameters).fetchall()
+        return rows
 
     def execute(self, sql: str, parameters: Parameters) -> int:
         return _run(self._connection, sql, parameters).rowcount
 
     def insert(self, sql: str, parameters: Parameters) -> int:
         row_id = _run(self._connection, sql, parameters).lastrowid
-        assert row_id is not None  # noqa: S101  every INSERT sets it
+        assert row_id is not None  # noqa: S101  set by every INSERT
         return row_id
 
     def execute_many(self, sql: str, rows: Sequence[Parameters]) -> None:
@@ -155,24 +163,26 @@ def _to_row(parameters: Parameters) -> dict[str, Any]:
 
 
 def _to_sqlite(value: Any) -> Any:
-    """Write times so that their order as text is their order in time."""
+    """Convert times to text whose order is the order of the times."""
     if isinstance(value, datetime):
-        # Not strftime, which writes years before 1000 with fewer than four digits.
+        # Unlike strftime, this pads years before 1000 to four digits.
         return value.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
     return value
 
 
-def _from_sqlite(column: str, value: Any) -> Any:
-    """Read times, which are the columns whose names end in ``_at``."""
-    if column.endswith("_at") and isinstance(value, str):
-        return datetime.fromisoformat(value).replace(tzinfo=UTC)
-    return value
+def _row_of(cursor: sqlite3.Cursor, values: Sequence[Any]) -> Row:
+    """Return a row as a dict, with times in place of the texts in columns whose names end in ``_at``."""
+    row = {column[0]: value for column, value in zip(cursor.description, values, strict=True)}
+    for name, value in row.items():
+        if name.endswith("_at") and isinstance(value, str):
+            row[name] = datetime.fromisoformat(value).replace(tzinfo=UTC)
+    return row
 
 
 def _translated(error: sqlite3.Error) -> PixyProxyException:
     if isinstance(error, sqlite3.IntegrityError):
         return ConstraintViolationError("The record breaks a rule of the database.")
-    # The lower byte is the kind of the error, the others say more of it; errors of the driver itself have none.
+    # The lower byte is the primary code. Errors of the driver itself have no code.
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
     if code == sqlite3.SQLITE_FULL:
         return StorageFullError("There is no room left for the details of images.")

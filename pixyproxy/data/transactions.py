@@ -1,4 +1,4 @@
-"""Transactions that are tried again where the database gave one of two up in favour of the other."""
+"""Transactions that are repeated after a deadlock."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from pixyproxy.data.database import Database, DatabaseContext
 Result = TypeVar("Result")
 
 _ATTEMPTS = 4
-_LONGEST_PAUSE = 0.05  # seconds; a deadlock is over once one of the two is gone
-# A conflict that took longer was a lock that somebody keeps, not a deadlock: to wait for it again helps nobody.
+_LONGEST_PAUSE_SECONDS = 0.05
+# A conflict that took longer is not a deadlock but a lock that is held for long, and is not waited for again.
 _QUICK_SECONDS = 1.0
 
 
 def in_transaction(database: Database, work: Callable[[DatabaseContext], Result]) -> Result:
-    """Run ``work`` in a transaction, commit it, and return what it returns.
+    """Run ``work`` in a transaction, commit it, and return its result.
 
-    After a deadlock the whole of it is rolled back and run again, which is safe because nothing of it has happened;
-    so ``work`` must do nothing but work on its context.
+    After a deadlock the transaction is rolled back and ``work`` runs again, so it must have no effects outside of its
+    context.
 
     Raises:
-        ConflictError: the same happened several times over.
+        ConflictError: the last attempt failed with a conflict as well.
     """
     for attempt in range(1, _ATTEMPTS + 1):
         started = time.monotonic()
@@ -37,5 +37,5 @@ def in_transaction(database: Database, work: Callable[[DatabaseContext], Result]
         except ConflictError:
             if attempt == _ATTEMPTS or time.monotonic() - started > _QUICK_SECONDS:
                 raise
-            time.sleep(random.uniform(0, _LONGEST_PAUSE))  # noqa: S311  no secret
+            time.sleep(random.uniform(0, _LONGEST_PAUSE_SECONDS))  # noqa: S311  no secret
     raise AssertionError("unreachable")

@@ -42,17 +42,17 @@ class ObservedImageStore(ImageStore):
     def delete(self, guid: str) -> None:  # noqa: D102  inherited
         recorded(self._record, "delete", "", self._store.delete, guid)
 
-    def write_note(self, guid: str, note: str) -> None:  # noqa: D102  inherited
-        recorded(self._record, "write_note", "", self._store.write_note, guid, note)
+    def write_manifest(self, guid: str, manifest: str) -> None:  # noqa: D102  inherited
+        recorded(self._record, "write_manifest", "", self._store.write_manifest, guid, manifest)
 
-    def read_note(self, guid: str) -> str | None:  # noqa: D102  inherited
-        return recorded(self._record, "read_note", "", self._store.read_note, guid)
+    def read_manifest(self, guid: str) -> str | None:  # noqa: D102  inherited
+        return recorded(self._record, "read_manifest", "", self._store.read_manifest, guid)
 
-    def delete_note(self, guid: str) -> None:  # noqa: D102  inherited
-        recorded(self._record, "delete_note", "", self._store.delete_note, guid)
+    def delete_manifest(self, guid: str) -> None:  # noqa: D102  inherited
+        recorded(self._record, "delete_manifest", "", self._store.delete_manifest, guid)
 
-    def noted(self) -> list[str]:  # noqa: D102  inherited
-        return recorded(self._record, "list_notes", "", self._store.noted)
+    def list_manifests(self) -> list[str]:  # noqa: D102  inherited
+        return recorded(self._record, "list_manifests", "", self._store.list_manifests)
 
     def write_aside(self, guid: str, body: Buffer) -> str:  # noqa: D102  inherited
         return recorded(self._record, "write_aside", "", self._store.write_aside, guid, body)
@@ -66,8 +66,8 @@ class ObservedImageStore(ImageStore):
     def guid(self) -> str:  # noqa: D102  inherited
         return self._store.guid()
 
-    def sweep(self) -> None:  # noqa: D102  inherited
-        recorded(self._record, "sweep", "", self._store.sweep)
+    def delete_partial_writes(self) -> None:  # noqa: D102  inherited
+        recorded(self._record, "delete_partial_writes", "", self._store.delete_partial_writes)
 
 
 class _ObservedReader(ContentReader):

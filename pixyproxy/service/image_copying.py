@@ -1,14 +1,14 @@
-"""Copying the bytes of all images from one store into another, while servers go on serving.
+"""Copies the bytes of all images from one store into another, while servers are running.
 
-What was copied and verified is written down page by page, so that a copy that was cut off goes on where it was, and a
-second one takes only what is new. Nothing here changes an image.
+Copies that are verified are recorded page by page, so that a copying that is interrupted continues from there, and a
+second one copies only new images. Images are not changed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
@@ -36,22 +36,21 @@ _logger = logging.getLogger(__name__)
 Subject = TypeVar("Subject")
 Result = TypeVar("Result")
 
-# Each holds one image in memory.
-_IMAGES_AT_ONCE = 8
-# What is copied again at most after a copy was cut off.
-_PAGE = 100
-_COPIES_PAGE = 1000
-_READ_BYTES = 1024 * 1024
-# What would go wrong with every other image as well.
-_ENDING_ERRORS = (DBConnectionError, StorageFullError, StorageUnavailableError)
+# Each thread has one image in memory.
+_THREADS = 8
+# After an interruption, at most one page is copied again.
+_PAGE_SIZE = 100
+_READ_SIZE = 1024 * 1024
+# The next image would fail as well.
+_FATAL_ERRORS = (DBConnectionError, StorageFullError, StorageUnavailableError)
 
 
 class CopyOutcome(StrEnum):
-    """What became of one image.
+    """The outcome of copying one image.
 
-    It was COPIED now, or an earlier copy was VERIFIED now, or was KNOWN to have been verified; its bytes are MISSING in
-    the source, or DAMAGED there; or it was DELETED meanwhile. It FAILED where a store does not read, take or delete it,
-    but does so with others.
+    It was COPIED now, or an earlier copy was VERIFIED now or is KNOWN to be verified; its bytes are MISSING or DAMAGED
+    in the source; or it was DELETED meanwhile. It FAILED if a store cannot read, write or delete it, but can do so with
+    others.
     """
 
     COPIED = "copied"
@@ -65,14 +64,14 @@ class CopyOutcome(StrEnum):
 
 @dataclass(frozen=True)
 class CopyResult:
-    """One image, and what became of it."""
+    """The outcome for one image."""
 
     guid: str
     outcome: CopyOutcome
 
     @property
     def is_verified_now(self) -> bool:
-        """Whether the bytes in the target have just been found to be the image's."""
+        """Whether the bytes in the target have just been verified."""
         return self.outcome in (CopyOutcome.COPIED, CopyOutcome.VERIFIED)
 
 
@@ -80,13 +79,13 @@ class ImageCopying:
     """Copies all images from one store into another."""
 
     def __init__(self, database: Database, source: ImageStore, target: ImageStore, *, deletes_source: bool) -> None:
-        """Copy nothing yet.
+        """Prepare to copy.
 
         Args:
-            database: where the images are entered.
-            source: where their bytes are.
-            target: where they are to be.
-            deletes_source: whether the bytes in the source are deleted once those in the target are verified.
+            database: the database of the images.
+            source: the store to read from.
+            target: the store to write to.
+            deletes_source: whether to delete the bytes in the source when those in the target are verified.
         """
         self._database = database
         self._source = source
@@ -95,46 +94,48 @@ class ImageCopying:
         self._store_guid = target.guid()
 
     def count_images(self) -> int:
-        """Return how many images there are, copied or not."""
+        """Return the number of images, copied or not."""
         with self._database.reading() as context:
             return self._copies(context).count_images()
 
     def run(self) -> Iterator[CopyResult]:
-        """Copy, and say of each image what became of it.
+        """Copy all images, and yield the outcome of each.
 
         Raises:
             StorageFullError: the target has no room.
-            StorageUnavailableError: one of the stores is away.
-            DBConnectionError: the database is away.
+            StorageUnavailableError: one of the stores does not answer.
+            DBConnectionError: the database cannot be reached.
         """
-        with ThreadPoolExecutor(_IMAGES_AT_ONCE) as pool:
+        with ThreadPoolExecutor(_THREADS) as pool:
             for images in self._pages():
                 results = []
                 for result in pool.map(lambda image: _attempt(self._copy, image, image.guid), images):
                     results.append(result)
                     yield result
                 verified = [result.guid for result in results if result.is_verified_now]
-                self._note_copies(verified)
+                self._record_copies(verified)
                 if self._deletes_source:
                     list(pool.map(self._source.delete, verified))
-        yield from self._copy_noted()
-        yield from self._copy_aside()
+        # Image bytes whose detail is not committed, for recovery by servers on the target.
+        yield from _failures(self._copy_uncommitted, self._source.list_manifests())
+        # Answers that were set aside, which are few and also stay in the source.
+        yield from _failures(self._copy_aside, set(self._source.list_aside()) - set(self._target.list_aside()))
         yield from self._delete_copies_of_deleted()
 
     def _copies(self, context: DatabaseContext) -> ImageCopyRepository:
         return ImageCopyRepository(context, self._store_guid)
 
-    def _note_copies(self, guids: list[str]) -> None:
+    def _record_copies(self, guids: list[str]) -> None:
         in_transaction(self._database, lambda context: self._copies(context).replace(guids))
 
-    def _forget_copies(self, guids: list[str]) -> None:
+    def _delete_copies(self, guids: list[str]) -> None:
         in_transaction(self._database, lambda context: self._copies(context).delete(guids))
 
     def _pages(self) -> Iterator[list[ImageToCopy]]:
         after = 0
         while True:
             with self._database.reading() as context:
-                images = self._copies(context).get_images(_PAGE, after=after)
+                images = self._copies(context).get_images(_PAGE_SIZE, after=after)
             if not images:
                 return
             yield images
@@ -147,13 +148,13 @@ class ImageCopying:
             return CopyResult(image.guid, CopyOutcome.VERIFIED)
         data = _read(self._source, image.guid)
         if data is None:
-            return CopyResult(image.guid, CopyOutcome.MISSING if self._is_there(image) else CopyOutcome.DELETED)
+            return CopyResult(image.guid, CopyOutcome.MISSING if self._exists(image) else CopyOutcome.DELETED)
         if hashlib.sha256(data).hexdigest() != image.sha256:
             return CopyResult(image.guid, CopyOutcome.DAMAGED)
         self._target.write(image.guid, data)
         return CopyResult(image.guid, CopyOutcome.COPIED)
 
-    def _is_there(self, image: ImageToCopy) -> bool:
+    def _exists(self, image: ImageToCopy) -> bool:
         try:
             with self._database.reading() as context:
                 ImageRepository(context).get_any(image.guid)
@@ -161,58 +162,53 @@ class ImageCopying:
             return False
         return True
 
-    def _copy_noted(self) -> Iterator[CopyResult]:
-        """Copy pictures that are not entered yet, so that servers on the target enter them; give those that failed."""
-        for guid in self._source.noted():
-            if result := _attempt(self._copy_with_note, guid, guid):
-                yield result
-
-    def _copy_with_note(self, guid: str) -> None:
+    def _copy_uncommitted(self, guid: str) -> None:
         with self._database.reading() as context:
             generation = GenerationRepository(context).find_by_image(guid)
         if generation is None or generation.state is GenerationState.SUCCEEDED:
             return
-        note, data = self._source.read_note(guid), _read(self._source, guid)
-        if note is not None and data is not None:
-            # The bytes first: a note without them would be thrown away.
+        manifest, data = self._source.read_manifest(guid), _read(self._source, guid)
+        if manifest is not None and data is not None:
+            # The bytes first: recovery deletes a manifest without them.
             self._target.write(guid, data)
-            self._target.write_note(guid, note)
+            self._target.write_manifest(guid, manifest)
 
-    def _copy_aside(self) -> Iterator[CopyResult]:
-        """Copy answers that were kept aside, which are few and stay in the source too; give those that failed."""
-        for guid in set(self._source.list_aside()) - set(self._target.list_aside()):
-            if result := _attempt(self._copy_body, guid, guid):
-                yield result
-
-    def _copy_body(self, guid: str) -> None:
+    def _copy_aside(self, guid: str) -> None:
         body = self._source.read_aside(guid)
         if body is not None:
             self._target.write_aside(guid, body)
 
     def _delete_copies_of_deleted(self) -> Iterator[CopyResult]:
-        """Delete what was copied of images that have been deleted since; give those that failed."""
+        """Delete the copies of images that have been deleted since; yield failures."""
         after = ""
         while True:
             with self._database.reading() as context:
-                copies = self._copies(context).get_copies(_COPIES_PAGE, after=after)
+                copies = self._copies(context).get_copies(_PAGE_SIZE, after=after)
             if not copies:
                 return
-            gone = [copy.image_guid for copy in copies if not copy.has_image]
-            failed = [result for guid in gone if (result := _attempt(self._target.delete, guid, guid))]
+            deleted = [guid for guid, has_image in copies.items() if not has_image]
+            failed = list(_failures(self._target.delete, deleted))
             yield from failed
-            self._forget_copies([guid for guid in gone if guid not in {result.guid for result in failed}])
-            after = copies[-1].image_guid
+            self._delete_copies([guid for guid in deleted if guid not in {result.guid for result in failed}])
+            after = max(copies)
 
 
 def _attempt(work: Callable[[Subject], Result], subject: Subject, guid: str) -> Result | CopyResult:
-    """Do something for one image; where it goes wrong with this one alone, log why, and return that it FAILED."""
+    """Return the result of ``work``; if it fails for this image alone, log the error, and return the outcome FAILED."""
     try:
         return work(subject)
-    except _ENDING_ERRORS:
+    except _FATAL_ERRORS:
         raise
     except PixyProxyException as error:
-        _logger.warning("The image %s: %s", guid, for_log(error))
+        _logger.warning("Copying failed for the image %s: %s", guid, for_log(error))
         return CopyResult(guid, CopyOutcome.FAILED)
+
+
+def _failures(work: Callable[[str], None], guids: Iterable[str]) -> Iterator[CopyResult]:
+    """Do something for each image, and yield the failures."""
+    for guid in guids:
+        if result := _attempt(work, guid, guid):
+            yield result
 
 
 def _is_whole(store: ImageStore, image: ImageToCopy) -> bool:
@@ -221,7 +217,7 @@ def _is_whole(store: ImageStore, image: ImageToCopy) -> bool:
         with store.open(image.guid) as reader:
             if reader.size != image.size_bytes:
                 return False
-            while chunk := reader.read(_READ_BYTES):
+            while chunk := reader.read(_READ_SIZE):
                 digest.update(chunk)
     except ContentDamagedError:
         return False
@@ -229,7 +225,7 @@ def _is_whole(store: ImageStore, image: ImageToCopy) -> bool:
 
 
 def _read(store: ImageStore, guid: str) -> bytes | None:
-    """Return the bytes of an image, or None where there are none that can be read."""
+    """Return the bytes of an image, or None if they are missing or cannot be read."""
     try:
         with store.open(guid) as reader:
             return reader.read(reader.size)

@@ -36,10 +36,10 @@ def address_of(url: str) -> MySQLAddress:
     )
 
 
-def open_database(url: str, *, pool_size: int = 8, timeout: float = _TIMEOUT) -> Database:
-    """Open a database; ``timeout``, in seconds, is that of every step."""
+def open_database(url: str, *, pool_size: int = 8, timeout: float = _TIMEOUT, **waits: float) -> Database:
+    """Open a database; ``timeout``, in seconds, is that of every step, and ``waits`` those of this kind of database."""
     if url.startswith(_SQLITE):
-        return SQLiteDatabase(Path(url.removeprefix(_SQLITE)), pool_size=pool_size, pool_wait=timeout)
+        return SQLiteDatabase(Path(url.removeprefix(_SQLITE)), pool_size=pool_size, pool_wait=timeout, **waits)
     return MySQLDatabase(
-        address_of(url), pool_size=pool_size, pool_wait=timeout, connect_timeout=timeout, query_timeout=timeout
+        address_of(url), pool_size=pool_size, pool_wait=timeout, connect_timeout=timeout, query_timeout=timeout, **waits
     )

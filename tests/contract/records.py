@@ -22,6 +22,7 @@ from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.image_conditions import ImagePosition
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.repositories.users import UserRepository
+from pixyproxy.data.search.query import DEFAULT_LIMITS, SearchLimits
 
 PASSWORD_HASH = "$argon2id$v=19$m=65536,t=3,p=4$c29tZXNhbHQ$aGFzaA"
 NOON = datetime(2026, 11, 20, 12, 0, 0, 123456, tzinfo=UTC)
@@ -89,17 +90,27 @@ def get_page(
     *,
     limit: int = 200,
     after: Image | None = None,
+    limits: SearchLimits = DEFAULT_LIMITS,
 ) -> list[Image]:
     """Return the page after an image."""
     position = None if after is None else ImagePosition(after.created_at, after.id)
     with database.reading() as context:
-        return ImageRepository(context).get_page(image_filter, caller, limit=limit, after=position)
+        return ImageRepository(context, limits).get_page(image_filter, caller, limit=limit, after=position)
 
 
-def walk(database: Database, image_filter: ImageFilter, caller: Caller | None, *, limit: int) -> list[Image]:
-    """Return all pages, one behind the other."""
+def walk(
+    database: Database,
+    image_filter: ImageFilter,
+    caller: Caller | None,
+    *,
+    limit: int,
+    limits: SearchLimits = DEFAULT_LIMITS,
+) -> list[Image]:
+    """Return all pages, one after the other."""
     images: list[Image] = []
-    while page := get_page(database, image_filter, caller, limit=limit, after=images[-1] if images else None):
+    while page := get_page(
+        database, image_filter, caller, limit=limit, after=images[-1] if images else None, limits=limits
+    ):
         assert len(page) <= limit
         images += page
     return images

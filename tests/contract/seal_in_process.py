@@ -5,15 +5,12 @@ from __future__ import annotations
 import sys
 from contextlib import closing
 
-from pixyproxy.data.search import postings
-from pixyproxy.service import indexer
+from pixyproxy.service.indexer import SealingStep, take_step
 from tests.contract.databases import open_database
-from tests.contract.small_blocks import SMALL_BLOCKS
+from tests.contract.small_blocks import LAYOUT
 
 if __name__ == "__main__":
-    for name, bits in SMALL_BLOCKS.items():
-        setattr(postings, name, bits)
-    indexer._IMAGES_A_STEP = 7
+    step = SealingStep(images=7, size=2**20, layout=LAYOUT)
     with closing(open_database(sys.argv[1])) as database:
-        while indexer.take_step(database):
+        while take_step(database, step):
             pass

@@ -1,4 +1,16 @@
-"""Sizes at which a few hundred images fill many blocks of the search index."""
+"""Limits with which a few hundred images fill many blocks of the search index, and a search takes all its steps."""
 
-SMALL_BLOCKS = {"BLOCK_BITS": 6, "RUN_BITS": 3}
-"""64 ids a block, 8 a run: by the names of the constants in `postings`."""
+from __future__ import annotations
+
+from functools import partial
+
+from pixyproxy.data.search.postings import BlockLayout
+from pixyproxy.data.search.query import SearchLimits
+from tests.contract import records
+
+LAYOUT = BlockLayout(block_bits=6, run_bits=3)
+"""64 ids a block, 8 a run."""
+LIMITS = SearchLimits(first_blocks=1, block_growth=2, most_blocks=3, most_terms=2, layout=LAYOUT)
+
+get_page = partial(records.get_page, limits=LIMITS)
+walk = partial(records.walk, limits=LIMITS)

@@ -23,7 +23,6 @@ from pixyproxy.core.exceptions import (
     PixyProxyException,
 )
 from pixyproxy.core.models import new_guid
-from pixyproxy.data import sqlite
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.init import upgrade
 from pixyproxy.data.mysql import MySQLDatabase
@@ -291,12 +290,8 @@ def test_a_deadlock_is_a_conflict_that_changes_nothing(database: Database) -> No
 
 
 @on_sqlite
-def test_a_second_writer_that_waits_too_long_gets_a_conflict(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sqlite, "_BUSY_TIMEOUT_SECONDS", 0.05)
-
-    with closing(open_database(database_url)) as database:
+def test_a_second_writer_that_waits_too_long_gets_a_conflict(database_url: str) -> None:
+    with closing(open_database(database_url, busy_timeout=0.05)) as database:
         with database.transaction() as context:
             context.insert(INSERT, value_row("first"))
             with pytest.raises(ConflictError), database.transaction():

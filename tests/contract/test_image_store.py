@@ -515,19 +515,19 @@ def test_what_is_no_regular_file_is_damage(folder: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", UNUSUAL)
-def test_a_note_that_is_no_regular_file_is_damage(folder: Path, kind: str) -> None:
+def test_a_manifest_that_is_no_regular_file_is_damage(folder: Path, kind: str) -> None:
     store = LocalImageStore(folder)
     other = "ffe00000" + GUID[8:]
-    store.write_note(GUID, "note")
-    store.write_note(other, "another")
+    store.write_manifest(GUID, "manifest")
+    store.write_manifest(other, "another")
     put_in_place(kind, folder / ".notes" / GUID)
 
     with pytest.raises(ContentDamagedError) as refused:
-        in_time(lambda: store.read_note(GUID))
+        in_time(lambda: store.read_manifest(GUID))
 
     assert str(folder) not in refused.value.message
-    assert store.read_note(other) == "another"
-    assert sorted(store.noted()) == sorted([GUID, other])
+    assert store.read_manifest(other) == "another"
+    assert sorted(store.list_manifests()) == sorted([GUID, other])
 
 
 @pytest.mark.parametrize("kind", UNUSUAL)
@@ -538,7 +538,7 @@ def test_a_part_that_is_no_regular_file_is_left_alone(folder: Path, kind: str) -
         put_in_place(kind, parts / f"{name}-unusual")
         (parts / f"{name}-abandoned").write_bytes(b"half")
 
-    in_time(store.sweep)
+    in_time(store.delete_partial_writes)
 
     assert sorted(path.name for path in parts.iterdir()) == ["a-unusual", "b-unusual", "c-unusual"]
     store.write(GUID, b"bytes")
@@ -568,34 +568,34 @@ def test_a_file_that_may_not_be_read_is_no_lack_of_room(folder: Path) -> None:
     assert type(refused.value) is PixyProxyException
 
 
-# --- Notes ------------------------------------------------------------------------------------------------------------
+# --- Manifests --------------------------------------------------------------------------------------------------------
 
 
-def test_a_note_comes_back_until_it_is_deleted(store: ImageStore) -> None:
+def test_a_manifest_comes_back_until_it_is_deleted(store: ImageStore) -> None:
     other = "ffe00000" + GUID[8:]
-    assert store.read_note(GUID) is None
-    assert store.noted() == []
+    assert store.read_manifest(GUID) is None
+    assert store.list_manifests() == []
 
-    store.write_note(GUID, "first")
-    store.write_note(GUID, "ein Bild 🏰\n")
-    store.write_note(other, "another")
-    assert store.read_note(GUID) == "ein Bild 🏰\n"
-    assert sorted(store.noted()) == sorted([GUID, other])
+    store.write_manifest(GUID, "first")
+    store.write_manifest(GUID, "ein Bild 🏰\n")
+    store.write_manifest(other, "another")
+    assert store.read_manifest(GUID) == "ein Bild 🏰\n"
+    assert sorted(store.list_manifests()) == sorted([GUID, other])
 
     for _ in range(2):
-        store.delete_note(GUID)
-        assert store.read_note(GUID) is None
-    assert store.noted() == [other]
+        store.delete_manifest(GUID)
+        assert store.read_manifest(GUID) is None
+    assert store.list_manifests() == [other]
 
 
-def test_notes_and_bytes_do_not_touch_one_another(store: ImageStore) -> None:
+def test_manifests_and_bytes_are_independent(store: ImageStore) -> None:
     store.write(GUID, b"bytes")
-    store.write_note(GUID, "note")
+    store.write_manifest(GUID, "manifest")
 
     store.delete(GUID)
-    assert store.read_note(GUID) == "note"
+    assert store.read_manifest(GUID) == "manifest"
     store.write(GUID, b"bytes")
-    store.delete_note(GUID)
+    store.delete_manifest(GUID)
     assert read_all(store, GUID) == b"bytes"
 
 
@@ -616,23 +616,23 @@ def test_an_answer_that_was_kept_aside_comes_back_unchanged(store: ImageStore, s
     assert sorted(store.list_aside()) == sorted([GUID, other])
 
 
-def test_an_answer_that_was_kept_aside_is_no_image_and_no_note(store: ImageStore) -> None:
+def test_an_answer_that_was_kept_aside_is_no_image_and_no_manifest(store: ImageStore) -> None:
     store.write_aside(GUID, b"answer")
 
     with pytest.raises(ContentDamagedError):
         store.open(GUID)
-    assert store.read_note(GUID) is None
-    assert store.noted() == []
+    assert store.read_manifest(GUID) is None
+    assert store.list_manifests() == []
 
 
 def test_nothing_removes_an_answer_that_was_kept_aside(store: ImageStore) -> None:
     store.write_aside(GUID, b"answer")
     store.write(GUID, b"bytes")
-    store.write_note(GUID, "note")
+    store.write_manifest(GUID, "manifest")
 
     store.delete(GUID)
-    store.delete_note(GUID)
-    store.sweep()
+    store.delete_manifest(GUID)
+    store.delete_partial_writes()
 
     assert store.read_aside(GUID) == b"answer"
 
@@ -660,33 +660,33 @@ def test_an_answer_that_was_kept_aside_lasts_once_it_is_written(folder: Path, mo
     ]
 
 
-# --- Sweeping ---------------------------------------------------------------------------------------------------------
+# --- Partial writes ---------------------------------------------------------------------------------------------------
 
 
-def test_sweeping_leaves_what_is_whole(store: ImageStore) -> None:
-    store.sweep()
+def test_only_partial_writes_are_deleted(store: ImageStore) -> None:
+    store.delete_partial_writes()
     store.write(GUID, b"bytes")
-    store.write_note(GUID, "note")
-    store.sweep()
+    store.write_manifest(GUID, "manifest")
+    store.delete_partial_writes()
 
     assert read_all(store, GUID) == b"bytes"
-    assert store.read_note(GUID) == "note"
+    assert store.read_manifest(GUID) == "manifest"
 
 
-def test_a_writer_whose_part_was_swept_away_writes_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sweeper comes between the making of the part and the lock on it."""
+def test_a_writer_whose_part_was_deleted_writes_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The part is deleted after it is made and before it is locked."""
     store = LocalImageStore(folder)
-    flock, sweeps = fcntl.flock, iter(range(2))
+    flock, deletions = fcntl.flock, iter(range(2))
 
-    def sweep_first(file: BinaryIO, operation: int) -> None:
-        if operation == fcntl.LOCK_EX and next(sweeps, None) is not None:
-            store.sweep()
+    def delete_first(file: BinaryIO, operation: int) -> None:
+        if operation == fcntl.LOCK_EX and next(deletions, None) is not None:
+            store.delete_partial_writes()
         flock(file, operation)
 
-    monkeypatch.setattr(fcntl, "flock", sweep_first)
+    monkeypatch.setattr(fcntl, "flock", delete_first)
     store.write(GUID, b"bytes")
 
-    assert next(sweeps, "used up") == "used up"
+    assert next(deletions, "used up") == "used up"
     assert read_all(store, GUID) == b"bytes"
     assert files_in(folder) == [Path("12/3e") / GUID]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,10 @@ import pytest
 
 from pixyproxy.core.models import Caller, Image, ImageFilter
 from pixyproxy.data.database import Database
-from pixyproxy.data.search import postings
 from pixyproxy.data.search.index import SearchIndexRepository
-from pixyproxy.service import indexer
-from pixyproxy.service.indexer import SearchIndexer, seal_all, take_step
-from tests.contract.records import add_caller, add_images, get_page, minutes
-from tests.contract.small_blocks import SMALL_BLOCKS
+from pixyproxy.service.indexer import SealingStep, seal_all, search_indexer, take_step
+from tests.contract.records import add_caller, add_images, minutes
+from tests.contract.small_blocks import LAYOUT, get_page
 from tests.contract.test_search_index import rows_of, sealed_terms
 from tests.support.processes import start_process
 from tests.support.servers import environment
@@ -25,14 +24,9 @@ from tests.support.waiting import wait_until
 
 FOX = ImageFilter(prompt="fox", filename="red")
 PROJECT = Path(__file__).parents[2]
+STEP = SealingStep(images=10, size=2**20, layout=LAYOUT)
+LARGE_STEP = SealingStep(images=80, size=2**24, layout=LAYOUT)
 _TIMEOUT = 120.0
-
-
-@pytest.fixture(autouse=True)
-def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, bits in SMALL_BLOCKS.items():
-        monkeypatch.setattr(postings, name, bits)
-    monkeypatch.setattr(indexer, "_IMAGES_A_STEP", 10)
 
 
 @pytest.fixture
@@ -61,7 +55,7 @@ def check_all_found(database: Database, ann: Caller, images: list[Image]) -> Non
 def test_a_short_tail_is_left_alone(database: Database, ann: Caller) -> None:
     images = add(database, ann, 9)
 
-    assert not take_step(database)
+    assert not take_step(database, STEP)
 
     assert tail_of(database) == [image.id for image in images]
     check_all_found(database, ann, images)
@@ -69,7 +63,7 @@ def test_a_short_tail_is_left_alone(database: Database, ann: Caller) -> None:
 
 def test_steps_seal_the_oldest(database: Database, ann: Caller, images: list[Image]) -> None:
     steps = 0
-    while take_step(database):
+    while take_step(database, STEP):
         steps += 1
         check_all_found(database, ann, images)
 
@@ -80,55 +74,49 @@ def test_steps_seal_the_oldest(database: Database, ann: Caller, images: list[Ima
 
 
 def test_batches_of_the_first_release_are_sealed_anew(database: Database, ann: Caller, images: list[Image]) -> None:
-    seal_all(database, lambda done, count: None)
-    block = postings.block_of(images[0].id)
+    seal_all(database, lambda done, count: None, LARGE_STEP)
+    block = LAYOUT.block_of(images[0].id)
     with database.transaction() as context:
         context.execute("DELETE FROM image_postings WHERE block = :block", {"block": block})
         context.execute("UPDATE image_blocks SET has_batches = 1 WHERE block = :block", {"block": block})
         context.commit()
 
-    while take_step(database):
+    while take_step(database, STEP):
         pass
 
     check_all_found(database, ann, images)
     assert len(tail_of(database)) < 10
 
 
-def test_a_tail_of_long_prompts_is_sealed_early(
-    database: Database, ann: Caller, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(indexer, "_TAIL_BYTES", 1_000)
+def test_a_tail_of_long_prompts_is_sealed_early(database: Database, ann: Caller) -> None:
     long = " ".join(f"fox{number}" for number in range(200))
     images = add(database, ann, 3, prompt=f"fox {long}")
 
-    assert take_step(database)
+    assert take_step(database, replace(STEP, size=1_000))
 
     assert tail_of(database) == [image.id for image in images[1:]]
     check_all_found(database, ann, images)
 
 
-def test_everything_can_be_sealed_at_once(
-    database: Database, ann: Caller, images: list[Image], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(indexer, "_IMAGES_A_LARGE_STEP", 80)
+def test_everything_can_be_sealed_at_once(database: Database, ann: Caller, images: list[Image]) -> None:
     reports: list[tuple[int, int]] = []
 
-    seal_all(database, lambda done, count: reports.append((done, count)))
+    seal_all(database, lambda done, count: reports.append((done, count)), LARGE_STEP)
 
     assert reports == [(80, 205), (160, 205), (205, 205)]
     assert tail_of(database) == []
     check_all_found(database, ann, images)
-    seal_all(database, lambda done, count: pytest.fail("there was nothing left"))
+    seal_all(database, lambda done, count: pytest.fail("there was nothing left"), LARGE_STEP)
 
 
 def test_several_indexers_share_the_work(database: Database, ann: Caller, images: list[Image]) -> None:
     with ExitStack() as stack:
         for _ in range(3):
-            stack.enter_context(closing(SearchIndexer(database))).start()
+            stack.enter_context(closing(search_indexer(database, step=STEP))).start()
         wait_until(lambda: len(tail_of(database)) < 10, _TIMEOUT, "the tail to be sealed")
         check_all_found(database, ann, images)
 
-    while take_step(database):
+    while take_step(database, STEP):
         pass
     tail = tail_of(database)
     assert sealed_terms(database).keys() == {image.id for image in images} - {*tail}
@@ -148,7 +136,7 @@ def test_an_indexer_goes_on_after_an_error(
         return get_unsealed(self, limit)
 
     monkeypatch.setattr(SearchIndexRepository, "get_unsealed", fail_at_first)
-    with closing(SearchIndexer(database, interval=0.01)) as searching:
+    with closing(search_indexer(database, interval=0.01, step=STEP)) as searching:
         searching.start()
         wait_until(lambda: len(tail_of(database)) < 10, _TIMEOUT, "the tail to be sealed")
 
@@ -170,7 +158,7 @@ def test_an_indexer_that_is_killed_at_any_moment_loses_nothing(
             process.wait()
         check_all_found(database, ann, images)
 
-    seal_all(database, lambda done, count: None)
+    seal_all(database, lambda done, count: None, LARGE_STEP)
     check_all_found(database, ann, images)
     assert tail_of(database) == []
     assert sealed_terms(database).keys() == {image.id for image in images}

@@ -21,10 +21,8 @@ from pydantic import SecretStr
 from pixyproxy.core.exceptions import ConfigurationError, ConflictError, PixyProxyException
 from pixyproxy.core.models import Caller, Image, ImageFilter, new_guid
 from pixyproxy.core.search_terms import index_terms
-from pixyproxy.data import init
-from pixyproxy.data import mysql as mysql_module
 from pixyproxy.data.database import Database, statements_of
-from pixyproxy.data.init import Migration, migrations_for, require_current, schema_version, upgrade
+from pixyproxy.data.init import migrations_for, require_current, schema_version, upgrade
 from pixyproxy.data.mysql import MySQLDatabase
 from pixyproxy.data.repositories.generations import GenerationRepository
 from pixyproxy.data.repositories.images import detail_to_dict
@@ -108,44 +106,40 @@ def test_upgrade_goes_on_where_it_was_cut_off(empty_database: Database) -> None:
     assert get_image(empty_database, image.guid, ann) == image
 
 
-def test_a_later_step_keeps_all_data(empty_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_later_step_keeps_all_data(empty_database: Database, tmp_path: Path) -> None:
     upgrade(empty_database)
     ann = add_caller(empty_database)
     image = add_image(empty_database, ann)
     folder = tmp_path / empty_database.kind
     folder.mkdir()
-    for migration in migrations_for(empty_database.kind):
-        (folder / migration.path.name).write_text(migration.path.read_text())
+    for path in migrations_for(empty_database.kind).values():
+        (folder / path.name).write_text(path.read_text())
     (folder / "904_add_colour.sql").write_text(
         "-- A comment; with a semicolon.\nALTER TABLE images\n  ADD COLUMN colour VARCHAR(8) NULL;\n"
         "UPDATE images SET colour = 'a;b';\n"
     )
     (folder / "910_add_shape.sql").write_text("ALTER TABLE images ADD COLUMN shape VARCHAR(8) NULL;\n")
     (folder / "905_notes.txt").write_text("no script")
-    monkeypatch.setattr(init, "_SCRIPTS", tmp_path)
 
     with pytest.raises(ConfigurationError, match=f"is at version {VERSIONS[-1]}, this release needs 910"):
-        require_current(empty_database)
-    assert upgrade(empty_database) == [904, 910]
-    assert upgrade(empty_database) == []
+        require_current(empty_database, tmp_path)
+    assert upgrade(empty_database, tmp_path) == [904, 910]
+    assert upgrade(empty_database, tmp_path) == []
 
-    require_current(empty_database)
+    require_current(empty_database, tmp_path)
     assert get_image(empty_database, image.guid, ann) == image
     assert rows_of(empty_database, "SELECT colour, shape FROM images") == [{"colour": "a;b", "shape": None}]
 
 
-def test_a_step_that_fails_is_not_noted(
-    empty_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_that_fails_is_not_recorded(empty_database: Database, tmp_path: Path) -> None:
     upgrade(empty_database)
     folder = tmp_path / empty_database.kind
     folder.mkdir()
     (folder / "904_wrong.sql").write_text("CREATE TABLE something_else (id INTEGER);\nCREATE NONSENSE;\n")
-    monkeypatch.setattr(init, "_SCRIPTS", tmp_path)
 
     for _ in range(2):  # The second one finds no lock left behind.
         with pytest.raises(PixyProxyException):
-            upgrade(empty_database)
+            upgrade(empty_database, tmp_path)
         assert schema_version(empty_database) == VERSIONS[-1]
         if empty_database.kind == "mysql":  # Where every statement lasts by itself.
             with empty_database.transaction() as context:
@@ -221,9 +215,11 @@ def test_processes_that_upgrade_at_once_do_it_once(empty_database_url: str) -> N
 
 
 @on_servers
-def test_upgrade_waits_for_another_one_only_so_long(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mysql_module, "_MIGRATION_WAIT_SECONDS", 0)
-    with closing(open_database(database_url)) as database, closing(open_database(database_url)) as other:
+def test_upgrade_waits_for_another_one_only_so_long(database_url: str) -> None:
+    with (
+        closing(open_database(database_url)) as database,
+        closing(open_database(database_url, migration_wait=0)) as other,
+    ):
         with database.migrating(), pytest.raises(ConflictError) as refused:
             upgrade(other)
         assert refused.value.retry_after is not None
@@ -261,27 +257,25 @@ def add_as_version_3_did(database: Database, ann: Caller, **values: Any) -> Imag
 
 
 @pytest.fixture
-def version_3(empty_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Database:
+def version_3(empty_database: Database, tmp_path: Path) -> Database:
     """A database as that version made it."""
-    upgrade_to(3, empty_database, tmp_path, monkeypatch)
+    upgrade_to(3, empty_database, tmp_path)
     return empty_database
 
 
 @pytest.fixture
-def first_release(empty_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Database:
+def first_release(empty_database: Database, tmp_path: Path) -> Database:
     """A database as the first release made it."""
-    upgrade_to(6, empty_database, tmp_path, monkeypatch)
+    upgrade_to(6, empty_database, tmp_path)
     return empty_database
 
 
-def upgrade_to(version: int, database: Database, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def upgrade_to(version: int, database: Database, folder: Path) -> None:
     (folder / database.kind).mkdir()
-    steps = [step for step in migrations_for(database.kind) if step.version <= version]
-    for step in steps:
-        (folder / database.kind / step.path.name).write_text(step.path.read_text())
-    with monkeypatch.context() as patched:
-        patched.setattr(init, "_SCRIPTS", folder)
-        assert upgrade(database) == [step.version for step in steps]
+    steps = {number: path for number, path in migrations_for(database.kind).items() if number <= version}
+    for path in steps.values():
+        (folder / database.kind / path.name).write_text(path.read_text())
+    assert upgrade(database, folder) == list(steps)
 
 
 def test_images_of_version_3_are_found_after_the_upgrade(version_3: Database) -> None:
@@ -520,11 +514,11 @@ def test_every_script_begins_with_full_internationalisation(path: Path) -> None:
 
 
 def test_the_steps_of_both_kinds_have_the_same_numbers_and_names() -> None:
-    names = [[migration.path.name for migration in migrations_for(kind)] for kind in ("mysql", "sqlite")]
+    names = [[path.name for path in migrations_for(kind).values()] for kind in ("mysql", "sqlite")]
 
     assert names[0] == names[1]
-    assert [migration.version for migration in migrations_for("mysql")] == VERSIONS
-    assert migrations_for("mysql")[0] == Migration(3, SCRIPTS / "mysql" / "003_create_tables.sql")
+    assert list(migrations_for("mysql")) == VERSIONS
+    assert migrations_for("mysql")[3] == SCRIPTS / "mysql" / "003_create_tables.sql"
 
 
 # --- The administrator's scripts -------------------------------------------------------------------------------------

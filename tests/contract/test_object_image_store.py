@@ -26,7 +26,7 @@ GUID = "123e4567-e89b-42d3-a456-426614174000"
 KEY = f"12/3e/{GUID}"
 CHUNK = 64 * 1024
 DATA = random.Random(1).randbytes(3 * 1024 * 1024 + 7)
-PATIENCE = 0.5
+TIMEOUT = 0.5
 """Seconds that the store may be silent in these tests."""
 
 
@@ -39,7 +39,7 @@ def network(s3_server: RunningObjectStore) -> Iterator[FaultyHttp]:
 @pytest.fixture
 def store(s3_server: RunningObjectStore, network: FaultyHttp, monkeypatch: pytest.MonkeyPatch) -> ObjectImageStore:
     endpoint = f"http://127.0.0.1:{network.port}"
-    return fresh_store(s3_server, monkeypatch, {"AWS_ENDPOINT_URL": endpoint}, timeout=PATIENCE)
+    return fresh_store(s3_server, monkeypatch, {"AWS_ENDPOINT_URL": endpoint}, timeout=TIMEOUT)
 
 
 def read_all(store: ObjectImageStore) -> bytes:
@@ -55,10 +55,10 @@ USES: dict[str, tuple[str, Callable[[ObjectImageStore], object]]] = {
     "write": ("PUT", lambda store: store.write(GUID, b"other bytes")),
     "delete": ("DELETE", lambda store: store.delete(GUID)),
     "room": ("PUT", lambda store: store.require_room(1)),
-    "write note": ("PUT", lambda store: store.write_note(GUID, "other")),
-    "read note": ("GET", lambda store: store.read_note(GUID)),
-    "delete note": ("DELETE", lambda store: store.delete_note(GUID)),
-    "noted": ("GET", lambda store: store.noted()),
+    "write manifest": ("PUT", lambda store: store.write_manifest(GUID, "other")),
+    "read manifest": ("GET", lambda store: store.read_manifest(GUID)),
+    "delete manifest": ("DELETE", lambda store: store.delete_manifest(GUID)),
+    "list manifests": ("GET", lambda store: store.list_manifests()),
     "write aside": ("PUT", lambda store: store.write_aside(GUID, b"answer")),
     "read aside": ("GET", lambda store: store.read_aside(GUID)),
     "list aside": ("GET", lambda store: store.list_aside()),
@@ -97,7 +97,7 @@ def test_what_stays_wrong_is_told_and_loses_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     store.write(GUID, DATA)
-    store.write_note(GUID, "note")
+    store.write_manifest(GUID, "manifest")
     method, function = USES[use]
     network.will(fault, method)
 
@@ -110,7 +110,7 @@ def test_what_stays_wrong_is_told_and_loses_nothing(
     assert "the-secret-key" not in caplog.text
     network.recover()
     assert read_all(store) == DATA
-    assert store.read_note(GUID) == "note"
+    assert store.read_manifest(GUID) == "manifest"
 
 
 @pytest.mark.parametrize("use", USES)
@@ -140,7 +140,7 @@ def test_wrong_credentials_are_the_operators_to_mend(
         with pytest.raises(StorageMisconfiguredError):
             function(store)
 
-    assert "The object store refuses us" in caplog.text
+    assert "The object store refuses the request" in caplog.text
     assert "the-secret-key" not in caplog.text
 
 
@@ -157,7 +157,7 @@ def test_a_bucket_that_is_missing_is_not_a_damaged_image(
 
 def test_no_server_at_all(s3_server: RunningObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     endpoint = f"http://127.0.0.1:{free_port()}"
-    store = fresh_store(s3_server, monkeypatch, {"AWS_ENDPOINT_URL": endpoint}, timeout=PATIENCE)
+    store = fresh_store(s3_server, monkeypatch, {"AWS_ENDPOINT_URL": endpoint}, timeout=TIMEOUT)
 
     for _, function in USES.values():
         with pytest.raises(StorageUnavailableError):
@@ -299,7 +299,7 @@ def test_room_that_was_found_is_taken_to_be_there_for_a_while(store: ObjectImage
 
 def test_objects_lie_where_files_would(store: ObjectImageStore, s3_server: RunningObjectStore) -> None:
     store.write(GUID, DATA)
-    store.write_note(GUID, "note")
+    store.write_manifest(GUID, "manifest")
     place = store.write_aside(GUID, b"answer")
 
     assert s3_server.folder is not None

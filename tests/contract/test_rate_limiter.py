@@ -12,7 +12,7 @@ import pytest
 
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.clock import database_now
-from pixyproxy.data.repositories.provider_turns import ProviderTurnRepository
+from pixyproxy.data.repositories.rate_limit_slots import RateLimitSlotRepository
 from pixyproxy.service.creation.rate_limiter import RateLimiter
 from tests.contract.take_slots_in_process import take
 from tests.support.waiting import wait_until
@@ -27,7 +27,7 @@ def rows(database: Database) -> list[int]:
 
 def take_long_ago(database: Database, number: int, ago: timedelta) -> None:
     with database.transaction() as context:
-        ProviderTurnRepository(context).insert(number, database_now(context, database.kind) - ago)
+        RateLimitSlotRepository(context).insert(number, database_now(context, database.kind) - ago)
         context.commit()
 
 

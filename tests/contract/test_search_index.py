@@ -1,14 +1,14 @@
 """What the search index must hold through sealing, changes and deletions, on every database.
 
-Blocks are small here, so that a few hundred images fill many: 64 ids a block, 8 a run, and a posting of more than one
-image in bits.
+Blocks are small, so that a few hundred images fill many: 64 ids a block, 8 a run, and a posting list of more than one
+image is a bitmap.
 """
 
 from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -20,30 +20,18 @@ from pixyproxy.core.search_terms import MAX_TERM_LENGTH
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.image_conditions import ImagePosition
 from pixyproxy.data.repositories.images import ImageRepository
-from pixyproxy.data.search import postings
-from pixyproxy.data.search import query as image_search
 from pixyproxy.data.search.index import SearchIndexRepository
-from pixyproxy.data.search.posting_store import Block, Found, PostingRepository, as_text
+from pixyproxy.data.search.posting_store import Found, PostingRepository, as_text
+from pixyproxy.data.search.postings import offsets
 from pixyproxy.data.search.query import ImageSearch
 from pixyproxy.data.transactions import in_transaction
 from tests.contract.databases import KINDS
 from tests.contract.page_model import expected_images
-from tests.contract.records import add_caller, add_image, add_images, get_page, minutes, walk
-from tests.contract.small_blocks import SMALL_BLOCKS
+from tests.contract.records import add_caller, add_image, add_images, minutes
+from tests.contract.small_blocks import LAYOUT, LIMITS, get_page, walk
 from tests.contract.test_images_pages import FILENAMES, TAGS, USERNAMES, random_filter, random_images
 
 PUBLIC = Visibility.PUBLIC
-
-
-@pytest.fixture(autouse=True)
-def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, bits in SMALL_BLOCKS.items():
-        monkeypatch.setattr(postings, name, bits)
-    # Every step by which a search takes more at once is taken here, too.
-    monkeypatch.setattr(image_search, "_FIRST_BLOCKS", 1)
-    monkeypatch.setattr(image_search, "_TIMES_MORE_BLOCKS", 2)
-    monkeypatch.setattr(image_search, "_MOST_BLOCKS", 3)
-    monkeypatch.setattr(image_search, "_TERMS_AT_ONCE", 2)
 
 
 @pytest.fixture
@@ -54,9 +42,13 @@ def ann(database: Database) -> Caller:
 def seal(database: Database, count: int = 1_000_000) -> None:
     """Seal the images with the lowest ids in the tail."""
     with database.reading() as context:
-        ids = [unsealed.image_id for unsealed in SearchIndexRepository(context).get_unsealed(count)]
+        ids = list(SearchIndexRepository(context).get_unsealed(count))
     if ids:
-        in_transaction(database, lambda context: SearchIndexRepository(context).seal(ids, database))
+        seal_ids(database, ids)
+
+
+def seal_ids(database: Database, ids: list[int]) -> None:
+    in_transaction(database, lambda context: SearchIndexRepository(context, LAYOUT).seal(ids, database))
 
 
 def rows_of(database: Database, sql: str) -> list[dict[str, Any]]:
@@ -67,13 +59,13 @@ def rows_of(database: Database, sql: str) -> list[dict[str, Any]]:
 def sealed_terms(database: Database) -> dict[int, set[str]]:
     """Return the terms that the blocks have each image under."""
     found = [
-        (row["block"], as_text(row["term"]), postings.decoded(row["posting"]))
+        (row["block"], as_text(row["term"]), LAYOUT.decode(row["posting"]))
         for row in rows_of(database, "SELECT block, term, posting FROM image_postings WHERE term > ''")
     ]
     terms: dict[int, set[str]] = {}
     for block, term, posting in found:
-        for offset in postings.offsets(posting):
-            terms.setdefault((block << postings.BLOCK_BITS) + offset, set()).add(term)
+        for offset in offsets(posting):
+            terms.setdefault(LAYOUT.first_id(block) + offset, set()).add(term)
     return terms
 
 
@@ -180,7 +172,7 @@ def test_a_sealing_that_is_cut_off_changes_nothing(database: Database, ann: Call
     before = [rows_of(database, f"SELECT * FROM {table}") for table in ("image_tail", "image_blocks")]
 
     with database.transaction() as context:  # And never committed.
-        SearchIndexRepository(context).seal([image.id for image in images], database)
+        SearchIndexRepository(context, LAYOUT).seal([image.id for image in images], database)
 
     assert [rows_of(database, f"SELECT * FROM {table}") for table in ("image_tail", "image_blocks")] == before
     assert sealed_terms(database) == {}
@@ -191,7 +183,7 @@ def test_images_that_were_sealed_meanwhile_are_left_as_they_are(database: Databa
     images = add_images(database, ann, [{} for _ in range(10)])
     ids = [image.id for image in images]
     for _ in range(2):
-        in_transaction(database, lambda context: SearchIndexRepository(context).seal(ids, database))
+        seal_ids(database, ids)
 
     assert sealed_terms(database).keys() == set(ids)
     assert get_page(database, ImageFilter(prompt="fox"), ann) == images[::-1]
@@ -200,7 +192,7 @@ def test_images_that_were_sealed_meanwhile_are_left_as_they_are(database: Databa
 def test_an_id_that_is_committed_late_is_found_in_a_sealed_block(database: Database, ann: Caller) -> None:
     images = add_images(database, ann, [{} for _ in range(5)])
     # As if the others had not been committed yet: the last is sealed before them.
-    in_transaction(database, lambda context: SearchIndexRepository(context).seal([images[4].id], database))
+    seal_ids(database, [images[4].id])
     assert get_page(database, ImageFilter(prompt="fox"), ann) == images[::-1]
 
     seal(database)
@@ -216,7 +208,7 @@ def test_images_that_the_first_release_has_sealed_into_batches_are_found_again(
     seal(database, 80)
     changed = change(database, images[3], tags=("new",))
     delete(database, images[5])
-    block = postings.block_of(images[0].id)
+    block = LAYOUT.block_of(images[0].id)
     # Its images were in batches alone, of which this release cannot read any.
     with database.transaction() as context:
         gone = "" if has_merged_some is False else "AND term < 'v'"
@@ -230,7 +222,7 @@ def test_images_that_the_first_release_has_sealed_into_batches_are_found_again(
 
     with database.reading() as context:
         assert SearchIndexRepository(context).get_batched_block() == block
-    in_transaction(database, lambda context: SearchIndexRepository(context).reopen(block, database))
+    in_transaction(database, lambda context: SearchIndexRepository(context, LAYOUT).reopen(block, database))
 
     fox, new = ImageFilter(prompt="fox"), ImageFilter(tags=("new",))
     for _ in range(2):
@@ -320,11 +312,11 @@ def test_a_page_reads_no_more_blocks_than_it_takes(
     read: set[int] = set()
     find = PostingRepository.find
 
-    def noted(self: PostingRepository, blocks: Sequence[Block], terms: Sequence[str], prefix: str | None) -> Found:
-        read.update(block.number for block in blocks)
+    def recording(self: PostingRepository, blocks: Collection[int], terms: Sequence[str], prefix: str | None) -> Found:
+        read.update(blocks)
         return find(self, blocks, terms, prefix)
 
-    monkeypatch.setattr(PostingRepository, "find", noted)
+    monkeypatch.setattr(PostingRepository, "find", recording)
     fox = ImageFilter(prompt="fox")
 
     assert get_page(database, fox, ann, limit=5) == images[:-6:-1]
@@ -364,5 +356,5 @@ def test_a_page_goes_on_behind_a_position_in_the_midst_of_equal_times(database: 
     with database.reading() as context:
         for place in (0, 3, 63, 64, 100, 149, 150, 199):
             position = ImagePosition(images[place].created_at, images[place].id)
-            search = ImageSearch(context, ImageFilter(prompt="fox"), ann, limit=500, after=position)
+            search = ImageSearch(context, ImageFilter(prompt="fox"), ann, limit=500, after=position, limits=LIMITS)
             assert search.image_ids() == [image.id for image in images[:place]][::-1]

@@ -152,13 +152,13 @@ def _points_of(store: type[ImageStore], writing: dict[str, CrashPoint]) -> dict[
         "submitted, the provider not asked": CrashPoint(OpenAIGenerator, "generate"),
         **QUEUE_AGAIN_POINTS,
         "the provider has answered": CrashPoint(OpenAIGenerator, "generate", is_after=True),
-        "the manifest is written": CrashPoint(store, "write_note", is_after=True),
+        "the manifest is written": CrashPoint(store, "write_manifest", is_after=True),
         **writing,
         "before the commit": CrashPoint(storing.ImageStoring, "commit"),
         "detail inserted, not committed": CrashPoint(ImageRepository, "insert", is_after=True),
         "committed": CrashPoint(storing, "in_transaction", is_after=True),
-        "before the manifest is deleted": CrashPoint(store, "delete_note"),
-        "the manifest is deleted": CrashPoint(store, "delete_note", is_after=True),
+        "before the manifest is deleted": CrashPoint(store, "delete_manifest"),
+        "the manifest is deleted": CrashPoint(store, "delete_manifest", is_after=True),
     }
 
 

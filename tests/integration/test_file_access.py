@@ -163,7 +163,7 @@ def test_servers_of_one_group_share_a_folder(reachable: Path) -> None:
     def write() -> None:
         store = LocalImageStore(folder)
         for guid in guids:
-            store.write_note(guid, "note")
+            store.write_manifest(guid, "manifest")
             store.write(guid, b"first")
 
     def replace_and_delete() -> None:
@@ -172,7 +172,7 @@ def test_servers_of_one_group_share_a_folder(reachable: Path) -> None:
             with store.open(guid) as reader:
                 assert reader.read(10) == b"first"
             store.write(guid, b"second")
-            store.delete_note(guid)
+            store.delete_manifest(guid)
             store.delete(guid)
 
     assert _as_user(10001, 4242, write)

@@ -105,9 +105,15 @@ def test_a_generation_is_one_trace(
     }
     assert generation["parent_id"] == root["span_id"]
     assert (provider["parent_id"], provider["kind"]) == (generation["span_id"], _CLIENT)
-    spans = _wait_for_spans(receiver, trace, "store write_note")
+    spans = _wait_for_spans(receiver, trace, "store write_manifest")
     steps = {span["name"]: span for span in spans}
-    assert {"database wait", "database insert", "database commit", "store write", "store write_note"} <= steps.keys()
+    assert {
+        "database wait",
+        "database insert",
+        "database commit",
+        "store write",
+        "store write_manifest",
+    } <= steps.keys()
     for span in spans:
         assert root["began"] <= span["began"] <= span["ended"]
         assert span["resource"]["service.name"] == "pixyproxy"

@@ -1,4 +1,4 @@
-"""The deletions that are not finished: the detail is gone, and the bytes may still be there."""
+"""Unfinished deletions: the detail is deleted, and the bytes may still exist."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pixyproxy.data.database import DatabaseContext
 
 @dataclass(frozen=True)
 class Deletion:
-    """An image whose bytes are to be deleted; ``id`` grows with the time of the deletion."""
+    """An image whose bytes are to be deleted; ids are in the order of the deletions."""
 
     id: int
     image_guid: str
@@ -24,7 +24,7 @@ class DeletionRepository:
         self._context = context
 
     def insert(self, image_guid: str) -> None:
-        """Note that the bytes of an image are to be deleted."""
+        """Record that the bytes of an image are to be deleted."""
         self._context.insert(
             "INSERT INTO deletions (guid, image_guid, created_at) VALUES (:guid, :image_guid, :now)",
             {"guid": new_guid(), "image_guid": image_guid, "now": datetime.now(UTC)},
@@ -36,5 +36,5 @@ class DeletionRepository:
         return [Deletion(**row) for row in self._context.fetch_all(sql, {"after": after, "limit": limit})]
 
     def delete(self, image_guid: str) -> None:
-        """Note that the bytes of an image are gone."""
+        """Record that the bytes of an image are deleted."""
         self._context.execute("DELETE FROM deletions WHERE image_guid = :image_guid", {"image_guid": image_guid})

@@ -1,4 +1,4 @@
-"""The sign-ins that failed lately."""
+"""Recent failed sign-ins."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import datetime
 
 from pixyproxy.data.database import DatabaseContext
 
-_FORGOTTEN_AT_A_TIME = 1000
+_MOST_DELETED = 1000
 
 
 class FailedSignInRepository:
@@ -17,22 +17,21 @@ class FailedSignInRepository:
         self._context = context
 
     def insert(self, counters: Collection[str], failed_at: datetime) -> None:
-        """Count a failure."""
+        """Record a failure under several counters."""
         self._context.execute_many(
             "INSERT INTO failed_sign_ins (counter, failed_at) VALUES (:counter, :failed_at)",
             [{"counter": counter, "failed_at": failed_at} for counter in counters],
         )
 
     def nth_last(self, counter: str, n: int) -> datetime | None:
-        """Return when the ``n``-th last failure was, counted from 1, or None where there are fewer."""
-        row = self._context.fetch_one(
+        """Return the time of the ``n``-th last failure, counted from 1, or None if there are fewer."""
+        return self._context.fetch_value(
             """
             SELECT failed_at FROM failed_sign_ins WHERE counter = :counter
             ORDER BY failed_at DESC LIMIT 1 OFFSET :before
             """,
             {"counter": counter, "before": n - 1},
         )
-        return None if row is None else row["failed_at"]
 
     def ids_of(self, counter: str) -> list[int]:
         """Return the ids of a counter's failures."""
@@ -43,10 +42,10 @@ class FailedSignInRepository:
         """Return the ids of the oldest failures before a moment, a thousand at most."""
         rows = self._context.fetch_all(
             "SELECT id FROM failed_sign_ins WHERE failed_at < :moment ORDER BY failed_at LIMIT :most",
-            {"moment": moment, "most": _FORGOTTEN_AT_A_TIME},
+            {"moment": moment, "most": _MOST_DELETED},
         )
         return [row["id"] for row in rows]
 
     def delete(self, ids: Collection[int]) -> None:
-        """Delete failures. One by one: a range would lock its gaps against failures that are being inserted."""
+        """Delete failures, one by one because the gap locks of a range would block inserts."""
         self._context.execute_many("DELETE FROM failed_sign_ins WHERE id = :id", [{"id": id_} for id_ in ids])

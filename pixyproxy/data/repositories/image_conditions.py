@@ -1,4 +1,4 @@
-"""What a list asks of the columns of images, as conditions in SQL."""
+"""Conditions in SQL on the columns of images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PUBLIC = f"images.visibility = {Visibility.PUBLIC.value}"
 
 @dataclass(frozen=True)
 class ImagePosition:
-    """A place in the order of images, which is newest first, and among equally new ones the last id first."""
+    """A position in the order of images: newest first, and the highest id first among equal times."""
 
     created_at: datetime
     id: int
@@ -22,14 +22,14 @@ class ImagePosition:
 
 @dataclass
 class Conditions:
-    """Conditions that must all hold, and their parameters."""
+    """Conditions joined by AND, and their parameters."""
 
     sql: list[str] = field(default_factory=list)
     parameters: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, image_filter: ImageFilter, author_id: int | None, after: ImagePosition | None) -> Conditions:
-        """Make those for the columns that a filter speaks of, and for the place where a page begins."""
+        """Return the conditions of a filter, apart from those of the search index, and of the start of a page."""
         conditions = cls()
         if author_id is not None:
             conditions.add("images.author_id = :author_id", author_id=author_id)
@@ -45,7 +45,7 @@ class Conditions:
         if image_filter.created_before is not None:
             conditions.add("images.created_at < :created_before", created_before=image_filter.created_before)
         if after is not None:
-            # Spelt so that both servers walk the index from here; as (a, b) < (x, y) neither does.
+            # In this form both servers walk the index from the position, with (a, b) < (x, y) neither does.
             conditions.add(
                 "images.created_at <= :after_created_at "
                 "AND (images.created_at < :after_created_at OR images.id < :after_id)",
@@ -55,30 +55,30 @@ class Conditions:
         return conditions
 
     def add(self, condition: str, **parameters: Any) -> None:
-        """Add one more."""
+        """Add a condition."""
         self.sql.append(condition)
         self.parameters.update(parameters)
 
     def beside_ids(self) -> str:
-        """Return them in the form to stand beside the ids of few images."""
+        """Return the conditions in the form for a query by id."""
         return without_index(" AND ".join(self.sql))
 
     def add_scope(self, caller: Caller | None) -> None:
-        """Add what a caller may see."""
+        """Add the condition that a caller may see an image."""
         self.add(scope_of(caller, self.parameters))
 
 
 def without_index(condition: str) -> str:
-    """Return a condition in a form for which no index is walked.
+    """Return a condition in a form for which no index is used.
 
-    SQLite would rather walk through all public images than look up fifty ids; a plus keeps it from that, and is nothing
-    to the other servers.
+    SQLite would walk all public images in place of looking up fifty ids. A plus before the column prevents that, and
+    has no effect on the other servers.
     """
     return condition.replace("images.", "+images.")
 
 
 def scope_of(caller: Caller | None, parameters: dict[str, Any]) -> str:
-    """Return the condition for what a caller may see, and add its parameters."""
+    """Return the condition that a caller may see an image, and add its parameters."""
     if caller is None:
         return PUBLIC
     if caller.is_admin:

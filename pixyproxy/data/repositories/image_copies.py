@@ -1,4 +1,4 @@
-"""Which images have been copied into which store, and verified there."""
+"""The verified copies of images in other stores."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pixyproxy.data.database import DatabaseContext
 
 @dataclass(frozen=True)
 class ImageToCopy:
-    """What copying needs to know of an image.
+    """The fields of an image that copying needs.
 
     Attributes:
         id: the image's id.
         guid: the image's guid.
-        size_bytes: how many bytes it has.
+        size_bytes: the number of its bytes.
         sha256: their hash, in hex.
-        is_copied: whether it has been copied, and verified, before.
+        is_copied: whether a verified copy is recorded.
     """
 
     id: int
@@ -27,19 +27,6 @@ class ImageToCopy:
     size_bytes: int
     sha256: str
     is_copied: bool
-
-
-@dataclass(frozen=True)
-class Copy:
-    """A copy that was made.
-
-    Attributes:
-        image_guid: the image's guid.
-        has_image: whether there still is such an image.
-    """
-
-    image_guid: str
-    has_image: bool
 
 
 class ImageCopyRepository:
@@ -50,31 +37,28 @@ class ImageCopyRepository:
         self._store_guid = store_guid
 
     def count_images(self) -> int:
-        """Return how many images there are to copy, copied or not."""
-        row = self._context.fetch_one("SELECT COUNT(*) AS images FROM images", {})
-        return row["images"] if row else 0
+        """Return the number of images, copied or not."""
+        return self._context.fetch_value("SELECT COUNT(*) FROM images", {}) or 0
 
     def get_images(self, limit: int, *, after: int) -> list[ImageToCopy]:
-        """Return the next images behind an id, in the order of their ids."""
+        """Return the next images after an id, in the order of their ids."""
         rows = self._context.fetch_all(
             """
-            SELECT images.id, images.guid, images.size_bytes, images.sha256, image_copies.id AS copy_id
+            SELECT images.id, images.guid, images.size_bytes, images.sha256,
+              image_copies.id IS NOT NULL AS is_copied
             FROM images
             LEFT JOIN image_copies ON image_copies.store_guid = :store AND image_copies.image_guid = images.guid
             WHERE images.id > :after ORDER BY images.id LIMIT :limit
             """,
             {"store": self._store_guid, "after": after, "limit": limit},
         )
-        return [
-            ImageToCopy(row["id"], row["guid"], row["size_bytes"], row["sha256"], row["copy_id"] is not None)
-            for row in rows
-        ]
+        return [ImageToCopy(**row) for row in rows]
 
-    def get_copies(self, limit: int, *, after: str) -> list[Copy]:
-        """Return the next copies behind a guid, in the order of their guids."""
+    def get_copies(self, limit: int, *, after: str) -> dict[str, bool]:
+        """Return the next copies after a guid: by guids of images and in their order, whether the image exists."""
         rows = self._context.fetch_all(
             """
-            SELECT page.image_guid, images.id AS image_id
+            SELECT page.image_guid, images.id IS NOT NULL AS has_image
             FROM (
               SELECT image_guid FROM image_copies WHERE store_guid = :store AND image_guid > :after
               ORDER BY image_guid LIMIT :limit
@@ -84,10 +68,10 @@ class ImageCopyRepository:
             """,
             {"store": self._store_guid, "after": after, "limit": limit},
         )
-        return [Copy(row["image_guid"], row["image_id"] is not None) for row in rows]
+        return {row["image_guid"]: bool(row["has_image"]) for row in rows}
 
     def replace(self, image_guids: Sequence[str]) -> None:
-        """Note that images are copied, whether that was noted before or not."""
+        """Record copies of images, in place of earlier ones."""
         self.delete(image_guids)
         now = datetime.now(UTC)
         self._context.execute_many(
@@ -102,7 +86,7 @@ class ImageCopyRepository:
         )
 
     def delete(self, image_guids: Sequence[str]) -> None:
-        """Note that images are not copied, or not any more."""
+        """Delete the copies of images."""
         self._context.execute_many(
             "DELETE FROM image_copies WHERE store_guid = :store AND image_guid = :image_guid",
             [{"store": self._store_guid, "image_guid": guid} for guid in sorted(image_guids)],

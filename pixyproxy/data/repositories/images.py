@@ -1,17 +1,17 @@
-"""The details of images: rows and pages of them. Pages that take a search come from ``image_search``."""
+"""The details of images. Pages that need the search index come from ``search.query``."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from pixyproxy.core.exceptions import ImageNotFoundError
 from pixyproxy.core.models import Caller, Image, ImageDetail, ImageFilter, Usage, Visibility
 from pixyproxy.core.text import caseless_key
-from pixyproxy.data.database import Database, DatabaseContext
+from pixyproxy.data.database import Database, DatabaseContext, in_list
 from pixyproxy.data.repositories.image_conditions import (
     PUBLIC,
     Conditions,
@@ -20,7 +20,7 @@ from pixyproxy.data.repositories.image_conditions import (
     without_index,
 )
 from pixyproxy.data.search.index import Indexed, SearchIndexRepository
-from pixyproxy.data.search.query import ImageSearch
+from pixyproxy.data.search.query import DEFAULT_LIMITS, ImageSearch, SearchLimits
 
 _COLUMNS = """
   images.id, images.guid, images.author_id, users.username AS author, images.filename, images.prompt, images.tags,
@@ -42,15 +42,16 @@ _SELECT_INDEXED = "SELECT prompt, filename, tags, author_id, visibility FROM ima
 class ImageRepository:
     """The images, within one database context."""
 
-    def __init__(self, context: DatabaseContext) -> None:
+    def __init__(self, context: DatabaseContext, limits: SearchLimits = DEFAULT_LIMITS) -> None:
         self._context = context
-        self._index = SearchIndexRepository(context)
+        self._limits = limits
+        self._index = SearchIndexRepository(context, limits.layout)
 
     def insert(self, detail: ImageDetail, author_id: int) -> Image:
         """Add an image.
 
         Raises:
-            ConstraintViolationError: there is an image of that guid, or no such author.
+            ConstraintViolationError: the guid is taken, or the author does not exist.
         """
         row = detail_to_dict(detail) | {"author_id": author_id}
         image_id = self._context.insert(_INSERT, row)
@@ -69,29 +70,29 @@ class ImageRepository:
         return image
 
     def get_several(self, wanted: Sequence[tuple[str, Caller | None]]) -> list[Image | None]:
-        """Return images by guid, each for a caller of its own; None where there is none that the caller may see."""
+        """Return images by guid, each for a caller of its own; None in place of one that this caller may not see."""
         sql, parameters = _several_query(wanted)
         images = {row["guid"]: _dict_to_image(row) for row in self._context.fetch_all(sql, parameters)}
         found = [(images.get(guid), caller) for guid, caller in wanted]
-        # Two callers may want the same image, of whom only one may see it.
+        # Two callers may ask for the same image, and only one of them may see it.
         return [image if image is not None and _may_see(caller, image) else None for image, caller in found]
 
     def get_any(self, guid: str) -> Image:
-        """Return one image, whoever may see it. Raises as ``get``."""
+        """Return one image, whether or not a caller may see it. Raises as ``get``."""
         found = self.find_any([guid])
         if not found:
             raise ImageNotFoundError(guid)
         return found[guid]
 
     def find_any(self, guids: Sequence[str]) -> dict[str, Image]:
-        """Return those images of the given guids that there are, whoever may see them, by guid."""
+        """Return the existing images of the given guids by guid, whether or not a caller may see them."""
         parameters = {f"guid{number}": guid for number, guid in enumerate(guids)}
         names = ", ".join(f":{name}" for name in parameters)
         rows = self._context.fetch_all(f"{_SELECT} WHERE images.guid IN ({names})", parameters)
         return {row["guid"]: _dict_to_image(row) for row in rows}
 
     def lock(self, guid: str, database: Database) -> None:
-        """Keep other transactions from changing an image until this one ends; no error where there is none."""
+        """Lock an image against changes by other transactions until this one ends; no error if it does not exist."""
         self._context.fetch_one(f"SELECT id FROM images WHERE guid = :guid{database.for_update}", {"guid": guid})  # noqa: S608
 
     def get_page(
@@ -100,9 +101,8 @@ class ImageRepository:
         """Return the newest ``limit`` images that match, that ``caller`` may see, and that come after a position."""
         if _takes_search(image_filter, caller):
             return self._search(image_filter, caller, limit=limit, after=after)
-        query = _PageQuery.of(image_filter, caller, limit, after)
-        rows = self._context.fetch_all(query.sql(), query.parameters)
-        return [_dict_to_image(row) for row in rows]
+        sql, parameters = _page_query(image_filter, caller, limit, after)
+        return [_dict_to_image(row) for row in self._context.fetch_all(sql, parameters)]
 
     def _search(
         self, image_filter: ImageFilter, caller: Caller | None, *, limit: int, after: ImagePosition | None
@@ -110,19 +110,19 @@ class ImageRepository:
         parameters: dict[str, Any] = {}
         scope = scope_of(caller, parameters)
         while True:
-            image_ids = ImageSearch(self._context, image_filter, caller, limit=limit, after=after).image_ids()
+            search = ImageSearch(self._context, image_filter, caller, limit=limit, after=after, limits=self._limits)
+            image_ids = search.image_ids()
             if not image_ids:
                 return []
-            listed = ", ".join(map(str, image_ids))
-            sql = f"{_SELECT} WHERE images.id IN ({listed}) AND {without_index(scope)}"
+            sql = f"{_SELECT} WHERE images.id IN ({in_list(image_ids)}) AND {without_index(scope)}"
             rows = self._context.fetch_all(sql, parameters)
             if len(rows) == len(image_ids):
                 places = {image_id: place for place, image_id in enumerate(image_ids)}
                 return [_dict_to_image(row) for row in sorted(rows, key=lambda row: places[row["id"]])]
-            # One was deleted or hidden meanwhile: another has its place, or the page would look like the last one.
+            # An image was deleted or hidden meanwhile. A page that is too short would be taken for the last one.
 
     def update(self, image: Image) -> None:
-        """Store the filename, tags, visibility and updated_at of an image; nothing else of it can change."""
+        """Store the filename, tags, visibility and updated_at of an image; the other fields never change."""
         before = self._get_indexed(image.id)
         if before is None:
             return
@@ -138,7 +138,7 @@ class ImageRepository:
         self._index.change(image.id, before, after)
 
     def delete(self, image_id: int) -> None:
-        """Delete an image and what it is found by."""
+        """Delete an image, also from the search index."""
         before = self._get_indexed(image_id)
         if before is not None:
             self._context.execute("DELETE FROM images WHERE id = :id", {"id": image_id})
@@ -157,7 +157,7 @@ def _indexed(detail: ImageDetail, author_id: int) -> Indexed:
 
 
 def detail_to_dict(detail: ImageDetail) -> dict[str, Any]:
-    """Make of an image what its row holds, apart from the ids."""
+    """Return the columns of an image, apart from the ids."""
     usage = detail.usage
     return {
         "guid": detail.guid,
@@ -181,7 +181,7 @@ def detail_to_dict(detail: ImageDetail) -> dict[str, Any]:
 
 
 def _dict_to_image(row: Mapping[str, Any]) -> Image:
-    """Make an image of a row, which was checked when it was stored and is not checked again."""
+    """Return the image of a row, without validating again what was validated when it was stored."""
     values = dict(row)
     tokens = {name: values.pop(name) for name in ("input_tokens", "output_tokens", "total_tokens")}
     values["usage"] = None if tokens["total_tokens"] is None else Usage.of_checked(tokens)
@@ -200,10 +200,9 @@ def _may_see(caller: Caller | None, image: Image) -> bool:
 
 
 def _several_query(wanted: Sequence[tuple[str, Caller | None]]) -> tuple[str, dict[str, Any]]:
-    """Return the query for images by guid and its parameters.
+    """Return the query for images by guid, and its parameters.
 
-    It leaves out what callers may not see, so that to ask for an image that is hidden takes as long as for one that
-    there is not.
+    It leaves out images that the callers may not see: a hidden image takes as long as one that does not exist.
     """
     guids_by_scope: dict[str, list[str]] = defaultdict(list)
     parameters: dict[str, Any] = {}
@@ -218,9 +217,10 @@ def _several_query(wanted: Sequence[tuple[str, Caller | None]]) -> tuple[str, di
 
 
 def _takes_search(image_filter: ImageFilter, caller: Caller | None) -> bool:
-    """Tell whether a page takes the search index, because no index of the images leads to it.
+    """Tell whether a page needs the search index, because no index of the images leads to it.
 
-    One's own private images among many public ones, and an author's public images among many private ones, do too.
+    It is also needed for one's own private images, which may be few among many public ones, and for an author's images
+    that are visible to the caller, which may be few among many private ones.
     """
     is_own_private = image_filter.visibility is Visibility.PRIVATE and not (caller and caller.is_admin)
     return is_own_private or any(
@@ -228,46 +228,33 @@ def _takes_search(image_filter: ImageFilter, caller: Caller | None) -> bool:
     )
 
 
-@dataclass
-class _PageQuery:
-    """The query for a page, in branches that each walk one index from its newest end and stop at the limit.
+def _page_query(
+    image_filter: ImageFilter, caller: Caller | None, limit: int, after: ImagePosition | None
+) -> tuple[str, dict[str, Any]]:
+    """Return the query for a page, and its parameters.
 
-    What a user may see is one's own and what is public. As one condition with OR no index serves it; as two branches,
-    each has one.
+    A caller may see public images and its own. No index serves that as one condition with OR, so the query is a union
+    of branches that each walk one index from its newest end and stop at the limit.
     """
-
-    branches: list[str]
-    conditions: list[str]
-    parameters: dict[str, Any]
-
-    @classmethod
-    def of(
-        cls, image_filter: ImageFilter, caller: Caller | None, limit: int, after: ImagePosition | None
-    ) -> _PageQuery:
-        conditions = Conditions.of(image_filter, None, after)
-        parameters = conditions.parameters | {"limit": limit}
-        if caller is not None:
-            parameters["caller_id"] = caller.user_id
-        return cls(_branches_of(image_filter, caller), conditions.sql, parameters)
-
-    def sql(self) -> str:
-        ids = " UNION ".join(self._branch_sql(number, scope) for number, scope in enumerate(self.branches))
-        return (
-            f"SELECT {_COLUMNS} FROM ({ids}) AS page "  # noqa: S608
-            "JOIN images ON images.id = page.id JOIN users ON users.id = images.author_id "
-            "ORDER BY images.created_at DESC, images.id DESC LIMIT :limit"
-        )
-
-    def _branch_sql(self, number: int, scope: str) -> str:
-        conditions = " AND ".join([scope, *self.conditions])
-        return (
-            f"SELECT id FROM (SELECT images.id FROM images WHERE {conditions} "  # noqa: S608
-            f"ORDER BY images.created_at DESC, images.id DESC LIMIT :limit) AS branch{number}"
-        )
+    conditions = Conditions.of(image_filter, None, after)
+    parameters = conditions.parameters | {"limit": limit}
+    if caller is not None:
+        parameters["caller_id"] = caller.user_id
+    ids = " UNION ".join(
+        f"SELECT id FROM (SELECT images.id FROM images WHERE {' AND '.join([scope, *conditions.sql])} "  # noqa: S608
+        f"ORDER BY images.created_at DESC, images.id DESC LIMIT :limit) AS branch{number}"
+        for number, scope in enumerate(_branches_of(image_filter, caller))
+    )
+    sql = (
+        f"SELECT {_COLUMNS} FROM ({ids}) AS page "  # noqa: S608
+        "JOIN images ON images.id = page.id JOIN users ON users.id = images.author_id "
+        "ORDER BY images.created_at DESC, images.id DESC LIMIT :limit"
+    )
+    return sql, parameters
 
 
 def _branches_of(image_filter: ImageFilter, caller: Caller | None) -> list[str]:
-    """Return the conditions whose union is what a caller may see, without those that the filter leaves empty."""
+    """Return the conditions whose union is what a caller may see, without those that match nothing of the filter."""
     if caller is not None and caller.is_admin:
         return ["1 = 1"]
     if caller is None or image_filter.visibility is Visibility.PUBLIC:

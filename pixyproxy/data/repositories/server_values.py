@@ -13,15 +13,14 @@ class ServerValueRepository:
         self._context = context
 
     def get(self, name: str) -> str | None:
-        """Return the value of that name, or None where there is none yet."""
-        row = self._context.fetch_one("SELECT value FROM server_values WHERE name = :name", {"name": name})
-        return None if row is None else str(row["value"])
+        """Return the value of a name, or None if it has none."""
+        return self._context.fetch_value("SELECT value FROM server_values WHERE name = :name", {"name": name})
 
     def insert(self, name: str, value: str) -> None:
-        """Store the first value of that name.
+        """Store the first value of a name.
 
         Raises:
-            ConstraintViolationError: there is one already.
+            ConstraintViolationError: the name has a value.
         """
         self._context.insert(
             "INSERT INTO server_values (guid, name, value) VALUES (:guid, :name, :value)",
@@ -29,8 +28,8 @@ class ServerValueRepository:
         )
 
     def set(self, name: str, value: str) -> None:
-        """Store a value, in place of an earlier one of that name."""
-        # One statement, because between two of them somebody else could store the first value.
+        """Store the value of a name, in place of an earlier one."""
+        # One statement: between two, another transaction could insert the first value.
         self._context.execute(
             "REPLACE INTO server_values (guid, name, value) VALUES (:guid, :name, :value)",
             {"guid": new_guid(), "name": name, "value": value},

@@ -25,10 +25,10 @@ class UserRepository:
         self._context = context
 
     def insert(self, user: UserCreate) -> User:
-        """Add a user, whose ``password`` must be a hash by now.
+        """Add a user, whose ``password`` must be a hash.
 
         Raises:
-            ConstraintViolationError: the name is taken, perhaps by a user who was removed but has made images.
+            ConstraintViolationError: the name is taken, perhaps by a removed user who has images.
         """
         now = datetime.now(UTC)
         row = _user_to_dict(user) | {"guid": new_guid(), "created_at": now, "updated_at": now}
@@ -39,14 +39,14 @@ class UserRepository:
             """,
             row,
         )
-        self._note_change()
+        self._change_revision()
         return _dict_to_user(row)
 
     def get(self, username: str) -> User:
-        """Return the user of that name.
+        """Return the user with a name.
 
         Raises:
-            RecordNotFoundError: there is none, or it was removed.
+            RecordNotFoundError: there is none, or the user was removed.
         """
         row = self._context.fetch_one(
             f"SELECT {_COLUMNS} FROM users WHERE username_key = :username_key AND removed_at IS NULL",  # noqa: S608
@@ -62,21 +62,21 @@ class UserRepository:
         return [_dict_to_user(row) for row in self._context.fetch_all(sql, {})]
 
     def has_any(self) -> bool:
-        """Tell whether there ever was a user."""
+        """Tell whether there is a user, perhaps a removed one."""
         return self._context.fetch_one("SELECT 1 FROM users LIMIT 1", {}) is not None
 
     def update_password(self, user_id: int, password: SecretStr) -> None:
-        """Give a user another password hash."""
+        """Replace the password hash of a user."""
         self._context.execute(
             "UPDATE users SET password = :password, updated_at = :now WHERE id = :id",
             {"id": user_id, "password": password.get_secret_value(), "now": datetime.now(UTC)},
         )
-        self._note_change()
+        self._change_revision()
 
     def remove(self, user_id: int) -> bool:
-        """Remove a user; return whether the name stays taken, because images or generations carry it."""
+        """Remove a user; return whether the name stays taken, because images or generations refer to the user."""
         parameters = {"id": user_id, "now": datetime.now(UTC)}
-        self._note_change()
+        self._change_revision()
         is_author = self._context.fetch_one(
             """
             SELECT 1 FROM users WHERE id = :id AND (
@@ -94,15 +94,15 @@ class UserRepository:
         return False
 
     def changed_at(self) -> dict[int, datetime]:
-        """Return when each user last changed, by id."""
+        """Return the time of the last change of each user, by id."""
         rows = self._context.fetch_all("SELECT id, updated_at FROM users WHERE removed_at IS NULL", {})
         return {row["id"]: row["updated_at"] for row in rows}
 
     def revision(self) -> str:
-        """Return a value that changes with every change of any user."""
+        """Return a value that every change of any user changes."""
         return ServerValueRepository(self._context).get(_REVISION) or ""
 
-    def _note_change(self) -> None:
+    def _change_revision(self) -> None:
         ServerValueRepository(self._context).set(_REVISION, new_guid())
 
 

@@ -1,25 +1,24 @@
-"""Where postings are stored: in a row for each term of a block."""
+"""The search index's blocks: a row for each block, and a row with a posting list for each of its terms."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from pixyproxy.data.database import DatabaseContext, Row
-from pixyproxy.data.search import postings
-from pixyproxy.data.search.postings import Posting
+from pixyproxy.data.database import DatabaseContext, in_list
+from pixyproxy.data.search.postings import DEFAULT_LAYOUT, BlockLayout, Posting, difference, union
 from pixyproxy.data.search.run_bounds import RunBounds
 
-# The last code point: what begins with a prefix lies between the prefix and the prefix followed by it.
+# The last code point: all texts with a prefix lie between the prefix and the prefix followed by it.
 _LAST_CHARACTER = "\U0010ffff"
-_TERMS_A_STATEMENT = 500
+_TERMS_PER_STATEMENT = 500
 
 Offsets = Mapping[str, Collection[int]]
 """The offsets of some terms within a block."""
 
-Found = dict[int, dict[str, Posting]]
-"""By block and term, the postings that were found."""
+Found = Mapping[int, Mapping[str, Posting]]
+"""Posting lists by block and term."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +27,10 @@ class Block:
 
     Attributes:
         number: its number.
-        oldest: when its oldest image was created, in microseconds.
-        newest: when its newest image was created.
-        bounds: the same for each of its runs, to be read by ``RunBounds``.
-        has_batches: whether a server of the first release has sealed images into batches of it.
+        oldest: the creation time of its oldest image, in microseconds since 1970.
+        newest: that of its newest image.
+        bounds: the same for each of its runs, in the stored form of ``RunBounds``.
+        has_batches: whether a server of the first release has sealed images of it into batches.
     """
 
     number: int
@@ -42,96 +41,76 @@ class Block:
 
 
 class PostingRepository:
-    """The stored postings, within one database context."""
+    """The blocks and their posting lists, within one database context. A block that is written to must be locked."""
 
-    def __init__(self, context: DatabaseContext) -> None:
+    def __init__(self, context: DatabaseContext, layout: BlockLayout = DEFAULT_LAYOUT) -> None:
         self._context = context
-
-    # --- Reading -----------------------------------------------------------------------------------------------------
+        self._layout = layout
 
     def get_blocks(self) -> list[Block]:
         """Return all blocks."""
-        rows = self._context.fetch_all("SELECT block, oldest, newest, bounds, has_batches FROM image_blocks", {})
-        return [
-            Block(row["block"], row["oldest"], row["newest"], row["bounds"], bool(row["has_batches"])) for row in rows
-        ]
+        sql = "SELECT block AS number, oldest, newest, bounds, has_batches FROM image_blocks"
+        return [Block(**row) for row in self._context.fetch_all(sql, {})]
 
-    def find(self, blocks: Sequence[Block], terms: Sequence[str], prefix: str | None = None) -> Found:
-        """Return postings of some blocks.
-
-        Args:
-            blocks: the blocks to look into.
-            terms: what to look for.
-            prefix: where it is given, all terms that begin so are looked for, too; longer than a short prefix.
-        """
-        found: Found = defaultdict(dict)
-        for row in self._rows([block.number for block in blocks], terms, prefix):
-            found[row["block"]][as_text(row["term"])] = postings.decoded(row["posting"])
-        return found
-
-    def _rows(self, blocks: Sequence[int], terms: Sequence[str], prefix: str | None = None) -> list[Row]:
+    def find(self, blocks: Collection[int], terms: Sequence[str], prefix: str | None = None) -> Found:
+        """Return the posting lists of some terms, and of all terms with a prefix, in blocks given by number."""
+        found: dict[int, dict[str, Posting]] = defaultdict(dict)
         if not blocks:
-            return []
-        select = f"SELECT block, term, posting FROM image_postings WHERE block IN ({listed(blocks)}) AND"  # noqa: S608
+            return found
+        select = f"SELECT block, term, posting FROM image_postings WHERE block IN ({in_list(blocks)}) AND"  # noqa: S608
         names, parameters = _named(terms)
-        # As a union, because as one condition not every database would walk the index.
+        # A union, because not every database walks the index for a single condition with OR.
         parts = [f"{select} term IN ({names})"] if terms else []
         if prefix is not None:
             parts.append(f"{select} term >= :first AND term < :end")
             parameters |= {"first": prefix, "end": prefix + _LAST_CHARACTER}
-        return self._context.fetch_all(" UNION ALL ".join(parts), parameters)
-
-    # --- Writing -----------------------------------------------------------------------------------------------------
+        for row in self._context.fetch_all(" UNION ALL ".join(parts), parameters):
+            found[row["block"]][as_text(row["term"])] = self._layout.decode(row["posting"])
+        return found
 
     def add(self, block: int, added: Offsets) -> None:
-        """Add offsets to the postings of a block, which must be locked."""
-        for terms in _statements(added):
-            stored = self._row_postings(block, terms)
-            self._write(
-                block, {term: postings.union([stored.get(term, frozenset()), frozenset(added[term])]) for term in terms}
-            )
+        """Add offsets to posting lists of a block."""
+        for terms in _batched(added):
+            stored = self.find([block], terms).get(block, {})
+            lists = {term: union([stored.get(term, frozenset()), frozenset(added[term])]) for term in terms}
+            self._replace(block, lists)
 
     def remove(self, block: int, removed: Offsets) -> None:
-        """Take offsets away from the postings of a block, which must be locked."""
-        for terms in _statements(removed):
-            stored = self._row_postings(block, terms)
-            self._write(block, {term: postings.without(posting, removed[term]) for term, posting in stored.items()})
+        """Remove offsets from posting lists of a block."""
+        for terms in _batched(removed):
+            stored = self.find([block], terms).get(block, {})
+            self._replace(block, {term: difference(posting, removed[term]) for term, posting in stored.items()})
 
     def drop_batches(self, block: int) -> None:
-        """Delete the batches of a block, which must be locked."""
+        """Delete the batches of a block."""
         self._context.execute("DELETE FROM image_batches WHERE block = :block", {"block": block})
         self._context.execute("UPDATE image_blocks SET has_batches = 0 WHERE block = :block", {"block": block})
 
     def widen_bounds(self, block: int, created_at: Mapping[int, int]) -> None:
-        """Let the bounds of a block, which must be locked, include images, by their offsets."""
+        """Widen the bounds of a block to include images: their creation times in microseconds, by offset."""
         if not created_at:
             return
-        row = self._context.fetch_one("SELECT bounds FROM image_blocks WHERE block = :block", {"block": block})
-        bounds = RunBounds.decoded(row["bounds"]) if row and row["bounds"] else RunBounds.of_none()
+        stored = self._context.fetch_value("SELECT bounds FROM image_blocks WHERE block = :block", {"block": block})
+        bounds = RunBounds.decode(stored or b"", self._layout.runs)
         for offset, time in created_at.items():
-            bounds.include(offset, time)
+            bounds.include(self._layout.run_of(offset), time)
         self._context.execute(
             "UPDATE image_blocks SET oldest = :oldest, newest = :newest, bounds = :bounds WHERE block = :block",
             {
                 "block": block,
                 "oldest": min(bounds.oldest),
                 "newest": max(bounds.newest),
-                "bounds": bounds.encoded(),
+                "bounds": bounds.encode(),
             },
         )
 
-    def _row_postings(self, block: int, terms: Sequence[str]) -> dict[str, Posting]:
-        return {as_text(row["term"]): postings.decoded(row["posting"]) for row in self._rows([block], terms)}
-
-    def _write(self, block: int, changed: Mapping[str, Posting]) -> None:
-        """Store postings in place of those that were there."""
-        rows = {term: postings.encoded(posting) for term, posting in changed.items()}
+    def _replace(self, block: int, lists: Mapping[str, Posting]) -> None:
+        rows = {term: self._layout.encode(posting) for term, posting in lists.items()}
         self._context.execute_many(
             "REPLACE INTO image_postings (block, term, posting) VALUES (:block, :term, :posting)",
             [{"block": block, "term": term, "posting": data} for term, data in rows.items() if data],
         )
-        empty = [term for term, data in rows.items() if not data]
-        if empty:
+        if empty := [term for term, data in rows.items() if not data]:
             names, parameters = _named(empty)
             self._context.execute(
                 f"DELETE FROM image_postings WHERE block = :block AND term IN ({names})",  # noqa: S608
@@ -140,23 +119,18 @@ class PostingRepository:
 
 
 def as_text(value: str | bytes) -> str:
-    """Return text of a binary column, which servers give as bytes."""
+    """Return the text of a binary column, which MySQL returns as bytes and SQLite as it was given."""
     return value if isinstance(value, str) else value.decode()
 
 
-def listed(numbers: Iterable[int]) -> str:
-    """Return what stands in the brackets of IN for these numbers."""
-    return ", ".join(map(str, numbers))
-
-
-def _statements(terms: Iterable[str]) -> Iterator[list[str]]:
-    """Cut terms into as many as one statement takes, in the order of the index."""
-    every = sorted(terms)
-    for start in range(0, len(every), _TERMS_A_STATEMENT):
-        yield every[start : start + _TERMS_A_STATEMENT]
+def _batched(terms: Collection[str]) -> Iterator[list[str]]:
+    """Split terms into batches for one statement each, in the order of the index."""
+    ordered = sorted(terms)
+    for start in range(0, len(ordered), _TERMS_PER_STATEMENT):
+        yield ordered[start : start + _TERMS_PER_STATEMENT]
 
 
 def _named(terms: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """Return what stands in the brackets of IN for these terms, and the parameters."""
+    """Return the list of named parameters for IN, and their values."""
     parameters = {f"term{number}": term for number, term in enumerate(terms)}
     return ", ".join(f":{name}" for name in parameters), parameters

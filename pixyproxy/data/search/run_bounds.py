@@ -1,4 +1,4 @@
-"""When the images of a block were created: so that a search reads only those that can still belong on its page."""
+"""Creation times of the runs of a block, by which a search skips runs that cannot have images of its page."""
 
 from __future__ import annotations
 
@@ -6,45 +6,37 @@ import struct
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from pixyproxy.data.search import postings
-
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-# Beyond all times, the wrong way round: the bounds of what has no images.
+# The bounds of a run without images: later and earlier than all times.
 NO_OLDEST, NO_NEWEST = 2**63 - 1, -(2**63)
 
 
 def microseconds(time: datetime) -> int:
-    """Return a time as the index counts it: microseconds since 1970."""
+    """Return a time in microseconds since 1970, as the index stores it."""
     return (time - _EPOCH) // _MICROSECOND
 
 
 @dataclass
 class RunBounds:
-    """When the oldest and the newest image of each run of a block were created, in microseconds."""
+    """The creation times of the oldest and of the newest image of each run, in microseconds since 1970."""
 
     oldest: list[int]
     newest: list[int]
 
     @classmethod
-    def of_none(cls) -> RunBounds:
-        """Return the bounds of a block without images."""
-        count = postings.runs_a_block()
-        return cls([NO_OLDEST] * count, [NO_NEWEST] * count)
+    def decode(cls, data: bytes, runs: int) -> RunBounds:
+        """Read what ``encode`` returned; no data stands for ``runs`` runs without images."""
+        if not data:
+            return cls([NO_OLDEST] * runs, [NO_NEWEST] * runs)
+        times = struct.unpack(f"<{2 * runs}q", data)
+        return cls(list(times[:runs]), list(times[runs:]))
 
-    @classmethod
-    def decoded(cls, data: bytes) -> RunBounds:
-        """Read what ``encoded`` wrote."""
-        times = struct.unpack(f"<{len(data) // 8}q", data)
-        middle = len(times) // 2
-        return cls(list(times[:middle]), list(times[middle:]))
-
-    def encoded(self) -> bytes:
-        """Write them as they are stored."""
+    def encode(self) -> bytes:
+        """Return the stored form."""
         return struct.pack(f"<{2 * len(self.oldest)}q", *self.oldest, *self.newest)
 
-    def include(self, offset: int, created_at: int) -> None:
-        """Widen them for an image."""
-        run = postings.run_of(offset)
+    def include(self, run: int, created_at: int) -> None:
+        """Widen the bounds of a run to include an image."""
         self.oldest[run] = min(self.oldest[run], created_at)
         self.newest[run] = max(self.newest[run], created_at)

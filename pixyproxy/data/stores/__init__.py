@@ -1,1 +1,1 @@
-"""Where image bytes are stored: a folder, or an object store."""
+"""Stores of image bytes: a folder, or an object store."""

@@ -6,18 +6,18 @@ import re
 from dataclasses import dataclass
 from typing import Self
 
-# Only what every cloud takes as it stands, in names of buckets and in keys.
+# Only characters that every cloud allows in names of buckets and in keys without escaping.
 _URL = re.compile(r"(?P<scheme>s3|gs|az)://(?P<bucket>[A-Za-z0-9][\w.-]*)(?:/(?P<prefix>[\w.=+/-]*))?", re.ASCII)
 
 
 @dataclass(frozen=True)
 class BucketAddress:
-    """A place in an object store.
+    """A bucket of an object store, and a prefix.
 
     Attributes:
-        scheme: the cloud, or what speaks as it does: ``s3``, ``gs`` (Google) or ``az`` (Azure).
+        scheme: the protocol: ``s3``, ``gs`` (Google) or ``az`` (Azure).
         bucket: the bucket, which Azure calls a container.
-        prefix: what all keys begin with, without slashes at its ends; may be empty.
+        prefix: the prefix of all keys, without slashes at its ends; may be empty.
     """
 
     scheme: str
@@ -47,10 +47,10 @@ class BucketAddress:
         return cls(match["scheme"], match["bucket"], prefix)
 
     def __str__(self) -> str:
-        """Write it as a URL, always alike."""
+        """Return the URL in its canonical form."""
         return f"{self.scheme}://{self.bucket}" + (f"/{self.prefix}" if self.prefix else "")
 
 
 def is_url(store: str) -> bool:
-    """Tell whether the name of a store is a URL, and not a folder."""
+    """Tell whether a store is given as a URL, not as a folder."""
     return "://" in store

@@ -1,4 +1,4 @@
-"""Where the bytes of images are kept: the interface of a store."""
+"""The interface of a store of image bytes."""
 
 from __future__ import annotations
 
@@ -11,39 +11,35 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 
-STORE_GUID_NAME = ".guid"
-"""Where a store keeps its own guid."""
-
-
 class ContentReader(ABC):
     """The stored bytes of one image, open for reading by one thread; closed by the end of a ``with``.
 
     Attributes:
-        size: their number.
+        size: the number of bytes.
     """
 
     size: int
 
     @abstractmethod
     def seek(self, offset: int) -> None:
-        """Go to a byte, counted from 0."""
+        """Continue to read at a byte offset, counted from 0."""
 
     @abstractmethod
     def read(self, count: int) -> bytes:
         """Return the next ``count`` bytes, fewer only at the end.
 
         Raises:
-            ContentDamagedError: they cannot be read, now or later.
-            StorageUnavailableError: they cannot be read now.
+            ContentDamagedError: the stored bytes cannot be read.
+            StorageUnavailableError: the store does not answer.
         """
 
     def state(self) -> Hashable | None:
-        """Return what a write to the bytes would change, or None where the store cannot tell."""
+        """Return a value that any write to the bytes changes, or None if the store has none."""
         return None
 
     @abstractmethod
     def close(self) -> None:
-        """Give back what the reader holds."""
+        """Release the file or the connection."""
 
     def __enter__(self) -> Self:
         return self
@@ -55,31 +51,31 @@ class ContentReader(ABC):
 
 
 class ImageStore(ABC):
-    """Keeps the bytes of images under their guids. Safe to use from many threads and processes at once.
+    """Stores image bytes under the guids of images. Safe to use from many threads and processes at once.
 
-    Every method may raise StorageUnavailableError: the store cannot be reached, or does not let us in.
+    Every method may raise StorageUnavailableError: the store does not answer, or refuses the credentials.
 
     Attributes:
-        listing_interval: the fewest seconds between two calls of ``noted`` that are worth what they cost.
+        listing_interval: the least seconds between two periodic calls of ``list_manifests``.
     """
 
     listing_interval: float = 0.0
 
     @abstractmethod
     def require_room(self, images: int) -> None:
-        """Check, as far as that can be known before, that so many images can be written.
+        """Check that a number of images can probably be written.
 
         Raises:
-            StorageFullError: they cannot.
+            StorageFullError: there is not enough room for them, or the store is read-only.
         """
 
     @abstractmethod
     def write(self, guid: str, data: Buffer) -> None:
-        """Store the bytes of an image; when this returns, they outlive a crash. Half an image is never visible.
+        """Store the bytes of an image, durably and atomically.
 
         Raises:
-            StorageFullError: there is no room; nothing is left behind.
-            StorageUnavailableError: whether they are stored is not known; they may be written again.
+            StorageFullError: there is no room; nothing is stored.
+            StorageUnavailableError: it is unknown whether they are stored; they may be written again.
         """
 
     @abstractmethod
@@ -87,51 +83,51 @@ class ImageStore(ABC):
         """Open the bytes of an image.
 
         Raises:
-            ContentDamagedError: they are not there.
+            ContentDamagedError: there are none.
         """
 
     @abstractmethod
     def delete(self, guid: str) -> None:
-        """Delete the bytes of an image, if they are there."""
+        """Delete the bytes of an image, if there are any."""
 
     @abstractmethod
-    def write_note(self, guid: str, note: str) -> None:
-        """Store a note beside the bytes of an image, to be found by ``noted``. Raises and lasts as ``write``."""
+    def write_manifest(self, guid: str, manifest: str) -> None:
+        """Store the manifest of an image, durably and atomically. Raises as ``write``."""
 
     @abstractmethod
-    def read_note(self, guid: str) -> str | None:
-        """Return the note beside an image, or None where there is none."""
+    def read_manifest(self, guid: str) -> str | None:
+        """Return the manifest of an image, or None if there is none."""
 
     @abstractmethod
-    def delete_note(self, guid: str) -> None:
-        """Delete the note beside an image, if there is one."""
+    def delete_manifest(self, guid: str) -> None:
+        """Delete the manifest of an image, if there is one."""
 
     @abstractmethod
-    def noted(self) -> list[str]:
-        """Return the guids of all images with a note. There are few: a note goes once an image is entered."""
+    def list_manifests(self) -> list[str]:
+        """Return the guids of all images with a manifest: few, because it is deleted when the detail is committed."""
 
     @abstractmethod
     def write_aside(self, guid: str, body: Buffer) -> str:
-        """Keep a provider's answer from which no image could be read, under the guid that its image would have.
+        """Store a provider's answer from which no image could be read, under the guid planned for its image.
 
-        Nothing but a person removes it. Raises and lasts as ``write``.
+        No method deletes it; an operator may. Durable and atomic, and raises as ``write``.
 
         Returns:
-            Where it is, for the log alone.
+            Its location, for the log only.
         """
 
     @abstractmethod
     def read_aside(self, guid: str) -> bytes | None:
-        """Return what was kept aside under a guid, or None where nothing was."""
+        """Return the answer that was set aside under a guid, or None if there is none."""
 
     @abstractmethod
     def list_aside(self) -> list[str]:
-        """Return the guids under which something was kept aside."""
+        """Return the guids of all answers that were set aside."""
 
     @abstractmethod
     def guid(self) -> str:
-        """Return the store's own guid, which is made at the first call and kept in the store."""
+        """Return the guid of the store itself, which is stored in it at the first call."""
 
     @abstractmethod
-    def sweep(self) -> None:
-        """Remove what writers that died have left half-written."""
+    def delete_partial_writes(self) -> None:
+        """Delete what writers that died have left of their writes."""

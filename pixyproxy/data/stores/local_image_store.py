@@ -14,34 +14,33 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from pixyproxy.core.exceptions import ConfigurationError, ContentDamagedError, PixyProxyException, StorageFullError
 from pixyproxy.core.models import new_guid
-from pixyproxy.data.stores.image_store import STORE_GUID_NAME, ContentReader, ImageStore
+from pixyproxy.data.stores.image_store import ContentReader
+from pixyproxy.data.stores.path_image_store import PathImageStore, content_path
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-# Pictures of providers have up to 8 MiB; a generation is begun only where there is room for all under way, and more.
+# Images of providers have up to 8 MiB.
 _ROOM_PER_IMAGE = 16 * 1024 * 1024
 _STEADY_SECONDS = 2.0
-_PIECE = 256 * 1024
-# Without following a symbolic link, and without waiting for whoever writes to a FIFO.
+_WRITE_SIZE = 256 * 1024
+# Does not follow a symbolic link, and does not wait for the writer of a FIFO.
 _READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-# What systems say of a symbolic link, of a socket, and where a folder should be and is none.
-_NO_FILE = frozenset({errno.ELOOP, errno.ENXIO, errno.EOPNOTSUPP, errno.ENOTDIR})
+# The errors for a symbolic link, for a socket, and for a path below something that is no folder.
+_NOT_REGULAR = frozenset({errno.ELOOP, errno.ENXIO, errno.EOPNOTSUPP, errno.ENOTDIR})
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM})
 
 
-class LocalImageStore(ImageStore):
-    """Keeps each image in a file of its own, named by its guid, in two levels of folders."""
+class LocalImageStore(PathImageStore):
+    """Stores everything in files of a folder."""
 
     def __init__(self, folder: Path) -> None:
-        """Use ``folder``, and make it where it is missing.
+        """Use a folder, and make it if it does not exist.
 
         Raises:
             ConfigurationError: it cannot be made, or is no folder.
         """
         self._folder = folder
-        self._notes = folder / ".notes"
-        self._aside = folder / ".aside"
         self._parts = folder / ".parts"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -57,65 +56,54 @@ class LocalImageStore(ImageStore):
         if not is_writable or room.f_bavail * room.f_frsize < images * _ROOM_PER_IMAGE:
             raise StorageFullError("There is no room left for images; nothing was generated.")
 
-    def write(self, guid: str, data: Buffer) -> None:  # noqa: D102  inherited
-        self._write(self._path_of(guid), data)
-
     def open(self, guid: str) -> ContentReader:  # noqa: D102  inherited
         try:
-            return _LocalReader(_opened(self._path_of(guid)))
+            return _LocalReader(_opened(self._folder / content_path(guid)))
         except FileNotFoundError as error:
             raise ContentDamagedError("The stored bytes of the image are missing.") from error
 
-    def delete(self, guid: str) -> None:  # noqa: D102  inherited
-        _unlink(self._path_of(guid))
+    def delete_partial_writes(self) -> None:  # noqa: D102  inherited
+        for name in self._names_in(self._parts.name):
+            _delete_if_abandoned(self._parts / name)
 
-    def write_note(self, guid: str, note: str) -> None:  # noqa: D102  inherited
-        self._write(self._notes / guid, note.encode())
-
-    def read_note(self, guid: str) -> str | None:  # noqa: D102  inherited
-        return _text_of(self._notes / guid)
-
-    def delete_note(self, guid: str) -> None:  # noqa: D102  inherited
-        _unlink(self._notes / guid)
-
-    def noted(self) -> list[str]:  # noqa: D102  inherited
-        return _names_in(self._notes)
-
-    def write_aside(self, guid: str, body: Buffer) -> str:  # noqa: D102  inherited
-        path = self._aside / guid
-        self._write(path, body)
-        return str(path.resolve())
-
-    def read_aside(self, guid: str) -> bytes | None:  # noqa: D102  inherited
-        return _read(self._aside / guid)
-
-    def list_aside(self) -> list[str]:  # noqa: D102  inherited
-        return _names_in(self._aside)
-
-    def guid(self) -> str:  # noqa: D102  inherited
-        path = self._folder / STORE_GUID_NAME
-        if _text_of(path) is None:
-            self._write(path, new_guid().encode())
-        return _text_of(path) or ""
-
-    def sweep(self) -> None:  # noqa: D102  inherited
-        for name in _names_in(self._parts):
-            _remove_if_abandoned(self._parts / name)
-
-    def _write(self, path: Path, data: Buffer) -> None:
-        """Write a file that is either not there or whole, and that outlives a crash once this returns."""
+    def _put(self, path: str, data: Buffer) -> None:
+        file = self._folder / path
         try:
-            for folder in (self._parts, path.parent):
-                _make_lasting_folder(folder, self._folder)
-            while not _write_whole(self._parts / new_guid(), path, data):
+            for folder in (self._parts, file.parent):
+                _make_durable_folder(folder, self._folder)
+            while not _write_whole(self._parts / new_guid(), file, data):
                 pass
-            _fsync_folder(path.parent)
+            _fsync_folder(file.parent)
         except OSError as error:
             raise _translated(error) from error
 
-    def _path_of(self, guid: str) -> Path:
-        """Two levels of 256 folders each keep folders small at millions of images."""
-        return self._folder.joinpath(guid[0:2], guid[2:4], guid)
+    def _get(self, path: str) -> bytes | None:
+        try:
+            with _opened(self._folder / path) as file:
+                return file.read()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _failed() from error
+
+    def _remove(self, path: str) -> None:
+        try:
+            (self._folder / path).unlink()
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError as error:
+            raise _translated(error) from error
+
+    def _names_in(self, folder: str) -> list[str]:
+        try:
+            return os.listdir(self._folder / folder)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise _failed() from error
+
+    def _location_of(self, path: str) -> str:
+        return str((self._folder / path).resolve())
 
 
 class _LocalReader(ContentReader):
@@ -134,7 +122,7 @@ class _LocalReader(ContentReader):
 
     def state(self) -> Hashable | None:
         status = os.fstat(self._file.fileno())
-        # A time of change is told in steps: for a moment, a second change would leave it as it is.
+        # The time of change has a coarse resolution: two changes in quick succession may have the same.
         if time.time() - status.st_ctime < _STEADY_SECONDS:
             return None
         return status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns
@@ -148,66 +136,28 @@ def _opened(path: Path) -> BinaryIO:
 
     Raises:
         FileNotFoundError: there is none.
-        ContentDamagedError: something else lies there.
+        ContentDamagedError: it is no regular file.
         PixyProxyException: it cannot be opened.
     """
     try:
         descriptor = os.open(path, _READING)
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
-            # Unbuffered: every read is one chunk, which a buffer would only copy once more.
+            # Unbuffered, because a buffer would only copy each chunk.
             return open(descriptor, "rb", buffering=0)
         os.close(descriptor)
     except FileNotFoundError:
         raise
     except OSError as error:
-        if error.errno not in _NO_FILE:
+        if error.errno not in _NOT_REGULAR:
             raise _failed() from error
-    raise ContentDamagedError("What is stored there is no regular file.")
-
-
-def _read(path: Path) -> bytes | None:
-    """Return what a file holds, or None where there is none. Raises as ``_opened``."""
-    try:
-        with _opened(path) as file:
-            return file.read()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise _failed() from error
-
-
-def _text_of(path: Path) -> str | None:
-    """Return the text that a file holds, or None where there is none. Raises as ``_opened``."""
-    data = _read(path)
-    try:
-        return None if data is None else data.decode()
-    except UnicodeDecodeError as error:
-        raise ContentDamagedError("What is stored there is no text.") from error
-
-
-def _names_in(folder: Path) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise _failed() from error
-
-
-def _unlink(path: Path) -> None:
-    try:
-        path.unlink()
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except OSError as error:
-        raise _translated(error) from error
+    raise ContentDamagedError("The image store has something other than a regular file.")
 
 
 def _write_whole(part: Path, path: Path, data: Buffer) -> bool:
-    """Write a part and make it the file; return False where a sweeper took it away before it was locked."""
+    """Write a part and rename it to the file; return False if the part was deleted before it was locked."""
     try:
         with part.open("xb") as file:
-            # Says to those who sweep that the writer is alive; the lock goes with the process.
+            # The lock keeps others from deleting the part. It is released when the process ends.
             fcntl.flock(file, fcntl.LOCK_EX)
             for piece in _pieces(data):
                 file.write(piece)
@@ -224,26 +174,26 @@ def _write_whole(part: Path, path: Path, data: Buffer) -> bool:
 
 
 def _pieces(data: Buffer) -> Iterator[memoryview]:
-    """Cut data up: a kernel that is no real-time one lets nobody else run until it has carried out a write."""
+    """Split data, because a kernel without full preemption runs nothing else on the core during a write."""
     view = memoryview(data).cast("B")
-    for start in range(0, len(view), _PIECE):
-        yield view[start : start + _PIECE]
+    for start in range(0, len(view), _WRITE_SIZE):
+        yield view[start : start + _WRITE_SIZE]
 
 
-def _remove_if_abandoned(part: Path) -> None:
-    """Remove a half-written file unless its writer holds the lock on it."""
-    # Gone meanwhile, locked, or not ours to remove.
+def _delete_if_abandoned(part: Path) -> None:
+    """Delete a part unless its writer holds the lock on it."""
+    # An error means that it is deleted already, locked, or of another user.
     with suppress(OSError, PixyProxyException), _opened(part) as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         part.unlink()
 
 
-def _make_lasting_folder(folder: Path, top: Path) -> None:
-    """Make ``folder``, some levels below ``top``, so that its entries outlive a crash."""
+def _make_durable_folder(folder: Path, top: Path) -> None:
+    """Make a folder below ``top``, and the folders between them, durably."""
     if folder.is_dir():
         return
     if folder != top:
-        _make_lasting_folder(folder.parent, top)
+        _make_durable_folder(folder.parent, top)
     folder.mkdir(exist_ok=True)
     _fsync_folder(folder.parent)
 

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.clock import database_now
-from pixyproxy.data.repositories.provider_turns import ProviderTurnRepository
+from pixyproxy.data.repositories.rate_limit_slots import RateLimitSlotRepository
 
 
 class RateLimiter:
@@ -30,24 +30,24 @@ class RateLimiter:
         Raises:
             ConstraintViolationError: another server was faster; the transaction may be run again.
         """
-        slots = ProviderTurnRepository(context)
+        slots = RateLimitSlotRepository(context)
         now = database_now(context, self._database.kind)
         number = slots.last() + 1
         wait = self._wait(slots, number, now)
         if not wait:
             slots.insert(number, now)
-            slots.forget(number - self._limit)
+            slots.delete_until(number - self._limit)
         return wait.total_seconds()
 
     def wait_for(self, ahead: int) -> float:
         """Return the seconds until there may be a slot for a request that has ``ahead`` others before it."""
         windows, place = divmod(ahead, self._limit)
         with self._database.reading() as context:
-            slots = ProviderTurnRepository(context)
+            slots = RateLimitSlotRepository(context)
             wait = self._wait(slots, slots.last() + 1 + place, database_now(context, self._database.kind))
         return (wait + windows * self._window).total_seconds()
 
-    def _wait(self, slots: ProviderTurnRepository, number: int, now: datetime) -> timedelta:
+    def _wait(self, slots: RateLimitSlotRepository, number: int, now: datetime) -> timedelta:
         opened_by = slots.taken_at(number - self._limit)
         if opened_by is None:
             return timedelta(0)

@@ -112,7 +112,7 @@ class Recovery:
             self._finish_deletions,
             self._delete_partials,
             self._forget_requests,
-            self._store.sweep,
+            self._store.delete_partial_writes,
         )
         failure: PixyProxyException | None = None
         for step in steps:
@@ -138,7 +138,7 @@ class Recovery:
         """Commit or clean up the others, where it is time to list them again."""
         if time.monotonic() < self._list_at:
             return
-        for guid in set(self._store.noted()) - self._uncommitted - self._waiting:
+        for guid in set(self._store.list_manifests()) - self._uncommitted - self._waiting:
             self._attempt(self._commit_if_abandoned, guid)
         self._list_at = time.monotonic() + self._store.listing_interval
 

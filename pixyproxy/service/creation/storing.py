@@ -78,7 +78,7 @@ class ImageStoring:
         manifest = _Manifest(detail=detail).model_dump_json()
         began = time.time()  # a clock that goes on while the machine sleeps
         give_up_at = time.monotonic() + self._give_up_after
-        self._until_stored(lambda: self._store.write_note(detail.guid, manifest), give_up_at)
+        self._until_stored(lambda: self._store.write_manifest(detail.guid, manifest), give_up_at)
         try:
             self._until_stored(lambda: self._store.write(detail.guid, data), give_up_at)
         except StorageUnavailableError:
@@ -88,7 +88,7 @@ class ImageStoring:
             raise
         if not 0 <= time.time() - began < self._lease.total_seconds():
             # Taken for dead meanwhile: the manifest may have been deleted as one without bytes.
-            self._store.write_note(detail.guid, manifest)
+            self._store.write_manifest(detail.guid, manifest)
 
     def keep_aside(self, guid: str, body: bytes) -> bool:
         """Keep a provider's answer from which no image could be read, and log where; return whether it is kept.
@@ -121,7 +121,7 @@ class ImageStoring:
             DBConnectionError: the database is away.
         """
         guid = generation.image_guid
-        manifest = self._store.read_note(guid)
+        manifest = self._store.read_manifest(guid)
         if manifest is None:
             return False
         if generation.state is GenerationState.SUCCEEDED:
@@ -139,7 +139,7 @@ class ImageStoring:
             # Where there are no bytes, none are deleted: if the lease expired too early, a worker that lives may be
             # about to write them, and to commit them.
             self._store.delete(guid)
-        self._store.delete_note(guid)
+        self._store.delete_manifest(guid)
         return False
 
     def has_content(self, guid: str) -> bool:
@@ -152,7 +152,7 @@ class ImageStoring:
 
     def delete_bytes(self, guid: str) -> None:
         """Delete the bytes of an image whose detail is deleted, and the row which says that they may still be there."""
-        self._store.delete_note(guid)
+        self._store.delete_manifest(guid)
         self._store.delete(guid)
         in_transaction(self._database, lambda context: DeletionRepository(context).delete(guid))
 
@@ -178,7 +178,7 @@ class ImageStoring:
 
     def _drop_manifest(self, guid: str) -> None:
         try:
-            self._store.delete_note(guid)
+            self._store.delete_manifest(guid)
         except PixyProxyException as error:
             _logger.warning("The manifest of the image %s could not be deleted: %s", guid, error.message)
 

@@ -7,7 +7,6 @@ from queue import SimpleQueue
 
 import pytest
 
-from pixyproxy.data import gathering
 from pixyproxy.data.gathering import GatheredReads
 from tests.support.waiting import wait_until
 
@@ -46,22 +45,22 @@ def reads(queries: Queries) -> GatheredReads[str, str]:
 
 
 @pytest.fixture
+def patient_reads(queries: Queries) -> GatheredReads[str, str]:
+    """Reads that wait for a slow query and do not start another one."""
+    return GatheredReads(queries.read, longest_wait=2 * _TIMEOUT)
+
+
+@pytest.fixture
 def threads() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(100) as pool:
         yield pool
 
 
-@pytest.fixture
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits for a slow query long enough to begin another one."""
-    monkeypatch.setattr(gathering, "_PATIENCE_SECONDS", 2 * _TIMEOUT)
-
-
 def _get_all(threads: ThreadPoolExecutor, reads: GatheredReads[str, str], keys: Sequence[str]) -> list[Future[str]]:
     """Begin reads, and wait until all of them wait for a query."""
-    before = len(reads._gathering.keys)
+    before = len(reads._next.keys)
     found = [threads.submit(reads.get, key) for key in keys]
-    wait_until(lambda: len(reads._gathering.keys) == before + len(keys), _TIMEOUT, "all to wait")
+    wait_until(lambda: len(reads._next.keys) == before + len(keys), _TIMEOUT, "all to wait")
     return found
 
 
@@ -73,13 +72,12 @@ def test_a_read_alone_is_a_query_at_once(queries: Queries, reads: GatheredReads[
     assert queries.begun == [["a"], ["a"]]
 
 
-@pytest.mark.usefixtures("patience")
 def test_reads_that_come_meanwhile_share_the_next_query(
-    queries: Queries, reads: GatheredReads[str, str], threads: ThreadPoolExecutor
+    queries: Queries, patient_reads: GatheredReads[str, str], threads: ThreadPoolExecutor
 ) -> None:
-    first = threads.submit(reads.get, "a")
+    first = threads.submit(patient_reads.get, "a")
     queries.wait_for(1)
-    others = _get_all(threads, reads, ["b", "c", "a", "c"])
+    others = _get_all(threads, patient_reads, ["b", "c", "a", "c"])
     # Also what is under way already is asked for anew: it may have changed since that query began.
     queries.answer()
     assert first.result(_TIMEOUT) == "A"
@@ -88,13 +86,12 @@ def test_reads_that_come_meanwhile_share_the_next_query(
     assert [sorted(keys) for keys in queries.begun] == [["a"], ["a", "b", "c", "c"]]
 
 
-@pytest.mark.usefixtures("patience")
 def test_all_who_share_a_query_are_told_its_error(
-    queries: Queries, reads: GatheredReads[str, str], threads: ThreadPoolExecutor
+    queries: Queries, patient_reads: GatheredReads[str, str], threads: ThreadPoolExecutor
 ) -> None:
-    first = threads.submit(reads.get, "a")
+    first = threads.submit(patient_reads.get, "a")
     queries.wait_for(1)
-    others = _get_all(threads, reads, ["b", "c"])
+    others = _get_all(threads, patient_reads, ["b", "c"])
     queries.answer(ConnectionError("away"))
     queries.answer(ConnectionError("still away"))
     with pytest.raises(ConnectionError, match=r"^away"):
@@ -103,7 +100,7 @@ def test_all_who_share_a_query_are_told_its_error(
         with pytest.raises(ConnectionError, match="still away"):
             other.result(_TIMEOUT)
     queries.answer()
-    assert reads.get("d") == "D"
+    assert patient_reads.get("d") == "D"
 
 
 def test_a_query_that_hangs_does_not_keep_the_others_waiting(

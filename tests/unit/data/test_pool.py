@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pixyproxy.core.exceptions import DBConnectionError
-from pixyproxy.data import pool as pool_module
 from pixyproxy.data.pool import ConnectionPool
 
 
@@ -27,8 +26,8 @@ class Connections:
         self.opened = next(self._numbers)
         return self.opened
 
-    def pool(self, size: int = 2, wait: float = 0.0) -> ConnectionPool[int]:
-        return ConnectionPool(self.connect, self.closed.append, size=size, wait=wait)
+    def pool(self, size: int = 2, wait: float = 0.0, **intervals: float) -> ConnectionPool[int]:
+        return ConnectionPool(self.connect, self.closed.append, size=size, wait=wait, **intervals)
 
 
 @pytest.fixture
@@ -94,7 +93,7 @@ def test_a_waiting_thread_gets_what_another_one_gives_back(connections: Connecti
         assert waiting.result(timeout=30) == (connection, True)
 
 
-def test_one_that_is_not_reusable_is_closed_and_its_turn_is_free(connections: Connections) -> None:
+def test_one_that_is_not_reusable_is_closed_and_its_slot_is_free(connections: Connections) -> None:
     pool = connections.pool(size=1)
     for expected in (1, 2, 3):
         connection, was_used = pool.acquire()
@@ -104,15 +103,8 @@ def test_one_that_is_not_reusable_is_closed_and_its_turn_is_free(connections: Co
     assert connections.closed == [1, 2, 3]
 
 
-@pytest.fixture
-def tries_always(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every thread try to connect while the database is away, not only one now and then."""
-    monkeypatch.setattr(pool_module, "_TRY_EVERY_SECONDS", 0.0)
-
-
-@pytest.mark.usefixtures("tries_always")
-def test_a_connection_that_cannot_be_made_takes_no_turn(connections: Connections) -> None:
-    pool = connections.pool(size=1)
+def test_a_connection_that_cannot_be_made_takes_no_slot(connections: Connections) -> None:
+    pool = connections.pool(size=1, retry_interval=0.0)
     connections.is_down = True
     for _ in range(3):
         with pytest.raises(DBConnectionError, match="down"):
@@ -133,13 +125,13 @@ def test_renewing_drops_the_idle_ones_too(connections: Connections) -> None:
     assert fresh == 4
     assert sorted(connections.closed) == [1, 2, 3]
     pool.release(fresh, reusable=True)
-    # The turns are as many as before.
+    # There are as many slots as before.
     assert [pool.acquire() for _ in range(3)] == [(4, True), (5, False), (6, False)]
     with pytest.raises(DBConnectionError):
         pool.acquire()
 
 
-def test_renewing_that_fails_gives_the_turn_back(connections: Connections) -> None:
+def test_renewing_that_fails_releases_the_slot(connections: Connections) -> None:
     pool = connections.pool(size=1)
     dead, _ = pool.acquire()
     connections.is_down = True
@@ -196,20 +188,19 @@ def test_a_silent_database_takes_the_idle_connections_with_it(connections: Conne
     pool = connections.pool(size=3)
     taken = [pool.acquire()[0] for _ in range(3)]
     pool.release(taken[0], reusable=True)
-    pool.note_silence(time.monotonic())
+    pool.report_silence(time.monotonic())
     pool.release(taken[1], reusable=False)
 
     assert sorted(connections.closed) == sorted(taken[:2])
 
 
-def test_a_slow_statement_is_nobody_elses_trouble(connections: Connections, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The database has answered others while one statement took too long: it is not away."""
-    monkeypatch.setattr(pool_module, "_SLACK_SECONDS", 0.0)
-    pool = connections.pool(size=3)
+def test_a_slow_statement_does_not_close_the_connections_of_others(connections: Connections) -> None:
+    """The database has answered others while one statement took too long: it is not down."""
+    pool = connections.pool(size=3, silence_tolerance=0.0)
     slow, quick = pool.acquire()[0], pool.acquire()[0]
     began = time.monotonic()
     pool.release(quick, reusable=True)
-    pool.note_silence(began)
+    pool.report_silence(began)
     pool.release(slow, reusable=False)
 
     assert connections.closed == [slow]
@@ -217,7 +208,7 @@ def test_a_slow_statement_is_nobody_elses_trouble(connections: Connections, monk
     assert pool.acquire() == (3, False)
 
 
-def test_while_the_database_is_away_one_tries_and_the_others_are_refused_at_once() -> None:
+def test_while_the_database_is_down_one_tries_and_the_others_are_refused_at_once() -> None:
     """Otherwise every caller would wait as long as a connection takes to fail."""
     trying, fail = threading.Event(), threading.Event()
     attempts = itertools.count()
@@ -244,9 +235,8 @@ def test_while_the_database_is_away_one_tries_and_the_others_are_refused_at_once
             first.result()
 
 
-@pytest.mark.usefixtures("tries_always")
 def test_once_the_database_is_back_everybody_is_served(connections: Connections) -> None:
-    pool = connections.pool(size=3)
+    pool = connections.pool(size=3, retry_interval=0.0)
     connections.is_down = True
     for _ in range(5):
         with pytest.raises(DBConnectionError):

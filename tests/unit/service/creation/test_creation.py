@@ -454,7 +454,7 @@ def test_a_picture_made_while_the_database_is_away_is_entered_when_it_is_back(
     assert image.size_bytes > 0
     assert len(generator.requests) == 1
     assert (count_images(database), states(database)) == (1, ["stored"])
-    assert store.noted() == []
+    assert store.list_manifests() == []
 
 
 def test_a_commit_whose_answer_was_lost_is_found_out(
@@ -482,7 +482,7 @@ def test_a_commit_whose_answer_was_lost_is_found_out(
     assert creator.create(request(), alice, CallScope(30)).size_bytes > 0
     assert len(generator.requests) == 1
     assert (count_images(database), states(database)) == (1, ["stored"])
-    wait_until(lambda: store.noted() == [], timeout=10, what="the note to go")
+    wait_until(lambda: store.list_manifests() == [], timeout=10, what="the manifest to be deleted")
 
 
 # --- After a crash: what the process that died has left --------------------------------------------------------------
@@ -512,7 +512,7 @@ def test_a_picture_that_was_kept_is_entered(
     assert image.author == "alice"
     assert generator.requests == []
     assert (count_images(database), states(database)) == (1, ["stored"])
-    assert store.noted() == []
+    assert store.list_manifests() == []
 
 
 def test_a_picture_that_another_process_is_about_to_enter_is_left_to_it(
@@ -525,7 +525,7 @@ def test_a_picture_that_another_process_is_about_to_enter_is_left_to_it(
     server.recovery.run()
 
     assert (count_images(database), states(database)) == (0, ["sent"])
-    assert store.noted() == [guid]
+    assert store.list_manifests() == [guid]
 
 
 @pytest.mark.parametrize("there_is", [None, b"pict", b"PICTURE"])
@@ -541,7 +541,7 @@ def test_a_note_without_its_bytes_is_thrown_away(
 
     server.recovery.run()
 
-    assert store.noted() == []
+    assert store.list_manifests() == []
     with pytest.raises(ContentDamagedError):
         store.open(guid)
     with server.taking_calls(), pytest.raises(OutcomeUnknownError):
@@ -552,9 +552,9 @@ def test_a_note_without_its_bytes_is_thrown_away(
 
 def test_a_note_that_outlived_its_entry_goes(creator: ImageCreator, store: LocalImageStore, alice: Caller) -> None:
     image = creator.create(request(), alice, CallScope())
-    store.write_note(image.guid, _Manifest(detail=make_detail(image.guid, b"x")).model_dump_json())
+    store.write_manifest(image.guid, _Manifest(detail=make_detail(image.guid, b"x")).model_dump_json())
 
-    wait_until(lambda: store.noted() == [], timeout=20, what="the sweeper to come by")
+    wait_until(lambda: store.list_manifests() == [], timeout=20, what="recovery to run")
     with store.open(image.guid) as reader:
         assert reader.size == image.size_bytes
 
@@ -562,7 +562,7 @@ def test_a_note_that_outlived_its_entry_goes(creator: ImageCreator, store: Local
 def test_a_note_of_an_earlier_release_is_understood(database: Database, store: LocalImageStore, alice: Caller) -> None:
     guid = begin(database, alice, GenerationState.SUBMITTED, is_alive=False)
     store.write(guid, b"picture")
-    store.write_note(guid, f'{{"detail": {make_detail(guid, b"picture").model_dump_json()}, "author_id": 1}}')
+    store.write_manifest(guid, f'{{"detail": {make_detail(guid, b"picture").model_dump_json()}, "author_id": 1}}')
 
     Server(database, store, FakeGenerator()).recovery.run()
 
@@ -579,14 +579,14 @@ def test_a_note_that_was_thrown_away_while_its_writer_slept_is_written_again(
 
     def write_after_sleeping(guid: str, data: bytes) -> None:
         Server(database, store, FakeGenerator()).recovery.run()
-        assert store.noted() == []
+        assert store.list_manifests() == []
         monkeypatch.setattr(time, "time", lambda: now + 2 * LEASE.total_seconds())
         write(guid, data)
 
     monkeypatch.setattr(store, "write", write_after_sleeping)
     ImageStoring(database, store, lease=LEASE).store(make_detail(guid, b"picture"), b"picture")
 
-    assert store.noted() == [guid]
+    assert store.list_manifests() == [guid]
     Server(database, store, FakeGenerator()).recovery.run()
     assert (count_images(database), states(database)) == (1, ["stored"])
 
@@ -613,9 +613,9 @@ def test_a_half_written_file_goes_unless_its_writer_lives(store: LocalImageStore
     (parts / "abandoned").write_bytes(b"half")
     with (parts / "alive").open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        store.sweep()
+        store.delete_partial_writes()
         assert [path.name for path in parts.iterdir()] == ["alive"]
-    store.sweep()
+    store.delete_partial_writes()
     assert list(parts.iterdir()) == []
 
 

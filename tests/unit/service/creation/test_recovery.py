@@ -40,9 +40,9 @@ class FailingStore(ObjectImageStore):
             raise self.failures.pop()
         super().write(guid, data)  # type: ignore[arg-type]
 
-    def noted(self) -> list[str]:
+    def list_manifests(self) -> list[str]:
         self.listings += 1
-        return super().noted()
+        return super().list_manifests()
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_a_store_that_is_away_is_waited_for(
 
     assert store.failures == []
     assert is_committed(database, generation)
-    assert store.noted() == []
+    assert store.list_manifests() == []
 
 
 def test_a_picture_that_a_store_has_after_all_is_committed(
@@ -106,7 +106,7 @@ def test_a_picture_that_a_store_has_after_all_is_committed(
     server.recovery.run()
 
     assert is_committed(database, generation)
-    assert store.noted() == []
+    assert store.list_manifests() == []
 
 
 def test_manifests_are_listed_seldom_and_leased_ones_are_looked_at_again(
@@ -146,13 +146,13 @@ def test_an_image_of_no_generation_is_reported_once_and_left(
 ) -> None:
     """It was generated after the backup that the database was restored from."""
     guid = new_guid()
-    store.write_note(guid, "{}")
+    store.write_manifest(guid, "{}")
 
     for _ in range(2):
         server.recovery.run()
 
     assert [record.levelname for record in caplog.records if guid in record.message] == ["ERROR"]
-    assert store.noted() == [guid]
+    assert store.list_manifests() == [guid]
 
 
 def test_bytes_that_differ_from_read_to_read_are_not_deleted(
@@ -164,7 +164,7 @@ def test_bytes_that_differ_from_read_to_read_are_not_deleted(
     with monkeypatch.context() as lying:
         lying.setattr(ImageStoring, "_sha256_of", lambda *_: next(hashes))
         server.recovery.run()
-    assert store.noted() == [generation.image_guid]
+    assert store.list_manifests() == [generation.image_guid]
 
     server.storing.rescue(generation)
 
@@ -261,7 +261,7 @@ def test_a_manifest_that_cannot_be_read_stops_no_other(
     # Each is named, and not with every run; a person may still find out what it was.
     for generation in damaged:
         assert len([record for record in caplog.records if generation.image_guid in record.getMessage()]) == 1
-    assert sorted(local.store.noted()) == sorted(generation.image_guid for generation in damaged)
+    assert sorted(local.store.list_manifests()) == sorted(generation.image_guid for generation in damaged)
 
 
 @pytest.mark.parametrize("kind", UNUSUAL)
