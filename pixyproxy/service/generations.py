@@ -9,6 +9,8 @@ from pixyproxy.core.exceptions import (
     AlreadySubmittedError,
     GenerationCancelledError,
     GenerationNotFoundError,
+    InvalidFieldError,
+    ProviderTimeoutError,
 )
 from pixyproxy.core.models import (
     DEFAULT_PAGE_SIZE,
@@ -37,7 +39,7 @@ from pixyproxy.service.private_images import signed_in
 
 # How many generations one query reads; with the longest prompts these are 12 MiB.
 _GENERATIONS_A_QUERY = DEFAULT_PAGE_SIZE + 1
-# What a generation takes in a serialized page beside its prompts and names: guids, times, options, and its error.
+# What a generation takes in a serialized page beside its prompts, names and error: guids, times, options.
 _FIXED_BYTES = 4096
 
 
@@ -111,6 +113,9 @@ class GenerationService(GenerationServiceInterface):
     # --- Read ----------------------------------------------------------------------------------------------------
 
     def _find(self, key: GenerationKey, caller: Caller) -> FoundGeneration:
+        key = validated(GenerationKey, key)
+        if (key.guid is None) == (key.request_id is None):
+            raise InvalidFieldError.of("key", "must be either a guid or a request_id")
         with self._database.reading() as context:
             found = GenerationDetailRepository(context).find(key, caller)
         if found is None:
@@ -157,7 +162,7 @@ class GenerationService(GenerationServiceInterface):
     def _watch(self, generation_id: int, call: CallScope) -> Iterator[GenerationDetail | PartialImage]:
         shown: tuple[GenerationState, int] | None = None
         next_partial = 0
-        with self._waiting.watching(generation_id) as watcher:
+        with self._waiting.watching(generation_id, call) as watcher:
             while True:
                 detail = self._detail(generation_id)
                 if shown is None and not detail.state.is_final:
@@ -172,8 +177,12 @@ class GenerationService(GenerationServiceInterface):
                 if shown != _progress_of(detail):
                     shown = _progress_of(detail)
                     yield detail
-                if detail.state.is_final or not watcher.wait(call):
+                if detail.state.is_final:
                     return
+                if not watcher.wait():
+                    raise ProviderTimeoutError(
+                        "The deadline was reached before the generation ended. It goes on; watch it again."
+                    )
 
 
 def _progress_of(detail: GenerationDetail) -> tuple[GenerationState, int]:
@@ -189,4 +198,4 @@ def _bytes_in_page(detail: GenerationDetail) -> int:
     shown = [detail.creation.detail] if detail.creation is not None else []
     shown += [detail.image] if detail.image is not None else []
     texts = [text for one in shown for text in (one.prompt, one.filename or "", *one.tags)]
-    return _FIXED_BYTES + sum(len(text.encode()) + 4 for text in texts)
+    return _FIXED_BYTES + len(detail.error or "") + sum(len(text.encode()) + 4 for text in texts)

@@ -106,7 +106,8 @@ class GenerationServiceInterface(ABC):
     ) -> Iterator[GenerationDetail | PartialImage]:
         """Return what becomes of a generation: as it is now, then after every change, to the end, and partial images.
 
-        It ends early where the call is over.
+        Raises:
+            ProviderTimeoutError: the call is over before the generation has ended.
         """
 
     @abstractmethod

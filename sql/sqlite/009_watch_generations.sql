@@ -17,4 +17,4 @@ CREATE TABLE partial_images (
   data BLOB NOT NULL,
   PRIMARY KEY (generation_id, image_index),
   CONSTRAINT partial_images_F1 FOREIGN KEY (generation_id) REFERENCES generations (id)
-) WITHOUT ROWID;
+);

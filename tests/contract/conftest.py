@@ -20,6 +20,7 @@ _EMPTIED_TABLES = (
     "image_blocks",
     "image_copies",
     "images",
+    "partial_images",
     "generations",
     "users",
     "server_values",

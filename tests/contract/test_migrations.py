@@ -19,11 +19,12 @@ import pytest
 from pydantic import SecretStr
 
 from pixyproxy.core.exceptions import ConfigurationError, ConflictError, PixyProxyException
-from pixyproxy.core.models import Caller, Image, ImageFilter, new_guid
+from pixyproxy.core.models import Caller, GenerationKey, Image, ImageFilter, new_guid
 from pixyproxy.core.search_terms import index_terms
 from pixyproxy.data.database import Database, statements_of
 from pixyproxy.data.init import migrations_for, require_current, schema_version, upgrade
 from pixyproxy.data.mysql import MySQLDatabase
+from pixyproxy.data.repositories.generation_details import GenerationDetailRepository
 from pixyproxy.data.repositories.generations import GenerationRepository
 from pixyproxy.data.repositories.images import detail_to_dict
 from pixyproxy.service.indexer import seal_all
@@ -33,7 +34,7 @@ from tests.support.database_servers import DatabaseKind, DatabaseServer, private
 
 PROJECT = Path(__file__).parents[2]
 SCRIPTS = PROJECT / "sql"
-VERSIONS = [3, 4, 5, 6, 7, 8]
+VERSIONS = [3, 4, 5, 6, 7, 8, 9]
 ENTITIES = {"deletions", "generations", "images", "migrations", "server_values", "users"}
 TABLES = ENTITIES | {
     "failed_sign_ins",
@@ -42,6 +43,7 @@ TABLES = ENTITIES | {
     "image_copies",
     "image_postings",
     "image_tail",
+    "partial_images",
     "past_sign_ins",
     "provider_turns",
 }
@@ -94,6 +96,7 @@ def test_upgrade_goes_on_where_it_was_cut_off(empty_database: Database) -> None:
     with empty_database.transaction() as context:
         # As if it had been cut off before it was noted, and before its last table.
         context.execute("DELETE FROM migrations", {})
+        context.execute("DROP TABLE partial_images", {})
         context.execute("DROP TABLE generations", {})
         context.commit()
 
@@ -333,12 +336,12 @@ def test_generations_of_the_first_release_are_kept_in_every_state(first_release:
             context.insert(insert, row)
         context.commit()
 
-    assert upgrade(first_release) == [7, 8]
+    assert upgrade(first_release) == [7, 8, 9]
     if is_cut_off:
         with first_release.transaction() as context:
-            context.execute("DELETE FROM migrations WHERE version = 8", {})
+            context.execute("DELETE FROM migrations WHERE version >= 8", {})
             context.commit()
-        assert upgrade(first_release) == [8]
+        assert upgrade(first_release) == [8, 9]
 
     with first_release.reading() as context:
         generations = GenerationRepository(context)
@@ -353,6 +356,13 @@ def test_generations_of_the_first_release_are_kept_in_every_state(first_release:
             assert (found.attempts, found.error) == (0, None)
         assert generations.oldest_queued() == {}
         assert {generation.state.value for generation in generations.get_expired(10)} == {"recorded", "sent"}
+        for row in rows:
+            shown = GenerationDetailRepository(context).find(GenerationKey(guid=str(row["guid"])), ann)
+            assert shown is not None
+            detail = shown.detail
+            assert (detail.state.value, detail.request_id, detail.created_at) == (row["state"], row["request_id"], now)
+            assert (detail.creation, detail.error, detail.image, detail.submitted_at) == (None, None, None, None)
+            assert detail.finished_at == (now if row["state"] in ("stored", "failed", "unknown") else None)
     # A server of the first release, which still runs, records as it is used to.
     with first_release.transaction() as context:
         context.insert(insert, {**rows[0], "guid": new_guid(), "request_id": new_guid(), "image_guid": new_guid()})

@@ -15,8 +15,13 @@ the API sends with it. The options are:
     message64=TEXT        the same in URL-safe base64, so that no word of it is one of the prompt
     retry-after=SECONDS   and retry-after-ms=…, retry-after-date=SECONDS-FROM-NOW: these headers
 
+A request with ``stream`` is answered with server-sent events: the partial images, numbered from 0, and the completed
+one after them. ``hold`` holds an answer, and ``hold=N,M,…`` these events of it, until a test releases them one after
+the other. Names that begin with ``stream_`` are faults of the stream; ``=N`` says at which event.
+
 ``GET /_stand_in/submissions?prompt=…`` gives ``{"count": …, "requests": [bodies], "headers": [headers]}``; without a
-prompt it gives those of all submissions. Give each test a prompt of its own.
+prompt it gives those of all submissions. ``GET /_stand_in/release?prompt=…`` releases what is held next. Give each test
+a prompt of its own.
 """
 
 from __future__ import annotations
@@ -62,7 +67,7 @@ _ALLOWED: dict[str, set[str]] = {
     "background": {"auto", "opaque", "transparent"},
     "moderation": {"auto", "low"},
 }
-_PARAMETERS = {"prompt", "model", "n", "size", "safety_identifier", "user", *_ALLOWED}
+_PARAMETERS = {"prompt", "model", "n", "size", "safety_identifier", "user", "stream", "partial_images", *_ALLOWED}
 _USUAL_CODES: dict[int, str | None] = {
     401: "invalid_api_key",
     403: "unsupported_country_region_territory",
@@ -101,6 +106,10 @@ class Submission:
     @property
     def is_transparent(self) -> bool:
         return self.body.get("background") == "transparent"
+
+    @property
+    def partial_images(self) -> int:
+        return int(self.body.get("partial_images", 0))
 
 
 @dataclass(frozen=True)
@@ -154,6 +163,27 @@ class Submissions:
         }
 
 
+class Holds:
+    """Answers and events that wait to be released."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._held: Counter[str] = Counter()
+        self._released: Counter[str] = Counter()
+
+    def hold(self, prompt: str) -> None:
+        """Wait until this and all earlier holds of the prompt are released."""
+        with self._changed:
+            self._held[prompt] += 1
+            number = self._held[prompt]
+            self._changed.wait_for(lambda: self._released[prompt] >= number)
+
+    def release(self, prompt: str) -> None:
+        with self._changed:
+            self._released[prompt] += 1
+            self._changed.notify_all()
+
+
 # --- What is answered ------------------------------------------------------------------------------------------------
 
 
@@ -194,6 +224,10 @@ def check_parameters(body: dict[str, Any]) -> None:
             _refuse(name, f"Invalid value: '{body[name]}'. Supported values are: {', '.join(sorted(allowed))}.")
     if body.get("background") == "transparent" and body.get("output_format") == "jpeg":
         _refuse("background", "Transparent background is not supported for jpeg output.")
+    if body.get("stream", False) not in (True, False):
+        _refuse("stream", "Expected a boolean.")
+    if body.get("partial_images", 0) not in range(4) or ("partial_images" in body and not body.get("stream")):
+        _refuse("partial_images", "Expected an integer from 0 to 3, with a stream.")
     _check_size(str(body.get("size", "auto")))
 
 
@@ -246,6 +280,98 @@ def make_answer(submission: Submission, picture: bytes) -> dict[str, Any]:
             "total_tokens": input_tokens + output_tokens,
         },
     }
+
+
+# --- What is streamed ------------------------------------------------------------------------------------------------
+
+
+def make_events(submission: Submission, partial_images: int) -> list[dict[str, Any]]:
+    """Return the events of a stream as the API words them: partial images, and the completed one."""
+    answer = make_answer(submission, make_picture(submission))
+    common = {name: answer[name] for name in ("background", "output_format", "quality", "size")}
+    partials = [
+        {
+            "type": "image_generation.partial_image",
+            "b64_json": base64.b64encode(make_partial(submission, index)).decode(),
+            "created_at": answer["created"],
+            "partial_image_index": index,
+            **common,
+        }
+        for index in range(partial_images)
+    ]
+    completed = {
+        "type": "image_generation.completed",
+        "b64_json": answer["data"][0]["b64_json"],
+        "created_at": answer["created"],
+        "usage": answer["usage"],
+        **common,
+    }
+    return [*partials, completed]
+
+
+def make_partial(submission: Submission, index: int) -> bytes:
+    """Make the partial image of this index; it is another picture than the image."""
+    return make_picture(Submission(submission.body, {}, -1 - index))
+
+
+def written(event: dict[str, Any]) -> bytes:
+    """Write an event as the API does."""
+    return f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
+
+
+def _send_stream(handler: Handler, submission: Submission, fault: Fault | None) -> None:
+    """Send a stream, as the fault says."""
+    name, value = (fault.name, fault.value) if fault else ("", "")
+    events = make_events(submission, 2 if name == "stream_unasked" else submission.partial_images)
+    if name == "stream_repeated":
+        events = [event for event in events for _ in range(1 + ("partial_image_index" in event))]
+    if name == "stream_end":
+        del events[int(value) :]
+    elif fault and name == "stream_error":
+        events[int(value) :] = [_error_event(submission, fault)]
+    elif name in _DAMAGES:
+        events[int(value or -1)]["b64_json"] = _DAMAGES[name](events[int(value or -1)]["b64_json"])
+    handler.send_stream_head()
+    held = value.split(",") if name == "hold" else []
+    chunks = _FORMS.get(name, _plainly)([written(event) for event in events])
+    for number, chunk in enumerate(chunks):
+        if str(number) in held:
+            handler.server.holds.hold(submission.prompt)
+        if name == "stream_drop" and number == int(value):
+            handler.send_chunk(chunk[: len(chunk) // 2])
+            handler.connection.shutdown(socket.SHUT_RDWR)
+            return
+        handler.send_chunk(chunk)
+    handler.send_chunk(b"")
+
+
+def _error_event(submission: Submission, fault: Fault) -> dict[str, Any]:
+    error = {
+        "code": fault.options.get("code", "server_error"),
+        "message": fault.message(f"No image for: {submission.prompt}"),
+    }
+    # Some servers write the error itself as the event.
+    return {"type": "error", **error} if "flat" in fault.options else {"type": "error", "error": error}
+
+
+def _plainly(events: list[bytes]) -> list[bytes]:
+    return events
+
+
+_DAMAGES: dict[str, Callable[[str], str]] = {
+    "stream_empty": lambda _: "",
+    "stream_bad_base64": lambda encoded: encoded[:-5] + "!" + encoded[-4:],
+    "stream_truncated": lambda encoded: encoded[: len(encoded) // 8 * 4],
+}
+_FORMS: dict[str, Callable[[list[bytes]], list[bytes]]] = {
+    "stream_crlf": lambda events: [event.replace(b"\n", b"\r\n") for event in events],
+    "stream_unterminated": lambda events: [*events[:-1], events[-1].rstrip(b"\n")],
+    "stream_comments": lambda events: [part for event in events for part in (b": keepalive\n\n", b": note\n" + event)],
+    "stream_multiline": lambda events: [event.replace(b', "', b',\ndata: "') for event in events],
+    "stream_joined": lambda events: [b"".join(events)],
+    "stream_bytes": lambda events: [bytes([byte]) for byte in b"".join(events)],
+    "stream_done": lambda events: [*events[:-1], b"data: [DONE]\n\n", events[-1]],
+}
 
 
 # --- What goes wrong -------------------------------------------------------------------------------------------------
@@ -313,7 +439,20 @@ def _drip(handler: Handler, _: Submission, __: Fault) -> None:
 
 def _slow(handler: Handler, submission: Submission, fault: Fault) -> None:
     time.sleep(float(fault.value))
-    _send_picture_bytes(handler, submission, make_picture(submission))
+    _answer_rightly(handler, submission, fault)
+
+
+def _hold(handler: Handler, submission: Submission, fault: Fault) -> None:
+    if not fault.value:
+        handler.server.holds.hold(submission.prompt)
+    _answer_rightly(handler, submission, fault)
+
+
+def _answer_rightly(handler: Handler, submission: Submission, fault: Fault | None) -> None:
+    if submission.body.get("stream") and (fault is None or fault.name != "stream_ignored"):
+        _send_stream(handler, submission, fault)
+    else:
+        _send_picture_bytes(handler, submission, make_picture(submission))
 
 
 def _redirect(handler: Handler, _: Submission, __: Fault) -> None:
@@ -350,6 +489,12 @@ _FAULTS: dict[str, Callable[[Handler, Submission, Fault], None]] = {
     ),
     "bad_json": lambda handler, _, __: handler.send_body(200, b'{"data": [{"b64_json": "iVBOR'),
     "empty_body": lambda handler, _, __: handler.send_body(200, b""),
+    **dict.fromkeys(
+        (*_DAMAGES, *_FORMS, "stream_drop", "stream_end", "stream_error", "stream_ignored", "stream_repeated"),
+        _answer_rightly,
+    ),
+    "stream_unasked": _answer_rightly,
+    "hold": _hold,
     "html": lambda handler, _, __: handler.send_body(200, b"<html>hello</html>", {"Content-Type": "text/html"}),
 }
 
@@ -403,6 +548,17 @@ class Handler(BaseHTTPRequestHandler):
         self.send_head(status, len(body), headers)
         self.wfile.write(body)
 
+    def send_stream_head(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream; charset=utf-8")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.send_header("x-request-id", self.server.new_request_id())
+        self.end_headers()
+
+    def send_chunk(self, data: bytes) -> None:
+        """Send a chunk of a stream; an empty one ends it."""
+        self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+
     def send_json(self, status: int, content: dict[str, Any], headers: dict[str, str] | None = None) -> None:
         self.send_body(status, json.dumps(content).encode(), headers)
 
@@ -424,6 +580,10 @@ class Handler(BaseHTTPRequestHandler):
             prompts = urllib.parse.parse_qs(url.query).get("prompt", [None])
             self.send_json(200, self.server.submissions.describe(prompts[0]))
             return
+        if url.path == "/_stand_in/release":
+            self.server.holds.release(urllib.parse.parse_qs(url.query)["prompt"][0])
+            self.send_json(200, {})
+            return
         self._check_key()
         if url.path == "/v1/models":
             self.send_json(200, {"object": "list", "data": [_describe_model(model) for model in SHUTDOWN_DATES]})
@@ -442,7 +602,7 @@ class Handler(BaseHTTPRequestHandler):
         check_parameters(submission.body)
         fault = Fault.of(submission)
         if fault is None:
-            _send_picture_bytes(self, submission, make_picture(submission))
+            _answer_rightly(self, submission, fault)
         elif fault.name.isdigit():
             _raise_api_error(int(fault.name), fault)
         elif fault.name in _FAULTS:
@@ -487,6 +647,7 @@ class StandInServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), Handler)
         self.api_key = api_key
         self.submissions = Submissions()
+        self.holds = Holds()
         self._lock = threading.Lock()
         self._answers = 0
 
@@ -535,19 +696,23 @@ class RunningStandIn:
 
     def submissions(self, prompt: str) -> dict[str, Any]:
         """Return ``count``, ``requests`` and ``headers`` of the submissions of exactly this prompt."""
-        return self._ask(f"?{urllib.parse.urlencode({'prompt': prompt})}")
+        return self._ask(f"submissions?{urllib.parse.urlencode({'prompt': prompt})}")
 
     def all_submissions(self) -> dict[str, Any]:
         """Return the same of all submissions."""
-        return self._ask("")
+        return self._ask("submissions")
 
     def count(self, prompt: str) -> int:
         """Return how often exactly this prompt was submitted."""
         return int(self.submissions(prompt)["count"])
 
+    def release(self, prompt: str) -> None:
+        """Release what is held next of the submissions of exactly this prompt."""
+        self._ask(f"release?{urllib.parse.urlencode({'prompt': prompt})}")
+
     def _ask(self, query: str) -> dict[str, Any]:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"http://{self.address}/_stand_in/submissions{query}", timeout=10) as answer:
+        with opener.open(f"http://{self.address}/_stand_in/{query}", timeout=10) as answer:
             found: dict[str, Any] = json.load(answer)
         return found
 

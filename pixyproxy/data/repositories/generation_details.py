@@ -177,7 +177,7 @@ def _page_query(
     It has a branch for each state, which walks one index from its newest end and stops at the limit.
     """
     conditions: list[str] = []
-    states = wanted.states or tuple(GenerationState)
+    states = dict.fromkeys(wanted.states or GenerationState)
     parameters: dict[str, Any] = {"limit": limit} | {
         f"state{number}": state.value for number, state in enumerate(states)
     }

@@ -137,7 +137,7 @@ class GenerationRepository:
             UPDATE generations
             SET state = :queued, request = :request, call_id = :call_id, trace_headers = :trace_headers,
               deadline_at = :deadline_at, is_detached = :is_detached, not_before_at = :now, attempts = 0,
-              submitted_at = NULL, finished_at = NULL, error = NULL, updated_at = :now
+              partials = 0, submitted_at = NULL, finished_at = NULL, error = NULL, updated_at = :now
             WHERE id = :id AND state = :state
             """,
             _request_to_dict(creation, context)
@@ -148,16 +148,21 @@ class GenerationRepository:
                 "now": now,
             },
         )
-        return replace(generation, state=GenerationState.QUEUED, attempts=0, error=None) if queued else None
+        return replace(generation, state=GenerationState.QUEUED, attempts=0, partials=0, error=None) if queued else None
 
     def detach(self, generation_id: int) -> bool:
-        """Let a queued generation go on when nobody waits for it; return False where it is queued no more."""
+        """Let a generation go on, or be queued again, when nobody waits for it; return False where it has ended."""
         changed = self._context.execute(
             """
             UPDATE generations SET is_detached = 1, deadline_at = NULL, updated_at = :now
-            WHERE id = :id AND state = :queued
+            WHERE id = :id AND state IN (:queued, :submitted)
             """,
-            {"id": generation_id, "queued": GenerationState.QUEUED.value, "now": datetime.now(UTC)},
+            {
+                "id": generation_id,
+                "queued": GenerationState.QUEUED.value,
+                "submitted": GenerationState.SUBMITTED.value,
+                "now": datetime.now(UTC),
+            },
         )
         return changed == 1
 
@@ -187,11 +192,6 @@ class GenerationRepository:
             recorded=GenerationState.RECORDED.value,
             now=datetime.now(UTC),
         )
-
-    def find_by_guid(self, guid: str) -> Generation | None:
-        """Return a generation by its guid, or None."""
-        found = self._select("guid = :guid", guid=guid)
-        return found[0] if found else None
 
     def count_queued(self) -> dict[int, int]:
         """Return, for each author who has any, how many generations wait to be claimed."""
@@ -275,7 +275,8 @@ class GenerationRepository:
         """Store a partial image; return False where the generation is not the owner's any more."""
         changed = self._context.execute(
             """
-            UPDATE generations SET partials = :partials, updated_at = :now
+            UPDATE generations
+            SET partials = CASE WHEN partials < :partials THEN :partials ELSE partials END, updated_at = :now
             WHERE id = :id AND state = :submitted AND owner = :owner
             """,
             {
@@ -289,7 +290,7 @@ class GenerationRepository:
         if changed:
             self._context.execute(
                 """
-                INSERT INTO partial_images (generation_id, image_index, content_type, data)
+                REPLACE INTO partial_images (generation_id, image_index, content_type, data)
                 VALUES (:id, :index, :content_type, :data)
                 """,
                 {"id": generation_id, **dict(partial)},
@@ -298,13 +299,26 @@ class GenerationRepository:
 
     # --- Finish --------------------------------------------------------------------------------------------------
 
-    def queue_later(self, generation_id: int, owner: str, not_before: datetime) -> bool:
-        """Queue a generation again after an attempt that cost nothing; return False where it is not the owner's."""
+    def queue_later(
+        self, generation_id: int, owner: str, not_before: datetime, *, within_deadline: bool = False
+    ) -> bool:
+        """Queue a generation again after an attempt that cost nothing.
+
+        Args:
+            generation_id: its id.
+            owner: who has submitted it.
+            not_before: when it may be claimed.
+            within_deadline: only if its caller, if it has one, still waits then.
+
+        Returns:
+            False where that is not so, or where the generation is not the owner's, and nothing is changed.
+        """
         changed = self._context.execute(
-            """
+            f"""
             UPDATE generations SET state = :queued, owner = :nobody, not_before_at = :not_before_at, updated_at = :now
             WHERE id = :id AND state = :submitted AND owner = :owner
-            """,
+              {"AND (deadline_at IS NULL OR deadline_at > :not_before_at)" if within_deadline else ""}
+            """,  # noqa: S608
             {
                 "id": generation_id,
                 "owner": owner,

@@ -22,7 +22,7 @@ from pixyproxy.core.exceptions import (
     ProviderUnavailableError,
     UnreadableAnswerError,
 )
-from pixyproxy.core.models import MAX_PARTIAL_IMAGES, PartialImage, Usage
+from pixyproxy.core.models import PartialImage, Usage
 from pixyproxy.core.request_context import trace_headers
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest, OnPartial, ignore_partial
 from pixyproxy.generation.openai.answer import NoImageError, kept_body, kept_events, take_apart
@@ -100,7 +100,7 @@ class OpenAIGenerator:
             ) as answer:
                 response = answer.http_response
                 # A compatible server may ignore the wish for a stream.
-                if response.headers.get("content-type", "").startswith("text/event-stream"):
+                if response.headers.get("content-type", "").lower().startswith("text/event-stream"):
                     return self._read_stream(sent, response, on_partial)
                 return self._read_image(sent, response)
         except openai.APIStatusError as exc:
@@ -142,17 +142,19 @@ class OpenAIGenerator:
 
     def _read_stream(self, sent: Mapping[str, Any], response: httpx2.Response, on_partial: OnPartial) -> GeneratedImage:
         """Return the image of the event that completes a stream of events; nothing else is the image."""
+        has_begun = False
         try:
             for body, size in kept_events(response.iter_bytes()):
+                has_begun = has_begun or body.find(_PARTIAL.encode(), 0, size) >= 0
                 try:
                     answer, data = take_apart(body, size)
                     if answer.get("type") == _PARTIAL:
-                        on_partial(_partial_of(answer, data))
+                        on_partial(_partial_of(answer, data, sent["partial_images"]))
                     elif answer.get("type") == _COMPLETED:
                         return _image_of(sent, answer, data)
                 except (ValueError, RecursionError) as exc:
                     if _is_the_end(exc, body, size):
-                        raise self._explain_success(exc, sent, response, body[:size]) from exc
+                        raise self._explain_success(exc, sent, response, body[:size], has_begun=has_begun) from exc
         except ValueError as exc:  # One is too large.
             raise self._explain_success(exc, sent, response, b"") from exc
         raise OutcomeUnknownError(
@@ -160,14 +162,28 @@ class OpenAIGenerator:
         )
 
     def _explain_success(
-        self, problem: Exception, sent: Mapping[str, Any], response: httpx2.Response, body: bytes
+        self,
+        problem: Exception,
+        sent: Mapping[str, Any],
+        response: httpx2.Response,
+        body: bytes,
+        *,
+        has_begun: bool = False,
     ) -> ProviderError:
-        """Return the error for an answer that calls itself a success and holds no image."""
-        said = problem.answer if isinstance(problem, NoImageError) else None
-        if isinstance(said, dict) and said.get("error"):
-            error = ErrorAnswer.of(said["error"])
+        """Return the error for an answer that calls itself a success and holds no image.
+
+        Args:
+            problem: why no image can be read from it.
+            sent: the parameters of the request.
+            response: its head.
+            body: the answer, or the event of a stream.
+            has_begun: whether partial images came before, so that even a refusal may have been billed.
+        """
+        said = _error_in(problem.answer) if isinstance(problem, NoImageError) else None
+        if said:
+            error = ErrorAnswer.of(said)
             _log_failure("calls an error a success", response, error.for_log(sent["prompt"], self._client.api_key))
-            if error.is_moderation(sent["prompt"]):
+            if error.is_moderation(sent["prompt"]) and not has_begun:
                 return error.explain_moderation()
         else:
             _log_failure("sent no usable image", response, f"{type(problem).__name__}: {problem}")
@@ -287,19 +303,26 @@ def _image_of(sent: Mapping[str, Any], answer: Mapping[str, Any], data: bytes | 
     )
 
 
-def _partial_of(answer: Mapping[str, Any], data: bytes | mmap) -> PartialImage:
+def _partial_of(answer: Mapping[str, Any], data: bytes | mmap, wanted: int) -> PartialImage:
     index = answer.get("partial_image_index")
-    if not isinstance(index, int) or not 0 <= index < MAX_PARTIAL_IMAGES:
-        raise ValueError("a partial image without a number")
+    if not isinstance(index, int) or not 0 <= index < wanted:
+        raise ValueError("a partial image that nobody wants")
     content_type = inspect_picture(data).content_type
     return PartialImage.model_construct(index=index, content_type=content_type, data=bytes(memoryview(data)))
+
+
+def _error_in(said: object) -> object:
+    """Return the error that an answer or an event tells of; some events are errors themselves."""
+    if not isinstance(said, dict):
+        return None
+    return said.get("error") or (said if said.get("type") == "error" else None)
 
 
 def _is_the_end(problem: Exception, body: mmap, size: int) -> bool:
     """Tell whether an event from which no image can be read is an error, or the one that has the image."""
     if isinstance(problem, NoImageError):
         said = problem.answer
-        return isinstance(said, dict) and (bool(said.get("error")) or said.get("type") == _COMPLETED)
+        return bool(_error_in(said)) or (isinstance(said, dict) and said.get("type") == _COMPLETED)
     return body.find(_COMPLETED.encode(), 0, size) >= 0
 
 

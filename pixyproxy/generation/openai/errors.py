@@ -70,9 +70,10 @@ _FIELDS = {
     "quality": "options.quality",
     "output_format": "options.output_format",
     "background": "options.background",
+    "partial_images": "options.partial_images",
 }
 # A text that names one of these is about it. Not the model: LiteLLM names it in every text.
-_OPTIONS = frozenset({"size", "quality", "output_format", "background"})
+_OPTIONS = frozenset({"size", "quality", "output_format", "background", "partial_images"})
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_./-]{1,64}")
 _WORD = re.compile(r"[A-Za-z0-9]+")

@@ -47,6 +47,7 @@ from pixyproxy.service.creation.storing import ImageStoring
 from pixyproxy.service.creation.waiting import WaitingCalls
 
 _MAY_BE_QUEUED = (GenerationState.FAILED, GenerationState.RECORDED)
+_RUNNING = (GenerationState.QUEUED, GenerationState.SUBMITTED)
 
 
 class ImageCreator:
@@ -125,8 +126,8 @@ class ImageCreator:
                 self._require_room()
                 context = replace(self._context_of(CallScope()), is_detached=True)
                 generation = self._record(generation, creation, author, context, fingerprint)
-            elif generation.state is GenerationState.QUEUED and not self._detach(generation):
-                continue  # It was claimed meanwhile, or its caller has gone.
+            elif generation.state in _RUNNING and not self._detach(generation):
+                continue  # It has ended meanwhile.
             if generation is not None:
                 return generation
 

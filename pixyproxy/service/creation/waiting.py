@@ -47,22 +47,23 @@ class _Waiter:
 class Watcher(_Waiter):
     """A thread that waits for every change of a generation."""
 
-    def __init__(self) -> None:
+    def __init__(self, call: CallScope) -> None:
         super().__init__()
+        self._call = call
         self._seen: tuple[object, ...] = ()
+        call.on_leaving(self.is_woken.set)
 
-    def wait(self, call: CallScope) -> bool:
+    def wait(self) -> bool:
         """Wait until the generation may have changed; return False where the call is over before.
 
         Raises:
             DBConnectionError: the database has been away for too long.
         """
-        call.on_leaving(self.is_woken.set)
-        self.is_woken.wait(call.remaining())
+        self.is_woken.wait(self._call.remaining())
         self.is_woken.clear()
         if self.error is not None:
             raise self.error
-        return not call.is_over
+        return not self._call.is_over
 
     def look(self, generation: Generation) -> None:
         """See how far the generation has come, and wake the thread after a change."""
@@ -147,9 +148,9 @@ class WaitingCalls:
         with self._lock:
             return any(not isinstance(waiter, Watcher) for waiter in self._waiters.get(generation_id, ()))
 
-    def watching(self, generation_id: int) -> AbstractContextManager[Watcher]:
-        """Look at a generation meanwhile for someone who waits for its changes."""
-        return self._added(generation_id, Watcher())
+    def watching(self, generation_id: int, call: CallScope) -> AbstractContextManager[Watcher]:
+        """Look at a generation meanwhile for a call that waits for its changes."""
+        return self._added(generation_id, Watcher(call))
 
     @contextmanager
     def _added(self, generation_id: int, waiter: AnyWaiter) -> Iterator[AnyWaiter]:

@@ -14,6 +14,7 @@ from contextvars import copy_context
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -31,6 +32,7 @@ from pixyproxy.core.exceptions import (
     StorageFullError,
     StorageUnavailableError,
     UnreadableAnswerError,
+    for_log,
 )
 from pixyproxy.core.local_signal import LocalSignal, wait_for_any
 from pixyproxy.core.models import GenerationDefaults, GenerationState, ImageDetail, PartialImage
@@ -51,6 +53,8 @@ from pixyproxy.service.creation.leases import Leases
 from pixyproxy.service.creation.rate_limiter import RateLimiter
 from pixyproxy.service.creation.recovery import Recovery
 from pixyproxy.service.creation.storing import ImageStoring
+
+Result = TypeVar("Result")
 
 _logger = logging.getLogger(__name__)
 
@@ -364,15 +368,15 @@ class GenerationWorker:
             self._store_and_commit(queued, request, image)
 
     def _show(self, queued: QueuedGeneration, partial_image: PartialImage) -> None:
-        """Let watchers on all servers see a partial image; they miss it where it cannot be stored."""
+        """Let watchers on all servers see a partial image; whatever goes wrong with it, the image still comes."""
         generation_id = queued.generation.id
         try:
             in_transaction(
                 self._database,
                 lambda context: GenerationRepository(context).add_partial(generation_id, self._owner, partial_image),
             )
-        except PixyProxyException as error:
-            _logger.warning("A partial image could not be stored: %s", error.message)
+        except Exception as error:
+            _logger.warning("A partial image could not be stored: %s", for_log(error))
         else:
             self._on_change(generation_id)
 
@@ -387,26 +391,29 @@ class GenerationWorker:
     ) -> None:
         """Queue a failed generation again where that can neither bill twice nor outlast its caller, or end it."""
         delay = self._retry.delay(error, queued.generation.attempts)
-        deadline = queued.context.deadline_at
-        not_before = datetime.now(UTC) + timedelta(seconds=delay or 0.0)
-        if delay is None or (deadline is not None and not_before >= deadline):
-            self._breaker.record(permit, error)
-            self._end_failed(queued, request, error)
-            return
         if permit.is_trial:
             self._breaker.record(permit, error)
-        else:
-            # A request counts once for the circuit breaker, with all its attempts.
-            self._breaker.withdraw(permit)
+        if delay is None or not self._queue_later(queued.generation.id, delay):
+            if not permit.is_trial:
+                self._breaker.record(permit, error)
+            self._end_failed(queued, request, error)
+            return
+        # A request counts once for the circuit breaker, with all its attempts, but for a trial; so nothing is recorded.
         _logger.info(
             "Attempt %d failed: %s; retrying in %.1f s.", queued.generation.attempts, type(error).__name__, delay
         )
         self._observer.retrying(error)
-        self._persist(
-            lambda context: GenerationRepository(context).queue_later(queued.generation.id, self._owner, not_before)
-        )
         with self._lock:
             heapq.heappush(self._retries_at, time.monotonic() + delay)
+
+    def _queue_later(self, generation_id: int, delay: float) -> bool:
+        # Whether a caller still waits is asked where it is known: others may have joined since the claim.
+        not_before = datetime.now(UTC) + timedelta(seconds=delay)
+        return self._persist(
+            lambda context: GenerationRepository(context).queue_later(
+                generation_id, self._owner, not_before, within_deadline=True
+            )
+        )
 
     def _end_failed(self, queued: QueuedGeneration, request: GenerationRequest, error: ProviderError) -> None:
         outcome = error
@@ -457,18 +464,16 @@ class GenerationWorker:
             _logger.warning("The image %s is stored, and committed later: %s", detail.guid, error.message)
             self._recovery.commit_later(detail.guid)
 
-    def _persist(self, work: Callable[[DatabaseContext], object]) -> None:
+    def _persist(self, work: Callable[[DatabaseContext], Result]) -> Result:
         """Write down what became of a generation, once the database is there; its lease ends it in any case."""
         give_up_at = time.monotonic() + self._give_up_after
         while True:
             try:
-                in_transaction(self._database, work)
+                return in_transaction(self._database, work)
             except (DBConnectionError, ConflictError):
                 if time.monotonic() > give_up_at:
                     raise
                 time.sleep(self._retry_interval)
-            else:
-                return
 
 
 def _unreadable(generation: Generation, *, is_kept: bool) -> ProviderUnavailableError:

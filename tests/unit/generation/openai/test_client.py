@@ -10,7 +10,6 @@ import threading
 import time
 import urllib.parse
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -36,51 +35,10 @@ from pixyproxy.generation.openai import answer
 from pixyproxy.generation.openai.client import OpenAIGenerator
 from pixyproxy.generation.picture import inspect_picture
 from pixyproxy.generation.retry import RetryPolicy
-from tests.support.openai_stand_in import RunningStandIn, Submission, make_picture, start_stand_in
+from tests.support.openai_stand_in import RunningStandIn, Submission, make_picture
+from tests.unit.generation.openai.conftest import IMPATIENCE, PATIENCE, open_generator
 
 AUTHOR = "123e4567-e89b-42d3-a456-426614174000"
-PATIENCE = 30.0
-IMPATIENCE = 0.4
-
-
-@pytest.fixture(scope="module")
-def stand_in() -> Iterator[RunningStandIn]:
-    with start_stand_in() as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set what must have no effect, and keep a proxy of this machine out of the way."""
-    monkeypatch.setenv("NO_PROXY", "*")
-    monkeypatch.setenv("OPENAI_API_KEY", "key-of-the-environment")
-    monkeypatch.setenv("OPENAI_ADMIN_KEY", "admin-key-of-the-environment")
-    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
-    monkeypatch.setenv("OPENAI_ORG_ID", "org-of-the-environment")
-    monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-of-the-environment")
-
-
-@pytest.fixture
-def generator(stand_in: RunningStandIn) -> Iterator[OpenAIGenerator]:
-    yield from open_generator(stand_in.base_url)
-
-
-@pytest.fixture
-def impatient_generator(stand_in: RunningStandIn) -> Iterator[OpenAIGenerator]:
-    yield from open_generator(stand_in.base_url, timeout=IMPATIENCE)
-
-
-def open_generator(
-    base_url: str,
-    *,
-    api_key: str = "stand-in-key",
-    organization: str | None = None,
-    project: str | None = None,
-    timeout: float = PATIENCE,
-) -> Iterator[OpenAIGenerator]:
-    generator = OpenAIGenerator(api_key, base_url, organization, project, timeout)
-    yield generator
-    generator.close()
 
 
 def request(fault: str = "", **changes: Any) -> GenerationRequest:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from pixyproxy.core.local_signal import LocalSignal
-from pixyproxy.core.models import GenerationDefaults, ImageDetail, Usage, new_guid
+from pixyproxy.core.models import GenerationDefaults, ImageDetail, PartialImage, Usage, new_guid
 from pixyproxy.data.database import Database
 from pixyproxy.data.stores.image_store import ImageStore
 from pixyproxy.generation.circuit_breaker import CircuitBreaker, SharedCircuits
@@ -25,6 +25,8 @@ from pixyproxy.service.creation.recovery import Recovery
 from pixyproxy.service.creation.storing import ImageStoring
 from pixyproxy.service.creation.waiting import WaitingCalls
 from pixyproxy.service.creation.worker import GenerationWorker
+from pixyproxy.service.generations import GenerationService
+from pixyproxy.service.page_tokens import PageTokens
 
 DEFAULTS = GenerationDefaults(
     model="default-model", size="auto", quality="auto", output_format="png", background="auto"
@@ -33,7 +35,7 @@ LEASE = timedelta(seconds=2)
 
 
 class FakeGenerator:
-    """Generates at once, or does what ``behave`` says, and remembers what it was asked."""
+    """Generates at once, or does what ``behave`` says after all partial images, and remembers what it was asked."""
 
     def __init__(self) -> None:
         self.requests: list[GenerationRequest] = []
@@ -42,6 +44,8 @@ class FakeGenerator:
     def generate(self, request: GenerationRequest, on_partial: OnPartial = ignore_partial) -> GeneratedImage:
         self.requests.append(request)
         number = len(self.requests)
+        for index in range(request.partial_images):
+            on_partial(PartialImage(index=index, content_type="image/webp", data=f"partial {number} {index}".encode()))
         self.behave()
         return GeneratedImage(
             data=f"picture {number}".encode(),
@@ -96,6 +100,9 @@ class Server:
         images_per_minute: what the rate limiter lets through, or None.
         owner: the name of its generation worker.
         lease: how long its leases last.
+        observer: is told what becomes of generations.
+        max_queued: how many generations may be queued.
+        retention: how long requests are stored that left no image.
     """
 
     database: Database
@@ -106,20 +113,28 @@ class Server:
     owner: str = ""
     lease: timedelta = LEASE
     observer: GenerationObserver | None = None
+    max_queued: int = 100
+    retention: timedelta | None = None
 
     def __post_init__(self) -> None:
         self.owner = self.owner or new_guid()
-        self.recorded, self.ended = LocalSignal(), LocalSignal()
+        self.recorded, self.changed = LocalSignal(), LocalSignal()
         self.circuits = SharedCircuits()
         self.storing = ImageStoring(self.database, self.store, lease=self.lease, retry_interval=0.01)
         limit = self.images_per_minute
         self.limiter = None if limit is None else RateLimiter(self.database, limit)
         self.recovery = Recovery(
-            self.database, self.store, self.storing, on_change=self.ended.send, interval=0.2, retry_interval=0.01
+            self.database,
+            self.store,
+            self.storing,
+            on_change=self.changed.send,
+            retention=self.retention,
+            interval=0.2,
+            retry_interval=0.01,
         )
         self.waiting = WaitingCalls(
             self.database,
-            self.ended,
+            self.changed,
             require_hope=self.circuits.require_closed,
             interval=0.05,
             give_up_after=5.0,
@@ -133,7 +148,10 @@ class Server:
             limiter=self.limiter,
             trace_headers=dict,
             on_record=self.recorded.send,
-            max_queued=100,
+            max_queued=self.max_queued,
+        )
+        self.generations = GenerationService(
+            self.database, self.creator, self.waiting, PageTokens("ab" * 32), on_cancel=self.changed.send
         )
         self.worker = GenerationWorker(
             self.database,
@@ -150,7 +168,7 @@ class Server:
             retry=RetryPolicy(lambda: 0.01),
             limiter=self.limiter,
             recorded=self.recorded,
-            on_change=self.ended.send,
+            on_change=self.changed.send,
             observer=self.observer or GenerationObserver(),
             continuing=lambda _: nullcontext(),
             poll_interval=0.1,

@@ -185,7 +185,7 @@ def test_what_a_dead_worker_had_submitted_is_unknown(database: Database, server:
 
     assert state_of(database, dead) is GenerationState.OUTCOME_UNKNOWN
     assert state_of(database, alive) is GenerationState.SUBMITTED
-    assert server.ended.read() == [dead.id]
+    assert server.changed.read() == [dead.id]
 
 
 def test_what_a_dead_server_of_the_first_release_had_recorded_may_be_queued_again(
