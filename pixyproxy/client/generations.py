@@ -13,6 +13,7 @@ from pixyproxy_pb.v1 import generation_service_pb2 as gpb
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from pixyproxy.client.errors import (
+    FieldViolation,
     GenerationCancelledError,
     NotFoundError,
     PixyProxyClientError,
@@ -65,7 +66,7 @@ class GenerationError:
         code: the name of the gRPC status code.
         reason: the server's reason, such as ``PROMPT_REFUSED`` (docs/api.md lists all).
         message: one or two sentences for people.
-        metadata: details by name, such as the ``categories`` of a refusal.
+        metadata: details by name, such as the ``categories`` of a refusal, or the ``field`` that the provider refuses.
         retry_after: seconds after which a new attempt makes sense, or None.
     """
 
@@ -139,6 +140,7 @@ class Generation:
             error.message,
             reason=error.reason,
             code=error.code,
+            violations=[FieldViolation(error.metadata["field"], error.message)] if "field" in error.metadata else (),
             retry_after=error.retry_after,
             metadata=error.metadata,
         )

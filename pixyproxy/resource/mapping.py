@@ -13,7 +13,7 @@ from pixyproxy_pb.v1 import generation_service_pb2 as gpb
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from pixyproxy.core.error_records import from_record
-from pixyproxy.core.exceptions import FieldViolation, InvalidFieldError
+from pixyproxy.core.exceptions import FieldViolation, InvalidFieldError, ProviderRequestInvalidError
 from pixyproxy.core.models import (
     DEFAULT_PAGE_SIZE,
     MAX_PAGE_SIZE,
@@ -293,7 +293,9 @@ def _from_error_record(record: str) -> gpb.GenerationError:
         code=statuses.code_of(error),
         reason=statuses.reason_of(error),
         message=statuses.message_of(error),
-        metadata=statuses.metadata_of(error),
+        metadata={"field": error.field}
+        if isinstance(error, ProviderRequestInvalidError)
+        else statuses.metadata_of(error),
     )
     seconds = statuses.retry_seconds_of(error)
     if seconds is not None:

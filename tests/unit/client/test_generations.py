@@ -17,6 +17,7 @@ from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from pixyproxy.client import (
     AsyncPixyProxyClient,
+    FieldViolation,
     Generation,
     GenerationCancelledError,
     GenerationState,
@@ -283,6 +284,15 @@ def test_the_error_of_a_generation_has_all_that_the_server_says_of_it(play: Play
     assert type(caught) is UnavailableError
     assert (caught.message, caught.code, caught.retry_after) == ("away", "UNAVAILABLE", 2)
     assert caught.creation_request_id == KEY
+
+
+def test_the_error_of_a_generation_names_the_field_that_the_provider_refuses(play: Play) -> None:
+    error = gpb.GenerationError(
+        code="INVALID_ARGUMENT", reason="INVALID_FIELD", message="too small", metadata={"field": "options.size"}
+    )
+    caught = failure(ended_as(play, generation("FAILED", error=error)))
+    assert type(caught) is InvalidRequestError
+    assert caught.violations == (FieldViolation("options.size", "too small"),)
 
 
 # --- Watching --------------------------------------------------------------------------------------------------------
