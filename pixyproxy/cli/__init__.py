@@ -19,6 +19,7 @@ from pixyproxy.core.exceptions import ConfigurationError, PixyProxyException
 os.putenv("GRPC_VERBOSITY", "ERROR")
 
 _IMAGES = "pixyproxy.cli.images"
+_GENERATIONS = "pixyproxy.cli.generations"
 _ADMIN = "pixyproxy.cli.admin"
 COMMANDS = {
     "create": (_IMAGES, "Make an image from a prompt."),
@@ -29,7 +30,8 @@ COMMANDS = {
     "update": (_IMAGES, "Change an image's filename, tags or visibility."),
     "delete": (_IMAGES, "Delete an image for good."),
     "health": (_IMAGES, "Tell whether a server takes calls (exit status 0 or 5)."),
-    "serve": (_ADMIN, "Serve until SIGTERM or Ctrl-C, from one process for each core."),
+    "generations": (_GENERATIONS, "List, watch and cancel generations."),
+    "serve": (_ADMIN, "Serve until SIGTERM or Ctrl-C, with a process for each core."),
     "db": (_ADMIN, "Make or upgrade the tables of the database."),
     "user": (_ADMIN, "Add, list, change and remove users."),
     "images": (_ADMIN, "Copy the bytes of all images into another store."),
@@ -55,7 +57,7 @@ def load_command(name: str) -> Any:
     Raises:
         ConfigurationError: it needs packages that are not installed.
     """
-    if COMMANDS[name][0] == _IMAGES:
+    if COMMANDS[name][0] != _ADMIN:
         os.putenv("GRPC_VERBOSITY", "NONE")  # These say in words of their own what goes wrong with a connection.
     try:
         module = import_module(COMMANDS[name][0])

@@ -57,7 +57,7 @@ class _Serve(Command):
 
 @app.command(cls=_Serve)
 def serve(workers: Workers = None) -> None:
-    """Serve until SIGTERM or Ctrl-C, from one process for each core.
+    """Serve until SIGTERM or Ctrl-C, with a process for each core.
 
     Prints one line, "listening on HOST:PORT", when it is ready; the log goes to standard error. With SQLite, the
     default, it makes or upgrades the tables by itself, and where there are no users yet it makes an admin and

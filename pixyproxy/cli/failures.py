@@ -46,6 +46,8 @@ _TYPED_AS = {
     "options.quality": "--quality",
     "options.output_format": "--format",
     "options.background": "--background",
+    "options.partial_images": "--partial-images",
+    "states": "--state",
 }
 """Of each field of the API what is typed for it."""
 
@@ -92,7 +94,8 @@ def explain(error: PixyProxyClientError, server: str) -> None:
     """Say why a call to ``server`` failed."""
     if error.violations:
         for violation in error.violations:
-            name = violation.field.partition("[")[0]
+            # What CreateGeneration is sent is a CreateImageRequest in the field `request`.
+            name = violation.field.partition("[")[0].removeprefix("request.")
             warn(printable(f"{_TYPED_AS.get(name, violation.field)}: {violation.description}"))
     elif error.code == "UNIMPLEMENTED" and not error.reason:
         warn(f"{printable(server)} does not know this call: it is not a PixyProxy server. Check PIXYPROXY_SERVER.")

@@ -12,7 +12,7 @@ from enum import StrEnum
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -50,6 +50,9 @@ from pixyproxy.client import (
     Visibility,
 )
 from pixyproxy.core.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from pixyproxy.cli.live import Line
 
 _STDIO = "-"
 _LARGEST_PAGE = 200
@@ -127,6 +130,9 @@ def create(
     quality: Annotated[str, typer.Option(metavar="QUALITY", help="auto, low, medium, high, xhigh or max.")] = "",
     output_format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="png, webp or jpeg.")] = "",
     background: Annotated[str, typer.Option(metavar="BACKGROUND", help="auto, opaque or transparent.")] = "",
+    partial_images: Annotated[
+        int, typer.Option(min=0, max=3, metavar="N", help="Show N partial images, 0 to 3; each costs some tokens.")
+    ] = 0,
     request_id: Annotated[
         str,
         typer.Option(
@@ -145,14 +151,19 @@ def create(
 
     It takes as long as the provider takes, seconds to minutes. Options that are not given take the server's defaults.
     """
+    from pixyproxy.cli.generations import generate
+
     if output is not None:
         _refuse_bad_target(output, force)
     standard_input = _read_prompt() if prompt == _STDIO else None
     key = request_id or str(uuid.uuid4())
     with _client(must_sign_in=True) as client:
         again = creation_again("" if request_id else key, standard_input)
-        with _told_how_to_ask_again(client, again), _spinner("Making the image", client.server):
-            image = client.create_image(
+        with _told_how_to_ask_again(client, again):
+            image = generate(
+                client,
+                again,
+                _shower("--partial-images") if partial_images else None,
                 prompt if standard_input is None else standard_input,
                 tags=tag or (),
                 visibility=Visibility.PUBLIC if public else Visibility.PRIVATE,
@@ -162,6 +173,7 @@ def create(
                 quality=quality,
                 output_format=output_format,
                 background=background,
+                partial_images=partial_images,
                 request_id=key,
             )
         _print_image(image, as_json)
@@ -561,22 +573,29 @@ def _write_to_stdout(guid: str) -> None:
 
 
 def _show_picture(client: _Client, guid: str) -> None:
+    show = _shower("--show")
+    if show is None:
+        return
+    with _spinner("Loading the image", client.server), client.stream_content(guid) as stream:
+        data = b"".join(stream)
+    show(data)
+
+
+def _shower(option: str) -> Callable[[bytes], None] | None:
+    """Return what shows an image on this terminal; None, after a warning, if the terminal cannot."""
     terminal = load_terminal_settings()
     if not sys.stdout.isatty() or terminal.is_plain or sys.stdout.encoding.lower() != "utf-8":
-        warn("--show needs a terminal with colours and UTF-8.")
-        return
+        warn(f"{option} needs a terminal with colours and UTF-8.")
+        return None
     try:
         from pixyproxy.cli import picture
     except ModuleNotFoundError:
         warn("a picture is shown only where Pillow is installed: pip install pillow")
-        return
-
-    with _spinner("Loading the image", client.server), client.stream_content(guid) as stream:
-        data = b"".join(stream)
-    picture.show(data, terminal)
+        return None
+    return partial(picture.show, terminal=terminal)
 
 
-def _spinner(words: str, server: str) -> AbstractContextManager[None]:
+def _spinner(words: str, server: str) -> AbstractContextManager[Line | None]:
     terminal = load_terminal_settings()
     if terminal.is_plain or not sys.stderr.isatty():
         return nullcontext()

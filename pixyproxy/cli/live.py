@@ -24,9 +24,34 @@ from pixyproxy.cli import line_width
 _CLIENT_LOG = "pixyproxy.client"
 
 
+class Line:
+    """The line of a spinner."""
+
+    def __init__(self, progress: Progress, words: str) -> None:
+        self._progress = progress
+        self._words = words
+        self._task = progress.add_task(words, total=None)
+
+    def say(self, words: str) -> None:
+        """Show other words."""
+        self._words = words
+        self._progress.update(self._task, description=words)
+
+    def add(self, text: str) -> None:
+        """Show a text behind the words, until these change."""
+        self._progress.update(self._task, description=f"{self._words}. {text}")
+
+    @contextmanager
+    def hidden(self) -> Iterator[None]:
+        """Leave the terminal to something else; the time goes on."""
+        self._progress.stop()
+        yield
+        self._progress.start()
+
+
 @contextmanager
-def spinner(words: str, plain: Callable[[str], str]) -> Iterator[None]:
-    """Show that something is going on, for how long, and why it takes longer.
+def spinner(words: str, plain: Callable[[str], str]) -> Iterator[Line]:
+    """Show that something is going on, for how long, and why it takes longer; give the line that says so.
 
     Args:
         words: what is going on.
@@ -34,9 +59,9 @@ def spinner(words: str, plain: Callable[[str], str]) -> Iterator[None]:
     """
     # The spinner "line" needs no more than ASCII.
     with _progress(SpinnerColumn("line"), _words(beside=10), TimeElapsedColumn()) as progress:
-        task = progress.add_task(words, total=None)
-        with _log_shown(lambda line: progress.update(task, description=f"{words}. {line}"), plain):
-            yield
+        line = Line(progress, words)
+        with _log_shown(line.add, plain):
+            yield line
 
 
 @contextmanager

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import typer
 from rich.cells import cell_len, set_cell_size
 
 from pixyproxy.cli.client_settings import TerminalSettings
 from pixyproxy.cli.texts import local_time, printable
-from pixyproxy.client import ImageDetail
+from pixyproxy.client import Generation, ImageDetail
 
 _GAP = "  "
 _MIN_PROMPT_WIDTH = 40
 
 
 class _Column:
-    def __init__(self, title: str, width: int, text: Callable[[ImageDetail], str]) -> None:
+    def __init__(self, title: str, width: int, text: Callable[[Any], str]) -> None:
         self.title = title
         self.width = width
         self.text = text
@@ -32,40 +33,53 @@ _OPTIONAL = (
     _Column("AUTHOR", 12, lambda image: image.author),
     _Column("SEEN BY", 7, lambda image: image.visibility.name.lower()),
 )
+_OPTIONAL_OF_GENERATIONS = (
+    _Column("AUTHOR", 12, lambda generation: generation.author),
+    _Column("STATE", 15, lambda generation: generation.state.name.lower()),
+)
 
 
 def print_table(images: Iterable[ImageDetail], terminal: TerminalSettings) -> None:
     """Write the table, or nothing where there are no images."""
+    _print_rows(images, terminal, _OPTIONAL)
+
+
+def print_generations(generations: Iterable[Generation], terminal: TerminalSettings) -> None:
+    """Write a table of generations, or nothing if there are none."""
+    _print_rows(generations, terminal, _OPTIONAL_OF_GENERATIONS)
+
+
+def _print_rows(rows: Iterable[Any], terminal: TerminalSettings, optional: Sequence[_Column]) -> None:
     # A terminal may wrap a line that fills it to the last cell.
-    lines = _lines_for(shutil.get_terminal_size().columns - 1)
-    for number, image in enumerate(images):
+    lines = _lines_for(shutil.get_terminal_size().columns - 1, optional)
+    for number, row in enumerate(rows):
         if number == 0:
             for columns in lines:
                 header = _row([column.title for column in columns], columns)
                 typer.echo(header if terminal.is_plain else typer.style(header, bold=True))
         for columns in lines:
-            typer.echo(_row([printable(column.text(image)) for column in columns], columns))
+            typer.echo(_row([printable(column.text(row)) for column in columns], columns))
 
 
-def _lines_for(width: int) -> list[list[_Column]]:
+def _lines_for(width: int, optional: Sequence[_Column]) -> list[list[_Column]]:
     """Choose the columns of an image's line, or of its two lines where one has no room for prompt and guid.
 
     The guid, which other commands take, is there always and whole.
     """
     rest = width - _width([_CREATED, _GUID])
     if rest >= _MIN_PROMPT_WIDTH:
-        optional = _fitting(rest - _MIN_PROMPT_WIDTH)
-        return [[_prompt(rest - _width(optional)), _CREATED, *optional, _GUID]]
-    details = [_INDENT, _GUID, *_fitting(width - _width([_INDENT, _GUID]) + len(_GAP))]
+        fitting = _fitting(optional, rest - _MIN_PROMPT_WIDTH)
+        return [[_prompt(rest - _width(fitting)), _CREATED, *fitting, _GUID]]
+    details = [_INDENT, _GUID, *_fitting(optional, width - _width([_INDENT, _GUID]) + len(_GAP))]
     rest = width - _width([_CREATED])
     return [[_prompt(rest), _CREATED] if rest > 0 else [_prompt(width)], details]
 
 
-def _fitting(width: int) -> list[_Column]:
-    optional = list(_OPTIONAL)
-    while optional and _width(optional) > width:
-        optional.pop(0)
-    return optional[::-1]
+def _fitting(optional: Sequence[_Column], width: int) -> list[_Column]:
+    fitting = list(optional)
+    while fitting and _width(fitting) > width:
+        fitting.pop(0)
+    return fitting[::-1]
 
 
 def _prompt(width: int) -> _Column:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from pixyproxy.client import ContentInfo, ImageDetail
+from pixyproxy.client import ContentInfo, Generation, ImageDetail
 
 # Controls, which terminals obey; marks that turn the direction of what follows; and what is no character.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -64,6 +64,46 @@ def lines_of(image: ImageDetail) -> list[str]:
         "updated": local_time(image.updated_at),
         "tokens": f"{image.usage.total_tokens:,}" if image.usage else "",
     }
+    return _lines(described)
+
+
+def json_of_generation(generation: Generation) -> dict[str, Any]:
+    """Return a generation by the names and in the forms of the API's JSON, every field of it."""
+    request, error = generation.request, generation.error
+    times = {name: getattr(generation, name) for name in ("created_at", "submitted_at", "finished_at")}
+    return asdict(generation) | {
+        "state": f"GENERATION_STATE_{generation.state.name}",
+        "request": request
+        and asdict(request)
+        | {"visibility": f"VISIBILITY_{request.visibility.name}", "request_id": generation.request_id},
+        "image": generation.image and json_of(generation.image),
+        "error": error
+        and asdict(error) | {"retry_after": None if error.retry_after is None else f"{error.retry_after}s"},
+        **{name: time and _rfc3339(time) for name, time in times.items()},
+    }
+
+
+def lines_of_generation(generation: Generation) -> list[str]:
+    """Describe a generation to a person."""
+    error = generation.error
+    return _lines(
+        {
+            "guid": generation.guid,
+            "state": generation.state.name.lower(),
+            "prompt": generation.prompt,
+            "author": generation.author,
+            "request id": generation.request_id,
+            "created": local_time(generation.created_at),
+            "submitted": local_time(generation.submitted_at) if generation.submitted_at else "",
+            "finished": local_time(generation.finished_at) if generation.finished_at else "",
+            "attempts": str(generation.attempts or ""),
+            "image": generation.image.guid if generation.image else "",
+            "error": f"{error.reason}: {error.message}" if error else "",
+        }
+    )
+
+
+def _lines(described: dict[str, str]) -> list[str]:
     return [f"{name:<10}  {printable(value)}" for name, value in described.items() if value]
 
 

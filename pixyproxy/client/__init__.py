@@ -5,7 +5,7 @@ pydantic.
 """
 
 from pixyproxy.client.aio import AsyncContentStream, AsyncPixyProxyClient
-from pixyproxy.client.calls import Changes, CreateOptions, Filters
+from pixyproxy.client.calls import Changes, CreateOptions, Filters, GenerationFilters
 from pixyproxy.client.client import PixyProxyClient
 from pixyproxy.client.connection import TLS, Keepalive
 from pixyproxy.client.content import ContentStream
@@ -14,6 +14,7 @@ from pixyproxy.client.errors import (
     CredentialsError,
     DeadlineExceededError,
     FieldViolation,
+    GenerationCancelledError,
     InvalidRequestError,
     NotFoundError,
     OutcomeUnknownError,
@@ -21,6 +22,7 @@ from pixyproxy.client.errors import (
     TryLaterError,
     UnavailableError,
 )
+from pixyproxy.client.generations import Generation, GenerationError, GenerationState, ImageRequest, PartialImage
 from pixyproxy.client.models import ContentInfo, ImageDetail, ImagePage, Usage, Visibility
 from pixyproxy.client.retry import RetryPolicy
 
@@ -37,12 +39,19 @@ __all__ = [
     "DeadlineExceededError",
     "FieldViolation",
     "Filters",
+    "Generation",
+    "GenerationCancelledError",
+    "GenerationError",
+    "GenerationFilters",
+    "GenerationState",
     "ImageDetail",
     "ImagePage",
+    "ImageRequest",
     "InvalidRequestError",
     "Keepalive",
     "NotFoundError",
     "OutcomeUnknownError",
+    "PartialImage",
     "PixyProxyClient",
     "PixyProxyClientError",
     "RetryPolicy",

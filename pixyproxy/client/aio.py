@@ -13,12 +13,14 @@ from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from pixyproxy.client import calls
 from pixyproxy.client.base import BaseClient
-from pixyproxy.client.calls import Call, Changes, CreateOptions, Filters
+from pixyproxy.client.calls import Call, Changes, CreateOptions, Filters, GenerationFilters
 from pixyproxy.client.connection import Target
 from pixyproxy.client.content import BaseContentStream
 from pixyproxy.client.download import Download, OnProgress
-from pixyproxy.client.errors import ContentDamagedError, InvalidRequestError, error_of
+from pixyproxy.client.errors import ContentDamagedError, InvalidRequestError, PixyProxyClientError, error_of
+from pixyproxy.client.generations import Generation, PartialImage, Watch
 from pixyproxy.client.models import ContentInfo, ImageDetail, ImagePage
+from pixyproxy.client.retry import Attempts
 
 Answer = TypeVar("Answer")
 
@@ -176,6 +178,49 @@ class AsyncPixyProxyClient(BaseClient[grpc.aio.Channel]):
                 else:
                     return stream.info
 
+    # --- Generations ---------------------------------------------------------------------------------------------
+
+    async def create_generation(
+        self, prompt: str, *, timeout: float | None = None, **options: Unpack[CreateOptions]
+    ) -> Generation:
+        """Record a request for an image and return at once; see PixyProxyClient."""
+        return await self._send(calls.create_generation(prompt, **options), timeout)
+
+    async def get_generation(self, guid: str = "", *, request_id: str = "", timeout: float | None = None) -> Generation:
+        """Get a generation by its guid or by the ``request_id`` of its request."""
+        return await self._send(calls.get_generation(guid, request_id), timeout)
+
+    async def list_generations(
+        self, *, page_size: int = 0, timeout: float | None = None, **filters: Unpack[GenerationFilters]
+    ) -> AsyncIterator[Generation]:
+        """Give all generations that the filters find, newest first; see PixyProxyClient."""
+        page_token = ""
+        while True:
+            page = await self._send(calls.list_generations(page_size, page_token, **filters), timeout)
+            for generation in page.generations:
+                yield generation
+            page_token = page.next_page_token
+            if not page_token:
+                return
+
+    def watch_generation(
+        self, guid: str = "", *, request_id: str = "", timeout: float | None = None
+    ) -> AsyncIterator[Generation | PartialImage]:
+        """Give a generation now and after each change, and its partial images, until it ends; see PixyProxyClient."""
+        call = calls.watch_generation(guid, request_id)
+        return self._events(call, self._attempts(call, timeout))
+
+    async def wait_for_generation(
+        self, guid: str = "", *, request_id: str = "", timeout: float | None = None
+    ) -> ImageDetail:
+        """Return the image of a generation once that has ended; see PixyProxyClient."""
+        events = self.watch_generation(guid, request_id=request_id, timeout=timeout)
+        return [event async for event in events if isinstance(event, Generation)][-1].result()
+
+    async def cancel_generation(self, guid: str, *, timeout: float | None = None) -> Generation:
+        """Cancel a generation that is queued, which costs nothing; see PixyProxyClient."""
+        return await self._send(calls.cancel_generation(guid), timeout)
+
     # --- Calling -------------------------------------------------------------------------------------------------
 
     async def _send(self, call: Call[Answer], timeout: float | None) -> Answer:
@@ -188,6 +233,24 @@ class AsyncPixyProxyClient(BaseClient[grpc.aio.Channel]):
             else:
                 attempts.succeeded()
                 return call.read(answer)
+
+    async def _events(self, call: Call[None], attempts: Attempts) -> AsyncIterator[Generation | PartialImage]:
+        watch = Watch()
+        while not watch.is_over:
+            messages = self._invoke(call, call.request, attempts)
+            try:
+                async for message in messages:
+                    attempts.succeeded()
+                    event = watch.read(message)
+                    if event is not None:
+                        yield event
+                error: PixyProxyClientError = watch.broken_off()
+            except grpc.RpcError as failure:
+                error = error_of(failure)
+            finally:
+                messages.cancel()
+            if not watch.is_over:
+                await asyncio.sleep(attempts.pause_after(error))
 
     def _open_channel(self, target: Target) -> grpc.aio.Channel:
         if target.credentials is None:

@@ -9,9 +9,18 @@ from datetime import datetime
 from typing import Any, Generic, TypedDict, TypeVar, Unpack
 
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from pixyproxy_pb.v1 import generation_service_pb2 as gpb
 from pixyproxy_pb.v1 import image_service_pb2 as pb
+from pixyproxy_pb.v1.generation_service_pb2_grpc import GenerationServiceStub
 from pixyproxy_pb.v1.image_service_pb2_grpc import ImageServiceStub
 
+from pixyproxy.client.generations import (
+    Generation,
+    GenerationPage,
+    GenerationState,
+    to_generation,
+    to_generation_page,
+)
 from pixyproxy.client.models import (
     ContentInfo,
     ImageDetail,
@@ -40,6 +49,7 @@ class CreateOptions(TypedDict, total=False):
         quality: one of auto, low, medium, high, xhigh, max.
         output_format: one of png, webp, jpeg.
         background: one of auto, opaque, transparent.
+        partial_images: how many partial images watchers are sent, 0 to 3; each costs some tokens.
         request_id: a UUID, one for each image that is wanted; by default a new one.
     """
 
@@ -51,6 +61,7 @@ class CreateOptions(TypedDict, total=False):
     quality: str
     output_format: str
     background: str
+    partial_images: int
     request_id: str | None
 
 
@@ -92,11 +103,28 @@ class Filters(TypedDict, total=False):
     created_before: datetime | None
 
 
+class GenerationFilters(TypedDict, total=False):
+    """Which generations to list; all that is given must hold.
+
+    Attributes:
+        states: the states; empty for any.
+        author: the username of the author; empty for the caller, for an admin everybody.
+        created_after: it was recorded later than this; aware.
+        created_before: it was recorded earlier than this; aware.
+    """
+
+    states: Sequence[GenerationState]
+    author: str
+    created_after: datetime | None
+    created_before: datetime | None
+
+
 class Stubs:
     """The stubs of all services that are called, over one channel of either kind."""
 
     def __init__(self, channel: Any) -> None:
         self.images: Any = ImageServiceStub(channel)  # type: ignore[no-untyped-call]
+        self.generations: Any = GenerationServiceStub(channel)  # type: ignore[no-untyped-call]
         self.health: Any = health_pb2_grpc.HealthStub(channel)
 
 
@@ -123,10 +151,7 @@ class Call(Generic[Answer]):
 
 def create_image(prompt: str, **options: Unpack[CreateOptions]) -> Call[ImageDetail]:
     """Make an image."""
-    fields: dict[str, Any] = {"visibility": Visibility.PRIVATE, **options}
-    fields["request_id"] = fields.get("request_id") or str(uuid.uuid4())
-    fields["options"] = {name: fields.pop(name) for name in _GENERATION_OPTIONS if name in fields}
-    request = pb.CreateImageRequest(prompt=prompt, **fields)
+    request = _creation(prompt, options)
     return Call(
         lambda stubs: stubs.images.CreateImage,
         request,
@@ -166,9 +191,7 @@ def get_image(guid: str) -> Call[ImageDetail]:
 
 def list_images(page_size: int, page_token: str, **filters: Unpack[Filters]) -> Call[ImagePage]:
     """Get a page."""
-    for time in (filters.get("created_after"), filters.get("created_before")):
-        if time is not None and time.tzinfo is None:
-            raise ValueError(f"{time} has no time zone.")
+    _check_times(filters)
     fields: dict[str, Any] = {**filters}
     request = pb.ListImagesRequest(page_size=page_size, page_token=page_token, **fields)
     return Call(lambda stubs: stubs.images.ListImages, request, to_page)
@@ -182,3 +205,61 @@ def get_content(guid: str, *, read_offset: int, read_limit: int, if_none_match: 
     return Call(
         lambda stubs: stubs.images.GetImageContent, request, lambda first: to_content_info(first.info), is_long=True
     )
+
+
+def create_generation(prompt: str, **options: Unpack[CreateOptions]) -> Call[Generation]:
+    """Record a request for an image."""
+    request = _creation(prompt, options)
+    return Call(
+        lambda stubs: stubs.generations.CreateGeneration,
+        gpb.CreateGenerationRequest(request=request),
+        lambda answer: to_generation(answer.generation),
+        creation_request_id=request.request_id,
+    )
+
+
+def get_generation(guid: str, request_id: str) -> Call[Generation]:
+    """Get a generation."""
+    request = gpb.GetGenerationRequest(**_generation_key(guid, request_id))
+    return Call(lambda stubs: stubs.generations.GetGeneration, request, lambda answer: to_generation(answer.generation))
+
+
+def list_generations(page_size: int, page_token: str, **filters: Unpack[GenerationFilters]) -> Call[GenerationPage]:
+    """Get a page of generations."""
+    _check_times(filters)
+    fields: dict[str, Any] = {**filters}
+    request = gpb.ListGenerationsRequest(page_size=page_size, page_token=page_token, **fields)
+    return Call(lambda stubs: stubs.generations.ListGenerations, request, to_generation_page)
+
+
+def watch_generation(guid: str, request_id: str) -> Call[None]:
+    """Watch a generation; its answers are read by Watch."""
+    request = gpb.WatchGenerationRequest(**_generation_key(guid, request_id))
+    return Call(lambda stubs: stubs.generations.WatchGeneration, request, lambda _: None, is_long=True)
+
+
+def cancel_generation(guid: str) -> Call[Generation]:
+    """Cancel a generation. The second time gives the same answer."""
+    request = gpb.CancelGenerationRequest(guid=guid)
+    return Call(
+        lambda stubs: stubs.generations.CancelGeneration, request, lambda answer: to_generation(answer.generation)
+    )
+
+
+def _creation(prompt: str, options: CreateOptions) -> pb.CreateImageRequest:
+    fields: dict[str, Any] = {"visibility": Visibility.PRIVATE, **options}
+    fields["request_id"] = fields.get("request_id") or str(uuid.uuid4())
+    fields["options"] = {name: fields.pop(name) for name in _GENERATION_OPTIONS if name in fields}
+    return pb.CreateImageRequest(prompt=prompt, **fields)
+
+
+def _generation_key(guid: str, request_id: str) -> dict[str, str]:
+    if bool(guid) == bool(request_id):
+        raise ValueError("A generation is named by its guid or by its request_id.")
+    return {"guid": guid} if guid else {"request_id": request_id}
+
+
+def _check_times(filters: Filters | GenerationFilters) -> None:
+    for time in (filters.get("created_after"), filters.get("created_before")):
+        if time is not None and time.tzinfo is None:
+            raise ValueError(f"{time} has no time zone.")

@@ -11,12 +11,14 @@ import grpc
 
 from pixyproxy.client import calls
 from pixyproxy.client.base import BaseClient
-from pixyproxy.client.calls import Call, Changes, CreateOptions, Filters
+from pixyproxy.client.calls import Call, Changes, CreateOptions, Filters, GenerationFilters
 from pixyproxy.client.connection import Target
 from pixyproxy.client.content import ContentStream
 from pixyproxy.client.download import Download, OnProgress
-from pixyproxy.client.errors import ContentDamagedError, InvalidRequestError, error_of
+from pixyproxy.client.errors import ContentDamagedError, InvalidRequestError, PixyProxyClientError, error_of
+from pixyproxy.client.generations import Generation, PartialImage, Watch
 from pixyproxy.client.models import ContentInfo, ImageDetail, ImagePage
+from pixyproxy.client.retry import Attempts
 
 Answer = TypeVar("Answer")
 
@@ -54,8 +56,8 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
         Args:
             prompt: what to draw.
             timeout: in seconds; by default the client's ``long_timeout``.
-            **options: tags, visibility, filename, model, size, quality, output_format, background and request_id; see
-                CreateOptions.
+            **options: tags, visibility, filename, model, size, quality, output_format, background, partial_images and
+                request_id; see CreateOptions.
         """
         return self._send(calls.create_image(prompt, **options), timeout)
 
@@ -176,6 +178,80 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
                 else:
                     return stream.info
 
+    # --- Generations ---------------------------------------------------------------------------------------------
+
+    def create_generation(
+        self, prompt: str, *, timeout: float | None = None, **options: Unpack[CreateOptions]
+    ) -> Generation:
+        """Record a request for an image and return at once; a generation worker of any server runs it.
+
+        Under a ``request_id`` that was used before, the answer is the generation of that request, as it is now.
+
+        Args:
+            prompt: what to generate.
+            timeout: as everywhere.
+            **options: as for ``create_image``.
+        """
+        return self._send(calls.create_generation(prompt, **options), timeout)
+
+    def get_generation(self, guid: str = "", *, request_id: str = "", timeout: float | None = None) -> Generation:
+        """Get a generation by its guid or by the ``request_id`` of its request.
+
+        Raises:
+            ValueError: both are given, or neither.
+        """
+        return self._send(calls.get_generation(guid, request_id), timeout)
+
+    def list_generations(
+        self, *, page_size: int = 0, timeout: float | None = None, **filters: Unpack[GenerationFilters]
+    ) -> Iterator[Generation]:
+        """Give all generations that the filters find, newest first, asking for page after page as they are needed.
+
+        Args:
+            page_size: generations a page, at most 200; 0 for 50.
+            timeout: for each page.
+            **filters: which generations; see GenerationFilters.
+        """
+        page_token = ""
+        while True:
+            page = self._send(calls.list_generations(page_size, page_token, **filters), timeout)
+            yield from page.generations
+            page_token = page.next_page_token
+            if not page_token:
+                return
+
+    def watch_generation(
+        self, guid: str = "", *, request_id: str = "", timeout: float | None = None
+    ) -> Iterator[Generation | PartialImage]:
+        """Give a generation now and after each change of its state, and its partial images, until it has ended.
+
+        A stream that breaks is asked for again, on any server; no state and no partial image is given twice. The last
+        one given is the generation in its final state; its ``result()`` is the image.
+
+        Args:
+            guid: the generation's guid.
+            request_id: in place of that, the ``request_id`` of its request.
+            timeout: in seconds for the whole watch; by default the client's ``long_timeout``.
+
+        Raises:
+            ValueError: both keys are given, or neither.
+        """
+        call = calls.watch_generation(guid, request_id)
+        return self._events(call, self._attempts(call, timeout))
+
+    def wait_for_generation(self, guid: str = "", *, request_id: str = "", timeout: float | None = None) -> ImageDetail:
+        """Return the image of a generation once that has ended; see ``watch_generation`` and ``Generation.result``."""
+        events = self.watch_generation(guid, request_id=request_id, timeout=timeout)
+        return [event for event in events if isinstance(event, Generation)][-1].result()
+
+    def cancel_generation(self, guid: str, *, timeout: float | None = None) -> Generation:
+        """Cancel a generation that is queued, which costs nothing.
+
+        Raises:
+            InvalidRequestError: it was submitted already (``ALREADY_SUBMITTED``).
+        """
+        return self._send(calls.cancel_generation(guid), timeout)
+
     # --- Calling -------------------------------------------------------------------------------------------------
 
     def _send(self, call: Call[Answer], timeout: float | None) -> Answer:
@@ -188,6 +264,24 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
             else:
                 attempts.succeeded()
                 return call.read(answer)
+
+    def _events(self, call: Call[None], attempts: Attempts) -> Iterator[Generation | PartialImage]:
+        watch = Watch()
+        while not watch.is_over:
+            messages = self._invoke(call, call.request, attempts)
+            try:
+                for message in messages:
+                    attempts.succeeded()
+                    event = watch.read(message)
+                    if event is not None:
+                        yield event
+                error: PixyProxyClientError = watch.broken_off()
+            except grpc.RpcError as failure:
+                error = error_of(failure)
+            finally:
+                messages.cancel()
+            if not watch.is_over:
+                time.sleep(attempts.pause_after(error))
 
     def _open_channel(self, target: Target) -> grpc.Channel:
         if target.credentials is None:

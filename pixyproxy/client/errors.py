@@ -70,7 +70,11 @@ class CredentialsError(PixyProxyClientError):
 
 
 class NotFoundError(PixyProxyClientError):
-    """There is no such image, or the caller may not see it."""
+    """There is no such image or generation, or the caller may not see it."""
+
+
+class GenerationCancelledError(PixyProxyClientError):
+    """The generation ended before it was submitted and has cost nothing. Ask again with a new request id."""
 
 
 class OutcomeUnknownError(PixyProxyClientError):
@@ -96,6 +100,8 @@ class DeadlineExceededError(TryLaterError):
 _KINDS_BY_REASON: dict[str, type[PixyProxyClientError]] = {
     "PROMPT_REFUSED": InvalidRequestError,
     "REQUEST_ID_REUSED": InvalidRequestError,
+    "ALREADY_SUBMITTED": InvalidRequestError,
+    "GENERATION_CANCELLED": GenerationCancelledError,
     "OUTCOME_UNKNOWN": OutcomeUnknownError,
     "TOO_BUSY": TryLaterError,
     "TOO_MANY_SIGN_INS": TryLaterError,
@@ -117,6 +123,11 @@ _KINDS_BY_CODE: dict[grpc.StatusCode, type[PixyProxyClientError]] = {
 _LOST_ON_THE_WAY = frozenset({grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL})
 
 
+def kind_of(code: grpc.StatusCode, reason: str) -> type[PixyProxyClientError]:
+    """Return the type of the error with this code and reason."""
+    return _KINDS_BY_REASON.get(reason) or _KINDS_BY_CODE.get(code, PixyProxyClientError)
+
+
 def error_of(call: Any) -> PixyProxyClientError:
     """Read a failed call."""
     code: grpc.StatusCode = call.code()
@@ -124,7 +135,7 @@ def error_of(call: Any) -> PixyProxyClientError:
     info = _first(packed, details.ErrorInfo)
     reason = info.reason if info is not None and info.domain == _DOMAIN else ""
     retry = _first(packed, details.RetryInfo)
-    kind = _KINDS_BY_REASON.get(reason) or _KINDS_BY_CODE.get(code, PixyProxyClientError)
+    kind = kind_of(code, reason)
     if info is None and code in _LOST_ON_THE_WAY:
         kind = UnavailableError
     return kind(

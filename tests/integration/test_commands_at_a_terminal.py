@@ -90,7 +90,7 @@ def test_a_spinner_and_the_time_while_an_image_is_made(
 ) -> None:
     slow = f"{prompt} [[fault:slow=3]]"
     with at_a_terminal("create", slow, env=asked(provider_server, artists.ann)) as terminal:
-        terminal.wait_for(r"Making the image.*0:00:01")
+        terminal.wait_for(r"Generating the image.*0:00:01")
         assert terminal.end() == 0
     assert f"prompt      {slow}\n" in terminal.text
 
@@ -113,7 +113,7 @@ def test_an_interrupted_creation_is_found_again_and_paid_for_once(
     env = asked(provider_server, artists.ann)
     arguments = ("create", slow, "--tag", "a b", "--json")
     with at_a_terminal(*arguments, env=env, columns=80) as terminal:
-        wait_until(lambda: stand_in.count(slow) == 1, TIMEOUT, "the provider to be asked")
+        terminal.wait_for("Generating the image")
         terminal.interrupt()
         assert terminal.end() == 130
     assert "Traceback" not in terminal.text

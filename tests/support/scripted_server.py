@@ -12,9 +12,17 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
+from pixyproxy_pb.v1 import generation_service_pb2 as gpb
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
-SERVICE = pb.DESCRIPTOR.services_by_name["ImageService"]
+METHODS = {
+    method.name: method
+    for service in (
+        pb.DESCRIPTOR.services_by_name["ImageService"],
+        gpb.DESCRIPTOR.services_by_name["GenerationService"],
+    )
+    for method in service.methods
+}
 
 
 class Rpc:
@@ -89,7 +97,7 @@ class ScriptedServer(grpc.GenericRpcHandler):
         # For the network a call with one answer is a stream of one.
         return grpc.unary_stream_rpc_method_handler(
             behave,
-            request_deserializer=GetMessageClass(SERVICE.methods_by_name[name].input_type).FromString,
+            request_deserializer=GetMessageClass(METHODS[name].input_type).FromString,
             response_serializer=lambda message: message.SerializeToString(),
         )
 

@@ -1,0 +1,252 @@
+"""The commands for generations, and how ``create`` waits for one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
+from datetime import datetime
+from enum import StrEnum
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Annotated, Unpack
+
+import typer
+
+from pixyproxy.cli import warn
+from pixyproxy.cli.client_settings import load_terminal_settings
+from pixyproxy.cli.failures import INTERRUPTED, command_line, explain
+from pixyproxy.cli.images import (
+    AsJson,
+    _Client,
+    _client,
+    _Command,
+    _parse_time,
+    _say_how_to_ask_again,
+    _shower,
+    _spinner,
+)
+from pixyproxy.cli.texts import json_line, json_of_generation, lines_of_generation, local_time, printable
+from pixyproxy.client import (
+    CreateOptions,
+    Generation,
+    GenerationFilters,
+    GenerationState,
+    ImageDetail,
+    PartialImage,
+    PixyProxyClientError,
+)
+
+if TYPE_CHECKING:
+    from pixyproxy.cli.live import Line
+
+_LARGEST_PAGE = 200
+_WORDS = {GenerationState.QUEUED: "Queued", GenerationState.SUBMITTED: "Generating the image"}
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+generation_commands = typer.Typer(help="List, watch and cancel generations.", no_args_is_help=True)
+app.add_typer(generation_commands, name="generations")
+
+Show = Callable[[bytes], None]
+
+
+class State(StrEnum):
+    """A generation's state, as it is typed."""
+
+    QUEUED = "queued"
+    SUBMITTED = "submitted"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    OUTCOME_UNKNOWN = "outcome_unknown"
+
+
+Guid = Annotated[str, typer.Argument(metavar="GUID", help="The generation's guid, as list shows it.")]
+
+
+# --- The commands ----------------------------------------------------------------------------------------------------
+
+
+@generation_commands.command("list", cls=_Command)
+def list_generations(
+    state: Annotated[
+        list[State] | None,
+        typer.Option(metavar="STATE", help=f"One of {', '.join(State)}; repeat the option for more."),
+    ] = None,
+    author: Annotated[
+        str, typer.Option(metavar="USER", help="Only generations of this user.", show_default=False)
+    ] = "",
+    after: Annotated[
+        datetime | None,
+        typer.Option(parser=_parse_time, metavar="TIME", help="Only generations recorded after this time."),
+    ] = None,
+    before: Annotated[
+        datetime | None,
+        typer.Option(parser=_parse_time, metavar="TIME", help="Only generations recorded before this time."),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="The most generations to list.")] = 50,
+    is_all: Annotated[bool, typer.Option("--all", help="List all generations.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List generations, newest first."""
+    filters = GenerationFilters(
+        states=[GenerationState[one.name] for one in state or ()],
+        author=author,
+        created_after=after,
+        created_before=before,
+    )
+    count = None if is_all else limit
+    with _client(must_sign_in=True) as client:
+        found = client.list_generations(page_size=min(count or _LARGEST_PAGE, _LARGEST_PAGE), **filters)
+        first = next(found, None)
+        if first is None:
+            if not as_json:
+                warn("No generations found.")
+            return
+        _print_all(islice(chain([first], found), count), as_json)
+        if count is not None and sys.stderr.isatty() and next(found, None) is not None:
+            warn("There are more; --limit or --all lists them.")
+
+
+@generation_commands.command("get", cls=_Command)
+def get_generation(guid: Guid, as_json: AsJson = False) -> None:
+    """Show the details of a generation."""
+    with _client(must_sign_in=True) as client:
+        _print(client.get_generation(guid), as_json)
+
+
+@generation_commands.command("watch", cls=_Command)
+def watch_generation(
+    guid: Guid,
+    show: Annotated[bool, typer.Option("--show", help="Show its partial images on the terminal.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Watch a generation until it has ended.
+
+    The exit status is that of create. With --json it writes a line for each state.
+    """
+    generation = None
+    with _client(must_sign_in=True) as client:
+        shower = _shower("--show") if show else None
+        try:
+            with nullcontext() if as_json else _spinner("Watching the generation", client.server) as line:
+                for generation in _states(client, guid, line, shower):
+                    if as_json:
+                        _print(generation, as_json)
+        except KeyboardInterrupt:
+            _say_how_to_come_back(generation, guid)
+            raise typer.Exit(INTERRUPTED) from None
+        if generation is not None:
+            if not as_json:
+                _print(generation, as_json)
+            generation.result()
+
+
+@generation_commands.command("cancel", cls=_Command)
+def cancel_generation(guid: Guid, as_json: AsJson = False) -> None:
+    """Cancel a generation that is queued, which costs nothing."""
+    with _client(must_sign_in=True) as client:
+        generation = client.cancel_generation(guid)
+    if as_json:
+        _print(generation, as_json)
+    else:
+        typer.echo(f"Cancelled {printable(generation.guid)}.")
+
+
+# --- Waiting for a generation ----------------------------------------------------------------------------------------
+
+
+def generate(
+    client: _Client, again: str, show: Show | None, prompt: str, **options: Unpack[CreateOptions]
+) -> ImageDetail:
+    """Have an image generated, and show the progress.
+
+    Args:
+        client: calls the server.
+        again: the command that repeats the request.
+        show: shows a partial image, or None.
+        prompt: what to generate.
+        **options: see CreateOptions.
+    """
+    generation = None
+    try:
+        with _spinner("Making the image", client.server) as line:
+            try:
+                generation = client.create_generation(prompt, **options)
+            except PixyProxyClientError as error:
+                if error.code != "UNIMPLEMENTED":
+                    raise
+                return client.create_image(prompt, **options)  # A server of the first release.
+            for state in _states(client, generation.guid, line, show):
+                generation = state
+    except KeyboardInterrupt:
+        if generation is None:
+            raise
+        if not _was_cancelled(client, generation):
+            _say_how_to_come_back(generation, generation.guid)
+            _say_how_to_ask_again(again)
+        raise typer.Exit(INTERRUPTED) from None
+    return generation.result()
+
+
+def _states(client: _Client, guid: str, line: Line | None, show: Show | None) -> Iterator[Generation]:
+    """Watch a generation: yield each state, and show it on the line; show partial images."""
+    for event in client.watch_generation(guid):
+        if isinstance(event, PartialImage):
+            if show is not None:
+                # An unreadable partial image is no reason to stop watching.
+                with line.hidden() if line else nullcontext(), suppress(OSError, Warning):
+                    show(event.data)
+            continue
+        if line is not None and not event.state.is_final:
+            attempt = f" (attempt {event.attempts})" if event.attempts > 1 else ""
+            line.say(_WORDS[event.state] + attempt)
+        yield event
+
+
+def _was_cancelled(client: _Client, generation: Generation) -> bool:
+    """Ask once whether to cancel a queued generation, and do so."""
+    if generation.state is not GenerationState.QUEUED or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    try:
+        if not typer.confirm("The generation is queued and has cost nothing. Cancel it?", err=True):
+            return False
+        client.cancel_generation(generation.guid)
+    except typer.Abort:
+        typer.echo(err=True)  # What follows begins on a line of its own.
+        return False
+    except PixyProxyClientError as error:
+        explain(error, client.server)
+        return False
+    warn("Cancelled. Nothing was generated.")
+    return True
+
+
+def _say_how_to_come_back(generation: Generation | None, guid: str) -> None:
+    if generation is None or not generation.state.is_final:
+        warn("Interrupted. The server finishes and keeps it. To watch it, run:")
+        typer.echo(f"  {command_line('generations', 'watch', guid)}", err=True)
+
+
+# --- Output ----------------------------------------------------------------------------------------------------------
+
+
+def _print(generation: Generation, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json_line(json_of_generation(generation)))
+    else:
+        typer.echo("\n".join(lines_of_generation(generation)))
+
+
+def _print_all(generations: Iterator[Generation], as_json: bool) -> None:
+    """List generations as JSON, as a table at a terminal, or separated by tabs for other programs."""
+    if as_json:
+        for generation in generations:
+            _print(generation, as_json)
+    elif sys.stdout.isatty():
+        from pixyproxy.cli.table import print_generations
+
+        print_generations(generations, load_terminal_settings())
+    else:
+        for generation in generations:
+            columns = (generation.guid, local_time(generation.created_at), generation.state.name.lower())
+            typer.echo("\t".join(map(printable, (*columns, generation.author, generation.prompt))))
