@@ -17,7 +17,8 @@ the API sends with it. The options are:
 
 A request with ``stream`` is answered with server-sent events: the partial images, numbered from 0, and the completed
 one after them. ``hold`` holds an answer, and ``hold=N,M,…`` these events of it, until a test releases them one after
-the other. Names that begin with ``stream_`` are faults of the stream; ``=N`` says at which event.
+the other. Names that begin with ``stream_`` are faults of the stream; ``=N`` says at which event. With the option
+``padded=BYTES`` partial images, in PNG, have that many bytes.
 
 ``GET /_stand_in/submissions?prompt=…`` gives ``{"count": …, "requests": [bodies], "headers": [headers]}``; without a
 prompt it gives those of all submissions. ``GET /_stand_in/release?prompt=…`` releases what is held next. Give each test
@@ -323,6 +324,10 @@ def _send_stream(handler: Handler, submission: Submission, fault: Fault | None) 
     """Send a stream, as the fault says."""
     name, value = (fault.name, fault.value) if fault else ("", "")
     events = make_events(submission, 2 if name == "stream_unasked" else submission.partial_images)
+    if fault and "padded" in fault.options:
+        for event in events[:-1]:
+            picture = base64.b64decode(event["b64_json"])
+            event["b64_json"] = base64.b64encode(pad_png(picture, int(fault.options["padded"]))).decode()
     if name == "stream_repeated":
         events = [event for event in events for _ in range(1 + ("partial_image_index" in event))]
     if name == "stream_end":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -55,6 +55,7 @@ from tests.unit.service.conftest import make_caller
 from tests.unit.service.creation.parts import FakeGenerator, Server
 
 TIMEOUT = 20.0
+WATCHERS = 200
 KEY = "123e4567-e89b-42d3-a456-426614174000"
 QUEUED, SUBMITTED, SUCCEEDED = GenerationState.QUEUED, GenerationState.SUBMITTED, GenerationState.SUCCEEDED
 FAILED, CANCELLED, UNKNOWN = GenerationState.FAILED, GenerationState.CANCELLED, GenerationState.OUTCOME_UNKNOWN
@@ -635,6 +636,43 @@ def test_a_watcher_does_not_keep_an_unwanted_request_queued(server: Server, alic
         watch.done.result(TIMEOUT)
         assert seen(watch.events) == [QUEUED, FAILED]
     assert CallerGoneError.__name__ in str(server.generations.get_generation(key_of(recorded), alice).error)
+
+
+def test_many_watchers_of_a_generation_cost_one_query_an_interval(
+    server: Server, generator: FakeGenerator, alice: Caller, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queries: list[str] = []
+    read = database.reading
+
+    def counted() -> AbstractContextManager[DatabaseContext]:
+        queries.append(threading.current_thread().name)
+        return read()
+
+    started = server.generations.create_generation(request(partial_images=2), alice)
+    with ThreadPoolExecutor(WATCHERS) as pool, held_back(generator) as answer, server.taking_calls():
+        watches = [Watch(server, started, alice, pool) for _ in range(WATCHERS)]
+        for watch in watches:
+            watch.wait_for(1)
+        monkeypatch.setattr(database, "reading", counted)
+        wait_until(lambda: queries.count("waiting-calls") >= 10, TIMEOUT, "some intervals")
+        # Nothing changes, and nobody else asks; but for those who had just begun.
+        assert len(queries) <= queries.count("waiting-calls") + 2 * WATCHERS
+        queries.clear()
+        wait_until(lambda: queries.count("waiting-calls") >= 10, TIMEOUT, "some intervals")
+        assert set(queries) == {"waiting-calls"}
+
+        with Server(database, server.store, generator).running():
+            for watch in watches:
+                wait_until(lambda watch=watch: 1 in seen(watch.events), TIMEOUT, "the partial images")  # type: ignore[misc]
+            answer.set()
+            for watch in watches:
+                watch.done.result(TIMEOUT)
+    # Four changes and two partial images would take six queries of each watcher; they share them.
+    of_watchers = [name for name in queries if name.startswith("ThreadPoolExecutor")]
+    assert len(of_watchers) < 2 * WATCHERS
+    assert {tuple(event for event in seen(watch.events) if event is not SUBMITTED) for watch in watches} == {
+        (QUEUED, 0, 1, SUCCEEDED)
+    }
 
 
 def test_a_partial_image_that_cannot_be_stored_costs_no_image(
