@@ -14,13 +14,18 @@ import grpc
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
+from pixyproxy_pb.v1 import generation_service_pb2 as gpb
+from pixyproxy_pb.v1 import generation_service_pb2_grpc, image_service_pb2_grpc
 from pixyproxy_pb.v1 import image_service_pb2 as pb
-from pixyproxy_pb.v1 import image_service_pb2_grpc
 
 PICTURE = bytes(range(256)) * 1000
+PARTIAL_IMAGES = (PICTURE[:1000], PICTURE[:100_000])
 GUID = "123e4567-e89b-42d3-a456-426614174000"
 _CHUNK = 64 * 1024
 _DETAIL = pb.ImageDetail(guid=GUID)
+_QUEUED = gpb.Generation(guid=GUID, state=gpb.GENERATION_STATE_QUEUED)
+_SUBMITTED = gpb.Generation(guid=GUID, state=gpb.GENERATION_STATE_SUBMITTED, attempts=1)
+_SUCCEEDED = gpb.Generation(guid=GUID, state=gpb.GENERATION_STATE_SUCCEEDED, attempts=1, image=_DETAIL)
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ def misbehaving(refusal: Refusal) -> Iterator[MisbehavingServer]:
     running = MisbehavingServer(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
     servicer = _Servicer(refusal, running.attempts)
     image_service_pb2_grpc.add_ImageServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+    generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     server.start()
     try:
         yield running
@@ -71,7 +77,7 @@ def misbehaving(refusal: Refusal) -> Iterator[MisbehavingServer]:
         server.stop(0).wait()
 
 
-class _Servicer(image_service_pb2_grpc.ImageServiceServicer):
+class _Servicer(image_service_pb2_grpc.ImageServiceServicer, generation_service_pb2_grpc.GenerationServiceServicer):
     def __init__(self, refusal: Refusal, attempts: list[tuple[str, Any]]) -> None:
         self._refusal = refusal
         self._attempts = attempts
@@ -109,13 +115,48 @@ class _Servicer(image_service_pb2_grpc.ImageServiceServicer):
         self._take("DeleteImage", request, context)
         return pb.DeleteImageResponse()
 
-    def _take(self, method: str, request: Any, context: grpc.ServicerContext) -> None:
+    def CreateGeneration(self, request: Any, context: grpc.ServicerContext) -> gpb.CreateGenerationResponse:
+        self._take("CreateGeneration", request, context)
+        return gpb.CreateGenerationResponse(generation=_QUEUED)
+
+    def GetGeneration(self, request: Any, context: grpc.ServicerContext) -> gpb.GetGenerationResponse:
+        self._take("GetGeneration", request, context)
+        return gpb.GetGenerationResponse(generation=_QUEUED)
+
+    def ListGenerations(self, request: Any, context: grpc.ServicerContext) -> gpb.ListGenerationsResponse:
+        self._take("ListGenerations", request, context)
+        return gpb.ListGenerationsResponse()
+
+    def WatchGeneration(self, request: Any, context: grpc.ServicerContext) -> Iterator[gpb.WatchGenerationResponse]:
+        number = self._take("WatchGeneration", request, context)
+        breaks = self._refusal.after_headers and number == self._refusal.times + 1
+        if breaks:
+            yield gpb.WatchGenerationResponse(generation=_QUEUED)
+        yield gpb.WatchGenerationResponse(generation=_SUBMITTED)
+        for index, data in enumerate(PARTIAL_IMAGES):
+            announced = gpb.PartialImage(index=index, content_type="image/png", size_bytes=len(data))
+            yield gpb.WatchGenerationResponse(partial_image=announced)
+            yield gpb.WatchGenerationResponse(data=data[:_CHUNK])
+            if breaks and index == len(PARTIAL_IMAGES) - 1:
+                context.abort(grpc.StatusCode.UNAVAILABLE, "in the middle")
+            if data[_CHUNK:]:
+                yield gpb.WatchGenerationResponse(data=data[_CHUNK:])
+        yield gpb.WatchGenerationResponse(generation=_SUCCEEDED)
+
+    def CancelGeneration(self, request: Any, context: grpc.ServicerContext) -> gpb.CancelGenerationResponse:
+        self._take("CancelGeneration", request, context)
+        return gpb.CancelGenerationResponse(generation=_QUEUED)
+
+    def _take(self, method: str, request: Any, context: grpc.ServicerContext) -> int:
+        """Refuse the attempt, or return its number."""
         self._attempts.append((method, request))
-        if sum(name == method for name, _ in self._attempts) > self._refusal.times:
-            return
+        number = sum(name == method for name, _ in self._attempts)
+        if number > self._refusal.times:
+            return number
         if self._refusal.after_headers:
             context.send_initial_metadata((("x-request-id", "one"),))
         context.abort_with_status(rpc_status.to_status(self._status()))
+        raise AssertionError("not reached")
 
     def _status(self) -> status_pb2.Status:
         status = status_pb2.Status(code=self._refusal.code.value[0], message="not now")

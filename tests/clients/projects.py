@@ -44,9 +44,9 @@ class Project:
         fence: what the document marks code in this language with.
         tools: the commands that it takes to build it.
         service_config: where in the project the service config belongs.
-        example: where in the project the document's example belongs.
+        examples: where in the project the document's examples belong, the one of its language and that of generations.
         program: how the program for tests is run; {folder} stands for the built project's folder.
-        run_example: how the example is run.
+        run_example: how an example is run; {name} stands for its name, {Name} for the same in title case.
     """
 
     folder: str
@@ -54,7 +54,7 @@ class Project:
     fence: str
     tools: tuple[str, ...]
     service_config: str
-    example: str
+    examples: tuple[str, str]
     program: tuple[str, ...]
     run_example: tuple[str, ...]
 
@@ -67,9 +67,9 @@ class Project:
         return _block(self.language, "sh")
 
     @property
-    def code(self) -> str:
-        """The document's example."""
-        return _block(self.language, self.fence)
+    def code(self) -> tuple[str, str]:
+        """The document's examples."""
+        return _block(self.language, self.fence), _block("Generations", self.fence)
 
 
 _JAVA = (
@@ -86,9 +86,9 @@ PROJECTS = (
         fence="go",
         tools=("go",),
         service_config="pixyproxy/service_config.json",
-        example="example/main.go",
+        examples=("example/main.go", "watching/main.go"),
         program=("{folder}/bin/program",),
-        run_example=("{folder}/bin/example",),
+        run_example=("{folder}/bin/{name}",),
     ),
     Project(
         folder="node",
@@ -96,9 +96,9 @@ PROJECTS = (
         fence="ts",
         tools=("node", "npm"),
         service_config="service_config.json",
-        example="src/example.ts",
+        examples=("src/example.ts", "src/watching.ts"),
         program=("node", "{folder}/build/program.js"),
-        run_example=("node", "{folder}/build/example.js"),
+        run_example=("node", "{folder}/build/{name}.js"),
     ),
     Project(
         folder="java",
@@ -106,9 +106,9 @@ PROJECTS = (
         fence="java",
         tools=("java", "mvn"),
         service_config="src/main/resources/service_config.json",
-        example="src/main/java/com/example/Example.java",
+        examples=("src/main/java/com/example/Example.java", "src/main/java/com/example/Watching.java"),
         program=(*_JAVA, "com.example.Program"),
-        run_example=(*_JAVA, "com.example.Example"),
+        run_example=(*_JAVA, "com.example.{Name}"),
     ),
 )
 
@@ -169,9 +169,10 @@ def run_program(project: Project, *arguments: str, env: Mapping[str, str]) -> An
     return json.loads(_run(project, (*project.program, *arguments), ROOT, env))
 
 
-def run_example(project: Project, cwd: Path, env: Mapping[str, str]) -> str:
-    """Run the document's example in a folder, and return what it says."""
-    return _run(project, project.run_example, cwd, env)
+def run_example(project: Project, cwd: Path, name: str, env: Mapping[str, str]) -> str:
+    """Run one of the document's examples in a folder, and return what it says."""
+    command = tuple(word.replace("{name}", name).replace("{Name}", name.title()) for word in project.run_example)
+    return _run(project, command, cwd, env)
 
 
 def write_descriptor(path: Path) -> None:
@@ -224,7 +225,8 @@ def _lay_out(project: Project, folder: Path) -> None:
     shutil.copytree(CLIENTS / project.folder, folder)
     shutil.copytree(ROOT / "protos", folder / "protos")
     write_descriptor(folder / "pixyproxy.v1.binpb")
-    for name, text in ((project.service_config, SERVICE_CONFIG.read_text()), (project.example, project.code)):
+    examples = zip(project.examples, project.code, strict=True)
+    for name, text in ((project.service_config, SERVICE_CONFIG.read_text()), *examples):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
 

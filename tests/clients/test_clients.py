@@ -6,24 +6,31 @@ import hashlib
 import json
 import secrets
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from pixyproxy_pb.v1 import generation_service_pb2 as gpb
 from pixyproxy_pb.v1 import image_service_pb2 as pb
+from pixyproxy_pb.v1.generation_service_pb2_grpc import GenerationServiceStub
 
 from pixyproxy.core.models import Visibility
-from tests.clients.misbehaving import GUID, PICTURE, Refusal, misbehaving
+from tests.clients.conftest import TwoServers
+from tests.clients.misbehaving import GUID, PARTIAL_IMAGES, PICTURE, Refusal, misbehaving
 from tests.clients.projects import PROJECTS, SERVICE_CONFIG, Project, run_program
 from tests.support.image_client import ImageClient
+from tests.support.rpc import TIMEOUT
 from tests.support.servers import Login, RunningServer
 from tests.support.stored_images import make_detail, store_details, store_image
+from tests.support.waiting import wait_until
 
 _SIZE = 300_000
 _RESUMED_AT = 100_000
 _METHODS = ["CreateImage", "GetImage", "ListImages", "GetImageContent", "UpdateImage", "DeleteImage"]
+_METHODS += ["CreateGeneration", "GetGeneration", "ListGenerations", "WatchGeneration", "CancelGeneration"]
 
 each_client = pytest.mark.parametrize("project", PROJECTS, ids=str)
 
@@ -193,7 +200,7 @@ def _configured() -> dict[str, int]:
     for config in json.loads(SERVICE_CONFIG.read_text())["methodConfig"]:
         assert config["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
         for name in config["name"]:
-            assert name["service"] == "pixyproxy.v1.ImageService"
+            assert name["service"] in ("pixyproxy.v1.ImageService", "pixyproxy.v1.GenerationService")
             attempts[name["method"]] = config["retryPolicy"]["maxAttempts"]
     return attempts
 
@@ -201,7 +208,7 @@ def _configured() -> dict[str, int]:
 def test_the_config_repeats_only_what_is_the_same_when_it_is_done_twice() -> None:
     repeated = {method for method, attempts in _configured().items() if attempts > 1}
 
-    assert repeated == {"GetImage", "ListImages", "GetImageContent", "UpdateImage"}
+    assert repeated == {*_METHODS} - {"CreateImage", "DeleteImage", "CreateGeneration"}
 
 
 _ANYBODY = Login("anybody", "anything")
@@ -259,3 +266,58 @@ def test_the_program_sends_again_what_it_may(project: Project, refusal: Refusal,
     assert offsets == [0, 0, 64 * 1024]
     assert report["received"] == len(PICTURE)
     assert Path(report["path"]).read_bytes() == PICTURE
+
+
+# --- Generations -----------------------------------------------------------------------------------------------------
+
+
+@each_client
+def test_a_watch_goes_on_where_it_broke_off(project: Project) -> None:
+    with misbehaving(Refusal(grpc.StatusCode.UNAVAILABLE, after_headers=True)) as server:
+        report = run_program(project, "watches", server.address, env=signed_in(server.address, _ANYBODY))
+
+    first, second = server.requests("CreateGeneration")
+    assert first.request.request_id
+    assert second == first
+    # Refused, broken off in the middle of the second partial image, and gone on with.
+    assert [request.guid for request in server.requests("WatchGeneration")] == [GUID] * 3
+    assert report == {
+        "guid": GUID,
+        "states": [f"GENERATION_STATE_{state}" for state in ("QUEUED", "SUBMITTED", "SUCCEEDED")],
+        "partials": [f"image/png {hashlib.sha256(data).hexdigest()}" for data in PARTIAL_IMAGES],
+        "image": GUID,
+    }
+
+
+@each_client
+def test_a_generation_is_watched_at_another_server(project: Project, two_servers: TwoServers) -> None:
+    here, there = two_servers.here, two_servers.there
+    env = signed_in(here.address, here.admin)
+    with two_servers.resting() as resume, ThreadPoolExecutor(1) as pool:
+        known = there.log.count("[WatchGeneration:")
+        run = pool.submit(run_program, project, "watches", there.address, env=env)
+        wait_until(lambda: there.log.count("[WatchGeneration:") > known, TIMEOUT, "the watch to begin")
+        resume()
+        report = run.result()
+
+    states = [f"GENERATION_STATE_{state}" for state in ("QUEUED", "SUBMITTED", "SUCCEEDED")]
+    assert report["states"] == [state for state in states if state in report["states"]]
+    assert (report["states"][0], report["states"][-1]) == (states[0], states[-1])
+    assert len(report["partials"]) == 2
+    assert ImageClient(here, here.admin).get(report["image"]).prompt == "A lighthouse"
+
+
+@each_client
+def test_a_queued_generation_is_cancelled(project: Project, two_servers: TwoServers) -> None:
+    here, another = two_servers.here, two_servers.there
+    ended = ImageClient(here, here.admin).create("made before")
+    generations = GenerationServiceStub(here.channel)  # type: ignore[no-untyped-call]
+    page = generations.ListGenerations(
+        gpb.ListGenerationsRequest(page_size=1), metadata=here.admin.metadata, timeout=TIMEOUT
+    )
+    assert page.generations[0].image_guid == ended.guid
+    with two_servers.resting():
+        report = run_program(project, "cancels", page.generations[0].guid, env=signed_in(another.address, here.admin))
+
+    states = ["GENERATION_STATE_QUEUED", "GENERATION_STATE_CANCELLED", "GENERATION_STATE_CANCELLED"]
+    assert (report["states"], report["refused"]) == (states, "ALREADY_SUBMITTED")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from google.protobuf import descriptor_pb2
+from pixyproxy_pb.v1 import generation_service_pb2 as gpb
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from tests.clients.projects import ROOT, SERVICE_CONFIG, require_tools, write_descriptor
@@ -94,9 +95,13 @@ def test_what_breaks_released_clients_does_not_pass(tmp_path: Path) -> None:
 
 def test_what_grpc_repeats_is_what_may_be_repeated() -> None:
     (config,) = json.loads(SERVICE_CONFIG.read_text())["methodConfig"]
-    service = pb.DESCRIPTOR.services_by_name["ImageService"]
+    services = [pb.DESCRIPTOR.services_by_name["ImageService"], gpb.DESCRIPTOR.services_by_name["GenerationService"]]
+    once = {("ImageService", "CreateImage"), ("ImageService", "DeleteImage"), ("GenerationService", "CreateGeneration")}
 
-    assert {name["service"] for name in config["name"]} == {service.full_name}
-    named = {name["method"] for name in config["name"]}
-    assert named == {method.name for method in service.methods} - {"CreateImage", "DeleteImage"}
+    assert {(name["service"], name["method"]) for name in config["name"]} == {
+        (service.full_name, method.name)
+        for service in services
+        for method in service.methods
+        if (service.name, method.name) not in once
+    }
     assert config["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]

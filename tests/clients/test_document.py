@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from google.rpc import code_pb2
+from pixyproxy_pb.v1 import generation_service_pb2 as gpb
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from pixyproxy.core import exceptions as exc
@@ -25,7 +26,7 @@ _ALWAYS = {"ErrorInfo", "RequestInfo"}
 def test_the_example_creates_and_saves(project: Project, server: RunningServer, tmp_path: Path) -> None:
     author = server.new_login()
 
-    said = run_example(project, tmp_path, env=signed_in(server.address, author))
+    said = run_example(project, tmp_path, "example", env=signed_in(server.address, author))
 
     (image,) = ImageClient(server, author).page(author=author.username).images
     assert image.prompt == "A lighthouse in a storm"
@@ -33,10 +34,21 @@ def test_the_example_creates_and_saves(project: Project, server: RunningServer, 
     assert hashlib.sha256((tmp_path / image.filename).read_bytes()).hexdigest() == image.sha256
 
 
+@each_client
+def test_the_example_watches_a_generation(project: Project, server: RunningServer, tmp_path: Path) -> None:
+    author = server.new_login()
+
+    said = run_example(project, tmp_path, "watching", env=signed_in(server.address, author))
+
+    (image,) = ImageClient(server, author).page(author=author.username).images
+    assert image.prompt == "A lighthouse in a storm"
+    assert said.endswith(f"image {image.guid}\n")
+
+
 def test_the_table_of_files_is_what_the_projects_are_made_from() -> None:
     for project in PROJECTS:
         assert f"| `{project.service_config}` |" in _TEXT
-        assert f"| `{project.example}` |" in _TEXT
+        assert all(f"| `{path}` |" in _TEXT for path in project.examples)
 
 
 def test_what_grpc_sends_again_is_told() -> None:
@@ -47,7 +59,8 @@ def test_what_grpc_sends_again_is_told() -> None:
     repeated = {
         name["method"] for config in json.loads(SERVICE_CONFIG.read_text())["methodConfig"] for name in config["name"]
     }
-    methods = pb.DESCRIPTOR.services_by_name["ImageService"].methods_by_name
+    services = (pb.DESCRIPTOR.services_by_name["ImageService"], gpb.DESCRIPTOR.services_by_name["GenerationService"])
+    methods = [method.name for service in services for method in service.methods]
     assert told == {method: method in repeated for method in methods}
 
 

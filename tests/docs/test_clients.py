@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -17,7 +19,10 @@ from PIL import Image
 from pixyproxy.cli import failures
 from pixyproxy.cli.client_settings import VARIABLES
 from pixyproxy.client import Keepalive, RetryPolicy, errors
+from tests.support.image_client import ImageClient
+from tests.support.rpc import TIMEOUT
 from tests.support.servers import RunningServer, running_server
+from tests.support.waiting import wait_until
 
 PAGE = (Path(__file__).parents[2] / "docs/clients.md").read_text()
 
@@ -80,6 +85,54 @@ def test_the_example_for_asyncio(server: RunningServer, tmp_path: Path) -> None:
     assert size == f"{(tmp_path / 'castle.png').stat().st_size} image/png"
 
 
+def test_the_example_for_generations(server: RunningServer, tmp_path: Path) -> None:
+    said = run([sys.executable, "-c", example("Generations", "python", server)], tmp_path)
+
+    *events, image, found, refused = said.splitlines()
+    states = [event for event in events if not event.startswith("partial image ")]
+    assert states[-1] == "SUCCEEDED"
+    assert re.fullmatch(r"image \S+ True", image)
+    assert (found, refused) == ("[True]", "ALREADY_SUBMITTED")
+
+
+def test_the_back_end_of_a_web_page(server: RunningServer, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    script = example("Generations", "python", server, number=1)
+    assert "8080" in script
+    with subprocess.Popen(
+        [sys.executable, "-c", script.replace("8080", str(port))], cwd=tmp_path, stderr=subprocess.DEVNULL
+    ) as process:
+        try:
+            page = f"http://127.0.0.1:{port}/generations"
+            wait_until(lambda: is_listening(port), TIMEOUT, "the back end to listen")
+            started = json.loads(asked(urllib.request.Request(page, data="A lighthouse 🌊".encode(), method="POST")))
+            events = events_of(asked(f"{page}/{started['guid']}"))
+            (failed,) = events_of(asked(f"{page}/x"))
+        finally:
+            process.kill()
+    *_, (state, succeeded), (image, guid) = events
+    assert (state, succeeded, image) == ("state", "SUCCEEDED", "image")
+    assert ImageClient(server, server.admin).get(guid).prompt == "A lighthouse 🌊"
+    assert failed[0] == "failure"
+    assert json.loads(failed[1])["reason"] == "INVALID_FIELD"
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == 0
+
+
+def asked(request: str | urllib.request.Request) -> str:
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+        return str(answer.read().decode())
+
+
+def events_of(stream: str) -> list[tuple[str, str]]:
+    """Read server-sent events."""
+    return re.findall(r"^event: (.*)\ndata: (.*)\n\n", stream, flags=re.MULTILINE)
+
+
 def test_the_defaults_are_told() -> None:
     rows = re.findall(r"^ *\| `(\w+)` \| `(.*?)` \|", section("Python"), flags=re.MULTILINE)
 
@@ -98,7 +151,9 @@ def test_the_session_in_a_shell(server: RunningServer, tmp_path: Path) -> None:
         (created, ["sea", "night"], "VISIBILITY_PUBLIC")
     ]
     assert "A castle, from standard input" in said
-    assert said.endswith(f"Deleted {created}.\n")
+    *_, deleted, last, first = said.splitlines()
+    assert deleted == f"Deleted {created}."
+    assert [line.split("\t")[2:4] for line in (last, first)] == [["succeeded", "admin"]] * 2
     assert (tmp_path / "copy.png").read_bytes() == (tmp_path / "lighthouse.png").read_bytes()
 
 

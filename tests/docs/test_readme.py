@@ -95,7 +95,9 @@ def test_the_session_with_grpcurl(served: Served, tmp_path: Path) -> None:
     )
 
     assert session.returncode == 0, session.stdout + session.stderr
-    _, created, found, streamed, updated, deleted, _ = re.split(r"^--- \d+\n", session.stdout, flags=re.MULTILINE)
+    _, created, found, streamed, updated, deleted, generated, _ = re.split(
+        r"^--- \d+\n", session.stdout, flags=re.MULTILINE
+    )
     image = json.loads(created)["image"]
     assert image["prompt"] == "A lighthouse in a storm 🌊"
     assert image["visibility"] == "VISIBILITY_PRIVATE"
@@ -112,6 +114,11 @@ def test_the_session_with_grpcurl(served: Served, tmp_path: Path) -> None:
     assert changed["image"]["tags"] == ["sea", "night"]
     assert seen_by_anybody == changed
     assert json.loads(deleted) == {}
+    started, *states = (document["generation"] for document in documents(generated))
+    assert started["state"] == "GENERATION_STATE_QUEUED"
+    assert {state["guid"] for state in states} == {started["guid"]}
+    assert states[-1]["state"] == "GENERATION_STATE_SUCCEEDED"
+    assert states[-1]["image"]["prompt"] == "A castle at night"
 
 
 def documents(text: str) -> list[dict[str, Any]]:

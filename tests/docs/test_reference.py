@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from google.rpc import code_pb2
+from pixyproxy_pb.v1 import generation_service_pb2 as gpb
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from pixyproxy.core import models
@@ -30,6 +31,16 @@ def test_every_setting_is_listed_with_its_default() -> None:
 def test_every_rpc_is_described() -> None:
     for method in pb.DESCRIPTOR.services_by_name["ImageService"].methods:
         assert f"\n## {method.name}\n" in API
+    for method in gpb.DESCRIPTOR.services_by_name["GenerationService"].methods:
+        assert f"\n### {method.name}\n" in API
+
+
+def test_every_state_of_a_generation_is_described() -> None:
+    described = re.findall(
+        r"^\| `([A-Z_]+)` \|", API[API.index("\n### States\n") : API.index("\n### CreateGeneration\n")], re.M
+    )
+
+    assert [f"GENERATION_STATE_{state}" for state in described] == gpb.GenerationState.keys()[1:]
 
 
 def test_every_reason_is_listed_with_its_code() -> None:

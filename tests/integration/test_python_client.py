@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import io
 import ipaddress
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,15 +19,21 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from PIL import Image
 from pixyproxy_pb.v1 import image_service_pb2_grpc as pb_grpc
 
 from pixyproxy.client import (
     TLS,
     CredentialsError,
     DeadlineExceededError,
+    Generation,
+    GenerationCancelledError,
+    GenerationState,
     ImageDetail,
+    InvalidRequestError,
     NotFoundError,
     OutcomeUnknownError,
+    PartialImage,
     PixyProxyClient,
     RetryPolicy,
     UnavailableError,
@@ -192,6 +200,102 @@ def test_bytes_go_on_where_the_connection_broke(
     assert broken.is_set()
     assert info.sha256 == image.sha256
     assert (tmp_path / "picture").stat().st_size == image.size_bytes
+
+
+# --- Generations -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def resting(tmp_path: Path) -> Iterator[tuple[RunningServer, Callable[[], None]]]:
+    """A server whose generation worker is stopped, and what lets it go on."""
+    with running_server(tmp_path / "server", {"PIXYPROXY_WORKERS": "2"}) as server:
+        worker = server.stop_generation_worker()
+        yield server, lambda: os.kill(worker, signal.SIGCONT)
+        os.kill(worker, signal.SIGCONT)
+
+
+needs_processes = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="a server has one process on this system")
+
+
+@needs_processes
+def test_a_generation_is_watched_over_a_connection_that_breaks(
+    client_of: ClientOf, resting: tuple[RunningServer, Callable[[], None]], prompt: str
+) -> None:
+    server, resume = resting
+    host, _, port = server.address.rpartition(":")
+    with (
+        tcp_proxy(host, int(port)) as proxy,
+        client_of(server, server.admin, f"127.0.0.1:{proxy.port}") as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        started = client.create_generation(prompt, size="64x64", partial_images=2)
+        events = client.watch_generation(started.guid)
+        assert next(events) == started
+        proxy.refuse()
+        proxy.resume()
+        rest = pool.submit(list[Generation | PartialImage], events)
+        wait_until(lambda: _watches(server) == 2, TIMEOUT, "the second watch to begin")
+        resume()
+        *before, ended = rest.result(TIMEOUT)
+    assert isinstance(ended, Generation)
+    assert ended.result().prompt == prompt
+    partials = [event for event in before if isinstance(event, PartialImage)]
+    assert [partial.index for partial in partials] == [0, 1]
+    for partial in partials:
+        with Image.open(io.BytesIO(partial.data)) as picture:
+            picture.load()
+            assert (picture.size, partial.content_type) == ((64, 64), "image/png")
+    states = [event.state for event in before if isinstance(event, Generation)]
+    assert states in ([], [GenerationState.SUBMITTED])
+
+
+def _watches(server: RunningServer) -> int:
+    return sum("[WatchGeneration:" in line and line.endswith("REQUEST START") for line in server.log_lines)
+
+
+@needs_processes
+def test_generations_are_cancelled_joined_and_listed(
+    client_of: ClientOf, resting: tuple[RunningServer, Callable[[], None]], prompt: str
+) -> None:
+    server, resume = resting
+    with client_of(server, server.admin) as client, ThreadPoolExecutor(1) as pool:
+        unwanted, wanted = (client.create_generation(prompt, size="64x64") for _ in range(2))
+        cancelled = client.cancel_generation(unwanted.guid)
+        assert cancelled.state is GenerationState.CANCELLED
+        assert client.cancel_generation(unwanted.guid) == cancelled
+        with pytest.raises(GenerationCancelledError):
+            client.wait_for_generation(unwanted.guid)
+
+        joined = pool.submit(client.create_image, prompt, size="64x64", request_id=wanted.request_id)
+        resume()
+        image = joined.result(TIMEOUT)
+        assert client.wait_for_generation(request_id=wanted.request_id) == image
+        assert image.guid == wanted.image_guid
+        with pytest.raises(InvalidRequestError) as caught:
+            client.cancel_generation(wanted.guid)
+        assert caught.value.reason == "ALREADY_SUBMITTED"
+        assert [found.guid for found in client.list_generations(page_size=1)] == [wanted.guid, unwanted.guid]
+        assert list(client.list_generations(states=[GenerationState.CANCELLED])) == [cancelled]
+    with client_of(server, server.new_login()) as other:
+        assert list(other.list_generations()) == []
+        for look in (other.get_generation, other.cancel_generation, other.wait_for_generation):
+            with pytest.raises(NotFoundError):
+                look(wanted.guid)
+
+
+def test_the_error_of_a_generation_is_that_of_a_creation(
+    client_of: ClientOf, provider_server: RunningServer, artists: People, prompt: str
+) -> None:
+    for fault, kind in (("moderation_blocked", InvalidRequestError), ("drop", OutcomeUnknownError)):
+        text = f"{prompt} [[fault:{fault}]]"
+        with client_of(provider_server, artists.ann) as client:
+            guid = client.create_generation(text).guid
+            with pytest.raises(kind) as watched:
+                client.wait_for_generation(guid)
+            with pytest.raises(kind) as created:
+                client.create_image(text)
+        assert (watched.value.reason, watched.value.code) == (created.value.reason, created.value.code)
+        assert watched.value.metadata == created.value.metadata
 
 
 def test_a_server_that_is_not_there(make_client: MakeClient) -> None:

@@ -18,6 +18,7 @@ import (
 func calls(ctx context.Context) (any, error) {
 	connection, images := connectAsUser()
 	defer connection.Close()
+	generations := pb.NewGenerationServiceClient(connection)
 	guid := uuid.NewString()
 	methods := map[string]func() error{
 		"CreateImage": func() error {
@@ -48,6 +49,32 @@ func calls(ctx context.Context) (any, error) {
 		},
 		"DeleteImage": func() error {
 			_, err := images.DeleteImage(ctx, &pb.DeleteImageRequest{Guid: guid})
+			return err
+		},
+		"CreateGeneration": func() error {
+			_, err := generations.CreateGeneration(ctx, &pb.CreateGenerationRequest{})
+			return err
+		},
+		"GetGeneration": func() error {
+			_, err := generations.GetGeneration(ctx, &pb.GetGenerationRequest{})
+			return err
+		},
+		"ListGenerations": func() error {
+			_, err := generations.ListGenerations(ctx, &pb.ListGenerationsRequest{})
+			return err
+		},
+		"WatchGeneration": func() error {
+			stream, err := generations.WatchGeneration(ctx, &pb.WatchGenerationRequest{})
+			for err == nil {
+				_, err = stream.Recv()
+			}
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		},
+		"CancelGeneration": func() error {
+			_, err := generations.CancelGeneration(ctx, &pb.CancelGenerationRequest{})
 			return err
 		},
 	}

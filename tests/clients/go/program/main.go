@@ -21,6 +21,8 @@ var commands = map[string]func(context.Context) (any, error){
 	"journey": journey,
 	"calls":   calls,
 	"repeats": repeats,
+	"watches": watches,
+	"cancels": cancels,
 }
 
 func main() {

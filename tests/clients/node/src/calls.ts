@@ -6,6 +6,14 @@ import { Metadata, type ServiceError, status } from "@grpc/grpc-js";
 import { send } from "./connect.js";
 import { download } from "./download.js";
 import {
+  CancelGenerationRequest,
+  CreateGenerationRequest,
+  type GenerationServiceClient,
+  GetGenerationRequest,
+  ListGenerationsRequest,
+  WatchGenerationRequest,
+} from "./generated/pixyproxy/v1/generation_service.js";
+import {
   CreateImageRequest,
   DeleteImageRequest,
   GetImageContentRequest,
@@ -17,11 +25,15 @@ import {
 import { create, createRequest } from "./journey.js";
 
 /** Make each call once, and report with which codes they ended: what is sent again, gRPC itself sent again. */
-export async function calls(images: ImageServiceClient, _: string[], deadline: Date) {
+export async function calls(images: ImageServiceClient, generations: GenerationServiceClient, deadline: Date) {
   const guid = randomUUID();
   const content = async () => {
     const request = GetImageContentRequest.create({ guid });
     for await (const _ of images.getImageContent(request, new Metadata(), { deadline }));
+  };
+  const watching = async () => {
+    const request = WatchGenerationRequest.create();
+    for await (const _ of generations.watchGeneration(request, new Metadata(), { deadline }));
   };
   const made = {
     CreateImage: send(images, images.createImage, CreateImageRequest.create({ prompt: "a lighthouse" }), { deadline }),
@@ -30,6 +42,11 @@ export async function calls(images: ImageServiceClient, _: string[], deadline: D
     GetImageContent: content(),
     UpdateImage: send(images, images.updateImage, UpdateImageRequest.create({ guid, tags: ["sea"] }), { deadline }),
     DeleteImage: send(images, images.deleteImage, DeleteImageRequest.create({ guid }), { deadline }),
+    CreateGeneration: send(generations, generations.createGeneration, CreateGenerationRequest.create(), { deadline }),
+    GetGeneration: send(generations, generations.getGeneration, GetGenerationRequest.create(), { deadline }),
+    ListGenerations: send(generations, generations.listGenerations, ListGenerationsRequest.create(), { deadline }),
+    WatchGeneration: watching(),
+    CancelGeneration: send(generations, generations.cancelGeneration, CancelGenerationRequest.create(), { deadline }),
   };
   const ended: { [method: string]: status } = {};
   await Promise.all(

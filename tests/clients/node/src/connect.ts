@@ -13,6 +13,7 @@ import {
   type ServiceError,
 } from "@grpc/grpc-js";
 
+import { GenerationServiceClient } from "./generated/pixyproxy/v1/generation_service.js";
 import { ImageServiceClient } from "./generated/pixyproxy/v1/image_service.js";
 
 const SERVICE_CONFIG = readFileSync(new URL("../service_config.json", import.meta.url), "utf8");
@@ -24,10 +25,24 @@ export function connect(
   username = "",
   password = "",
 ): ImageServiceClient {
-  return new ImageServiceClient(address, transport, {
+  return new ImageServiceClient(address, transport, options(username, password));
+}
+
+/** The same for generations. */
+export function connectGenerations(
+  address: string,
+  transport: ChannelCredentials,
+  username = "",
+  password = "",
+): GenerationServiceClient {
+  return new GenerationServiceClient(address, transport, options(username, password));
+}
+
+function options(username: string, password: string) {
+  return {
     "grpc.service_config": SERVICE_CONFIG,
     interceptors: username ? [signingIn(username, password)] : [],
-  });
+  };
 }
 
 function signingIn(username: string, password: string): Interceptor {

@@ -3,18 +3,26 @@
 import { credentials } from "@grpc/grpc-js";
 
 import { calls, repeats } from "./calls.js";
-import { connect } from "./connect.js";
+import { connect, connectGenerations } from "./connect.js";
+import { cancels, watches } from "./generations.js";
 import { journey } from "./journey.js";
 
-const COMMANDS = { journey, calls, repeats };
 const { PIXY_ADDRESS, PIXY_USERNAME, PIXY_PASSWORD } = process.env;
 
 const [command, ...words] = process.argv.slice(2);
 const deadline = new Date(Date.now() + 60_000);
 const connectAs = (username = "", password = "") => connect(PIXY_ADDRESS!, credentials.createInsecure(), username, password);
+const generationsOf = (address: string) =>
+  connectGenerations(address, credentials.createInsecure(), PIXY_USERNAME, PIXY_PASSWORD);
 const images = connectAs(PIXY_USERNAME, PIXY_PASSWORD);
-try {
-  console.log(JSON.stringify(await COMMANDS[command as keyof typeof COMMANDS](images, words, deadline, connectAs)));
-} finally {
-  images.close();
-}
+const generations = generationsOf(PIXY_ADDRESS!);
+const commands: { [name: string]: () => Promise<unknown> } = {
+  journey: () => journey(images, words, deadline, connectAs),
+  calls: () => calls(images, generations, deadline),
+  repeats: () => repeats(images, words, deadline),
+  watches: () => watches(generations, generationsOf(words[0]), deadline),
+  cancels: () => cancels(generations, words[0], deadline),
+};
+console.log(JSON.stringify(await commands[command]()));
+// The connections would keep the program from ending for a while.
+process.exit();

@@ -1,12 +1,18 @@
 package com.example;
 
+import com.pixyproxy.v1.CancelGenerationRequest;
+import com.pixyproxy.v1.CreateGenerationRequest;
 import com.pixyproxy.v1.CreateImageRequest;
 import com.pixyproxy.v1.DeleteImageRequest;
+import com.pixyproxy.v1.GenerationServiceGrpc;
+import com.pixyproxy.v1.GetGenerationRequest;
 import com.pixyproxy.v1.GetImageContentRequest;
 import com.pixyproxy.v1.GetImageRequest;
 import com.pixyproxy.v1.ImageServiceGrpc;
+import com.pixyproxy.v1.ListGenerationsRequest;
 import com.pixyproxy.v1.ListImagesRequest;
 import com.pixyproxy.v1.UpdateImageRequest;
+import com.pixyproxy.v1.WatchGenerationRequest;
 import io.grpc.Channel;
 import io.grpc.Status;
 import io.grpc.StatusRuntimeException;
@@ -23,21 +29,31 @@ final class Calls {
   /** Returns the codes with which the calls ended. */
   static Map<String, ?> calls(Channel channel) throws InterruptedException {
     var images = ImageServiceGrpc.newBlockingStub(channel).withDeadlineAfter(1, TimeUnit.MINUTES);
+    var generations = GenerationServiceGrpc.newBlockingStub(channel).withDeadlineAfter(1, TimeUnit.MINUTES);
     var guid = UUID.randomUUID().toString();
     var create = CreateImageRequest.newBuilder().setPrompt("a lighthouse").build();
     var get = GetImageRequest.newBuilder().setGuid(guid).build();
     var content = GetImageContentRequest.newBuilder().setGuid(guid).build();
     var update = UpdateImageRequest.newBuilder().setGuid(guid).addTags("sea").build();
     var delete = DeleteImageRequest.newBuilder().setGuid(guid).build();
+    var start = CreateGenerationRequest.getDefaultInstance();
+    var found = ListGenerationsRequest.getDefaultInstance();
+    var watch = WatchGenerationRequest.getDefaultInstance();
+    var cancel = CancelGenerationRequest.getDefaultInstance();
 
     var calls =
-        Map.<String, Runnable>of(
-            "CreateImage", () -> images.createImage(create),
-            "GetImage", () -> images.getImage(get),
-            "ListImages", () -> images.listImages(ListImagesRequest.getDefaultInstance()),
-            "GetImageContent", () -> images.getImageContent(content).forEachRemaining(message -> {}),
-            "UpdateImage", () -> images.updateImage(update),
-            "DeleteImage", () -> images.deleteImage(delete));
+        Map.<String, Runnable>ofEntries(
+            Map.entry("CreateImage", () -> images.createImage(create)),
+            Map.entry("GetImage", () -> images.getImage(get)),
+            Map.entry("ListImages", () -> images.listImages(ListImagesRequest.getDefaultInstance())),
+            Map.entry("GetImageContent", () -> images.getImageContent(content).forEachRemaining(message -> {})),
+            Map.entry("UpdateImage", () -> images.updateImage(update)),
+            Map.entry("DeleteImage", () -> images.deleteImage(delete)),
+            Map.entry("CreateGeneration", () -> generations.createGeneration(start)),
+            Map.entry("GetGeneration", () -> generations.getGeneration(GetGenerationRequest.getDefaultInstance())),
+            Map.entry("ListGenerations", () -> generations.listGenerations(found)),
+            Map.entry("WatchGeneration", () -> generations.watchGeneration(watch).forEachRemaining(message -> {})),
+            Map.entry("CancelGeneration", () -> generations.cancelGeneration(cancel)));
     var threads = Executors.newFixedThreadPool(calls.size());
     var ended = new ConcurrentHashMap<String, Integer>();
     calls.forEach((method, call) -> threads.execute(() -> ended.put(method, codeOf(call))));

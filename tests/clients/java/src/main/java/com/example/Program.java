@@ -26,6 +26,8 @@ public final class Program {
     return switch (arguments[0]) {
       case "journey" -> new Journey(channel, Path.of(arguments[1]), arguments[2]).run(arguments[3], arguments[4]);
       case "calls" -> Calls.calls(channel);
+      case "watches" -> Generations.watches(channel, connectTo(arguments[1]));
+      case "cancels" -> Generations.cancels(channel, arguments[1]);
       case "repeats" -> new Journey(channel, Path.of(arguments[1]), "again").repeats();
       default -> throw new IllegalArgumentException(arguments[0]);
     };
@@ -33,5 +35,11 @@ public final class Program {
 
   static ManagedChannel connect(String username, String password) {
     return PixyProxy.connect(System.getenv("PIXY_ADDRESS"), InsecureChannelCredentials.create(), username, password);
+  }
+
+  private static ManagedChannel connectTo(String address) {
+    var env = System.getenv();
+    return PixyProxy.connect(
+        address, InsecureChannelCredentials.create(), env.get("PIXY_USERNAME"), env.get("PIXY_PASSWORD"));
   }
 }
