@@ -208,7 +208,7 @@ def build(settings: Settings, shared: Shared, base: Base, *, rpc_worker: int = 0
         waiting = WaitingCalls(
             base.database,
             shared.ended[rpc_worker],
-            require_hope=shared.circuits.require_closed,
+            require_closed=shared.circuits.require_closed,
             on_change=base.watch.generations.queued,
         )
         stack.enter_context(closing(waiting))
@@ -218,7 +218,7 @@ def build(settings: Settings, shared: Shared, base: Base, *, rpc_worker: int = 0
             base.storing,
             waiting,
             defaults=base.defaults,
-            require_hope=shared.circuits.require_closed,
+            require_closed=shared.circuits.require_closed,
             limiter=base.limiter,
             trace_headers=base.watch.trace_headers,
             on_record=shared.recorded.send,
@@ -256,11 +256,9 @@ def build_generation_worker(
             base.store,
             base.storing,
             stack.enter_context(closing(_build_generator(settings, base.watch))),
-            owner=owner,
             defaults=base.defaults,
             limit=limit,
             leases=Leases(base.database, owner, LEASE),
-            lease=LEASE,
             recovery=Recovery(base.database, base.store, base.storing, on_end=shared.tell_ended),
             breaker=CircuitBreaker(partial(shared.circuits.publish, number), observer.circuit_changed),
             retry=RetryPolicy(),
