@@ -408,16 +408,17 @@ def _build_generator(settings: Settings, watch: Watch) -> ImageGenerator:
         from pixyproxy.generation.offline import OfflineGenerator  # noqa: PLC0415
 
         return watch.traced(OfflineGenerator())
-    from pixyproxy.generation.openai.client import OpenAIGenerator  # noqa: PLC0415
+    from pixyproxy.generation.openai.client import OpenAIGenerator, make_client  # noqa: PLC0415
 
-    generator = OpenAIGenerator(
+    client = make_client(
         api_key=settings.openai_api_key.get_secret_value(),
         base_url=settings.openai_base_url,
         organization=settings.openai_org_id,
         project=settings.openai_project_id,
         timeout=settings.provider_timeout,
     )
-    # Beside the start, which need not wait for the provider.
+    generator = OpenAIGenerator(client)
+    # In a thread, so that the start does not wait for the provider.
     threading.Thread(target=_warn_of_shutdown, args=(generator, settings.model), daemon=True).start()
     return watch.traced(watch.provider(generator))
 
