@@ -49,6 +49,9 @@ from pixyproxy.service.image_service import ImageService
 from pixyproxy.service.indexer import SearchIndexer
 from pixyproxy.service.interfaces import ImageServiceInterface, UserServiceInterface
 from pixyproxy.service.page_tokens import PageTokens, new_page_token_key
+from pixyproxy.service.sign_in.credential_cache import CredentialCache
+from pixyproxy.service.sign_in.passwords import Passwords
+from pixyproxy.service.sign_in.queue import SignInQueue
 from pixyproxy.service.sign_in.throttle import SignInThrottle
 from pixyproxy.service.users import UserService
 from pixyproxy.settings import Settings, split_address
@@ -191,7 +194,8 @@ def open_current_database(settings: Settings) -> Iterator[Database]:
 
 def build_users(settings: Settings, database: Database) -> UserServiceInterface:
     """Build the user service alone, for administration."""
-    return UserService(database, SignInThrottle(database, settings.max_failed_sign_ins, settings.sign_in_window))
+    throttle = SignInThrottle(database, settings.max_failed_sign_ins, settings.sign_in_window)
+    return UserService(database, Passwords(), throttle, SignInQueue(throttle.pause), CredentialCache())
 
 
 @contextmanager
