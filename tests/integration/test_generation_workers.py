@@ -107,9 +107,9 @@ def test_what_concerns_all_is_said_once(tmp_path: Path, stand_in: RunningStandIn
         assert server.log.count("OPENAI_API_KEY is not set") == 1
     retiring = _TWO_RPC_WORKERS | asking(stand_in) | {"PIXYPROXY_MODEL": "stand-in-retiring"}
     with running_server(tmp_path / "retiring", retiring) as server:
-        wait_until(lambda: "shuts the model" in server.log, TIMEOUT, "the warning")
+        wait_until(lambda: "shuts down the model" in server.log, TIMEOUT, "the warning")
         ImageClient(server, server.admin).create()
-        assert server.log.count("shuts the model") == 1
+        assert server.log.count("shuts down the model") == 1
 
 
 # --- What callers see ------------------------------------------------------------------------------------------------
