@@ -253,7 +253,7 @@ def build_generation_worker(
         indexer = stack.enter_context(closing(SearchIndexer(base.database)))
         indexer.start()
         owner, limit, observer = shared.owners[number], shared.generations[number], base.watch.generations
-        base.watch.set_slots(limit)
+        observer.set_slots(limit)
         yield GenerationWorker(
             base.database,
             base.store,

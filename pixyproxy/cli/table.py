@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import typer
 from rich.cells import cell_len, set_cell_size
@@ -16,11 +17,10 @@ _GAP = "  "
 _MIN_PROMPT_WIDTH = 40
 
 
-class _Column:
-    def __init__(self, title: str, width: int, text: Callable[[ImageDetail], str]) -> None:
-        self.title = title
-        self.width = width
-        self.text = text
+class _Column(NamedTuple):
+    title: str
+    width: int
+    text: Callable[[ImageDetail], str]
 
 
 _INDENT = _Column("", 0, lambda _: "")

@@ -9,6 +9,9 @@ from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
 class GenerationObserver:
     """Does nothing. Subclasses must be quick, and safe for use by several threads."""
 
+    def set_slots(self, count: int) -> None:
+        """Set the most submitted generations of this process."""
+
     def generations_changed(self, change: int) -> None:
         """Add ``change`` to the number of submitted generations."""
 

@@ -72,23 +72,23 @@ class CallMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         labels = ("grpc_service", "grpc_method")
-        self._started = Counter("grpc_server_started", "Calls that began.", labels, registry=registry)
+        self._started = Counter("grpc_server_started", "Started calls.", labels, registry=registry)
         self._handled = Counter(
-            "grpc_server_handled", "Calls that ended, by code.", (*labels, "grpc_code"), registry=registry
+            "grpc_server_handled", "Completed calls, by code.", (*labels, "grpc_code"), registry=registry
         )
         self._seconds = Histogram(
             "grpc_server_handling_seconds",
-            "How long calls took, streams to their last message.",
+            "Duration of calls, of streams to their last message.",
             labels,
             buckets=_CALL_SECONDS,
             registry=registry,
         )
         self._errors = Counter(
-            "pixyproxy_errors", "Calls that were answered with an error, by its reason.", ("reason",), registry=registry
+            "pixyproxy_errors", "Failed calls, by the reason of the error.", ("reason",), registry=registry
         )
         self._unread = Counter(
             "pixyproxy_calls_without_request",
-            "Calls that ended before their requests came.",
+            "Calls that ended before their requests were received.",
             ("reason",),
             registry=registry,
         )
@@ -130,8 +130,8 @@ class ConnectionMetrics:
     """Connections of clients."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._open = _live_sum(registry, "pixyproxy_connections", "Connections that are open.")
-        self._limit = _live_sum(registry, "pixyproxy_connections_limit", "The most connections that may be open.")
+        self._open = _live_sum(registry, "pixyproxy_connections", "Open connections.")
+        self._limit = _live_sum(registry, "pixyproxy_connections_limit", "The most open connections.")
         self._closed = Counter(
             "pixyproxy_connections_closed", "Connections closed because of a limit.", ("limit",), registry=registry
         )
@@ -156,11 +156,11 @@ class GenerationMetrics(GenerationObserver):
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._generations = Counter(
-            "pixyproxy_generations", "Generations that ended, by outcome.", ("model", "outcome"), registry=registry
+            "pixyproxy_generations", "Completed generations, by outcome.", ("model", "outcome"), registry=registry
         )
         self._seconds = Histogram(
             "pixyproxy_generation_seconds",
-            "How long generations took that gave an image, waits and repetitions included.",
+            "Duration of successful generations, including waits and retries.",
             ("model",),
             buckets=_GENERATION_SECONDS,
             registry=registry,
@@ -171,42 +171,41 @@ class GenerationMetrics(GenerationObserver):
             ("model", "direction"),
             registry=registry,
         )
-        self._under_way = _live_sum(registry, "pixyproxy_generations_under_way", "Generations that are submitted.")
-        self._slots = _live_sum(registry, "pixyproxy_generation_slots", "The most generations that may be submitted.")
+        self._under_way = _live_sum(registry, "pixyproxy_generations_under_way", "Submitted generations.")
+        self._slots = _live_sum(registry, "pixyproxy_generation_slots", "The most submitted generations.")
         self._requests = Counter(
             "pixyproxy_provider_requests", "Requests to the provider, by outcome.", ("outcome",), registry=registry
         )
         self._request_seconds = Histogram(
             "pixyproxy_provider_request_seconds",
-            "How long the provider took, whatever it answered.",
+            "Duration of requests to the provider, with any outcome.",
             buckets=_GENERATION_SECONDS,
             registry=registry,
         )
         self._asking = _live_sum(
-            registry, "pixyproxy_provider_requests_under_way", "Requests that the provider is at work on."
+            registry, "pixyproxy_provider_requests_under_way", "Requests to the provider in progress."
         )
         self._retries = Counter(
-            "pixyproxy_provider_retries", "Requests that were repeated, by error.", ("error",), registry=registry
+            "pixyproxy_provider_retries", "Retried requests, by error.", ("error",), registry=registry
         )
         self._waits = Histogram(
             "pixyproxy_pacing_wait_seconds",
-            "How long requests were queued before they were submitted.",
+            "Time of requests in the queue before they were submitted.",
             buckets=_GENERATION_SECONDS,
             registry=registry,
         )
-        self._waiting = _live_sum(
-            registry, "pixyproxy_pacing_waiting", "Calls that wait for a generation that is still queued."
-        )
+        self._waiting = _live_sum(registry, "pixyproxy_pacing_waiting", "Queued generations that calls wait for.")
         self._open_circuits = _live_sum(
-            registry, "pixyproxy_provider_circuits_open", "Processes that do not ask the provider, because it is down."
+            registry,
+            "pixyproxy_provider_circuits_open",
+            "Processes with an open circuit, because the provider is down.",
         )
         for outcome in (MADE, *_provider_errors(ProviderError)):
             self._requests.labels(outcome)
         self._models: set[str] = set()
         self._lock = threading.Lock()
 
-    def set_slots(self, count: int) -> None:
-        """Set the most submitted generations of this process."""
+    def set_slots(self, count: int) -> None:  # noqa: D102  inherited
         self._slots.set(count)
 
     def generations_changed(self, change: int) -> None:  # noqa: D102  inherited
@@ -260,27 +259,25 @@ class DatabaseMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._statements = Histogram(
             "pixyproxy_database_statement_seconds",
-            "How long statements took.",
+            "Duration of statements.",
             ("operation",),
             buckets=_STEP_SECONDS,
             registry=registry,
         )
         self._waits = Histogram(
             "pixyproxy_database_wait_seconds",
-            "How long it took to get a connection, and to begin where a transaction was wanted.",
+            "Time to get a connection and, for a transaction, to begin it.",
             buckets=_STEP_SECONDS,
             registry=registry,
         )
         self._errors = Counter(
-            "pixyproxy_database_errors", "Statements and waits that failed, by error.", ("error",), registry=registry
+            "pixyproxy_database_errors", "Failed statements and waits, by error.", ("error",), registry=registry
         )
         # Its rate is the average number of connections in use, which a gauge would only sample.
         self._use = Counter(
-            "pixyproxy_database_connection_use_seconds", "Seconds that connections were in use.", registry=registry
+            "pixyproxy_database_connection_use_seconds", "Seconds for which connections were in use.", registry=registry
         )
-        self._limit = _live_sum(
-            registry, "pixyproxy_database_connections_limit", "The most connections that may be in use."
-        )
+        self._limit = _live_sum(registry, "pixyproxy_database_connections_limit", "The most connections in use.")
         self._statements_of = lru_cache(maxsize=None)(self._statements.labels)
 
     def set_limit(self, count: int) -> None:
@@ -309,19 +306,19 @@ class StoreMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._operations = Histogram(
             "pixyproxy_store_operation_seconds",
-            "How long operations of the image store took; of reading, all reads of an image together.",
+            "Duration of operations of the image store; all reads of an image are one operation.",
             ("operation",),
             buckets=_STEP_SECONDS,
             registry=registry,
         )
         self._errors = Counter(
             "pixyproxy_store_errors",
-            "Operations of the image store that failed, by error.",
+            "Failed operations of the image store, by error.",
             ("error",),
             registry=registry,
         )
         self._bytes = Counter(
-            "pixyproxy_store_bytes", "Bytes of images that were read or written.", ("direction",), registry=registry
+            "pixyproxy_store_bytes", "Bytes of images read or written.", ("direction",), registry=registry
         )
 
     def moved(self, direction: str, count: int) -> None:

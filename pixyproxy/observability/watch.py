@@ -52,11 +52,6 @@ class Watch:
         """Wrap a generator, for each generation."""
         return generator if self._telemetry is None else ObservedGenerator(generator, self._telemetry.generation)
 
-    def set_slots(self, count: int) -> None:
-        """Set the most submitted generations of this process."""
-        if self._metrics is not None:
-            self._metrics.generation.set_slots(count)
-
     def trace_headers(self) -> dict[str, str]:
         """Return the headers that continue the trace of the running call in another process."""
         return {} if self._telemetry is None else self._telemetry.headers()
