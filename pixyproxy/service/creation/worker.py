@@ -14,6 +14,7 @@ from contextvars import copy_context
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from cachetools import LRUCache
 from pydantic import ValidationError
 
 from pixyproxy.core import request_context
@@ -140,8 +141,7 @@ class GenerationWorker:
         self._retries_at: list[float] = []
         self._doubtful: set[int] = set()
         self._unreadable: set[int] = set()
-        self._served_at: dict[int, int] = {}
-        self._serial = 0
+        self._served_at: LRUCache[int, float] = LRUCache(_MAX_REMEMBERED_AUTHORS)
         self._lock = threading.Lock()
 
     def run(self, on_ending: Callable[[], object] = lambda: None) -> None:
@@ -224,11 +224,11 @@ class GenerationWorker:
             return min(self._poll_interval, self._breaker.wait())
         try:
             for author_id in sorted(
-                oldest, key=lambda author_id: (self._served_at.get(author_id, 0), oldest[author_id])
+                oldest, key=lambda author_id: (self._served_at.get(author_id, 0.0), oldest[author_id])
             ):
                 queued = self._read(oldest[author_id])
                 if queued is not None and self._begin(queued, permit):
-                    self._note_served(author_id)
+                    self._served_at[author_id] = time.monotonic()
                     return None
         except _NotSubmitted as paced:
             self._breaker.withdraw(permit)
@@ -237,7 +237,7 @@ class GenerationWorker:
             self._breaker.withdraw(permit)
             raise
         self._breaker.withdraw(permit)
-        return 0.0  # Others were faster; there may be more.
+        return 0.0  # Other workers were faster; there may be more.
 
     def _until_retry(self) -> float:
         """Return the seconds until this worker's next retry is due, or until the next poll."""
@@ -312,13 +312,6 @@ class GenerationWorker:
             raise _NotSubmitted(wait)
         if not GenerationRepository(context).submit(generation.id, self._leases.owner, self._leases.duration):
             raise _NotSubmitted
-
-    def _note_served(self, author_id: int) -> None:
-        """Give all other authors precedence over this one."""
-        self._serial += 1
-        if len(self._served_at) >= _MAX_REMEMBERED_AUTHORS:
-            self._served_at.clear()
-        self._served_at[author_id] = self._serial
 
     # --- Generate ------------------------------------------------------------------------------------------------
 
@@ -427,9 +420,9 @@ class GenerationWorker:
         except PixyProxyException as error:
             self._end(queued, request, GenerationState.OUTCOME_UNKNOWN, error)
             return
-        except Exception as error:
+        except Exception:
             self._end(queued, request, GenerationState.OUTCOME_UNKNOWN, PixyProxyException("The image was not stored."))
-            raise error
+            raise
         self._observer.ended(request, _age(queued.generation), image)
         try:
             self._storing.commit(queued.generation, detail)
