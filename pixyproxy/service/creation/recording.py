@@ -33,7 +33,7 @@ from pixyproxy.core.models import (
     ImageCreation,
     can_show,
 )
-from pixyproxy.core.request_context import request_id
+from pixyproxy.core.request_context import call_id
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.generations import (
     Generation,
@@ -147,7 +147,7 @@ class ImageCreator:
         self._require_time(author, call)
         remaining = call.remaining()
         request_context = RequestContext(
-            call_id=request_id.get(),
+            call_id=call_id.get(),
             trace_headers=self._trace_headers(),
             deadline_at=None if remaining is None else datetime.now(UTC) + timedelta(seconds=remaining),
         )
