@@ -145,25 +145,7 @@ class ImageCreator:
         self._check_with_defaults(creation.options)
         self._require_closed()
         self._require_time(author, call)
-        remaining = call.remaining()
-        request_context = RequestContext(
-            call_id=call_id.get(),
-            trace_headers=self._trace_headers(),
-            deadline_at=None if remaining is None else datetime.now(UTC) + timedelta(seconds=remaining),
-        )
-
-        def record(context: DatabaseContext) -> Generation | None:
-            generations = GenerationRepository(context)
-            if generation is None:
-                return generations.insert(creation, author.user_id, fingerprint, request_context)
-            return generations.queue_again(generation, creation, request_context)
-
-        try:
-            recorded = in_transaction(self._database, record)
-        except ConstraintViolationError as error:
-            if self._find(creation, author, fingerprint) is None:
-                raise CredentialsInvalidError("The user has been removed.") from error
-            return None
+        recorded = self._record(generation, creation, author, call, fingerprint)
         if recorded is not None:
             self._on_record()
         return recorded
@@ -193,6 +175,30 @@ class ImageCreator:
             raise TooBusyError(
                 "Too many images are queued: this one cannot be submitted before the call's deadline.", retry_after=wait
             )
+
+    def _record(
+        self, generation: Generation | None, creation: ImageCreation, author: Caller, call: CallScope, fingerprint: str
+    ) -> Generation | None:
+        """Record a request, for the first time or again; return None if another call did so first."""
+        remaining = call.remaining()
+        request_context = RequestContext(
+            call_id=call_id.get(),
+            trace_headers=self._trace_headers(),
+            deadline_at=None if remaining is None else datetime.now(UTC) + timedelta(seconds=remaining),
+        )
+
+        def record(context: DatabaseContext) -> Generation | None:
+            generations = GenerationRepository(context)
+            if generation is None:
+                return generations.insert(creation, author.user_id, fingerprint, request_context)
+            return generations.queue_again(generation, creation, request_context)
+
+        try:
+            return in_transaction(self._database, record)
+        except ConstraintViolationError as error:
+            if self._find(creation, author, fingerprint) is None:
+                raise CredentialsInvalidError("The user has been removed.") from error
+            return None
 
     # --- Wait ----------------------------------------------------------------------------------------------------
 
