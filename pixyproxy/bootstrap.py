@@ -1,4 +1,4 @@
-"""The composition root: builds everything out of the settings, and closes it in reverse. Nothing else does either."""
+"""The composition root: builds everything from the settings, and closes it in reverse order."""
 
 from __future__ import annotations
 
@@ -50,40 +50,41 @@ from pixyproxy.service.image_service import ImageService
 from pixyproxy.service.indexer import search_indexer
 from pixyproxy.service.interfaces import GenerationServiceInterface, ImageServiceInterface, UserServiceInterface
 from pixyproxy.service.page_tokens import PageTokens, new_page_token_key
+from pixyproxy.service.sign_in.credential_cache import CredentialCache
+from pixyproxy.service.sign_in.passwords import Passwords
+from pixyproxy.service.sign_in.queue import SignInQueue
 from pixyproxy.service.sign_in.throttle import SignInThrottle
 from pixyproxy.service.users import UserService
 from pixyproxy.settings import Settings, split_address
 
 if TYPE_CHECKING:
+    from pixyproxy.generation.openai.client import OpenAIGenerator
     from pixyproxy.observability.metrics import Metrics
     from pixyproxy.observability.telemetry import Telemetry
-
-if TYPE_CHECKING:
-    from pixyproxy.generation.openai.client import OpenAIGenerator
 
 _logger = logging.getLogger(__name__)
 
 LEASE = timedelta(seconds=15)
-"""After this time without a renewal, a worker is taken for dead. One that lives, but cannot renew its leases for so
-long, does no harm: what it has submitted is never submitted by another, and its image is committed all the same."""
+"""How long a worker without a renewal counts as running. A running worker that cannot renew its leases does no harm: no
+other worker submits its generations, and its images are committed nevertheless."""
 
-# Calls wait for a free slot of the generation workers, or join the generation of another call.
+# More than 1, because calls also wait for a slot of a generation worker, or for the generation of another call.
 _CREATIONS_A_GENERATION = 2
-_PAGE_TOKEN_KEY = "page_token_key"  # noqa: S105  its name, not itself
+_PAGE_TOKEN_KEY = "page_token_key"  # noqa: S105  the name of the value
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What all processes of a server share; made before they are forked.
+    """The parts that all processes of a server share. Create it before forking.
 
     Attributes:
-        generations: how many generations each generation worker may have submitted at a time.
+        generations: the most submitted generations of each generation worker.
         creations: slots for calls that wait for a generation.
         streams: slots for streams.
-        owners: the name of each generation worker, which whoever replaces it takes over.
-        circuits: whether the generation workers submit anything.
-        recorded: is sent to the generation workers when an RPC worker has recorded a request.
-        changed: for each RPC worker, is sent the ids of generations that have changed.
+        owners: the name of each generation worker, which its replacement takes over.
+        circuits: the circuits of the generation workers.
+        recorded: sent to the generation workers when an RPC worker has recorded a request.
+        changed: for each RPC worker, sent with the ids of generations that have changed.
     """
 
     generations: tuple[int, ...]
@@ -96,7 +97,7 @@ class Shared:
 
     @classmethod
     def of(cls, settings: Settings, rpc_workers: int = 1) -> Shared:
-        """Make what the settings ask for."""
+        """Make the shared parts for a number of RPC workers."""
         limit, count = settings.generation_limit(rpc_workers), settings.generation_workers
         return cls(
             generations=tuple(max(1, (limit + number) // count) for number in range(count)),
@@ -109,7 +110,7 @@ class Shared:
         )
 
     def clear(self, rpc_worker: int) -> None:
-        """Give back what an RPC worker held that has ended."""
+        """Give back the slots of an RPC worker that has ended."""
         self.creations.clear(rpc_worker)
         self.streams.clear(rpc_worker)
 
@@ -121,7 +122,7 @@ class Shared:
 
 @dataclass(frozen=True)
 class Base:
-    """What every process needs, whatever it does."""
+    """The parts that every process has."""
 
     metrics: Metrics | None
     telemetry: Telemetry | None
@@ -135,7 +136,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Application:
-    """What is served, and how many calls for it may be under way.
+    """The parts of an RPC worker.
 
     Attributes:
         images: the image service.
@@ -156,13 +157,14 @@ class Application:
 
 @contextmanager
 def open_database(settings: Settings) -> Iterator[Database]:
-    """Open the database that the settings name, and close it at the end. Its tables may be old or missing."""
+    """Open the database, and close it at the end. Its tables may be outdated or missing."""
     path = settings.sqlite_path
     database: Database
     if path is not None:
-        _require_folder(path)
-        with suppress(OSError):  # It is there, or SQLite says why it cannot be.
-            # SQLite itself would let no group write to it, whatever the umask allows.
+        if not path.parent.is_dir():
+            raise ConfigurationError(f"PIXYPROXY_DATABASE_URL: there is no folder {path.parent} for the database.")
+        with suppress(OSError):  # The file exists, or SQLite reports the error.
+            # SQLite itself would not let the group write to it, regardless of the umask.
             path.touch(0o660, exist_ok=False)
         database = SQLiteDatabase(path, pool_size=settings.database_pool_size, pool_wait=settings.database_timeout)
     else:
@@ -179,10 +181,10 @@ def open_database(settings: Settings) -> Iterator[Database]:
 
 @contextmanager
 def open_current_database(settings: Settings) -> Iterator[Database]:
-    """Open the database with its tables in today's form: SQLite's are brought there, a server's must be.
+    """Open the database with current tables: those of SQLite are upgraded, those of a server must be current.
 
     Raises:
-        ConfigurationError: they are not.
+        ConfigurationError: they are not current.
     """
     with open_database(settings) as database:
         if settings.sqlite_path is not None:
@@ -193,25 +195,26 @@ def open_current_database(settings: Settings) -> Iterator[Database]:
 
 
 def build_users(settings: Settings, database: Database) -> UserServiceInterface:
-    """Build the user service alone, for administration."""
-    return UserService(database, SignInThrottle(database, settings.max_failed_sign_ins, settings.sign_in_window))
+    """Build the user service."""
+    throttle = SignInThrottle(database, settings.max_failed_sign_ins, settings.sign_in_window)
+    return UserService(database, Passwords(), throttle, SignInQueue(throttle.pause), CredentialCache())
 
 
 @contextmanager
 def build(settings: Settings, shared: Shared, base: Base, *, rpc_worker: int = 0) -> Iterator[Application]:
-    """Build everything that one of the RPC workers serves, and close it at the end.
+    """Build the parts of an RPC worker, and close them at the end.
 
     Args:
         settings: all settings.
-        shared: what all processes share.
-        base: what this process has opened.
-        rpc_worker: its number, from 0 on.
+        shared: the parts that all processes share.
+        base: the parts that every process has.
+        rpc_worker: the number of the worker, from 0 on.
     """
     with ExitStack() as stack:
         waiting = WaitingCalls(
             base.database,
             shared.changed[rpc_worker],
-            require_hope=shared.circuits.require_closed,
+            require_closed=shared.circuits.require_closed,
             on_change=base.watch.generations.queued,
         )
         stack.enter_context(closing(waiting))
@@ -221,7 +224,7 @@ def build(settings: Settings, shared: Shared, base: Base, *, rpc_worker: int = 0
             base.storing,
             waiting,
             defaults=base.defaults,
-            require_hope=shared.circuits.require_closed,
+            require_closed=shared.circuits.require_closed,
             limiter=base.limiter,
             trace_headers=base.watch.trace_headers,
             on_record=shared.recorded.send,
@@ -243,29 +246,27 @@ def build(settings: Settings, shared: Shared, base: Base, *, rpc_worker: int = 0
 def build_generation_worker(
     settings: Settings, shared: Shared, base: Base, *, number: int = 0
 ) -> Iterator[GenerationWorker]:
-    """Build a generation worker, which also keeps the search index, and close it at the end.
+    """Build a generation worker, which also maintains the search index, and close it at the end.
 
     Args:
         settings: all settings.
-        shared: what all processes share.
-        base: what this process has opened.
-        number: its number, from 0 on.
+        shared: the parts that all processes share.
+        base: the parts that every process has.
+        number: the number of the worker, from 0 on.
     """
     with ExitStack() as stack:
         indexer = stack.enter_context(closing(search_indexer(base.database)))
         indexer.start()
         owner, limit, observer = shared.owners[number], shared.generations[number], base.watch.generations
-        base.watch.set_slots(limit)
+        observer.set_slots(limit)
         yield GenerationWorker(
             base.database,
             base.store,
             base.storing,
             stack.enter_context(closing(_build_generator(settings, base.watch))),
-            owner=owner,
             defaults=base.defaults,
             limit=limit,
             leases=Leases(base.database, owner, LEASE),
-            lease=LEASE,
             recovery=Recovery(
                 base.database,
                 base.store,
@@ -287,7 +288,7 @@ def build_generation_worker(
 
 @contextmanager
 def open_base(settings: Settings) -> Iterator[Base]:
-    """Open what every process needs, and close it at the end."""
+    """Open the parts that every process has, and close them at the end."""
     with ExitStack() as stack:
         metrics = _make_metrics(settings)
         telemetry = stack.enter_context(_open_telemetry(settings))
@@ -315,16 +316,16 @@ def open_base(settings: Settings) -> Iterator[Base]:
 
 @contextmanager
 def build_copying(settings: Settings, source: str, target: str, *, deletes_source: bool) -> Iterator[ImageCopying]:
-    """Build what copies images from one store into another; see ``open_store`` for how stores are named.
+    """Build the copying of images from one store to another; stores are named as in ``open_store``.
 
     Raises:
-        ConfigurationError: that cannot be done, or must not.
+        ConfigurationError: a name is invalid, or the source must not be deleted.
     """
     if _place(source) == _place(target):
         raise ConfigurationError("--from and --to are the same store.")
     if deletes_source and _place(source) == _place(settings.image_store):
         raise ConfigurationError(
-            "--delete-source: PIXYPROXY_IMAGE_STORE still names that store; first let all servers use the other one."
+            "--delete-source: PIXYPROXY_IMAGE_STORE still names that store; first switch all servers to the other one."
         )
     if not is_url(source) and not Path(source).is_dir():
         raise ConfigurationError(f"--from: there is no folder {source}.")
@@ -339,22 +340,22 @@ def _place(store: str) -> str:
 
 
 def build_exposition(settings: Settings) -> AbstractContextManager[MetricsExposition | None]:
-    """Prepare to show metrics, if that is asked for. Comes before ``build``, and before the process is forked.
+    """Prepare to serve metrics, if that is enabled. Call it before ``open_base``, and before forking.
 
     Raises:
-        ConfigurationError: the port cannot be had.
+        ConfigurationError: the port is not available.
     """
     if settings.metrics_listen is None:
         return nullcontext()
     exposition = MetricsExposition(*split_address(settings.metrics_listen))
-    _logger.info("Metrics are at http://%s/metrics.", exposition.address)
+    _logger.info("Serving metrics at http://%s/metrics.", exposition.address)
     return closing(exposition)
 
 
 def _make_metrics(settings: Settings) -> Metrics | None:
     if settings.metrics_listen is None:
         return None
-    # Only where it is wanted, and only once the exposition has been prepared: see there.
+    # After the exposition has set the folder of the metrics.
     from pixyproxy.observability.metrics import Metrics  # noqa: PLC0415
 
     return Metrics()
@@ -364,18 +365,13 @@ def _open_telemetry(settings: Settings) -> AbstractContextManager[Telemetry | No
     if settings.otel_exporter_otlp_endpoint is None:
         return nullcontext()
     try:
-        # Only where it is wanted: it is an extra, and takes its time to import.
+        # An extra, which is slow to import.
         from pixyproxy.observability.telemetry import Telemetry  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             "OTEL_EXPORTER_OTLP_ENDPOINT: to send traces, install pixyproxy with its extra: pixyproxy[telemetry]."
         ) from error
     return closing(Telemetry(settings.otel_exporter_otlp_protocol))
-
-
-def _require_folder(path: Path) -> None:
-    if not path.parent.is_dir():
-        raise ConfigurationError(f"PIXYPROXY_DATABASE_URL: there is no folder {path.parent} for the database.")
 
 
 def _open_store(settings: Settings) -> ImageStore:
@@ -389,15 +385,15 @@ def open_store(settings: Settings, name: str) -> ImageStore:
     """Open a store of image bytes.
 
     Args:
-        settings: how to reach it.
-        name: a folder, which is made where it is missing, or the URL of an object store.
+        settings: all settings.
+        name: a folder, which is made if it is missing, or the URL of an object store.
 
     Raises:
-        ConfigurationError: it cannot be used as things are. An object store that only does not answer now may later.
+        ConfigurationError: the store cannot be used. An object store that is unavailable is not an error.
     """
     if not is_url(name):
         return LocalImageStore(Path(name))
-    # It takes 5 MiB, which only those pay who have set a URL.
+    # Imported only if needed, because it takes 5 MiB.
     from pixyproxy.data.stores.object_image_store import ObjectImageStore  # noqa: PLC0415
 
     try:
@@ -410,30 +406,28 @@ def open_store(settings: Settings, name: str) -> ImageStore:
     except StorageMisconfiguredError as error:
         raise ConfigurationError(f"{address} cannot be used; the log says why.") from error
     except StorageUnavailableError:
-        _logger.warning("The image store is away; images are neither made nor read until it is back.")
+        _logger.warning("The image store is unavailable; until it is back, images are neither generated nor read.")
     return store
 
 
 def _build_generator(settings: Settings, watch: Watch) -> ImageGenerator:
-    """Build the generator, importing only the one that is used: the provider's is half of all memory and time."""
+    """Build the generator. Only its module is imported: that of OpenAI takes half of all memory and start time."""
     if settings.openai_api_key is None:
-        _logger.warning(
-            "OPENAI_API_KEY is not set: images are drawings that PixyProxy makes of the prompt itself, not a model's."
-        )
+        _logger.warning("OPENAI_API_KEY is not set: PixyProxy draws images from prompts itself, without a model.")
         from pixyproxy.generation.offline import OfflineGenerator  # noqa: PLC0415
 
         return watch.traced(OfflineGenerator())
-    from pixyproxy.generation.openai.client import OpenAIGenerator  # noqa: PLC0415
+    from pixyproxy.generation.openai.client import OpenAIGenerator, make_client  # noqa: PLC0415
 
-    generator = OpenAIGenerator(
+    client = make_client(
         api_key=settings.openai_api_key.get_secret_value(),
         base_url=settings.openai_base_url,
         organization=settings.openai_org_id,
         project=settings.openai_project_id,
         timeout=settings.provider_timeout,
-        always_streams=settings.stream_provider,
     )
-    # Beside the start, which need not wait for the provider.
+    generator = OpenAIGenerator(client, always_streams=settings.stream_provider)
+    # In a thread, so that the start does not wait for the provider.
     threading.Thread(target=_warn_of_shutdown, args=(generator, settings.model), daemon=True).start()
     return watch.traced(watch.provider(generator))
 
@@ -441,11 +435,11 @@ def _build_generator(settings: Settings, watch: Watch) -> ImageGenerator:
 def _warn_of_shutdown(generator: OpenAIGenerator, model: str) -> None:
     date = generator.model_shutdown_date(model)
     if date is not None:
-        _logger.warning("The provider shuts the model %s down on %s: set PIXYPROXY_MODEL to another.", model, date)
+        _logger.warning("The provider shuts down the model %s on %s: set PIXYPROXY_MODEL to another one.", model, date)
 
 
 def _page_token_key(database: Database) -> str:
-    """Return the key that all servers on the database seal page tokens with; the first one makes it."""
+    """Return the key for page tokens of all servers on the database; the first server creates it."""
     with database.reading() as context:
         key = ServerValueRepository(context).get(_PAGE_TOKEN_KEY)
     if key is not None:
@@ -456,5 +450,5 @@ def _page_token_key(database: Database) -> str:
             ServerValueRepository(context).insert(_PAGE_TOKEN_KEY, key)
             context.commit()
     except ConstraintViolationError:
-        return _page_token_key(database)  # Another server was faster.
+        return _page_token_key(database)  # Another server has created it.
     return key

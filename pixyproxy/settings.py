@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import unquote, urlsplit
 
-from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -40,7 +40,7 @@ def _check_listen(listen: str) -> str:
 def _check_base_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise _refuse("must begin with http:// or https:// and name a host")
+        raise _refuse("must start with http:// or https:// and have a host")
     return url
 
 
@@ -53,18 +53,18 @@ def _check_proxies(text: str) -> str:
     try:
         _read_proxies(text)
     except ValueError:
-        raise _refuse("must be addresses and networks with commas between, such as 10.0.0.5,10.1.0.0/16") from None
+        raise _refuse("must be comma-separated addresses and networks, such as 10.0.0.5,10.1.0.0/16") from None
     return text
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """Split host:port; of an IPv6 address, the brackets go."""
+    """Split host:port; return an IPv6 address without brackets."""
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
 
 
 class Settings(BaseSettings):
-    """Everything that can be set. The descriptions are those of docs/settings.md."""
+    """All settings. The descriptions are those of docs/settings.md."""
 
     model_config = SettingsConfigDict(
         env_prefix=_PREFIX, extra="ignore", frozen=True, hide_input_in_errors=True, env_ignore_empty=True
@@ -76,62 +76,64 @@ class Settings(BaseSettings):
     )
     allow_plaintext: bool = Field(
         default=False,
-        description="Serve beyond loopback without TLS, because something in front brings it.",
+        description="Serve beyond loopback without TLS, for example behind a proxy that terminates TLS.",
     )
     trusted_proxies: Annotated[str, AfterValidator(_check_proxies)] = Field(
         default="",
-        description="Addresses and networks, with commas between, of the proxies whose x-forwarded-for is believed; "
+        description="Comma-separated addresses and networks of the proxies whose x-forwarded-for is trusted; "
         "unix for those on Unix sockets.",
     )
     workers: int | None = Field(
         default=None,
         ge=1,
         le=MAX_WORKERS,
-        description="How many processes serve, each on a core of its own; one for each core where it is not set.",
+        description="The number of RPC workers, each on a core of its own; by default, one for each core.",
     )
     tls_certificate: Path | None = Field(
         default=None, description="The server's certificate chain, a PEM file. With it, TLS is served."
     )
     tls_key: Path | None = Field(default=None, description="The certificate's private key, a PEM file.")
     tls_client_ca: Path | None = Field(
-        default=None, description="A PEM file of authorities; every client must show a certificate of theirs."
+        default=None, description="A PEM file of CA certificates; clients must present a certificate of theirs."
     )
     keepalive_time: float = Field(
-        default=60.0, ge=1, le=86_400, description="Seconds of silence after which a connection is tested with a ping."
+        default=60.0,
+        ge=1,
+        le=86_400,
+        description="Seconds without traffic after which a connection is tested with a ping.",
     )
     keepalive_timeout: float = Field(
         default=20.0,
         ge=1,
         le=3600,
-        description="Seconds without an answer to it, after which the connection is closed.",
+        description="Seconds without an answer to the ping after which the connection is closed.",
     )
     min_ping_interval: float = Field(
         default=30.0,
         ge=0,
         le=86_400,
-        description="Clients that send pings more often than every so many seconds are cut off.",
+        description="Clients that send pings at shorter intervals, in seconds, are disconnected.",
     )
     max_connection_age: float = Field(
-        default=1800.0, ge=1, le=31 * 86_400, description="Seconds after which a client is asked to connect anew."
+        default=1800.0, ge=1, le=31 * 86_400, description="Seconds after which a client must reconnect."
     )
     max_connection_age_grace: float | None = Field(
         default=None,
         ge=1,
         le=31 * 86_400,
-        description="Seconds that calls under way then have; by default, as long as they take.",
+        description="Seconds that running calls then have to finish; by default, unlimited.",
     )
     max_connections: int | None = Field(
         default=None,
         ge=10,
         le=1_000_000,
-        description="The most connections of a worker; where it is not set, 4096, or what the limit of open files "
-        "leaves.",
+        description="The most connections of a worker; by default 4096, or what the limit of open files allows.",
     )
     max_connections_per_address: int | None = Field(
         default=None,
         ge=1,
         le=1_000_000,
-        description="The most connections of a worker to one address; half of all where it is not set.",
+        description="The most connections of a worker with one address; by default, half of all.",
     )
     database_url: SecretStr = Field(
         default=SecretStr("sqlite:///pixyproxy.db"),
@@ -152,11 +154,11 @@ class Settings(BaseSettings):
     )
     image_store: str = Field(
         default="images",
-        description="Where image bytes are kept: a folder, or s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, "
+        description="Where image bytes are stored: a folder, or s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, "
         "az://CONTAINER/PREFIX.",
     )
     image_store_timeout: float = Field(
-        default=10.0, gt=0, le=600, description="The most seconds that an object store may be silent."
+        default=10.0, gt=0, le=600, description="The most seconds to wait for an object store without receiving data."
     )
     allow_group_access: bool = Field(
         default=False,
@@ -165,47 +167,47 @@ class Settings(BaseSettings):
     )
     aws_allow_http: bool = Field(
         default=False,
-        validation_alias=AliasChoices("AWS_ALLOW_HTTP"),
-        description="Let an object store have an endpoint without TLS, whichever cloud it is.",
+        validation_alias="AWS_ALLOW_HTTP",
+        description="Allow object store endpoints without TLS, for any cloud.",
     )
     openai_api_key: SecretStr | None = Field(
         default=None,
-        validation_alias=AliasChoices("OPENAI_API_KEY"),
+        validation_alias="OPENAI_API_KEY",
         description="The provider's key. Without it the offline generator draws.",
     )
     openai_base_url: Annotated[str, AfterValidator(_check_base_url)] | None = Field(
         default=None,
-        validation_alias=AliasChoices("OPENAI_BASE_URL"),
-        description="The provider's address, where it is not OpenAI's own.",
+        validation_alias="OPENAI_BASE_URL",
+        description="The provider's address, if it is not OpenAI.",
     )
     openai_org_id: str | None = Field(
-        default=None, validation_alias=AliasChoices("OPENAI_ORG_ID"), description="The provider's organisation."
+        default=None, validation_alias="OPENAI_ORG_ID", description="The provider's organisation."
     )
     openai_project_id: str | None = Field(
-        default=None, validation_alias=AliasChoices("OPENAI_PROJECT_ID"), description="The provider's project."
+        default=None, validation_alias="OPENAI_PROJECT_ID", description="The provider's project."
     )
-    model: ModelName = Field(default="gpt-image-2.5-flare", description="The model where a request names none.")
-    size: Size = Field(default="auto", description="The size where a request names none.")
-    quality: Quality = Field(default="auto", description="The quality where a request names none.")
-    output_format: OutputFormat = Field(default="png", description="The output format where a request names none.")
-    background: Background = Field(default="auto", description="The background where a request names none.")
+    model: ModelName = Field(default="gpt-image-2.5-flare", description="The model for requests without one.")
+    size: Size = Field(default="auto", description="The size for requests without one.")
+    quality: Quality = Field(default="auto", description="The quality for requests without one.")
+    output_format: OutputFormat = Field(default="png", description="The output format for requests without one.")
+    background: Background = Field(default="auto", description="The background for requests without one.")
     stream_provider: bool = Field(
         default=False,
-        description="Ask the provider to stream its answer even where nobody wants partial images, for proxies between "
-        "that cut idle connections.",
+        description="Ask the provider to stream its answer even if no partial images are wanted, for proxies in "
+        "between that cut idle connections.",
     )
     provider_timeout: float = Field(
         default=600.0, gt=0, le=3600, description="The most seconds to wait for the provider's answer."
     )
     generation_workers: int = Field(
-        default=1, ge=1, le=MAX_WORKERS, description="How many generation workers the server has."
+        default=1, ge=1, le=MAX_WORKERS, description="The number of generation workers of the server."
     )
     max_generations: int | None = Field(
         default=None,
         ge=1,
         le=10_000,
         description="The most generations submitted at a time, by all generation workers of the server together; "
-        "64 for each RPC worker where it is not set.",
+        "by default, 64 for each RPC worker.",
     )
     max_queued: int = Field(
         default=10_000,
@@ -235,52 +237,52 @@ class Settings(BaseSettings):
         default=30.0,
         gt=0,
         le=3600,
-        description="Seconds after which callers are cut off that do not send the request of a call, "
-        "or do not take what they are sent.",
+        description="Seconds after which callers are disconnected that do not send a request or do not receive a "
+        "response.",
     )
     images_per_minute: int | None = Field(
         default=None,
         ge=1,
         le=100_000,
-        description="The most images to ask the provider for within any minute; further ones wait their turn.",
+        description="The most requests to the provider within any minute; further ones are queued.",
     )
     max_failed_sign_ins: int = Field(
         default=10,
         ge=1,
         le=10_000,
         description="Failed sign-ins of one name from one address within the window, after which more are refused; "
-        "after ten times as many of any names, those from that address are checked slowly.",
+        "after ten times as many of any names, the address is slowed.",
     )
-    sign_in_window: float = Field(default=60.0, gt=0, le=86_400, description="That window, in seconds.")
+    sign_in_window: float = Field(default=60.0, gt=0, le=86_400, description="The window, in seconds.")
     drain_delay: float = Field(
         default=0.0,
         ge=0,
         le=3600,
-        description="Seconds to go on taking calls after SIGTERM while health says NOT_SERVING, for balancers to see.",
+        description="Seconds to accept calls after SIGTERM while health is NOT_SERVING, so that balancers notice.",
     )
     drain_timeout: float = Field(
         default=30.0, ge=0, le=3600, description="Seconds that running calls have to finish after SIGTERM."
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        default="INFO", description="The least important log lines to write."
+        default="INFO", description="The lowest level of log lines to write."
     )
     log_format: Literal["text", "json"] = Field(
-        default="text", description="How log lines look: text, or json, an object a line."
+        default="text", description="The format of log lines: text, or json with one object a line."
     )
     metrics_listen: Annotated[str, AfterValidator(_check_listen)] | None = Field(
-        default=None, description="Where to show metrics to Prometheus, as host:port; nowhere by default."
+        default=None, description="Where to serve metrics to Prometheus, as host:port; nowhere by default."
     )
     otel_exporter_otlp_endpoint: Annotated[str, AfterValidator(_check_base_url)] | None = Field(
         default=None,
-        validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_ENDPOINT"),
-        description="Where to send traces and gRPC's metrics to by OTLP; nowhere by default.",
+        validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT",
+        description="Where to send traces and gRPC's metrics by OTLP; nowhere by default.",
     )
     otel_exporter_otlp_protocol: Literal["grpc", "http/protobuf"] = Field(
         default="grpc",
-        validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_PROTOCOL"),
-        description="How to send them: grpc or http/protobuf.",
+        validation_alias="OTEL_EXPORTER_OTLP_PROTOCOL",
+        description="The protocol of OTLP: grpc or http/protobuf.",
     )
-    channelz: bool = Field(default=False, description="Serve channelz, which shows to anybody who is connected.")
+    channelz: bool = Field(default=False, description="Serve channelz, which shows all connections to anybody.")
 
     @field_validator("database_url")
     @classmethod
@@ -310,8 +312,8 @@ class Settings(BaseSettings):
     def _check_plaintext(self) -> Settings:
         if self.tls_certificate is None and not self.allow_plaintext and not _is_loopback(self.listen_host):
             raise _refuse(
-                "PIXYPROXY_LISTEN is beyond loopback, where passwords would cross the network in plain text; "
-                "set PIXYPROXY_TLS_CERTIFICATE and PIXYPROXY_TLS_KEY, or put TLS in front and set "
+                "PIXYPROXY_LISTEN is beyond loopback, where passwords would be sent in plain text; "
+                "set PIXYPROXY_TLS_CERTIFICATE and PIXYPROXY_TLS_KEY, or terminate TLS in a proxy and set "
                 "PIXYPROXY_ALLOW_PLAINTEXT=true, or listen on 127.0.0.1"
             )
         return self
@@ -319,7 +321,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _check_tls(self) -> Settings:
         if (self.tls_certificate is None) != (self.tls_key is None):
-            raise _refuse("PIXYPROXY_TLS_CERTIFICATE and PIXYPROXY_TLS_KEY go together: set both or neither")
+            raise _refuse("set both PIXYPROXY_TLS_CERTIFICATE and PIXYPROXY_TLS_KEY, or neither")
         if self.tls_client_ca is not None and self.tls_certificate is None:
             raise _refuse("PIXYPROXY_TLS_CLIENT_CA needs PIXYPROXY_TLS_CERTIFICATE and PIXYPROXY_TLS_KEY")
         return self
@@ -327,12 +329,12 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _check_transparent(self) -> Settings:
         if not can_show(self.background, self.output_format):
-            raise _refuse(f"PIXYPROXY_BACKGROUND and PIXYPROXY_OUTPUT_FORMAT do not go together: {TRANSPARENT_RULE}")
+            raise _refuse(f"PIXYPROXY_BACKGROUND and PIXYPROXY_OUTPUT_FORMAT exclude each other: {TRANSPARENT_RULE}")
         return self
 
     @model_validator(mode="after")
     def _check_provider_limits(self) -> Settings:
-        # A default that the provider refuses would be blamed on callers who have not chosen it.
+        # Otherwise the provider would refuse requests of callers who have not chosen the option.
         problem = size_problem(self.size) if has_documented_sizes(self.model) else None
         if problem is not None:
             raise _refuse(f"PIXYPROXY_SIZE: {problem}")
@@ -343,7 +345,7 @@ class Settings(BaseSettings):
 
     @property
     def listen_host(self) -> str:
-        """The host to serve on, an IPv6 address without its brackets."""
+        """The host to serve on, an IPv6 address without brackets."""
         return split_address(self.listen)[0]
 
     @property
@@ -357,12 +359,12 @@ class Settings(BaseSettings):
         return _read_proxies(self.trusted_proxies)
 
     def generation_limit(self, workers: int) -> int:
-        """How many generations may be under way at a time, with so many workers."""
+        """Return the most submitted generations with a number of RPC workers."""
         return self.max_generations or workers * _GENERATIONS_A_WORKER
 
     @property
     def sqlite_path(self) -> Path | None:
-        """The file of the embedded database, or None where the database is a server."""
+        """The file of the embedded database, or None for a database server."""
         url = self.database_url.get_secret_value()
         if self.database_host is not None or not url.startswith(_SQLITE_URL):
             return None
@@ -370,7 +372,7 @@ class Settings(BaseSettings):
 
     @property
     def mysql_address(self) -> MySQLAddress:
-        """Where the database server is: the URL, with the parts that have variables of their own taken from those.
+        """The address of the database server: the parts of the URL, or of the variables that replace them.
 
         Raises:
             ConfigurationError: the name of the database is missing.
@@ -393,7 +395,7 @@ def load_settings() -> Settings:
     """Read all settings from the environment.
 
     Raises:
-        ConfigurationError: at least one is wrong; the message names every one that is.
+        ConfigurationError: at least one is invalid; the message names all of them.
     """
     try:
         return Settings()
@@ -406,7 +408,7 @@ def load_settings() -> Settings:
 
 
 def describe_settings() -> list[tuple[str, str, str]]:
-    """Return of each setting its variable, its default as one would write it, or "", and its description."""
+    """Return for each setting the variable, the default as text, or "", and the description."""
     return [
         (_variable_of(name), _written(field.default), field.description or "")
         for name, field in Settings.model_fields.items()
@@ -414,8 +416,7 @@ def describe_settings() -> list[tuple[str, str, str]]:
 
 
 def _variable_of(field_name: str) -> str:
-    alias = Settings.model_fields[field_name].validation_alias
-    return str(alias.choices[0]) if isinstance(alias, AliasChoices) else f"{_PREFIX}{field_name.upper()}"
+    return str(Settings.model_fields[field_name].validation_alias or f"{_PREFIX}{field_name.upper()}")
 
 
 def _written(value: object) -> str:
@@ -429,7 +430,7 @@ def _written(value: object) -> str:
 def _variable(location: tuple[int | str, ...]) -> str:
     """Name the variable that a field is read from."""
     if not location:
-        return ""  # A rule about several; its message names them.
+        return ""  # The rule is about several settings; its message names them.
     name = str(location[0])
     return f"{name}: " if name.isupper() else f"{_PREFIX}{name.upper()}: "
 

@@ -1,4 +1,4 @@
-"""The command line. Each command's module is imported only when it is asked for, so that all of them begin quickly."""
+"""The command line. A command's module is imported only when it is run, so that all commands start quickly."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typer.core import TyperCommand, TyperGroup
 
 from pixyproxy.core.exceptions import ConfigurationError, PixyProxyException
 
-# Before anything imports `grpc`, whose core reads it only then: below errors it logs what callers sent, as
-# they sent it, so that they could write lines of their own.
+# Before `grpc` is imported, whose core reads the variable only then. Below errors it logs unescaped data of callers,
+# with which they could forge log lines.
 os.putenv("GRPC_VERBOSITY", "ERROR")
 
 _IMAGES = "pixyproxy.cli.images"
@@ -29,18 +29,18 @@ COMMANDS = {
     "fetch": (_IMAGES, "Save an image's bytes as a file."),
     "update": (_IMAGES, "Change an image's filename, tags or visibility."),
     "delete": (_IMAGES, "Delete an image for good."),
-    "health": (_IMAGES, "Tell whether a server takes calls (exit status 0 or 5)."),
+    "health": (_IMAGES, "Check whether a server is serving (exit status 0 or 5)."),
     "generations": (_GENERATIONS, "List, watch and cancel generations."),
-    "serve": (_ADMIN, "Serve until SIGTERM or Ctrl-C, with a process for each core."),
+    "serve": (_ADMIN, "Serve until SIGTERM or Ctrl-C, from one process for each core."),
     "db": (_ADMIN, "Make or upgrade the tables of the database."),
     "user": (_ADMIN, "Add, list, change and remove users."),
     "images": (_ADMIN, "Copy the bytes of all images into another store."),
 }
-"""Of each command its module, and the line that ``pixyproxy --help`` shows."""
+"""For each command its module, and the line that ``pixyproxy --help`` shows."""
 
 
 class _Commands(TyperGroup):
-    """All commands, of which only the one that is run is imported."""
+    """All commands; only the one that is run is imported."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
@@ -58,7 +58,7 @@ def load_command(name: str) -> Any:
         ConfigurationError: it needs packages that are not installed.
     """
     if COMMANDS[name][0] != _ADMIN:
-        os.putenv("GRPC_VERBOSITY", "NONE")  # These say in words of their own what goes wrong with a connection.
+        os.putenv("GRPC_VERBOSITY", "NONE")  # These commands explain failures of connections themselves.
     try:
         module = import_module(COMMANDS[name][0])
     except ModuleNotFoundError as error:
@@ -74,9 +74,9 @@ def load_command(name: str) -> Any:
 app = typer.Typer(
     name="pixyproxy",
     cls=_Commands,
-    help="Generates images from prompts over gRPC, keeps them, and finds them again.",
-    epilog="Environment variables set everything else: pixyproxy serve --help lists those of the server and of db, "
-    "user and images; pixyproxy get --help lists those of the commands that call a server.",
+    help="Generates images from prompts over gRPC, stores them, and finds them again.",
+    epilog="All other settings are environment variables: pixyproxy serve --help lists those of serve, db, user and "
+    "images; pixyproxy get --help lists those of the commands that call a server.",
     rich_markup_mode=None,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -95,17 +95,17 @@ def _show_version(is_asked: bool) -> None:
 def program(
     _: Annotated[bool, typer.Option("--version", help="Show the version.", callback=_show_version)] = False,
 ) -> None:
-    """Take the options that stand before a command."""
+    """Handle the options before a command."""
 
 
 def warn(message: str) -> None:
-    """Write a message for people to standard error; at a terminal no line breaks inside a word."""
-    # Not typer.echo: it would write past what stands on the terminal while a spinner or a bar is shown.
+    """Write a message to standard error, wrapped between words at a terminal."""
+    # Not typer.echo: it would write over a spinner or progress bar.
     print(_wrapped(f"pixyproxy: {message}"), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def has_terminal() -> bool:
-    """Tell whether a password can be asked for: without a terminal `getpass` reads standard input and shows it."""
+    """Return whether there is a terminal; without one, `getpass` reads the password from standard input with echo."""
     try:
         with open("CONIN$" if sys.platform == "win32" else "/dev/tty", "rb"):
             return True
@@ -114,7 +114,7 @@ def has_terminal() -> bool:
 
 
 def line_width() -> int:
-    """Return how many cells of a terminal's line may be filled; the rest is for the ^C that the terminal shows."""
+    """Return how many cells of a line to use, so that there is room for the ^C that a terminal shows."""
     return shutil.get_terminal_size().columns - len("^C") - 1
 
 
@@ -125,9 +125,9 @@ def _wrapped(text: str) -> str:
 
 
 def main() -> None:
-    """Run the command line; what goes wrong is said in plain words on standard error."""
+    """Run the command line; write errors to standard error."""
     if any(COMMANDS.get(word, ("",))[0] == _ADMIN for word in sys.argv[1:]):
-        # As it says there, before typer brings what loads OpenSSL.
+        # Before typer imports OpenSSL; see there.
         import pixyproxy.data  # noqa: F401
     try:
         app()

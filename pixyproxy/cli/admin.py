@@ -1,4 +1,4 @@
-"""The commands of those who run a server: serve, db and user."""
+"""The commands for operators: serve, db, user and images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from pydantic import SecretStr
 from pixyproxy.bootstrap import build_copying, build_users, open_current_database, open_database
 from pixyproxy.cli import has_terminal, warn
 from pixyproxy.cli.help import Command
-from pixyproxy.cli.progress import shown
 from pixyproxy.core.exceptions import ConfigurationError, ConstraintViolationError, RecordNotFoundError
 from pixyproxy.core.models import ADVISED_PASSWORD_LENGTH, UserClass, UserCreate
 from pixyproxy.core.text import exact_key
@@ -44,7 +43,7 @@ app.add_typer(image_commands, name="images")
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The user's name.", show_default=False)]
 Workers = Annotated[
     int | None,
-    typer.Option(min=1, max=MAX_WORKERS, metavar="N", help="How many processes serve, in place of PIXYPROXY_WORKERS."),
+    typer.Option(min=1, max=MAX_WORKERS, metavar="N", help="The number of RPC workers, in place of PIXYPROXY_WORKERS."),
 ]
 PasswordStdin = Annotated[
     bool, typer.Option("--password-stdin", help="Read the password from standard input instead of asking for it.")
@@ -60,8 +59,7 @@ def serve(workers: Workers = None) -> None:
     """Serve until SIGTERM or Ctrl-C, with a process for each core.
 
     Prints one line, "listening on HOST:PORT", when it is ready; the log goes to standard error. With SQLite, the
-    default, it makes or upgrades the tables by itself, and where there are no users yet it makes an admin and
-    prints the password, once.
+    default, it makes or upgrades the tables. If there are no users yet, it adds an admin, and prints the password once.
     """
     settings = _load_settings()
     set_up_logging(settings.log_level, settings.log_format)
@@ -117,7 +115,7 @@ def list_users() -> None:
 
 @user_commands.command("passwd", cls=Command)
 def change_password(name: Name, password_stdin: PasswordStdin = False) -> None:
-    """Give a user another password.
+    """Change the password of a user.
 
     Servers refuse the old one within a second.
     """
@@ -133,7 +131,7 @@ def change_password(name: Name, password_stdin: PasswordStdin = False) -> None:
 def remove_user(name: Name) -> None:
     """Remove a user.
 
-    The user's images stay; where there are any, nobody else can get the name.
+    The user's images stay. If there are any, the name stays taken.
     """
     with _users() as users:
         keeps_name = users.remove_user(name)
@@ -156,10 +154,12 @@ def copy_images(
 ) -> None:
     """Copy the bytes of all images from one store into another.
 
-    Each is compared with the hash in the database. Servers may go on serving meanwhile. After an interruption run it
-    again: it goes on where it was. Images whose bytes are missing or damaged, or that a store does not read, take or
-    delete, are named, and left alone; then the exit status is 1.
+    Each copy is compared with the hash in the database. Servers may keep serving. After an interruption, run the
+    command again to continue. Images that are missing, damaged, or cannot be read, written or deleted are listed, and
+    the exit status is 1.
     """
+    from pixyproxy.cli.live import shown  # Servers need not load it.
+
     settings = _load_settings()
     set_up_logging("WARNING")
     counts: Counter[CopyOutcome] = Counter()
@@ -188,25 +188,25 @@ def _users() -> Iterator[UserServiceInterface]:
 
 
 def _read_password(from_stdin: bool) -> str:
-    """Read a password from where it cannot be seen: never from an argument, which every process list shows."""
+    """Read a password; never from an argument, which process lists show."""
     if from_stdin:
         password = sys.stdin.readline().rstrip("\r\n")
     elif has_terminal():
         password = str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))
     else:
-        raise ConfigurationError("There is no terminal to ask for the password at: use --password-stdin.")
+        raise ConfigurationError("There is no terminal to read the password from: use --password-stdin.")
     if 0 < len(password) < ADVISED_PASSWORD_LENGTH:
-        warn(f"The password is short; at least {ADVISED_PASSWORD_LENGTH} characters are advised.")
+        warn(f"The password is short; at least {ADVISED_PASSWORD_LENGTH} characters are recommended.")
     return password
 
 
 def _is_user(users: UserServiceInterface, name: str) -> bool:
-    """Find out before anybody types a password in vain."""
+    """Return whether a user exists, to be checked before a password is read."""
     return exact_key(name) in {user.username for user in users.get_all_users()}
 
 
 def _make_first_user(users: UserServiceInterface) -> None:
-    """Where there never was a user, make an admin, and show the password this once."""
+    """Add an admin and print the password, if there never was a user."""
     if users.has_users():
         return
     password = secrets.token_urlsafe(12)

@@ -1,6 +1,6 @@
-"""What the commands that ask a server are told by the environment, and by the file of credentials.
+"""The settings of the commands that call a server, from the environment and the credentials file.
 
-Not by pydantic-settings, as the server is: loading it takes as long as everything else that such a command does.
+They are not read with pydantic-settings, as the server's are: importing it would double the run time of such a command.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from pathlib import Path
 from pixyproxy.core.exceptions import ConfigurationError
 
 VARIABLES = {
-    "PIXYPROXY_SERVER": ("127.0.0.1:50051", "The server to ask, as host:port."),
-    "PIXYPROXY_USER": ("", "Whom to sign in as."),
-    "PIXYPROXY_PASSWORD": ("", "That user's password, where it is neither in the file of credentials nor to be typed."),
-    "PIXYPROXY_CLIENT_TLS": ("", "true or false; by default true, but for a server on this machine."),
-    "PIXYPROXY_CLIENT_CA": ("", "The file of certificates that vouch for the server, in place of the usual ones."),
-    "PIXYPROXY_CLIENT_CERTIFICATE": ("", "The file of your own certificate, where the server asks for one."),
-    "PIXYPROXY_CLIENT_KEY": ("", "The file of that certificate's key."),
-    "PIXYPROXY_CLIENT_ALLOW_PLAINTEXT": ("false", "Let the password cross the network in plain text."),
+    "PIXYPROXY_SERVER": ("127.0.0.1:50051", "The server, as host:port."),
+    "PIXYPROXY_USER": ("", "The username."),
+    "PIXYPROXY_PASSWORD": ("", "The password, if it is neither in the credentials file nor to be typed."),
+    "PIXYPROXY_CLIENT_TLS": ("", "Use TLS: true or false; by default true, except for a server on this machine."),
+    "PIXYPROXY_CLIENT_CA": ("", "A PEM file of CA certificates for the server, in place of the system's."),
+    "PIXYPROXY_CLIENT_CERTIFICATE": ("", "A PEM file of the client's certificate, if the server requires one."),
+    "PIXYPROXY_CLIENT_KEY": ("", "A PEM file of that certificate's key."),
+    "PIXYPROXY_CLIENT_ALLOW_PLAINTEXT": ("false", "Send the password in plain text over the network."),
 }
-"""Of each variable its default, and what it means."""
+"""For each variable its default and description."""
 
 _SWITCHES = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 _OTHERS_MAY = stat.S_IRWXG | stat.S_IRWXO
@@ -33,17 +33,17 @@ _OTHERS_MAY = stat.S_IRWXG | stat.S_IRWXO
 
 @dataclass(frozen=True)
 class ClientSettings:
-    """Which server to ask, how, and as whom.
+    """The server and the credentials.
 
     Attributes:
         server: host:port.
-        username: whom to sign in as, or None.
-        password: that user's password, or None where it is not known.
-        tls: whether to encrypt; None leaves it to the address.
-        ca_file: what vouches for the server, or None for the usual authorities.
-        certificate_file: the client's own certificate, or None.
+        username: the username, or None.
+        password: the password, or None if it is not known.
+        tls: whether to use TLS; None decides by the address.
+        ca_file: CA certificates for the server, or None for the system's.
+        certificate_file: the client's certificate, or None.
         key_file: its key, or None.
-        allow_plaintext: whether the password may cross the network in plain text.
+        allow_plaintext: whether the password may be sent in plain text over the network.
     """
 
     server: str
@@ -61,19 +61,19 @@ class ClientSettings:
 
 @dataclass(frozen=True)
 class TerminalSettings:
-    """What the terminal says of itself.
+    """The capabilities of the terminal.
 
     Attributes:
-        is_plain: whether it wants no colours and nothing that moves.
-        picture_protocol: how it shows pictures, "kitty" or "iterm2"; empty where it says of neither.
+        is_plain: without colours and progress bars.
+        image_protocol: "kitty" or "iterm2"; empty if it is not known to support either.
     """
 
     is_plain: bool
-    picture_protocol: str
+    image_protocol: str
 
 
 def load_client_settings() -> ClientSettings:
-    """Read the environment and the file of credentials.
+    """Read the environment and the credentials file.
 
     Raises:
         ConfigurationError: a variable or the file is wrong.
@@ -82,7 +82,7 @@ def load_client_settings() -> ClientSettings:
     server = given.get("PIXYPROXY_SERVER", VARIABLES["PIXYPROXY_SERVER"][0])
     username, password = given.get("PIXYPROXY_USER"), given.get("PIXYPROXY_PASSWORD")
     if password is not None and username is None:
-        raise ConfigurationError("PIXYPROXY_PASSWORD: needs PIXYPROXY_USER beside it.")
+        raise ConfigurationError("PIXYPROXY_PASSWORD: needs PIXYPROXY_USER, too.")
     if password is None:
         username, password = _from_file(server, username)
     return ClientSettings(
@@ -98,33 +98,33 @@ def load_client_settings() -> ClientSettings:
 
 
 def load_terminal_settings() -> TerminalSettings:
-    """Read what the terminal says of itself in the environment."""
+    """Read the terminal's capabilities from the environment."""
     term, program = os.environ.get("TERM", ""), os.environ.get("TERM_PROGRAM", "")
     protocol = ""
-    # Inside a multiplexer the terminal's own variables still stand there, but pictures do not get through.
+    # A terminal multiplexer passes on the terminal's variables, but no images.
     if not term.startswith(("screen", "tmux")) and "TMUX" not in os.environ:
         if term in ("xterm-kitty", "xterm-ghostty") or program in ("ghostty", "WezTerm"):
             protocol = "kitty"
         elif program == "iTerm.app":
             protocol = "iterm2"
-    return TerminalSettings(is_plain=bool(os.environ.get("NO_COLOR")) or term == "dumb", picture_protocol=protocol)
+    return TerminalSettings(is_plain=bool(os.environ.get("NO_COLOR")) or term == "dumb", image_protocol=protocol)
 
 
 def credentials_path() -> Path:
-    """Return where the file of credentials is looked for."""
+    """Return the path of the credentials file."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "pixyproxy" / "credentials"
 
 
 def _from_file(server: str, username: str | None) -> tuple[str | None, str | None]:
-    """Find who is to sign in on a server, and with which password, in the form of a .netrc file."""
+    """Read the username and password for a server from the credentials file, a .netrc file."""
     path = credentials_path()
     try:
         mode = path.stat().st_mode
     except OSError:
         return username, None
-    # Windows has no such modes; a user's folder is that user's alone.
+    # Windows has no such modes; other users have no access to a user's folder.
     if sys.platform != "win32" and mode & _OTHERS_MAY:
-        raise ConfigurationError(f"{path}: others may read it; say chmod 600 {path}")
+        raise ConfigurationError(f"{path}: other users may read it; run chmod 600 {path}")
     try:
         hosts = netrc.netrc(str(path)).hosts
     except (OSError, UnicodeDecodeError, netrc.NetrcParseError):

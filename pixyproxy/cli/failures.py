@@ -1,4 +1,4 @@
-"""What the commands that call a server say where a call fails, and the exit status that they then end with."""
+"""Messages and exit statuses for failed calls."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ _TYPED_AS = {
     "options.partial_images": "--partial-images",
     "states": "--state",
 }
-"""Of each field of the API what is typed for it."""
+"""For each field of the API its argument or option."""
 
-# What gRPC says of a connection, in the order in which these are looked for.
+# Patterns of gRPC's messages about connections; the first match applies.
 _CONNECTION_FAILURES = (
     ("errors resolving|lookup failed|DNS", "The host name of {server} cannot be resolved. Check PIXYPROXY_SERVER."),
     (
@@ -70,7 +70,7 @@ _CONNECTION_FAILURES = (
     ),
     (
         "failed to connect.*(Socket closed|HTTP/2|reset)",
-        "What answers at {server} is not a PixyProxy server in plain text. If it serves TLS, set "
+        "There is no PixyProxy server in plain text at {server}. If it serves TLS, set "
         "PIXYPROXY_CLIENT_TLS=true; otherwise check PIXYPROXY_SERVER.",
     ),
     (
@@ -91,14 +91,14 @@ def status_of(error: PixyProxyClientError) -> int:
 
 
 def explain(error: PixyProxyClientError, server: str) -> None:
-    """Say why a call to ``server`` failed."""
+    """Explain why a call to ``server`` failed."""
     if error.violations:
         for violation in error.violations:
             # What CreateGeneration is sent is a CreateImageRequest in the field `request`.
             name = violation.field.partition("[")[0].removeprefix("request.")
             warn(printable(f"{_TYPED_AS.get(name, violation.field)}: {violation.description}"))
     elif error.code == "UNIMPLEMENTED" and not error.reason:
-        warn(f"{printable(server)} does not know this call: it is not a PixyProxy server. Check PIXYPROXY_SERVER.")
+        warn(f"{printable(server)} is not a PixyProxy server: it does not implement this call. Check PIXYPROXY_SERVER.")
     else:
         warn(printable(error.message) if error.reason else plain(error.message, server))
     if error.reason == "CREDENTIALS_INVALID":
@@ -106,11 +106,11 @@ def explain(error: PixyProxyClientError, server: str) -> None:
     if error.retry_after is not None:
         warn(f"Try again in {math.ceil(error.retry_after)} s.")
     if error.request_id and status_of(error) == FAILED:
-        warn(f"Request id, for a report: {printable(error.request_id)}")
+        warn(f"Call id, for a report: {printable(error.request_id)}")
 
 
 def plain(message: str, server: str) -> str:
-    """Say in plain words what gRPC says of the connection to ``server``; leave other messages as they are."""
+    """Translate gRPC's messages about the connection to ``server``; return other messages unchanged."""
     for pattern, sentence in _CONNECTION_FAILURES:
         if re.search(pattern, message):
             return sentence.format(server=printable(server))
@@ -118,11 +118,11 @@ def plain(message: str, server: str) -> str:
 
 
 def creation_again(request_id: str, standard_input: str | None) -> str:
-    """Return the command line that asks once more for the image that this program was started to ask for.
+    """Return the command line that repeats the running command's request for an image.
 
     Args:
-        request_id: what it was asked for with, where the command line does not name it; else empty.
-        standard_input: the prompt where it came from standard input, else None.
+        request_id: the request id, or empty if the command line has it.
+        standard_input: the prompt if it came from standard input, else None.
     """
     command, *arguments = sys.argv[1:]
     line = command_line(command, *(["--request-id", request_id] if request_id else []), *arguments)
@@ -130,7 +130,7 @@ def creation_again(request_id: str, standard_input: str | None) -> str:
 
 
 def command_line(*arguments: str) -> str:
-    """Write a command of this program for a shell, with the program as it was called."""
+    """Return a command line of this program for a shell, with the program as it was called."""
     program = [sys.argv[0]]
     name = Path(sys.argv[0]).name
     if name == "__main__.py":

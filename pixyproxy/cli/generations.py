@@ -21,7 +21,7 @@ from pixyproxy.cli.images import (
     _client,
     _Command,
     _parse_time,
-    _say_how_to_ask_again,
+    _show_command_to_repeat,
     _shower,
     _spinner,
 )
@@ -183,7 +183,7 @@ def generate(
             raise
         if not _was_cancelled(client, generation):
             _say_how_to_come_back(generation, generation.guid)
-            _say_how_to_ask_again(again)
+            _show_command_to_repeat(again)
         raise typer.Exit(INTERRUPTED) from None
     return generation.result()
 

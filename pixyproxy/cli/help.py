@@ -1,4 +1,4 @@
-"""How the commands write their help, and what they say of wrong options."""
+"""The help texts and usage errors of commands."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _INDENTED_TEXT = 2
 
 
 class Command(TyperCommand):
-    """A command that shows its arguments by their names alone, and below its options the variables that it reads.
+    """A command whose help shows arguments without Python types, and lists environment variables.
 
     Attributes:
-        variables: of each environment variable its name, its default and its description.
+        variables: the name, default and description of each environment variable.
     """
 
     variables: Iterable[tuple[str, str, str]] = ()
@@ -24,29 +24,23 @@ class Command(TyperCommand):
         try:
             return super().parse_args(ctx, args)
         except typer.BadParameter as error:
-            error.message = error.message.removeprefix("Value error, ")  # which pydantic puts before typer's own text
+            error.message = error.message.removeprefix("Value error, ")  # Added by pydantic.
             raise
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:  # noqa: D102  inherited
         return [piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: D102  inherited
-        for kind in ("argument", "option"):
-            parameters = [parameter for parameter in self.get_params(ctx) if parameter.param_type_name == kind]
-            records = [
-                # An argument's own record ends with the Python type, such as <list[str]>.
-                (parameter.metavar if kind == "argument" else record[0], record[1])
-                for parameter in parameters
-                if (record := parameter.get_help_record(ctx)) is not None
-            ]
-            if records:
-                with formatter.section(f"{kind.title()}s"):
-                    formatter.write_dl(records)
+        for parameter in self.params:
+            if parameter.param_type_name == "argument":
+                # Typer would show the Python type, such as <list[str]>.
+                vars(parameter)["display_type_rich"] = lambda **_: None
+        super().format_options(ctx, formatter)
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: D102  inherited
         super().format_epilog(ctx, formatter)
         if self.variables:
             with formatter.section("Environment variables"):
                 rows = [(f"{name}={default}" if default else name, text) for name, default, text in self.variables]
-                # Names are longer than any column: each description begins on a line of its own.
+                # The names are long: each description starts on a line of its own.
                 formatter.write_dl(rows, col_max=_INDENTED_TEXT)

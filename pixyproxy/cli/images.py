@@ -1,4 +1,4 @@
-"""The commands that ask a server: create, get, list, search, fetch, update, delete and health."""
+"""The commands that call a server: create, get, list, search, fetch, update, delete and health."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import datetime
-from enum import StrEnum
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -63,19 +62,12 @@ _NOT_SIGNED_IN = "You are not signed in and see public images only: set PIXYPROX
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
-class WhoSees(StrEnum):
-    """Who may read an image, as it is typed."""
-
-    PRIVATE = "private"
-    PUBLIC = "public"
-
-
 class _Command(Command):
     variables = tuple((name, default, text) for name, (default, text) in VARIABLES.items())
 
 
 def _parse_time(text: str | datetime) -> datetime:
-    """Read a date or a time, by the clock here where it names no zone."""
+    """Parse a date or a time, in the local time zone by default."""
     if isinstance(text, datetime):
         return text
     try:
@@ -96,6 +88,7 @@ Author = Annotated[str, typer.Option(metavar="USER", help="Only images by this u
 FilenamePart = Annotated[
     str, typer.Option(metavar="TEXT", help="Only images with this text in the filename.", show_default=False)
 ]
+WhoSees = Literal["private", "public"]
 Sees = Annotated[
     WhoSees | None, typer.Option("--visibility", help="Only private or only public images.", show_default=False)
 ]
@@ -121,7 +114,7 @@ def create(
         typer.Argument(metavar="PROMPT", help="What to draw; - reads it from standard input.", show_default=False),
     ],
     tag: Tags = None,
-    public: Annotated[bool, typer.Option("--public", help="Let everybody see it.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="Make the image public.")] = False,
     filename: Annotated[
         str, typer.Option(metavar="NAME", help="A filename; by default it is made from the prompt.")
     ] = "",
@@ -135,9 +128,7 @@ def create(
     ] = 0,
     request_id: Annotated[
         str,
-        typer.Option(
-            metavar="UUID", help="Ask again for the image that was asked for with this id, without paying twice."
-        ),
+        typer.Option(metavar="UUID", help="Repeat the request with this id, without paying twice."),
     ] = "",
     output: Annotated[
         Path | None,
@@ -149,7 +140,7 @@ def create(
 ) -> None:
     """Make an image from a prompt.
 
-    It takes as long as the provider takes, seconds to minutes. Options that are not given take the server's defaults.
+    It takes seconds to minutes, depending on the provider. Options default to those of the server.
     """
     from pixyproxy.cli.generations import generate
 
@@ -159,7 +150,7 @@ def create(
     key = request_id or str(uuid.uuid4())
     with _client(must_sign_in=True) as client:
         again = creation_again("" if request_id else key, standard_input)
-        with _told_how_to_ask_again(client, again):
+        with _explaining_how_to_repeat(client, again):
             image = generate(
                 client,
                 again,
@@ -179,13 +170,13 @@ def create(
         _print_image(image, as_json)
         if output is not None:
             path = output / file_name(image) if output.is_dir() else output
-            # Not this command again: it would ask for another image.
+            # Not this command: it would create another image.
             again = command_line("fetch", image.guid, "--output", str(path), *(["--force"] if force else []))
             _save(client, image.guid, path, again, force=force)
             if not as_json:
                 typer.echo(f"saved as    {printable(str(path))}")
         if show:
-            _show_picture(client, image.guid)
+            _show_image(client, image.guid)
 
 
 @app.command(cls=_Command)
@@ -194,7 +185,7 @@ def get(guid: Guid, show: Show = False, as_json: AsJson = False) -> None:
     with _client() as client:
         _print_image(client.get_image(guid), as_json)
         if show:
-            _show_picture(client, guid)
+            _show_image(client, guid)
 
 
 @app.command("list", cls=_Command)
@@ -312,7 +303,7 @@ def delete(
 
 @app.command(cls=_Command)
 def health() -> None:
-    """Tell whether a server takes calls (exit status 0 or 5)."""
+    """Check whether a server is serving (exit status 0 or 5)."""
     with _client() as client:
         is_serving = client.is_serving(timeout=_HEALTH_TIMEOUT)
     typer.echo("serving" if is_serving else "not serving")
@@ -324,11 +315,11 @@ def health() -> None:
 
 
 class _Client(PixyProxyClient):
-    """A client of the server that the settings name.
+    """A client of the server in the settings.
 
     Attributes:
         server: host:port.
-        is_signed_in: whether calls bring credentials.
+        is_signed_in: whether calls have credentials.
     """
 
     def __init__(self, settings: ClientSettings, username: str | None, password: str | None) -> None:
@@ -343,27 +334,27 @@ class _Client(PixyProxyClient):
             password=password,
             tls=tls,
             allow_plaintext=settings.allow_plaintext,
-            # Scripts need no more than the end of it.
-            on_unreachable=self._say_that_nobody_answers if sys.stderr.isatty() else None,
+            # Scripts see only the final error.
+            on_unreachable=self._warn_of_no_answer if sys.stderr.isatty() else None,
         )
 
     def is_answered(self) -> bool:
-        """Tell whether a server answers at this moment."""
+        """Return whether the server answers now."""
         try:
             self.is_serving(timeout=_ANSWER_TIMEOUT)
-        except (TryLaterError, KeyboardInterrupt):  # The second Ctrl-C must not hide what is said at the first.
+        except (TryLaterError, KeyboardInterrupt):  # A second Ctrl-C must not hide the message for the first.
             return False
         except PixyProxyClientError:
-            pass  # That is an answer, too.
+            pass  # An error of the server is an answer, too.
         return True
 
-    def _say_that_nobody_answers(self) -> None:
+    def _warn_of_no_answer(self) -> None:
         warn(f"No answer from {printable(self.server)}; trying again for some seconds.")
 
 
 @contextmanager
 def _client(*, must_sign_in: bool = False) -> Iterator[_Client]:
-    """Give a client of the server that the environment names; what goes wrong ends the program with its status."""
+    """Yield a client of the server in the settings; errors end the program with their status."""
     _let_all_be_written()
     try:
         settings = load_client_settings()
@@ -381,7 +372,7 @@ def _client(*, must_sign_in: bool = False) -> Iterator[_Client]:
     except UnicodeEncodeError:
         _refuse("An argument is not text in the encoding of this terminal.")
     except BrokenPipeError:
-        raise  # Whoever read standard output has gone; that ends the program quietly.
+        raise  # The reader of standard output has gone, which ends the program quietly.
     except OSError as error:
         warn(printable(str(error)))
         raise typer.Exit(FAILED) from error
@@ -401,13 +392,13 @@ def _connected(settings: ClientSettings, username: str | None, password: str | N
 
 
 def _refuse(message: str) -> NoReturn:
-    """End the program, because the command or a setting is wrong."""
+    """End the program because of a wrong argument or setting."""
     warn(message)
     raise typer.Exit(REFUSED)
 
 
 def _credentials(settings: ClientSettings, *, must_sign_in: bool) -> tuple[str | None, str | None]:
-    """Ask at the terminal for what of the credentials is missing, where they are needed."""
+    """Return the credentials; ask at the terminal for missing ones, if they are needed."""
     username, password = settings.username, settings.password
     if username is None and must_sign_in and sys.stdin.isatty():
         username = str(typer.prompt("Username", err=True))
@@ -428,13 +419,13 @@ def _ask_password(username: str, server: str) -> str:
 
     if not has_terminal():
         raise CredentialsError(
-            f"There is no password for the user {username}: set PIXYPROXY_PASSWORD, or write {credentials_path()}."
+            f"There is no password for user {username}: set PIXYPROXY_PASSWORD, or write {credentials_path()}."
         )
     return getpass.getpass(f"Password of {username} at {server}: ")
 
 
 def _let_all_be_written() -> None:
-    """Let characters that the terminal's encoding does not have become question marks, and not end the program."""
+    """Write characters that the terminal's encoding does not have as question marks."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
@@ -442,29 +433,29 @@ def _let_all_be_written() -> None:
 
 
 @contextmanager
-def _told_how_to_ask_again(client: _Client, command: str) -> Iterator[None]:
-    """Where nobody has waited for an image to the end, say how to get it."""
+def _explaining_how_to_repeat(client: _Client, command: str) -> Iterator[None]:
+    """After an interruption or a temporary error, show the command that repeats the request."""
     try:
         yield
     except KeyboardInterrupt:
         if client.is_answered():
-            warn("Interrupted. If the server has begun to make the image, it finishes and keeps it.")
+            warn("Interrupted. If the server has started to generate the image, it finishes and keeps it.")
         else:
             warn(f"Interrupted. No server answers at {printable(client.server)}.")
-        _say_how_to_ask_again(command)
+        _show_command_to_repeat(command)
         raise typer.Exit(INTERRUPTED) from None
     except TryLaterError as error:
         explain(error, client.server)
-        _say_how_to_ask_again(command)
+        _show_command_to_repeat(command)
         raise typer.Exit(status_of(error)) from error
 
 
-def _say_how_to_ask_again(command: str) -> None:
-    warn("To ask for the same image again, without paying twice, run:")
+def _show_command_to_repeat(command: str) -> None:
+    warn("To repeat the request without paying twice, run:")
     typer.echo(f"  {command}", err=True)
 
 
-# --- What comes in and goes out --------------------------------------------------------------------------------------
+# --- Input and output -----------------------------------------------------------------------------------------------
 
 
 def _read_prompt() -> str:
@@ -493,7 +484,7 @@ def _filters(
 
 
 def _visibility(who: WhoSees | None) -> Visibility | None:
-    return None if who is None else Visibility[who.name]
+    return None if who is None else Visibility[who.upper()]
 
 
 def _print_image(image: ImageDetail, as_json: bool) -> None:
@@ -517,7 +508,7 @@ def _list_images(filters: Filters, limit: int | None, as_json: bool) -> None:
 
 
 def _print_images(images: Iterable[ImageDetail], as_json: bool) -> None:
-    """List images: as JSON, as a table for a terminal, or with tabs for other programs."""
+    """List images as JSON, as a table at a terminal, or separated by tabs for other programs."""
     if as_json:
         for image in images:
             typer.echo(json_line(json_of(image)))
@@ -532,7 +523,7 @@ def _print_images(images: Iterable[ImageDetail], as_json: bool) -> None:
 
 
 def _refuse_bad_target(target: Path, force: bool) -> None:
-    """Refuse, before anything is asked for, what cannot be written later."""
+    """Refuse a path that cannot be written later."""
     folder = target if target.is_dir() else target.parent
     if not folder.is_dir():
         _refuse(f"There is no folder {printable(str(folder))}.")
@@ -545,7 +536,7 @@ def _exists(path: Path) -> str:
 
 
 def _save(client: _Client, guid: str, path: Path, again: str, *, force: bool) -> ContentInfo:
-    """Save an image; ``again`` is the command that goes on with what is interrupted."""
+    """Save an image; ``again`` is the command that continues after an interruption."""
     try:
         with _bar(printable(path.name), client.server) as on_progress:
             return client.fetch_content(guid, path, overwrite=force, on_progress=on_progress)
@@ -572,7 +563,7 @@ def _write_to_stdout(guid: str) -> None:
         sys.stdout.buffer.flush()
 
 
-def _show_picture(client: _Client, guid: str) -> None:
+def _show_image(client: _Client, guid: str) -> None:
     show = _shower("--show")
     if show is None:
         return
@@ -588,16 +579,15 @@ def _shower(option: str) -> Callable[[bytes], None] | None:
         warn(f"{option} needs a terminal with colours and UTF-8.")
         return None
     try:
-        from pixyproxy.cli import picture
+        from pixyproxy.cli import terminal_image
     except ModuleNotFoundError:
-        warn("a picture is shown only where Pillow is installed: pip install pillow")
+        warn(f"{option} needs Pillow: pip install pillow")
         return None
-    return partial(picture.show, terminal=terminal)
+    return partial(terminal_image.show, terminal=terminal)
 
 
 def _spinner(words: str, server: str) -> AbstractContextManager[Line | None]:
-    terminal = load_terminal_settings()
-    if terminal.is_plain or not sys.stderr.isatty():
+    if not _is_animated():
         return nullcontext()
     from pixyproxy.cli.live import spinner
 
@@ -605,9 +595,12 @@ def _spinner(words: str, server: str) -> AbstractContextManager[Line | None]:
 
 
 def _bar(words: str, server: str) -> AbstractContextManager[Callable[[int, int], Any] | None]:
-    terminal = load_terminal_settings()
-    if terminal.is_plain or not sys.stderr.isatty():
+    if not _is_animated():
         return nullcontext()
     from pixyproxy.cli.live import bar
 
     return bar(words, partial(plain, server=server))
+
+
+def _is_animated() -> bool:
+    return sys.stderr.isatty() and not load_terminal_settings().is_plain

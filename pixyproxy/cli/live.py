@@ -1,10 +1,13 @@
-"""What moves on a terminal while a person waits. It goes to standard error, which must be a terminal."""
+"""Spinners and progress bars, on standard error."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -16,11 +19,15 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
     TransferSpeedColumn,
+    track,
 )
 from rich.table import Column
 
 from pixyproxy.cli import line_width
 
+Item = TypeVar("Item")
+
+_LINE_SECONDS = 10.0
 _CLIENT_LOG = "pixyproxy.client"
 
 
@@ -51,13 +58,13 @@ class Line:
 
 @contextmanager
 def spinner(words: str, plain: Callable[[str], str]) -> Iterator[Line]:
-    """Show that something is going on, for how long, and why it takes longer; give the line that says so.
+    """Show a spinner at a terminal, with the elapsed time, and with the client's retries; yield its line.
 
     Args:
-        words: what is going on.
-        plain: makes an error's message readable.
+        words: the description.
+        plain: translates error messages.
     """
-    # The spinner "line" needs no more than ASCII.
+    # The spinner "line" is ASCII.
     with _progress(SpinnerColumn("line"), _words(beside=10), TimeElapsedColumn()) as progress:
         line = Line(progress, words)
         with _log_shown(line.add, plain):
@@ -66,15 +73,31 @@ def spinner(words: str, plain: Callable[[str], str]) -> Iterator[Line]:
 
 @contextmanager
 def bar(words: str, plain: Callable[[str], str]) -> Iterator[Callable[[int, int], None]]:
-    """Show how much of something is there; give what is to be told that, and the whole. Arguments as for spinner."""
+    """Show a progress bar at a terminal; yield a function of the bytes done and of all bytes.
+
+    Args: as for ``spinner``.
+    """
     with _progress(_words(beside=50), BarColumn(20), DownloadColumn(), TransferSpeedColumn()) as progress:
         task = progress.add_task(words, total=None)
         with _log_shown(lambda line: progress.update(task, description=line), plain):
             yield lambda done, whole: progress.update(task, completed=done, total=whole)
 
 
+def shown(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
+    """Yield items, and show their number: as a progress bar at a terminal, otherwise as a line every ten seconds."""
+    if sys.stderr.isatty():
+        yield from track(items, description=what, total=total, console=Console(stderr=True))
+        return
+    line_at = time.monotonic() + _LINE_SECONDS
+    for number, item in enumerate(items, 1):
+        yield item
+        if time.monotonic() >= line_at:
+            print(f"{what}: {number:,} of {total:,}", file=sys.stderr, flush=True)  # noqa: T201
+            line_at = time.monotonic() + _LINE_SECONDS
+
+
 def _words(beside: int) -> TextColumn:
-    # A longer text would push out the other columns, which take `beside` cells.
+    # A longer text would displace the other columns, which take `beside` cells.
     column = Column(no_wrap=True, overflow="ellipsis", max_width=max(10, line_width() - beside))
     return TextColumn("{task.description}", markup=False, table_column=column)
 
@@ -85,7 +108,7 @@ def _progress(*columns: ProgressColumn) -> Progress:
 
 @contextmanager
 def _log_shown(show: Callable[[str], None], plain: Callable[[str], str]) -> Iterator[None]:
-    """Show what the client logs, which is that and why it tries again."""
+    """Show the log of the client, which logs each retry and its cause."""
 
     class Shown(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:

@@ -1,10 +1,10 @@
-"""A table of images, which is written row by row as the images come, as wide as the terminal."""
+"""A table of images, as wide as the terminal, written row by row as the images arrive."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import typer
 from rich.cells import cell_len, set_cell_size
@@ -17,17 +17,16 @@ _GAP = "  "
 _MIN_PROMPT_WIDTH = 40
 
 
-class _Column:
-    def __init__(self, title: str, width: int, text: Callable[[Any], str]) -> None:
-        self.title = title
-        self.width = width
-        self.text = text
+class _Column(NamedTuple):
+    title: str
+    width: int
+    text: Callable[[Any], str]
 
 
 _INDENT = _Column("", 0, lambda _: "")
 _CREATED = _Column("CREATED", 16, lambda image: local_time(image.created_at))
 _GUID = _Column("GUID", 36, lambda image: image.guid)
-# In the order in which they are given up where there is no room.
+# In the order in which they are omitted if there is no room.
 _OPTIONAL = (
     _Column("SIZE", 9, lambda image: f"{image.width}x{image.height}"),
     _Column("AUTHOR", 12, lambda image: image.author),
@@ -40,7 +39,7 @@ _OPTIONAL_OF_GENERATIONS = (
 
 
 def print_table(images: Iterable[ImageDetail], terminal: TerminalSettings) -> None:
-    """Write the table, or nothing where there are no images."""
+    """Write the table, or nothing if there are no images."""
     _print_rows(images, terminal, _OPTIONAL)
 
 
@@ -62,9 +61,9 @@ def _print_rows(rows: Iterable[Any], terminal: TerminalSettings, optional: Seque
 
 
 def _lines_for(width: int, optional: Sequence[_Column]) -> list[list[_Column]]:
-    """Choose the columns of an image's line, or of its two lines where one has no room for prompt and guid.
+    """Choose the columns of an image's line, or of its two lines if prompt and guid do not fit on one.
 
-    The guid, which other commands take, is there always and whole.
+    The guid, which other commands need, is never cut.
     """
     rest = width - _width([_CREATED, _GUID])
     if rest >= _MIN_PROMPT_WIDTH:
@@ -87,7 +86,7 @@ def _prompt(width: int) -> _Column:
 
 
 def _width(columns: Iterable[_Column]) -> int:
-    """Return the cells of columns beside another one."""
+    """Return the width of columns next to another one."""
     return sum(column.width + len(_GAP) for column in columns)
 
 
@@ -97,5 +96,5 @@ def _row(texts: Sequence[str], columns: Sequence[_Column]) -> str:
 
 
 def _fitted(text: str, width: int) -> str:
-    """Cut or fill a text to a number of cells, of which some characters take two."""
+    """Cut or fill a text to a number of cells; some characters take two."""
     return set_cell_size(text, width) if cell_len(text) <= width else set_cell_size(text, width - 1) + "…"

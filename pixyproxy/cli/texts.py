@@ -1,4 +1,4 @@
-"""How images and names are written: for people, safe to show; and for programs."""
+"""Formats images and names for terminals, for shells and as JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from pixyproxy.client import ContentInfo, Generation, ImageDetail
 
-# Controls, which terminals obey; marks that turn the direction of what follows; and what is no character.
+# Control characters, marks that change the direction of text, and surrogates.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _UNSAFE_IN_NAMES = re.compile(f"{_UNSAFE.pattern}|[/\\\\]")
 _MAX_NAME_BYTES = 200
@@ -20,27 +20,27 @@ _MAX_ENDING_BYTES = 16
 
 
 def printable(text: str) -> str:
-    """Make a text safe to be shown on a terminal: line breaks become spaces, what terminals obey becomes visible."""
+    """Make a text safe for a terminal: replace line breaks by spaces, and escape control characters."""
     return _UNSAFE.sub(_visible, re.sub(r"[\t\r\n]+", " ", text))
 
 
 def shell_quoted(argument: str) -> str:
-    """Quote an argument for a shell, so that the command can be copied from a terminal as it stands there."""
+    """Quote an argument for a shell, so that the command can be copied from a terminal."""
     if not _UNSAFE.search(re.sub(r"[\t\n]", "", argument)):
         return shlex.quote(argument)
-    # Not every shell knows this form, which is why line breaks alone do not take it.
+    # Not every shell has this form; so it is not used for line breaks alone.
     return "$'" + _UNSAFE.sub(_shell_escape, argument.replace("\\", "\\\\").replace("'", "\\'")) + "'"
 
 
 def json_line(content: dict[str, Any]) -> str:
-    """Write JSON on one line that is safe on a terminal, too, in characters that standard output can hold."""
+    """Format JSON on one line, safe for a terminal, in the encoding of standard output."""
     is_unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     text = json.dumps(content, ensure_ascii=not is_unicode)
     return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def json_of(image: ImageDetail) -> dict[str, Any]:
-    """Return an image by the names and in the forms of the API's JSON, every field of it; numbers are numbers."""
+    """Return all fields of an image, with the names of the API's JSON; numbers stay numbers."""
     return asdict(image) | {
         "visibility": f"VISIBILITY_{image.visibility.name}",
         "created_at": _rfc3339(image.created_at),
@@ -49,7 +49,7 @@ def json_of(image: ImageDetail) -> dict[str, Any]:
 
 
 def lines_of(image: ImageDetail) -> list[str]:
-    """Describe an image to a person."""
+    """Describe an image for people."""
     described = {
         "guid": image.guid,
         "prompt": image.prompt,
@@ -57,7 +57,7 @@ def lines_of(image: ImageDetail) -> list[str]:
         "tags": ", ".join(image.tags),
         "author": image.author,
         "visibility": image.visibility.name.lower(),
-        "picture": f"{image.width}x{image.height} {image.content_type}, {image.size_bytes:,} bytes",
+        "content": f"{image.width}x{image.height} {image.content_type}, {image.size_bytes:,} bytes",
         "sha256": image.sha256,
         "model": image.model,
         "created": local_time(image.created_at),
@@ -108,12 +108,12 @@ def _lines(described: dict[str, str]) -> list[str]:
 
 
 def local_time(time: datetime) -> str:
-    """Write a time as a person's clock shows it."""
+    """Format a time in the local time zone."""
     return f"{time.astimezone():%Y-%m-%d %H:%M}"
 
 
 def file_name(info: ContentInfo | ImageDetail) -> str:
-    """Make a file's name of what an image is called: no path, not hidden, no option, not too long."""
+    """Return a safe file name for an image: no path, not hidden, not like an option, not too long."""
     name = _UNSAFE_IN_NAMES.sub("_", info.filename).lstrip(".- ") or info.guid
     stem, dot, ending = name.rpartition(".")
     if not dot or len(ending.encode()) > _MAX_ENDING_BYTES:
@@ -127,7 +127,7 @@ def _visible(found: re.Match[str]) -> str:
 
 def _shell_escape(found: re.Match[str]) -> str:
     code = ord(found[0])
-    if 0xDC80 <= code <= 0xDCFF:  # A byte that is no text in this locale; Python keeps it so in arguments.
+    if 0xDC80 <= code <= 0xDCFF:  # A byte that is invalid in this locale, as Python represents it in arguments.
         code -= 0xDC00
         return f"\\x{code:02x}"
     return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}"

@@ -1,6 +1,6 @@
 """A client of PixyProxy: ``with PixyProxyClient("127.0.0.1:50051") as client: client.create_image("A lighthouse")``.
 
-AsyncPixyProxyClient is its twin for asyncio. Neither loads anything of the server: no database driver, no provider, no
+AsyncPixyProxyClient is the same for asyncio. Neither imports anything of the server, such as database drivers or
 pydantic.
 """
 

@@ -26,14 +26,14 @@ Answer = TypeVar("Answer")
 
 
 class AsyncContentStream(BaseContentStream):
-    """What ContentStream is, iterated over with ``async for``.
+    """The same as ContentStream, for ``async for``.
 
     Attributes:
-        info: what is being read.
+        info: the image.
     """
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Give the bytes as they come; see ContentStream."""
+        """Yield the bytes as they arrive; see ContentStream."""
         while not self._is_complete:
             try:
                 async for message in self._messages:
@@ -52,7 +52,7 @@ class AsyncContentStream(BaseContentStream):
         self.close()
 
     async def _open(self) -> Self:
-        """Make the call, and wait for what is being read."""
+        """Start the call, and wait for ``info``."""
         while True:
             try:
                 self._ask()
@@ -64,11 +64,11 @@ class AsyncContentStream(BaseContentStream):
 
 
 class AsyncPixyProxyClient(BaseClient[grpc.aio.Channel]):
-    """What PixyProxyClient is, for the tasks of one event loop.
+    """The same as PixyProxyClient, for the tasks of one event loop.
 
-    The methods have the same names, arguments and errors. Those that return one thing are coroutines, and those that
-    return many are iterated over with ``async for``. Cancelling a task ends its call; a creation that the server has
-    submitted to the provider goes on there. The client may be made outside the event loop.
+    The methods have the same names, arguments and errors. They are coroutines or asynchronous iterators. Cancelling a
+    task cancels its call, but not a generation that the server has submitted to the provider. The client may be created
+    outside of the event loop.
     """
 
     _watching: asyncio.Task[None] | None = None
@@ -80,19 +80,19 @@ class AsyncPixyProxyClient(BaseClient[grpc.aio.Channel]):
         await self.close()
 
     async def close(self) -> None:
-        """End all calls, and the connection."""
+        """Cancel all calls, and close the connection."""
         channel = self._closing()
         if self._watching is not None:
             self._watching.cancel()
         if channel is not None:
             await channel.close()
 
-    # --- Making and changing -------------------------------------------------------------------------------------
+    # --- Create, change, delete -----------------------------------------------------------------------------------
 
     async def create_image(
         self, prompt: str, *, timeout: float | None = None, **options: Unpack[CreateOptions]
     ) -> ImageDetail:
-        """Make an image; see PixyProxyClient."""
+        """Generate an image; see PixyProxyClient."""
         return await self._send(calls.create_image(prompt, **options), timeout)
 
     async def update_image(self, guid: str, *, timeout: float | None = None, **changes: Unpack[Changes]) -> ImageDetail:
@@ -103,14 +103,14 @@ class AsyncPixyProxyClient(BaseClient[grpc.aio.Channel]):
         """Delete an image for good; see PixyProxyClient."""
         await self._send(calls.delete_image(guid), timeout)
 
-    # --- Finding -------------------------------------------------------------------------------------------------
+    # --- Read ----------------------------------------------------------------------------------------------------
 
     async def is_serving(self, *, timeout: float | None = None) -> bool:
-        """Ask whether the server takes calls; that needs no credentials."""
+        """Return whether the server is serving. Needs no credentials."""
         return await self._send(calls.is_serving(), timeout)
 
     async def get_image(self, guid: str, *, timeout: float | None = None) -> ImageDetail:
-        """Get what is known of an image."""
+        """Get the details of an image."""
         return await self._send(calls.get_image(guid), timeout)
 
     async def list_page(
@@ -122,7 +122,7 @@ class AsyncPixyProxyClient(BaseClient[grpc.aio.Channel]):
     async def list_images(
         self, *, page_size: int = 0, timeout: float | None = None, **filters: Unpack[Filters]
     ) -> AsyncIterator[ImageDetail]:
-        """Give all images that the filters find, newest first; see PixyProxyClient."""
+        """Yield all images that match the filters, newest first; see PixyProxyClient."""
         page = ImagePage((), "")
         while True:
             page = await self.list_page(
@@ -134,10 +134,10 @@ class AsyncPixyProxyClient(BaseClient[grpc.aio.Channel]):
                 return
 
     def search_images(self, words: str, **filters: Unpack[Filters]) -> AsyncIterator[ImageDetail]:
-        """Give all images whose prompts have all these words, newest first; of the last one the beginning is enough."""
+        """Yield all images whose prompts have these words, newest first; the last one may be the start of a word."""
         return self.list_images(**(filters | Filters(prompt=words)))
 
-    # --- The bytes -----------------------------------------------------------------------------------------------
+    # --- Content -------------------------------------------------------------------------------------------------
 
     async def stream_content(
         self,
@@ -148,7 +148,7 @@ class AsyncPixyProxyClient(BaseClient[grpc.aio.Channel]):
         if_none_match: str = "",
         timeout: float | None = None,
     ) -> AsyncContentStream:
-        """Read an image's bytes as they come; see PixyProxyClient."""
+        """Read an image's bytes as they arrive; see PixyProxyClient."""
         call = calls.get_content(guid, read_offset=read_offset, read_limit=read_limit, if_none_match=if_none_match)
         return await AsyncContentStream(call, self._invoke, self._attempts(call, timeout))._open()
 
@@ -161,14 +161,14 @@ class AsyncPixyProxyClient(BaseClient[grpc.aio.Channel]):
         on_progress: OnProgress | None = None,
         timeout: float | None = None,
     ) -> ContentInfo:
-        """Save an image's bytes as a file, which is there whole and checked, or not at all; see PixyProxyClient."""
+        """Save an image's bytes as a file, atomically and verified; see PixyProxyClient."""
         with Download(guid, path, overwrite=overwrite) as download:
             while True:
                 try:
                     async with await self.stream_content(guid, read_offset=download.held, timeout=timeout) as stream:
                         await _in_thread(download.begin)
                         async for data in stream:
-                            # A write into the system's cache takes less than to have a thread do it.
+                            # Faster than in a thread, because it only writes to the system's cache.
                             download.write(data)
                             if on_progress is not None:
                                 on_progress(download.held, stream.info.size_bytes)
@@ -221,7 +221,7 @@ class AsyncPixyProxyClient(BaseClient[grpc.aio.Channel]):
         """Cancel a generation that is queued, which costs nothing; see PixyProxyClient."""
         return await self._send(calls.cancel_generation(guid), timeout)
 
-    # --- Calling -------------------------------------------------------------------------------------------------
+    # --- Calls ---------------------------------------------------------------------------------------------------
 
     async def _send(self, call: Call[Answer], timeout: float | None) -> Answer:
         attempts = self._attempts(call, timeout)
@@ -267,7 +267,7 @@ class AsyncPixyProxyClient(BaseClient[grpc.aio.Channel]):
 
 
 async def _in_thread(function: Callable[[], object]) -> None:
-    """Run what blocks in a thread, and wait for it even where the task is cancelled: it works on an open file."""
+    """Run a blocking function in a thread. Wait for it even if the task is cancelled, because it uses an open file."""
     work = asyncio.ensure_future(asyncio.to_thread(function))
     try:
         await asyncio.shield(work)

@@ -1,4 +1,4 @@
-"""What both clients have in common: everything but making calls, and waiting."""
+"""The common parts of both clients: everything but calls and waiting."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AnyChannel = TypeVar("AnyChannel")
 
 
 class BaseClient(ABC, Generic[AnyChannel]):
-    """Whom to call, as whom, and how often."""
+    """The connection, the credentials and the retry policy."""
 
     def __init__(
         self,
@@ -39,34 +39,32 @@ class BaseClient(ABC, Generic[AnyChannel]):
 
         Args:
             address: host:port.
-            username: whom to sign in as; without, only public images are there, to be read.
-            password: that user's password.
-            tls: how to encrypt; True for the usual authorities, False for plain text; by default plain text to this
-                machine itself, and the usual authorities beyond.
-            allow_plaintext: whether the password may cross a network in plain text.
-            timeout: the seconds that a call is given; None for no limit.
-            long_timeout: the same for making an image, and for reading all of its bytes.
-            retry: how often a failed call is made again, and after which pauses.
-            keepalive: how a call finds out that its connection is gone.
-            channel_options: further options of gRPC, which go before the client's own.
-            channel: a channel of your own, in place of ``address``, ``tls``, ``keepalive`` and ``channel_options``;
-                closing it stays yours, and so does what it encrypts.
-            on_unreachable: is called, once, when no connection comes about; calls go on trying for some seconds. A
-                PixyProxyClient calls it from another thread, an AsyncPixyProxyClient from its event loop.
+            username: the username; without one, only public images can be read.
+            password: the password.
+            tls: a TLS object, True for the system's CA certificates, or False for plain text. By default, plain text
+                for a server on this machine, otherwise True.
+            allow_plaintext: whether the password may be sent over a network in plain text.
+            timeout: the seconds for a call with all its attempts; None for no limit.
+            long_timeout: the same for generating an image, and for reading all of its bytes.
+            retry: the retry policy.
+            keepalive: how a broken connection is detected.
+            channel_options: gRPC options, which override those of the client.
+            channel: your own channel, in place of ``address``, ``tls``, ``keepalive`` and ``channel_options``. The
+                client does not close it.
+            on_unreachable: called once if the connection fails, while the client retries. A PixyProxyClient calls it
+                from another thread, an AsyncPixyProxyClient from its event loop.
 
         Raises:
-            OSError: a file of certificates cannot be read.
-            ValueError: the arguments do not go together; or the password would cross a network in plain text, and
-                nobody has allowed that.
+            OSError: a certificate file cannot be read.
+            ValueError: the arguments exclude each other, or the password would be sent in plain text over a network
+                without ``allow_plaintext``.
         """
         self._metadata = sign_in(username, password)
         self._target: Target | None = None
         if channel is None:
             encryption = tls_for(address, tls)
             if self._metadata and encryption is None and not is_loopback(address) and not allow_plaintext:
-                raise ValueError(
-                    f"The password would cross the network to {address} in plain text: use TLS, or allow_plaintext."
-                )
+                raise ValueError(f"The password would be sent to {address} in plain text: use TLS, or allow_plaintext.")
             self._target = target_of(address, encryption, keepalive, channel_options or {})
         self._channel = channel
         self._timeout = timeout
@@ -80,14 +78,14 @@ class BaseClient(ABC, Generic[AnyChannel]):
 
     @abstractmethod
     def _open_channel(self, target: Target) -> AnyChannel:
-        """Make a channel, which connects at the first call."""
+        """Create a channel, which connects at the first call."""
 
     @abstractmethod
     def _watch(self, channel: AnyChannel, on_failure: Callable[[], object]) -> None:
-        """Call ``on_failure`` the first time that no connection comes about."""
+        """Call ``on_failure`` once, when the connection first fails."""
 
     def _connected(self) -> Stubs:
-        """Return the stubs; the channel is opened at the first call, because one of asyncio belongs to its loop."""
+        """Return the stubs. The channel is opened at the first call, because an asyncio channel belongs to its loop."""
         with self._opening:
             if self._is_closed:
                 raise ValueError("The client is closed.")
@@ -100,7 +98,7 @@ class BaseClient(ABC, Generic[AnyChannel]):
             return self._stubs
 
     def _closing(self) -> AnyChannel | None:
-        """Make no more calls, and return the channel that is to be closed."""
+        """Refuse further calls, and return the channel to close, or None."""
         with self._opening:
             self._is_closed = True
             return self._channel if self._target is not None else None

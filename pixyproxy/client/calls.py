@@ -1,4 +1,4 @@
-"""What each call sends and how its answer is read. Nothing here makes calls: both clients do that."""
+"""The requests and responses of all calls, for both clients."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ _SERVICE_NAME = pb.DESCRIPTOR.services_by_name["ImageService"].full_name
 
 
 class CreateOptions(TypedDict, total=False):
-    """How to make an image. What is left out or empty takes the server's default.
+    """The options of a new image. Options that are missing or empty take the server's default.
 
     Attributes:
-        tags: tags to find it by.
-        visibility: who may read it; by default its author alone.
-        filename: a name to show; by default one is made from the prompt.
+        tags: tags for searches.
+        visibility: who may read it; by default only its author.
+        filename: by default it is made from the prompt.
         model: the provider's model.
         size: ``auto`` or ``WIDTHxHEIGHT`` in pixels.
         quality: one of auto, low, medium, high, xhigh, max.
         output_format: one of png, webp, jpeg.
         background: one of auto, opaque, transparent.
-        partial_images: how many partial images watchers are sent, 0 to 3; each costs some tokens.
-        request_id: a UUID, one for each image that is wanted; by default a new one.
+        partial_images: the number of partial images for watchers, 0 to 3; each costs some tokens.
+        request_id: the idempotency key, a UUID; by default a new one.
     """
 
     tags: Sequence[str]
@@ -66,12 +66,12 @@ class CreateOptions(TypedDict, total=False):
 
 
 class Changes(TypedDict, total=False):
-    """What to change of an image; what is left out or None stays as it is.
+    """Changes of an image; None leaves a field unchanged.
 
     Attributes:
-        filename: its new name.
-        tags: its new tags, in place of all the old ones.
-        visibility: who may read it from now on.
+        filename: the new filename.
+        tags: the new tags, which replace all old ones.
+        visibility: who may read it.
     """
 
     filename: str | None
@@ -80,17 +80,17 @@ class Changes(TypedDict, total=False):
 
 
 class Filters(TypedDict, total=False):
-    """Which images to list; all that is given must hold.
+    """Conditions for images; an image must meet all that are given.
 
     Attributes:
-        prompt: words to find in the prompt; the last one may be the beginning of a word.
-        filename: a part of the filename, whatever its case.
+        prompt: words of the prompt; the last one may be the start of a word.
+        filename: a part of the filename, case-insensitive.
         guid: the image's guid.
-        tags: tags that the image must all carry.
-        author: the username of its creator.
+        tags: tags that the image must all have.
+        author: the username of its author.
         visibility: who may read it.
-        created_after: it was created later than this; aware.
-        created_before: it was created earlier than this; aware.
+        created_after: exclusive; aware.
+        created_before: exclusive; aware.
     """
 
     prompt: str
@@ -120,7 +120,7 @@ class GenerationFilters(TypedDict, total=False):
 
 
 class Stubs:
-    """The stubs of all services that are called, over one channel of either kind."""
+    """The stubs of all services, for a synchronous or an asyncio channel."""
 
     def __init__(self, channel: Any) -> None:
         self.images: Any = ImageServiceStub(channel)  # type: ignore[no-untyped-call]
@@ -130,15 +130,15 @@ class Stubs:
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[Answer]):
-    """A call to be made.
+    """A call.
 
     Attributes:
-        method: finds what makes it.
-        request: what is sent.
-        read: reads the answer, or the first one of a stream.
-        is_repeatable: whether it does no more when it is made twice than when it is made once.
-        is_long: whether it takes the client's ``long_timeout``.
-        creation_request_id: the ``request_id`` of a creation.
+        method: returns the method of the stubs.
+        request: the request message.
+        read: converts the response, or the first response of a stream.
+        is_repeatable: whether the call is idempotent.
+        is_long: whether the client's ``long_timeout`` applies.
+        creation_request_id: the ``request_id`` of a new image, otherwise empty.
     """
 
     method: Callable[[Stubs], Any]
@@ -150,7 +150,7 @@ class Call(Generic[Answer]):
 
 
 def create_image(prompt: str, **options: Unpack[CreateOptions]) -> Call[ImageDetail]:
-    """Make an image."""
+    """Generate an image."""
     request = _creation(prompt, options)
     return Call(
         lambda stubs: stubs.images.CreateImage,
@@ -162,20 +162,20 @@ def create_image(prompt: str, **options: Unpack[CreateOptions]) -> Call[ImageDet
 
 
 def update_image(guid: str, **changes: Unpack[Changes]) -> Call[ImageDetail]:
-    """Change what is not None."""
+    """Change an image."""
     fields: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
     request = pb.UpdateImageRequest(guid=guid, update_mask={"paths": sorted(fields)}, **fields)
     return Call(lambda stubs: stubs.images.UpdateImage, request, lambda answer: to_detail(answer.image))
 
 
 def delete_image(guid: str) -> Call[None]:
-    """Delete an image. The second time could only say that there is none, as it does where there never was one."""
+    """Delete an image. Not repeatable: the second call would fail with NOT_FOUND."""
     request = pb.DeleteImageRequest(guid=guid)
     return Call(lambda stubs: stubs.images.DeleteImage, request, lambda _: None, is_repeatable=False)
 
 
 def is_serving() -> Call[bool]:
-    """Ask for the server's health."""
+    """Check the server's health."""
     return Call(
         lambda stubs: stubs.health.Check,
         health_pb2.HealthCheckRequest(service=_SERVICE_NAME),
@@ -184,7 +184,7 @@ def is_serving() -> Call[bool]:
 
 
 def get_image(guid: str) -> Call[ImageDetail]:
-    """Get what is known of an image."""
+    """Get the details of an image."""
     request = pb.GetImageRequest(guid=guid)
     return Call(lambda stubs: stubs.images.GetImage, request, lambda answer: to_detail(answer.image))
 

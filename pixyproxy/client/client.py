@@ -1,4 +1,4 @@
-"""The client that waits for its calls."""
+"""The synchronous client."""
 
 from __future__ import annotations
 
@@ -24,11 +24,10 @@ Answer = TypeVar("Answer")
 
 
 class PixyProxyClient(BaseClient[grpc.Channel]):
-    """Calls a server; threads may share it.
+    """A client for a server. Threads may share it.
 
-    Every method takes a ``timeout``, in seconds for everything that it does, attempts after a failure included; without
-    one it takes the client's. Calls are made again where that cannot do or cost anything twice. All methods raise
-    PixyProxyClientError.
+    Every method has a ``timeout`` in seconds for all its attempts, by default the client's. Calls are retried if that
+    cannot do or cost anything twice. All methods raise PixyProxyClientError.
     """
 
     def __enter__(self) -> Self:
@@ -38,23 +37,23 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
         self.close()
 
     def close(self) -> None:
-        """End all calls, and the connection."""
+        """Cancel all calls, and close the connection."""
         channel = self._closing()
         if channel is not None:
             channel.close()
 
-    # --- Making and changing -------------------------------------------------------------------------------------
+    # --- Create, change, delete -----------------------------------------------------------------------------------
 
     def create_image(
         self, prompt: str, *, timeout: float | None = None, **options: Unpack[CreateOptions]
     ) -> ImageDetail:
-        """Make an image.
+        """Generate an image.
 
-        Where the connection breaks or the server is busy it is asked for again with the same ``request_id``: the image
-        is made, and paid for, once. An error's ``creation_request_id`` is what to ask for it again with later.
+        If the connection breaks or the server is busy, the call is retried with the same ``request_id``, so that the
+        image is generated and billed once. To repeat it later, use the ``creation_request_id`` of the error.
 
         Args:
-            prompt: what to draw.
+            prompt: the description of the image.
             timeout: in seconds; by default the client's ``long_timeout``.
             **options: tags, visibility, filename, model, size, quality, output_format, background, partial_images and
                 request_id; see CreateOptions.
@@ -66,21 +65,20 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
         return self._send(calls.update_image(guid, **changes), timeout)
 
     def delete_image(self, guid: str, *, timeout: float | None = None) -> None:
-        """Delete an image for good.
+        """Delete an image permanently.
 
-        It is not repeated where the connection breaks: the second time could only say that there is no such image,
-        which is also said where there never was one.
+        The call is not retried if the connection breaks: a second call would fail with NotFoundError.
         """
         self._send(calls.delete_image(guid), timeout)
 
-    # --- Finding -------------------------------------------------------------------------------------------------
+    # --- Read ----------------------------------------------------------------------------------------------------
 
     def is_serving(self, *, timeout: float | None = None) -> bool:
-        """Ask whether the server takes calls; that needs no credentials."""
+        """Return whether the server is serving. Needs no credentials."""
         return self._send(calls.is_serving(), timeout)
 
     def get_image(self, guid: str, *, timeout: float | None = None) -> ImageDetail:
-        """Get what is known of an image."""
+        """Get the details of an image."""
         return self._send(calls.get_image(guid), timeout)
 
     def list_page(
@@ -91,20 +89,20 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
         Args:
             page_size: the most images on the page, up to 200; 0 for 50. Long prompts make a page shorter.
             page_token: the ``next_page_token`` of the page before, with the same filters; empty for the first page.
-            timeout: as everywhere.
-            **filters: which images; see Filters.
+            timeout: in seconds.
+            **filters: see Filters.
         """
         return self._send(calls.list_images(page_size, page_token, **filters), timeout)
 
     def list_images(
         self, *, page_size: int = 0, timeout: float | None = None, **filters: Unpack[Filters]
     ) -> Iterator[ImageDetail]:
-        """Give all images that the filters find, newest first, asking for page after page as they are needed.
+        """Yield all images that match the filters, newest first. Pages are requested as needed.
 
         Args:
             page_size: images a page, at most 200; 0 for 50.
             timeout: for each page.
-            **filters: which images; see Filters.
+            **filters: see Filters.
         """
         page = self.list_page(page_size=page_size, timeout=timeout, **filters)
         yield from page.images
@@ -113,10 +111,10 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
             yield from page.images
 
     def search_images(self, words: str, **filters: Unpack[Filters]) -> Iterator[ImageDetail]:
-        """Give all images whose prompts have all these words, newest first; of the last one the beginning is enough."""
+        """Yield all images whose prompts have these words, newest first; the last one may be the start of a word."""
         return self.list_images(**(filters | Filters(prompt=words)))
 
-    # --- The bytes -----------------------------------------------------------------------------------------------
+    # --- Content -------------------------------------------------------------------------------------------------
 
     def stream_content(
         self,
@@ -127,14 +125,14 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
         if_none_match: str = "",
         timeout: float | None = None,
     ) -> ContentStream:
-        """Read an image's bytes as they come.
+        """Read an image's bytes as they arrive.
 
         Args:
             guid: the image's guid.
-            read_offset: the first byte wanted.
-            read_limit: the most bytes wanted; 0 for all to the end.
-            if_none_match: the SHA-256 of what you hold; where it is the image's, no bytes come.
-            timeout: for all of them, in seconds; by default the client's ``long_timeout``.
+            read_offset: the first byte.
+            read_limit: the most bytes; 0 for all to the end.
+            if_none_match: the SHA-256 of bytes that you have. If they are the image's, no bytes are sent.
+            timeout: for all bytes, in seconds; by default the client's ``long_timeout``.
         """
         call = calls.get_content(guid, read_offset=read_offset, read_limit=read_limit, if_none_match=if_none_match)
         return ContentStream(call, self._invoke, self._attempts(call, timeout))._open()
@@ -148,20 +146,20 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
         on_progress: OnProgress | None = None,
         timeout: float | None = None,
     ) -> ContentInfo:
-        """Save an image's bytes as a file, which is there whole and checked, or not at all.
+        """Save an image's bytes as a file, atomically and verified.
 
-        Where it breaks off, the next call goes on where it stopped.
+        After an interruption, the next call continues where it stopped.
 
         Args:
             guid: the image's guid.
-            path: the file to make, in a folder that is there.
-            overwrite: whether it may replace one.
-            on_progress: is called with the number of bytes that are there, and of all.
+            path: the file, in an existing folder.
+            overwrite: whether to replace an existing file.
+            on_progress: called with the number of received bytes and of all bytes.
             timeout: for all bytes, in seconds; by default the client's ``long_timeout``.
 
         Raises:
-            FileExistsError: there is such a file already, and ``overwrite`` is not set.
-            OSError: it cannot be written.
+            FileExistsError: the file exists, and ``overwrite`` is not set.
+            OSError: the file cannot be written.
         """
         with Download(guid, path, overwrite=overwrite) as download:
             while True:
@@ -252,7 +250,7 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
         """
         return self._send(calls.cancel_generation(guid), timeout)
 
-    # --- Calling -------------------------------------------------------------------------------------------------
+    # --- Calls ---------------------------------------------------------------------------------------------------
 
     def _send(self, call: Call[Answer], timeout: float | None) -> Answer:
         attempts = self._attempts(call, timeout)

@@ -1,4 +1,4 @@
-"""The connection to a server: its address, its encryption, and who is calling."""
+"""The connection to a server: address, TLS and credentials."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import grpc
 
-# What is sent in plain text to this machine must not go by way of another one.
+# Plain text for a server on this machine must not go through a proxy.
 _NO_PROXY = {"grpc.enable_http_proxy": 0}
 _MS = 1000
 
@@ -21,12 +21,12 @@ Metadata = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class TLS:
-    """How to encrypt.
+    """The files for TLS, in PEM.
 
     Attributes:
-        ca_file: the certificates, in PEM, of the authorities that may vouch for the server; None for the usual ones.
-        certificate_file: the client's own certificate chain, in PEM, where the server asks for one.
-        key_file: the key of that certificate, in PEM.
+        ca_file: CA certificates for the server; None for the system's.
+        certificate_file: the client's certificate chain, if the server requires one.
+        key_file: the key of that certificate.
     """
 
     ca_file: Path | None = None
@@ -40,10 +40,10 @@ class TLS:
 
 @dataclass(frozen=True, slots=True)
 class Keepalive:
-    """How a call finds out that its connection is gone: a generation takes minutes in which nothing is sent.
+    """How broken connections are detected, also during a generation, when nothing is sent for minutes.
 
     Attributes:
-        time: seconds without traffic after which the server is pinged; servers refuse pings under 30 seconds apart.
+        time: seconds without traffic after which the server is pinged; servers require at least 30.
         timeout: seconds after which a ping without an answer ends the connection.
     """
 
@@ -53,11 +53,11 @@ class Keepalive:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a channel is made from.
+    """The arguments of a channel.
 
     Attributes:
         address: host:port.
-        credentials: how it is encrypted; None for plain text.
+        credentials: those for TLS; None for plain text.
         options: options of gRPC.
     """
 
@@ -67,20 +67,20 @@ class Target:
 
 
 def tls_for(address: str, tls: TLS | bool | None) -> TLS | None:
-    """Return how to encrypt, or None for plain text, which is what it is on this machine where nobody says."""
+    """Return the files for TLS, or None for plain text, which is the default for a server on this machine."""
     if tls is None:
         tls = not is_loopback(address)
     return (TLS() if tls else None) if isinstance(tls, bool) else tls
 
 
 def target_of(address: str, tls: TLS | None, keepalive: Keepalive, options: ChannelOptions) -> Target:
-    """Read the files of certificates, and put the options together, of which the caller's come last."""
+    """Return the arguments of a channel; ``options`` override the client's own."""
     chosen: dict[str, str | int] = {
         # A page of 200 prompts of 32,000 characters is longer than gRPC's 4 MiB.
         "grpc.max_receive_message_length": 64 * 1024 * 1024,
         "grpc.keepalive_time_ms": round(keepalive.time * _MS),
         "grpc.keepalive_timeout_ms": round(keepalive.timeout * _MS),
-        # Without this grpcio 1.85 waits a minute for the answer to a ping, whatever the keepalive timeout is.
+        # Without this, grpcio 1.85 waits a minute for a ping's answer, regardless of the keepalive timeout.
         "grpc.http2.ping_timeout_ms": round(keepalive.timeout * _MS),
         **({} if tls else _NO_PROXY),
         **options,
@@ -94,26 +94,26 @@ def target_of(address: str, tls: TLS | None, keepalive: Keepalive, options: Chan
 
 
 def sign_in(username: str | None, password: str | None) -> Metadata:
-    """Return what signs a call in with HTTP Basic credentials, or nothing where there are none."""
+    """Return the metadata with HTTP Basic credentials; empty without credentials."""
     if username is None and password is None:
         return ()
     if not username or password is None:
-        raise ValueError("A username needs a password, and a password a username.")
+        raise ValueError("A username needs a password, and a password needs a username.")
     if ":" in username:
-        raise ValueError("A username has no colon.")
+        raise ValueError("A username must not contain a colon.")
     token = base64.b64encode(f"{username}:{password}".encode()).decode()
     return (("authorization", f"Basic {token}"),)
 
 
 def is_loopback(address: str) -> bool:
-    """Tell whether an address, host:port, leads to this machine itself.
+    """Return whether an address, host:port, is on this machine.
 
     Raises:
         ValueError: it is not an address.
     """
     host, colon, port = address.rpartition(":")
     if not (colon and host and port.isascii() and port.isdigit()) or "/" in host:
-        raise ValueError(f"The address of a server is host:port, such as 127.0.0.1:50051, not {address!r}.")
+        raise ValueError(f"The server's address must be host:port, such as 127.0.0.1:50051, not {address!r}.")
     if host == "localhost":
         return True
     try:

@@ -1,4 +1,4 @@
-"""An image's bytes as they come, and again from where they broke off."""
+"""Streams of image bytes that resume after an interruption."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from pixyproxy.client.errors import ContentDamagedError, error_of
 from pixyproxy.client.models import ContentInfo
 from pixyproxy.client.retry import Attempts
 
-# Makes an attempt of a call, of which the request is given.
+# Starts an attempt of a call with a request.
 Invoke = Callable[[Call[ContentInfo], pb.GetImageContentRequest, Attempts], Any]
 
 
 class BaseContentStream:
-    """What has come of an image's bytes, and what is still to be asked for: all but waiting for them.
+    """The common parts of both streams.
 
     Attributes:
-        info: what is being read.
+        info: the image.
     """
 
     info: ContentInfo
 
     def __init__(self, call: Call[ContentInfo], invoke: Invoke, attempts: Attempts) -> None:
-        """Make no call yet."""
+        """Start no call yet."""
         self._call = call
         self._invoke = invoke
         self._attempts = attempts
@@ -38,11 +38,11 @@ class BaseContentStream:
         self._hash = hashlib.sha256()
 
     def close(self) -> None:
-        """Ask for no more bytes."""
+        """Cancel the call."""
         self._messages.cancel()
 
     def _ask(self) -> None:
-        """Make a call for the bytes that have not come."""
+        """Start a call for the remaining bytes."""
         request = pb.GetImageContentRequest()
         request.CopyFrom(self._call.request)
         request.read_offset += self._received
@@ -51,15 +51,15 @@ class BaseContentStream:
         self._messages = self._invoke(self._call, request, self._attempts)
 
     def _begin(self, first: pb.GetImageContentResponse) -> None:
-        """Take the first message of a call."""
+        """Process the first message of a call."""
         info = self._call.read(first)
         if self._received and info.sha256 != self.info.sha256:
-            raise ContentDamagedError("The image's bytes were others before the connection broke.")
+            raise ContentDamagedError("The image's bytes changed while the connection was broken.")
         self.info = info
         self._attempts.succeeded()
 
     def _take(self, message: pb.GetImageContentResponse) -> bytes:
-        """Take a further message, and return its bytes."""
+        """Process a further message, and return its bytes."""
         self._received += len(message.data)
         self._hash.update(message.data)
         return message.data
@@ -69,7 +69,7 @@ class BaseContentStream:
 
     @property
     def _expected(self) -> int:
-        """The number of bytes that must come."""
+        """The number of bytes to receive."""
         if self.info.not_modified:
             return 0
         request: pb.GetImageContentRequest = self._call.request
@@ -83,24 +83,24 @@ class BaseContentStream:
     def _check(self) -> None:
         is_whole = self._received == self.info.size_bytes
         if self._received != self._expected or (is_whole and self._hash.hexdigest() != self.info.sha256):
-            raise ContentDamagedError("The bytes that came are not those that the image was stored with.")
+            raise ContentDamagedError("The received bytes are not those of the image.")
 
 
 class ContentStream(BaseContentStream):
-    """The bytes of an image, or of a part of it; to be iterated over once.
+    """The bytes of an image, or of a part of it; iterate over it once.
 
-    A connection that breaks is made again, and the bytes go on where they broke off. The whole of an image is checked
-    against its SHA-256: where it is not right, the iteration ends in an error.
+    After an interruption, it continues where it stopped. A whole image is verified with its SHA-256; if it does not
+    match, the iteration raises an error at the end.
 
     Attributes:
-        info: what is being read.
+        info: the image.
     """
 
     def __iter__(self) -> Iterator[bytes]:
-        """Give the bytes as they come.
+        """Yield the bytes as they arrive.
 
         Raises:
-            ContentDamagedError: they are too few, or not those that the image was stored with.
+            ContentDamagedError: the bytes are incomplete, or are not those of the image.
             PixyProxyClientError: the call failed.
         """
         while not self._is_complete:
@@ -121,7 +121,7 @@ class ContentStream(BaseContentStream):
         self.close()
 
     def _open(self) -> Self:
-        """Make the call, and wait for what is being read."""
+        """Start the call, and wait for ``info``."""
         while True:
             try:
                 self._ask()

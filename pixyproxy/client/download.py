@@ -1,4 +1,4 @@
-"""An image's bytes as a file, which is there whole or not at all."""
+"""Downloads an image to a file, atomically."""
 
 from __future__ import annotations
 
@@ -17,30 +17,29 @@ from pixyproxy.client.models import ContentInfo
 
 OnProgress = Callable[[int, int], None]
 
-# Nobody's link leads the bytes elsewhere. Windows has other flags than POSIX.
+# Symbolic links are not followed. Windows has other flags than POSIX.
 _FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-# Windows locks a part of a file, and keeps others from reading it: one beyond the end of any image.
+# Windows locks a range of a file, which others cannot read then: one byte beyond the end of any image.
 _LOCKED_BYTE = 2**31 - 2
 
 
 class Download:
-    """A hidden file, ``.pixyproxy-GUID.part``, beside the path that it gets once all bytes are there and right.
+    """A hidden file, ``.pixyproxy-GUID.part``, which is renamed once all bytes are received and verified.
 
-    It is locked for as long as this context lasts. Where the download breaks off it stays, and the next one goes on
-    with it.
+    It is locked within this context. After an interruption it stays, and the next download continues with it.
 
     Attributes:
-        held: the number of bytes in it.
+        held: its size in bytes.
     """
 
     def __init__(self, guid: str, path: str | Path, *, overwrite: bool) -> None:
-        """Open the file, or make it.
+        """Open or create the file.
 
         Raises:
-            FileExistsError: there is something at ``path`` already, and ``overwrite`` is not set.
+            FileExistsError: ``path`` exists, and ``overwrite`` is not set.
             OSError: the file cannot be written.
-            TryLaterError: another download of the same image into the same folder is under way.
-            InvalidRequestError: the guid is not one.
+            TryLaterError: another download of the same image to the same folder is in progress.
+            InvalidRequestError: the guid is invalid.
         """
         self._path = Path(path)
         self._overwrite = overwrite
@@ -56,13 +55,13 @@ class Download:
     def __exit__(self, kind: object, *_: object) -> None:
         try:
             if kind is not None and not self.held:
-                self._let_go_on_windows()
+                self._close_on_windows()
                 self._part.unlink(missing_ok=True)
         finally:
             self._file.close()
 
     def begin(self) -> None:
-        """Read what is held, after which more can be written. This may take as long as reading an image."""
+        """Hash the bytes in the file, before more are written. This reads the whole file."""
         self._file.seek(0)
         self._hash = hashlib.file_digest(self._file, "sha256")
 
@@ -73,7 +72,7 @@ class Download:
         self.held += len(data)
 
     def start_over(self, error: PixyProxyClientError) -> None:
-        """Throw away what is held; raise ``error`` unless that may be the fault of what an earlier download left."""
+        """Discard the bytes in the file; raise ``error`` unless an earlier download may be its cause."""
         self._file.truncate(0)
         self.held = 0
         if not self._is_resumed:
@@ -81,29 +80,29 @@ class Download:
         self._is_resumed = False
 
     def finish(self, info: ContentInfo) -> None:
-        """Check the bytes, have them on the disk, and give the file its name.
+        """Verify the bytes, sync them to the disk, and rename the file.
 
         Raises:
             ContentDamagedError: the bytes are not those of the image.
-            FileExistsError: there is something at its path by now.
-            OSError: it cannot be written.
+            FileExistsError: its path exists now.
+            OSError: the file cannot be written.
         """
         if self._hash.hexdigest() != info.sha256:
-            raise ContentDamagedError("The bytes that were saved are not those that the image was stored with.")
+            raise ContentDamagedError("The saved bytes are not those of the image.")
         self._file.flush()
         os.fsync(self._file.fileno())
         self._refuse_existing()
-        self._let_go_on_windows()
+        self._close_on_windows()
         self._part.replace(self._path)
 
-    def _let_go_on_windows(self) -> None:
-        """Windows neither renames nor deletes an open file. Elsewhere nobody else may have it in between."""
+    def _close_on_windows(self) -> None:
+        """Close the file, because Windows cannot rename or delete open files. Elsewhere it stays locked."""
         if sys.platform == "win32":
             self._file.close()
 
     def _refuse_existing(self) -> None:
         if not self._overwrite and os.path.lexists(self._path):
-            raise FileExistsError(f"{self._path} is there already.")
+            raise FileExistsError(f"{self._path} exists already.")
 
 
 def _open_locked(part: Path) -> BufferedRandom:
@@ -113,15 +112,15 @@ def _open_locked(part: Path) -> BufferedRandom:
             try:
                 _lock(file.fileno())
             except (BlockingIOError, PermissionError):
-                raise TryLaterError("Another download of this image into this folder is under way.") from None
-            # Whoever had it locked may have renamed it just now.
+                raise TryLaterError("Another download of this image to this folder is in progress.") from None
+            # Another download may have renamed it just before it released the lock.
             if _is_still(part, file):
                 closing.pop_all()
                 return file
 
 
 def _lock(descriptor: int) -> None:
-    """Lock a file until it is closed; raise BlockingIOError, on Windows PermissionError, where it is locked already."""
+    """Lock a file until it is closed; raise BlockingIOError, or PermissionError on Windows, if it is locked."""
     if sys.platform == "win32":
         import msvcrt  # noqa: PLC0415
 
@@ -141,7 +140,7 @@ def _is_still(part: Path, file: BufferedRandom) -> bool:
 
 
 def _checked_guid(guid: str) -> str:
-    """Return a guid as it can be part of a file's name."""
+    """Return a valid guid, which is safe in a file name."""
     try:
         return str(uuid.UUID(guid))
     except ValueError:

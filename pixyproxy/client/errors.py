@@ -26,17 +26,17 @@ class FieldViolation:
 
 
 class PixyProxyClientError(Exception):
-    """A call failed; as itself, where only the operator of the server can do something about it.
+    """A call failed. Errors that only the server's operator can solve have this class itself.
 
     Attributes:
         message: one or two sentences for people.
-        reason: the server's reason, such as ``STORAGE_FULL`` (docs/api.md lists all); empty where it gave none.
-        code: the name of the gRPC status code, such as ``NOT_FOUND``; empty where no call was made.
-        violations: the fields that are wrong.
-        retry_after: seconds after which the server asks to try again, or None.
-        request_id: the call's id in the server's log; empty where the server did not see the call.
-        metadata: what the server gives beside the reason, such as the ``categories`` of a refusal.
-        creation_request_id: for a failed creation, the ``request_id`` to ask for the same image again with.
+        reason: the server's reason, such as ``STORAGE_FULL`` (docs/api.md lists all); empty if there is none.
+        code: the name of the gRPC status code, such as ``NOT_FOUND``; empty if there was no call.
+        violations: the invalid fields.
+        retry_after: seconds after which to try again, or None.
+        request_id: the id of the call in the server's log; empty if the server did not receive the call.
+        metadata: details of the reason, such as the ``categories`` of a refusal.
+        creation_request_id: for a failed ``create_image``, the ``request_id`` to repeat it with.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class PixyProxyClientError(Exception):
 
 
 class InvalidRequestError(PixyProxyClientError):
-    """The request is refused as it stands: a field breaks a rule, or the provider refuses the prompt. Change it."""
+    """A field of the request is invalid, or the provider refuses the prompt. Change the request."""
 
 
 class CredentialsError(PixyProxyClientError):
-    """The credentials are missing or wrong, or do not allow this. Use others."""
+    """The credentials are missing or wrong, or do not allow the call."""
 
 
 class NotFoundError(PixyProxyClientError):
@@ -82,11 +82,11 @@ class OutcomeUnknownError(PixyProxyClientError):
 
 
 class ContentDamagedError(PixyProxyClientError):
-    """The bytes are not those that the image was stored with."""
+    """The bytes are not those of the image."""
 
 
 class TryLaterError(PixyProxyClientError):
-    """The same call may succeed later; for a creation, with the same request id."""
+    """The same call may succeed later; for ``create_image``, with the same request id."""
 
 
 class UnavailableError(TryLaterError):
@@ -94,7 +94,7 @@ class UnavailableError(TryLaterError):
 
 
 class DeadlineExceededError(TryLaterError):
-    """The call took longer than it was given. An image that was being made may still come."""
+    """The call took longer than its timeout. The image may still be generated."""
 
 
 _KINDS_BY_REASON: dict[str, type[PixyProxyClientError]] = {
@@ -119,7 +119,7 @@ _KINDS_BY_CODE: dict[grpc.StatusCode, type[PixyProxyClientError]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
 }
 
-# So a proxy ends a call whose server it lost in the middle of the answer; an error of the server's own has a reason.
+# The codes of a proxy that has lost the connection to the server. Unlike these, the server's errors have a reason.
 _LOST_ON_THE_WAY = frozenset({grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL})
 
 
@@ -129,7 +129,7 @@ def kind_of(code: grpc.StatusCode, reason: str) -> type[PixyProxyClientError]:
 
 
 def error_of(call: Any) -> PixyProxyClientError:
-    """Read a failed call."""
+    """Return the error of a failed call."""
     code: grpc.StatusCode = call.code()
     packed = _details_of(call)
     info = _first(packed, details.ErrorInfo)
@@ -155,7 +155,7 @@ def error_of(call: Any) -> PixyProxyClientError:
 def _details_of(call: Any) -> Iterable[Any]:
     try:
         status = rpc_status.from_call(call)
-    except (ValueError, DecodeError):  # Something between us and the server changed the status or the details.
+    except (ValueError, DecodeError):  # A proxy has changed the status or the details.
         return ()
     return () if status is None else status.details
 

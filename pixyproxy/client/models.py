@@ -1,4 +1,4 @@
-"""What the client gives, as plain frozen objects; times are aware and in UTC."""
+"""The results of calls. Times are aware and in UTC."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class ImageDetail:
-    """Everything that is known of one image but its bytes.
+    """The details of an image.
 
     Attributes:
-        guid: its name in the API, a UUID.
-        filename: a name to show or to save under. It is the author's: check it before it becomes a path.
-        prompt: what it was generated from.
-        tags: in the order in which they were given.
-        author: the username of its creator.
+        guid: its id, a UUID.
+        filename: chosen by its author: check it before you use it as a path.
+        prompt: the prompt.
+        tags: in the given order.
+        author: the username of its author.
         visibility: who may read it.
         content_type: the media type of its bytes, such as ``image/png``.
-        size_bytes: their number.
-        sha256: their SHA-256, in lower-case hexadecimal.
-        width: pixels across.
-        height: pixels down.
-        model: what made it.
-        created_at: when it was made.
+        size_bytes: the number of its bytes.
+        sha256: the SHA-256 of its bytes, in lower-case hexadecimal.
+        width: in pixels.
+        height: in pixels.
+        model: the model that generated it.
+        created_at: when it was generated.
         updated_at: when its filename, tags or visibility last changed.
-        usage: what the provider counted, or None.
+        usage: the tokens that the provider counted, or None.
     """
 
     guid: str
@@ -74,15 +74,15 @@ class ImagePage:
 
 @dataclass(frozen=True, slots=True)
 class ContentInfo:
-    """What is being read.
+    """The image whose bytes are read.
 
     Attributes:
         guid: the image's guid.
-        filename: a name to show or to save under. It is the author's: check it before it becomes a path.
+        filename: chosen by its author: check it before you use it as a path.
         content_type: the media type of the bytes.
-        size_bytes: the size of the whole image, whatever part of it was asked for.
+        size_bytes: the size of the whole image.
         sha256: the SHA-256 of the whole image, in lower-case hexadecimal.
-        not_modified: whether the caller holds these bytes already; then none follow.
+        not_modified: whether the caller has these bytes already; if so, none follow.
     """
 
     guid: str
@@ -94,7 +94,7 @@ class ContentInfo:
 
 
 def to_detail(image: pb.ImageDetail) -> ImageDetail:
-    """Read a detail."""
+    """Convert a message."""
     usage = image.usage
     return ImageDetail(
         guid=image.guid,
@@ -116,12 +116,12 @@ def to_detail(image: pb.ImageDetail) -> ImageDetail:
 
 
 def to_page(page: pb.ListImagesResponse) -> ImagePage:
-    """Read a page."""
+    """Convert a message."""
     return ImagePage(tuple(to_detail(image) for image in page.images), page.next_page_token)
 
 
 def to_content_info(info: pb.ContentInfo) -> ContentInfo:
-    """Read what is being read."""
+    """Convert a message."""
     return ContentInfo(
         guid=info.guid,
         filename=info.filename,

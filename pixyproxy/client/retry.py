@@ -1,4 +1,4 @@
-"""When a failed call is made again. Nothing here waits or makes calls: both clients do that."""
+"""The retry policy of both clients."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from pixyproxy.client.errors import PixyProxyClientError, UnavailableError
 
-# The server says of these that nothing was done.
+# For these reasons, the server has done nothing.
 _NOTHING_DONE = frozenset({"TOO_BUSY", "CONFLICT"})
-# The server has tried again by itself, and names a time where it knows one.
+# The server has retried already, and may name a delay.
 _PROVIDER_BUSY = frozenset({"PROVIDER_RATE_LIMITED", "PROVIDER_UNAVAILABLE"})
 _JITTER = 0.25
 
@@ -20,16 +20,16 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often a failed call is made again, and after which pauses; always within the call's timeout.
+    """How often and how fast failed calls are retried, within their timeout.
 
-    Where the server names a time to wait, that is waited for in place of the backoff.
+    A delay that the server names replaces the backoff.
 
     Attributes:
-        attempts: the most attempts of one call, at least 1; None for as many as the timeout allows.
-        unanswered_attempts: the most attempts while no server has ever answered: the address may be wrong.
-        first_backoff: the pause after the first failure, in seconds; random jitter spreads callers.
+        attempts: the most attempts of a call, at least 1; None for as many as the timeout allows.
+        unanswered_attempts: the most attempts as long as the server has never answered: the address may be wrong.
+        first_backoff: the pause after the first failure, in seconds, with random jitter.
         max_backoff: the longest pause, in seconds.
-        multiplier: the factor by which the pause grows with each failure.
+        multiplier: the factor between two pauses.
     """
 
     attempts: int | None = None
@@ -46,7 +46,7 @@ class RetryPolicy:
 
 
 class Reach:
-    """Whether there ever was a server at the address: one that was is waited for, because it is being restarted.
+    """Whether the server has ever answered. If so, it is probably being restarted when it does not.
 
     Attributes:
         is_proven: whether it has answered.
@@ -68,14 +68,14 @@ class Attempts:
         is_repeatable: bool,
         creation_request_id: str = "",
     ) -> None:
-        """Begin.
+        """Start the timeout.
 
         Args:
-            policy: how often, and after which pauses.
-            reach: what is known of the server; kept up to date.
+            policy: the retry policy.
+            reach: whether the server has ever answered; updated after each attempt.
             timeout: seconds for all attempts together; None for no limit.
-            is_repeatable: whether the call does no more when it is made twice than when it is made once.
-            creation_request_id: what its errors carry under that name.
+            is_repeatable: whether the call is idempotent.
+            creation_request_id: set on errors.
         """
         self._policy = policy
         self._reach = reach
@@ -95,10 +95,10 @@ class Attempts:
         self._reach.is_proven = True
 
     def pause_after(self, error: PixyProxyClientError) -> float:
-        """Return the seconds to wait before the call is made again.
+        """Return the seconds until the next attempt.
 
         Raises:
-            PixyProxyClientError: ``error``, where the call is not to be made again, or there is no time for it.
+            PixyProxyClientError: ``error``, if there is no further attempt.
         """
         error.creation_request_id = self._creation_request_id
         self._reach.is_proven |= bool(error.request_id)
@@ -130,5 +130,5 @@ class Attempts:
         self._backoff = pause * self._policy.multiplier
         if self._reach.is_proven:
             return random.uniform(0, pause)  # noqa: S311
-        # It is perhaps being started: the attempts must last until it is there.
+        # The server may be starting: the pauses must not be too short.
         return pause * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311

@@ -1,4 +1,4 @@
-"""What PixyProxy is about, free of transport and storage: models, exceptions and text rules.
+"""Models, exceptions and rules for text, independent of transport and storage.
 
 Author: djjay
 Date: 2026-11-20

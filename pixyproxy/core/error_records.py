@@ -1,4 +1,4 @@
-"""Errors as text, so that the process that waits for a generation raises what the one that ran it met.
+"""Errors as JSON: the error of a generation worker is raised again in the process where the call waits.
 
 Author: djjay
 Date: 2026-11-21
@@ -13,15 +13,15 @@ from pixyproxy.core.exceptions import PixyProxyException
 
 
 def to_record(error: PixyProxyException) -> str:
-    """Return an error as JSON: the name of its class and its attributes. Its cause stays in the log."""
+    """Return an error as JSON: the name of its class and its attributes, without its cause."""
     return json.dumps({"type": type(error).__name__, **vars(error)})
 
 
 def from_record(record: str) -> PixyProxyException:
-    """Return the error of a record; one that only a later release knows is a plain ``PixyProxyException``."""
+    """Return the error of a record; a ``PixyProxyException`` if this release does not know its class."""
     attributes = json.loads(record)
     kind = _KINDS.get(attributes.pop("type"), PixyProxyException)
-    # Not by its constructor: each class takes different arguments.
+    # Without the constructor: each class takes different arguments.
     error = kind.__new__(kind, attributes["message"])
     vars(error).update(attributes)
     return error

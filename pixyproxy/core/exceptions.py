@@ -1,8 +1,7 @@
-"""Everything that can go wrong, as types that say what happened.
+"""All exceptions.
 
-A message is written for the caller: it never holds driver text, a path, a prompt or a credential. The cause, which
-may hold them, is chained with ``raise … from`` and reaches only the log. Which gRPC status an exception becomes is
-decided in one place of the resource layer; nothing here knows of it.
+A message is for the caller: it contains no driver text, path, prompt or credential. The cause, which may contain them,
+is chained with ``raise … from`` and reaches only the log. The resource layer maps exceptions to gRPC statuses.
 
 Author: djjay
 Date: 2026-11-20
@@ -18,10 +17,10 @@ class PixyProxyException(Exception):
     """The base of all exceptions that PixyProxy raises on purpose.
 
     Attributes:
-        message: one or two sentences for people, free of secrets and of internals.
-        retry_after: seconds after which trying again makes sense, or None where it does not or is not known.
-        diagnosis: for whoever runs the server: what is wrong, and which settings to check. Callers never see it. Empty
-            where the message says everything.
+        message: one or two sentences for people, without secrets or internals.
+        retry_after: seconds after which a retry may succeed, or None if that is unknown.
+        diagnosis: for the operator: what is wrong, and which settings to check; empty if the message says everything.
+            Callers never see it.
     """
 
     def __init__(self, message: str, *, retry_after: float | None = None, diagnosis: str = "") -> None:
@@ -32,12 +31,12 @@ class PixyProxyException(Exception):
 
 
 def for_log(error: Exception) -> str:
-    """Return what an error says, and for the operator the file that the system named as its cause."""
+    """Return the text of an error, with that of the system error that caused it."""
     return f"{error} ({error.__cause__})" if isinstance(error.__cause__, OSError) else str(error)
 
 
 class ConfigurationError(PixyProxyException):
-    """A setting is missing or wrong, so that the server cannot start; the message names the setting."""
+    """A setting is missing or wrong; the message names it. The server cannot start."""
 
 
 # --- The request -----------------------------------------------------------------------------------------------------
@@ -48,7 +47,7 @@ class FieldViolation:
     """One field of a request that breaks a rule.
 
     Attributes:
-        field: the field's path as the API spells it, such as ``tags[3]`` or ``options.size``.
+        field: the field's path in the API, such as ``tags[3]`` or ``options.size``.
         description: the rule, with its limit.
     """
 
@@ -70,7 +69,7 @@ class InvalidFieldError(PixyProxyException):
 
 
 class MalformedRequestError(PixyProxyException):
-    """The bytes of the request are not a message of the type that the method takes."""
+    """The bytes of the request are not a message of the method's request type."""
 
 
 class UnknownMethodError(PixyProxyException):
@@ -78,44 +77,44 @@ class UnknownMethodError(PixyProxyException):
 
 
 class OffsetOutOfRangeError(PixyProxyException):
-    """A read was asked to start beyond the last byte."""
+    """The offset of a read is beyond the last byte."""
 
 
 class RequestIdReusedError(PixyProxyException):
-    """The author has used this request id for a different request before."""
+    """The author has used the request id for a different request."""
 
 
 class TooBusyError(PixyProxyException):
-    """A limit of our own is reached; the call was refused before anything was done for it."""
+    """A limit of the server is reached; nothing was done for the call."""
 
 
-# --- Who is calling --------------------------------------------------------------------------------------------------
+# --- Credentials -----------------------------------------------------------------------------------------------------
 
 
 class CredentialsMissingError(PixyProxyException):
-    """The call needs credentials and brought none."""
+    """The call needs credentials and has none."""
 
     def __init__(self, message: str = "Sign in with HTTP Basic credentials in the metadata key authorization.") -> None:
         super().__init__(message)
 
 
 class CredentialsInvalidError(PixyProxyException):
-    """The credentials cannot be read, or no user has them."""
+    """The credentials are malformed, or no user has them."""
 
 
 class TooManySignInsError(PixyProxyException):
-    """Too many sign-ins failed; further ones are refused for a while."""
+    """Too many sign-ins have failed; further ones are refused for a while."""
 
 
 class NotYoursError(PixyProxyException):
     """The caller may see the image but not change it."""
 
 
-# --- Stored things ---------------------------------------------------------------------------------------------------
+# --- Database and image store ----------------------------------------------------------------------------------------
 
 
 class RecordNotFoundError(PixyProxyException):
-    """There is no such record, or the caller may not know that there is."""
+    """There is no such record, or the caller may not see it."""
 
 
 class ImageNotFoundError(RecordNotFoundError):
@@ -143,11 +142,11 @@ class GenerationCancelledError(PixyProxyException):
 
 
 class ConstraintViolationError(PixyProxyException):
-    """A record would break a rule that the database keeps, such as a unique name."""
+    """A record would violate a constraint of the database, such as a unique name."""
 
 
 class ConflictError(PixyProxyException):
-    """Two changes got in each other's way; nothing was changed, and the call may be made again."""
+    """Two transactions conflicted; nothing was changed, and the call may be repeated."""
 
 
 class DBConnectionError(PixyProxyException):
@@ -155,30 +154,29 @@ class DBConnectionError(PixyProxyException):
 
 
 class StorageFullError(PixyProxyException):
-    """There is no room left for image bytes."""
+    """There is no space left for image bytes."""
 
 
 class StorageUnavailableError(PixyProxyException):
-    """The store of image bytes cannot be reached, does not answer, or fails."""
+    """The image store cannot be reached, does not answer, or fails."""
 
 
 class StorageMisconfiguredError(StorageUnavailableError):
-    """The store of image bytes refuses our credentials, has no such bucket, or is addressed wrongly."""
+    """The image store refuses the credentials, has no such bucket, or its address is wrong."""
 
 
 class ContentDamagedError(PixyProxyException):
-    """The stored bytes of an image are missing or are not the bytes that were stored."""
+    """The stored bytes of an image are missing or do not match their SHA-256."""
 
 
 # --- The provider ----------------------------------------------------------------------------------------------------
 
 
 class ProviderError(PixyProxyException):
-    """The image provider did not deliver.
+    """The image provider did not return an image.
 
     Attributes:
-        may_have_billed: True where the request may have reached the provider and been carried out; it must then
-            never be sent again by us.
+        may_have_billed: whether the provider may have executed the request. If so, it must never be submitted again.
     """
 
     def __init__(self, message: str, *, retry_after: float | None = None, may_have_billed: bool = False) -> None:
@@ -190,8 +188,8 @@ class PromptRefusedError(ProviderError):
     """The provider's moderation refuses the prompt.
 
     Attributes:
-        stage: where it was refused, such as ``input`` or ``output``; empty where the provider did not say.
-        categories: what for, such as ``("violence",)``.
+        stage: ``input``, ``output`` or the like; empty if unknown.
+        categories: the reasons, such as ``("violence",)``.
     """
 
     def __init__(self, message: str, *, stage: str = "", categories: Sequence[str] = ()) -> None:
@@ -204,7 +202,7 @@ class ProviderRequestInvalidError(ProviderError):
     """The provider refuses a parameter of the request.
 
     Attributes:
-        field: the field's path as our API spells it, such as ``options.size``.
+        field: the field's path in PixyProxy's API, such as ``options.size``.
     """
 
     def __init__(self, field: str, message: str) -> None:
@@ -213,7 +211,7 @@ class ProviderRequestInvalidError(ProviderError):
 
 
 class ProviderRateLimitedError(ProviderError):
-    """The provider asks us to slow down."""
+    """The provider's rate limit is reached."""
 
 
 class ProviderQuotaError(ProviderError):
@@ -221,26 +219,26 @@ class ProviderQuotaError(ProviderError):
 
 
 class ProviderMisconfiguredError(ProviderError):
-    """The provider refuses our key, our organisation or the configured model."""
+    """The provider refuses the server's key, organisation or configured model."""
 
 
 class ProviderModelUnknownError(ProviderMisconfiguredError):
-    """The provider has no such model, or not for us."""
+    """The provider has no such model for the server's account."""
 
 
 class ProviderUnavailableError(ProviderError):
-    """The provider cannot be reached, or answers with an error of its own or with something unusable."""
+    """The provider cannot be reached, fails, or sends an unusable answer."""
 
 
 class CallerGoneError(PixyProxyException):
-    """Nobody waited any more for a generation that was not submitted yet; it was given up and cost nothing."""
+    """The generation was given up before it was submitted, because no call waited for it; it cost nothing."""
 
 
 class UnreadableAnswerError(ProviderUnavailableError):
-    """The provider answered with a success from which no image can be read; it may have billed.
+    """The provider sent a successful answer without a readable image, and may have billed for it.
 
     Attributes:
-        body: the answer as it came, for the operator alone.
+        body: the answer, for the operator only.
     """
 
     def __init__(self, message: str, *, body: bytes) -> None:
@@ -249,15 +247,15 @@ class UnreadableAnswerError(ProviderUnavailableError):
 
 
 class ProviderCircuitOpenError(ProviderUnavailableError):
-    """The provider failed so often lately that it is not asked for a while."""
+    """The circuit breaker is open, because the provider has failed repeatedly."""
 
 
 class ProviderTimeoutError(ProviderError):
-    """The provider took longer than the caller or the server would wait."""
+    """The provider took longer than the timeout of the call or of the server."""
 
 
 class OutcomeUnknownError(ProviderError):
-    """The request was sent, and a cut or a crash left it unknown whether an image was made and billed."""
+    """The request was submitted, and it is unknown whether the provider generated and billed an image."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, may_have_billed=True)

@@ -1,4 +1,4 @@
-"""Signals between the processes of one server: a number that wakes whoever waits for it.
+"""Signals between the processes of one server.
 
 Author: djjay
 Date: 2026-11-21
@@ -16,9 +16,9 @@ _READ_BYTES = 512 * _NUMBER.size
 
 
 class LocalSignal:
-    """A pipe of numbers; to be made before the processes are forked.
+    """A pipe of numbers. Create it before forking.
 
-    A signal may be lost where nobody reads for long. It only wakes early those who also poll.
+    A signal is lost while the pipe is full. So receivers must poll as well; a signal only wakes them early.
     """
 
     def __init__(self) -> None:
@@ -27,12 +27,12 @@ class LocalSignal:
         os.set_blocking(self._writer, False)
 
     def send(self, number: int = 0) -> None:
-        """Wake whoever waits."""
-        with suppress(OSError):  # The pipe is full, so that somebody is woken anyway, or nobody is left to be woken.
+        """Wake the receiver."""
+        with suppress(OSError):  # The pipe is full, so that the receiver wakes anyway, or there is no receiver.
             os.write(self._writer, _NUMBER.pack(number))
 
     def read(self) -> list[int]:
-        """Return the numbers that were sent since the last call."""
+        """Return the numbers that were sent since the last call, without waiting."""
         try:
             data = os.read(self._reader, _READ_BYTES)
         except BlockingIOError:
@@ -40,17 +40,17 @@ class LocalSignal:
         return [number for (number,) in _NUMBER.iter_unpack(data)]
 
     def wait_for_end(self) -> None:
-        """Wait until all senders have closed their end, or have died."""
+        """Wait until all senders have closed the pipe or have ended."""
         poll = select.poll()
         poll.register(self._reader, 0)
         poll.poll()
 
     def fileno(self) -> int:
-        """Return the file descriptor that becomes readable with a signal."""
+        """Return the file descriptor, which is readable when there is a signal."""
         return self._reader
 
     def close_sender(self) -> None:
-        """Send no more from this process."""
+        """Close the sending end of this process."""
         if self._writer >= 0:
             os.close(self._writer)
             self._writer = -1
@@ -62,7 +62,7 @@ class LocalSignal:
 
 
 def wait_for_any(*signals: LocalSignal, timeout: float | None) -> None:
-    """Wait until one of the signals can be read, for up to ``timeout`` seconds, or for ever."""
+    """Wait until one of the signals is readable, for up to ``timeout`` seconds, or without a limit."""
     poll = select.poll()
     for signal in signals:
         poll.register(signal.fileno(), select.POLLIN)

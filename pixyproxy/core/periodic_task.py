@@ -1,4 +1,4 @@
-"""Work that is repeated in the background.
+"""Tasks that run periodically in the background.
 
 Author: djjay
 Date: 2026-11-21
@@ -16,19 +16,19 @@ from pixyproxy.core.exceptions import PixyProxyException, for_log
 _logger = logging.getLogger(__name__)
 
 _CLOSE_SECONDS = 5.0
-# What keeps a task from succeeding is logged again after a minute.
+# The same failure is logged at most once in a minute.
 _WARN_SECONDS = 60.0
 
 
 class PeriodicTask:
-    """Runs a function again and again, in a thread of its own."""
+    """Runs a function periodically in a thread of its own."""
 
     def __init__(self, name: str, work: Callable[[], float], *, retry_interval: float) -> None:
         """Run nothing yet.
 
         Args:
-            name: what the thread and the log call it.
-            work: what to run; returns the seconds until the next run.
+            name: the name of the thread, and of the task in the log.
+            work: the function; returns the seconds until the next run.
             retry_interval: seconds until the next run after one that failed.
         """
         self._name = name
@@ -41,15 +41,15 @@ class PeriodicTask:
         self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
 
     def start(self) -> None:
-        """Run for the first time, and then again and again."""
+        """Start the thread, which runs the task at once."""
         self._thread.start()
 
     def wake(self) -> None:
-        """Run at once, or once more where it is running."""
+        """Run at once, or again after the current run."""
         self._wake.set()
 
     def close(self) -> None:
-        """Run no more."""
+        """Stop after the current run."""
         self._is_closing = True
         self._wake.set()
         if self._thread.is_alive():

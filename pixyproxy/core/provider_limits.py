@@ -1,4 +1,4 @@
-"""What the provider documents of the pictures that it makes, for the models whose names begin with gpt-image-2.
+"""The provider's documented limits for the models whose names start with gpt-image-2.
 
 Author: djjay
 Date: 2026-11-21
@@ -13,13 +13,13 @@ _MAX_RATIO = 3
 _MAX_LONG_EDGE = 3840
 _MAX_SHORT_EDGE = 2160
 _LIMITED_MODEL = re.compile(r"gpt-image-2([.-].*)?")
-# The plain model and its dated versions; the later ones know more qualities.
+# The first model and its dated versions; later ones have more qualities.
 _PLAIN_MODEL = re.compile(r"gpt-image-2(-.*)?")
 _LATER_QUALITIES = ("xhigh", "max")
 
 
 def size_problem(size: str) -> str | None:
-    """Return the rule that ``WIDTHxHEIGHT`` in pixels, or ``auto``, breaks, or None where it breaks none."""
+    """Return the rule that a size, ``WIDTHxHEIGHT`` in pixels or ``auto``, breaks, or None."""
     if size == "auto":
         return None
     width, height = (int(edge) for edge in size.split("x"))
@@ -34,12 +34,12 @@ def size_problem(size: str) -> str | None:
 
 
 def has_documented_sizes(model: str) -> bool:
-    """Tell whether ``size_problem`` is known to hold for a model."""
+    """Return whether ``size_problem`` applies to a model."""
     return _LIMITED_MODEL.fullmatch(model) is not None
 
 
 def quality_problem(quality: str, model: str) -> str | None:
-    """Return the rule that a quality breaks with a model, or None where it is not known to break any."""
+    """Return the rule that a quality breaks with a model, or None."""
     if quality in _LATER_QUALITIES and _PLAIN_MODEL.fullmatch(model):
         return f"{' and '.join(_LATER_QUALITIES)} need a later model than {model}"
     return None

@@ -1,4 +1,4 @@
-"""The request that the running code works for: its id, for every log line, who makes it, and its trace.
+"""The context of the running call: its id, its caller and its trace.
 
 Author: djjay
 Date: 2026-11-20
@@ -12,14 +12,14 @@ from types import MappingProxyType
 
 from pixyproxy.core.models import Caller
 
-request_id: ContextVar[str] = ContextVar("request_id", default="-")
-"""The id of the request, or "-" outside of one."""
+call_id: ContextVar[str] = ContextVar("call_id", default="-")
+"""The id of the call, for log lines; "-" outside of calls."""
 
 caller: ContextVar[Caller | None] = ContextVar("caller", default=None)
-"""Who makes the request, or None where it came without credentials."""
+"""The caller, or None for a call without credentials."""
 
 trace_id: ContextVar[str] = ContextVar("trace_id", default="")
-"""The id of the trace that the request is part of, or "" where none is made."""
+"""The id of the trace, or "" without tracing."""
 
 trace_headers: ContextVar[Mapping[str, str]] = ContextVar("trace_headers", default=MappingProxyType({}))
-"""What tells those who are asked for help with the request that they are part of its trace."""
+"""The headers that continue the trace in requests to other services."""

@@ -1,6 +1,6 @@
-"""How much of a limit is taken, counted by several processes together.
+"""Slots of a limit that several processes share.
 
-Each process has a count of its own in memory that all share, so that what a killed one held can be given back for it.
+Each process counts its own slots in shared memory, so that those of a killed process can be given back.
 
 Author: djjay
 Date: 2026-11-21
@@ -17,74 +17,61 @@ _COUNT_BYTES = 8
 
 
 class SharedSlots:
-    """A number of slots for several processes, to be made before these are forked."""
+    """The slots of all processes. Create it before forking."""
 
     def __init__(self, limit: int, processes: int = 1) -> None:
-        """Have ``limit`` slots for ``processes`` together."""
-        self.limit = limit
-        # Shared with forked processes; beginning with zeros.
-        memory = mmap.mmap(-1, processes * _COUNT_BYTES)
-        self._counts = memoryview(memory).cast("q")
-        # A file to lock, because the system gives up a killed process's locks on files, unlike its semaphores.
+        """Make ``limit`` slots for all ``processes`` together."""
+        self._limit = limit
+        self._counts = memoryview(mmap.mmap(-1, processes * _COUNT_BYTES)).cast("q")
+        # A file, because the system releases the file locks of a killed process, but not its semaphores.
         self._lock_file = os.memfd_create("slots") if processes > 1 else None
 
     def of(self, process: int) -> Slots:
-        """Return the slots as one of the processes takes them; to be asked once by each, by its number from 0 on."""
-        return Slots(self, process)
+        """Return the slots for a process, by its number from 0 on. Each process calls this once."""
+        return Slots(self._limit, self._counts, process, self._lock_file)
 
     def clear(self, process: int) -> None:
-        """Give back all that a process held that has ended."""
+        """Give back all slots of a process that has ended."""
         self._counts[process] = 0
-
-    def taken(self) -> int:
-        """Return how many are taken, by all processes."""
-        return sum(self._counts)
-
-    def take(self, process: int) -> bool:
-        """Take a slot for a process, by one of its threads at a time; return False where all are taken."""
-        if self._lock_file is None:
-            return self._take(process)
-        fcntl.lockf(self._lock_file, fcntl.LOCK_EX)
-        try:
-            return self._take(process)
-        finally:
-            fcntl.lockf(self._lock_file, fcntl.LOCK_UN)
-
-    def give_back(self, process: int) -> None:
-        """Give a slot back for a process, by one of its threads at a time."""
-        self._counts[process] -= 1
-
-    def _take(self, process: int) -> bool:
-        if self.taken() >= self.limit:
-            return False
-        self._counts[process] += 1
-        return True
 
 
 class Slots:
-    """Slots as the threads of one process take them."""
+    """The slots for the threads of one process.
 
-    def __init__(self, shared: SharedSlots, process: int) -> None:
-        self._shared = shared
+    Attributes:
+        limit: how many slots all processes have together.
+    """
+
+    def __init__(self, limit: int, counts: memoryview[int], process: int, lock_file: int | None) -> None:
+        self.limit = limit
+        self._counts = counts
         self._process = process
+        self._lock_file = lock_file
         self._lock = threading.Lock()
 
+    @property
+    def taken(self) -> int:
+        """How many slots all processes have taken."""
+        return sum(self._counts)
+
     def take(self) -> bool:
-        """Take a slot, to be given back; return False where all are taken."""
+        """Take a slot; return False if none is free."""
         with self._lock:
-            return self._shared.take(self._process)
+            if self._lock_file is None:
+                return self._take()
+            fcntl.lockf(self._lock_file, fcntl.LOCK_EX)
+            try:
+                return self._take()
+            finally:
+                fcntl.lockf(self._lock_file, fcntl.LOCK_UN)
 
     def give_back(self) -> None:
         """Give a slot back."""
         with self._lock:
-            self._shared.give_back(self._process)
+            self._counts[self._process] -= 1
 
-    @property
-    def limit(self) -> int:
-        """How many there are, for all processes."""
-        return self._shared.limit
-
-    @property
-    def taken(self) -> int:
-        """How many are taken, by all processes."""
-        return self._shared.taken()
+    def _take(self) -> bool:
+        if self.taken >= self.limit:
+            return False
+        self._counts[self._process] += 1
+        return True

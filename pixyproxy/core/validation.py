@@ -1,4 +1,4 @@
-"""Checks of what comes in, with errors that name the fields as callers know them.
+"""Validates requests; the errors name the fields of the API.
 
 Author: djjay
 Date: 2026-11-20
@@ -6,6 +6,7 @@ Date: 2026-11-20
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -18,15 +19,15 @@ from pixyproxy.core.models import Guid, Model
 
 AnyModel = TypeVar("AnyModel", bound=Model)
 
-# Parts of our models that callers know no names of: what is in them is a field of the request itself.
+# Fields of our models that the API does not have: their fields are fields of the request itself.
 _UNNAMED_PARTS = frozenset({"detail", "filter"})
 
 
 def validated(model: type[AnyModel], values: Any) -> AnyModel:
-    """Make a model of ``values``, or check one that is made already.
+    """Return a model of ``values``, or validate a model again.
 
     Raises:
-        InvalidFieldError: it breaks a rule; every field that does is named.
+        InvalidFieldError: at least one field breaks a rule; each of them is named.
     """
     try:
         return model.model_validate(values)
@@ -46,10 +47,10 @@ def fields_within(part: str) -> Iterator[None]:
 
 
 def validated_guid(guid: str) -> str:
-    """Check a guid, and return it in its lower-case form.
+    """Validate a guid, and return it in lower case.
 
     Raises:
-        InvalidFieldError: it is none.
+        InvalidFieldError: it is not a guid.
     """
     try:
         return _guid_adapter().validate_python(guid)
@@ -65,14 +66,15 @@ def _guid_adapter() -> TypeAdapter[str]:
 def _translated(error: ValidationError, field: str = "") -> InvalidFieldError:
     return InvalidFieldError(
         [
-            FieldViolation(_path(detail["loc"]) or field, detail["msg"])
+            # In pydantic's words: "Input should be", "String should have".
+            FieldViolation(_path(detail["loc"]) or field, re.sub(r"^\w+ should", "must", detail["msg"]))
             for detail in error.errors(include_input=False, include_url=False)
         ]
     )
 
 
 def _path(location: Sequence[str | int]) -> str:
-    """Write a place in a model as the API spells it, such as ``tags[3]`` or ``options.size``."""
+    """Return the path of a field in the API, such as ``tags[3]`` or ``options.size``."""
     path = ""
     for part in location:
         if isinstance(part, int):

@@ -1,4 +1,4 @@
-"""Stops submissions while the provider is down, and lets every process of the server know."""
+"""Stops submissions while the provider is down, in all processes of a server."""
 
 from __future__ import annotations
 
@@ -25,43 +25,39 @@ _CLOSED = 0.0
 
 
 class SharedCircuits:
-    """Until when the circuit of each generation worker is open; to be made before the processes are forked."""
+    """The state of each generation worker's circuit, in shared memory. Create it before forking."""
 
     def __init__(self, workers: int = 1) -> None:
-        """Begin with all circuits closed."""
-        # Times of the monotonic clock, which all processes of a machine share.
+        """Start with all circuits closed."""
+        # Times by the monotonic clock, which is the same for all processes of a machine.
         self._open_until = memoryview(mmap.mmap(-1, workers * _TIME_BYTES)).cast("d")
 
     def publish(self, worker: int, open_until: float) -> None:
-        """Say until when, by ``time.monotonic``, a worker submits nothing; 0 where it does."""
+        """Set the time, by ``time.monotonic``, until which a worker submits nothing; 0 if its circuit is closed."""
         self._open_until[worker] = open_until
 
     def require_closed(self) -> None:
-        """Check that there is a worker that submits.
+        """Check that the circuit of at least one worker is closed.
 
         Raises:
-            ProviderCircuitOpenError: there is none; says when one may try again.
+            ProviderCircuitOpenError: all are open; with the seconds until the first closes.
         """
         open_until = min(self._open_until)
-        # The time is asked for only where it matters.
         if open_until and (wait := open_until - time.monotonic()) > 0:
-            raise ProviderCircuitOpenError(
-                "The image provider does not answer; it is tried again soon.", retry_after=wait
-            )
+            raise ProviderCircuitOpenError("The image provider does not answer.", retry_after=wait)
 
 
 @dataclass(frozen=True)
 class Permit:
-    """A permission to submit one request; ``is_trial`` where the circuit is open and this request tries to close it."""
+    """A permission to submit one request; ``is_trial`` if the circuit is open and the request may close it."""
 
     is_trial: bool
 
 
 class CircuitBreaker:
-    """Opens after some failures in a row; after a pause it permits one submission to find out whether to close again.
+    """Opens after ``FAILURES_TO_OPEN`` consecutive failures; after a pause, permits one submission as a trial.
 
-    Each trial that fails doubles the pause. An answer closes it, whatever the answer says: a provider that refuses or
-    asks to slow down is there.
+    Each failed trial doubles the pause. Any answer closes the circuit, also a refusal or a rate limit.
     """
 
     def __init__(
@@ -73,9 +69,9 @@ class CircuitBreaker:
         """Start closed.
 
         Args:
-            publish: is told, at each change, until when nothing is submitted; 0 where it is closed.
-            on_change: is told, when it opens or closes, whether it is open.
-            clock: gives seconds.
+            publish: called at each change with the time until which nothing is submitted; 0 if the circuit is closed.
+            on_change: called when the circuit opens (True) or closes (False).
+            clock: returns seconds.
         """
         self._publish = publish
         self._on_change = on_change
@@ -88,7 +84,7 @@ class CircuitBreaker:
         publish(_CLOSED)
 
     def admit(self) -> Permit | None:
-        """Permit a submission, or return None where there may be none now. Every permit is withdrawn or recorded."""
+        """Return a permit for a submission, to be recorded or withdrawn, or None if there is none now."""
         with self._lock:
             if self._open_until == _CLOSED:
                 return Permit(is_trial=False)
@@ -99,13 +95,13 @@ class CircuitBreaker:
             return Permit(is_trial=True)
 
     def withdraw(self, permit: Permit) -> None:
-        """Take back a permit that says nothing of the provider."""
+        """Return a permit without an outcome."""
         with self._lock:
             self._end_trial(permit)
             self._publish(self._open_until)
 
     def record(self, permit: Permit, error: BaseException | None) -> None:
-        """Note what came of a submission: an error, or None for an image."""
+        """Record the outcome of a submission: an error, or None for an image."""
         with self._lock:
             self._end_trial(permit)
             if error is None or not _is_failure(error):
@@ -115,7 +111,7 @@ class CircuitBreaker:
             self._publish(self._open_until)
 
     def wait(self) -> float:
-        """Return the seconds until a submission may be permitted, 0 where it may be now."""
+        """Return the seconds until the next permit, 0 if there may be one now."""
         with self._lock:
             return max(0.0, self._open_until - self._clock()) if self._open_until else 0.0
 
@@ -139,7 +135,7 @@ class CircuitBreaker:
 
 
 def _is_failure(error: BaseException) -> bool:
-    """Whether an error says that the provider is not there."""
+    """Return whether an error means that the provider is down."""
     if isinstance(error, ProviderTimeoutError):
         return error.may_have_billed
     is_answer = isinstance(error, ProviderError) and not isinstance(

@@ -1,4 +1,4 @@
-"""What every image generator takes, gives and promises."""
+"""The interface of image generators."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pixyproxy.core.models import PartialImage, Usage
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """One image to make, with all defaults filled in.
+    """A request for one image, with all defaults filled in.
 
     Attributes:
-        prompt: what to draw, 1 to 32,000 characters.
+        prompt: 1 to 32,000 characters.
         model: the provider's model.
         size: ``auto`` or ``WIDTHxHEIGHT`` in pixels.
         quality: ``auto``, ``low``, ``medium``, ``high``, ``xhigh`` or ``max``.
         output_format: ``png``, ``webp`` or ``jpeg``.
         background: ``auto``, ``opaque`` or ``transparent``.
-        partial_images: how many partial images are wanted, 0 to 3.
-        author_guid: who asks for it; providers are told only a hash of it.
+        partial_images: the number of partial images, 0 to 3.
+        author_guid: the user; providers receive only a hash of it.
     """
 
     prompt: str
@@ -36,14 +36,14 @@ class GenerationRequest:
 
 @dataclass(frozen=True)
 class GeneratedImage:
-    """An image that was made.
+    """A generated image.
 
     Attributes:
-        data: the encoded picture; whoever has taken it to where it is kept calls ``close``.
-        content_type: its media type, taken from the bytes.
-        width: pixels across, taken from the bytes.
-        height: pixels down, taken from the bytes.
-        model: what made it.
+        data: the image bytes. After storing them, call ``close``.
+        content_type: the media type, taken from the bytes.
+        width: in pixels, taken from the bytes.
+        height: in pixels, taken from the bytes.
+        model: the model that generated it.
         usage: the tokens that the provider counted, or None.
     """
 
@@ -55,7 +55,7 @@ class GeneratedImage:
     usage: Usage | None
 
     def close(self) -> None:
-        """Give the memory of ``data`` back at once, which then cannot be read any more."""
+        """Release the memory of ``data``, which cannot be read afterwards."""
         if isinstance(self.data, memoryview):
             self.data.release()
 
@@ -68,7 +68,7 @@ def ignore_partial(_: PartialImage) -> None:
 
 
 class ImageGenerator(Protocol):
-    """Makes images. Safe to use from many threads at once."""
+    """Generates images. Safe for use by several threads."""
 
     def generate(self, request: GenerationRequest, on_partial: OnPartial = ignore_partial) -> GeneratedImage:
         """Generate one image, with at most one submission to a provider.
@@ -82,4 +82,4 @@ class ImageGenerator(Protocol):
         """
 
     def close(self) -> None:
-        """Give back connections. No call may follow."""
+        """Close connections. No call may follow."""

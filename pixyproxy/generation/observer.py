@@ -1,4 +1,4 @@
-"""What becomes of generations, for whoever counts it."""
+"""Observes generations, for metrics."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
 
 
 class GenerationObserver:
-    """Is told; this one does nothing with it. Safe to use from many threads at once, and quick."""
+    """Does nothing. Subclasses must be quick, and safe for use by several threads."""
+
+    def set_slots(self, count: int) -> None:
+        """Set the most submitted generations of this process."""
 
     def generations_changed(self, change: int) -> None:
-        """Note by how many the submitted generations have changed."""
+        """Add ``change`` to the number of submitted generations."""
 
     def claimed(self, waited: float) -> None:
-        """Note that a generation was claimed that had been queued for so many seconds."""
+        """Note that a generation was claimed after ``waited`` seconds in the queue."""
 
     def queued(self, count: int) -> None:
-        """Note how many calls of this process wait for a generation that is still queued."""
+        """Set the number of queued generations that calls of this process wait for."""
 
     def retrying(self, error: ProviderError) -> None:
-        """Note that a request is submitted again after an error."""
+        """Note that a request will be submitted again after an error."""
 
     def ended(self, request: GenerationRequest, seconds: float, outcome: GeneratedImage | BaseException) -> None:
-        """Note what came of a generation, so many seconds after it was recorded."""
+        """Note the outcome of a generation, ``seconds`` after it was recorded."""
 
     def circuit_changed(self, is_open: bool) -> None:
-        """Note whether nothing is submitted because the provider is down."""
+        """Note that the circuit breaker has opened or closed."""

@@ -1,4 +1,4 @@
-"""A generator that needs no provider: it draws an abstract picture from the prompt."""
+"""A generator without a provider: draws an abstract image from the prompt."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ Colour = tuple[int, int, int]
 
 
 class OfflineGenerator:
-    """Draws the same picture for the same prompt, size and background; it costs nothing and asks nobody.
+    """Draws the same image for the same prompt, size and background.
 
-    It keeps to the provider's documented limits, so that what it takes, the provider takes too.
+    It refuses sizes outside the provider's documented limits, so that requests that succeed here also do there.
     """
 
     def generate(self, request: GenerationRequest, on_partial: OnPartial = ignore_partial) -> GeneratedImage:
-        """Draw one image. Its partial images are the same picture with less detail.
+        """Draw one image. Its partial images are the same image with less detail.
 
         Raises:
             ProviderRequestInvalidError: the size or the background is outside the provider's limits.
         """
         width, height = _parse_size(request.size)
         transparent = _is_transparent(request)
-        picture = _draw(request.prompt, width, height, transparent=transparent)
+        image = _draw(request.prompt, width, height, transparent=transparent)
         content_type = f"image/{request.output_format}"
         for index in range(request.partial_images):
-            data = _encode(_with_less_detail(picture, _FIRST_PARTIAL_SCALE >> index), request.output_format)
+            data = _encode(_with_less_detail(image, _FIRST_PARTIAL_SCALE >> index), request.output_format)
             on_partial(PartialImage(index=index, content_type=content_type, data=data))
         return GeneratedImage(
-            data=_encode(picture, request.output_format),
+            data=_encode(image, request.output_format),
             content_type=content_type,
             width=width,
             height=height,
@@ -62,11 +62,11 @@ class OfflineGenerator:
         )
 
     def close(self) -> None:
-        """Do nothing: there are no connections to give back."""
+        """Do nothing: there are no connections."""
 
 
 def _parse_size(size: str) -> tuple[int, int]:
-    """Return width and height in pixels, within the limits that the provider documents."""
+    """Return width and height in pixels, within the provider's documented limits."""
     problem = size_problem(size)
     if problem is not None:
         raise ProviderRequestInvalidError("options.size", problem)
@@ -87,17 +87,17 @@ def _is_transparent(request: GenerationRequest) -> bool:
 def _draw(prompt: str, width: int, height: int, *, transparent: bool) -> Image.Image:
     digits = _digits(prompt)
     hue = next(digits)
-    # Drawn at half the size and enlarged: a quarter of the work, and the edges come out smooth.
+    # Drawn at half the size and enlarged: a quarter of the work, with smooth edges.
     canvas_size = (width // 2, height // 2)
     canvas = Image.new("RGBA", canvas_size) if transparent else _gradient(canvas_size, hue, next(digits))
     _draw_shapes(canvas, hue, digits, alpha=255 if transparent else 150)
-    picture = canvas.resize((width, height), Image.Resampling.BICUBIC)
-    _write_caption(picture, prompt)
-    return picture
+    image = canvas.resize((width, height), Image.Resampling.BICUBIC)
+    _write_caption(image, prompt)
+    return image
 
 
-def _with_less_detail(picture: Image.Image, scale: int) -> Image.Image:
-    return picture.reduce(scale).resize(picture.size, Image.Resampling.BICUBIC)
+def _with_less_detail(image: Image.Image, scale: int) -> Image.Image:
+    return image.reduce(scale).resize(image.size, Image.Resampling.BICUBIC)
 
 
 def _digits(prompt: str) -> Iterator[float]:
@@ -126,7 +126,7 @@ def _draw_shapes(canvas: Image.Image, hue: float, digits: Iterator[float], alpha
     for number in range(_SHAPES):
         x, y = next(digits) * canvas.width, next(digits) * canvas.height
         radius = edge * (0.05 + 0.3 * next(digits))
-        # Most colours keep near the background's hue; every third one stands against it.
+        # Most colours are near the background's hue; every third one contrasts with it.
         offset = 0.5 if number % 3 == 2 else 0.25
         colour = (*_colour(hue + offset * next(digits), 0.35 + 0.5 * next(digits), 0.95), alpha)
         _draw_shape(pen, number, (x, y, radius), colour, turn=360 * next(digits))
@@ -149,14 +149,14 @@ def _draw_shape(
         pen.ellipse(box, fill=colour)
 
 
-def _write_caption(picture: Image.Image, prompt: str) -> None:
-    """Write the beginning of the prompt, if the font that comes with Pillow has its letters: it knows only ASCII."""
+def _write_caption(image: Image.Image, prompt: str) -> None:
+    """Write the start of the prompt if it is ASCII: Pillow's own font has no other characters."""
     caption = " ".join(prompt.split())[:_CAPTION_LENGTH]
-    font_size = min(picture.size) / 32
+    font_size = min(image.size) / 32
     if font_size < 8 or not caption.isascii():
         return
-    ImageDraw.Draw(picture).text(
-        (font_size, picture.height - font_size),
+    ImageDraw.Draw(image).text(
+        (font_size, image.height - font_size),
         caption,
         fill="white",
         font=ImageFont.load_default(font_size),
@@ -166,7 +166,7 @@ def _write_caption(picture: Image.Image, prompt: str) -> None:
     )
 
 
-def _encode(picture: Image.Image, output_format: str) -> bytes:
+def _encode(image: Image.Image, output_format: str) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, output_format, **_SAVE_OPTIONS[output_format])
+    image.save(buffer, output_format, **_SAVE_OPTIONS[output_format])
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Whether a generation that failed is submitted again, and after how long."""
+"""The retry policy for failed generations."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ BACKOFF_CAP = 8.0
 
 
 class RetryPolicy:
-    """Repeats what certainly cost nothing.
+    """Retries requests that the provider has certainly not billed.
 
-    Only two errors are tried again: a rate limit, up to ``MAX_RATE_LIMITED_ATTEMPTS`` submissions in all, and a
-    provider that is unavailable and has certainly not billed, up to ``MAX_UNAVAILABLE_ATTEMPTS``. The delay is the
-    one that the provider names, and otherwise random up to a bound that doubles from ``BACKOFF_BASE`` seconds to
-    ``BACKOFF_CAP``.
+    Only two errors are retried: a rate limit, up to ``MAX_RATE_LIMITED_ATTEMPTS`` submissions in all, and an
+    unavailable provider, up to ``MAX_UNAVAILABLE_ATTEMPTS``. The delay is the one that the provider names; otherwise it
+    is random, up to a bound that doubles from ``BACKOFF_BASE`` seconds to ``BACKOFF_CAP``.
     """
 
     def __init__(self, random_fraction: Callable[[], float] = random.random) -> None:
-        """Make the delays of ``random_fraction``, which gives numbers from 0 to 1."""
+        """Take random numbers from 0 to 1 from ``random_fraction``."""
         self._random_fraction = random_fraction
 
     def delay(self, error: ProviderError, attempts: int) -> float | None:
-        """Return the seconds to wait after so many attempts, or None where there must not be another one."""
+        """Return the seconds to wait after the given number of attempts, or None if the error is final."""
         if attempts >= _max_attempts(error):
             return None
         if error.retry_after is not None:

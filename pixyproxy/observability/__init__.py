@@ -1,1 +1,1 @@
-"""Seeing what a server does: metrics for Prometheus, and traces for OpenTelemetry. Both are off unless asked for."""
+"""Metrics for Prometheus, traces for OpenTelemetry, and logs as JSON. All are off by default."""

@@ -1,4 +1,4 @@
-"""A database whose statements are measured, and the waits for its connections."""
+"""A database whose statements, and waits for connections, are recorded."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pixyproxy.data.database import Database, DatabaseContext, Parameters, Row
 from pixyproxy.observability.recording import Record, recorded
 
 WAIT = "wait"
-"""The operation that is recorded for waiting until a context is entered."""
+"""The operation that stands for waiting until a context is entered."""
 
 
 class ObservedDatabase(Database):
-    """Does what another database does, and records how long it took."""
+    """Wraps a database, and records how long operations take."""
 
-    def __init__(self, database: Database, record: Record, held: Callable[[float], object]) -> None:
+    def __init__(self, database: Database, record: Record, held: Callable[[float], object] = lambda _: None) -> None:
         """Wrap a database, which is closed with this one.
 
         Args:
-            database: does the work.
-            record: takes down statements, and as ``WAIT`` what passes before a context can be worked in.
-            held: is told, of each context that is left, for how many seconds it was in use.
+            database: the wrapped one.
+            record: called for each statement, and with ``WAIT`` for each wait until a context is entered.
+            held: called when a context is left, with the seconds since it was entered.
         """
         self.kind = database.kind
         self.for_update = database.for_update
@@ -48,7 +48,7 @@ class ObservedDatabase(Database):
 
 
 class _ObservedUse(AbstractContextManager[DatabaseContext]):
-    """A class, because a generator as a context manager costs three times as much."""
+    """A class, because a context manager from a generator costs three times as much."""
 
     def __init__(
         self, use: AbstractContextManager[DatabaseContext], record: Record, held: Callable[[float], object]

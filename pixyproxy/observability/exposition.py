@@ -1,4 +1,4 @@
-"""Shows the numbers of all processes of a server to Prometheus, on a port of their own."""
+"""Serves the metrics of all processes of a server to Prometheus, on a port of its own."""
 
 from __future__ import annotations
 
@@ -13,33 +13,32 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 from pixyproxy.core.exceptions import ConfigurationError
 
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-# Who connects and says nothing is let go.
-_PATIENCE_SECONDS = 10
+_STALL_TIMEOUT = 10  # seconds without a request after which a connection is closed
 
 
 class MetricsExposition:
-    """Serves ``/metrics`` for this process and all that are forked from it once this is made.
+    """Serves ``/metrics`` for this process and all that it forks.
 
-    Each keeps its numbers in files of one folder, whose place is in the environment that they inherit.
+    Each process writes its metrics to files in a folder, whose path is in the environment.
 
     Attributes:
-        address: where it is served, as host:port.
+        address: host:port.
     """
 
     def __init__(self, host: str, port: int) -> None:
-        """Bind the port and make the folder; start no thread yet, so that the process may still be forked.
+        """Bind the port and make the folder. Start no thread yet, so that the process may fork.
 
         Args:
-            host: where to serve, an IPv6 address without its brackets.
-            port: 0 for any.
+            host: the host, an IPv6 address without brackets.
+            port: the port, 0 for any.
 
         Raises:
-            ConfigurationError: the port cannot be had.
+            ConfigurationError: the port is not available.
         """
-        # Not one that removes itself: each process that is forked from this one would do so at its end.
+        # Not a TemporaryDirectory: each forked process would remove it at its end.
         self._folder = Path(tempfile.mkdtemp(prefix="pixyproxy-metrics-"))
         os.environ[_FOLDER] = str(self._folder)
-        # Only now: at its import, prometheus_client looks whether that is set.
+        # prometheus_client reads the variable when it is imported.
         from prometheus_client import CollectorRegistry, make_wsgi_app  # noqa: PLC0415
         from prometheus_client.exposition import ThreadingWSGIServer  # noqa: PLC0415
         from prometheus_client.multiprocess import MultiProcessCollector  # noqa: PLC0415
@@ -50,7 +49,7 @@ class MetricsExposition:
             address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
 
         registry = CollectorRegistry()
-        # First, because it takes those that have died out of what the other one reads.
+        # First, because it removes the files of ended processes, which the other collector reads.
         registry.register(LiveProcessesCollector(self._folder))
         MultiProcessCollector(registry, path=str(self._folder))
         try:
@@ -64,7 +63,7 @@ class MetricsExposition:
         self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
 
     def start(self) -> None:
-        """Serve from a thread of this process, which must not be forked any more."""
+        """Serve from a thread. This process must not fork afterwards."""
         self._thread.start()
 
     def close(self) -> None:
@@ -76,7 +75,7 @@ class MetricsExposition:
 
 
 class _QuietHandler(WSGIRequestHandler):
-    timeout = _PATIENCE_SECONDS
+    timeout = _STALL_TIMEOUT
 
     def log_message(self, format: str, *arguments: object) -> None:
-        """Log nothing: Prometheus asks every few seconds."""
+        """Log nothing: Prometheus sends requests every few seconds."""

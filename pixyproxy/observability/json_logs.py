@@ -1,4 +1,4 @@
-"""Log lines for programs to read."""
+"""Log lines as JSON."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ import threading
 from datetime import datetime
 from functools import lru_cache
 
-from pixyproxy.core.request_context import request_id, trace_id
+from pixyproxy.core.request_context import call_id, trace_id
 
 
 @lru_cache(maxsize=2)
 def _local_time(seconds: int) -> tuple[str, str]:
-    """Return a second since 1970 as ISO 8601 has it, and the offset that belongs behind its fractions."""
+    """Return a time in seconds since 1970 as ISO 8601, split before the offset."""
     text = datetime.fromtimestamp(seconds).astimezone().isoformat()
     return text[:19], text[19:]
 
 
 class JsonFormatter(logging.Formatter):
-    """Writes each record as a JSON object on one line, with what the text format has and the id of the trace.
+    """Formats each record as a JSON object on one line.
 
-    The keys: ``time`` (ISO 8601, with its offset), ``level``, ``request_id``, ``thread``, ``method``, ``line``,
-    ``message``, and, where there is such, ``trace_id`` and ``exception``.
+    The keys are ``time`` (ISO 8601 with an offset), ``level``, ``request_id`` (the call id), ``thread``, ``method``,
+    ``line``, ``message``, and optionally ``trace_id`` and ``exception``.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write a record."""
+        """Format a record."""
         second, offset = _local_time(int(record.created))
         fields: dict[str, object] = {
             "time": f"{second}.{int(record.msecs):03d}{offset}",
             "level": record.levelname,
-            "request_id": request_id.get(),
+            "request_id": call_id.get(),
             "thread": threading.get_native_id(),
-            # A record may name another place than where it was logged.
+            # A record may name another method and line than those of the logging call.
             "method": getattr(record, "method", record.funcName),
             "line": getattr(record, "line", record.lineno),
             "message": record.getMessage(),

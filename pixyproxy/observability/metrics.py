@@ -1,7 +1,7 @@
-"""What a server counts, for Prometheus.
+"""The metrics of a server, for Prometheus.
 
-Each process keeps its numbers in files that it shares with the one that shows them all (``exposition.py``). Whoever
-imports this module must have said where those files are before: prometheus_client decides at its import.
+Each process writes its metrics to files, which the process with the exposition reads. The variable that names their
+folder must be set before this module is imported, because prometheus_client reads it at import.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from pixyproxy.generation.observer import GenerationObserver
 from pixyproxy.observability.database import WAIT
 
 MADE = "made"
-"""The outcome of a generation that gave an image; others are the names of exceptions."""
+"""The outcome of a successful generation; the others are names of exceptions."""
 
-# Callers choose models: what they make up must not become a time series each.
+# Callers choose the model: each invented name must not become a time series.
 _OTHER_MODEL = "other"
 _MAX_MODELS = 20
 
@@ -33,10 +33,10 @@ _GENERATION_SECONDS = (1, 2.5, 5, 10, 20, 30, 60, 90, 120, 180, 240, 300, 420, 6
 
 
 class Metrics:
-    """All numbers of one process. Safe to use from many threads at once."""
+    """All metrics of a process. Safe for use by several threads."""
 
     def __init__(self) -> None:
-        # A registry of its own, which nobody reads: what is shown comes from the files.
+        # Not the default registry. It is never read: the exposition reads the files.
         self._registry = CollectorRegistry()
         info = Gauge(
             "pixyproxy_build_info",
@@ -53,12 +53,12 @@ class Metrics:
         self.store = StoreMetrics(self._registry)
 
     def certificate_loaded(self, expires_at: datetime) -> None:
-        """Note when the certificate expires that is served with."""
+        """Set when the server's certificate expires."""
         self._certificate.set(expires_at.timestamp())
 
     @cached_property
     def _certificate(self) -> Gauge:
-        """Made only where there is a certificate: 0 would be one that has expired."""
+        """Made only if there is a certificate: 0 would mean an expired one."""
         return Gauge(
             "pixyproxy_tls_certificate_expires_timestamp_seconds",
             "When the TLS certificate expires, in seconds since 1970.",
@@ -68,37 +68,37 @@ class Metrics:
 
 
 class CallMetrics:
-    """Calls, under the names that gRPC's metrics have had in Prometheus for years."""
+    """Calls, with the metric names of go-grpc-prometheus."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         labels = ("grpc_service", "grpc_method")
-        self._started = Counter("grpc_server_started", "Calls that began.", labels, registry=registry)
+        self._started = Counter("grpc_server_started", "Started calls.", labels, registry=registry)
         self._handled = Counter(
-            "grpc_server_handled", "Calls that ended, by code.", (*labels, "grpc_code"), registry=registry
+            "grpc_server_handled", "Completed calls, by code.", (*labels, "grpc_code"), registry=registry
         )
         self._seconds = Histogram(
             "grpc_server_handling_seconds",
-            "How long calls took, streams to their last message.",
+            "Duration of calls, of streams to their last message.",
             labels,
             buckets=_CALL_SECONDS,
             registry=registry,
         )
         self._errors = Counter(
-            "pixyproxy_errors", "Calls that were answered with an error, by its reason.", ("reason",), registry=registry
+            "pixyproxy_errors", "Failed calls, by the reason of the error.", ("reason",), registry=registry
         )
         self._unread = Counter(
             "pixyproxy_calls_without_request",
-            "Calls that ended before their requests came.",
+            "Calls that ended before their requests were received.",
             ("reason",),
             registry=registry,
         )
-        # To look a labelled number up costs three times what changing it does.
+        # Looking up a labelled metric costs three times as much as changing it.
         self._started_of = lru_cache(maxsize=None)(self._started.labels)
         self._handled_of = lru_cache(maxsize=None)(self._handled.labels)
         self._seconds_of = lru_cache(maxsize=None)(self._seconds.labels)
 
     def expect(self, calls: Iterable[tuple[str, str]], reasons: Iterable[str]) -> None:
-        """Show what can be counted as 0 from the start: of what appears as 1, Prometheus sees no increase."""
+        """Start counters at 0: for a counter that first appears as 1, Prometheus sees no increase."""
         for service, method in calls:
             self._started_of(service, method)
             self._handled_of(service, method, "OK")
@@ -109,29 +109,29 @@ class CallMetrics:
             self._unread.labels(reason)
 
     def began(self, service: str, method: str) -> None:
-        """Note that a call has begun."""
+        """Count the start of a call."""
         self._started_of(service, method).inc()
 
     def ended(self, service: str, method: str, code: str, seconds: float) -> None:
-        """Note how a call ended, and how long it took."""
+        """Count the end of a call, and its duration."""
         self._handled_of(service, method, code).inc()
         self._seconds_of(service, method).observe(seconds)
 
     def refused(self, reason: str) -> None:
-        """Note the reason of an error that a call is answered with."""
+        """Count the error of a call by its reason."""
         self._errors.labels(reason).inc()
 
     def unread(self, reason: str) -> None:
-        """Note why a call ended whose request was not read."""
+        """Count a call that ended before its request was read."""
         self._unread.labels(reason).inc()
 
 
 class ConnectionMetrics:
-    """Connections of callers."""
+    """Connections of clients."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._open = _live_sum(registry, "pixyproxy_connections", "Connections that are open.")
-        self._limit = _live_sum(registry, "pixyproxy_connections_limit", "The most connections that may be open.")
+        self._open = _live_sum(registry, "pixyproxy_connections", "Open connections.")
+        self._limit = _live_sum(registry, "pixyproxy_connections_limit", "The most open connections.")
         self._closed = Counter(
             "pixyproxy_connections_closed", "Connections closed because of a limit.", ("limit",), registry=registry
         )
@@ -139,28 +139,28 @@ class ConnectionMetrics:
             self._closed.labels(limit)
 
     def set_limit(self, count: int) -> None:
-        """Note the most connections that may be open."""
+        """Set the most open connections."""
         self._limit.set(count)
 
     def opened(self, count: int) -> None:
-        """Note how many are open."""
+        """Set the number of open connections."""
         self._open.set(count)
 
     def closed(self, limit: str) -> None:
-        """Note that one was closed because of a limit, ``total`` or ``per_address``."""
+        """Count a connection that was closed because of a limit, ``total`` or ``per_address``."""
         self._closed.labels(limit).inc()
 
 
 class GenerationMetrics(GenerationObserver):
-    """Generations, and requests to the provider, of which a generation may take several."""
+    """Generations, and requests to the provider. A generation may take several requests."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._generations = Counter(
-            "pixyproxy_generations", "Generations that ended, by outcome.", ("model", "outcome"), registry=registry
+            "pixyproxy_generations", "Completed generations, by outcome.", ("model", "outcome"), registry=registry
         )
         self._seconds = Histogram(
             "pixyproxy_generation_seconds",
-            "How long generations took that gave an image, waits and repetitions included.",
+            "Duration of successful generations, including waits and retries.",
             ("model",),
             buckets=_GENERATION_SECONDS,
             registry=registry,
@@ -171,42 +171,41 @@ class GenerationMetrics(GenerationObserver):
             ("model", "direction"),
             registry=registry,
         )
-        self._under_way = _live_sum(registry, "pixyproxy_generations_under_way", "Generations that are submitted.")
-        self._slots = _live_sum(registry, "pixyproxy_generation_slots", "The most generations that may be submitted.")
+        self._under_way = _live_sum(registry, "pixyproxy_generations_under_way", "Submitted generations.")
+        self._slots = _live_sum(registry, "pixyproxy_generation_slots", "The most submitted generations.")
         self._requests = Counter(
             "pixyproxy_provider_requests", "Requests to the provider, by outcome.", ("outcome",), registry=registry
         )
         self._request_seconds = Histogram(
             "pixyproxy_provider_request_seconds",
-            "How long the provider took, whatever it answered.",
+            "Duration of requests to the provider, with any outcome.",
             buckets=_GENERATION_SECONDS,
             registry=registry,
         )
         self._asking = _live_sum(
-            registry, "pixyproxy_provider_requests_under_way", "Requests that the provider is at work on."
+            registry, "pixyproxy_provider_requests_under_way", "Requests to the provider in progress."
         )
         self._retries = Counter(
-            "pixyproxy_provider_retries", "Requests that were repeated, by error.", ("error",), registry=registry
+            "pixyproxy_provider_retries", "Retried requests, by error.", ("error",), registry=registry
         )
         self._waits = Histogram(
             "pixyproxy_pacing_wait_seconds",
-            "How long requests were queued before they were submitted.",
+            "Time of requests in the queue before they were submitted.",
             buckets=_GENERATION_SECONDS,
             registry=registry,
         )
-        self._waiting = _live_sum(
-            registry, "pixyproxy_pacing_waiting", "Calls that wait for a generation that is still queued."
-        )
+        self._waiting = _live_sum(registry, "pixyproxy_pacing_waiting", "Queued generations that calls wait for.")
         self._open_circuits = _live_sum(
-            registry, "pixyproxy_provider_circuits_open", "Processes that do not ask the provider, because it is down."
+            registry,
+            "pixyproxy_provider_circuits_open",
+            "Processes with an open circuit, because the provider is down.",
         )
         for outcome in (MADE, *_provider_errors(ProviderError)):
             self._requests.labels(outcome)
         self._models: set[str] = set()
         self._lock = threading.Lock()
 
-    def set_slots(self, count: int) -> None:
-        """Note the most generations that may be under way in this process."""
+    def set_slots(self, count: int) -> None:  # noqa: D102  inherited
         self._slots.set(count)
 
     def generations_changed(self, change: int) -> None:  # noqa: D102  inherited
@@ -247,7 +246,7 @@ class GenerationMetrics(GenerationObserver):
         self._open_circuits.set(is_open)
 
     def _label_of(self, model: str, *, is_known: bool) -> str:
-        """Return the model, if an image was ever made with it, and otherwise a name for all others."""
+        """Return the model, if it has ever generated an image, otherwise a name for all others."""
         with self._lock:
             if is_known and len(self._models) < _MAX_MODELS:
                 self._models.add(model)
@@ -255,46 +254,44 @@ class GenerationMetrics(GenerationObserver):
 
 
 class DatabaseMetrics:
-    """Statements, and connections."""
+    """Statements and connections of the database."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._statements = Histogram(
             "pixyproxy_database_statement_seconds",
-            "How long statements took.",
+            "Duration of statements.",
             ("operation",),
             buckets=_STEP_SECONDS,
             registry=registry,
         )
         self._waits = Histogram(
             "pixyproxy_database_wait_seconds",
-            "How long it took to get a connection, and to begin where a transaction was wanted.",
+            "Time to get a connection and, for a transaction, to begin it.",
             buckets=_STEP_SECONDS,
             registry=registry,
         )
         self._errors = Counter(
-            "pixyproxy_database_errors", "Statements and waits that failed, by error.", ("error",), registry=registry
+            "pixyproxy_database_errors", "Failed statements and waits, by error.", ("error",), registry=registry
         )
-        # Its rate is how many are in use on average, which a look at one moment now and then would not show.
+        # Its rate is the average number of connections in use, which a gauge would only sample.
         self._use = Counter(
-            "pixyproxy_database_connection_use_seconds", "Seconds that connections were in use.", registry=registry
+            "pixyproxy_database_connection_use_seconds", "Seconds for which connections were in use.", registry=registry
         )
-        self._limit = _live_sum(
-            registry, "pixyproxy_database_connections_limit", "The most connections that may be in use."
-        )
+        self._limit = _live_sum(registry, "pixyproxy_database_connections_limit", "The most connections in use.")
         self._statements_of = lru_cache(maxsize=None)(self._statements.labels)
 
     def set_limit(self, count: int) -> None:
-        """Note the most connections that this process may use."""
+        """Set the most connections of this process."""
         self._limit.set(count)
 
     def used(self, seconds: float) -> None:
-        """Note for how long a connection was in use."""
+        """Count the seconds for which a connection was in use."""
         self._use.inc(seconds)
 
     def record(
         self, operation: str, began: float, ended: float, error: BaseException | None = None, detail: str = ""
     ) -> None:
-        """Take down a statement, or the wait for a connection."""
+        """Record a statement, or a wait for a connection."""
         if operation == WAIT:
             self._waits.observe(ended - began)
         else:
@@ -309,41 +306,41 @@ class StoreMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._operations = Histogram(
             "pixyproxy_store_operation_seconds",
-            "How long operations of the image store took; of reading, all reads of an image together.",
+            "Duration of operations of the image store; all reads of an image are one operation.",
             ("operation",),
             buckets=_STEP_SECONDS,
             registry=registry,
         )
         self._errors = Counter(
             "pixyproxy_store_errors",
-            "Operations of the image store that failed, by error.",
+            "Failed operations of the image store, by error.",
             ("error",),
             registry=registry,
         )
         self._bytes = Counter(
-            "pixyproxy_store_bytes", "Bytes of images that were read or written.", ("direction",), registry=registry
+            "pixyproxy_store_bytes", "Bytes of images read or written.", ("direction",), registry=registry
         )
 
     def moved(self, direction: str, count: int) -> None:
-        """Note how many bytes were read or written."""
+        """Count bytes that were read or written."""
         self._bytes.labels(direction).inc(count)
 
     def record(
         self, operation: str, began: float, ended: float, error: BaseException | None = None, detail: str = ""
     ) -> None:
-        """Take down an operation."""
+        """Record an operation."""
         self._operations.labels(operation).observe(ended - began)
         if error is not None:
             self._errors.labels(type(error).__name__).inc()
 
 
 def _live_sum(registry: CollectorRegistry, name: str, text: str) -> Gauge:
-    """Make a gauge whose value is the sum of that of all processes that live."""
+    """Make a gauge with the sum of the values of all running processes."""
     return Gauge(name, text, registry=registry, multiprocess_mode="livesum")
 
 
 def _provider_errors(kind: type[ProviderError]) -> Iterator[str]:
-    """Return the names of all errors that the provider can cause."""
+    """Return the names of all errors of the provider."""
     for further in kind.__subclasses__():
         yield further.__name__
         yield from _provider_errors(further)

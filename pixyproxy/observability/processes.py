@@ -1,4 +1,4 @@
-"""What the system knows of a server's processes: their memory, processor time and open files."""
+"""Metrics of the operating system for a server's processes: memory, CPU time and open files."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from prometheus_client.registry import Collector
 
 
 class LiveProcessesCollector(Collector):
-    """The usual ``process_…`` metrics of this process and of all that keep numbers in a folder, by process id."""
+    """The standard ``process_…`` metrics, by process id, of this process and of all that write metrics to a folder."""
 
     def __init__(self, folder: Path) -> None:
-        """Look into ``folder`` for who lives."""
+        """Find the processes by their files in ``folder``."""
         self._folder = folder
 
     def collect(self) -> Iterable[Metric]:
-        """Ask the system."""
+        """Read the metrics from the system."""
         families: dict[str, Metric] = {}
         for process_id in sorted(self._live()):
             for found in _collector_of(process_id).collect():
@@ -28,7 +28,7 @@ class LiveProcessesCollector(Collector):
         return families.values()
 
     def _live(self) -> set[int]:
-        """Return the ids of the processes that live, and remove the files of those that have died."""
+        """Return the ids of running processes, and remove the files of ended ones."""
         live = {os.getpid()}
         for file in self._folder.glob("gauge_live*_*.db"):
             process_id = int(file.stem.rpartition("_")[2])

@@ -1,4 +1,4 @@
-"""How the wrappers of this package say what they have measured."""
+"""How the wrappers of this package record operations."""
 
 from __future__ import annotations
 
@@ -10,38 +10,24 @@ Result = TypeVar("Result")
 
 
 class Record(Protocol):
-    """Takes down one operation that has ended."""
+    """Records an operation that has ended."""
 
     def __call__(
         self, operation: str, began: float, ended: float, error: BaseException | None = None, detail: str = ""
     ) -> None:
-        """Take it down.
+        """Record it.
 
         Args:
-            operation: one of a few names.
-            began: when, by ``time.perf_counter``.
-            ended: when, by the same clock.
-            error: what it failed with, or None.
-            detail: more of it for people, free of anything that callers sent.
+            operation: the name of the operation.
+            began: when it began, by ``time.perf_counter``.
+            ended: when it ended, by the same clock.
+            error: the error, or None.
+            detail: a description without any data of callers.
         """
 
 
-def record_to_all(*records: Record) -> Record:
-    """Return what takes down each operation in several places."""
-    if len(records) == 1:
-        return records[0]
-
-    def record(
-        operation: str, began: float, ended: float, error: BaseException | None = None, detail: str = ""
-    ) -> None:
-        for one in records:
-            one(operation, began, ended, error, detail)
-
-    return record
-
-
 def recorded(record: Record, operation: str, detail: str, work: Callable[..., Result], *arguments: Any) -> Result:
-    """Do ``work``, and record how long it took and how it ended."""
+    """Call ``work``, and record it."""
     began = time.perf_counter()
     try:
         result = work(*arguments)

@@ -1,4 +1,4 @@
-"""An image store whose operations are measured."""
+"""An image store whose operations are recorded."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ if TYPE_CHECKING:
 
 
 class ObservedImageStore(ImageStore):
-    """Does what another store does, and records how long it took and how many bytes it moved."""
+    """Wraps a store, and records how long operations take and how many bytes they move."""
 
-    def __init__(self, store: ImageStore, record: Record, moved: Callable[[str, int], object]) -> None:
+    def __init__(
+        self, store: ImageStore, record: Record, moved: Callable[[str, int], object] = lambda *_: None
+    ) -> None:
         """Wrap a store.
 
         Args:
-            store: does the work.
-            record: takes down operations; a reader's are taken down together, as ``read``, when it is closed.
-            moved: is told how many bytes were moved, as ``read`` or ``write``.
+            store: the wrapped one.
+            record: called for each operation; for all reads of a reader once, as ``read``, when it is closed.
+            moved: called with ``read`` or ``write`` and a number of bytes.
         """
         self._store = store
         self._record = record
@@ -77,7 +79,7 @@ class _ObservedReader(ContentReader):
         self._record = record
         self._moved = moved
         self._opened = time.perf_counter()
-        # Of reading alone: between two reads, the reader waits for whom it reads for.
+        # The time of the reads only: between them, the reader waits for its caller.
         self._seconds = 0.0
         self._bytes = 0
         self._error: BaseException | None = None

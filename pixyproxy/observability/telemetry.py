@@ -1,6 +1,6 @@
-"""Traces, and the standard metrics of gRPC, sent by OTLP as OpenTelemetry's own variables say.
+"""Traces, and the standard metrics of gRPC, sent by OTLP as OpenTelemetry's own variables specify.
 
-Imported only where it is wanted: the packages that it needs are the extra ``telemetry``.
+Imported only if enabled: its packages are the extra ``telemetry``.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from pixyproxy.generation.interfaces import GenerationRequest
 from pixyproxy.observability.database import WAIT
 
 _NAME = "pixyproxy"
-# What a call is named by whose method there is not: callers must not be able to make up names without end.
+# The names for unknown methods: callers must not be able to create any number of names.
 _OTHER_SPAN_METHOD = "_OTHER"
 _OTHER_METRIC_METHOD = "other"
-# The codes that say that the server is at fault, and not the caller.
+# The codes for errors of the server, not of the caller.
 _FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
-# What a histogram of gRPC's durations has as bounds by its specification, in seconds.
+# The bounds that gRPC's specification defines for histograms of durations, in seconds.
 _BOUNDS = (
     *(0.00001, 0.00005, 0.0001, 0.0003, 0.0006, 0.0008, 0.001, 0.002, 0.003, 0.004, 0.005, 0.006, 0.008, 0.01, 0.013),
     *(0.016, 0.02, 0.025, 0.03, 0.04, 0.05, 0.065, 0.08, 0.1, 0.13, 0.16, 0.2, 0.25, 0.3, 0.4, 0.5, 0.65, 0.8),
     *(1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0),
 )
 _SECONDS_TO_END = 5.0
-# It would warn of each attempt to reach a receiver that is away, every second or so.
-_TALKATIVE = "opentelemetry.exporter"
+# While a receiver is unavailable, this logger warns about every second.
+_EXPORTER_LOG = "opentelemetry.exporter"
 
 _logger = logging.getLogger(__name__)
 
@@ -52,11 +52,11 @@ Protocol = Literal["grpc", "http/protobuf"]
 
 
 class Telemetry:
-    """Makes spans and counts calls. Safe to use from many threads at once; made in the process that serves."""
+    """Makes spans and counts calls. Safe for use by several threads. Create it after forking."""
 
     def __init__(self, protocol: Protocol) -> None:
-        """Prepare to send; everything but ``protocol``, the SDK itself reads from the variables ``OTEL_…``."""
-        logging.getLogger(_TALKATIVE).setLevel(logging.ERROR)
+        """Start to send. The SDK reads everything but ``protocol`` from the variables ``OTEL_…``."""
+        logging.getLogger(_EXPORTER_LOG).setLevel(logging.ERROR)
         is_grpc = protocol == "grpc"
         named = Resource.create({"service.name": _NAME, "service.version": version(_NAME)})
         resource = named.merge(OTELResourceDetector().detect())
@@ -76,8 +76,8 @@ class Telemetry:
         self._context_format = TraceContextTextMapPropagator()
 
     def close(self) -> None:
-        """Send what is left, as far as that can be done within some seconds."""
-        # The SDK's own limits add up to more than managers of services wait before they kill.
+        """Send the remaining data, for at most ``_SECONDS_TO_END`` seconds."""
+        # The SDK's own limits add up to more than service managers wait before SIGKILL.
         ending = threading.Thread(target=self._send_the_rest, name="telemetry", daemon=True)
         ending.start()
         ending.join(_SECONDS_TO_END)
@@ -90,11 +90,11 @@ class Telemetry:
 
     @contextmanager
     def call(self, method: str | None, headers: Mapping[str, str]) -> Iterator[CallSpan]:
-        """Give the span of a call, which is the current one until its end.
+        """Enter the span of a call.
 
         Args:
-            method: its full name without the leading slash, or None where there is no such method.
-            headers: what the caller sent, of which ``traceparent`` and ``tracestate`` are read.
+            method: the full name of the method without the leading slash, or None if there is no such method.
+            headers: the metadata of the call; ``traceparent`` and ``tracestate`` are read.
         """
         began = time.perf_counter()
         self._started.add(1, {"grpc.method": method or _OTHER_METRIC_METHOD})
@@ -121,14 +121,14 @@ class Telemetry:
                 )
 
     def headers(self) -> dict[str, str]:
-        """Return what tells others that their work is a part of the current span."""
+        """Return the headers that continue the current span elsewhere."""
         headers: dict[str, str] = {}
         self._context_format.inject(headers)
         return headers
 
     @contextmanager
     def continuing(self, headers: Mapping[str, str]) -> Iterator[None]:
-        """Let spans be parts of the one that another process gave ``headers`` of."""
+        """Make spans children of the one that ``headers`` name."""
         token = context.attach(self._context_format.extract(headers))
         try:
             yield
@@ -137,13 +137,13 @@ class Telemetry:
 
     @contextmanager
     def generation(self, request: GenerationRequest) -> Iterator[None]:
-        """Enter the span of a generation, waits and repetitions included."""
+        """Enter the span of an attempt of a generation."""
         with self._span("generation", SpanKind.INTERNAL, {"gen_ai.request.model": request.model}):
             yield
 
     @contextmanager
     def provider_request(self, request: GenerationRequest) -> Iterator[None]:
-        """Enter the span of a request to the provider, and have it told the trace."""
+        """Enter the span of a request to the provider, and set the request's trace headers."""
         operation = "generate_content"
         attributes = {
             "gen_ai.operation.name": operation,
@@ -161,7 +161,7 @@ class Telemetry:
     def record_statement(
         self, operation: str, began: float, ended: float, error: BaseException | None = None, detail: str = ""
     ) -> None:
-        """Make the span of a statement, or of the wait for a connection."""
+        """Make the span of a statement, or of a wait for a connection."""
         attributes = {"db.operation.name": operation}
         if detail:
             attributes["db.query.text"] = detail.strip()
@@ -183,8 +183,7 @@ class Telemetry:
         error: BaseException | None,
         attributes: dict[str, str],
     ) -> None:
-        """Make a span of something that is over, within a call: what a server does by itself is not traced."""
-        # Its span may be another process's.
+        """Make the span of an operation that has ended, if it belongs to a sampled trace."""
         if not trace.get_current_span().get_span_context().trace_flags.sampled:
             return
         now, since_epoch = time.perf_counter(), time.time_ns()
@@ -207,17 +206,17 @@ class Telemetry:
 
 
 class CallSpan:
-    """What is known of a call only at its end.
+    """Attributes of a call that are known at its end.
 
     Attributes:
-        code: the name of its status code.
+        code: the name of the status code.
     """
 
     code: str = "UNKNOWN"
 
 
 def _note_error(span: Span, error: BaseException | None) -> None:
-    """Say which error it was; its text and its traceback might hold what callers sent."""
+    """Set the type of an error. Its text and traceback could contain data of callers."""
     if error is not None:
         span.set_attribute("error.type", type(error).__name__)
         span.set_status(Status(StatusCode.ERROR))

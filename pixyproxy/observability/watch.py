@@ -1,4 +1,4 @@
-"""Puts what measures around the parts of an application, as far as that was asked for."""
+"""Wraps the parts of an application for metrics and traces, if these are enabled."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from pixyproxy.generation.interfaces import ImageGenerator
 from pixyproxy.generation.observer import GenerationObserver
 from pixyproxy.observability.database import ObservedDatabase
 from pixyproxy.observability.generator import ObservedGenerator
-from pixyproxy.observability.recording import Record, record_to_all
 from pixyproxy.observability.store import ObservedImageStore
 
 if TYPE_CHECKING:
@@ -21,40 +20,28 @@ if TYPE_CHECKING:
 
 
 class Watch:
-    """Gives back each part as it is where nothing was asked for, so that it then costs nothing."""
+    """Returns each part unchanged if nothing is enabled, so that there is no overhead then."""
 
     def __init__(self, metrics: Metrics | None, telemetry: Telemetry | None) -> None:
-        """Count in ``metrics`` and trace with ``telemetry``, as far as there are such."""
+        """Count in ``metrics`` and trace with ``telemetry``; None disables either."""
         self._metrics = metrics
         self._telemetry = telemetry
 
     def database(self, database: Database, pool_size: int) -> Database:
-        """Watch a database that uses up to so many connections."""
-        records: list[Record] = []
+        """Wrap a database with up to ``pool_size`` connections."""
         if self._metrics is not None:
             self._metrics.database.set_limit(pool_size)
-            records.append(self._metrics.database.record)
-        if self._telemetry is not None:
-            records.append(self._telemetry.record_statement)
-        if not records:
-            return database
-        held = _nobody_counts if self._metrics is None else self._metrics.database.used
-        return ObservedDatabase(database, record_to_all(*records), held)
+            database = ObservedDatabase(database, self._metrics.database.record, self._metrics.database.used)
+        return database if self._telemetry is None else ObservedDatabase(database, self._telemetry.record_statement)
 
     def store(self, store: ImageStore) -> ImageStore:
-        """Watch an image store."""
-        records: list[Record] = []
+        """Wrap an image store."""
         if self._metrics is not None:
-            records.append(self._metrics.store.record)
-        if self._telemetry is not None:
-            records.append(self._telemetry.record_store)
-        if not records:
-            return store
-        moved = _nobody_counts if self._metrics is None else self._metrics.store.moved
-        return ObservedImageStore(store, record_to_all(*records), moved)
+            store = ObservedImageStore(store, self._metrics.store.record, self._metrics.store.moved)
+        return store if self._telemetry is None else ObservedImageStore(store, self._telemetry.record_store)
 
     def provider(self, generator: ImageGenerator) -> ImageGenerator:
-        """Watch single requests to a provider."""
+        """Wrap a generator, for each request to its provider."""
         if self._telemetry is not None:
             generator = ObservedGenerator(generator, self._telemetry.provider_request)
         if self._metrics is not None:
@@ -62,27 +49,18 @@ class Watch:
         return generator
 
     def traced(self, generator: ImageGenerator) -> ImageGenerator:
-        """Watch generations."""
+        """Wrap a generator, for each generation."""
         return generator if self._telemetry is None else ObservedGenerator(generator, self._telemetry.generation)
 
-    def set_slots(self, count: int) -> None:
-        """Note how many generations this process may have submitted at a time."""
-        if self._metrics is not None:
-            self._metrics.generation.set_slots(count)
-
     def trace_headers(self) -> dict[str, str]:
-        """Return what makes another process's work a part of the running call's trace."""
+        """Return the headers that continue the trace of the running call in another process."""
         return {} if self._telemetry is None else self._telemetry.headers()
 
     def continuing(self, headers: Mapping[str, str]) -> AbstractContextManager[None]:
-        """Return what is entered to work on a part of the trace that another process's ``headers`` name."""
+        """Return a context that continues the trace of another process, from its ``headers``."""
         return nullcontext() if self._telemetry is None else self._telemetry.continuing(headers)
 
     @property
     def generations(self) -> GenerationObserver:
-        """Who is told what becomes of generations."""
+        """The observer of generations."""
         return GenerationObserver() if self._metrics is None else self._metrics.generation
-
-
-def _nobody_counts(*_: object) -> None:
-    """Stand in for a counter where only traces are asked for."""

@@ -1,4 +1,4 @@
-"""The image service: its public and its private half together."""
+"""The image service."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pixyproxy.service.public_images import PublicImageService
 
 
 class ImageService(PublicImageService, PrivateImageService, ImageServiceInterface):
-    """All that can be done with images."""
+    """Reads, generates, changes and deletes images."""
 
     def __init__(
         self,

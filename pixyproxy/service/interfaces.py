@@ -1,4 +1,4 @@
-"""What the services offer to the layer above."""
+"""The interfaces of the services."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from pixyproxy.service.content import ImageContent
 
 
 class ImageServiceInterface(ABC):
-    """All that can be done with images. Every request is checked again, whoever checked it before.
+    """Everything that callers can do with images. All requests are validated again.
 
-    ``caller`` is who asks, None for anybody. Every method may raise ``InvalidFieldError``, ``DBConnectionError``, and
-    ``ImageNotFoundError`` where there is no such image or the caller may not see it.
+    ``caller`` is None without credentials. Every method may raise ``InvalidFieldError`` and ``DBConnectionError``, and
+    ``ImageNotFoundError`` if there is no such image or the caller may not see it.
     """
 
     @abstractmethod
@@ -37,12 +37,13 @@ class ImageServiceInterface(ABC):
         """Generate an image, store it, and return it.
 
         Raises:
-            CredentialsMissingError: nobody is signed in.
+            CredentialsMissingError: there is no caller.
+            CredentialsInvalidError: the user was removed meanwhile.
             RequestIdReusedError: the request id was used for another request.
-            OutcomeUnknownError: it is not known whether an earlier request under that id was carried out.
-            TooBusyError: as many generations are under way as may be.
-            StorageFullError: there is no room for the image.
-            ProviderError: the provider did not deliver.
+            OutcomeUnknownError: it is unknown whether an earlier request with that id was executed.
+            TooBusyError: too many generations are queued.
+            StorageFullError: there is no space for the image.
+            ProviderError: the provider did not return an image.
         """
 
     @abstractmethod
@@ -55,10 +56,10 @@ class ImageServiceInterface(ABC):
 
     @abstractmethod
     def get_image_file(self, request: ContentRequest, caller: Caller | None) -> ImageContent:
-        """Return the bytes of an image, to be read once, a piece at a time.
+        """Return the bytes of an image, to be read once, in chunks.
 
         Raises:
-            OffsetOutOfRangeError: the offset lies beyond the last byte.
+            OffsetOutOfRangeError: the offset is beyond the last byte.
             ContentDamagedError: the bytes are missing or damaged.
         """
 
@@ -67,7 +68,7 @@ class ImageServiceInterface(ABC):
         """Change the filename, tags or visibility of an image, and return it.
 
         Raises:
-            CredentialsMissingError: nobody is signed in.
+            CredentialsMissingError: there is no caller.
             NotYoursError: the caller may see the image but not change it.
         """
 
@@ -120,16 +121,16 @@ class GenerationServiceInterface(ABC):
 
 
 class UserServiceInterface(ABC):
-    """Who may sign in."""
+    """Manages and authenticates users."""
 
     @abstractmethod
     def authenticate_user(self, username: str, password: str, address: str) -> Caller:
-        """Check credentials that came from the client at ``address``.
+        """Check credentials from a client at ``address``.
 
         Raises:
-            CredentialsInvalidError: no user has them.
-            TooManySignInsError: too many sign-ins failed, with this name or from this address; these were not checked.
-            TooBusyError: too many others are being checked.
+            CredentialsInvalidError: the name or the password is wrong.
+            TooManySignInsError: too many sign-ins with this name or from this address have failed; not checked.
+            TooBusyError: too many sign-ins are waiting; not checked.
         """
 
     @abstractmethod
@@ -142,15 +143,15 @@ class UserServiceInterface(ABC):
 
     @abstractmethod
     def get_all_users(self) -> list[User]:
-        """Return all users by name."""
+        """Return all users, sorted by name."""
 
     @abstractmethod
     def has_users(self) -> bool:
-        """Tell whether there ever was a user."""
+        """Return whether there is, or ever was, a user."""
 
     @abstractmethod
     def change_password(self, username: str, password: str) -> None:
-        """Give a user another password.
+        """Change the password of a user.
 
         Raises:
             RecordNotFoundError: there is no such user.
@@ -158,7 +159,7 @@ class UserServiceInterface(ABC):
 
     @abstractmethod
     def remove_user(self, username: str) -> bool:
-        """Remove a user, whose images stay. Return whether the name stays taken because of them.
+        """Remove a user, but not the user's images. Return whether the name stays taken because of them.
 
         Raises:
             RecordNotFoundError: there is no such user.

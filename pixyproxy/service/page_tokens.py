@@ -1,4 +1,4 @@
-"""Page tokens: where a page ended, sealed so that only the same question by the same caller can go on from there."""
+"""Page tokens: encrypted positions, each valid for the same filters and the same caller."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def new_page_token_key() -> str:
 
 
 class PageTokens:
-    """Seals and opens page tokens. All servers on one database use one key, so that each takes the others' tokens.
+    """Encrypts and decrypts page tokens. All servers on one database use the same key.
 
-    They are encrypted, not only signed, because the integer ids in them tell how many images there are.
+    The tokens are encrypted, not only signed, because their integer ids reveal the number of images.
     """
 
     def __init__(self, key: str) -> None:
@@ -44,10 +44,10 @@ class PageTokens:
         return base64.urlsafe_b64encode(nonce + sealed).decode().rstrip("=")
 
     def open(self, token: str, wanted: ImageFilter | GenerationFilter, caller: Caller | None) -> ImagePosition:
-        """Return the position that a token was sealed for.
+        """Return the position of a token.
 
         Raises:
-            InvalidFieldError: it is not one of ours, or was given to another caller or for other filters.
+            InvalidFieldError: the token is invalid, or belongs to another caller or to other filters.
         """
         try:
             data = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
@@ -57,13 +57,13 @@ class PageTokens:
         except (InvalidTag, binascii.Error, ValueError) as error:
             raise InvalidFieldError.of(
                 "page_token",
-                "is not a token that was given for these filters and these credentials; begin again without it",
+                "is not a token for these filters and these credentials; start again without it",
             ) from error
         microseconds, image_id = _POSITION.unpack(position)
         return ImagePosition(_EPOCH + timedelta(microseconds=microseconds), image_id)
 
 
 def _question(wanted: ImageFilter | GenerationFilter, caller: Caller | None) -> bytes:
-    """Everything that a token is bound to."""
+    """Return the filters and the caller as authenticated data of a token."""
     who = "anonymous" if caller is None else caller.guid
     return f"{who}\n{wanted.model_dump_json()}".encode()

@@ -1,4 +1,4 @@
-"""What only signed-in callers may ask: to make images, and to change and delete their own."""
+"""Generating, changing and deleting images, which needs credentials."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _logger = logging.getLogger(__name__)
 
 
 class PrivateImageService:
-    """The writing half of ``ImageServiceInterface``, which documents the methods."""
+    """The writing methods of ``ImageServiceInterface``, which documents them."""
 
     def __init__(self, database: Database, storing: ImageStoring, creator: ImageCreator) -> None:
         self._database = database
@@ -54,18 +54,18 @@ class PrivateImageService:
 
         in_transaction(self._database, delete)
         try:
-            # After the detail: bytes without a detail are only in the way, a detail without bytes is broken.
+            # After the detail: bytes without a detail only take space, a detail without bytes is an error.
             self._storing.delete_bytes(guid)
         except PixyProxyException as error:
             _logger.warning("The bytes of the deleted image %s are left to recovery: %s", guid, error.message)
 
     def _lock_own(self, context: DatabaseContext, guid: str, caller: Caller) -> Image:
-        """Return an image that the caller may change, and keep others from changing it."""
+        """Lock an image, and return it if the caller may change it."""
         images = ImageRepository(context)
         images.lock(guid, self._database)
         image = images.get(guid, caller)
         if image.author_id != caller.user_id and not caller.is_admin:
-            raise NotYoursError("This image is another user's; only its author and admins may change it.")
+            raise NotYoursError("This image belongs to another user; only its author and admins may change it.")
         return image
 
 

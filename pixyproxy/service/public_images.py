@@ -1,4 +1,4 @@
-"""What anybody may ask: to see images. How many each caller sees depends on who that is."""
+"""Reading images, which needs no credentials. The caller determines which images are visible."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from pixyproxy.data.stores.image_store import ContentReader, ImageStore
 from pixyproxy.service.content import ImageContent, TrustedContents, damaged
 from pixyproxy.service.page_tokens import PageTokens
 
-# How many images one query reads. A page of the default size takes one query. A page of 200 with the longest prompts
-# takes one as well, and reads 6 MiB of prompts instead of 25.
+# Images read by one query. A page of the default size takes one query. So does a page of 200 with the longest prompts,
+# which then reads 6 MiB of prompts instead of 25.
 _IMAGES_A_QUERY = DEFAULT_PAGE_SIZE + 1
-# What an image takes in a serialized page beside its prompt, filename, author and tags (361 bytes at most, page token
-# included), and what each of these takes beside its own bytes.
+# The size of an image in a serialized page without its prompt, filename, author and tags (at most 361 bytes, with the
+# page token), and the overhead of each of these fields.
 _FIXED_BYTES = 512
 _FIELD_BYTES = 4
 
 
 class PublicImageService:
-    """The reading half of ``ImageServiceInterface``, which documents the methods."""
+    """The reading methods of ``ImageServiceInterface``, which documents them."""
 
     def __init__(self, database: Database, store: ImageStore, page_tokens: PageTokens) -> None:
         self._database = database
@@ -82,13 +82,13 @@ class PublicImageService:
     def _read_page(
         self, request: ImagePageRequest, caller: Caller | None, after: ImagePosition | None
     ) -> tuple[list[Image], bool]:
-        """Return the images of a page, and whether others come after them."""
+        """Return the images of a page, and whether there are more."""
         images: list[Image] = []
         size = 0
         with self._database.reading() as context:
             repository = ImageRepository(context)
             while True:
-                # One more than asked for tells whether there is another page.
+                # One more than requested shows whether there is another page.
                 limit = min(_IMAGES_A_QUERY, request.page_size + 1 - len(images))
                 found = repository.get_page(request.filter, caller, limit=limit, after=after)
                 for image in found:
@@ -104,7 +104,7 @@ class PublicImageService:
         try:
             reader = self._store.open(image.guid)
         except ContentDamagedError:
-            # Deleted since we looked? Then it is not found; if it is still there, its bytes really are missing.
+            # If the image was deleted meanwhile, this raises ImageNotFoundError; otherwise its bytes are missing.
             self.get_image_by_guid(image.guid, caller)
             raise
         if reader.size != image.size_bytes:
@@ -118,6 +118,6 @@ def _position_of(image: Image) -> ImagePosition:
 
 
 def _bytes_in_page(image: Image) -> int:
-    """Return how many bytes an image takes in a serialized page at most."""
+    """Return an upper bound of the size of an image in a serialized page, in bytes."""
     texts = (image.prompt, image.filename, image.author, *image.tags)
     return _FIXED_BYTES + sum(_FIELD_BYTES + len(text.encode()) for text in texts)

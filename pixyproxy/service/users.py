@@ -1,8 +1,7 @@
-"""The user service."""
+"""Manages and authenticates users."""
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 
@@ -20,30 +19,43 @@ from pixyproxy.service.sign_in.passwords import Passwords
 from pixyproxy.service.sign_in.queue import SignInQueue
 from pixyproxy.service.sign_in.throttle import SignInThrottle
 
-_logger = logging.getLogger(__name__)
-
-# How long another process's change of a user may go unnoticed here.
-_LOOK_FOR_CHANGES_SECONDS = 1.0
-_NEVER = float("-inf")
-
 
 class UserService(UserServiceInterface):
-    """Who may sign in; ``UserServiceInterface`` documents the methods."""
+    """``UserServiceInterface`` documents the methods."""
 
-    def __init__(self, database: Database, throttle: SignInThrottle) -> None:
+    def __init__(
+        self,
+        database: Database,
+        passwords: Passwords,
+        throttle: SignInThrottle,
+        queue: SignInQueue,
+        cache: CredentialCache,
+        *,
+        refresh_interval: float = 1.0,
+    ) -> None:
+        """Authenticate nobody yet.
+
+        Args:
+            database: where the users are.
+            passwords: hashes and checks passwords.
+            throttle: counts failed sign-ins.
+            queue: limits concurrent checks of passwords.
+            cache: the verified credentials of this process.
+            refresh_interval: seconds within which the cache notices a change of users by another process.
+        """
         self._database = database
+        self._passwords = passwords
         self._throttle = throttle
-        self._passwords = Passwords()
-        self._queue = SignInQueue(throttle.pause)
-        self._cache = CredentialCache()
-        self._looking = threading.Lock()
-        self._revision = ""
-        self._looked_at = _NEVER
+        self._queue = queue
+        self._cache = cache
+        self._refresh_interval = refresh_interval
+        self._refreshing = threading.Lock()
+        self._refresh_at = 0.0
 
     def authenticate_user(self, username: str, password: str, address: str) -> Caller:  # noqa: D102
         name = exact_key(username)
         key = self._cache.key_of(name, password)
-        self._look_for_changes()
+        self._refresh_cache()
         caller = self._cache.get(key)
         if caller is not None:
             return caller
@@ -60,7 +72,7 @@ class UserService(UserServiceInterface):
                 context.commit()
         except ConstraintViolationError as error:
             raise ConstraintViolationError(
-                f"The name {user.username} is taken, perhaps by a removed user whose images still carry it. "
+                f"The name {user.username} is taken, perhaps by a removed user whose images still exist. "
                 "Choose another."
             ) from error
         return created
@@ -74,7 +86,6 @@ class UserService(UserServiceInterface):
             return UserRepository(context).has_any()
 
     def change_password(self, username: str, password: str) -> None:  # noqa: D102
-        # A new user's rules, which are those for any password.
         new = validated(UserCreate, {"username": username, "password": password})
         hashed = self._hash(new.password.get_secret_value())
         with self._database.transaction() as context:
@@ -93,12 +104,12 @@ class UserService(UserServiceInterface):
         return SecretStr(self._passwords.hash(password))
 
     def _check(self, name: str, password: str, address: str, key: bytes) -> Caller:
-        # Others may have been here while this one waited.
+        # A call with the same credentials may have been checked while this one waited.
         known = self._cache.get(key)
         if known is not None:
             return known
         self._throttle.require_allowed(name, address)
-        revision = self._revision
+        revision = self._cache.revision
         user = self._find(name)
         is_right = self._passwords.check(password, user.password.get_secret_value() if user else None)
         if user is None or not is_right:
@@ -116,28 +127,23 @@ class UserService(UserServiceInterface):
         except RecordNotFoundError:
             return None
 
-    def _look_for_changes(self) -> None:
-        """Notice, once a second, whether any user was changed, here or by another process."""
-        if not self._must_look():
+    def _refresh_cache(self) -> None:
+        """Remove changed users from the cache, once per ``refresh_interval``."""
+        if time.monotonic() < self._refresh_at:
             return
-        # But for the first time, the others need not wait for the one that looks: what they remember is as good as
-        # it was a moment ago.
-        if self._looking.acquire(blocking=self._looked_at == _NEVER):
+        # While one call refreshes the cache, the others use it as it is, except at the start.
+        if self._refreshing.acquire(blocking=not self._refresh_at):
             try:
-                if self._must_look():
-                    self._look()
+                if time.monotonic() >= self._refresh_at:
+                    self._refresh()
             finally:
-                self._looking.release()
+                self._refreshing.release()
 
-    def _must_look(self) -> bool:
-        return time.monotonic() - self._looked_at >= _LOOK_FOR_CHANGES_SECONDS
-
-    def _look(self) -> None:
+    def _refresh(self) -> None:
         with self._database.reading() as context:
             users = UserRepository(context)
+            # The revision is read first, so that the next refresh notices a change in between.
             revision = users.revision()
-            if revision != self._revision:
-                # The revision was read first: what changes in between is noticed the next time.
+            if revision != self._cache.revision:
                 self._cache.keep_unchanged(users.changed_at(), revision)
-        self._revision = revision
-        self._looked_at = time.monotonic()
+        self._refresh_at = time.monotonic() + self._refresh_interval

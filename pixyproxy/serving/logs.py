@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
 
-from pixyproxy.core.request_context import request_id
+from pixyproxy.core.request_context import call_id
 from pixyproxy.observability.json_logs import JsonFormatter
 
 # At INFO these write the address of every call that they make, or how they work inside.
@@ -32,7 +32,7 @@ class RequestFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Write a record on one line, but for a traceback."""
         text = (
-            f"{_local_time(int(record.created))},{int(record.msecs):03d} {record.levelname} {request_id.get()} "
+            f"{_local_time(int(record.created))},{int(record.msecs):03d} {record.levelname} {call_id.get()} "
             f"[{threading.get_native_id()}] [{record.funcName}:{record.lineno}] {record.getMessage()}"
         )
         # Whoever sends a line break, as the name of a method too, must not be able to write a line of one's own.

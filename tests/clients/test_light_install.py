@@ -151,4 +151,4 @@ def test_pictures_are_not_shown_without_pillow(installed: Installed, server: Run
 
     assert shown.returncode == 0, shown.stdout
     said = " ".join(shown.stdout.split())
-    assert "pixyproxy: a picture is shown only where Pillow is installed: pip install pillow" in said
+    assert "pixyproxy: --show needs Pillow: pip install pillow" in said

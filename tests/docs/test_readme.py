@@ -71,7 +71,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
             password = re.search(r"^password: (\S+) ", said, flags=re.MULTILINE)
             assert address is not None
             assert password is not None
-            assert "are drawings that PixyProxy makes of the prompt itself" in (tmp_path / "log").read_text()
+            assert "PixyProxy draws images from prompts itself" in (tmp_path / "log").read_text()
             yield Served(address[1], password[1])
         finally:
             with contextlib.suppress(ProcessLookupError):

@@ -32,7 +32,7 @@ from tests.support.image_client import SMALL, ImageClient
 from tests.support.metrics import METRICS_ON, scrape
 from tests.support.openai_stand_in import RunningStandIn
 from tests.support.otlp_receiver import running_receiver
-from tests.support.rpc import TIMEOUT, Refusal, health_stub, refusal, refusal_of, request_id_of
+from tests.support.rpc import TIMEOUT, Refusal, call_id_of, health_stub, refusal, refusal_of
 from tests.support.servers import ANYBODY, RunningServer, basic, running_server
 from tests.support.waiting import wait_until
 
@@ -205,7 +205,7 @@ def test_what_is_submitted_is_not_cancelled(ann: GenerationClient, stand_in: Run
     assert ann.refused("CancelGeneration", request).reason == "ALREADY_SUBMITTED"
 
 
-def test_a_request_id_of_another_request_is_refused(ann: GenerationClient, prompt: str) -> None:
+def test_a_call_id_of_another_request_is_refused(ann: GenerationClient, prompt: str) -> None:
     request_id = str(uuid.uuid4())
     started = ann.start(prompt, request_id=request_id)
     # What is added to a request makes it another one only where it is set.
@@ -215,7 +215,7 @@ def test_a_request_id_of_another_request_is_refused(ann: GenerationClient, promp
         {"options": pb.GenerationOptions(size="64x64", partial_images=1)},
     ]
     for fields in others:
-        request = pb.CreateImageRequest(**({"prompt": prompt, "request_id": request_id, "options": SMALL} | fields))
+        request = pb.CreateImageRequest(**{"prompt": prompt, "request_id": request_id, "options": SMALL, **fields})
         refused = ann.refused("CreateGeneration", gpb.CreateGenerationRequest(request=request))
         assert (refused.code, refused.reason) == (grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED")
 
@@ -285,7 +285,7 @@ def test_health_and_reflection_know_the_service(provider_server: RunningServer) 
 
 
 def _check_log(server: RunningServer, call: Any, method: str, code: str) -> None:
-    request_id = request_id_of(call)
+    request_id = call_id_of(call)
     lines = server.wait_for_end_of(request_id)
     line = inspect.unwrap(getattr(GenerationServicer, method)).__code__.co_firstlineno
     begin = rf"{_TIME} INFO {re.escape(request_id)} \[\d+\] \[{method}:{line}\]"
@@ -318,7 +318,7 @@ def test_every_call_is_logged_counted_and_traced(tmp_path: Path, stand_in: Runni
                 _, call = getattr(client.stub, method).with_call(request, metadata=client.metadata, timeout=TIMEOUT)
                 _check_log(server, call, method, "OK")
             refused = client.refused("CancelGeneration", gpb.CancelGenerationRequest(guid=started.guid))
-            assert "REQUEST END FAILED_PRECONDITION" in server.wait_for_end_of(refused.request_id)[-1]
+            assert "REQUEST END FAILED_PRECONDITION" in server.wait_for_end_of(refused.call_id)[-1]
             stand_in.release(prompt)
             watch = client.watch(started.guid)
             watch.to_the_end()

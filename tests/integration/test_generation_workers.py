@@ -107,9 +107,9 @@ def test_what_concerns_all_is_said_once(tmp_path: Path, stand_in: RunningStandIn
         assert server.log.count("OPENAI_API_KEY is not set") == 1
     retiring = _TWO_RPC_WORKERS | asking(stand_in) | {"PIXYPROXY_MODEL": "stand-in-retiring"}
     with running_server(tmp_path / "retiring", retiring) as server:
-        wait_until(lambda: "shuts the model" in server.log, TIMEOUT, "the warning")
+        wait_until(lambda: "shuts down the model" in server.log, TIMEOUT, "the warning")
         ImageClient(server, server.admin).create()
-        assert server.log.count("shuts the model") == 1
+        assert server.log.count("shuts down the model") == 1
 
 
 # --- What callers see ------------------------------------------------------------------------------------------------
@@ -215,7 +215,7 @@ def test_the_generation_worker_s_log_lines_carry_the_call_s_id(
         return {line["message"]: line for line in parsed if line["request_id"] == refused.call_id}
 
     wait_until(lambda: len(lines()) >= 4, TIMEOUT, "its lines")
-    (of_worker,) = (line for text, line in lines().items() if text.startswith("the image provider refused"))
+    (of_worker,) = (line for text, line in lines().items() if text.startswith("The image provider refused"))
     assert of_worker["thread"] != lines()["REQUEST START"]["thread"]
     assert prompt not in "".join(several.log_lines)
 
@@ -223,11 +223,11 @@ def test_the_generation_worker_s_log_lines_carry_the_call_s_id(
 def test_the_generation_worker_s_log_lines_in_text(mortal: RunningServer, prompt: str) -> None:
     refused = refusal(mortal.images.CreateImage, _request(f"{prompt} [[fault:401]]"), mortal.admin.metadata)
     line = wait_until(
-        lambda: [line for line in mortal.lines_of(refused.call_id) if "the image provider refused" in line],
+        lambda: [line for line in mortal.lines_of(refused.call_id) if "The image provider refused" in line],
         TIMEOUT,
         "the generation worker's line",
     )[0]
-    assert re.fullmatch(rf"\S+ \S+ \w+ {re.escape(refused.call_id)} \[\d+\] \[\w+:\d+\] the image provider .*", line)
+    assert re.fullmatch(rf"\S+ \S+ \w+ {re.escape(refused.call_id)} \[\d+\] \[\w+:\d+\] The image provider .*", line)
 
 
 def test_the_generation_worker_s_numbers_are_shown_with_all_others(

@@ -30,7 +30,7 @@ from tests.support.generation_client import (
 )
 from tests.support.image_client import ImageClient
 from tests.support.openai_stand_in import RunningStandIn, Submission, make_partial
-from tests.support.rpc import TIMEOUT, refusal_of, request_id_of
+from tests.support.rpc import TIMEOUT, call_id_of, refusal_of
 from tests.support.servers import RunningServer, running_server
 from tests.support.waiting import wait_until
 
@@ -314,10 +314,8 @@ def test_a_watcher_that_stalls_is_cut_off(tmp_path: Path, stand_in: RunningStand
             next(call)
             reading.until(SUBMITTED)
             reading.next()
-            wait_until(
-                lambda: "REQUEST END" in "".join(server.lines_of(request_id_of(call))), TIMEOUT, "it to be cut off"
-            )
-            *_, why, end = server.lines_of(request_id_of(call))
+            wait_until(lambda: "REQUEST END" in "".join(server.lines_of(call_id_of(call))), TIMEOUT, "it to be cut off")
+            *_, why, end = server.lines_of(call_id_of(call))
             assert why.endswith("The caller took nothing for 3 s and was cut off.")
             assert "REQUEST END CANCELLED" in end
             # Who only waits for a change is not cut off, for whatever time.

@@ -180,7 +180,7 @@ def test_metrics_need_nothing_of_the_service(metered: RunningServer) -> None:
 
 
 def test_metrics_are_off_unless_asked_for(server: RunningServer) -> None:
-    assert "Metrics are at" not in server.log
+    assert "Serving metrics at" not in server.log
     script = "import sys, pixyproxy.cli; sys.exit('prometheus_client' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 

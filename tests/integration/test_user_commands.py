@@ -187,7 +187,7 @@ def test_a_password_needs_a_terminal_or_standard_input(tmp_path: Path) -> None:
         check=False,
         start_new_session=True,  # Which has no terminal.
     )
-    said = "pixyproxy: There is no terminal to ask for the password at: use --password-stdin.\n"
+    said = "pixyproxy: There is no terminal to read the password from: use --password-stdin.\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
 
 

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.servers import RunningServer
 
 _TIMEOUT = 30.0
-_PLACE = re.compile(r"Metrics are at (http://\S+)\.$", re.MULTILINE)
+_PLACE = re.compile(r"Serving metrics at (http://\S+)\.$", re.MULTILINE)
 
 METRICS_ON = {"PIXYPROXY_METRICS_LISTEN": "127.0.0.1:0"}
 

@@ -1,4 +1,4 @@
-"""Images from the OpenAI Images API, one submission per call and never a second one."""
+"""Generates images with the OpenAI Images API, with one submission per call."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from pixyproxy.core.exceptions import (
 )
 from pixyproxy.core.models import PartialImage, Usage
 from pixyproxy.core.request_context import trace_headers
+from pixyproxy.generation.image_format import inspect_image
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest, OnPartial, ignore_partial
-from pixyproxy.generation.openai.answer import NoImageError, kept_body, kept_events, take_apart
+from pixyproxy.generation.openai.answer import MAX_BODY, NoImageError, kept_body, kept_events, take_apart
 from pixyproxy.generation.openai.errors import ErrorAnswer, explain_status, safe_name
-from pixyproxy.generation.picture import inspect_picture
 
 _DEFAULT_BASE_URL = "https://api.openai.com/v1"
 _OPENAI_DOMAIN = ".openai.com"
@@ -43,53 +43,81 @@ _UNSENDABLE = (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError)
 _logger = logging.getLogger(__name__)
 
 
-class OpenAIGenerator:
-    """Makes images with the OpenAI Images API.
+def make_client(
+    api_key: str, base_url: str | None, organization: str | None, project: str | None, timeout: float
+) -> openai.OpenAI:
+    """Make a client, which connects at the first request.
 
-    The settings given here are the only ones: of the environment, the client reads nothing but OPENAI_CUSTOM_HEADERS
-    and the usual variables for proxies and certificates.
+    Of the environment, it reads only OPENAI_CUSTOM_HEADERS and the usual variables for proxies and certificates.
+
+    Args:
+        api_key: the secret key.
+        base_url: the API's address up to and including ``/v1``; None for OpenAI.
+        organization: the organisation's id, or None for the key's default.
+        project: the project's id, or None for the key's default.
+        timeout: seconds without data after which a request fails. It is also the deadline of the whole answer, checked
+            when data arrives; so no request takes much longer than twice the timeout.
+
+    Raises:
+        ConfigurationError: one of the arguments is invalid.
     """
+    headers = {"OPENAI_API_KEY": api_key, "OPENAI_ORG_ID": organization or "-", "OPENAI_PROJECT_ID": project or "-"}
+    for setting, value in headers.items():
+        if not re.fullmatch(r"[!-~]+", value):
+            raise ConfigurationError(f"{setting} must consist of visible ASCII characters without spaces.")
+    connect_timeout = min(_CONNECT_TIMEOUT, timeout)
+    http_client = httpx2.Client(
+        # A redirected POST is submitted, and billed, a second time.
+        follow_redirects=False,
+        # A connection that breaks when it is used again does not show whether the provider has received the request.
+        # So each request opens its own. The number of generations limits that of connections.
+        limits=httpx2.Limits(max_connections=None, max_keepalive_connections=0),
+        event_hooks={"request": [_set_deadline], "response": [_keep_deadline]},
+    )
+    try:
+        client = openai.OpenAI(
+            api_key=api_key,
+            # The empty strings keep the client from reading the environment.
+            admin_api_key="",
+            organization="",
+            project="",
+            webhook_secret="",
+            base_url=base_url or _DEFAULT_BASE_URL,
+            timeout=httpx2.Timeout(
+                connect=connect_timeout, read=timeout, write=min(_WRITE_TIMEOUT, timeout), pool=connect_timeout
+            ),
+            max_retries=0,
+            http_client=http_client,
+        )
+    except httpx2.InvalidURL as exc:
+        raise ConfigurationError("OPENAI_BASE_URL is not a URL.") from exc
+    client.organization = organization or None
+    client.project = project or None
+    return client
+
+
+class OpenAIGenerator:
+    """An ``ImageGenerator`` for the OpenAI Images API."""
 
     def __init__(
-        self,
-        api_key: str,
-        base_url: str | None,
-        organization: str | None,
-        project: str | None,
-        timeout: float,
-        *,
-        always_streams: bool = False,
+        self, client: openai.OpenAI, *, always_streams: bool = False, max_answer_bytes: int = MAX_BODY
     ) -> None:
-        """Prepare the client; nothing connects yet.
+        """Use a client.
 
         Args:
-            api_key: the secret key.
-            base_url: the API's address up to and including ``/v1``; None is OpenAI's own.
-            organization: the organisation's id, or None for the key's default.
-            project: the project's id, or None for the key's default.
-            timeout: seconds to wait for an image once it was asked for. A silence of that length ends the wait,
-                and so does an answer whose body is still incomplete then; no wait is much longer than twice that.
-            always_streams: whether to ask for a stream of events even where no partial images are wanted.
-
-        Raises:
-            ConfigurationError: one of these settings cannot be what it should be.
+            client: one of ``make_client``, which is closed with this generator.
+            always_streams: whether to ask for a stream of events even if no partial images are wanted.
+            max_answer_bytes: the largest answer, or event of a stream, that is read.
         """
+        self._client = client
         self._always_streams = always_streams
-        _check_header("OPENAI_API_KEY", api_key)
-        _check_header("OPENAI_ORG_ID", organization or "none")
-        _check_header("OPENAI_PROJECT_ID", project or "none")
-        try:
-            self._client = _make_client(api_key, base_url or _DEFAULT_BASE_URL, _timeouts(timeout))
-        except httpx2.InvalidURL as exc:
-            raise ConfigurationError("OPENAI_BASE_URL is not a URL.") from exc
-        self._client.organization = organization or None
-        self._client.project = project or None
+        self._max_answer_bytes = max_answer_bytes
 
     def generate(self, request: GenerationRequest, on_partial: OnPartial = ignore_partial) -> GeneratedImage:
         """Submit one request and wait for its image.
 
         Raises:
-            ProviderError: the provider did not deliver; ``may_have_billed`` says whether it may cost all the same.
+            ProviderError: there is no image; ``may_have_billed`` says whether the provider may bill for it.
         """
         sent = _parameters(request)
         if request.partial_images or self._always_streams:
@@ -104,25 +132,23 @@ class OpenAIGenerator:
                     return self._read_stream(sent, response, on_partial)
                 return self._read_image(sent, response)
         except openai.APIStatusError as exc:
-            # Not chained: the provider's text may quote the prompt or a part of the key.
+            # Not chained: the provider's text may quote the prompt or part of the key.
             raise self._explain_status(exc, sent) from None
         except openai.APIConnectionError as exc:
             raise _explain_connection(exc.__cause__) from exc
         except (httpx2.HTTPError, httpx2.StreamError) as exc:
-            # The connection broke after the answer's head.
+            # The connection broke after the headers of the answer.
             raise _explain_connection(exc) from exc
 
     def model_shutdown_date(self, model: str) -> str | None:
-        """Ask when a model will be shut down.
+        """Return the provider's date for the shutdown of a model, such as ``2026-12-01``, or None if there is none.
 
-        Returns:
-            The date as the provider writes it, such as ``2026-12-01``, or None where none is announced or the
-            provider does not say; a failure to ask is only logged.
+        A failed request is logged, and returns None.
         """
         try:
             date = self._client.models.retrieve(model, timeout=_LOOKUP_TIMEOUT).shutdown_date
-        except Exception as exc:  # a warning for operators must never keep the server from starting
-            _logger.warning("could not ask the image provider about its model: %s", type(exc).__name__)
+        except Exception as exc:  # The start of the server must not depend on a warning.
+            _logger.warning("The image provider did not describe its model: %s", type(exc).__name__)
             return None
         return date if isinstance(date, str) else None
 
@@ -132,19 +158,19 @@ class OpenAIGenerator:
 
     def _read_image(self, sent: Mapping[str, Any], response: httpx2.Response) -> GeneratedImage:
         try:
-            with kept_body(response.iter_bytes()) as (body, size):
+            with kept_body(response.iter_bytes(), self._max_answer_bytes) as (body, size):
                 try:
                     return _image_of(sent, *take_apart(body, size))
                 except (ValueError, RecursionError) as exc:
                     raise self._explain_success(exc, sent, response, body[:size]) from exc
-        except ValueError as exc:  # It is too large.
+        except ValueError as exc:  # The answer is too large.
             raise self._explain_success(exc, sent, response, b"") from exc
 
     def _read_stream(self, sent: Mapping[str, Any], response: httpx2.Response, on_partial: OnPartial) -> GeneratedImage:
         """Return the image of the event that completes a stream of events; nothing else is the image."""
         has_begun = False
         try:
-            for body, size in kept_events(response.iter_bytes()):
+            for body, size in kept_events(response.iter_bytes(), self._max_answer_bytes):
                 has_begun = has_begun or body.find(_PARTIAL.encode(), 0, size) >= 0
                 try:
                     answer, data = take_apart(body, size)
@@ -170,7 +196,7 @@ class OpenAIGenerator:
         *,
         has_begun: bool = False,
     ) -> ProviderError:
-        """Return the error for an answer that calls itself a success and holds no image.
+        """Return the error for a successful answer without an image.
 
         Args:
             problem: why no image can be read from it.
@@ -182,7 +208,9 @@ class OpenAIGenerator:
         said = _error_in(problem.answer) if isinstance(problem, NoImageError) else None
         if said:
             error = ErrorAnswer.of(said)
-            _log_failure("calls an error a success", response, error.for_log(sent["prompt"], self._client.api_key))
+            _log_failure(
+                "sent an error with a status of success", response, error.for_log(sent["prompt"], self._client.api_key)
+            )
             if error.is_moderation(sent["prompt"]) and not has_begun:
                 return error.explain_moderation()
         else:
@@ -201,42 +229,8 @@ class OpenAIGenerator:
 # --- The request -----------------------------------------------------------------------------------------------------
 
 
-def _check_header(setting: str, value: str) -> None:
-    if not re.fullmatch(r"[!-~]+", value):
-        raise ConfigurationError(f"{setting} must consist of visible ASCII characters without spaces.")
-
-
-def _timeouts(timeout: float) -> httpx2.Timeout:
-    connect = min(_CONNECT_TIMEOUT, timeout)
-    return httpx2.Timeout(connect=connect, read=timeout, write=min(_WRITE_TIMEOUT, timeout), pool=connect)
-
-
-def _make_client(api_key: str, base_url: str, timeouts: httpx2.Timeout) -> openai.OpenAI:
-    http_client = httpx2.Client(
-        # A redirected POST is submitted, and billed, a second time.
-        follow_redirects=False,
-        # A connection kept alive may die as the next request is sent on it, which cannot be told from a request that
-        # was taken and not answered. A handshake is nothing beside a generation. How many there are at once is
-        # limited where generations are.
-        limits=httpx2.Limits(max_connections=None, max_keepalive_connections=0),
-        event_hooks={"request": [_set_deadline], "response": [_keep_deadline]},
-    )
-    # The empty strings keep the client from reading the environment.
-    return openai.OpenAI(
-        api_key=api_key,
-        admin_api_key="",
-        organization="",
-        project="",
-        webhook_secret="",
-        base_url=base_url,
-        timeout=timeouts,
-        max_retries=0,
-        http_client=http_client,
-    )
-
-
 def _parameters(request: GenerationRequest) -> dict[str, Any]:
-    """Return the API's parameters; what is ``auto`` is left to the provider, whose default that is."""
+    """Return the API's parameters. The provider's default is ``auto``, so that it is not sent."""
     chosen = {"size": request.size, "quality": request.quality, "background": request.background}
     return {
         "model": request.model,
@@ -258,7 +252,7 @@ def _keep_deadline(response: httpx2.Response) -> None:
 
 
 class _StreamWithDeadline(httpx2.SyncByteStream):
-    """A response's bytes up to a deadline: the client's own timeout starts anew with every byte that drips in."""
+    """A response's bytes, with a deadline for all of them: the client's own timeout restarts with every byte."""
 
     def __init__(self, stream: httpx2.SyncByteStream, deadline: float) -> None:
         self._stream = stream
@@ -267,7 +261,7 @@ class _StreamWithDeadline(httpx2.SyncByteStream):
     def __iter__(self) -> Iterator[bytes]:
         for chunk in self._stream:
             if time.monotonic() > self._deadline:
-                raise httpx2.ReadTimeout("the answer was still incomplete at the deadline")
+                raise httpx2.ReadTimeout("the answer was incomplete at the deadline")
             yield chunk
 
     def close(self) -> None:
@@ -278,10 +272,10 @@ class _StreamWithDeadline(httpx2.SyncByteStream):
 
 
 def _read_usage(usage: object) -> Usage | None:
-    """Return the token counts, or None where they are not three plain numbers: an image is not lost for that."""
+    """Return the token counts, or None if they are not three integers: the image is kept nevertheless."""
     if not isinstance(usage, dict):
         return None
-    # Some servers know one kind of number alone, and write 11.0.
+    # Some servers write integers as 11.0.
     given = {name: usage.get(name) for name in Usage.model_fields}
     counts = {
         name: int(count) if isinstance(count, float) and count.is_integer() else count for name, count in given.items()
@@ -292,7 +286,7 @@ def _read_usage(usage: object) -> Usage | None:
 
 
 def _image_of(sent: Mapping[str, Any], answer: Mapping[str, Any], data: bytes | mmap) -> GeneratedImage:
-    picture = inspect_picture(data)
+    picture = inspect_image(data)
     return GeneratedImage(
         data=memoryview(data).toreadonly(),
         content_type=picture.content_type,
@@ -307,7 +301,7 @@ def _partial_of(answer: Mapping[str, Any], data: bytes | mmap, wanted: int) -> P
     index = answer.get("partial_image_index")
     if not isinstance(index, int) or not 0 <= index < wanted:
         raise ValueError("a partial image that nobody wants")
-    content_type = inspect_picture(data).content_type
+    content_type = inspect_image(data).content_type
     return PartialImage.model_construct(index=index, content_type=content_type, data=bytes(memoryview(data)))
 
 
@@ -330,16 +324,16 @@ def _is_the_end(problem: Exception, body: mmap, size: int) -> bool:
 
 
 def _log_failure(what: str, response: httpx2.Response, detail: str) -> None:
-    """Log one line that helps OpenAI's support; the detail must hold nothing of the prompt."""
+    """Log a line for OpenAI's support. The detail must not quote the prompt."""
     request_id = safe_name(response.headers.get("x-request-id")) or "none"
     _logger.warning(
-        "the image provider %s: status %d, provider's request id %s: %s", what, response.status_code, request_id, detail
+        "The image provider %s: status %d, provider's request id %s: %s", what, response.status_code, request_id, detail
     )
 
 
 def _explain_connection(cause: BaseException | None) -> ProviderError:
     _logger.warning(
-        "the image provider did not answer: status none, provider's request id none: %s", type(cause).__name__
+        "The image provider did not answer: status none, provider's request id none: %s", type(cause).__name__
     )
     if isinstance(cause, _UNSENDABLE):
         return ProviderMisconfiguredError("The image provider's address or key cannot be used.")
@@ -348,5 +342,6 @@ def _explain_connection(cause: BaseException | None) -> ProviderError:
     if isinstance(cause, httpx2.TimeoutException):
         return ProviderTimeoutError("The image provider took too long.", may_have_billed=True)
     return OutcomeUnknownError(
-        "The connection to the image provider broke after the request was sent; whether an image was made is unknown."
+        "The connection to the image provider broke after the request was sent. Whether it generated an image is "
+        "unknown."
     )

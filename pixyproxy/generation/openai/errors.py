@@ -1,4 +1,4 @@
-"""What an image provider's errors mean: those of OpenAI, of gateways before it, and of other servers with its API."""
+"""Translates errors of OpenAI, of gateways in front of it, and of other servers with its API."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from pixyproxy.core.exceptions import (
 )
 
 _MAX_RETRY_AFTER = 24 * 60 * 60.0
-_MAX_MESSAGE = 2000  # characters of the provider's text that are looked at
+_MAX_MESSAGE = 2000  # characters of the provider's text that are read
 _MAX_SHOWN = 300
-_SHARED_RUN = 16  # characters of the prompt in a row that give it away
+_SHARED_RUN = 16  # consecutive characters of the prompt that reveal it
 _SHORT_WORD = 3
 
-# Statuses that certainly mean that no model was asked. With any other, an image may have been made: a gateway answers
-# 408 when its upstream is slow, and 500 when the upstream's answer is cut off.
+# Statuses which mean that no image was generated. With any other, one may have been: a gateway answers 408 if its
+# upstream is slow, and 500 if the upstream's answer is incomplete.
 _INVALID = frozenset({400, 413, 422})
 _MISCONFIGURED = frozenset(
     {301, 302, 307, 308, 401, 403, 404, 405, 406, 407, 410, 411, 414, 415, 417, 421, 426, 428, 431, 451}
@@ -56,7 +56,7 @@ _QUOTA_CODES = frozenset(
     }
 )
 _QUOTA_SUFFIX = "_spend_limit_exceeded"
-# Some gateways replace the code by the status, and keep the text.
+# Some gateways replace the code by the status, but keep the text.
 _MODERATION_TEXT = re.compile(
     r"(?:by|of) (?:the|our) safety system|content[ _]?policy[ _]?violation|content management policy|moderation_blocked"
 )
@@ -72,27 +72,27 @@ _FIELDS = {
     "background": "options.background",
     "partial_images": "options.partial_images",
 }
-# A text that names one of these is about it. Not the model: LiteLLM names it in every text.
+# A text that names one of these is about it. The model is missing: LiteLLM names it in every text.
 _OPTIONS = frozenset({"size", "quality", "output_format", "background", "partial_images"})
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_./-]{1,64}")
 _WORD = re.compile(r"[A-Za-z0-9]+")
 _NAME = re.compile(r"[a-z_]+")
 _ESCAPE = re.compile(r"\\+(?:u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|[nrt])|%[0-9a-fA-F]{2}|&#?\w{1,8};")
-# Keys, addresses, paths, and what is as long as a key.
+# Keys, addresses, paths, and words as long as a key.
 _SECRET = re.compile(r"\b(?:sk|org|proj)[-_]\S*|\w+://\S+|(?<![\w.])/[\w.-]+/\S*|\b(?=\S*\d)[\w-]{24,}")
 _HIDDEN = "***"
 
 
 @dataclass(frozen=True)
 class ErrorAnswer:
-    """What an error answer says.
+    """The content of an error answer.
 
     Attributes:
         codes: its code and type, in lower case.
         param: the parameter that it names, or "".
-        message: its text, which may quote anything.
-        moderation: what it says of moderation.
+        message: its text, which may quote the prompt or a secret.
+        moderation: its details of moderation.
     """
 
     codes: frozenset[str]
@@ -102,7 +102,7 @@ class ErrorAnswer:
 
     @classmethod
     def of(cls, error: object) -> ErrorAnswer:
-        """Read an error object, or what came in the place of one."""
+        """Read an error object, or whatever value the answer has in its place."""
         fields: dict[str, Any] = error if isinstance(error, dict) else {"message": error}
         texts = [fields[name] for name in ("message", "detail", "error") if isinstance(fields.get(name), str)]
         moderation = fields.get("moderation_details")
@@ -114,16 +114,16 @@ class ErrorAnswer:
         )
 
     def is_moderation(self, prompt: str) -> bool:
-        """Whether moderation refuses the prompt or the image."""
+        """Return whether moderation refuses the prompt or the image."""
         return bool(self.codes & _MODERATION_CODES) or self._says(_MODERATION_TEXT, prompt)
 
     def is_quota(self, prompt: str) -> bool:
-        """Whether the account is out of money."""
+        """Return whether the account is out of money."""
         by_code = any(code in _QUOTA_CODES or code.endswith(_QUOTA_SUFFIX) for code in self.codes)
         return by_code or self._says(_QUOTA_TEXT, prompt)
 
     def is_unknown_model(self, prompt: str) -> bool:
-        """Whether there is no such model."""
+        """Return whether the model does not exist."""
         return "model_not_found" in self.codes or self._says(_MODEL_TEXT, prompt)
 
     def _says(self, pattern: re.Pattern[str], prompt: str) -> bool:
@@ -131,13 +131,13 @@ class ErrorAnswer:
         return found is not None and found[0] not in prompt.casefold()
 
     def for_log(self, prompt: str, api_key: str) -> str:
-        """Return what it says for the log, without any word of the prompt and without what may be a secret."""
+        """Return its content for the log, without words of the prompt and without possible secrets."""
         prompt = _plain(prompt).lower()
         words = set(_WORD.findall(prompt))
 
         def unless_of_prompt(found: re.Match[str]) -> str:
             word = found[0].lower()
-            # A longer one may have been cut off.
+            # The end of a longer word may be missing.
             return _HIDDEN if word in words or (len(word) > _SHORT_WORD and word in prompt) else found[0]
 
         text = _WORD.sub(unless_of_prompt, _plain(_SECRET.sub(_HIDDEN, self.message.replace(api_key, _HIDDEN))))
@@ -158,16 +158,16 @@ class ErrorAnswer:
         )
 
     def explain_invalid(self, sent: Mapping[str, Any], api_key: str) -> ProviderRequestInvalidError:
-        """Return the error for a refused parameter; the provider's text goes along where it is about an option."""
+        """Return the error for a refused parameter, with the provider's text if that is about an option."""
         field = _FIELDS.get(self.param or self._option_named(sent), "options")
         text = " ".join(self.message.split())
-        # Of the prompt, or of nothing in particular, the provider's text could quote anything.
+        # A text about the prompt, or about no particular parameter, could quote anything.
         if text and field not in {"prompt", "options"} and _may_be_shared(text, sent["prompt"], api_key):
             return ProviderRequestInvalidError(field, f"The image provider refuses it: {text[:_MAX_SHOWN]}")
         return ProviderRequestInvalidError(field, "The image provider refuses it.")
 
     def _option_named(self, sent: Mapping[str, Any]) -> str:
-        """Return the one option that was sent and that the text names, or "" where it is not clear which one it is."""
+        """Return the sent option that the text names, or "" if it names none or several."""
         named = {*_OPTIONS, "prompt"} & set(_NAME.findall(self.message.lower()))
         return named.pop() if len(named) == 1 and named <= _OPTIONS & sent.keys() else ""
 
@@ -185,11 +185,11 @@ def explain_status(
 
     Args:
         status: the HTTP status.
-        headers: the answer's headers.
-        answer: what it says.
+        headers: the headers.
+        answer: the content.
         sent: the parameters of the request.
-        api_key: what must not be passed on.
-        is_openai: whether it came from OpenAI itself, whose 500 says that no image was made.
+        api_key: the key, which must not be passed on.
+        is_openai: whether it came from OpenAI itself, whose status 500 means that no image was generated.
     """
     prompt, retry_after = sent["prompt"], _retry_after(headers)
     if status in _REFUSALS and answer.is_moderation(prompt):
@@ -197,7 +197,7 @@ def explain_status(
     if status == 402 or (status in _REFUSALS and answer.is_quota(prompt)):
         return ProviderQuotaError("The image provider's account is out of money or over its spending limit.")
     if status == 429:
-        return ProviderRateLimitedError("The image provider asks to slow down.", retry_after=retry_after)
+        return ProviderRateLimitedError("The image provider's rate limit is reached.", retry_after=retry_after)
     if status == 404 or (status in _INVALID and answer.is_unknown_model(prompt)):
         return ProviderModelUnknownError("The image provider does not have this model for the server's account.")
     if status in _INVALID:
@@ -214,19 +214,19 @@ def explain_status(
 
 
 def safe_name(value: object) -> str:
-    """Return a provider's identifier, or an empty string for anything that is not one."""
+    """Return a provider's identifier, or an empty string if the value is not one."""
     return value if isinstance(value, str) and _SAFE_NAME.fullmatch(value) else ""
 
 
 def _plain(text: str) -> str:
-    """Return a text in ASCII, on one line, and with a space for each escape, however often it was quoted."""
+    """Return a text in ASCII, on one line, and with a space for each escape, including nested ones."""
     text = unicodedata.normalize("NFKD", _ESCAPE.sub(" ", text)).encode("ascii", "ignore").decode()
     return re.sub(r"[^!-~]+", " ", text).strip()
 
 
 def _may_be_shared(text: str, prompt: str, api_key: str) -> bool:
-    """Return whether the text holds no part of the prompt and no secret."""
-    # An escape may stand for a character of the prompt.
+    """Return whether a text quotes no part of the prompt and no secret."""
+    # An escape may encode a character of the prompt.
     if not text.isprintable() or api_key in text or _SECRET.search(text) or _ESCAPE.search(text):
         return False
     text, prompt = text.casefold(), " ".join(prompt.split()).casefold()
@@ -235,7 +235,7 @@ def _may_be_shared(text: str, prompt: str, api_key: str) -> bool:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds to wait that the provider names, more than 0 and up to a day, or None."""
+    """Return the seconds to wait that the provider names, more than 0 and at most a day, or None."""
     seconds = _number(headers.get("retry-after-ms")) / 1000
     if not seconds > 0:
         seconds = _number(headers.get("retry-after"))

@@ -9,7 +9,7 @@ from typing import NoReturn
 import grpc
 from grpc_status import rpc_status
 
-from pixyproxy.core.request_context import request_id
+from pixyproxy.core.request_context import call_id
 from pixyproxy.resource.interceptors.wrapping import AroundCalls, Behavior
 from pixyproxy.resource.statuses import is_foreseen, status_of
 
@@ -38,7 +38,7 @@ class _AnsweredErrors(AbstractContextManager[None]):
         if not self._context.is_active():
             _logger.info("The caller has gone.")
         # Then nobody is answered; but an error that went on from here, gRPC would log with a traceback.
-        refuse(self._context, error, request_id.get())
+        refuse(self._context, error, call_id.get())
 
 
 def refuse(context: grpc.ServicerContext, error: Exception, call_id: str) -> NoReturn:

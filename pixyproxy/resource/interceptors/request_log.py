@@ -15,7 +15,7 @@ from typing import Any
 
 import grpc
 
-from pixyproxy.core.request_context import request_id
+from pixyproxy.core.request_context import call_id
 from pixyproxy.resource.interceptors.wrapping import AroundCalls, Behavior
 
 REQUEST_ID_KEY = "x-request-id"
@@ -51,7 +51,7 @@ class RequestLogInterceptor(AroundCalls):
     def _around_later_stream(self, behavior: Callable[..., Any], method: str) -> Callable[..., Any]:
         def call(request: Any, context: grpc.ServicerContext, send: Callable[[Any], None]) -> None:
             # Other threads send the messages, the first one perhaps at once.
-            send_request_id(context, request_id.get())
+            send_request_id(context, call_id.get())
             behavior(request, context, send)
 
         return super()._around_later_stream(functools.update_wrapper(call, behavior), method)
@@ -65,7 +65,7 @@ class _LoggedCall(AbstractContextManager["_LoggedCall"]):
         self._context = context
 
     def __enter__(self) -> _LoggedCall:
-        self._token = request_id.set(new_request_id())
+        self._token = call_id.set(new_request_id())
         self._started = time.perf_counter()
         self._log("REQUEST START")
         return self
@@ -74,13 +74,13 @@ class _LoggedCall(AbstractContextManager["_LoggedCall"]):
         """Send the id, if that is not done yet."""
         if not self._has_sent_id:
             self._has_sent_id = True
-            send_request_id(self._context, request_id.get())
+            send_request_id(self._context, call_id.get())
 
     def __exit__(self, *_: object) -> None:
         self.send_request_id()
         milliseconds = (time.perf_counter() - self._started) * 1000
         self._log("REQUEST END %s %.1f ms", code_of(self._context), milliseconds)
-        request_id.reset(self._token)
+        call_id.reset(self._token)
 
     def _log(self, message: str, *values: object) -> None:
         """Log a line as the servicer method's own, which spares the logger to look for where it was called from."""

@@ -16,35 +16,44 @@ _RENEWALS_A_LEASE = 5
 
 
 class Leases:
-    """Renews, in a thread of its own, the leases of all generations that are held."""
+    """Renews the leases of a worker's submitted generations, in a thread of its own.
 
-    def __init__(self, database: Database, owner: str, lease: timedelta) -> None:
+    Attributes:
+        owner: the name of the worker.
+        duration: how long a lease lasts.
+    """
+
+    def __init__(self, database: Database, owner: str, duration: timedelta) -> None:
         """Renew nothing yet.
 
         Args:
             database: where the generations are.
             owner: the name of the worker.
-            lease: for how long a lease is renewed.
+            duration: how long a lease lasts.
         """
+        self.owner = owner
+        self.duration = duration
         self._database = database
-        self._owner = owner
-        self._lease = lease
-        self._interval = lease.total_seconds() / _RENEWALS_A_LEASE
+        self._interval = duration.total_seconds() / _RENEWALS_A_LEASE
         self._held: set[int] = set()
         self._lock = threading.Lock()
         self._task = PeriodicTask("leases", self._renew, retry_interval=self._interval)
 
     def start(self) -> None:
-        """Begin to renew."""
+        """Start renewing."""
         self._task.start()
 
     def close(self) -> None:
-        """Renew no more."""
+        """Stop renewing."""
         self._task.close()
+
+    def expire(self) -> None:
+        """Expire the leases of a predecessor with the same name, which must have ended."""
+        in_transaction(self._database, lambda context: GenerationRepository(context).expire_leases(self.owner))
 
     @contextmanager
     def held(self, generation_id: int) -> Iterator[None]:
-        """Keep the lease of a generation meanwhile."""
+        """Renew the lease of a generation within this context."""
         with self._lock:
             self._held.add(generation_id)
         try:
@@ -59,6 +68,6 @@ class Leases:
         if held:
             in_transaction(
                 self._database,
-                lambda context: GenerationRepository(context).renew_leases(self._owner, held, self._lease),
+                lambda context: GenerationRepository(context).renew_leases(self.owner, held, self.duration),
             )
         return self._interval

@@ -1,4 +1,4 @@
-"""Limits how many requests all servers on one database submit to the provider within a minute."""
+"""Limits the requests that all servers on one database submit to the provider within a minute."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pixyproxy.data.repositories.rate_limit_slots import RateLimitSlotRepository
 
 
 class RateLimiter:
-    """Gives at most so many slots within any window, by the database's clock.
+    """Gives at most ``limit`` slots within any window, by the database's clock.
 
-    Slots are numbered. The next one may be taken once the one that is a whole limit before it is a window ago.
+    Slots are numbered. Slot n is free one window after slot n - limit was taken.
     """
 
     def __init__(self, database: Database, limit: int, window: timedelta = timedelta(minutes=1)) -> None:
@@ -22,13 +22,13 @@ class RateLimiter:
         self._window = window
 
     def take(self, context: DatabaseContext) -> float:
-        """Take a slot within a transaction, if there is one.
+        """Take a slot within a transaction, if one is free.
 
         Returns:
-            0 where it was taken, and otherwise the seconds until there may be one.
+            0 if it was taken, otherwise the seconds until one may be free.
 
         Raises:
-            ConstraintViolationError: another server was faster; the transaction may be run again.
+            ConstraintViolationError: another server took the slot; the transaction may be repeated.
         """
         slots = RateLimitSlotRepository(context)
         now = database_now(context, self._database.kind)
@@ -40,7 +40,7 @@ class RateLimiter:
         return wait.total_seconds()
 
     def wait_for(self, ahead: int) -> float:
-        """Return the seconds until there may be a slot for a request that has ``ahead`` others before it."""
+        """Return the seconds until a slot may be free for a request with ``ahead`` others before it."""
         windows, place = divmod(ahead, self._limit)
         with self._database.reading() as context:
             slots = RateLimitSlotRepository(context)
@@ -51,5 +51,5 @@ class RateLimiter:
         opened_by = slots.taken_at(number - self._limit)
         if opened_by is None:
             return timedelta(0)
-        # No longer than a window even where the clock was set back.
+        # At most a window, even if the clock was set back.
         return min(max(opened_by + self._window - now, timedelta(0)), self._window)

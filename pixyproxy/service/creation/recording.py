@@ -1,7 +1,7 @@
-"""Recording requests, and waiting for the images that generation workers make of them; once for each request.
+"""Records requests, each once, and waits for the images that generation workers generate.
 
-A request is recorded before anything else is done for it. So whatever is cut off where, the record says whether the
-provider may have generated, and billed, an image; and then nothing is submitted again.
+A request is recorded before anything else is done for it. So after any interruption the record says whether the
+provider may have generated and billed an image; if so, nothing is submitted again.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pixyproxy.core.error_records import from_record
 from pixyproxy.core.exceptions import (
     CallerGoneError,
     ConstraintViolationError,
+    CredentialsInvalidError,
     InvalidFieldError,
     OutcomeUnknownError,
     PixyProxyException,
@@ -33,7 +34,7 @@ from pixyproxy.core.models import (
     ImageCreation,
     can_show,
 )
-from pixyproxy.core.request_context import request_id
+from pixyproxy.core.request_context import call_id
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.generations import (
     Generation,
@@ -60,7 +61,7 @@ class ImageCreator:
         waiting: WaitingCalls,
         *,
         defaults: GenerationDefaults,
-        require_hope: Callable[[], None],
+        require_closed: Callable[[], None],
         limiter: RateLimiter | None,
         trace_headers: Callable[[], Mapping[str, str]],
         on_record: Callable[[], object],
@@ -70,37 +71,37 @@ class ImageCreator:
 
         Args:
             database: where generations are recorded.
-            storing: commits what a process that died has stored.
+            storing: commits stored images whose worker has ended.
             waiting: waits for generations.
-            defaults: what to generate where a request leaves it open.
-            require_hope: raises where nothing is submitted for a while.
+            defaults: the options that a request leaves open.
+            require_closed: raises while nothing is submitted because the provider is down.
             limiter: limits submissions, or None.
-            trace_headers: gives what makes others' work a part of the running call's trace.
-            on_record: is called when there is something to claim.
-            max_queued: how many generations may be queued in all before ``start`` refuses further ones.
+            trace_headers: returns the headers that continue the trace of the running call.
+            on_record: called when a request is recorded.
+            max_queued: the number of queued generations, in all, at which ``start`` refuses further ones.
         """
         self._database = database
         self._storing = storing
         self._waiting = waiting
         self._defaults = defaults
-        self._require_hope = require_hope
+        self._require_closed = require_closed
         self._limiter = limiter
         self._trace_headers = trace_headers
         self._on_record = on_record
         self._max_queued = max_queued
 
     def create(self, creation: ImageCreation, author: Caller, call: CallScope) -> Image:
-        """Return the image of a request, once it is there. Raises as ``ImageServiceInterface.create_image``."""
+        """Return the image of a request once it is committed. Raises as ``ImageServiceInterface.create_image``."""
         fingerprint = _fingerprint(creation)
         while True:
             generation = self._find(creation, author, fingerprint)
             if generation is None or self._may_be_queued(generation):
                 self._check_with_defaults(creation.options)
-                self._require_hope()
+                self._require_closed()
                 self._require_time(author, call)
                 generation = self._record(generation, creation, author, self._context_of(call), fingerprint)
             if generation is None:
-                continue  # Another call was faster: join its generation.
+                continue  # Another call recorded it: join its generation.
             if generation.state is GenerationState.SUCCEEDED:
                 return self._get(generation, author)
             ended = self._wait_for(generation, call)
@@ -109,7 +110,7 @@ class ImageCreator:
             error = from_record(ended.error)
             if not isinstance(error, CallerGoneError):
                 raise error
-            # It was given up by the call that had recorded it, and this one still waits.
+            # The call that recorded it gave it up, but this one still waits.
 
     def start(self, creation: ImageCreation, author: Caller) -> Generation:
         """Record a request that goes on when nobody waits for it, or return the generation of its request id.
@@ -148,14 +149,14 @@ class ImageCreator:
             return ImageRepository(context).get(generation.image_guid, author)
 
     def _may_be_queued(self, generation: Generation) -> bool:
-        """Tell whether a generation is to be queued again.
+        """Return whether to queue a generation again.
 
         Raises:
-            OutcomeUnknownError: it must not be, ever.
+            OutcomeUnknownError: it must never be queued again.
         """
         if generation.is_leased or generation.state in (GenerationState.QUEUED, GenerationState.SUCCEEDED):
             return False
-        # Also where nothing was submitted: a database that was restored from a backup knows less than the store.
+        # Also if nothing was submitted: a database restored from a backup can be older than the store.
         if self._storing.rescue(generation):
             return False
         if generation.state is GenerationState.OUTCOME_UNKNOWN:
@@ -172,11 +173,12 @@ class ImageCreator:
     # --- Record --------------------------------------------------------------------------------------------------
 
     def _check_with_defaults(self, options: GenerationOptions) -> None:
-        """Check what no request can be blamed for alone: its choices together with the defaults."""
+        """Check the options of a request together with the defaults."""
         output_format = options.output_format or self._defaults.output_format
         if not can_show(options.background or self._defaults.background, output_format):
             raise InvalidFieldError.of(
-                "options.background", f"{TRANSPARENT_RULE}; what is left open here is the server's default"
+                "options.background",
+                f"{TRANSPARENT_RULE}; options that the request leaves open take the server's defaults",
             )
 
     def _require_room(self) -> None:
@@ -197,12 +199,12 @@ class ImageCreator:
             return
         with self._database.reading() as context:
             queued = GenerationRepository(context).count_queued()
-        # Authors are served in turn: each other one has at most as many before this request as its author.
+        # Authors are served in turn: at most own + 1 requests of each other author precede this one.
         own = queued.pop(author.user_id, 0)
         wait = self._limiter.wait_for(own + sum(min(count, own + 1) for count in queued.values()))
         if wait > remaining:
             raise TooBusyError(
-                "More images are queued than may be submitted within the call's deadline.", retry_after=wait
+                "Too many images are queued: this one cannot be submitted before the call's deadline.", retry_after=wait
             )
 
     def _record(
@@ -213,19 +215,19 @@ class ImageCreator:
         context_of_call: RequestContext,
         fingerprint: str,
     ) -> Generation | None:
-        """Queue a request, for the first time or again; return None where another call was faster."""
+        """Record a request, for the first time or again; return None if another call did so first."""
 
         def record(context: DatabaseContext) -> Generation | None:
             generations = GenerationRepository(context)
-            if generation is not None:
-                return generations.queue_again(generation, creation, context_of_call)
-            return generations.insert(creation, author.user_id, fingerprint, context_of_call)
+            if generation is None:
+                return generations.insert(creation, author.user_id, fingerprint, context_of_call)
+            return generations.queue_again(generation, creation, context_of_call)
 
         try:
             recorded = in_transaction(self._database, record)
-        except ConstraintViolationError:
-            if creation.request_id is None:
-                raise
+        except ConstraintViolationError as error:
+            if self._find(creation, author, fingerprint) is None:
+                raise CredentialsInvalidError("The user has been removed.") from error
             return None
         if recorded is not None:
             self._on_record()
@@ -234,7 +236,7 @@ class ImageCreator:
     def _context_of(self, call: CallScope) -> RequestContext:
         remaining = call.remaining()
         return RequestContext(
-            call_id=request_id.get(),
+            call_id=call_id.get(),
             trace_headers=self._trace_headers(),
             deadline_at=None if remaining is None else datetime.now(UTC) + timedelta(seconds=remaining),
         )
@@ -252,7 +254,7 @@ class ImageCreator:
         return ended
 
     def _give_up(self, generation: Generation, error: PixyProxyException) -> bool:
-        """End a generation that nobody waits for any more and that was not submitted yet; return whether it is so."""
+        """End a generation if it is still queued and no call of this process waits for it; return whether it ended."""
         if self._waiting.is_waited_for(generation.id):
             return False
         queued = replace(generation, state=GenerationState.QUEUED)
@@ -265,14 +267,14 @@ class ImageCreator:
 
 
 def _fingerprint(creation: ImageCreation) -> str:
-    """Hash everything that makes a request the same request, which is all of it but its id."""
+    """Return a hash of all fields of a request but its id; equal requests have equal ones."""
     return hashlib.sha256(creation.model_dump_json(exclude={"request_id"}).encode()).hexdigest()
 
 
 def _outcome_unknown() -> OutcomeUnknownError:
     return OutcomeUnknownError(
-        "An earlier request under this request_id was submitted to the provider and cut off before its answer came. "
-        "Whether it generated and billed an image is unknown; to try again, and perhaps pay again, use a new "
+        "An earlier request with this request_id was submitted to the provider and interrupted before its answer came. "
+        "Whether the provider generated and billed an image is unknown. To try again, and perhaps pay again, use a new "
         "request_id."
     )
 
@@ -287,5 +289,5 @@ def _not_submitted() -> ProviderTimeoutError:
 
 def _still_generating() -> ProviderTimeoutError:
     return ProviderTimeoutError(
-        "The image is still being generated. It will be stored; the same request with the same request_id fetches it."
+        "The image is still being generated, and will be stored. Repeat the request with the same request_id to get it."
     )

@@ -1,4 +1,4 @@
-"""Calls that wait for their generations: one query for all of a process."""
+"""Waits for generations, with one query for all waiting calls of a process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ AnyWaiter = TypeVar("AnyWaiter", bound="_Waiter")
 
 
 class _Waiter:
-    """A thread that waits for the end of a generation."""
+    """A call that waits for the end of a generation."""
 
     def __init__(self) -> None:
         self.is_woken = threading.Event()
@@ -79,9 +79,9 @@ class Watcher(_Waiter):
 
 
 class WaitingCalls:
-    """Looks, in a thread of its own, how the generations have come along that calls of this process wait for.
+    """Queries, in a thread of its own, the generations that calls of this process wait for.
 
-    It looks at intervals, and early at those whose ids come by a local signal.
+    It queries all of them at intervals, and single ones as soon as a local signal brings their ids.
     """
 
     def __init__(
@@ -89,24 +89,24 @@ class WaitingCalls:
         database: Database,
         changed: LocalSignal,
         *,
-        require_hope: Callable[[], None],
+        require_closed: Callable[[], None],
         on_change: Callable[[int], object] = lambda _: None,
         interval: float = 0.1,
         give_up_after: float = 30.0,
     ) -> None:
-        """Look at nothing yet.
+        """Query nothing yet.
 
         Args:
             database: where the generations are.
             changed: brings the ids of generations that have changed.
-            require_hope: raises where a generation that is still queued will not be submitted soon.
-            on_change: is told how many calls wait for generations that are still queued.
-            interval: seconds between two looks.
-            give_up_after: seconds after which callers are told that the database is away.
+            require_closed: raises while nothing is submitted because the provider is down.
+            on_change: called with the number of queued generations that are waited for.
+            interval: seconds between two queries.
+            give_up_after: seconds of an outage of the database after which the calls fail.
         """
         self._database = database
         self._changed = changed
-        self._require_hope = require_hope
+        self._require_closed = require_closed
         self._on_change = on_change
         self._interval = interval
         self._give_up_after = give_up_after
@@ -116,11 +116,11 @@ class WaitingCalls:
         self._thread = threading.Thread(target=self._run, name="waiting-calls", daemon=True)
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start the thread."""
         self._thread.start()
 
     def close(self) -> None:
-        """Look no more."""
+        """Stop the thread."""
         self._is_closing = True
         self._changed.send()
         if self._thread.is_alive():
@@ -130,11 +130,11 @@ class WaitingCalls:
         """Wait until a generation has ended.
 
         Returns:
-            The generation, or None where the caller has gone or its time is over before.
+            The generation, or None if the scope of the call ends first.
 
         Raises:
-            ProviderCircuitOpenError: it is still queued, and will not be submitted soon.
-            DBConnectionError: the database has been away for too long.
+            ProviderCircuitOpenError: it is queued, and nothing is submitted for now.
+            DBConnectionError: the database is unavailable for too long.
         """
         with self._added(generation.id, _Waiter()) as waiter:
             call.on_leaving(waiter.is_woken.set)
@@ -144,7 +144,7 @@ class WaitingCalls:
         return waiter.ended
 
     def is_waited_for(self, generation_id: int) -> bool:
-        """Tell whether a call of this process waits for the end of a generation; to watch it is not to wait."""
+        """Return whether a call of this process waits for the end of a generation; watchers do not count."""
         with self._lock:
             return any(not isinstance(waiter, Watcher) for waiter in self._waiters.get(generation_id, ()))
 
@@ -167,31 +167,31 @@ class WaitingCalls:
                     del self._waiters[generation_id]
 
     def _run(self) -> None:
-        look_at, reached_at = 0.0, time.monotonic()
+        query_at, reached_at = 0.0, time.monotonic()
         while not self._is_closing:
             with self._lock:
                 waited_for = set(self._waiters)
             if not waited_for:
                 self._on_change(0)
-            wait_for_any(self._changed, timeout=max(0.0, look_at - time.monotonic()) if waited_for else None)
+            wait_for_any(self._changed, timeout=max(0.0, query_at - time.monotonic()) if waited_for else None)
             signalled = set(self._changed.read())
             with self._lock:
                 waited_for = set(self._waiters)
-            if time.monotonic() >= look_at:
-                look_at = time.monotonic() + self._interval
+            if time.monotonic() >= query_at:
+                query_at = time.monotonic() + self._interval
                 due = waited_for
             else:
                 due = waited_for & signalled
             try:
-                self._look(due)
+                self._query(due)
                 reached_at = time.monotonic()
             except (DBConnectionError, ConflictError) as error:
                 if time.monotonic() - reached_at > self._give_up_after:
-                    self._tell(waited_for, error)
+                    self._fail(waited_for, error)
             except Exception:
                 _logger.exception("Generations that calls wait for could not be read.")
 
-    def _look(self, ids: Collection[int]) -> None:
+    def _query(self, ids: Collection[int]) -> None:
         if not ids:
             return
         with self._database.reading() as context:
@@ -202,16 +202,16 @@ class WaitingCalls:
         if len(ids) == len(self._waiters):
             self._on_change(len(queued))
         try:
-            self._require_hope()
+            self._require_closed()
         except PixyProxyException as error:
-            self._tell(queued, error)
+            self._fail(queued, error)
 
     def _deliver(self, generation: Generation) -> None:
         with self._lock:
             for waiter in self._waiters.get(generation.id, ()):
                 waiter.look(generation)
 
-    def _tell(self, ids: Collection[int], error: PixyProxyException) -> None:
+    def _fail(self, ids: Collection[int], error: PixyProxyException) -> None:
         with self._lock:
             for waiter in (waiter for generation_id in ids for waiter in self._waiters.get(generation_id, ())):
                 waiter.tell(error)

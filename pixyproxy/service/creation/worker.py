@@ -1,4 +1,4 @@
-"""The generation worker: claims queued generations, has each generated once, stores the images and commits them."""
+"""The generation worker: claims queued generations, submits each once, stores the images and commits them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TypeVar
 
+from cachetools import LRUCache
 from pydantic import ValidationError
 
 from pixyproxy.core import request_context
@@ -52,6 +53,7 @@ from pixyproxy.generation.retry import RetryPolicy
 from pixyproxy.service.creation.leases import Leases
 from pixyproxy.service.creation.rate_limiter import RateLimiter
 from pixyproxy.service.creation.recovery import Recovery
+from pixyproxy.service.creation.retrying import retried
 from pixyproxy.service.creation.storing import ImageStoring
 
 Result = TypeVar("Result")
@@ -64,14 +66,14 @@ _CLOSE_SECONDS = 10.0
 
 
 class _NotSubmitted(Exception):
-    """Rolls a claim back: another worker was faster, or the rate limiter has no slot for some seconds."""
+    """Rolls a claim back: another worker was faster, or the rate limiter has no slot for ``wait`` seconds."""
 
     def __init__(self, wait: float | None = None) -> None:
         self.wait = wait
 
 
 class GenerationWorker:
-    """Runs generations, in threads of its own, until nobody is left who could record any on this server."""
+    """Runs generations in threads of its own, until no process of this server can record any more."""
 
     def __init__(
         self,
@@ -80,11 +82,9 @@ class GenerationWorker:
         storing: ImageStoring,
         generator: ImageGenerator,
         *,
-        owner: str,
         defaults: GenerationDefaults,
         limit: int,
         leases: Leases,
-        lease: timedelta,
         recovery: Recovery,
         breaker: CircuitBreaker,
         retry: RetryPolicy,
@@ -101,35 +101,31 @@ class GenerationWorker:
 
         Args:
             database: the queue.
-            store: where bytes go.
+            store: checked for room before each submission.
             storing: stores and commits images.
-            generator: asks the provider.
-            owner: the name of this worker, and of the one before it in its place, which must be dead.
-            defaults: what to generate where a request leaves it open.
-            limit: how many generations may be submitted at a time.
-            leases: renews the leases of what is submitted.
-            lease: how long a lease lasts.
-            recovery: commits what could not be committed at once.
+            generator: generates images.
+            defaults: the options that a request leaves open.
+            limit: the most submitted generations at a time.
+            leases: the leases of this worker. A predecessor of the same name must have ended.
+            recovery: commits images that could not be committed at once.
             breaker: stops submissions while the provider is down.
-            retry: says which failures are tried again.
+            retry: decides which failures are retried.
             limiter: limits the submissions of all servers, or None.
-            recorded: is sent when this server has recorded a request.
-            on_change: is told the id of each generation that was submitted, has a new partial image, or has ended.
-            observer: is told what becomes of generations.
-            continuing: returns what is entered to work on a part of the trace that headers name.
-            poll_interval: seconds between two looks for what other servers have recorded.
-            retry_interval: seconds before a database that is away is tried again.
-            give_up_after: seconds after which it is left to the lease to end a generation.
+            recorded: received when this server has recorded a request.
+            on_change: called with the id of each generation that was submitted, has a new partial image, or has ended.
+            observer: counts generations.
+            continuing: enters the trace that headers name.
+            poll_interval: seconds between two queries for requests that other servers have recorded.
+            retry_interval: seconds between two attempts while the database is unavailable.
+            give_up_after: seconds after which such attempts end. The generation then ends with its lease.
         """
         self._database = database
         self._store = store
         self._storing = storing
         self._generator = generator
-        self._owner = owner
         self._defaults = defaults
         self._limit = limit
         self._leases = leases
-        self._lease = lease
         self._recovery = recovery
         self._breaker = breaker
         self._retry = retry
@@ -149,19 +145,18 @@ class GenerationWorker:
         self._retries_at: list[float] = []
         self._doubtful: set[int] = set()
         self._unreadable: set[int] = set()
-        self._served_at: dict[int, int] = {}
-        self._serial = 0
+        self._served_at: LRUCache[int, float] = LRUCache(_MAX_REMEMBERED_AUTHORS)
         self._lock = threading.Lock()
 
     def run(self, on_ending: Callable[[], object] = lambda: None) -> None:
-        """Claim and generate until all senders of ``recorded`` are gone, then finish what was submitted.
+        """Claim and generate until all senders of ``recorded`` have closed it, then finish what was submitted.
 
         Args:
-            on_ending: is called between the two.
+            on_ending: called between the two.
         """
         self._leases.start()
         self._recovery.start()
-        # A daemon, because a claim may hang in the database, and must not keep the process from ending.
+        # A daemon, because a claim that hangs in the database must not keep the process from ending.
         claiming = threading.Thread(target=self._claim_on, name="claims", daemon=True)
         claiming.start()
         self._recorded.wait_for_end()
@@ -176,14 +171,12 @@ class GenerationWorker:
     # --- Claim ---------------------------------------------------------------------------------------------------
 
     def _claim_on(self) -> None:
-        """Claim whenever there may be something to claim, until the worker ends."""
+        """Claim generations until the worker ends."""
         has_predecessor = True
         while not self._is_ending:
             try:
                 if has_predecessor:
-                    in_transaction(
-                        self._database, lambda context: GenerationRepository(context).expire_leases(self._owner)
-                    )
+                    self._leases.expire()
                     has_predecessor = False
                 pause = self._claim_all()
             except PixyProxyException as error:
@@ -204,7 +197,7 @@ class GenerationWorker:
             signal.read()
 
     def _claim_all(self) -> float:
-        """Claim what there is and may be claimed; return the seconds until there may be more."""
+        """Claim as many generations as possible; return the seconds until the next attempt."""
         self._return_doubtful()
         while self._submitted < self._limit and not self._is_ending:
             pause = self._claim_next()
@@ -213,18 +206,18 @@ class GenerationWorker:
         return self._poll_interval
 
     def _return_doubtful(self) -> None:
-        """Queue again what was claimed by a commit whose answer was lost: nothing of it was submitted."""
-        for generation_id in tuple(self._doubtful):
-            in_transaction(
-                self._database,
-                lambda context, generation_id=generation_id: GenerationRepository(context).queue_later(  # type: ignore[misc]
-                    generation_id, self._owner, datetime.now(UTC)
-                ),
-            )
-            self._doubtful.discard(generation_id)
+        """Queue generations again whose claim was perhaps committed: they were not submitted."""
+
+        def queue(context: DatabaseContext) -> None:
+            for generation_id in self._doubtful:
+                GenerationRepository(context).queue_later(generation_id, self._leases.owner, datetime.now(UTC))
+
+        if self._doubtful:
+            in_transaction(self._database, queue)
+            self._doubtful.clear()
 
     def _claim_next(self) -> float | None:
-        """Claim one generation and begin it; return None where that was done, else the seconds until the next try."""
+        """Claim and submit one generation; return None on success, else the seconds until the next attempt."""
         with self._database.reading() as context:
             oldest = GenerationRepository(context).oldest_queued()
         oldest = {author_id: found for author_id, found in oldest.items() if found not in self._unreadable}
@@ -235,11 +228,11 @@ class GenerationWorker:
             return min(self._poll_interval, self._breaker.wait())
         try:
             for author_id in sorted(
-                oldest, key=lambda author_id: (self._served_at.get(author_id, 0), oldest[author_id])
+                oldest, key=lambda author_id: (self._served_at.get(author_id, 0.0), oldest[author_id])
             ):
                 queued = self._read(oldest[author_id])
                 if queued is not None and self._begin(queued, permit):
-                    self._note_served(author_id)
+                    self._served_at[author_id] = time.monotonic()
                     return None
         except _NotSubmitted as paced:
             self._breaker.withdraw(permit)
@@ -248,7 +241,7 @@ class GenerationWorker:
             self._breaker.withdraw(permit)
             raise
         self._breaker.withdraw(permit)
-        return 0.0  # Others were faster; there may be more.
+        return 0.0  # Other workers were faster; there may be more.
 
     def _until_retry(self) -> float:
         """Return the seconds until this worker's next retry is due, or until the next poll."""
@@ -265,11 +258,11 @@ class GenerationWorker:
         except ValidationError:
             # Recorded by a later release, while the servers are updated one by one: its own workers understand it.
             self._unreadable.add(generation_id)
-            _logger.warning("Generation %d cannot be read by this release; it is left to later ones.", generation_id)
+            _logger.warning("This release cannot read generation %d; it is left to later ones.", generation_id)
             return None
 
     def _begin(self, queued: QueuedGeneration, permit: Permit) -> bool:
-        """Submit a generation, in a thread of its own; return False where that must not be, or another was faster.
+        """Submit a generation in a thread of its own; return False if that is not possible or another worker has it.
 
         Raises:
             _NotSubmitted: the rate limiter has no slot.
@@ -280,7 +273,7 @@ class GenerationWorker:
         try:
             in_transaction(self._database, lambda context: self._submit(context, generation))
         except ConstraintViolationError:
-            return False  # Another server has taken the rate limiter's slot.
+            return False  # Another server took the slot of the rate limiter.
         except _NotSubmitted as reason:
             if reason.wait is not None:
                 raise
@@ -294,17 +287,17 @@ class GenerationWorker:
             self._submitted += 1
         self._observer.generations_changed(1)
         self._observer.claimed(_age(generation))
-        # In a context of its own, so that its log lines carry the id of the call.
+        # In a context of its own, where the call id is set for the log.
         self._threads.submit(copy_context().run, self._run, replace(queued, generation=submitted), permit)
         return True
 
     def _may_submit(self, queued: QueuedGeneration) -> bool:
-        """Check, as far as that can be known before, that the image can be stored; end the generation if not."""
+        """Check that the image can be stored, and was not generated before; end the generation if not."""
         generation = queued.generation
         error: PixyProxyException
         try:
             self._store.require_room(self._submitted + 1)
-            # A database that was restored from a backup knows less than the store.
+            # A database restored from a backup can be older than the store.
             is_restored = generation.created_at <= self._started_at and self._storing.has_content(generation.image_guid)
             if not is_restored:
                 return True
@@ -322,20 +315,13 @@ class GenerationWorker:
         wait = 0.0 if self._limiter is None else self._limiter.take(context)
         if wait > 0:
             raise _NotSubmitted(wait)
-        if not GenerationRepository(context).submit(generation.id, self._owner, self._lease):
+        if not GenerationRepository(context).submit(generation.id, self._leases.owner, self._leases.duration):
             raise _NotSubmitted
-
-    def _note_served(self, author_id: int) -> None:
-        """Let all other authors come before this one."""
-        self._serial += 1
-        if len(self._served_at) >= _MAX_REMEMBERED_AUTHORS:
-            self._served_at.clear()
-        self._served_at[author_id] = self._serial
 
     # --- Generate ------------------------------------------------------------------------------------------------
 
     def _run(self, queued: QueuedGeneration, permit: Permit) -> None:
-        request_context.request_id.set(queued.context.call_id)
+        request_context.call_id.set(queued.context.call_id)
         try:
             with self._leases.held(queued.generation.id), self._continuing(queued.context.trace_headers):
                 self._generate(queued, permit)
@@ -373,7 +359,9 @@ class GenerationWorker:
         try:
             in_transaction(
                 self._database,
-                lambda context: GenerationRepository(context).add_partial(generation_id, self._owner, partial_image),
+                lambda context: GenerationRepository(context).add_partial(
+                    generation_id, self._leases.owner, partial_image
+                ),
             )
         except Exception as error:
             _logger.warning("A partial image could not be stored: %s", for_log(error))
@@ -389,7 +377,7 @@ class GenerationWorker:
     def _settle(
         self, queued: QueuedGeneration, request: GenerationRequest, permit: Permit, error: ProviderError
     ) -> None:
-        """Queue a failed generation again where that can neither bill twice nor outlast its caller, or end it."""
+        """Queue a failed generation again if it cost nothing and its caller still waits then; otherwise end it."""
         delay = self._retry.delay(error, queued.generation.attempts)
         if permit.is_trial:
             self._breaker.record(permit, error)
@@ -411,7 +399,7 @@ class GenerationWorker:
         not_before = datetime.now(UTC) + timedelta(seconds=delay)
         return self._persist(
             lambda context: GenerationRepository(context).queue_later(
-                generation_id, self._owner, not_before, within_deadline=True
+                generation_id, self._leases.owner, not_before, within_deadline=True
             )
         )
 
@@ -421,7 +409,7 @@ class GenerationWorker:
         if isinstance(error, ProviderModelUnknownError) and queued.creation.options.model:
             error = ProviderRequestInvalidError("options.model", "The provider has no such model.")
         elif isinstance(error, ProviderUnavailableError) and error.retry_after is None and not error.may_have_billed:
-            # The request that has opened the circuit knows as well as those that come after it.
+            # If this request has opened the circuit, its error has the same delay as those of later requests.
             error.retry_after = self._breaker.wait() or None
         self._end(queued, request, state, error, outcome)
 
@@ -439,7 +427,7 @@ class GenerationWorker:
         def end(context: DatabaseContext) -> None:
             generations = GenerationRepository(context)
             if not generations.end(generation, state, error) and state is GenerationState.FAILED:
-                # Taken for dead meanwhile; but what failed has certainly cost nothing.
+                # Its lease has expired, so that it ended as OUTCOME_UNKNOWN. But this failure cost nothing.
                 generations.end(replace(generation, state=GenerationState.OUTCOME_UNKNOWN), state, error)
 
         self._persist(end)
@@ -454,34 +442,31 @@ class GenerationWorker:
         except PixyProxyException as error:
             self._end(queued, request, GenerationState.OUTCOME_UNKNOWN, error)
             return
-        except Exception as error:
+        except Exception:
             self._end(queued, request, GenerationState.OUTCOME_UNKNOWN, PixyProxyException("The image was not stored."))
-            raise error
+            raise
         self._observer.ended(request, _age(queued.generation), image)
         try:
             self._storing.commit(queued.generation, detail)
         except (DBConnectionError, ConflictError) as error:
-            _logger.warning("The image %s is stored, and committed later: %s", detail.guid, error.message)
+            _logger.warning("The image %s is stored, but not committed yet: %s", detail.guid, error.message)
             self._recovery.commit_later(detail.guid)
 
     def _persist(self, work: Callable[[DatabaseContext], Result]) -> Result:
-        """Write down what became of a generation, once the database is there; its lease ends it in any case."""
-        give_up_at = time.monotonic() + self._give_up_after
-        while True:
-            try:
-                return in_transaction(self._database, work)
-            except (DBConnectionError, ConflictError):
-                if time.monotonic() > give_up_at:
-                    raise
-                time.sleep(self._retry_interval)
+        """Record what became of a generation; retry while the database is unavailable."""
+        return retried(
+            lambda: in_transaction(self._database, work),
+            DBConnectionError,
+            ConflictError,
+            interval=self._retry_interval,
+            give_up_at=time.monotonic() + self._give_up_after,
+        )
 
 
 def _unreadable(generation: Generation, *, is_kept: bool) -> ProviderUnavailableError:
-    # Another one than the generator's, whose body is not for callers.
+    # Not the generator's error: its body is not for callers.
     where = f" The answer is kept for the server's operator under the guid {generation.image_guid}." if is_kept else ""
-    return ProviderUnavailableError(
-        f"The image provider's answer holds no image that can be read.{where}", may_have_billed=True
-    )
+    return ProviderUnavailableError(f"The image provider's answer has no readable image.{where}", may_have_billed=True)
 
 
 def _age(generation: Generation) -> float:

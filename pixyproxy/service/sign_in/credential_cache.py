@@ -1,4 +1,4 @@
-"""Remembers which credentials were found right, because to check them anew would take 77 ms each time."""
+"""Caches verified credentials, because each check of a password takes 77 ms."""
 
 from __future__ import annotations
 
@@ -17,45 +17,47 @@ _MAX_REMEMBERED = 10_000
 
 
 class CredentialCache:
-    """Callers by a keyed hash of their credentials: neither passwords nor anything to guess them with is kept.
+    """Callers by a keyed hash of their credentials. The key is random, so that no password can be guessed from it.
 
-    They are remembered for as long as their users stay unchanged: whoever is signed in is not checked, and so not
-    refused, again.
+    An entry stays until its user changes.
+
+    Attributes:
+        revision: that of the users when the cache was last refreshed.
     """
 
     def __init__(self) -> None:
         self._secret = secrets.token_bytes(32)
-        # Beside each caller, when its user last changed before it was found right.
+        # Each caller, and when its user had last changed before the check.
         self._callers: LRUCache[bytes, tuple[Caller, datetime]] = LRUCache(_MAX_REMEMBERED)
-        self._revision = ""
+        self.revision = ""
         self._lock = threading.Lock()
 
     def key_of(self, username: str, password: str) -> bytes:
-        """Return what credentials are remembered under. A username holds no colon, so the pair is unambiguous."""
+        """Return the key of credentials. A username has no colon, so that the pair is unambiguous."""
         return hmac.digest(self._secret, f"{username}:{password}".encode(), hashlib.sha256)
 
     def get(self, key: bytes) -> Caller | None:
-        """Return the caller whose credentials these are, if they are remembered."""
+        """Return the caller with these credentials, or None."""
         with self._lock:
             caller, _ = self._callers.get(key, (None, None))
             return caller
 
     def put(self, key: bytes, caller: Caller, changed_at: datetime, revision: str) -> None:
-        """Remember credentials that were found right.
+        """Add verified credentials.
 
         Args:
-            key: what they are remembered under.
-            caller: whose they are.
-            changed_at: when that user last changed, as far as was known then.
-            revision: that of the users before they were looked at; where it is not the last one any more, the
-                credentials may be wrong by now, and are not remembered.
+            key: of ``key_of``.
+            caller: the user.
+            changed_at: when the user had last changed before the check.
+            revision: that of the cache before the check. If the cache was refreshed since, nothing is added, because
+                the password may have changed.
         """
         with self._lock:
-            if revision == self._revision:
+            if revision == self.revision:
                 self._callers[key] = caller, changed_at
 
     def keep_unchanged(self, changed_at: Mapping[int, datetime], revision: str) -> None:
-        """Forget those whose users have changed or are gone.
+        """Remove users that have changed or do not exist any more.
 
         Args:
             changed_at: when each user last changed, by id.
@@ -65,4 +67,4 @@ class CredentialCache:
             for key, (caller, known) in list(self._callers.items()):
                 if changed_at.get(caller.user_id) != known:
                     del self._callers[key]
-            self._revision = revision
+            self.revision = revision

@@ -14,15 +14,15 @@ class Passwords:
 
     def __init__(self) -> None:
         self._hasher = PasswordHasher()
-        # What is checked where there is no such user, so that the answer takes as long as for a wrong password.
+        # Checked if there is no such user, so that the answer takes as long as for a wrong password.
         self._nobodys_hash = nobodys_hash(self._hasher)
 
     def hash(self, password: str) -> str:
-        """Return the hash to store of a password."""
+        """Return the hash of a password."""
         return self._hasher.hash(password)
 
     def check(self, password: str, password_hash: str | None) -> bool:
-        """Tell whether a hash is that of a password; with None, say no in the same time."""
+        """Return whether a hash is that of a password; for None, return False after the same time."""
         try:
             return self._hasher.verify(password_hash or self._nobodys_hash, password) and password_hash is not None
         except (VerificationError, InvalidHashError):
@@ -30,7 +30,7 @@ class Passwords:
 
 
 def nobodys_hash(hasher: PasswordHasher) -> str:
-    """Return a hash with a hasher's parameters that no password has; hashing one would cost every start 100 ms."""
+    """Return a random hash with a hasher's parameters. Hashing a password would delay the start by 100 ms."""
     salt, digest = (
         base64.b64encode(secrets.token_bytes(length)).decode().rstrip("=")
         for length in (hasher.salt_len, hasher.hash_len)

@@ -1,4 +1,4 @@
-"""Decides which sign-in is checked next: a check takes about 77 ms of a core and 64 MiB, and anyone can ask for one."""
+"""Schedules the checks of sign-ins: each takes about 77 ms of a core and 64 MiB, and anybody can request one."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pixyproxy.core.exceptions import CredentialsInvalidError, PixyProxyExceptio
 from pixyproxy.core.models import Caller
 from pixyproxy.service.sign_in.throttle import Standing
 
-# More at a time gain nothing and only take memory.
+# More concurrent checks gain no speed and take memory.
 _MAX_CHECKS = 2
 _MAX_WAITING = 64
 _WAIT_SECONDS = 10.0
-# How often a waiting sign-in looks whether the pause of a slowed address is over.
+# The shortest interval at which a waiting sign-in checks whether the pause of a slowed address is over.
 _SHORTEST_LOOK_SECONDS = 0.05
 
 
@@ -32,7 +32,7 @@ class _Round:
 
 @dataclass(eq=False)
 class _SignIn:
-    """One or more calls whose credentials wait to be checked. ``has_left`` is set when they no longer wait."""
+    """One or more calls with the same credentials. ``has_left`` is set when they leave the queue."""
 
     name: str
     address: str
@@ -47,53 +47,58 @@ class _SignIn:
 
     @property
     def rank(self) -> tuple[bool, int, int, int]:
-        """The sign-in with the least rank is checked first."""
+        """The sign-in with the lowest rank is checked first."""
         return not self.standing.is_known, self.address_round.number, self.name_round.number, self.number
 
     def refusal(self) -> PixyProxyException:
         if self.standing.is_slowed:
             return TooManySignInsError(
-                "Too many sign-ins from your address have failed, so that this one could not be checked; try again.",
+                "Too many sign-ins from your address have failed; this one was not checked. Try again.",
                 retry_after=_WAIT_SECONDS,
             )
-        return TooBusyError("Too many sign-ins are being checked; try again.", retry_after=1.0)
+        return TooBusyError("Too many sign-ins in progress; try again.", retry_after=1.0)
 
 
 class SignInQueue:
-    """Checks two sign-ins at a time, in an order that nobody can change by asking often.
+    """Checks two sign-ins at a time, in an order that a caller cannot improve by sending more.
 
-    Names that have signed in from their address before come first. The others are served round-robin by address, and of
-    each address by name. Of a slowed address one sign-in is checked at a time, with a pause after each that fails. When
-    more than 64 wait, the address with the most of them loses its latest.
+    Names that are known at their address come first. The others are scheduled round-robin by address, and for each
+    address by name. A slowed address has one check at a time, with a pause after each failure. If more than 64 sign-ins
+    wait, the latest of the address with the most of them is refused.
     """
 
     def __init__(self, pause: float, wait: float = _WAIT_SECONDS) -> None:
-        """Pause for so many seconds after each failure of a slowed address; let sign-ins wait for at most ``wait``."""
+        """Make an empty queue.
+
+        Args:
+            pause: seconds after each failure of a slowed address.
+            wait: the most seconds that a sign-in waits.
+        """
         self._pause = pause
         self._wait_seconds = wait
         self._lock = threading.Lock()
         self._numbers = itertools.count()
         self._waiting: dict[tuple[str, bytes], _SignIn] = {}
         self._checks = 0
-        # Until when slowed addresses pause, by time.monotonic.
+        # When the pauses of slowed addresses end, by time.monotonic.
         self._pauses: dict[str, float] = {}
 
     def check(self, name: str, address: str, key: bytes, standing: Standing, check: Callable[[], Caller]) -> Caller:
-        """Call ``check`` when it is this sign-in's turn, and return what it returns.
+        """Wait until this sign-in is scheduled, and return the result of ``check``.
 
-        Calls with the same credentials from the same address that wait at the same time share one check.
+        Waiting calls with the same credentials from the same address share one check.
 
         Args:
-            name: the name to sign in with.
+            name: the username.
             address: the client's address.
-            key: stands for name and password.
-            standing: what is known of the sign-in.
-            check: raises ``CredentialsInvalidError`` where the credentials are wrong.
+            key: identifies name and password.
+            standing: the priority of the sign-in.
+            check: checks the credentials; raises ``CredentialsInvalidError`` if they are wrong.
 
         Raises:
             TooBusyError: the sign-in was not checked in time, or too many wait.
             TooManySignInsError: the same, from a slowed address.
-            Exception: what ``check`` raises.
+            Exception: an error of ``check``.
         """
         with self._lock:
             sign_in = self._waiting.get((address, key))
@@ -128,13 +133,13 @@ class SignInQueue:
         return sign_in
 
     def _follow(self, sign_in: _SignIn) -> None:
-        # Each holds a thread. The first of them is enough to sign in: the others then need no check.
+        # Each follower occupies a thread. After the first has signed in, the others need no check.
         if sign_in.standing.is_slowed and sum(other.followers for other in self._waiting.values()) >= _MAX_WAITING:
             raise sign_in.refusal()
         sign_in.followers += 1
 
     def _wait(self, sign_in: _SignIn) -> None:
-        """Wait until a sign-in is to be checked, or is refused."""
+        """Wait until a sign-in is scheduled or refused."""
         end = time.monotonic() + self._wait_seconds
         look = max(_SHORTEST_LOOK_SECONDS, self._pause)
         while not sign_in.has_left.wait(min(look, end - time.monotonic())):
@@ -159,7 +164,7 @@ class SignInQueue:
             self._begin()
 
     def _begin(self) -> None:
-        """Let those begin whose turn it is."""
+        """Schedule waiting sign-ins while fewer than the limit are being checked."""
         now = time.monotonic()
         while self._checks < _MAX_CHECKS:
             ready = [

@@ -1,4 +1,4 @@
-"""Counts failed sign-ins, and tells which further ones are refused, and which are checked slowly."""
+"""Counts failed sign-ins, and decides which further ones are refused or slowed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pixyproxy.data.repositories.failed_sign_ins import FailedSignInRepository
 from pixyproxy.data.repositories.past_sign_ins import PastSignInRepository
 from pixyproxy.data.transactions import in_transaction
 
-# An address alone is counted more generously, because a balancer or a shared host makes many callers look like one.
+# The limit of an address is higher, because many callers behind a balancer or on one host share it.
 _ADDRESS_FACTOR = 10
-# With any window, so that right passwords among those that are checked slowly are not kept waiting for too long.
+# For any window, so that correct passwords from a slowed address do not wait too long.
 _LONGEST_PAUSE_SECONDS = 1.0
 _REMEMBERED = timedelta(days=30)
 _NOTED_AGAIN = timedelta(days=1)
@@ -26,11 +26,11 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Standing:
-    """What is known of a sign-in before its password is checked.
+    """The priority of a sign-in.
 
     Attributes:
-        is_known: its name has signed in from its address before.
-        is_slowed: too many sign-ins from its address have failed, and it is not known.
+        is_known: the name has signed in from the address before.
+        is_slowed: too many sign-ins from the address have failed, and the name is not known there.
     """
 
     is_known: bool
@@ -38,29 +38,29 @@ class Standing:
 
 
 class SignInThrottle:
-    """Counts failed sign-ins of one name from one address, and of one address, on all servers together.
+    """Counts failed sign-ins for each name and address, and for each address, on all servers together.
 
-    One name from one address is refused beyond the limit. An address alone is slowed beyond its limit, and a name alone
-    is not counted: anybody could otherwise lock others out. Sign-ins that are being checked when a limit is reached are
-    still answered, so that as many more as are checked at a time may fail.
+    Beyond the limit, further sign-ins with a name from an address are refused. Beyond its limit, an address is only
+    slowed, and a name alone is not counted: otherwise anybody could lock others out. Sign-ins that are being checked
+    when the limit is reached may still fail, beyond it.
 
     Attributes:
-        pause: seconds that a slowed address has to wait after each failure, for as many failures as within the limit.
+        pause: seconds between checks for a slowed address, at which it stays within its limit.
     """
 
     def __init__(self, database: Database, max_failures: int, window: float) -> None:
-        """Limit to ``max_failures`` (ten times as many for an address alone) within ``window`` seconds."""
+        """Allow ``max_failures``, and ten times as many for each address, within ``window`` seconds."""
         self._database = database
         self._max_failures = max_failures
         self._window = timedelta(seconds=window)
         self.pause = min(_LONGEST_PAUSE_SECONDS, window / (max_failures * _ADDRESS_FACTOR))
 
     def require_allowed(self, username: str, address: str) -> None:
-        """Check that a sign-in may be looked at.
+        """Check that a sign-in is allowed.
 
         Raises:
-            TooManySignInsError: too many have failed; says when the next one will be looked at.
-            DBConnectionError: the database is away.
+            TooManySignInsError: too many have failed; with the seconds until the next one is allowed.
+            DBConnectionError: the database is unavailable.
         """
         with self._database.reading() as context:
             wait = self._wait_for(context, _counter(username, address), self._max_failures)
@@ -68,7 +68,7 @@ class SignInThrottle:
             raise TooManySignInsError("Too many sign-ins have failed; wait before the next.", retry_after=wait)
 
     def standing_of(self, username: str, address: str) -> Standing:
-        """Return what is known of a sign-in."""
+        """Return the priority of a sign-in."""
         with self._database.reading() as context:
             if PastSignInRepository(context).last(_counter(username, address)) is not None:
                 return Standing(is_known=True, is_slowed=False)
@@ -76,7 +76,7 @@ class SignInThrottle:
         return Standing(is_known=False, is_slowed=wait > 0)
 
     def note_failure(self, username: str, address: str) -> None:
-        """Count a failed sign-in, and forget those that are over."""
+        """Count a failed sign-in, and delete expired ones."""
 
         def note(context: DatabaseContext) -> None:
             now = database_now(context, self._database.kind)
@@ -87,9 +87,9 @@ class SignInThrottle:
         in_transaction(self._database, note)
 
     def note_success(self, username: str, address: str) -> None:
-        """Forget the failures of one name from one address, and remember that it is known there.
+        """Delete the failures of a name from an address, and record that it is known there.
 
-        Where that cannot be written, as to a full disk, it is left: the password is right all the same.
+        A failure to write, as to a full disk, is only logged: the password is correct nevertheless.
         """
         origin = _counter(username, address)
         with self._database.reading() as context:
@@ -107,10 +107,10 @@ class SignInThrottle:
             try:
                 in_transaction(self._database, note)
             except PixyProxyException as error:
-                _logger.warning("A sign-in could not be noted: %s", type(error).__name__)
+                _logger.warning("A sign-in could not be recorded: %s", type(error).__name__)
 
     def _wait_for(self, context: DatabaseContext, counter: str, limit: int) -> float:
-        """Return the seconds until one more failure would be within the limit, or 0."""
+        """Return the seconds until one more failure is within the limit, or 0."""
         oldest = FailedSignInRepository(context).nth_last(counter, limit)
         if oldest is None:
             return 0.0
@@ -119,5 +119,5 @@ class SignInThrottle:
 
 
 def _counter(*counted_by: str) -> str:
-    """Return a name of bounded length for what is counted, which says nothing of it."""
+    """Return the name of a counter: a hash, of a fixed length, that does not reveal names or addresses."""
     return hashlib.sha256("\0".join(counted_by).encode("utf-8", "surrogatepass")).hexdigest()

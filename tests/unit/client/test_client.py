@@ -543,7 +543,7 @@ def test_a_file_that_is_there_stays_as_it_is(play: Play, tmp_path: Path) -> None
 def test_one_image_is_saved_into_a_folder_by_one_at_a_time(play: Play, tmp_path: Path) -> None:
     call = play.begin(lambda: play.client.fetch_content(GUID, tmp_path / "one.png"))
     rpc = play.take("GetImageContent")[1]
-    with pytest.raises(TryLaterError, match="under way"):
+    with pytest.raises(TryLaterError, match="in progress"):
         play.client.fetch_content(GUID, tmp_path / "two.png")
     send(rpc, DATA)
     rpc.end()

@@ -79,7 +79,7 @@ def test_a_file_gets_its_name_once_it_is_whole(tmp_path: Path) -> None:
 
 
 def test_one_download_at_a_time(tmp_path: Path) -> None:
-    with Download(GUID, tmp_path / "one.png", overwrite=False), pytest.raises(TryLaterError, match="under way"):
+    with Download(GUID, tmp_path / "one.png", overwrite=False), pytest.raises(TryLaterError, match="in progress"):
         Download(GUID, tmp_path / "two.png", overwrite=False)
     save(tmp_path / "two.png", DATA)
 

@@ -62,7 +62,7 @@ for number in range(PROCESSES):
         os._exit(work(number))
     children.append(pid)
 most = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
-print(max(most), shared.taken())
+print(max(most), shared.of(0).taken)
 """
 
 _KILLED = """
@@ -71,7 +71,7 @@ from pixyproxy.core.slots import SharedSlots
 
 shared = SharedSlots(1000, 2)
 for _ in range(20):
-    before = shared.taken()
+    before = shared.of(0).taken
     pid = os.fork()
     if pid == 0:
         slots = shared.of(1)
@@ -79,13 +79,13 @@ for _ in range(20):
             slots.take()
             slots.give_back()
     mine = shared.of(0)
-    while shared.taken() == before:
+    while shared.of(0).taken == before:
         pass
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     shared.clear(1)
     assert mine.take()
-print(shared.taken())
+print(shared.of(0).taken)
 """
 
 

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from pixyproxy.core.exceptions import ProviderRequestInvalidError
+from pixyproxy.generation.image_format import ImageFormat, inspect_image
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
 from pixyproxy.generation.offline import OfflineGenerator
-from pixyproxy.generation.picture import PictureFormat, inspect_picture
 
 REQUEST = GenerationRequest(
     prompt="A lighthouse on a cliff, in the style of a linocut",
@@ -41,7 +41,7 @@ def draw(**changes: Any) -> GeneratedImage:
 )
 def test_picture_is_what_was_asked_for(output_format: str, background: str) -> None:
     image = draw(size="256x160", output_format=output_format, background=background)
-    assert inspect_picture(bytes(image.data)) == PictureFormat(f"image/{output_format}", 256, 160)
+    assert inspect_image(bytes(image.data)) == ImageFormat(f"image/{output_format}", 256, 160)
     assert (image.content_type, image.width, image.height) == (f"image/{output_format}", 256, 160)
     assert (image.model, image.usage) == ("offline-drawing", None)
 
@@ -67,7 +67,7 @@ def test_transparent_background_shows_through(output_format: str) -> None:
 
 @pytest.mark.parametrize("prompt", ["雪山日出", "🦊", "مرحبا", "a\nb\tc", "\ud800", "x" * 32_000])
 def test_any_prompt_can_be_drawn(prompt: str) -> None:
-    assert inspect_picture(bytes(draw(prompt=prompt, size="256x256").data)).width == 256
+    assert inspect_image(bytes(draw(prompt=prompt, size="256x256").data)).width == 256
 
 
 @pytest.mark.parametrize("size", ["16x16", "48x16", "3840x2160", "2160x3840"])

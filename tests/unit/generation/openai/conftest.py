@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pixyproxy.generation.openai.client import OpenAIGenerator
+from pixyproxy.generation.openai.client import OpenAIGenerator, make_client
 from tests.support.openai_stand_in import RunningStandIn, start_stand_in
 
 PATIENCE = 30.0
@@ -49,6 +49,7 @@ def open_generator(
     timeout: float = PATIENCE,
     always_streams: bool = False,
 ) -> Iterator[OpenAIGenerator]:
-    generator = OpenAIGenerator(api_key, base_url, organization, project, timeout, always_streams=always_streams)
+    client = make_client(api_key, base_url, organization, project, timeout)
+    generator = OpenAIGenerator(client, always_streams=always_streams)
     yield generator
     generator.close()

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pixyproxy.generation.openai import answer
 from pixyproxy.generation.openai.answer import NoImageError, kept_body, take_apart
 
 PICTURE = bytes(range(256)) * 3000  # several pieces, and no multiple of three
@@ -137,8 +136,7 @@ def test_what_holds_no_picture_is_refused(body: bytes) -> None:
         parts(body)
 
 
-def test_a_body_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answer, "_MAX_BODY", 10_000)
+def test_a_body_that_does_not_end_is_given_up() -> None:
     sent = []
 
     def chunks() -> Iterator[bytes]:
@@ -146,7 +144,7 @@ def test_a_body_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -
             sent.append(1)
             yield b" " * 1000
 
-    with pytest.raises(ValueError, match="too large"), kept_body(chunks()):
+    with pytest.raises(ValueError, match="too large"), kept_body(chunks(), max_bytes=10_000):
         pytest.fail("was taken")
     assert len(sent) == 11
 

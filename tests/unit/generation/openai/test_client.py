@@ -11,6 +11,7 @@ import time
 import urllib.parse
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -30,10 +31,9 @@ from pixyproxy.core.exceptions import (
     UnreadableAnswerError,
 )
 from pixyproxy.core.models import Usage
+from pixyproxy.generation.image_format import inspect_image
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
-from pixyproxy.generation.openai import answer
-from pixyproxy.generation.openai.client import OpenAIGenerator
-from pixyproxy.generation.picture import inspect_picture
+from pixyproxy.generation.openai.client import OpenAIGenerator, make_client
 from pixyproxy.generation.retry import RetryPolicy
 from tests.support.openai_stand_in import RunningStandIn, Submission, make_picture
 from tests.unit.generation.openai.conftest import IMPATIENCE, PATIENCE, open_generator
@@ -73,7 +73,7 @@ def fail(generator: OpenAIGenerator, asked: GenerationRequest) -> ProviderError:
 def test_image_comes_back_with_its_type_and_size(generator: OpenAIGenerator, output_format: str) -> None:
     image = generate(generator, request(size="512x256", output_format=output_format))
     assert (image.content_type, image.width, image.height) == (f"image/{output_format}", 512, 256)
-    assert inspect_picture(bytes(image.data)).content_type == image.content_type
+    assert inspect_image(bytes(image.data)).content_type == image.content_type
     assert image.model == "gpt-image-2.5-flare"
     assert image.usage is not None
     assert image.usage.total_tokens == image.usage.input_tokens + image.usage.output_tokens
@@ -182,11 +182,10 @@ def test_unusable_answer_is_passed_on_as_it_came(generator: OpenAIGenerator) -> 
     assert json.loads(error.body)["data"] == [{"url": "https://example.com/picture.png"}]
 
 
-def test_answer_that_is_too_large_is_not_passed_on(
-    generator: OpenAIGenerator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(answer, "_MAX_BODY", 1000)
-    error = fail(generator, request())
+def test_answer_that_is_too_large_is_not_passed_on(stand_in: RunningStandIn, caplog: pytest.LogCaptureFixture) -> None:
+    client = make_client("stand-in-key", stand_in.base_url, None, None, PATIENCE)
+    with closing(OpenAIGenerator(client, max_answer_bytes=1000)) as generator:
+        error = fail(generator, request())
     assert type(error) is ProviderUnavailableError
     assert error.may_have_billed
     assert_logged(caplog, "too large")
@@ -529,7 +528,7 @@ def test_address_without_a_scheme_is_misconfiguration() -> None:
 @pytest.mark.parametrize("api_key", ["", "with space", "line\nbreak", "schlüssel"])
 def test_impossible_key_is_refused_at_the_start(api_key: str) -> None:
     with pytest.raises(ConfigurationError, match="OPENAI_API_KEY"):
-        OpenAIGenerator(api_key, None, None, None, PATIENCE)
+        make_client(api_key, None, None, None, PATIENCE)
 
 
 @pytest.mark.parametrize(("organization", "project"), [("org ours", None), (None, "proj-é")])
@@ -537,12 +536,12 @@ def test_impossible_organization_or_project_is_refused_at_the_start(
     organization: str | None, project: str | None
 ) -> None:
     with pytest.raises(ConfigurationError, match=r"OPENAI_(ORG|PROJECT)_ID"):
-        OpenAIGenerator("key", None, organization, project, PATIENCE)
+        make_client("key", None, organization, project, PATIENCE)
 
 
 def test_impossible_address_is_refused_at_the_start() -> None:
     with pytest.raises(ConfigurationError, match="OPENAI_BASE_URL"):
-        OpenAIGenerator("key", "http://[::1/v1", None, None, PATIENCE)
+        make_client("key", "http://[::1/v1", None, None, PATIENCE)
 
 
 def test_close_frees_threads_and_connections(stand_in: RunningStandIn) -> None:

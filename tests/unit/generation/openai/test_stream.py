@@ -23,7 +23,7 @@ from pixyproxy.core.exceptions import (
 from pixyproxy.core.models import PartialImage
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
 from pixyproxy.generation.openai import answer
-from pixyproxy.generation.openai.answer import kept_events
+from pixyproxy.generation.openai.answer import MAX_BODY, kept_events
 from pixyproxy.generation.openai.client import OpenAIGenerator
 from tests.support.openai_stand_in import RunningStandIn, Submission, make_partial, make_picture
 from tests.unit.generation.openai.conftest import open_generator
@@ -61,7 +61,7 @@ def expected_partials(asked: GenerationRequest, *indexes: int) -> list[PartialIm
 
 
 def events(*chunks: bytes) -> list[bytes]:
-    return [room[:size] for room, size in kept_events(chunks)]
+    return [room[:size] for room, size in kept_events(chunks, MAX_BODY)]
 
 
 @pytest.mark.parametrize(

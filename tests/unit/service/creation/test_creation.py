@@ -17,6 +17,7 @@ import pytest
 from pixyproxy.core.call import CallScope
 from pixyproxy.core.exceptions import (
     ContentDamagedError,
+    CredentialsInvalidError,
     DBConnectionError,
     ImageNotFoundError,
     OutcomeUnknownError,
@@ -46,6 +47,7 @@ from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.deletions import DeletionRepository
 from pixyproxy.data.repositories.generations import GenerationRepository, RequestContext
 from pixyproxy.data.repositories.images import ImageRepository
+from pixyproxy.data.repositories.users import UserRepository
 from pixyproxy.data.stores.local_image_store import LocalImageStore
 from pixyproxy.service.creation import recording
 from pixyproxy.service.creation.recording import ImageCreator
@@ -628,3 +630,16 @@ def test_no_temporary_files_stay(creator: ImageCreator, alice: Caller, tmp_path:
 
 def _wait(event: threading.Event) -> None:
     assert event.wait(30)
+
+
+@pytest.mark.parametrize("key", [KEY, None])
+def test_a_removed_user_records_nothing(
+    database: Database, creator: ImageCreator, alice: Caller, key: str | None
+) -> None:
+    """As when a user is removed while the credentials are still remembered."""
+    with database.transaction() as context:
+        UserRepository(context).remove(alice.user_id)
+        context.commit()
+
+    with pytest.raises(CredentialsInvalidError):
+        creator.create(request(key=key), alice, CallScope())

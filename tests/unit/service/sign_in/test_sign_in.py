@@ -19,9 +19,9 @@ from pixyproxy.core.exceptions import (
 )
 from pixyproxy.core.models import Caller, UserClass, UserCreate
 from pixyproxy.data.database import Database
-from pixyproxy.service import users
-from pixyproxy.service.sign_in import credential_cache
+from pixyproxy.service.sign_in.credential_cache import CredentialCache
 from pixyproxy.service.sign_in.passwords import Passwords
+from pixyproxy.service.sign_in.queue import SignInQueue
 from pixyproxy.service.sign_in.throttle import SignInThrottle
 from pixyproxy.service.users import UserService
 
@@ -30,9 +30,21 @@ ADDRESS = "10.0.0.1"
 OTHER_ADDRESS = "10.0.0.2"
 
 
+def make_service(database: Database, max_failures: int = 3, refresh_interval: float = 1.0) -> UserService:
+    throttle = SignInThrottle(database, max_failures, window=60)
+    queue = SignInQueue(throttle.pause)
+    return UserService(database, Passwords(), throttle, queue, CredentialCache(), refresh_interval=refresh_interval)
+
+
 @pytest.fixture
 def service(database: Database) -> UserService:
-    return UserService(database, SignInThrottle(database, max_failures=3, window=60))
+    return make_service(database)
+
+
+@pytest.fixture
+def watchful(database: Database) -> UserService:
+    """A service that notices every change of users at once."""
+    return make_service(database, refresh_interval=0.0)
 
 
 @pytest.fixture
@@ -141,7 +153,7 @@ def test_after_too_many_failures_even_the_right_password_waits(service: UserServ
 
 
 def test_after_too_many_failures_of_an_address_the_right_password_is_right(database: Database) -> None:
-    service = UserService(database, SignInThrottle(database, max_failures=1, window=60))
+    service = make_service(database, max_failures=1)
     add(service)
     for number in range(10):
         with pytest.raises(CredentialsInvalidError):
@@ -176,7 +188,7 @@ def test_a_success_forgets_the_failures(service: UserService) -> None:
 
 def test_servers_count_failures_together(service: UserService, database: Database) -> None:
     add(service)
-    services = [service, *(UserService(database, SignInThrottle(database, 3, 60)) for _ in range(2))]
+    services = [service, *(make_service(database) for _ in range(2))]
     for other in services:
         with pytest.raises(CredentialsInvalidError):
             other.authenticate_user("alice", "wrong horse", ADDRESS)
@@ -196,56 +208,48 @@ def test_the_database_is_asked_only_where_a_password_is_checked(
     assert service.authenticate_user("alice", PASSWORD, ADDRESS).username == "alice"
 
 
-@pytest.fixture
-def looks_always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(users, "_LOOK_FOR_CHANGES_SECONDS", 0.0)
-
-
-@pytest.mark.usefixtures("looks_always")
-def test_a_changed_password_counts_at_once(service: UserService, database: Database) -> None:
-    add(service)
-    service.authenticate_user("alice", PASSWORD, ADDRESS)
+def test_a_changed_password_counts_at_once(watchful: UserService, database: Database) -> None:
+    add(watchful)
+    watchful.authenticate_user("alice", PASSWORD, ADDRESS)
     # As another process would.
-    UserService(database, SignInThrottle(database, 3, 60)).change_password("alice", "another horse")
+    make_service(database).change_password("alice", "another horse")
 
     with pytest.raises(CredentialsInvalidError):
-        service.authenticate_user("alice", PASSWORD, ADDRESS)
-    assert service.authenticate_user("alice", "another horse", ADDRESS).username == "alice"
+        watchful.authenticate_user("alice", PASSWORD, ADDRESS)
+    assert watchful.authenticate_user("alice", "another horse", ADDRESS).username == "alice"
 
 
-@pytest.mark.usefixtures("looks_always")
-def test_a_removed_user_is_refused_at_once(service: UserService) -> None:
-    add(service)
-    service.authenticate_user("alice", PASSWORD, ADDRESS)
-    assert not service.remove_user("alice")
+def test_a_removed_user_is_refused_at_once(watchful: UserService) -> None:
+    add(watchful)
+    watchful.authenticate_user("alice", PASSWORD, ADDRESS)
+    assert not watchful.remove_user("alice")
 
     with pytest.raises(CredentialsInvalidError):
-        service.authenticate_user("alice", PASSWORD, ADDRESS)
+        watchful.authenticate_user("alice", PASSWORD, ADDRESS)
 
 
-@pytest.mark.usefixtures("looks_always")
 def test_what_is_found_right_while_users_change_is_not_remembered(
-    service: UserService, database: Database, monkeypatch: pytest.MonkeyPatch
+    watchful: UserService, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The password changes after the hash was read and before it is found right."""
-    add(service)
+    add(watchful)
     check = Passwords.check
 
     def check_while_it_changes(self: Passwords, password: str, password_hash: str | None) -> bool:
         monkeypatch.setattr(Passwords, "check", check)
-        UserService(database, SignInThrottle(database, 3, 60)).change_password("alice", "another horse")
+        make_service(database).change_password("alice", "another horse")
         return check(self, password, password_hash)
 
     monkeypatch.setattr(Passwords, "check", check_while_it_changes)
-    service.authenticate_user("alice", PASSWORD, ADDRESS)
+    watchful.authenticate_user("alice", PASSWORD, ADDRESS)
 
     with pytest.raises(CredentialsInvalidError):
-        service.authenticate_user("alice", PASSWORD, ADDRESS)
+        watchful.authenticate_user("alice", PASSWORD, ADDRESS)
 
 
 def test_the_cache_keeps_no_password() -> None:
-    cache = credential_cache.CredentialCache()
-    other = credential_cache.CredentialCache()
+    cache = CredentialCache()
+    other = CredentialCache()
 
     assert PASSWORD.encode() not in cache.key_of("alice", PASSWORD)
     assert cache.key_of("alice", PASSWORD) != other.key_of("alice", PASSWORD)  # a secret of each process

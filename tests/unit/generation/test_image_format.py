@@ -6,7 +6,7 @@ import zlib
 import pytest
 from PIL import Image
 
-from pixyproxy.generation.picture import MAX_PIXELS, NotAPictureError, PictureFormat, inspect_picture
+from pixyproxy.generation.image_format import MAX_PIXELS, ImageFormat, NotAnImageError, inspect_image
 
 FORMATS = ("png", "webp", "jpeg")
 
@@ -27,52 +27,52 @@ def png_of_size(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize("output_format", FORMATS)
 def test_type_and_size_come_from_the_bytes(output_format: str) -> None:
-    assert inspect_picture(encode(output_format)) == PictureFormat(f"image/{output_format}", 80, 48)
+    assert inspect_image(encode(output_format)) == ImageFormat(f"image/{output_format}", 80, 48)
 
 
 @pytest.mark.parametrize("output_format", ["png", "webp"])
 def test_transparency_is_no_obstacle(output_format: str) -> None:
-    assert inspect_picture(encode(output_format, mode="RGBA")).width == 80
+    assert inspect_image(encode(output_format, mode="RGBA")).width == 80
 
 
 @pytest.mark.parametrize("output_format", FORMATS)
 def test_every_cut_is_noticed(output_format: str) -> None:
     picture = encode(output_format)
     for length in range(len(picture)):
-        with pytest.raises(NotAPictureError):
-            inspect_picture(picture[:length])
+        with pytest.raises(NotAnImageError):
+            inspect_image(picture[:length])
 
 
 @pytest.mark.parametrize("output_format", FORMATS)
 def test_bytes_after_the_end_do_not_cost_the_picture(output_format: str) -> None:
-    assert inspect_picture(encode(output_format) + b"\n").height == 48
+    assert inspect_image(encode(output_format) + b"\n").height == 48
 
 
 def test_damage_is_noticed() -> None:
     picture = bytearray(encode("png"))
     picture[len(picture) // 2] ^= 0xFF
-    with pytest.raises(NotAPictureError):
-        inspect_picture(bytes(picture))
+    with pytest.raises(NotAnImageError):
+        inspect_image(bytes(picture))
 
 
 @pytest.mark.parametrize("output_format", ["gif", "bmp", "tiff"])
 def test_other_formats_are_refused(output_format: str) -> None:
-    with pytest.raises(NotAPictureError):
-        inspect_picture(encode(output_format))
+    with pytest.raises(NotAnImageError):
+        inspect_image(encode(output_format))
 
 
 @pytest.mark.parametrize("data", [b"", b"\0", b"<html></html>", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xd9"])
 def test_what_is_no_picture_is_refused(data: bytes) -> None:
-    with pytest.raises(NotAPictureError):
-        inspect_picture(data)
+    with pytest.raises(NotAnImageError):
+        inspect_image(data)
 
 
 @pytest.mark.parametrize("edge", [8_001, 9_500, 30_000])
 def test_too_many_pixels_are_refused_before_they_are_decoded(edge: int) -> None:
     assert edge * edge > MAX_PIXELS
-    with pytest.raises(NotAPictureError):
-        inspect_picture(png_of_size(edge, edge))
+    with pytest.raises(NotAnImageError):
+        inspect_image(png_of_size(edge, edge))
 
 
 def test_refusal_is_a_value_error() -> None:
-    assert issubclass(NotAPictureError, ValueError)
+    assert issubclass(NotAnImageError, ValueError)

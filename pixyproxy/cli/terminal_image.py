@@ -1,4 +1,4 @@
-"""A picture on a terminal: by the terminal's own means where it says that it has them, else of coloured half blocks."""
+"""Shows an image on a terminal, with a graphics protocol if the terminal has one, otherwise with half blocks."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ _UPPER_HALF = "▀"
 
 
 def show(data: bytes, terminal: TerminalSettings) -> None:
-    """Show a picture on standard output, which must be a terminal.
+    """Show an image on standard output, which must be a terminal.
 
     Raises:
-        OSError: it cannot be read as a picture.
+        OSError: the bytes are not an image.
     """
     with warnings.catch_warnings():
-        # A picture of a few bytes that would take all memory is none of ours.
+        # Refuse a small file that would take all memory.
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        picture = Image.open(io.BytesIO(data)).convert("RGB")
+        image = Image.open(io.BytesIO(data)).convert("RGB")
     console = Console()
     columns = min(_MAX_COLUMNS, console.width)
-    rows = max(1, min(round(columns * picture.height / picture.width / 2), console.height - 2))
-    columns = max(1, min(columns, round(rows * 2 * picture.width / picture.height)))
-    if terminal.picture_protocol == "kitty":
-        picture.thumbnail((columns * 20, rows * 40))
-        _write(_kitty(picture, columns, rows))
-    elif terminal.picture_protocol == "iterm2":
+    rows = max(1, min(round(columns * image.height / image.width / 2), console.height - 2))
+    columns = max(1, min(columns, round(rows * 2 * image.width / image.height)))
+    if terminal.image_protocol == "kitty":
+        image.thumbnail((columns * 20, rows * 40))
+        _write(_kitty(image, columns, rows))
+    elif terminal.image_protocol == "iterm2":
         _write(_iterm2(data, columns, rows))
     else:
-        console.print(Segments(_half_blocks(picture.resize((columns, rows * 2)))), end="")
+        console.print(Segments(_half_blocks(image.resize((columns, rows * 2)))), end="")
 
 
-def _kitty(picture: Image.Image, columns: int, rows: int) -> str:
+def _kitty(image: Image.Image, columns: int, rows: int) -> str:
     """The terminal graphics protocol: a PNG in base64, in pieces."""
     buffer = io.BytesIO()
-    picture.save(buffer, "png")
+    image.save(buffer, "png")
     payload = base64.b64encode(buffer.getvalue()).decode()
     pieces = [payload[start : start + _KITTY_CHUNK] for start in range(0, len(payload), _KITTY_CHUNK)]
     head = f"a=T,f=100,q=2,c={columns},r={rows},"
@@ -62,16 +62,16 @@ def _iterm2(data: bytes, columns: int, rows: int) -> str:
     return f"\033]1337;File={arguments}:{base64.b64encode(data).decode()}\a"
 
 
-def _half_blocks(picture: Image.Image) -> Iterator[Segment]:
-    """Two pixels a character: the upper one as the text's colour, the lower one as what is behind it."""
-    pixels = picture.tobytes()
+def _half_blocks(image: Image.Image) -> Iterator[Segment]:
+    """Two pixels a character: the upper one as its foreground colour, the lower one as its background colour."""
+    pixels = image.tobytes()
 
     def colour(column: int, row: int) -> str:
-        start = 3 * (row * picture.width + column)
+        start = 3 * (row * image.width + column)
         return f"#{pixels[start : start + 3].hex()}"
 
-    for row in range(0, picture.height, 2):
-        for column in range(picture.width):
+    for row in range(0, image.height, 2):
+        for column in range(image.width):
             yield Segment(_UPPER_HALF, Style(color=colour(column, row), bgcolor=colour(column, row + 1)))
         yield Segment.line()
 

@@ -1,0 +1,81 @@
+"""Finds the format of image bytes, and checks them."""
+
+from __future__ import annotations
+
+import io
+import threading
+from dataclasses import dataclass
+from mmap import mmap
+from typing import IO, cast
+
+from PIL import Image
+
+MAX_PIXELS = 64_000_000
+"""The most pixels of an image: nearly eight times 3840x2160, and below the limit at which Pillow warns."""
+
+# Pillow reads a JPEG that contains a second image, such as a gain map, as MPO.
+_CONTENT_TYPES = {"PNG": "image/png", "WEBP": "image/webp", "JPEG": "image/jpeg", "MPO": "image/jpeg"}
+_PNG_END = b"IEND\xaeB`\x82"
+_JPEG_SCAN_START = b"\xff\xda"
+_JPEG_END = b"\xff\xd9"
+# Decoding takes up to 4 bytes a pixel. The limit bounds the memory for images that arrive at the same time.
+_decodings = threading.BoundedSemaphore(2)
+
+
+class NotAnImageError(ValueError):
+    """The bytes are not a complete PNG, WebP or JPEG of at most ``MAX_PIXELS``."""
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """The format of an encoded image.
+
+    Attributes:
+        content_type: ``image/png``, ``image/webp`` or ``image/jpeg``.
+        width: in pixels.
+        height: in pixels.
+    """
+
+    content_type: str
+    width: int
+    height: int
+
+
+def inspect_image(data: bytes | mmap) -> ImageFormat:
+    """Check an encoded image, and return its format.
+
+    The checksums of a PNG are verified; a WebP or JPEG is decoded.
+
+    Raises:
+        NotAnImageError: the bytes are no PNG, WebP or JPEG, are damaged or incomplete, or have too many pixels.
+    """
+    try:
+        # A mapping has the methods of a file already, and need not be copied.
+        file = io.BytesIO(data) if isinstance(data, bytes) else cast(IO[bytes], data)
+        image = Image.open(file, formats=("PNG", "WEBP", "JPEG"))
+        if image.width * image.height > MAX_PIXELS:
+            raise NotAnImageError(f"the image has more than {MAX_PIXELS:,} pixels")
+        if image.format == "PNG":
+            image.verify()
+        else:
+            with _decodings:
+                image.load()
+    except NotAnImageError:
+        raise
+    # For damaged bytes, Pillow raises almost any exception, including warnings that are turned into errors.
+    except Exception as exc:
+        raise NotAnImageError("the bytes are no complete PNG, WebP or JPEG") from exc
+    if image.format not in _CONTENT_TYPES or not _has_end(data, image.format):
+        raise NotAnImageError("the bytes are incomplete")
+    return ImageFormat(_CONTENT_TYPES[image.format], image.width, image.height)
+
+
+def _has_end(data: bytes | mmap, image_format: str) -> bool:
+    """Look for the end mark, whose absence Pillow does not report."""
+    # The explicit start matters for a mapping, which would be searched from its current position.
+    if image_format == "PNG":
+        return data.rfind(_PNG_END, 0) >= 0
+    if image_format == "WEBP":
+        return len(data) >= 8 + int.from_bytes(data[4:8], "little")
+    end = data.rfind(_JPEG_END, 0)
+    return end >= 0 and data.find(_JPEG_SCAN_START, end) < 0
