@@ -54,5 +54,3 @@ def _describe_v1() -> None:
 
 
 _describe_v1()
-SERVICES = tuple(descriptor_pool.Default().FindServiceByName(name) for name in (SERVICE_NAME, reflection.SERVICE_NAME))
-"""The descriptors of both."""

@@ -5,23 +5,23 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from grpc_channelz.v1 import channelz, channelz_pb2
+from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from pixyproxy_pb.v1 import image_service_pb2, image_service_pb2_grpc
+from pixyproxy_pb.v1 import image_service_pb2_grpc
 
 from pixyproxy.bootstrap import Application
-from pixyproxy.core.slots import SharedSlots
+from pixyproxy.core.slots import SharedSlots, Slots
 from pixyproxy.resource import reflection
 from pixyproxy.resource.client_address import ClientAddresses
 from pixyproxy.resource.connections import ConnectionLimiter, ConnectionLimits
 from pixyproxy.resource.image_servicer import ImageServicer
 from pixyproxy.resource.interceptors.arrivals import ArrivalInterceptor
 from pixyproxy.resource.interceptors.authentication import AuthenticationInterceptor
-from pixyproxy.resource.interceptors.bulkheads import BulkheadInterceptor, Bulkheads
+from pixyproxy.resource.interceptors.bulkheads import BulkheadInterceptor
 from pixyproxy.resource.interceptors.exceptions import ExceptionInterceptor
 from pixyproxy.resource.interceptors.metrics import MetricsInterceptor
 from pixyproxy.resource.interceptors.patience import PatienceInterceptor
@@ -29,6 +29,7 @@ from pixyproxy.resource.interceptors.readable_requests import ReadableRequestsIn
 from pixyproxy.resource.interceptors.ready_answers import ReadyAnswersInterceptor
 from pixyproxy.resource.interceptors.request_log import RequestLogInterceptor
 from pixyproxy.resource.interceptors.tracing import TracingInterceptor
+from pixyproxy.resource.methods import OWN_SERVICES, Bulkhead
 from pixyproxy.resource.tally import Tally
 from pixyproxy.resource.watchdog import Watchdog
 from pixyproxy.serving.certificates import TLSFiles
@@ -42,15 +43,6 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-_SERVICES = (
-    *(
-        service
-        for file in (image_service_pb2, health_pb2, channelz_pb2)
-        for service in file.DESCRIPTOR.services_by_name.values()
-    ),
-    *reflection.SERVICES,
-)
-_SERVICE_NAME = image_service_pb2.DESCRIPTOR.services_by_name["ImageService"].full_name
 # As many threads are fastest for quick calls; see docs/decisions.md.
 _FEW_THREADS = 64
 # Beyond the limits of all kinds of calls: for requests on their way, and for refusing what is over a limit.
@@ -98,14 +90,14 @@ class Server:
             "Calls that ended before their requests came", None if metrics is None else metrics.calls.unread
         )
         self._watchdog = Watchdog(settings.stall_timeout, self._unread)
-        bulkheads = Bulkheads(
-            creations=application.creations,
-            streams=application.streams,
-            quick=SharedSlots(settings.max_unary_calls).of(0),
-        )
-        slow = bulkheads.creations.limit + bulkheads.streams.limit + _SPARE_THREADS
+        bulkheads = {
+            Bulkhead.GENERATION: application.creations,
+            Bulkhead.STREAM: application.streams,
+            Bulkhead.UNARY: SharedSlots(settings.max_unary_calls).of(0),
+        }
+        slow = application.creations.limit + application.streams.limit + _SPARE_THREADS
         self._slow_threads = CallThreads("slow-call", few=slow, most=slow)
-        self._threads = CallThreads("call", few=_FEW_THREADS, most=bulkheads.quick.limit + _SPARE_THREADS)
+        self._threads = CallThreads("call", few=_FEW_THREADS, most=settings.max_unary_calls + _SPARE_THREADS)
         self._server = grpc.server(
             self._threads,
             interceptors=self._interceptors(application, bulkheads, clients),
@@ -123,23 +115,32 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if settings.channelz:
             channelz.add_channelz_servicer(self._server)
-        reflection.enable_server_reflection([_SERVICE_NAME, health.SERVICE_NAME], self._server)
+        reflection.enable_server_reflection([*OWN_SERVICES, health.SERVICE_NAME], self._server)
         self.address = _bind(self._server, settings, shared_port, application.metrics)
 
     def _interceptors(
-        self, application: Application, bulkheads: Bulkheads, addresses: ClientAddresses
+        self, application: Application, bulkheads: Mapping[Bulkhead, Slots], addresses: ClientAddresses
     ) -> list[grpc.ServerInterceptor]:
-        """Return all interceptors, the outermost first."""
+        """Return all interceptors, the outermost first, each with the reason for its position."""
         metrics, telemetry = application.metrics, application.telemetry
         return [
+            # Outermost: a call whose request never comes must cost little, and is neither traced nor logged.
             ArrivalInterceptor(self._watchdog, self._connections, self._unread, self._threads),
-            *([] if telemetry is None else [TracingInterceptor(telemetry, _SERVICES)]),
+            # Outside the request log, whose lines name the trace.
+            *([] if telemetry is None else [TracingInterceptor(telemetry)]),
+            # Outside all that may refuse a call: every call with a request is logged, with its final code.
             RequestLogInterceptor(),
+            # Inside the request log, and outside all that raises errors: it answers them.
             ExceptionInterceptor(),
-            *([] if metrics is None else [MetricsInterceptor(metrics.calls, _SERVICES)]),
+            # Just inside it, where every error is still an exception.
+            *([] if metrics is None else [MetricsInterceptor(metrics.calls)]),
+            # Inside the request log, so that its line has the call's id; the rest inside is of no matter to it.
             PatienceInterceptor(self._watchdog),
+            # Outside authentication: what a call over the limit costs must not grow with its credentials.
             BulkheadInterceptor(bulkheads, self._slow_threads),
+            # Outside the reading of requests: who is not let in learns nothing about the request.
             AuthenticationInterceptor(application.users, addresses),
+            # Innermost, beside the handlers: what these two change is what handlers take and return.
             ReadableRequestsInterceptor(),
             ReadyAnswersInterceptor(),
         ]
@@ -149,7 +150,7 @@ class Server:
         self._watchdog.start()
         self._connections.start(int(self.address.rpartition(":")[2]))
         self._server.start()
-        for service in ("", _SERVICE_NAME):
+        for service in ("", *OWN_SERVICES):
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
 
     def stop(self) -> None:

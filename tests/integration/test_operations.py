@@ -11,16 +11,18 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
+from pixyproxy.resource.methods import POLICIES
 from tests.integration.conftest import asking
 from tests.support.image_client import SMALL, ImageClient
 from tests.support.openai_stand_in import RunningStandIn
-from tests.support.rpc import TIMEOUT, health_stub, raw_unary, refusal, request_id_of
+from tests.support.rpc import TIMEOUT, health_stub, raw_stream, raw_unary, refusal, request_id_of
 from tests.support.servers import ANYBODY, Metadata, RunningServer, basic, environment, run_command, running_server
 from tests.support.waiting import wait_until
 
@@ -94,6 +96,24 @@ def test_channelz_is_served_only_when_asked_for(server: RunningServer, tmp_path:
     with running_server(tmp_path, {"PIXYPROXY_CHANNELZ": "true"}) as open_server:
         stub = channelz_pb2_grpc.ChannelzStub(open_server.channel)
         assert len(stub.GetServers(asked, timeout=TIMEOUT).server) == 1
+        _check_that_every_method_with_a_policy_is_served(open_server)
+
+
+def _check_that_every_method_with_a_policy_is_served(server: RunningServer) -> None:
+    for method in POLICIES:
+        refused = refusal(raw_stream(server.channel, method), b"\xff", server.admin.metadata)
+        assert (method, refused.reason) == (method, "MALFORMED_REQUEST")
+
+
+def test_every_method_that_reflection_tells_of_has_a_policy(server: RunningServer) -> None:
+    database = ProtoReflectionDescriptorDatabase(server.channel)
+    served = {
+        f"/{service.full_name}/{method.name}"
+        for service in map(DescriptorPool(database).FindServiceByName, database.get_services())
+        for method in service.methods
+    }
+    # The package of health implements all but this one.
+    assert served - {"/grpc.health.v1.Health/List"} == {name for name in POLICIES if "channelz" not in name}
 
 
 # --- The port --------------------------------------------------------------------------------------------------------

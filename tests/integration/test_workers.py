@@ -30,7 +30,6 @@ from tests.support.waiting import wait_until
 _WORKERS = 3
 _SEVERAL = {"PIXYPROXY_WORKERS": str(_WORKERS)}
 _MOST_CALLS = 2
-_TOO_MANY_CALLS = "As many calls of this kind as may be are under way; try again."
 
 if not hasattr(os, "sched_setaffinity"):
     pytest.skip("a server has one process on this system", allow_module_level=True)
@@ -215,7 +214,8 @@ def test_a_killed_worker_gives_its_calls_back_and_is_replaced(
             wait_until(lambda n=number: server.log.count("[CreateImage:") == n, TIMEOUT, "the call to begin")  # type: ignore[misc]
             # The next one finds the generation of this one, and does not race it for the slot.
             wait_until(lambda: stand_in.count(request.prompt), TIMEOUT, "the submission")
-        assert refusal(others.CreateImage, request, server.admin.metadata).message == _TOO_MANY_CALLS
+        refused = refusal(others.CreateImage, request, server.admin.metadata)
+        assert refused.message == f"Too many calls wait for a generation (limit {_MOST_CALLS}); try again."
 
         os.kill(killed, signal.SIGKILL)
         assert {call.code() for call in calls} == {grpc.StatusCode.UNAVAILABLE}

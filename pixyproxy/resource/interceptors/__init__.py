@@ -1,1 +1,1 @@
-"""What happens around every call. Outermost first: request log, exceptions, authentication."""
+"""What happens around every call; `serving/server.py` puts the interceptors together and explains their order."""

@@ -1,8 +1,5 @@
 """Waits for the request of each call, but not for ever, and lets nothing else know of a call before it has one.
 
-It stands outermost: a call whose request never comes costs its caller nothing, so it must cost us little, no log lines
-above all.
-
 gRPC itself waits for a call's one request in the call's thread, for ever, where nobody can look. So each handler is
 given to it as one that takes a stream of requests, and the wait is ours; callers do not see the difference.
 """

@@ -1,7 +1,4 @@
-"""The innermost interceptor: finds out who is calling, from HTTP Basic credentials in the metadata (RFC 7617).
-
-It stands inside the exception handler, which answers its refusals.
-"""
+"""Authenticates callers by HTTP Basic credentials in the metadata (RFC 7617)."""
 
 from __future__ import annotations
 
@@ -16,24 +13,21 @@ from pixyproxy.core.models import MAX_PASSWORD_LENGTH, MAX_USERNAME_LENGTH, Call
 from pixyproxy.core.request_context import caller
 from pixyproxy.resource.client_address import ClientAddresses
 from pixyproxy.resource.interceptors.wrapping import AroundCalls, Behavior
+from pixyproxy.resource.methods import Credentials, policy_of
 from pixyproxy.service.interfaces import UserServiceInterface
-
-_OUR_METHODS = "/pixyproxy."
-_NEED_CREDENTIALS = frozenset(
-    f"/pixyproxy.v1.ImageService/{method}" for method in ("CreateImage", "UpdateImage", "DeleteImage")
-)
 
 
 class AuthenticationInterceptor(AroundCalls):
-    """Sets the caller of each call of ours; health and reflection need no credentials and look at none."""
+    """Sets the caller of each call whose method takes credentials."""
 
     def __init__(self, users: UserServiceInterface, addresses: ClientAddresses) -> None:
         self._users = users
         self._addresses = addresses
 
     def around(self, method: str, behavior: Behavior, context: grpc.ServicerContext) -> AbstractContextManager[None]:  # noqa: D102
-        found = self._authenticate(context) if method.startswith(_OUR_METHODS) else None
-        if found is None and method in _NEED_CREDENTIALS:
+        credentials = policy_of(method).credentials
+        found = None if credentials is Credentials.IGNORED else self._authenticate(context)
+        if found is None and credentials is Credentials.REQUIRED:
             raise CredentialsMissingError
         return _CallBy(found)
 

@@ -1,8 +1,4 @@
-"""The single exception handler: turns every error into a gRPC status. Nothing else aborts a call.
-
-It stands inside the request log, which so sees the final code, and outside of authentication, whose refusals it
-answers.
-"""
+"""The single exception handler: turns every error into a gRPC status. Nothing else aborts a call."""
 
 from __future__ import annotations
 

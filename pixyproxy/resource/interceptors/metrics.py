@@ -1,8 +1,4 @@
-"""Counts calls, how they end, and how long they take.
-
-It stands just inside the exception handler: there it sees every error as what it is, and every call but those that gRPC
-itself turns away.
-"""
+"""Counts calls, how they end, and how long they take."""
 
 from __future__ import annotations
 
@@ -13,9 +9,9 @@ from types import TracebackType
 from typing import Protocol
 
 import grpc
-from google.protobuf.descriptor import ServiceDescriptor
 
 from pixyproxy.resource.interceptors.wrapping import AroundCalls, Behavior
+from pixyproxy.resource.methods import POLICIES
 from pixyproxy.resource.statuses import RULES, code_of, reason_of
 
 _UNKNOWN = ("unknown", "unknown")
@@ -40,14 +36,9 @@ class CallCounter(Protocol):
 class MetricsInterceptor(AroundCalls):
     """Counts the calls of known methods each by itself, and those of all others together."""
 
-    def __init__(self, counter: CallCounter, services: Iterable[ServiceDescriptor]) -> None:
-        """Know the methods of ``services``."""
+    def __init__(self, counter: CallCounter) -> None:
         self._counter = counter
-        self._names = {
-            f"/{service.full_name}/{method.name}": (service.full_name, method.name)
-            for service in services
-            for method in service.methods
-        }
+        self._names = {method: _names_in(method) for method in POLICIES}
         counter.expect(self._names.values(), sorted({rule.reason for rule in RULES.values()}))
 
     def around(  # noqa: D102  inherited
@@ -55,6 +46,11 @@ class MetricsInterceptor(AroundCalls):
     ) -> AbstractContextManager[None]:
         # Whoever makes up methods must not make up time series with them.
         return _CountedCall(self._counter, context, *self._names.get(method, _UNKNOWN))
+
+
+def _names_in(method: str) -> tuple[str, str]:
+    _, service, name = method.split("/")
+    return service, name
 
 
 class _CountedCall(AbstractContextManager[None]):

@@ -1,6 +1,6 @@
-"""Keeps what is no request of ours from becoming an INTERNAL error of gRPC's own, which nobody would log.
+"""Refuses methods that have no policy, and bytes that are no message, as errors like any others.
 
-It stands innermost, next to the handlers: it changes what they are handed, and the interceptors around it answer.
+gRPC would end such calls itself: without details, without a line in the log, undecodable requests as INTERNAL.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from google.protobuf.message import DecodeError
 
 from pixyproxy.core.exceptions import MalformedRequestError, UnknownMethodError
 from pixyproxy.resource.interceptors.wrapping import Behavior, Continuation, arity_of
-
-_NO_SUCH_METHOD = "There is no such method."
+from pixyproxy.resource.methods import POLICIES
 
 
 class ReadableRequestsInterceptor(grpc.ServerInterceptor):
@@ -26,7 +25,7 @@ class ReadableRequestsInterceptor(grpc.ServerInterceptor):
     ) -> grpc.RpcMethodHandler[Any, Any]:
         """Wrap the handler of a call, or stand in for it."""
         handler = continuation(handler_call_details)
-        if handler is None:
+        if handler is None or handler_call_details.method not in POLICIES:
             return grpc.stream_stream_rpc_method_handler(_unknown_method)
         if handler.request_deserializer is None:
             return handler
@@ -58,12 +57,7 @@ def _tolerant(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
 def _refusing_unreadable(behavior: Callable[..., Any]) -> Callable[..., Any]:
     # A handler that sends its messages later is handed a third argument, which it sends them with.
     def call(request: Any, context: grpc.ServicerContext, *send: Callable[[Any], None]) -> Any:
-        readable = _readable(request)
-        try:
-            return behavior(readable, context, *send)
-        except NotImplementedError as error:
-            # So gRPC's generated code ends methods that its health service, for one, leaves out.
-            raise UnknownMethodError(_NO_SUCH_METHOD) from error
+        return behavior(_readable(request), context, *send)
 
     return call
 
@@ -85,4 +79,4 @@ def _readable(request: Any) -> Any:
 
 def _unknown_method(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
     """Stand in for a method that there is not, in the shape that every client can speak to."""
-    raise UnknownMethodError(_NO_SUCH_METHOD)
+    raise UnknownMethodError("There is no such method.")

@@ -1,7 +1,4 @@
-"""Gives each call its id, and logs its start and its end.
-
-It stands outside of all that may refuse a call, so that no call goes unlogged that has a request.
-"""
+"""Gives each call its id, and logs its start and its end."""
 
 from __future__ import annotations
 

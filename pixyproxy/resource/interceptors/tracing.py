@@ -1,19 +1,16 @@
-"""The span of each call, for traces that go through several services.
-
-It stands outside of the request log, so that the lines of the request log already know the trace.
-"""
+"""The span of each call, for traces that go through several services."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 import grpc
-from google.protobuf.descriptor import ServiceDescriptor
 
 from pixyproxy.resource.interceptors.request_log import code_of
 from pixyproxy.resource.interceptors.wrapping import AroundCalls, Behavior
+from pixyproxy.resource.methods import POLICIES
 
 
 class Ending(Protocol):
@@ -32,15 +29,13 @@ class Tracer(Protocol):
 class TracingInterceptor(AroundCalls):
     """Makes a span of each call; it continues the trace that the caller's metadata names, if it names one."""
 
-    def __init__(self, tracer: Tracer, services: Iterable[ServiceDescriptor]) -> None:
-        """Know the methods of ``services``."""
+    def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
-        self._methods = {f"/{service.full_name}/{method.name}" for service in services for method in service.methods}
 
     @contextmanager
     def around(self, method: str, behavior: Behavior, context: grpc.ServicerContext) -> Iterator[None]:  # noqa: D102
         headers = {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
-        with self._tracer.call(method[1:] if method in self._methods else None, headers) as ending:
+        with self._tracer.call(method[1:] if method in POLICIES else None, headers) as ending:
             try:
                 yield
             finally:
