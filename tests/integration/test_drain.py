@@ -86,14 +86,22 @@ def test_calls_that_hang_do_not_keep_a_server_from_ending(url: str, tmp_path: Pa
         assert f"{len(calls)} calls hang" in server.log
 
 
-# As `pixyproxy serve` with less patience for a picture that is to be stored.
-_SERVE_IMPATIENTLY = """
-import sys
-from pixyproxy.serving import workers
-workers._STORE_SECONDS = workers._CLOSE_SECONDS = 1
-from pixyproxy.cli import main
-sys.argv = ["pixyproxy", "serve"]
-main()
+# As `pixyproxy serve` with less time for an image to be stored.
+_SERVE_BRIEFLY = """
+from pixyproxy.serving.logs import set_up_logging
+from pixyproxy.serving.workers import EndLimits, serve_alone, serve_together
+from pixyproxy.settings import Settings
+
+settings, limits = Settings(), EndLimits(close=1, store=1)
+set_up_logging(settings.log_level)
+
+def announce(address):
+    print("listening on", address, flush=True)
+
+if settings.workers == 1:
+    serve_alone(settings, print, announce, limits)
+elif not serve_together(settings, settings.workers, print, announce, limits):
+    raise SystemExit(1)
 """
 
 
@@ -102,7 +110,7 @@ def test_a_generation_that_hangs_does_not_keep_a_server_for_ever(
     url: str, tmp_path: Path, workers: str, stand_in: RunningStandIn, prompt: str
 ) -> None:
     settings = _PATIENT | asking(stand_in) | {"PIXYPROXY_DATABASE_URL": url, "PIXYPROXY_WORKERS": workers}
-    command = [sys.executable, "-c", _SERVE_IMPATIENTLY]
+    command = [sys.executable, "-c", _SERVE_BRIEFLY]
     prompt += " [[fault:slow=2]]"
     with running_server(
         tmp_path, settings | {"PIXYPROXY_PROVIDER_TIMEOUT": "3"}, command=command, tracebacks=True

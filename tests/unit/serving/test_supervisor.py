@@ -112,7 +112,7 @@ serve(line)
         process.terminate()
         assert process.wait(_TIMEOUT) == 0
     lines = said(tmp_path)
-    assert [line.partition(" is gone. ")[2] for line in lines if " is gone. " in line] == [
+    assert [line.partition(" has died. ")[2] for line in lines if " has died. " in line] == [
         "Signal 9 ended it.",
         "not now",
         "not now",
@@ -161,7 +161,7 @@ def test_a_system_that_gives_no_process_is_asked_again(tmp_path: Path) -> None:
         wait_until(lambda: said(tmp_path).count("gone 0") == 1 and _has_two(process), _TIMEOUT, "another one")
         process.terminate()
         assert process.wait(_TIMEOUT) == 0
-    assert sum("No process could be had for it: Resource" in line for line in said(tmp_path)) == 2
+    assert sum("It could not be forked: Resource" in line for line in said(tmp_path)) == 2
     assert said(tmp_path)[-1] == "True"
 
 
