@@ -36,9 +36,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pixyproxy.core.models import Caller, UserClass
-from pixyproxy.core.request_context import request_id
+from pixyproxy.core.request_context import call_id
 from pixyproxy.data.pool import ConnectionPool
-from pixyproxy.resource.interceptors.request_log import new_request_id
+from pixyproxy.resource.interceptors.request_log import new_call_id
 from pixyproxy.service.sign_in.credential_cache import CredentialCache
 from pixyproxy.serving.logs import set_up_logging
 
@@ -163,8 +163,8 @@ class LoggedRequests:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        new_id = new_request_id()
-        token = request_id.set(new_id)
+        new_id = new_call_id()
+        token = call_id.set(new_id)
         started = time.perf_counter()
         code = 500
 
@@ -180,7 +180,7 @@ class LoggedRequests:
             await self._app(scope, receive, send_with_id)
         finally:
             _logger.info("REQUEST END %s %.1f ms", code, (time.perf_counter() - started) * 1000)
-            request_id.reset(token)
+            call_id.reset(token)
 
 
 app = FastAPI(lifespan=_lifespan, openapi_url=None)

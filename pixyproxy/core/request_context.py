@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from pixyproxy.core.models import Caller
 
-request_id: ContextVar[str] = ContextVar("request_id", default="-")
+call_id: ContextVar[str] = ContextVar("call_id", default="-")
 """The id of the request, or "-" outside of one."""
 
 caller: ContextVar[Caller | None] = ContextVar("caller", default=None)

@@ -8,7 +8,7 @@ import threading
 from datetime import datetime
 from functools import lru_cache
 
-from pixyproxy.core.request_context import request_id, trace_id
+from pixyproxy.core.request_context import call_id, trace_id
 
 
 @lru_cache(maxsize=2)
@@ -31,7 +31,7 @@ class JsonFormatter(logging.Formatter):
         fields: dict[str, object] = {
             "time": f"{second}.{int(record.msecs):03d}{offset}",
             "level": record.levelname,
-            "request_id": request_id.get(),
+            "request_id": call_id.get(),
             "thread": threading.get_native_id(),
             # A record may name another place than where it was logged.
             "method": getattr(record, "method", record.funcName),

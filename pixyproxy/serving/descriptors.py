@@ -15,7 +15,7 @@ _MOST_CONNECTIONS = 4096
 _DESCRIPTORS_A_DATABASE_CONNECTION = 3
 _OTHER_DESCRIPTORS = 64
 # At least half of the descriptors are for connections, even if that leaves too few for all streams and generations.
-_CALLERS_SHARE = 2
+_CONNECTIONS_SHARE = 2
 
 
 def limit_connections(settings: Settings, workers: int = 1) -> ConnectionLimits:
@@ -38,7 +38,7 @@ def limit_connections(settings: Settings, workers: int = 1) -> ConnectionLimits:
         + settings.generation_limit(workers)
         + _OTHER_DESCRIPTORS
     )
-    available = max(descriptors - own, descriptors // _CALLERS_SHARE)
+    available = max(descriptors - own, descriptors // _CONNECTIONS_SHARE)
     total = settings.max_connections or min(available, _MOST_CONNECTIONS)
     if total > available:
         raise ConfigurationError(

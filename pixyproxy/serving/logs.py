@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
 
-from pixyproxy.core.request_context import request_id
+from pixyproxy.core.request_context import call_id
 from pixyproxy.observability.json_logs import JsonFormatter
 
 # At INFO these log the URL of every request that they make, or internals.
@@ -27,12 +27,12 @@ _MAX_GATHERED = 1000
 
 
 class RequestFormatter(logging.Formatter):
-    """Writes ``YYYY-MM-DD HH:MM:SS,mmm LEVEL request-id [thread-id] [method:line] message``."""
+    """Writes ``YYYY-MM-DD HH:MM:SS,mmm LEVEL call-id [thread-id] [method:line] message``."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Write a record on one line; a traceback follows on further lines."""
         text = (
-            f"{_local_time(int(record.created))},{int(record.msecs):03d} {record.levelname} {request_id.get()} "
+            f"{_local_time(int(record.created))},{int(record.msecs):03d} {record.levelname} {call_id.get()} "
             f"[{threading.get_native_id()}] [{record.funcName}:{record.lineno}] {record.getMessage()}"
         )
         # Clients must not write log lines of their own by line breaks, such as in the name of a method.

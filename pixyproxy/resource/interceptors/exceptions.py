@@ -10,7 +10,7 @@ from typing import NoReturn
 import grpc
 from grpc_status import rpc_status
 
-from pixyproxy.core.request_context import request_id
+from pixyproxy.core.request_context import call_id
 from pixyproxy.resource.interceptors.wrapping import AroundCalls, Behavior
 from pixyproxy.resource.statuses import is_foreseen, status_of
 
@@ -34,8 +34,8 @@ class ExceptionInterceptor(AroundCalls):
             _log(error)
             if not context.is_active():
                 _logger.info(_CANCELLED)
-            # Also if nobody gets the answer: gRPC would log any other exception with a traceback.
-            refuse(context, error, request_id.get())
+            # Also in a cancelled call: gRPC would log any other exception with a traceback.
+            refuse(context, error, call_id.get())
 
 
 def refuse(context: grpc.ServicerContext, error: Exception, call_id: str) -> NoReturn:

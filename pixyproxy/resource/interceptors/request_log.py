@@ -15,10 +15,10 @@ from typing import Any
 
 import grpc
 
-from pixyproxy.core.request_context import request_id
+from pixyproxy.core.request_context import call_id
 from pixyproxy.resource.interceptors.wrapping import AroundCalls, Behavior
 
-REQUEST_ID_KEY = "x-request-id"
+_METADATA_KEY = "x-request-id"
 
 # The name of an unknown method may have any length.
 _MAX_METHOD_LENGTH = 64
@@ -38,21 +38,21 @@ class RequestLogInterceptor(AroundCalls):
     @contextmanager
     def around(self, method: str, behavior: Behavior, context: grpc.ServicerContext) -> Iterator[None]:  # noqa: D102
         name, line = method.rpartition("/")[2][:_MAX_METHOD_LENGTH], _line_of(behavior)
-        token = request_id.set(new_request_id())
+        token = call_id.set(new_call_id())
         began = time.perf_counter()
         _log(name, line, "REQUEST START")
         try:
             yield
         finally:
-            send_request_id(context, request_id.get())
+            send_call_id(context, call_id.get())
             _log(name, line, "REQUEST END %s %.1f ms", code_of(context), (time.perf_counter() - began) * 1000)
-            request_id.reset(token)
+            call_id.reset(token)
 
     def _around_stream(self, behavior: Behavior, method: str) -> Behavior:
         def call(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
             with closing(behavior(request, context)) as messages:
                 for first in messages:
-                    send_request_id(context, request_id.get())
+                    send_call_id(context, call_id.get())
                     yield first
                     yield from messages
 
@@ -61,7 +61,7 @@ class RequestLogInterceptor(AroundCalls):
     def _around_callback_stream(self, behavior: Callable[..., Any], method: str) -> Callable[..., Any]:
         def call(request: Any, context: grpc.ServicerContext, send: Callable[[Any], None]) -> None:
             # Other threads send the messages, the first one perhaps at once.
-            send_request_id(context, request_id.get())
+            send_call_id(context, call_id.get())
             behavior(request, context, send)
 
         return super()._around_callback_stream(functools.update_wrapper(call, behavior), method)
@@ -74,8 +74,8 @@ def _log(method: str, line: int, message: str, *values: object) -> None:
         _logger.handle(record)
 
 
-def new_request_id() -> str:
-    """Return host, time, thread and a number that tells apart what happens to share all three."""
+def new_call_id() -> str:
+    """Return host, time, thread and a number, which make it unique."""
     seconds, fraction = divmod(time.time_ns() // 1000, 1_000_000)
     return f"{_host}-{_local_time(seconds)}{fraction:06d}-{threading.get_native_id()}-{next(_numbers)}"
 
@@ -86,16 +86,16 @@ def _local_time(seconds: int) -> str:
 
 
 def _line_of(behavior: Behavior) -> int:
-    """Return where the servicer method stands that is called."""
+    """Return the line of the servicer method."""
     code = getattr(inspect.unwrap(behavior), "__code__", None)
     return code.co_firstlineno if code else 0
 
 
-def send_request_id(context: grpc.ServicerContext, new_id: str) -> None:
-    """Send a call's id in the initial metadata, unless they are sent already."""
-    # gRPC raises ValueError where they are sent already, and a bare exception where the caller has gone.
+def send_call_id(context: grpc.ServicerContext, new_id: str) -> None:
+    """Send a call's id in the initial metadata, unless it was sent already."""
+    # gRPC raises ValueError if it was, and a bare Exception if the call is cancelled.
     with suppress(Exception):
-        context.send_initial_metadata(((REQUEST_ID_KEY, new_id),))
+        context.send_initial_metadata(((_METADATA_KEY, new_id),))
 
 
 def code_of(context: grpc.ServicerContext) -> str:

@@ -14,7 +14,7 @@ import grpc
 from pixyproxy.core.exceptions import TooBusyError
 from pixyproxy.resource.connections import ConnectionLimiter
 from pixyproxy.resource.interceptors.exceptions import leave, refuse
-from pixyproxy.resource.interceptors.request_log import new_request_id, send_request_id
+from pixyproxy.resource.interceptors.request_log import new_call_id, send_call_id
 from pixyproxy.resource.interceptors.wrapping import (
     Continuation,
     WrappingInterceptor,
@@ -161,6 +161,6 @@ class _ServingThread(ThreadPoolExecutor):
 def _refuse_unread(unread: Tally, requests: Iterator[Any], context: grpc.ServicerContext) -> NoReturn:
     """Refuse a call, with all details of an error, without waiting for anything."""
     unread.add("refused")
-    new_id = new_request_id()
-    send_request_id(context, new_id)
+    new_id = new_call_id()
+    send_call_id(context, new_id)
     refuse(context, TooBusyError("Too many calls wait for a thread; try again."), new_id)

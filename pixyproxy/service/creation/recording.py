@@ -32,7 +32,7 @@ from pixyproxy.core.models import (
     ImageCreation,
     can_show,
 )
-from pixyproxy.core.request_context import request_id
+from pixyproxy.core.request_context import call_id
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.generations import (
     Generation,
@@ -202,7 +202,7 @@ class ImageCreator:
     def _context_of(self, call: CallScope) -> RequestContext:
         remaining = call.remaining()
         return RequestContext(
-            call_id=request_id.get(),
+            call_id=call_id.get(),
             trace_headers=self._trace_headers(),
             deadline_at=None if remaining is None else datetime.now(UTC) + timedelta(seconds=remaining),
         )

@@ -331,7 +331,7 @@ class GenerationWorker:
     # --- Generate ------------------------------------------------------------------------------------------------
 
     def _run(self, queued: QueuedGeneration, permit: Permit) -> None:
-        request_context.request_id.set(queued.context.call_id)
+        request_context.call_id.set(queued.context.call_id)
         try:
             with self._leases.held(queued.generation.id), self._continuing(queued.context.trace_headers):
                 self._generate(queued, permit)

@@ -8,7 +8,7 @@ import sys
 from datetime import datetime
 from typing import Any
 
-from pixyproxy.core.request_context import request_id, trace_id
+from pixyproxy.core.request_context import call_id, trace_id
 from pixyproxy.observability.json_logs import JsonFormatter
 
 
@@ -47,10 +47,10 @@ def test_an_error_is_on_the_same_line() -> None:
 
 def test_ids() -> None:
     assert (_written("x")["request_id"], "trace_id" in _written("x")) == ("-", False)
-    tokens = request_id.set("an-id"), trace_id.set("a" * 32)
+    tokens = call_id.set("an-id"), trace_id.set("a" * 32)
     try:
         fields = _written("x")
     finally:
-        request_id.reset(tokens[0])
+        call_id.reset(tokens[0])
         trace_id.reset(tokens[1])
     assert (fields["request_id"], fields["trace_id"]) == ("an-id", "a" * 32)
