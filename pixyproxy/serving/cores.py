@@ -6,6 +6,7 @@ import math
 import os
 import random
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,15 +29,16 @@ def usable_cores() -> list[int]:
     return sorted(os.sched_getaffinity(0))
 
 
-def advised_workers(quota: Path = _QUOTA) -> int:
+def advised_workers(usable: Sequence[int] | None = None, quota: Path = _QUOTA) -> int:
     """Return how many RPC workers use the cores fully, within the CPU limit of a container.
 
     Args:
+        usable: the numbers of the cores; by default, all that the process may run on.
         quota: the file with the microseconds of CPU that a container may use, and the period in microseconds.
     """
     if not can_share_work():
         return 1
-    cores = len(usable_cores())
+    cores = len(usable_cores() if usable is None else usable)
     try:
         allowed, period = quota.read_text(encoding="ascii").split()
     except (OSError, ValueError):
@@ -44,15 +46,14 @@ def advised_workers(quota: Path = _QUOTA) -> int:
     return cores if allowed == "max" else max(1, min(cores, math.ceil(int(allowed) / int(period))))
 
 
-def choose_cores(workers: int) -> list[int]:
-    """Return a core for each RPC worker, different ones as far as there are enough.
+def choose_cores(workers: int, usable: Sequence[int]) -> list[int]:
+    """Return one of the usable cores for each RPC worker, different ones as far as there are enough.
 
     They are chosen at random, or several servers on a machine would all use the first cores.
     """
-    cores = usable_cores()
-    if workers < len(cores):
-        return random.sample(cores, workers)
-    return [cores[number % len(cores)] for number in range(workers)]
+    if workers < len(usable):
+        return random.sample(usable, workers)
+    return [usable[number % len(usable)] for number in range(workers)]
 
 
 def stay_on(core: int) -> None:

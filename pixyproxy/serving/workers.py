@@ -30,7 +30,7 @@ from pixyproxy.bootstrap import (
     open_current_database,
 )
 from pixyproxy.service.interfaces import UserServiceInterface
-from pixyproxy.serving.cores import can_choose_cores, choose_cores, give_way, stay_on
+from pixyproxy.serving.cores import can_choose_cores, choose_cores, give_way, stay_on, usable_cores
 from pixyproxy.serving.descriptors import limit_connections
 from pixyproxy.serving.logs import flush_output, set_up_logging
 from pixyproxy.serving.port import PortClaim
@@ -87,7 +87,7 @@ def serve_alone(
         PixyProxyException: it cannot start.
     """
     if can_choose_cores():
-        stay_on(choose_cores(1)[0])
+        stay_on(choose_cores(1, usable_cores())[0])
     connections = limit_connections(settings)
     set_up_logging(settings.log_level, settings.log_format, gathers=True)
     shared = Shared.of(settings)
@@ -138,7 +138,7 @@ def serve_together(
         Whether all processes ended with status 0.
     """
     shared = Shared.of(settings, rpc_workers=count)
-    cores = choose_cores(count)
+    cores = choose_cores(count, usable_cores())
     connections = limit_connections(settings, count)
     with closing(PortClaim(settings)) as claim, build_exposition(settings) as exposition:
 
