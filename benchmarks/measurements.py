@@ -33,6 +33,7 @@ CONNECTIONS = 64
 WORKERS = 2
 STALLED_READERS = 200
 STREAMS = 500
+CONTENT_OPTIMIZATIONS = ("raw bytes", "trusted hashes")
 GENERATIONS_A_WORKER = 64
 LARGE_IMAGE = 8 * MIB
 
@@ -41,6 +42,7 @@ _ALL_WORKERS = {"PIXYPROXY_WORKERS": str(WORKERS)}
 _SERVE = python("pixyproxy", "serve")
 _SHELL = python("benchmarks.peers.shell", "serve")
 _BARE = python("benchmarks.peers.bare")
+_WITHOUT = python("benchmarks.peers.without", "serve")
 # A generation of a real provider takes 6 seconds at least; so many slots then get about as many answers a second.
 _PROVIDER_SECONDS = 20
 _QUIET_RATE = 200  # calls a second that leave most of two cores idle
@@ -97,10 +99,14 @@ def on_two_cores(site: Site, figures: Figures) -> None:
 def contents(site: Site, figures: Figures) -> None:
     """GetImageContent of 4 MiB from one worker on one core."""
     site.put_database_on(site.second)
-    with (
-        serving(_BARE, site.first, site.folder / "content-bare", {}) as bare,
-        serving(_SERVE, site.first, site.folder / "content", site.settings | _ONE_WORKER) as server,
-    ):
+    with contextlib.ExitStack() as stack:
+
+        def start(name: str, command: tuple[str, ...], **settings: str) -> Serving:
+            folder = site.folder / f"content-{name}"
+            return stack.enter_context(serving(command, site.first, folder, site.settings | _ONE_WORKER | settings))
+
+        bare, server = start("bare", _BARE), start("pixyproxy", _SERVE)
+        others = {name: start(name, _WITHOUT, PEER_WITHOUT=name) for name in CONTENT_OPTIMIZATIONS}
         for _ in range(site.rounds):
             for name, one in (("bare", bare), ("pixyproxy", server)):
                 load = _get_contents(site, one, connections=8)
@@ -108,6 +114,9 @@ def contents(site: Site, figures: Figures) -> None:
                 load = _get_contents(site, one, connections=1)
                 figures[f"content: {name}, 1 reader, MiB/s"].append(load.bytes_rate / MIB)
                 figures[f"content: {name}, first byte, ms"].append(load.first_byte_ms)
+            for name, other in others.items():
+                load = _get_contents(site, other, connections=8)
+                figures[f"content: without {name}, 8 readers, MiB/s"].append(load.bytes_rate / MIB)
         before = server.rss()
         with site.loader.stalled(server.address, [site.content_request], site.second, STALLED_READERS) as begun:
             figures["content: KiB a stalled reader"].append((server.rss() - before) / begun / 1024)

@@ -19,7 +19,7 @@ import matplotlib as mpl
 mpl.use("svg")
 from matplotlib import pyplot
 
-from benchmarks.measurements import Figures
+from benchmarks.measurements import CONTENT_OPTIMIZATIONS, Figures
 
 RESULTS = Path(__file__).parent / "results"
 """Where all benchmarks write; docs/performance.md has a summary, written by hand."""
@@ -103,6 +103,14 @@ def rows_of(figures: Figures) -> list[Row]:
                 Goal("≥", 0.9),
             )
             for readers in ("1 reader", "8 readers")
+        ),
+        *(
+            ratio(
+                f"GetImageContent, 4 MiB, 8 readers / without {name}",
+                "content: pixyproxy, 8 readers, MiB/s",
+                f"content: without {name}, 8 readers, MiB/s",
+            )
+            for name in CONTENT_OPTIMIZATIONS
         ),
         plain("GetImageContent, first byte, ms", "content: pixyproxy, first byte, ms", Goal("≤", 2)),
         plain("GetImageContent, KiB a stalled reader", "content: KiB a stalled reader"),

@@ -38,7 +38,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pixyproxy.core.models import Caller, UserClass
 from pixyproxy.core.request_context import call_id
 from pixyproxy.data.pool import ConnectionPool
-from pixyproxy.resource.interceptors.request_log import new_request_id
+from pixyproxy.resource.interceptors.request_log import new_call_id
 from pixyproxy.service.sign_in.credential_cache import CredentialCache
 from pixyproxy.serving.logs import set_up_logging
 
@@ -163,7 +163,7 @@ class LoggedRequests:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        new_id = new_request_id()
+        new_id = new_call_id()
         token = call_id.set(new_id)
         started = time.perf_counter()
         code = 500

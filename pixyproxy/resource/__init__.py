@@ -1,1 +1,1 @@
-"""The gRPC face of PixyProxy: the servicer, the mapping between messages and models, statuses and interceptors."""
+"""The gRPC interface: servicers, the mapping between messages and models, statuses and interceptors."""

@@ -1,4 +1,4 @@
-"""The scope of a gRPC call, for work that asks whether its caller still waits."""
+"""The scope of a gRPC call: its deadline and its cancellation."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import grpc
 
 from pixyproxy.core.call import CallScope
 
-# Work ends this long before the caller's deadline, so that the answer, which says why, still arrives.
+# Work ends before the client's deadline, so that the error still reaches the client.
 _MARGIN_SECONDS = 0.1
 _MARGIN_SHARE = 0.1
-# What gRPC says where the caller set no deadline lies hundreds of years ahead, further than a thread can wait.
+# Without a deadline gRPC reports a time that is hundreds of years ahead, longer than a thread can wait.
 _NO_DEADLINE_SECONDS = 365 * 24 * 3600.0
 
 
 def call_scope_of(context: grpc.ServicerContext) -> CallScope:
-    """Return the scope of a call: it ends shortly before its deadline, and when the caller cancels."""
+    """Return the scope of a call. It ends shortly before the deadline, or when the call is cancelled."""
     scope = CallScope(_timeout_of(context))
     if not context.add_callback(scope.leave):
         scope.leave()

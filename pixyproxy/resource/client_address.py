@@ -1,6 +1,6 @@
-"""Who is the client of a call: the address that everything counts by that is counted by address.
+"""The address of the client of a call, for limits by address.
 
-gRPC has no PROXY protocol. Behind proxies, the client's address is what they say in ``x-forwarded-for``.
+gRPC has no PROXY protocol. Behind proxies, the client's address is in ``x-forwarded-for``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from urllib.parse import unquote
 import grpc
 
 UNIX: Literal["unix"] = "unix"
-"""What stands for every peer on a Unix socket."""
+"""The address of every peer on a Unix socket."""
 
 Proxies = Collection[ipaddress.IPv4Network | ipaddress.IPv6Network | Literal["unix"]]
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address | Literal["unix"]
@@ -24,7 +24,7 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address | Literal["unix"]
 _FORWARDED_FOR = "x-forwarded-for"
 # [IPv6]:port, IPv4:port or an IPv6 address alone; ports are optional.
 _HOST = re.compile(r"\[([^\[\]]+)\](?::\d+)?|([^:\[\]]+)(?::\d+)?|([^\[\]]+)")
-# A site has at least that much of IPv6 to itself, and whoever has a site can use any address of it.
+# A site has at least a /64 network of IPv6, and can use any address in it.
 _SITE_BITS = 64
 _MAX_REMEMBERED = 1024
 
@@ -32,36 +32,35 @@ _logger = logging.getLogger(__name__)
 
 
 class ClientAddresses:
-    """Finds the clients of calls."""
+    """Determines the clients of calls."""
 
     def __init__(self, trusted_proxies: Proxies) -> None:
-        """Believe ``x-forwarded-for`` from these proxies, and from nobody else."""
+        """Trust ``x-forwarded-for`` from these proxies only."""
         self._networks = [network for network in trusted_proxies if network != UNIX]
         self._trusts_unix = UNIX in trusted_proxies
         self._has_warned = False
-        # To read an address takes longer than to find credentials that are remembered.
+        # Parsing an address takes longer than a hit in the credential cache.
         self._client_of = functools.lru_cache(_MAX_REMEMBERED)(self._find)
 
     def of(self, context: grpc.ServicerContext) -> str:
         """Return a client's address, without its port: IPv4, the /64 network of an IPv6 address, or ``unix``.
 
-        Every proxy adds the address that it was called from at the end. So the client is the last one that is no
-        trusted proxy; what stands before it, it may have made up. Where nothing is said, or what is said cannot be
-        read, it is the peer of the connection.
+        Every proxy appends the address of its peer. So the client is the last address that is no trusted proxy; it may
+        have made up those before. Without the header, or if it cannot be parsed, it is the peer of the connection.
         """
-        # Of several such headers gRPC hands on the last one only.
+        # Of several such headers gRPC passes on the last one only.
         headers = (str(value) for key, value in context.invocation_metadata() if key == _FORWARDED_FOR)
         return self._client_of(context.peer().rpartition(":")[0], ",".join(headers))
 
     def is_proxy(self, host: str) -> bool:
-        """Tell whether an address is one of the trusted proxies, behind which are any number of clients."""
+        """Tell whether an address is that of a trusted proxy."""
         address = _address_in(host)
         return address is not None and self._is_trusted(address)
 
     def _find(self, peer_host: str, forwarded_for: str) -> str:
-        """Find a client by gRPC's ``ipv4:10.0.0.1``, ``ipv6:%5B::1%5D`` or ``unix``, and by what proxies say."""
+        """Find a client by its peer, such as ``ipv4:10.0.0.1``, ``ipv6:%5B::1%5D`` or ``unix``, and by the header."""
         kind, _, host = unquote(peer_host).partition(":")
-        # On a Unix socket, the client chooses what stands there.
+        # On a Unix socket, the client chooses the rest of the name.
         peer = client = (_address_in(host) if kind in ("ipv4", "ipv6") else None) or UNIX
         if self._is_trusted(peer):
             for text in filter(None, map(str.strip, reversed(forwarded_for.split(",")))):
@@ -83,15 +82,15 @@ class ClientAddresses:
         if not self._has_warned:
             self._has_warned = True
             _logger.warning(
-                "The proxy %s sends an %s that holds no address where the client's should be; such calls count as the "
-                "proxy's own. This is logged once.",
+                "The proxy %s sends an %s without a valid address of the client; such calls count as the proxy's own. "
+                "This is logged once.",
                 peer,
                 _FORWARDED_FOR,
             )
 
 
 def _address_in(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Read an address with or without a port, or return None. The zone of an IPv6 address goes."""
+    """Parse an address with or without a port, or return None. The zone of an IPv6 address is dropped."""
     found = _HOST.fullmatch(text)
     if found is None:
         return None

@@ -1,6 +1,6 @@
-"""Keeps the connections of a process within limits: closes idle ones, the longest idle first.
+"""Limits the connections of a process by closing idle ones, the longest idle first.
 
-gRPC's Python API tells nothing of connections, and gRPC's own limit only refuses new ones. So a thread lists the
+gRPC's Python API has no access to connections, and gRPC's own limit only refuses new ones. So a thread lists the
 sockets of the process, and shuts down those that have no call in flight.
 """
 
@@ -21,22 +21,23 @@ from urllib.parse import quote
 
 import grpc
 
+from pixyproxy.core.periodic_task import PeriodicTask
 from pixyproxy.resource.tally import Tally
 
 _INTERVAL_SECONDS = 0.25
-# This share of the limit is kept free for those who connect within the interval; at the limit itself gRPC refuses them.
+# An eighth of the limit stays free for new connections within the interval; at the limit itself gRPC refuses them.
 _FREE_SHARE = 8
-# To look at 3,000 connections takes 20 ms of processor time; it is to be a twentieth of a core at the most.
+# A check of 3,000 connections takes 20 ms of CPU time. Checks may take a twentieth of a core.
 _REST = 20
 _DESCRIPTORS = "/dev/fd"
 
 
 @dataclass(frozen=True)
 class ConnectionLimits:
-    """The most connections that a process has open at a time.
+    """The most connections that a process may have open.
 
     Attributes:
-        total: of all callers.
+        total: of all clients.
         per_address: of one address.
     """
 
@@ -48,21 +49,21 @@ class ConnectionCounter(Protocol):
     """Where connections are counted."""
 
     def set_limit(self, count: int) -> None:
-        """Note the most connections that may be open."""
+        """Set the most connections that may be open."""
 
     def opened(self, count: int) -> None:
-        """Note how many are open."""
+        """Set how many are open."""
 
     def closed(self, limit: str) -> None:
-        """Note that one was closed because of a limit, ``total`` or ``per_address``."""
+        """Count one that was closed because of a limit, ``total`` or ``per_address``."""
 
 
 @dataclass(eq=False)
 class _Connection:
-    """A socket of a caller.
+    """A socket of a client.
 
     Attributes:
-        peer: its other end, as gRPC writes it.
+        peer: the client, as gRPC writes it.
         host: the address in it.
         used_at: when its last call ended or, without any, when it was first seen.
     """
@@ -76,7 +77,7 @@ class _Connection:
 
 
 class ConnectionLimiter:
-    """Looks at all connections, four times a second or less often, and closes what is over the limits."""
+    """Checks all connections, at most four times a second, and closes those over the limits."""
 
     def __init__(
         self,
@@ -85,12 +86,12 @@ class ConnectionLimiter:
         *,
         is_exempt: Callable[[str], bool],
     ) -> None:
-        """Do nothing yet.
+        """Check from ``start`` on.
 
         Args:
             limits: how many may be open.
-            counter: what counts them for metrics.
-            is_exempt: tells whether an address may have any number of them, as that of a proxy.
+            counter: counts them for metrics.
+            is_exempt: tells whether an address, such as that of a proxy, has no limit of its own.
         """
         self._limits = limits
         self._counter = counter
@@ -106,24 +107,19 @@ class ConnectionLimiter:
         self._calls: Counter[str] = Counter()
         self._ended_at: dict[str, float] = {}
         self._lock = threading.Lock()
-        # All sockets seen the last time; None stands for one that is no caller's.
+        # All sockets of the last check; None stands for one that is no client's.
         self._sockets: dict[tuple[int, int], _Connection | None] = {}
-        self._closing = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._port = 0
+        self._task = PeriodicTask("connections", self._check, retry_interval=_INTERVAL_SECONDS)
+        self.close = self._task.close
 
     def start(self, port: int) -> None:
-        """Begin to look after those who are connected to a port."""
-        self._thread = threading.Thread(target=self._run, args=(port,), name="connections", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Look no more."""
-        self._closing.set()
-        if self._thread is not None:
-            self._thread.join()
+        """Check the connections to a port from now on."""
+        self._port = port
+        self._task.start()
 
     def begin_call(self, context: grpc.ServicerContext) -> None:
-        """Know that a call is in flight on its connection, until it ends."""
+        """Count a call as in flight on its connection until it ends."""
         peer = context.peer()
         with self._lock:
             self._calls[peer] += 1
@@ -137,33 +133,31 @@ class ConnectionLimiter:
                 del self._calls[peer]
             self._ended_at[peer] = time.monotonic()
 
-    def _run(self, port: int) -> None:
-        took = 0.0
-        while not self._closing.wait(max(_INTERVAL_SECONDS, _REST * took)):
-            began = time.thread_time()
-            try:
-                connections = self._open_connections(port)
-            except OSError:
-                continue  # No descriptor is free to look with.
-            if self._counter is not None:
-                self._counter.opened(len(connections))
-            self._enforce(connections)
-            self._tally.report()
-            took = time.thread_time() - began
+    def _check(self) -> float:
+        began = time.thread_time()
+        try:
+            connections = self._open_connections()
+        except OSError:
+            return _INTERVAL_SECONDS  # No descriptor is free to list them with.
+        if self._counter is not None:
+            self._counter.opened(len(connections))
+        self._enforce(connections)
+        self._tally.report()
+        return max(_INTERVAL_SECONDS, _REST * (time.thread_time() - began))
 
-    def _open_connections(self, port: int) -> list[_Connection]:
-        """Return all callers' sockets."""
+    def _open_connections(self) -> list[_Connection]:
+        """Return the sockets of all clients."""
         found: dict[tuple[int, int], _Connection | None] = {}
         for name in os.listdir(_DESCRIPTORS):
             descriptor = int(name)
             try:
                 status = os.fstat(descriptor)
             except OSError:
-                continue  # Closed meanwhile.
+                continue  # It is closed by now.
             if stat.S_ISSOCK(status.st_mode):
-                # Each socket has a number of its own, unlike its descriptor.
+                # The number of a descriptor is used again; that of a socket is not.
                 key = (descriptor, status.st_ino)
-                found[key] = self._sockets[key] if key in self._sockets else _identify(descriptor, status, port)
+                found[key] = self._sockets[key] if key in self._sockets else _identify(descriptor, status, self._port)
         self._sockets = found
         return [connection for connection in found.values() if connection is not None]
 
@@ -194,7 +188,7 @@ class ConnectionLimiter:
             self._shut(connection, "total")
 
     def _shut(self, connection: _Connection, limit: str) -> None:
-        """End a connection, of which gRPC then closes the socket."""
+        """Shut a connection down; gRPC then closes its socket."""
         if connection.is_shut:
             return
         connection.is_shut = True
@@ -205,12 +199,12 @@ class ConnectionLimiter:
             try:
                 socket_.shutdown(socket.SHUT_RDWR)
             except OSError:
-                return  # The caller was faster.
+                return  # The client has closed it.
         self._tally.add(limit)
 
 
 def _duplicate(descriptor: int, status: os.stat_result) -> socket.socket | None:
-    """Return a socket of our own for a descriptor, unless that has come to stand for something else meanwhile."""
+    """Return a duplicate of a socket, unless its descriptor stands for something else by now."""
     try:
         duplicate = os.dup(descriptor)
     except OSError:
@@ -222,7 +216,7 @@ def _duplicate(descriptor: int, status: os.stat_result) -> socket.socket | None:
 
 
 def _identify(descriptor: int, status: os.stat_result, port: int) -> _Connection | None:
-    """Return the connection that a socket is, or None if nobody is connected to the port by it."""
+    """Return the connection of a socket, or None if it is no connection to the port."""
     socket_ = _duplicate(descriptor, status)
     if socket_ is None:
         return None
@@ -232,7 +226,7 @@ def _identify(descriptor: int, status: os.stat_result, port: int) -> _Connection
         try:
             host, peer_port, _, scope = (*socket_.getpeername(), 0, 0)[:4]
         except OSError:
-            return None  # It listens, or its caller has gone.
+            return None  # It listens, or its client has disconnected.
     host = host.removeprefix("::ffff:")
     if ":" not in host:
         return _Connection(descriptor, status, f"ipv4:{host}:{peer_port}", host)

@@ -25,7 +25,7 @@ class Bulkhead(Enum):
     GENERATION = "generation"
     """Calls that wait for a generation."""
     STREAM = "stream"
-    """Calls that last as long as their callers like, because these read a stream."""
+    """Streams, which last until the client has read them."""
     UNARY = "unary"
     """All other calls."""
 

@@ -1,7 +1,7 @@
-"""Server reflection, by the name that clients ask for first, v1, and by the older one, v1alpha.
+"""Server reflection v1 and v1alpha.
 
-grpcio-reflection serves only v1alpha. The two differ in nothing but the name of their package, so that v1 here is
-v1alpha's servicer under another name, and v1's descriptor is v1alpha's with that name in it.
+grpcio-reflection 1.85 serves v1alpha only, and clients ask for v1 first. The protocols differ in the name of their
+package alone, so v1 is served by v1alpha's servicer, with v1alpha's descriptor under the other name.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SERVICE_NAME = f"{_PACKAGE}.ServerReflection"
 
 
 def enable_server_reflection(service_names: Iterable[str], server: grpc.Server) -> None:
-    """Serve the descriptions of these services, and of reflection itself, under both names.
+    """Serve the descriptors of these services, and of reflection itself, in both versions.
 
     Args:
         service_names: full names of services whose descriptors are in the default pool.
@@ -36,7 +36,7 @@ def enable_server_reflection(service_names: Iterable[str], server: grpc.Server) 
 
 
 def _describe_v1() -> None:
-    """Put v1's descriptor into the default pool, where the servicer looks; a second time changes nothing."""
+    """Add v1's descriptor to the default pool, from which the servicer reads."""
     file = descriptor_pb2.FileDescriptorProto()
     reflection_pb2.DESCRIPTOR.CopyToProto(file)
     old, new = f".{file.package}.", f".{_PACKAGE}."
@@ -48,7 +48,7 @@ def _describe_v1() -> None:
             method.input_type = method.input_type.replace(old, new)
             method.output_type = method.output_type.replace(old, new)
     file.name, file.package = _FILE_NAME, _PACKAGE
-    # They name v1alpha's packages of other languages, and call it deprecated.
+    # They name v1alpha's packages in other languages, and mark it as deprecated.
     file.ClearField("options")
     descriptor_pool.Default().AddSerializedFile(file.SerializeToString())
 

@@ -14,7 +14,7 @@ from pixyproxy.core import exceptions as exc
 
 DOMAIN = "pixyproxy"
 # An error travels in trailing metadata, of which clients take 8 KiB by default: the message percent-encoded, and once
-# more, with the details, in base64. Whoever breaks more rules than fit is told the first of them.
+# more, with the details, in base64. Of more violations than fit, the first ones are reported.
 _MAX_MESSAGE_LENGTH = 1000
 _MAX_VIOLATION_BYTES = 2500
 INTERNAL_MESSAGE = "Something went wrong on our side. Quote the request id when you report it."
@@ -109,7 +109,7 @@ RULES: dict[type[BaseException], Rule] = {
     exc.OutcomeUnknownError: Rule(code_pb2.FAILED_PRECONDITION, "OUTCOME_UNKNOWN"),
     BaseException: Rule(code_pb2.INTERNAL, "INTERNAL"),
 }
-# Callers that get one of these are always told when to come back.
+# These always carry RetryInfo.
 _DEFAULT_RETRY_SECONDS: dict[type[BaseException], float] = {
     exc.TooBusyError: 1.0,
     exc.TooManySignInsError: 60.0,
@@ -120,7 +120,7 @@ _DEFAULT_RETRY_SECONDS: dict[type[BaseException], float] = {
 
 
 def is_foreseen(error: BaseException) -> bool:
-    """Tell whether an exception has a status of its own, so that its message is meant for the caller."""
+    """Tell whether an exception has a status of its own. Then its message is for the caller."""
     return _rule_of(error).reason != "INTERNAL"
 
 
@@ -150,12 +150,12 @@ def retry_seconds_of(error: BaseException) -> float | None:
     return getattr(error, "retry_after", None) or _DEFAULT_RETRY_SECONDS.get(type(error))
 
 
-def status_of(error: BaseException, request_id: str) -> status_pb2.Status:
+def status_of(error: BaseException, call_id: str) -> status_pb2.Status:
     """Return the status for an exception, with all its details."""
     rule = _rule_of(error)
     details: list[Message] = [
         error_details_pb2.ErrorInfo(reason=rule.reason, domain=DOMAIN, metadata=rule.metadata(error)),
-        error_details_pb2.RequestInfo(request_id=request_id),
+        error_details_pb2.RequestInfo(request_id=call_id),
         *rule.details(error),
         *_retry_info(error),
     ]

@@ -1,4 +1,4 @@
-"""Counts events that strangers can cause thousands of times a second, and logs them in few lines."""
+"""Counts events that clients can cause thousands of times a second, and logs them in few lines."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Tally:
     """Logs counts by reason, in one line every ten seconds at most. Safe to use from many threads at once."""
 
     def __init__(self, text: str, count: CountEvent | None, *, level: int = logging.INFO) -> None:
-        """Count nothing yet.
+        """Start at zero.
 
         Args:
-            text: the beginning of the line, what is counted.
-            count: is told the reason of each event, for metrics.
-            level: the line's level.
+            text: the beginning of the line: what is counted.
+            count: is called with the reason of each event, for metrics.
+            level: the level of the line.
         """
         self._text = text
         self._count = count
@@ -41,9 +41,7 @@ class Tally:
             self._count(reason)
 
     def report(self) -> int:
-        """Log what was counted since the last line, unless that was less than ten seconds ago.
-
-        Only one thread may call it.
+        """Log the counts since the last line, unless that was less than ten seconds ago. For one thread alone.
 
         Returns:
             How many events were logged.

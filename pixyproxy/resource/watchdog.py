@@ -1,6 +1,7 @@
-"""Cuts off callers who keep a call's thread waiting: for the request that they began, or until they take an answer.
+"""Cancels calls whose clients keep a thread waiting for longer than the stall timeout.
 
-gRPC knows no time limit for either; cancelling a call is what frees its thread.
+gRPC has no time limit for the request of a call that has begun, nor for a client that reads no more. Cancelling the
+call frees the thread.
 """
 
 from __future__ import annotations
@@ -12,108 +13,29 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Self
 
 import grpc
 
+from pixyproxy.core.periodic_task import PeriodicTask
 from pixyproxy.resource.tally import Tally
 
 _logger = logging.getLogger(__name__)
 
 _NEVER = float("inf")
-# Beyond as many requests on their way, some are cut off early, or somebody who begins calls and sends no request would
-# soon hold all threads; but not those that have just begun, as nearly all have while a server is busy.
-_MAX_ARRIVING = 128
-_JUST_BEGUN_SECONDS = 0.25
-# How often to look, within that time or within the callers' own if it is shorter.
-_LOOKS = 2
+# Above the limit, calls that have waited for this long are cancelled. Busy servers get requests later than calls, too.
+_GRACE_SECONDS = 0.25
+# Checks within the grace period, or within the stall timeout if that is shorter.
+_CHECKS = 2
 _C_LIBRARY = ctypes.CDLL(None)
 
 
-class Watchdog:
-    """Looks after the calls whose threads wait for their callers."""
+class Wait:
+    """A thread that waits for the client of a call.
 
-    def __init__(self, patience: float, unread: Tally) -> None:
-        """Cut off who keeps a thread waiting for ``patience`` seconds, and report ``unread``; begin with ``start``."""
-        self.patience = patience
-        self._unread = unread
-        self._arriving: dict[Arrival, None] = {}  # in the order of their beginning
-        self._reading: dict[Reader, None] = {}
-        self._lock = threading.Lock()
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
-
-    def start(self) -> None:
-        """Begin to look."""
-        self._thread.start()
-
-    def close(self) -> None:
-        """Look no more."""
-        self._closing.set()
-        self._thread.join()
-
-    def arrival(self, context: grpc.ServicerContext) -> Arrival:
-        """Return what to stay in, by ``with``, until a request has come."""
-        return Arrival(context, self)
-
-    @contextmanager
-    def reading(self, context: grpc.ServicerContext) -> Iterator[Reader]:
-        """Watch meanwhile over a caller who reads a stream."""
-        reader = Reader(context, _NEVER)
-        with self._lock:
-            self._reading[reader] = None
-        try:
-            yield reader
-        finally:
-            with self._lock:
-                del self._reading[reader]
-            if reader.is_cut_off:
-                _logger.info("The caller took nothing for %g s and was cut off.", self.patience)
-
-    def begin_arrival(self, arrival: Arrival) -> None:
-        """Watch over a request on its way."""
-        with self._lock:
-            self._arriving[arrival] = None
-
-    def end_arrival(self, arrival: Arrival) -> None:
-        """Watch no more over a request."""
-        with self._lock:
-            del self._arriving[arrival]
-
-    def _run(self) -> None:
-        while not self._closing.wait(min(self.patience, _JUST_BEGUN_SECONDS) / _LOOKS):
-            with self._lock:
-                arriving, reading = list(self._arriving), list(self._reading)
-            now = time.monotonic()
-            slow = [arrival for arrival in arriving if arrival.since < now - _JUST_BEGUN_SECONDS]
-            for arrival in _crowd(slow):
-                arrival.cut_off()
-            for wait in (*arriving, *reading):
-                if wait.since < now - self.patience:
-                    wait.cut_off()
-            if self._unread.report() > _MAX_ARRIVING:
-                _give_back_memory()
-
-
-def _crowd(slow: list[Arrival]) -> list[Arrival]:
-    """Return whom to cut off early: first those on the connections with the most requests on their way."""
-    excess = len(slow) - _MAX_ARRIVING
-    if excess <= 0:
-        return []
-    peers = {arrival: arrival.context.peer() for arrival in slow}
-    numbers = Counter(peers.values())
-    return sorted(slow, key=lambda arrival: numbers[peers[arrival]], reverse=True)[:excess]
-
-
-def _give_back_memory() -> None:
-    """Return free memory to the system: after some thousand calls at a time, the C library would keep 100 MB of it."""
-    if hasattr(_C_LIBRARY, "malloc_trim"):  # glibc's own.
-        _C_LIBRARY.malloc_trim(0)
-
-
-class _Wait:
-    """A thread that waits for its caller, or does not just now."""
+    Attributes:
+        since: since when, by ``time.monotonic``; infinite while it does not wait.
+        is_cut_off: whether the call was cancelled for it.
+    """
 
     __slots__ = ("context", "is_cut_off", "since")
 
@@ -122,40 +44,96 @@ class _Wait:
         self.since = since
         self.is_cut_off = False
 
+    def begin(self) -> None:
+        """Note that the thread waits from now on."""
+        self.since = time.monotonic()
+
+    def end(self) -> None:
+        """Note that the thread does not wait any more."""
+        self.since = _NEVER
+
     def cut_off(self) -> None:
-        """End the call, which frees the thread."""
+        """Cancel the call."""
         self.is_cut_off = True
         self.context.cancel()
 
 
-class Arrival(_Wait):
-    """A request on its way, until the end of a ``with``."""
+class Watchdog:
+    """Watches the calls whose threads wait for a client.
 
-    __slots__ = ("_watchdog",)
+    Attributes:
+        stall_timeout: seconds.
+    """
 
-    def __init__(self, context: grpc.ServicerContext, watchdog: Watchdog) -> None:
-        super().__init__(context, time.monotonic())
-        self._watchdog = watchdog
+    def __init__(self, stall_timeout: float, unread: Tally, *, max_pending: int = 128) -> None:
+        """Watch from ``start`` on.
 
-    def __enter__(self) -> Self:
-        self._watchdog.begin_arrival(self)
-        return self
+        Args:
+            stall_timeout: seconds after which a waiting call is cancelled.
+            unread: is reported: calls that ended without a request.
+            max_pending: requests that may be pending at a time; above, some are cancelled before the stall timeout, or
+                clients that begin calls and send no request would soon hold all threads.
+        """
+        self.stall_timeout = stall_timeout
+        self._unread = unread
+        self._max_pending = max_pending
+        self._interval = min(stall_timeout, _GRACE_SECONDS) / _CHECKS
+        self._pending: dict[Wait, None] = {}  # in the order of their beginning
+        self._reading: set[Wait] = set()
+        self._lock = threading.Lock()
+        self._task = PeriodicTask("watchdog", self._check, retry_interval=self._interval)
+        self.start, self.close = self._task.start, self._task.close
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._watchdog.end_arrival(self)
+    @contextmanager
+    def pending(self, context: grpc.ServicerContext) -> Iterator[Wait]:
+        """Watch a request that has not come yet."""
+        wait = Wait(context, time.monotonic())
+        with self._lock:
+            self._pending[wait] = None
+        try:
+            yield wait
+        finally:
+            with self._lock:
+                del self._pending[wait]
+
+    @contextmanager
+    def reading(self, context: grpc.ServicerContext) -> Iterator[Wait]:
+        """Watch a client that reads a stream, while the wait has begun."""
+        wait = Wait(context, _NEVER)
+        with self._lock:
+            self._reading.add(wait)
+        try:
+            yield wait
+        finally:
+            with self._lock:
+                self._reading.remove(wait)
+            if wait.is_cut_off:
+                _logger.info("The client read nothing for %g s and was cut off.", self.stall_timeout)
+
+    def _check(self) -> float:
+        with self._lock:
+            pending, reading = list(self._pending), list(self._reading)
+        now = time.monotonic()
+        for wait in self._excess([wait for wait in pending if wait.since < now - _GRACE_SECONDS]):
+            wait.cut_off()
+        for wait in (*pending, *reading):
+            if wait.since < now - self.stall_timeout:
+                wait.cut_off()
+        if self._unread.report() > self._max_pending:
+            _release_free_memory()
+        return self._interval
+
+    def _excess(self, pending: list[Wait]) -> list[Wait]:
+        """Return what is over the limit: the oldest, first those on the connections with the most pending requests."""
+        excess = len(pending) - self._max_pending
+        if excess <= 0:
+            return []
+        peers = {wait: wait.context.peer() for wait in pending}
+        numbers = Counter(peers.values())
+        return sorted(pending, key=lambda wait: numbers[peers[wait]], reverse=True)[:excess]
 
 
-class Reader(_Wait):
-    """A caller who reads a stream."""
-
-    __slots__ = ()
-
-    def is_handed_a_message(self) -> None:
-        """Say that from now on the thread waits until the caller has taken a message."""
-        self.since = time.monotonic()
-
-    def has_taken_it(self) -> None:
-        """Say that the thread does not wait any more."""
-        self.since = _NEVER
+def _release_free_memory() -> None:
+    """Return free memory to the system: after some thousand calls at a time, the C library would keep 100 MB of it."""
+    if hasattr(_C_LIBRARY, "malloc_trim"):  # only glibc has it
+        _C_LIBRARY.malloc_trim(0)

@@ -16,40 +16,37 @@ from pixyproxy.data.stores.image_store import ContentReader
 
 # Measured fastest over gRPC among sizes that keep the memory of many slow readers small; see docs/decisions.md.
 CHUNK_SIZE = 64 * 1024
-
-
-# For so long a file that was found right, and not written to since, is taken to be right. Only what changes bits
-# beneath the file system can make it wrong meanwhile, and then the bytes mostly come from memory anyway.
-_TRUSTED_SECONDS = 60.0
 _MAX_TRUSTED = 10_000
 
 
 class TrustedContents:
-    """Which stored bytes were found right a moment ago: to hash them takes half of the time that it takes to send them.
+    """Stored bytes that were checked a moment ago and not written to since. They are not hashed again.
 
-    Safe to use from many threads at once.
+    Only changes of bits beneath the file system go unnoticed for that time. docs/performance.md has what it gains. Safe
+    for use by many threads.
     """
 
-    def __init__(self) -> None:
-        self._found_right: TTLCache[Hashable, None] = TTLCache(_MAX_TRUSTED, ttl=_TRUSTED_SECONDS)
+    def __init__(self, seconds: float = 60.0) -> None:
+        """Trust bytes for ``seconds`` after a check."""
+        self._states: TTLCache[Hashable, None] = TTLCache(_MAX_TRUSTED, ttl=seconds)
         self._lock = threading.Lock()
 
     def __contains__(self, state: Hashable) -> bool:
         with self._lock:
-            return state in self._found_right
+            return state in self._states
 
     def add(self, state: Hashable) -> None:
         """Trust bytes in this state from now on."""
         with self._lock:
-            self._found_right[state] = None
+            self._states[state] = None
 
 
 class ImageContent:
     """The bytes of an image, or a part of them, open for reading by one thread; closed by the end of a ``with``.
 
     Attributes:
-        image: whose they are.
-        is_modified: False where the caller holds them already; then there are none to read.
+        image: the image.
+        is_modified: False if the caller has the bytes already; then there are none to read.
     """
 
     def __init__(
@@ -61,30 +58,28 @@ class ImageContent:
         count: int = 0,
         trusted: TrustedContents | None = None,
     ) -> None:
-        """Read ``count`` bytes from ``offset`` on out of ``reader``; without one, the caller holds them already."""
+        """Read ``count`` bytes from ``offset`` on out of ``reader``; without one, the caller has them already."""
         self.image = image
-        self._trusted = TrustedContents() if trusted is None else trusted
         self.is_modified = reader is not None
+        self._trusted = TrustedContents() if trusted is None else trusted
         self._reader = reader
         self._offset = offset
         self._left = count
 
     def chunks(self) -> Iterator[bytes]:
-        """Read the bytes, a chunk at a time.
+        """Read the bytes in chunks.
 
         Raises:
-            ContentDamagedError: the stored bytes are not those that were stored. A whole image is checked before its
-                last chunk is given, so that no damaged picture is ever complete; a part cannot be checked. One that
-                was found right in the last minute is hashed again only if it was written to since.
+            ContentDamagedError: the bytes are not those that were stored. A whole image is checked before its last
+                chunk is returned, so that no damaged image is ever complete; a part cannot be checked.
         """
         if self._reader is None:
             return
-        is_whole = self._left == self.image.size_bytes
-        check = _Check(self.image, self._reader, self._trusted) if is_whole else None
+        check = _Check(self.image, self._reader, self._trusted) if self._left == self.image.size_bytes else None
         if self._offset:
             self._reader.seek(self._offset)
         while self._left > 0:
-            # In no variable: a chunk is not kept while it is sent, which may take long.
+            # Not in a variable, which would keep the chunk while it is sent.
             yield self._next_chunk(self._reader, check)
 
     def _next_chunk(self, reader: ContentReader, check: _Check | None) -> bytes:
@@ -109,7 +104,7 @@ class ImageContent:
 
 
 class _Check:
-    """Finds out whether all bytes of an image are those that were stored."""
+    """Compares the bytes of a whole image with its hash."""
 
     def __init__(self, image: Image, reader: ContentReader, trusted: TrustedContents) -> None:
         self._sha256 = image.sha256
@@ -119,20 +114,14 @@ class _Check:
         self._digest = None if self._state in trusted else hashlib.sha256()
 
     def add(self, chunk: bytes) -> None:
-        """Take note of the next bytes."""
         if self._digest is not None:
             self._digest.update(chunk)
 
     def finish(self) -> None:
-        """Check them all.
-
-        Raises:
-            ContentDamagedError: they are others.
-        """
         is_same = self._state == (self._reader.state(), self._sha256)
         if self._digest is None:
             if not is_same:
-                raise damaged()  # Written to while it was read; nothing of ours does that.
+                raise damaged()  # PixyProxy never writes to stored bytes.
         elif self._digest.hexdigest() != self._sha256:
             raise damaged()
         elif is_same and self._state[0] is not None:
@@ -140,5 +129,5 @@ class _Check:
 
 
 def damaged() -> ContentDamagedError:
-    """Return the error for stored bytes that are not those that were stored."""
+    """Return the error for bytes that are not those that were stored."""
     return ContentDamagedError("The stored bytes of the image are damaged.")

@@ -1,1 +1,1 @@
-"""Processes: the gRPC server, its workers, and what they need of the operating system."""
+"""The processes of a server, and what they need of the operating system."""

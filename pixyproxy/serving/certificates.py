@@ -1,4 +1,4 @@
-"""The server's certificate, its key, and whom it trusts: read from files in PEM form, and checked."""
+"""The server's certificate, its key and the authorities of clients: read from PEM files, and checked."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pixyproxy.core.exceptions import ConfigurationError
 _CERTIFICATE = "PIXYPROXY_TLS_CERTIFICATE"
 _KEY = "PIXYPROXY_TLS_KEY"
 _CLIENT_CA = "PIXYPROXY_TLS_CLIENT_CA"
-# Renewers begin when a third of the time is left; a certificate that gets as old as this was forgotten.
+# ACME clients renew when a third of the lifetime is left; a fifth means that renewal fails.
 _WARN_BEFORE = timedelta(days=14)
 _WARN_SHARE = 0.2
 _CURVES = ("secp256r1", "secp384r1")
@@ -25,12 +25,12 @@ _CURVES = ("secp256r1", "secp384r1")
 
 @dataclass(frozen=True)
 class TLSFiles:
-    """Where the files lie.
+    """The paths of the files.
 
     Attributes:
-        certificate: the server's certificate, then those of the authorities between it and the root.
+        certificate: the server's certificate, then the intermediate ones.
         key: its private key.
-        client_ca: whose certificates clients must show, or None where they need none.
+        client_ca: the roots of clients' certificates, or None if clients need no certificate.
     """
 
     certificate: Path
@@ -38,21 +38,21 @@ class TLSFiles:
     client_ca: Path | None
 
     def state(self) -> tuple[object, ...]:
-        """Return something that is another one once a file has changed."""
+        """Return a value that differs after a file has changed."""
         return tuple(_state_of(path) for path in (self.certificate, self.key, self.client_ca) if path is not None)
 
 
 @dataclass(frozen=True)
 class TLSIdentity:
-    """What the files held, in PEM form, checked to belong together.
+    """The checked contents of the files, in PEM form.
 
     Attributes:
-        certificates: the server's certificate and those between it and the root.
+        certificates: the server's certificate and the intermediate ones.
         key: its private key.
         client_ca: the roots of clients' certificates, or None.
-        begins_at: from when on the certificate counts.
-        expires_at: until when it counts.
-        is_key_open: whether everybody on the machine can read the key.
+        begins_at: the start of the certificate's validity.
+        expires_at: its end.
+        is_key_open: whether all users of the machine can read the key.
     """
 
     certificates: bytes
@@ -63,12 +63,12 @@ class TLSIdentity:
     is_key_open: bool
 
     def warnings(self, now: datetime) -> list[str]:
-        """Return what an operator should mend, though it can be served with."""
+        """Return what an operator should fix, although the files are usable."""
         found = []
         if self.is_key_open:
-            found.append(f"{_KEY}: everybody on this machine can read the file; chmod 640 would keep them from it.")
+            found.append(f"{_KEY}: all users of this machine can read the file; change its mode with chmod 640.")
         if now < self.begins_at:
-            found.append(f"{_CERTIFICATE}: the certificate does not count before {self.begins_at:%Y-%m-%d %H:%M} UTC.")
+            found.append(f"{_CERTIFICATE}: the certificate is not valid before {self.begins_at:%Y-%m-%d %H:%M} UTC.")
         if now >= self.expires_at:
             found.append(f"{_CERTIFICATE}: the certificate expired on {self.expires_at:%Y-%m-%d %H:%M} UTC.")
         elif now >= self.expires_at - min(_WARN_BEFORE, (self.expires_at - self.begins_at) * _WARN_SHARE):
@@ -77,11 +77,11 @@ class TLSIdentity:
 
 
 def load_identity(files: TLSFiles) -> TLSIdentity:
-    """Read the files.
+    """Read and check the files.
 
     Raises:
-        ConfigurationError: one cannot be read, holds something else, or key and certificate do not belong together;
-            the message names the setting.
+        ConfigurationError: a file cannot be read or has other contents, or the key does not fit the certificate; the
+            message names the setting.
     """
     certificates, key = _read(_CERTIFICATE, files.certificate), _read(_KEY, files.key)
     client_ca = None if files.client_ca is None else _read(_CLIENT_CA, files.client_ca)
@@ -100,7 +100,7 @@ def load_identity(files: TLSFiles) -> TLSIdentity:
 
 
 def now_utc() -> datetime:
-    """Return the time that certificates are measured against."""
+    """Return the current time."""
     return datetime.now(UTC)
 
 
@@ -127,19 +127,19 @@ def _certificates_in(setting: str, path: Path, pem: bytes) -> list[x509.Certific
 
 
 def _require_own_key(files: TLSFiles, pem: bytes, certificate: x509.Certificate) -> None:
-    # No cause is chained: nothing of a key may come near a log.
+    # No cause is chained: it might contain parts of the key, and be logged.
     try:
         key = load_pem_private_key(pem, password=None)
     except TypeError:
         raise ConfigurationError(
-            f"{_KEY}: {files.key} is protected by a passphrase, which nobody could type in; store the key without one."
+            f"{_KEY}: {files.key} is protected by a passphrase, which is not supported; store the key without one."
         ) from None
     except (ValueError, UnsupportedAlgorithm):
         raise ConfigurationError(f"{_KEY}: {files.key} holds no private key in PEM form.") from None
     is_usual_curve = isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name in _CURVES
     if not (isinstance(key, rsa.RSAPrivateKey) or is_usual_curve):
         raise ConfigurationError(
-            f"{_KEY}: {files.key} must be an RSA key, or an EC key on P-256 or P-384; gRPC's clients take no other."
+            f"{_KEY}: {files.key} must be an RSA key, or an EC key on P-256 or P-384: gRPC clients support no others."
         )
     if key.public_key() != certificate.public_key():
         raise ConfigurationError(f"{_KEY}: {files.key} is not the key of the first certificate in {files.certificate}.")

@@ -1,4 +1,4 @@
-"""The file descriptors of a process, and how many of them connections of callers may take."""
+"""The file descriptors of a process, and how many of them connections may use."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from pixyproxy.settings import Settings
 
 # Idle connections cost 20 KiB of memory each.
 _MOST_CONNECTIONS = 4096
-# A database connection to SQLite has the database and its log open, and others temporary files.
+# A connection to SQLite has the database, its log and temporary files open.
 _DESCRIPTORS_A_DATABASE_CONNECTION = 3
 _OTHER_DESCRIPTORS = 64
-# Of few descriptors, as many are left to callers, even if not all streams and generations could then be under way.
-_CALLERS_SHARE = 2
+# At least half of the descriptors are for connections, even if that leaves too few for all streams and generations.
+_CONNECTIONS_SHARE = 2
 
 
 def limit_connections(settings: Settings, workers: int = 1) -> ConnectionLimits:
-    """Raise the process's soft limit of descriptors to the hard one, and return how many connections that allows.
+    """Raise the soft limit of descriptors to the hard limit, and return how many connections that allows.
 
     Args:
         settings: all settings.
-        workers: how many processes serve.
+        workers: the number of RPC workers.
 
     Raises:
-        ConfigurationError: the settings ask for more connections than that.
+        ConfigurationError: the settings ask for more connections.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(ValueError, OSError):  # macOS has a limit of its own below the hard one.
+    with suppress(ValueError, OSError):  # macOS has another limit below the hard one.
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     own = (
@@ -38,11 +38,11 @@ def limit_connections(settings: Settings, workers: int = 1) -> ConnectionLimits:
         + settings.generation_limit(workers)
         + _OTHER_DESCRIPTORS
     )
-    available = max(descriptors - own, descriptors // _CALLERS_SHARE)
+    available = max(descriptors - own, descriptors // _CONNECTIONS_SHARE)
     total = settings.max_connections or min(available, _MOST_CONNECTIONS)
     if total > available:
         raise ConfigurationError(
-            f"PIXYPROXY_MAX_CONNECTIONS: of the {descriptors} file descriptors that a process may have open here, "
+            f"PIXYPROXY_MAX_CONNECTIONS: of the {descriptors} file descriptors that a process may open, "
             f"{available} are left for connections; raise the limit (ulimit -Hn, LimitNOFILE=) or lower the setting."
         )
     return ConnectionLimits(total, settings.max_connections_per_address or max(1, total // 2))

@@ -1,4 +1,4 @@
-"""Who on this machine may read what this process writes: prompts, password hashes and images."""
+"""File modes, which protect prompts, password hashes and images from other users of the machine."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _logger = logging.getLogger(__name__)
 
 
 def protect_new_files(settings: Settings) -> None:
-    """Keep others from the files that this process and its children make.
+    """Deny others access to the files that this process and its children create.
 
-    This changes the umask of the whole process, so it comes before other threads begin.
+    This changes the umask of the whole process, so call it before other threads start.
     """
     os.umask(_denied(settings))
 
 
 def protect_existing_files(settings: Settings) -> None:
-    """Keep others from the database files and from the image folder, and so from all images; warn where that fails."""
+    """Deny others access to the database files and to the image folder, and so to all images; warn if that fails."""
     for path in _paths(settings):
         try:
             mode = stat.S_IMODE(path.stat().st_mode)
@@ -47,7 +47,7 @@ def _denied(settings: Settings) -> int:
 def _paths(settings: Settings) -> list[Path]:
     paths = [] if is_url(settings.image_store) else [Path(settings.image_store)]
     if settings.sqlite_path is not None:
-        # SQLite keeps the other files beside the database itself, not beside a link to it.
+        # SQLite creates its other files beside the database itself, not beside a link to it.
         database = os.path.realpath(settings.sqlite_path)
         paths += [Path(database + suffix) for suffix in ("", "-wal", "-shm", "-journal")]
     return paths

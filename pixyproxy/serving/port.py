@@ -1,4 +1,4 @@
-"""The port to serve on: shared by our own workers, and by nobody else."""
+"""The port to serve on: shared by the RPC workers of one server, and with no other server."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pixyproxy.settings import Settings
 
 
 class PortClaim:
-    """A port for workers to listen on, which no other server can have from now on.
+    """A port for RPC workers to listen on, which no other server can bind from now on.
 
-    Workers share it by ``SO_REUSEPORT``, with which a second server would start there without an error. So the claim
-    listens first, as only one can, and then lets others in. It is closed when all workers listen; who connects before
-    that is sent away.
+    RPC workers share it by ``SO_REUSEPORT``, with which a second server would start on it without an error. So the
+    claim first listens without that option, which fails on a port in use, and then sets it. It is closed when all RPC
+    workers listen; connections before that are reset.
 
     Attributes:
         port: its number.
@@ -25,7 +25,7 @@ class PortClaim:
         """Claim the port that the settings name.
 
         Raises:
-            ConfigurationError: another server has it, or it cannot be had at all.
+            ConfigurationError: the port is not available.
         """
         self.port = settings.listen_port
         self._listeners: list[socket.socket] = []
@@ -40,7 +40,7 @@ class PortClaim:
         self.address = f"{settings.listen.rpartition(':')[0]}:{self.port}"
 
     def close(self) -> None:
-        """Leave the port to the workers; in a worker, to the others."""
+        """Close the listeners of this process."""
         for listener in self._listeners:
             listener.close()
 
@@ -49,7 +49,7 @@ class PortClaim:
             listener = socket.create_server(address, family=family, backlog=1)
         except OSError as error:
             if error.errno == errno.EADDRNOTAVAIL:
-                return  # A name may stand for addresses that are not all ours.
+                return  # A name may also have addresses of other machines.
             raise
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         self._listeners.append(listener)
@@ -57,5 +57,7 @@ class PortClaim:
 
 
 def cannot_listen(settings: Settings) -> ConfigurationError:
-    """Return the error for a port that cannot be had."""
-    return ConfigurationError(f"PIXYPROXY_LISTEN: cannot listen on {settings.listen}; is another server there already?")
+    """Return the error for a port that is not available."""
+    return ConfigurationError(
+        f"PIXYPROXY_LISTEN: cannot listen on {settings.listen}; does another server use the port?"
+    )

@@ -1,4 +1,4 @@
-"""The gRPC server of one process: its port, its services, the order of its interceptors, and how it ends."""
+"""The gRPC server of one process: its port, its services, the order of its interceptors, and its end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -20,22 +21,19 @@ from pixyproxy.resource.client_address import ClientAddresses
 from pixyproxy.resource.connections import ConnectionLimiter, ConnectionLimits
 from pixyproxy.resource.generation_servicer import GenerationServicer
 from pixyproxy.resource.image_servicer import ImageServicer
-from pixyproxy.resource.interceptors.arrivals import ArrivalInterceptor
 from pixyproxy.resource.interceptors.authentication import AuthenticationInterceptor
 from pixyproxy.resource.interceptors.bulkheads import BulkheadInterceptor
 from pixyproxy.resource.interceptors.exceptions import ExceptionInterceptor
+from pixyproxy.resource.interceptors.messages import MessageInterceptor
 from pixyproxy.resource.interceptors.metrics import MetricsInterceptor
-from pixyproxy.resource.interceptors.patience import PatienceInterceptor
-from pixyproxy.resource.interceptors.readable_requests import ReadableRequestsInterceptor
-from pixyproxy.resource.interceptors.ready_answers import ReadyAnswersInterceptor
 from pixyproxy.resource.interceptors.request_log import RequestLogInterceptor
+from pixyproxy.resource.interceptors.stall_timeout import ReaderTimeoutInterceptor, RequestTimeoutInterceptor
 from pixyproxy.resource.interceptors.tracing import TracingInterceptor
 from pixyproxy.resource.methods import OWN_SERVICES, Bulkhead
 from pixyproxy.resource.tally import Tally
 from pixyproxy.resource.watchdog import Watchdog
 from pixyproxy.serving.certificates import TLSFiles
 from pixyproxy.serving.port import cannot_listen
-from pixyproxy.serving.threads import CallThreads
 from pixyproxy.serving.tls import RenewableCredentials
 from pixyproxy.settings import Settings
 
@@ -44,12 +42,11 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-# As many threads are fastest for quick calls; see docs/decisions.md.
-_FEW_THREADS = 64
-# Beyond the limits of all kinds of calls: for requests on their way, and for refusing what is over a limit.
-_SPARE_THREADS = 256
-# What cancelled calls have to end: longer than a step of one takes, such as the wait for the database.
-_LEAVE_SECONDS = 10.0
+# Beyond the limits of all bulkheads: for 128 pending requests, for health checks, and for refusing calls over a limit.
+_SPARE_THREADS = 160
+# In which cancelled calls should end: longer than a step of one takes, such as the wait for the database.
+_CANCEL_SECONDS = 10.0
+_THREAD_NAME = "call"
 _MAX_CALLS_A_CONNECTION = 250
 _HANDSHAKE_MILLISECONDS = 20_000
 _OPTIONS = (
@@ -68,16 +65,16 @@ class Server:
         connections: ConnectionLimits,
         shared_port: int | None = None,
     ) -> None:
-        """Bind the port; serve nothing yet.
+        """Bind the port, and serve from ``start`` on.
 
         Args:
             application: what to serve.
-            settings: how.
-            connections: the most connections to have open.
-            shared_port: the port, where other workers listen there too.
+            settings: all settings.
+            connections: the most connections that may be open.
+            shared_port: the port, if other RPC workers listen on it too.
 
         Raises:
-            ConfigurationError: the port cannot be had.
+            ConfigurationError: the port is not available.
         """
         self._drain_delay = settings.drain_delay
         self._drain_timeout = settings.drain_timeout
@@ -96,20 +93,20 @@ class Server:
             Bulkhead.STREAM: application.streams,
             Bulkhead.UNARY: SharedSlots(settings.max_unary_calls).of(0),
         }
-        slow = application.creations.limit + application.streams.limit + _SPARE_THREADS
-        self._slow_threads = CallThreads("slow-call", few=slow, most=slow)
-        self._threads = CallThreads("call", few=_FEW_THREADS, most=settings.max_unary_calls + _SPARE_THREADS)
+        self._threads = CallThreads(
+            sum(slots.limit for slots in bulkheads.values()) + _SPARE_THREADS, thread_name_prefix=_THREAD_NAME
+        )
         self._server = grpc.server(
             self._threads,
             interceptors=self._interceptors(application, bulkheads, clients),
-            # On by default, it would let a second server start on the same port without an error.
+            # By default, a second server would start on the same port without an error.
             options=(
                 *_OPTIONS,
                 ("grpc.so_reuseport", int(shared_port is not None)),
                 ("grpc.max_allowed_incoming_connections", connections.total),
                 *_connection_options(settings),
             ),
-            # Pictures are compressed already, and details are small.
+            # Image bytes are compressed already, and details are small.
             compression=grpc.Compression.NoCompression,
         )
         image_service_pb2_grpc.add_ImageServiceServicer_to_server(ImageServicer(application.images), self._server)
@@ -129,7 +126,7 @@ class Server:
         metrics, telemetry = application.metrics, application.telemetry
         return [
             # Outermost: a call whose request never comes must cost little, and is neither traced nor logged.
-            ArrivalInterceptor(self._watchdog, self._connections, self._unread, self._threads),
+            RequestTimeoutInterceptor(self._watchdog, self._connections, self._unread),
             # Outside the request log, whose lines name the trace.
             *([] if telemetry is None else [TracingInterceptor(telemetry)]),
             # Outside all that may refuse a call: every call with a request is logged, with its final code.
@@ -138,15 +135,14 @@ class Server:
             ExceptionInterceptor(),
             # Just inside it, where every error is still an exception.
             *([] if metrics is None else [MetricsInterceptor(metrics.calls)]),
-            # Inside the request log, so that its line has the call's id; the rest inside is of no matter to it.
-            PatienceInterceptor(self._watchdog),
-            # Outside authentication: what a call over the limit costs must not grow with its credentials.
-            BulkheadInterceptor(bulkheads, self._slow_threads),
-            # Outside the reading of requests: who is not let in learns nothing about the request.
+            # Inside the request log, so that its line carries the id of the call.
+            ReaderTimeoutInterceptor(self._watchdog),
+            # Outside authentication, so that a call over the limit costs no check of a password.
+            BulkheadInterceptor(bulkheads),
+            # Outside the reading of requests: a caller who is refused learns nothing about the request.
             AuthenticationInterceptor(application.users, addresses),
-            # Innermost, beside the handlers: what these two change is what handlers take and return.
-            ReadableRequestsInterceptor(),
-            ReadyAnswersInterceptor(),
+            # Innermost: it changes what handlers take and return.
+            MessageInterceptor(),
         ]
 
     def start(self) -> None:
@@ -157,35 +153,47 @@ class Server:
         for service in ("", *OWN_SERVICES):
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
 
-    def stop(self) -> None:
-        """Say that no new calls are wanted, let the running ones finish, and stop.
+    def stop(self) -> bool:
+        """Report NOT_SERVING, let calls finish until the drain timeout, cancel those that are left, and stop.
 
-        Calls that hang are left to the end of the process.
+        Returns:
+            Whether all calls have ended. The threads of those that hang go on.
         """
         self._health.enter_graceful_shutdown()
         time.sleep(self._drain_delay)
-        ends_at = time.monotonic() + self._drain_timeout + _LEAVE_SECONDS
+        ends_at = time.monotonic() + self._drain_timeout + _CANCEL_SECONDS
         stopped = self._server.stop(self._drain_timeout)
         self._health.end_watches()
         stopped.wait(ends_at - time.monotonic())
-        hanging = 0
-        for threads in (self._threads, self._slow_threads):
-            threads.shutdown(wait=False)
-            hanging += threads.join(max(0.0, ends_at - time.monotonic()))
-        if hanging:
-            _logger.error(
-                "%d calls hang and are left: they have not ended %g s after they were cancelled.",
-                hanging,
-                _LEAVE_SECONDS,
-            )
+        # It waits without a limit.
+        shutdown = threading.Thread(target=self._threads.shutdown, daemon=True)
+        shutdown.start()
+        shutdown.join(max(0.0, ends_at - time.monotonic()))
+        if shutdown.is_alive():
+            hanging = sum(thread.name.startswith(f"{_THREAD_NAME}_") for thread in threading.enumerate())
+            _logger.error("%d calls hang: %g s after they were cancelled they go on.", hanging, _CANCEL_SECONDS)
         self._watchdog.close()
         self._connections.close()
+        return not shutdown.is_alive()
+
+
+class CallThreads(ThreadPoolExecutor):
+    """A pool that survives a system without threads: gRPC's serving thread, which submits, would die of the error."""
+
+    def submit(self, call: Callable[..., object], /, *arguments: Any) -> Any:  # type: ignore[override]
+        """Run a call in a thread, or queue it until another call's thread is free."""
+        try:
+            return super().submit(call, *arguments)
+        except RuntimeError as error:
+            # It is raised after the call was queued.
+            _logger.warning("A call waits for another one's thread: %s.", error)
+            return None
 
 
 class _Health(health.HealthServicer):
-    """The standard health service, whose watchers do not keep a server from ending.
+    """The standard health service, which ends its watches when the server stops.
 
-    A balancer watches for as long as it is connected: the drain would always last until its time is over.
+    A balancer watches for as long as it is connected: every drain would last until its timeout.
     """
 
     def __init__(self) -> None:
@@ -198,27 +206,27 @@ class _Health(health.HealthServicer):
         context.add_callback(lambda: self._watches.discard(send_response_callback))
 
     def _on_close_callback(self, send_response_callback: Callable[[None], None], service: str) -> Callable[[], None]:
-        # gRPC calls it in the serving thread, which must not wait for the lock: whoever holds the lock may be waiting
-        # for that thread to send what watchers are told.
+        # gRPC calls it in the serving thread, which must not wait for the lock: the thread that holds the lock may be
+        # waiting for the serving thread to send a message to watchers.
         forget = super()._on_close_callback(send_response_callback, service)  # type: ignore[misc]  # not in the stubs
         return lambda: threading.Thread(target=forget, name="health", daemon=True).start()
 
     def end_watches(self) -> None:
-        """End all watches in good order, after what they have been told."""
+        """End all watches with OK, after their last message."""
         for send in tuple(self._watches):
             send(None)
 
 
 def _connection_options(settings: Settings) -> tuple[tuple[str, int], ...]:
-    """Say when connections are tested, and when clients are asked to connect anew, in gRPC's milliseconds."""
+    """Return gRPC's options for keepalive and the age of connections, in milliseconds."""
     seconds = {
         "grpc.keepalive_time_ms": settings.keepalive_time,
         "grpc.keepalive_timeout_ms": settings.keepalive_timeout,
-        # Without it gRPC waits a minute for the answer to a ping, whatever the keepalive timeout is.
+        # Without it gRPC waits a minute for the answer to a ping, whatever the keepalive timeout.
         "grpc.http2.ping_timeout_ms": settings.keepalive_timeout,
         "grpc.http2.min_ping_interval_without_data_ms": settings.min_ping_interval,
         "grpc.max_connection_age_ms": settings.max_connection_age,
-        # Without it gRPC lets calls finish.
+        # Without it gRPC waits for calls without a limit.
         "grpc.max_connection_age_grace_ms": settings.max_connection_age_grace,
     }
     options = tuple((name, int(value * 1000)) for name, value in seconds.items() if value is not None)
@@ -226,7 +234,7 @@ def _connection_options(settings: Settings) -> tuple[tuple[str, int], ...]:
 
 
 def _bind(server: grpc.Server, settings: Settings, shared_port: int | None, metrics: Metrics | None) -> str:
-    """Bind the port, with TLS where there is a certificate, and return the address as host:port."""
+    """Bind the port, with TLS if there is a certificate, and return the address as host:port."""
     host, _, port = settings.listen.rpartition(":")
     address = f"{host}:{port if shared_port is None else shared_port}"
     try:

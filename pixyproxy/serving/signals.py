@@ -1,4 +1,4 @@
-"""Signals that are waited for."""
+"""Waiting for signals."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 @contextmanager
 def heard(*numbers: signal.Signals) -> Iterator[socket.socket]:
-    """Give a socket from which a byte can be read for each signal that comes: its number.
+    """Give a socket from which a byte can be read for each signal: its number.
 
-    A lock or an event will not do: Python runs handlers in the main thread only, which may sleep on while another
-    thread is handed the signal, or may hold that very lock.
+    A lock or an event would not do: Python runs handlers in the main thread only, which may go on sleeping if the
+    system delivers the signal to another thread, or may hold that lock itself.
     """
     told, tell = socket.socketpair()
     with told, tell:
         tell.setblocking(False)
         signal.set_wakeup_fd(tell.fileno())
         for number in numbers:
-            signal.signal(number, _leave_to_the_socket)
+            signal.signal(number, _ignore)
         try:
             yield told
         finally:
@@ -31,11 +31,11 @@ def heard(*numbers: signal.Signals) -> Iterator[socket.socket]:
 
 
 def forget(*numbers: signal.Signals) -> None:
-    """Leave signals to the system again."""
+    """Restore the default handlers."""
     for number in numbers:
         signal.signal(number, signal.SIG_DFL)
     signal.set_wakeup_fd(-1)
 
 
-def _leave_to_the_socket(number: int, frame: FrameType | None) -> None:
-    """Handle a signal: only one that has a handler is written to the socket."""
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """Do nothing. Only a signal that has a handler is written to the socket."""

@@ -1,9 +1,8 @@
-"""Keeps several processes at work: starts them, replaces those that die, and ends them together.
+"""Keeps several processes running: starts them, replaces those that die, and ends them together.
 
-It starts no thread and opens no connection, so that the processes, the later ones too, are forked from one that holds
-nothing that does not survive a fork. It waits for signals and for what they say of their start; and they wait for the
-end of a pipe that it alone holds open. So it tells them all to end by closing that pipe, and the system closes it if
-it is killed.
+It starts no thread and opens no connection, because neither survives a fork. It waits for signals and for the reports
+of the processes. They wait for the end of a pipe that only the supervisor holds open: it closes the pipe to end them,
+and the system closes it if the supervisor is killed.
 """
 
 from __future__ import annotations
@@ -13,13 +12,13 @@ import os
 import select
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
 from pixyproxy.core.exceptions import PixyProxyException
+from pixyproxy.serving.logs import flush_output
 from pixyproxy.serving.signals import END_SIGNALS, forget, heard
 
 _logger = logging.getLogger(__name__)
@@ -27,7 +26,7 @@ _logger = logging.getLogger(__name__)
 _SIGNALS = (*END_SIGNALS, signal.SIGCHLD)
 _SERVES = b"serves"
 _MAX_MESSAGE_BYTES = 4096
-# One that dies is replaced at once; after the next ones that die within a while, the pause doubles.
+# A process that dies is replaced at once. If it dies again within a minute, the pause doubles.
 _QUICK_DEATH_SECONDS = 60.0
 _FIRST_PAUSE_SECONDS = 0.5
 _LAST_PAUSE_SECONDS = 30.0
@@ -35,11 +34,11 @@ _LAST_PAUSE_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Lifeline:
-    """What a process has to do with its supervisor.
+    """The connection of a process to its supervisor.
 
     Attributes:
-        say_serving: to be called when it serves.
-        end: a file descriptor from which something can be read, or that is closed, when it is to end.
+        say_serving: reports that the process serves.
+        end: a file descriptor that becomes readable when the process is to end.
     """
 
     say_serving: Callable[[], None]
@@ -48,13 +47,13 @@ class Lifeline:
 
 @dataclass(frozen=True)
 class ProcessSpec:
-    """A process that runs at any time.
+    """A process that is to run until the end.
 
     Attributes:
-        name: what the log calls it.
-        work: what it runs: says that it serves, and returns when the lifeline ends. A ``PixyProxyException`` says why
-            it cannot.
-        on_end: is called when such a process has ended.
+        name: its name in the log.
+        work: its function: reports that it serves, and returns when the lifeline ends. A ``PixyProxyException`` tells
+            why it cannot start.
+        on_end: is called when the process has ended.
     """
 
     name: str
@@ -63,7 +62,7 @@ class ProcessSpec:
 
 
 @dataclass
-class _Worker:
+class _Process:
     """A process spec, and the process that runs it."""
 
     spec: ProcessSpec
@@ -77,16 +76,16 @@ class _Worker:
 
 
 class Supervisor:
-    """Keeps all processes running until it is told to end."""
+    """Keeps all processes running until SIGTERM or SIGINT."""
 
     def __init__(self, specs: Sequence[ProcessSpec], *, on_ending: Callable[[], None]) -> None:
-        """Start nothing yet.
+        """Start the processes in ``run``.
 
         Args:
-            specs: what is to run; what others need comes before them.
-            on_ending: is called when it is told to end: nobody is started any more.
+            specs: the processes, each after those that it needs.
+            on_ending: is called at the signal to end, from when on no process is started.
         """
-        self._workers = [_Worker(spec) for spec in specs]
+        self._processes = [_Process(spec) for spec in specs]
         self._on_ending = on_ending
         self._end, self._lifeline = os.pipe()
         self._has_begun = False
@@ -94,16 +93,16 @@ class Supervisor:
         self._all_ended_well = True
 
     def run(self, on_serving: Callable[[], None]) -> bool:
-        """Run the workers until SIGTERM or SIGINT, then let them finish. A second signal ends all at once.
+        """Run the processes until SIGTERM or SIGINT, then let them finish. A second signal kills them.
 
         Args:
             on_serving: is called once, when all of them serve.
 
         Returns:
-            Whether all of them ended in good order when they were told to.
+            Whether all of them ended with status 0.
 
         Raises:
-            PixyProxyException: one of them could not begin to serve.
+            PixyProxyException: one of them could not start.
         """
         with heard(*_SIGNALS) as told:
             try:
@@ -116,155 +115,147 @@ class Supervisor:
         return self._all_ended_well
 
     def _begin(self, told: socket.socket) -> None:
-        """Start all, and wait until they serve."""
-        for worker in self._workers:
-            self._start(worker)
-        while not (self._is_ending or all(worker.serves for worker in self._workers)):
+        """Start all processes, and wait until they serve."""
+        for process in self._processes:
+            self._start(process)
+        while not (self._is_ending or all(process.serves for process in self._processes)):
             self._wait(told)
-            failed = next((worker for worker in self._workers if worker.pid is None), None)
+            failed = next((process for process in self._processes if process.pid is None), None)
             if failed is not None and not self._is_ending:
                 raise PixyProxyException(failed.failure)
         self._has_begun = True
 
     def _go_on(self, told: socket.socket) -> None:
-        """Replace those that die, until all have ended as they were told to."""
-        while not self._is_ending or any(worker.pid is not None for worker in self._workers):
+        """Replace processes that die, until all have ended."""
+        while not self._is_ending or any(process.pid is not None for process in self._processes):
             if not self._is_ending:
-                for worker in self._workers:
-                    if worker.pid is None and worker.start_at <= time.monotonic():
-                        self._start(worker)
+                for process in self._processes:
+                    if process.pid is None and process.start_at <= time.monotonic():
+                        self._start(process)
             self._wait(told)
 
     def _wait(self, told: socket.socket) -> None:
-        """Wait until something happens or is due, and see to it."""
-        due = [worker.start_at for worker in self._workers if worker.pid is None and not self._is_ending]
+        """Wait for a signal, a report or the next start, and handle it."""
+        due = [process.start_at for process in self._processes if process.pid is None and not self._is_ending]
         timeout = max(0.0, min(due) - time.monotonic()) if due else None
-        reports = [worker.report for worker in self._workers if worker.report is not None]
+        reports = [process.report for process in self._processes if process.report is not None]
         ready, _, _ = select.select([told.fileno(), *reports], [], [], timeout)
         for number in told.recv(_MAX_MESSAGE_BYTES) if told.fileno() in ready else b"":
             if number in END_SIGNALS:
-                self._be_told_to_end(number)
-        for worker in self._workers:
-            if worker.report in ready:
-                self._hear(worker)
-            self._look_after(worker)
+                self._handle_end_signal(number)
+        for process in self._processes:
+            if process.report in ready:
+                self._hear(process)
+            self._look_after(process)
 
-    # --- One worker ----------------------------------------------------------------------------------------------
+    # --- One process ---------------------------------------------------------------------------------------------
 
-    def _start(self, worker: _Worker) -> None:
-        _flush()
+    def _start(self, process: _Process) -> None:
+        flush_output()
         heard_end, told_end = os.pipe()
-        # A signal that comes now must not be told to this process by the worker, which still has its handlers.
+        # The new process has the handlers of this one at first: a signal to it must not be reported to this one.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        worker.started_at = time.monotonic()
+        process.started_at = time.monotonic()
         try:
-            worker.pid = os.fork()
+            process.pid = os.fork()
         except OSError as error:
             os.close(heard_end)
-            self._note_death(worker, f"No process could be had for it: {error.strerror}.")
+            self._note_death(process, f"It could not be forked: {error.strerror}.")
             return
         else:
-            if worker.pid == 0:
-                self._be_worker(worker, heard_end, told_end)
-            worker.report, worker.serves, worker.failure = heard_end, False, ""
+            if process.pid == 0:
+                self._run_in_child(process, heard_end, told_end)
+            process.report, process.serves, process.failure = heard_end, False, ""
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             os.close(told_end)
 
-    def _be_worker(self, worker: _Worker, heard_end: int, told_end: int) -> NoReturn:
-        """Live the life of a worker, in the process that was forked for it."""
+    def _run_in_child(self, process: _Process, heard_end: int, told_end: int) -> NoReturn:
+        """Run a process's function in the forked process, and end it."""
         status = 1
         try:
             forget(*_SIGNALS)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             os.close(heard_end)
             os.close(self._lifeline)
-            worker.spec.work(Lifeline(lambda: _say(told_end, _SERVES), self._end))
+            process.spec.work(Lifeline(lambda: _say(told_end, _SERVES), self._end))
             status = 0
         except PixyProxyException as error:
             _say(told_end, error.message.encode()[:_MAX_MESSAGE_BYTES])
         except BaseException:
-            _logger.exception("%s failed.", worker.spec.name)
+            _logger.exception("%s failed.", process.spec.name)
         finally:
-            # Not by way of the supervisor's own end, which is further up.
-            _flush()
+            # Without the cleanup of the supervisor, whose frames are further up.
+            flush_output()
             os._exit(status)
 
-    def _hear(self, worker: _Worker) -> None:
-        """Read the one thing that a worker says."""
-        assert worker.report is not None  # noqa: S101  callers have looked
-        said = os.read(worker.report, _MAX_MESSAGE_BYTES)
-        os.close(worker.report)
-        worker.report = None
-        worker.serves = said == _SERVES
-        worker.failure = "" if worker.serves else said.decode(errors="replace")
+    def _hear(self, process: _Process) -> None:
+        """Read the one report of a process."""
+        assert process.report is not None  # noqa: S101  callers have checked
+        said = os.read(process.report, _MAX_MESSAGE_BYTES)
+        os.close(process.report)
+        process.report = None
+        process.serves = said == _SERVES
+        process.failure = "" if process.serves else said.decode(errors="replace")
 
-    def _look_after(self, worker: _Worker) -> None:
-        """See whether a worker has died, and when to replace it."""
-        if worker.pid is None:
+    def _look_after(self, process: _Process) -> None:
+        """Check whether a process has ended, and replace it if it should not have."""
+        if process.pid is None:
             return
-        pid, status = os.waitpid(worker.pid, os.WNOHANG)
+        pid, status = os.waitpid(process.pid, os.WNOHANG)
         if pid == 0:
             return
-        if worker.report is not None:
-            self._hear(worker)
+        if process.report is not None:
+            self._hear(process)
         code = os.waitstatus_to_exitcode(status)
-        worker.spec.on_end()
+        process.spec.on_end()
         if self._is_ending:
-            worker.pid = None
+            process.pid = None
             self._all_ended_well &= code == 0
         else:
-            self._note_death(worker, worker.failure or _said_of(code))
+            self._note_death(process, process.failure or _described(code))
 
-    def _note_death(self, worker: _Worker, why: str) -> None:
-        """Say that a worker is gone, and when another is to take its place."""
+    def _note_death(self, process: _Process, why: str) -> None:
+        """Log that a process has died, and schedule its replacement."""
         if self._has_begun:
-            _logger.warning("%s (process %s) is gone. %s", worker.spec.name, worker.pid, why)
-        is_quick = time.monotonic() - worker.started_at < _QUICK_DEATH_SECONDS
-        before = worker.quick_deaths if is_quick else 0
-        worker.start_at = time.monotonic() + _pause_after(before)
-        worker.quick_deaths = before + 1
-        worker.pid = None
-        worker.failure = why
+            _logger.warning("%s (process %s) has died. %s", process.spec.name, process.pid, why)
+        is_quick = time.monotonic() - process.started_at < _QUICK_DEATH_SECONDS
+        before = process.quick_deaths if is_quick else 0
+        process.start_at = time.monotonic() + _pause_after(before)
+        process.quick_deaths = before + 1
+        process.pid = None
+        process.failure = why
 
     # --- The end -------------------------------------------------------------------------------------------------
 
-    def _be_told_to_end(self, number: int) -> None:
+    def _handle_end_signal(self, number: int) -> None:
         if self._is_ending:
             self._kill_all()
             forget(*_SIGNALS)
             os.kill(os.getpid(), number)
-        _logger.info("Draining: no new calls are taken, running ones may finish.")
+        _logger.info("Draining: new calls are refused, running calls may finish.")
         self._is_ending = True
         os.close(self._lifeline)
         self._on_ending()
 
     def _kill_all(self) -> None:
-        # The last first: they may need those before them, and are not to see them die.
-        for worker in reversed(self._workers):
-            if worker.pid is not None:
-                os.kill(worker.pid, signal.SIGKILL)
-                os.waitpid(worker.pid, 0)
-                worker.pid = None
+        # In reverse: a process should not see another die that it needs.
+        for process in reversed(self._processes):
+            if process.pid is not None:
+                os.kill(process.pid, signal.SIGKILL)
+                os.waitpid(process.pid, 0)
+                process.pid = None
 
 
 def _pause_after(quick_deaths: int) -> float:
-    """Return the seconds to wait before a worker is started again."""
+    """Return the seconds until a process is started again."""
     return 0.0 if quick_deaths == 0 else min(_FIRST_PAUSE_SECONDS * 2 ** (quick_deaths - 1), _LAST_PAUSE_SECONDS)
 
 
-def _said_of(code: int) -> str:
+def _described(code: int) -> str:
     return f"Signal {-code} ended it." if code < 0 else f"It ended with exit status {code}."
 
 
 def _say(report: int, what: bytes) -> None:
     os.write(report, what)
     os.close(report)
-
-
-def _flush() -> None:
-    """Write out what is buffered, which a forked process would write a second time, and one that exits never."""
-    for handler in logging.getLogger().handlers:
-        handler.flush()
-    sys.stdout.flush()
-    sys.stderr.flush()

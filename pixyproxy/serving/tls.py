@@ -18,24 +18,24 @@ _logger = logging.getLogger(__name__)
 
 
 class RenewableCredentials:
-    """Server credentials that look, at each new connection, whether their files have changed.
+    """Server credentials that check at each new connection whether their files have changed.
 
-    Connections that are open stay as they are. While the new files cannot be served with, such as between the renewal
-    of the certificate and that of its key, the old ones are.
+    Open connections are not affected. While the new files are not valid, such as between the renewal of the certificate
+    and that of its key, the previous ones stay in use.
 
     Attributes:
-        credentials: what to open a port with.
+        credentials: the credentials of a secure port.
     """
 
     def __init__(self, files: TLSFiles, on_load: Callable[[datetime], object] | None = None) -> None:
         """Read the files.
 
         Args:
-            files: where they lie.
-            on_load: is told when the certificate expires that is served with from now on.
+            files: their paths.
+            on_load: is called with the expiry of each certificate that comes into use.
 
         Raises:
-            ConfigurationError: they cannot be served with; the message names the setting.
+            ConfigurationError: they are not valid; the message names the setting.
         """
         self._files = files
         self._on_load = on_load
@@ -51,16 +51,16 @@ class RenewableCredentials:
         )
 
     def _renewed(self) -> grpc.ServerCertificateConfiguration | None:
-        """Return what to serve with from now on, or None for what is served with already."""
+        """Return a new configuration, or None to stay with the current one."""
         with self._lock:
             try:
                 return self._look()
-            except Exception:  # It would end the connection, and say nothing of why.
-                _logger.exception("The TLS files could not be looked at; the ones before are served with.")
+            except Exception:  # gRPC would drop the connection without a word.
+                _logger.exception("The TLS files could not be checked; the previous ones stay in use.")
                 return None
 
     def _look(self) -> grpc.ServerCertificateConfiguration | None:
-        # Taken before reading: what changes meanwhile is noticed the next time.
+        # Read before the files: a change in between is noticed the next time.
         state = self._files.state()
         if state == self._state:
             self._warn()
@@ -69,7 +69,9 @@ class RenewableCredentials:
         try:
             self._identity = load_identity(self._files)
         except ConfigurationError as error:
-            _logger.error("The TLS files have changed and cannot be served with; those before are. %s", error.message)
+            _logger.error(
+                "The TLS files have changed and are not valid; the previous ones stay in use. %s", error.message
+            )
             return None
         _logger.info("The TLS files have changed: new connections get the new certificate.")
         self._warn_at = now_utc()
@@ -82,7 +84,7 @@ class RenewableCredentials:
         self._warn()
 
     def _warn(self) -> None:
-        """Log what is to mend, once a day."""
+        """Log warnings, once a day."""
         now = now_utc()
         if now < self._warn_at:
             return

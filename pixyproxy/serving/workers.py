@@ -1,7 +1,7 @@
 """What `pixyproxy serve` runs: RPC workers and generation workers, each a process, or all in one process.
 
-Generation workers have processes of their own because decoding and storing what the provider sends is work for the CPU,
-which calls beside it in the same process would feel.
+Generation workers have processes of their own because decoding and storing images takes CPU time, which would delay the
+calls of the same process.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 import faulthandler
 import gc
 import logging
+import os
 import select
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -28,9 +30,9 @@ from pixyproxy.bootstrap import (
     open_current_database,
 )
 from pixyproxy.service.interfaces import UserServiceInterface
-from pixyproxy.serving.cores import can_choose_cores, choose_cores, give_way, stay_on
+from pixyproxy.serving.cores import can_choose_cores, choose_cores, give_way, stay_on, usable_cores
 from pixyproxy.serving.descriptors import limit_connections
-from pixyproxy.serving.logs import set_up_logging
+from pixyproxy.serving.logs import flush_output, set_up_logging
 from pixyproxy.serving.port import PortClaim
 from pixyproxy.serving.server import Server
 from pixyproxy.serving.signals import END_SIGNALS, heard
@@ -41,28 +43,51 @@ _logger = logging.getLogger(__name__)
 
 GENERATION_WORKER_NAME = "pixyproxy-gen"  # at most 15 characters
 _COMMAND_NAME = Path("/proc/self/comm")
-# Once a process is told to end: what closing its parts may take, beside the time that the settings give to calls.
-_CLOSE_SECONDS = 60.0
-# How long a picture may take to be stored: a store that is away is waited for 10 minutes.
-_STORE_SECONDS = 600.0
 
 MakeFirstUser = Callable[[UserServiceInterface], None]
 Announce = Callable[[str], None]
 
 
-def serve_alone(settings: Settings, make_first_user: MakeFirstUser, announce: Announce) -> None:
+@dataclass(frozen=True)
+class EndLimits:
+    """After how many seconds a process that was told to end is ended, whatever hangs in it.
+
+    Attributes:
+        close: for closing its parts, beside what the settings give to calls.
+        store: for storing an image; a store that is unavailable is waited for 10 minutes.
+    """
+
+    close: float = 60.0
+    store: float = 600.0
+
+    def drain(self, settings: Settings) -> float:
+        """Return the seconds for calls."""
+        return settings.drain_delay + settings.drain_timeout + self.close
+
+    def generation(self, settings: Settings) -> float:
+        """Return the seconds for a generation that was submitted."""
+        return 2 * settings.provider_timeout + self.store + self.close
+
+
+_LIMITS = EndLimits()
+
+
+def serve_alone(
+    settings: Settings, make_first_user: MakeFirstUser, announce: Announce, limits: EndLimits = _LIMITS
+) -> None:
     """Serve from this process, on one core, until SIGTERM or SIGINT, then drain. A second signal ends it at once.
 
     Args:
         settings: all settings.
-        make_first_user: is called with an embedded database, when the port is had.
-        announce: is told the address when it serves.
+        make_first_user: is called if the database is embedded, once the port is bound.
+        announce: is called with the address once it serves.
+        limits: how long the end may take.
 
     Raises:
-        PixyProxyException: it cannot begin to serve.
+        PixyProxyException: it cannot start.
     """
     if can_choose_cores():
-        stay_on(choose_cores(1)[0])
+        stay_on(choose_cores(1, usable_cores())[0])
     connections = limit_connections(settings)
     set_up_logging(settings.log_level, settings.log_format, gathers=True)
     shared = Shared.of(settings)
@@ -81,15 +106,19 @@ def serve_alone(settings: Settings, make_first_user: MakeFirstUser, announce: An
             server.start()
             announce(server.address)
             told.recv(1)
-        _logger.info("Draining: no new calls are taken, running ones may finish.")
-        _end_within(_drain_seconds(settings) + _generation_seconds(settings))
-        server.stop()
+        _logger.info("Draining: new calls are refused, running calls may finish.")
+        _end_within(limits.drain(settings) + limits.generation(settings))
+        all_ended = server.stop()
     _logger.info("Stopped.")
+    if not all_ended:
+        # The interpreter would wait for the threads of calls that hang.
+        flush_output()
+        os._exit(0)
 
 
 @contextmanager
 def _generating_beside(settings: Settings, shared: Shared, base: Base) -> Iterator[None]:
-    """Run all generation workers in threads of this process; at the end, finish what they have submitted."""
+    """Run all generation workers in threads of this process; at the end, let submitted generations finish."""
     with ExitStack() as stack:
         for number in range(settings.generation_workers):
             worker = stack.enter_context(build_generation_worker(settings, shared, base, number=number))
@@ -100,14 +129,16 @@ def _generating_beside(settings: Settings, shared: Shared, base: Base) -> Iterat
         yield
 
 
-def serve_together(settings: Settings, count: int, make_first_user: MakeFirstUser, announce: Announce) -> bool:
-    """Serve from several workers, each on a core of its own, until SIGTERM or SIGINT; as ``serve_alone``.
+def serve_together(
+    settings: Settings, count: int, make_first_user: MakeFirstUser, announce: Announce, limits: EndLimits = _LIMITS
+) -> bool:
+    """Serve from ``count`` RPC workers, each on a core of its own, until SIGTERM or SIGINT; as ``serve_alone``.
 
     Returns:
-        Whether all of them ended in good order.
+        Whether all processes ended with status 0.
     """
     shared = Shared.of(settings, rpc_workers=count)
-    cores = choose_cores(count)
+    cores = choose_cores(count, usable_cores())
     connections = limit_connections(settings, count)
     with closing(PortClaim(settings)) as claim, build_exposition(settings) as exposition:
 
@@ -126,11 +157,11 @@ def serve_together(settings: Settings, count: int, make_first_user: MakeFirstUse
                 server.start()
                 lifeline.say_serving()
                 select.select([told.fileno(), lifeline.end], [], [])
-                _end_within(_drain_seconds(settings))
+                _end_within(limits.drain(settings))
                 server.stop()
 
         def generate(number: int, lifeline: Lifeline) -> None:
-            # It ends after the RPC workers, whose calls wait for it, whoever was sent the signal.
+            # It ends after the RPC workers, whose calls wait for it, even if the signal is sent to all processes.
             for signal_number in END_SIGNALS:
                 signal.signal(signal_number, signal.SIG_IGN)
             claim.close()
@@ -143,10 +174,10 @@ def serve_together(settings: Settings, count: int, make_first_user: MakeFirstUse
                 open_base(settings) as base,
                 build_generation_worker(settings, shared, base, number=number) as worker,
             ):
-                # The provider's package is as large as all else: to look through it again and again is 5% of the work.
+                # Garbage collection would spend 5% of the CPU time on the provider's package.
                 gc.freeze()
                 lifeline.say_serving()
-                worker.run(on_ending=partial(_end_within, _generation_seconds(settings)))
+                worker.run(on_ending=partial(_end_within, limits.generation(settings)))
 
         def all_serve() -> None:
             claim.close()
@@ -156,7 +187,7 @@ def serve_together(settings: Settings, count: int, make_first_user: MakeFirstUse
             announce(claim.address)
 
         with open_current_database(settings):
-            pass  # Its tables are brought to today's form once, or it is said once that they are not in it.
+            pass  # The tables are upgraded, or found too old, once and not by each process.
         specs = [
             *(
                 ProcessSpec(f"Generation worker {number}", partial(generate, number), on_end=lambda: None)
@@ -167,7 +198,7 @@ def serve_together(settings: Settings, count: int, make_first_user: MakeFirstUse
                 for number in range(count)
             ),
         ]
-        # What is there now is left alone by the others' garbage collection, and so stays shared between them.
+        # Forked processes share the memory of what their garbage collection leaves alone.
         gc.collect()
         gc.freeze()
         ended_well = Supervisor(specs, on_ending=shared.recorded.close_sender).run(all_serve)
@@ -175,15 +206,6 @@ def serve_together(settings: Settings, count: int, make_first_user: MakeFirstUse
     return ended_well
 
 
-def _drain_seconds(settings: Settings) -> float:
-    return settings.drain_delay + settings.drain_timeout + _CLOSE_SECONDS
-
-
-def _generation_seconds(settings: Settings) -> float:
-    """Return how long a generation that was sent may still take, with some room."""
-    return 2 * settings.provider_timeout + _STORE_SECONDS + _CLOSE_SECONDS
-
-
 def _end_within(seconds: float) -> None:
-    """End this process after so many seconds, whatever hangs in it; standard error then shows where each thread is."""
+    """End this process after ``seconds``, if it has not ended by then, with the traceback of each thread."""
     faulthandler.dump_traceback_later(seconds, exit=True)

@@ -97,8 +97,8 @@ def _crash_one_at(site: Site, point: str, outcome: Outcome) -> None:
         again = wait_until(lambda: _told_again(site, server, wish), WAIT_TIMEOUT, "an answer of those that live")
         one.recovered(time.monotonic() - began_at)
         _check_answer(point, again, _submissions_at(point), site.stand_in.count(wish.prompt), one)
-        wait_until(lambda: ") is gone. Signal 9" in server.log, WAIT_TIMEOUT, "a process to be killed")
-        one.expect(server.log.count(") is gone. Signal 9") == 1, "not one process was killed")
+        wait_until(lambda: ") has died. Signal 9" in server.log, WAIT_TIMEOUT, "a process to be killed")
+        one.expect(server.log.count(") has died. Signal 9") == 1, "not one process was killed")
         audit(site, server, one, Expected(unknown=point in _UNKNOWN))
     _add(outcome, one, point)
 

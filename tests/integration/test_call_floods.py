@@ -34,7 +34,8 @@ _CALLS_OF_OTHERS = 200
 _CANCEL = struct.pack(">I", 8)
 _MOST_LOG = 64 * 1024
 _MOST_MEMORY_MEANWHILE = 160 * 1024 * 1024
-_MOST_MEMORY_LEFT = 48 * 1024 * 1024
+# The threads that a flood makes the server start stay, with 31 KiB each.
+_MOST_MEMORY_LEFT = 64 * 1024 * 1024
 _SERVICE = "/pixyproxy.v1.ImageService/"
 
 

@@ -88,12 +88,20 @@ def test_calls_that_hang_do_not_keep_a_server_from_ending(url: str, tmp_path: Pa
 
 # As `pixyproxy serve` with short timeouts for storing images.
 _SERVE_WITH_SHORT_TIMEOUTS = """
-import sys
-from pixyproxy.serving import workers
-workers._STORE_SECONDS = workers._CLOSE_SECONDS = 1
-from pixyproxy.cli import main
-sys.argv = ["pixyproxy", "serve"]
-main()
+from pixyproxy.serving.logs import set_up_logging
+from pixyproxy.serving.workers import EndLimits, serve_alone, serve_together
+from pixyproxy.settings import Settings
+
+settings, limits = Settings(), EndLimits(close=1, store=1)
+set_up_logging(settings.log_level)
+
+def announce(address):
+    print("listening on", address, flush=True)
+
+if settings.workers == 1:
+    serve_alone(settings, print, announce, limits)
+elif not serve_together(settings, settings.workers, print, announce, limits):
+    raise SystemExit(1)
 """
 
 

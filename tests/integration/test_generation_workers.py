@@ -266,7 +266,7 @@ def test_a_request_without_an_id_is_never_submitted_twice(
     for _ in range(2):
         ImageClient(mortal, mortal.admin).create()
     assert stand_in.count(request.prompt) == 1
-    assert f"Generation worker 0 (process {killed}) is gone. Signal 9" in mortal.log
+    assert f"Generation worker 0 (process {killed}) has died. Signal 9" in mortal.log
 
 
 def test_a_request_with_an_id_is_never_submitted_twice(

@@ -57,7 +57,7 @@ def test_a_reader_that_stalls_is_cut_off_and_one_that_moves_is_not(stall_server:
         # It reads a chunk now and then, for longer than a stalled reader may take.
         wait_until(is_cut_off_while_the_other_reads, TIMEOUT, "the stalled reader to be cut off")
         *_, why, end = stall_server.lines_of(call_id_of(stalled))
-        assert why.endswith(f"The caller took nothing for 1 s and {_CUT_OFF}")
+        assert why.endswith(f"The client read nothing for 1 s and {_CUT_OFF}")
         assert "REQUEST END CANCELLED" in end
         with pytest.raises(grpc.RpcError):
             list(stalled)

@@ -208,4 +208,4 @@ def test_an_operator_is_warned_of_what_can_be_served_with(authority: Authority, 
     with running_server(tmp_path, files.settings) as server:
         wait_until(lambda: "expired" in server.log, TIMEOUT, "the warning")
         assert "WARNING" in next(line for line in server.log_lines if "the certificate expired on" in line)
-        wait_until(lambda: "everybody on this machine can read the file" in server.log, TIMEOUT, "the other warning")
+        wait_until(lambda: "all users of this machine can read the file" in server.log, TIMEOUT, "the other warning")

@@ -225,7 +225,7 @@ def test_a_killed_worker_gives_its_calls_back_and_is_replaced(
         assert other in server.rpc_workers
         # The new one serves as well.
         assert connections.one_to_each().keys() == server.rpc_workers
-        assert f"(process {killed}) is gone. Signal 9" in server.log
+        assert f"(process {killed}) has died. Signal 9" in server.log
     assert stand_in.count(request.prompt) == 1
 
 

@@ -265,8 +265,12 @@ class RunningServer:
     @property
     def generation_workers(self) -> set[int]:
         """All of them, and those that have died until that is noticed."""
-        names = {pid: Path(f"/proc/{pid}/comm").read_text(encoding="ascii").strip() for pid in self._children}
-        return {pid for pid, name in names.items() if name == GENERATION_WORKER_NAME}
+        found = set()
+        for pid in self._children:
+            with contextlib.suppress(FileNotFoundError):  # It has ended by now.
+                if Path(f"/proc/{pid}/comm").read_text(encoding="ascii").strip() == GENERATION_WORKER_NAME:
+                    found.add(pid)
+        return found
 
     @property
     def _children(self) -> set[int]:

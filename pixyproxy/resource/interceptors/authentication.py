@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import grpc
 
@@ -24,12 +25,17 @@ class AuthenticationInterceptor(AroundCalls):
         self._users = users
         self._addresses = addresses
 
-    def around(self, method: str, behavior: Behavior, context: grpc.ServicerContext) -> AbstractContextManager[None]:  # noqa: D102
+    @contextmanager
+    def around(self, method: str, behavior: Behavior, context: grpc.ServicerContext) -> Iterator[None]:  # noqa: D102
         credentials = policy_of(method).credentials
         found = None if credentials is Credentials.IGNORED else self._authenticate(context)
         if found is None and credentials is Credentials.REQUIRED:
             raise CredentialsMissingError
-        return _CallBy(found)
+        token = caller.set(found)
+        try:
+            yield
+        finally:
+            caller.reset(token)
 
     def _authenticate(self, context: grpc.ServicerContext) -> Caller | None:
         headers = [value for key, value in context.invocation_metadata() if key == "authorization"]
@@ -39,17 +45,6 @@ class AuthenticationInterceptor(AroundCalls):
             raise CredentialsInvalidError("Send one authorization value, not several.")
         username, password = _basic_credentials(headers[0])
         return self._users.authenticate_user(username, password, self._addresses.of(context))
-
-
-class _CallBy(AbstractContextManager[None]):
-    def __init__(self, found: Caller | None) -> None:
-        self._found = found
-
-    def __enter__(self) -> None:
-        self._token = caller.set(self._found)
-
-    def __exit__(self, *_: object) -> None:
-        caller.reset(self._token)
 
 
 def _basic_credentials(header: str | bytes) -> tuple[str, str]:

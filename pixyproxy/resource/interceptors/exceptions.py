@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 import grpc
@@ -13,32 +14,28 @@ from pixyproxy.core.request_context import call_id
 from pixyproxy.resource.interceptors.wrapping import AroundCalls, Behavior
 from pixyproxy.resource.statuses import is_foreseen, status_of
 
+_CANCELLED = "The client has cancelled the call or lost its connection."
+
 _logger = logging.getLogger(__name__)
 
 
 class ExceptionInterceptor(AroundCalls):
-    """Answers errors with a status, its details, and no more than that; the full cause goes to the log."""
+    """Answers errors with a status and its details; the full cause goes to the log."""
 
-    def around(self, method: str, behavior: Behavior, context: grpc.ServicerContext) -> AbstractContextManager[None]:  # noqa: D102
-        return _AnsweredErrors(context)
-
-
-class _AnsweredErrors(AbstractContextManager[None]):
-    def __init__(self, context: grpc.ServicerContext) -> None:
-        self._context = context
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if not isinstance(error, Exception):
-            return
-        if isinstance(error, grpc.RpcError):
-            # gRPC's own way of ending a stream of requests whose caller has gone; it expects it back.
-            _logger.info("The caller has gone.")
-            return
-        _log(error)
-        if not self._context.is_active():
-            _logger.info("The caller has gone.")
-        # Then nobody is answered; but an error that went on from here, gRPC would log with a traceback.
-        refuse(self._context, error, call_id.get())
+    @contextmanager
+    def around(self, method: str, behavior: Behavior, context: grpc.ServicerContext) -> Iterator[None]:  # noqa: D102
+        try:
+            yield
+        except grpc.RpcError:
+            # gRPC raises it from the stream of requests of a cancelled call, and expects it back.
+            _logger.info(_CANCELLED)
+            raise
+        except Exception as error:
+            _log(error)
+            if not context.is_active():
+                _logger.info(_CANCELLED)
+            # Also in a cancelled call: gRPC would log any other exception with a traceback.
+            refuse(context, error, call_id.get())
 
 
 def refuse(context: grpc.ServicerContext, error: Exception, call_id: str) -> NoReturn:
@@ -47,15 +44,15 @@ def refuse(context: grpc.ServicerContext, error: Exception, call_id: str) -> NoR
 
 
 def leave(context: grpc.ServicerContext) -> NoReturn:
-    """End a call that is cancelled, so that nobody is answered any more."""
+    """End a call that is cancelled already."""
     context.abort(grpc.StatusCode.CANCELLED, "")
 
 
 def _log(error: Exception) -> None:
     if not is_foreseen(error):
-        _logger.error("Not foreseen: %s", type(error).__name__, exc_info=error)
+        _logger.error("Unexpected: %s", type(error).__name__, exc_info=error)
     elif error.__cause__ is not None:
-        # The type of the cause is enough for the eye; its text, which may hold anything, is for debugging.
+        # The text of the cause may contain anything, so only DEBUG shows it.
         _logger.info("%s because of %s", type(error).__name__, type(error.__cause__).__name__)
         _logger.debug("The cause in full", exc_info=error)
     else:

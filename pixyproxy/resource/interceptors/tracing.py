@@ -14,20 +14,20 @@ from pixyproxy.resource.methods import POLICIES
 
 
 class Ending(Protocol):
-    """What is told how a call ended."""
+    """Takes the code that a call ends with."""
 
     code: str
 
 
 class Tracer(Protocol):
-    """What makes spans."""
+    """Creates spans."""
 
     def call(self, method: str | None, headers: Mapping[str, str]) -> AbstractContextManager[Ending]:
-        """Give the span of a call."""
+        """Return the span of a call; ``method`` is None if it is unknown."""
 
 
 class TracingInterceptor(AroundCalls):
-    """Makes a span of each call; it continues the trace that the caller's metadata names, if it names one."""
+    """Creates a span for each call. It continues the trace in the metadata, if there is one."""
 
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer

@@ -1,4 +1,4 @@
-"""One shape of interceptor for calls of every arity."""
+"""The base classes of interceptors, for calls of every arity."""
 
 from __future__ import annotations
 
@@ -11,36 +11,33 @@ from typing import Any
 
 import grpc
 
+from pixyproxy.resource.methods import POLICIES
+
 Behavior = Callable[[Any, grpc.ServicerContext], Any]
 Continuation = Callable[[grpc.HandlerCallDetails], "grpc.RpcMethodHandler[Any, Any] | None"]
 
-# More methods than there are: whoever calls ones that there are not must not fill the memory.
-_MAX_REMEMBERED = 64
-
 
 class WrappingInterceptor(grpc.ServerInterceptor):
-    """An interceptor that wraps the handler of each method once and remembers it.
-
-    So interceptors further in are asked for it only once, not with every call.
-    """
+    """An interceptor that wraps the handler of each method once, so that inner interceptors are asked only once."""
 
     def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Wrap the handler of a call. This runs on the one serving thread, so that all work is left to the wrapper."""
+        """Return the wrapped handler. This runs on the one serving thread, so all work belongs into the wrapper."""
         method = handler_call_details.method
-        wrapped = self._remembered.get(method)
+        wrapped = self._wrappers.get(method)
         if wrapped is None:
             handler = continuation(handler_call_details)
             if handler is None:
                 return None
-            if len(self._remembered) == _MAX_REMEMBERED:
-                self._remembered.clear()
-            wrapped = self._remembered[method] = self._wrapped(handler, method)
+            wrapped = self._wrapped(handler, method)
+            # Clients may call any number of unknown methods.
+            if method in POLICIES:
+                self._wrappers[method] = wrapped
         return wrapped
 
     @functools.cached_property
-    def _remembered(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
+    def _wrappers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
         return {}
 
     @abstractmethod
@@ -49,11 +46,11 @@ class WrappingInterceptor(grpc.ServerInterceptor):
 
 
 class AroundCalls(WrappingInterceptor):
-    """An interceptor that is a context manager around each call: around a stream, until its last message."""
+    """An interceptor that is a context manager around each call; around a stream, until its last message."""
 
     @abstractmethod
-    def around(self, method: str, behavior: Behavior, context: grpc.ServicerContext) -> AbstractContextManager[object]:
-        """Return what to enter before a call and to leave after it, with the exception that ends it.
+    def around(self, method: str, behavior: Behavior, context: grpc.ServicerContext) -> AbstractContextManager[None]:
+        """Return the context manager for a call. It sees the exception that ends the call.
 
         Args:
             method: the full name, such as ``/pixyproxy.v1.ImageService/GetImage``.
@@ -62,15 +59,10 @@ class AroundCalls(WrappingInterceptor):
         """
 
     def _wrapped(self, handler: grpc.RpcMethodHandler[Any, Any], method: str) -> grpc.RpcMethodHandler[Any, Any]:
-        name = arity_of(handler)
-        behavior = getattr(handler, name)
         wrap = self._around_unary
         if handler.response_streaming:
-            # How gRPC's own health service keeps its watchers from holding a thread each.
-            is_blocking = not getattr(behavior, "experimental_non_blocking", False)
-            wrap = self._around_stream if is_blocking else self._around_later_stream
-        wrapped = functools.update_wrapper(wrap(behavior, method), behavior)
-        return handler._replace(**{name: wrapped})  # type: ignore[attr-defined, no-any-return]  # a named tuple
+            wrap = self._around_callback_stream if is_callback_stream(handler) else self._around_stream
+        return with_behavior(handler, wrap(behavior_of(handler), method))
 
     def _around_unary(self, behavior: Behavior, method: str) -> Behavior:
         def call(request: Any, context: grpc.ServicerContext) -> Any:
@@ -86,11 +78,9 @@ class AroundCalls(WrappingInterceptor):
 
         return call
 
-    def _around_later_stream(self, behavior: Callable[..., Any], method: str) -> Callable[..., Any]:
-        """Wrap a handler that returns at once and sends its messages later, from other threads, until the call ends."""
-
+    def _around_callback_stream(self, behavior: Callable[..., Any], method: str) -> Callable[..., Any]:
         def call(request: Any, context: grpc.ServicerContext, send: Callable[[Any], None]) -> None:
-            # What is entered in this thread is left in another one, which must find the same context variables.
+            # Another thread ends the call, and needs the same context variables.
             scope = copy_context()
 
             def begin() -> ExitStack:
@@ -110,10 +100,28 @@ class AroundCalls(WrappingInterceptor):
         return call
 
 
-def arity_of(handler: grpc.RpcMethodHandler[Any, Any]) -> str:
-    """Return the name of the attribute that holds a handler's behavior, such as ``unary_stream``."""
-    return f"{_arity(handler.request_streaming)}_{_arity(handler.response_streaming)}"
+def behavior_of(handler: grpc.RpcMethodHandler[Any, Any]) -> Callable[..., Any]:
+    """Return the function of a handler."""
+    return getattr(handler, _arity_of(handler))  # type: ignore[no-any-return]
 
 
-def _arity(is_streaming: bool) -> str:
-    return "stream" if is_streaming else "unary"
+def with_behavior(
+    handler: grpc.RpcMethodHandler[Any, Any], behavior: Callable[..., Any], **others: Any
+) -> grpc.RpcMethodHandler[Any, Any]:
+    """Return a handler with another function, which takes on the attributes of the one before."""
+    wrapped = functools.update_wrapper(behavior, behavior_of(handler))
+    return handler._replace(**{_arity_of(handler): wrapped}, **others)  # type: ignore[attr-defined, no-any-return]  # a named tuple
+
+
+def is_callback_stream(handler: grpc.RpcMethodHandler[Any, Any]) -> bool:
+    """Tell whether a handler returns at once and sends its messages later, from other threads.
+
+    So gRPC's own health service keeps its watchers from holding a thread each. Such a handler takes a third argument,
+    the function that sends a message.
+    """
+    return getattr(behavior_of(handler), "experimental_non_blocking", False)
+
+
+def _arity_of(handler: grpc.RpcMethodHandler[Any, Any]) -> str:
+    arity = {False: "unary", True: "stream"}
+    return f"{arity[handler.request_streaming]}_{arity[handler.response_streaming]}"

@@ -132,7 +132,7 @@ def test_where_a_trusted_proxy_says_nothing_readable_it_is_the_client(
     with caplog.at_level(logging.WARNING):
         assert address_of(_LOOPBACK, header) == "127.0.0.1"
     (record,) = caplog.records
-    assert "The proxy 127.0.0.1 sends an x-forwarded-for that holds no address" in record.getMessage()
+    assert "The proxy 127.0.0.1 sends an x-forwarded-for without a valid address" in record.getMessage()
     assert header not in record.getMessage()
 
 

@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha import reflection as v1alpha
 from pixyproxy.client import calls
 from pixyproxy.resource import methods, reflection
 from pixyproxy.resource.interceptors.exceptions import ExceptionInterceptor
-from pixyproxy.resource.interceptors.readable_requests import ReadableRequestsInterceptor
+from pixyproxy.resource.interceptors.messages import MessageInterceptor
 from pixyproxy.resource.methods import POLICIES, Bulkhead, Credentials, Repeat
 from tests.support.rpc import TIMEOUT, raw_unary
 
@@ -104,7 +104,7 @@ def echoing() -> Iterator[grpc.Channel]:
         def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
             return grpc.unary_unary_rpc_method_handler(lambda request, _: request)
 
-    interceptors = [ExceptionInterceptor(), ReadableRequestsInterceptor()]
+    interceptors = [ExceptionInterceptor(), MessageInterceptor()]
     server = grpc.server(ThreadPoolExecutor(1), handlers=[Everything()], interceptors=interceptors)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
@@ -120,7 +120,7 @@ def test_a_served_method_without_a_policy_is_refused(echoing: grpc.Channel, meth
     with pytest.raises(grpc.RpcError) as caught:
         raw_unary(echoing, method)(b"request", timeout=TIMEOUT)
 
-    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED  # type: ignore[attr-defined]
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 def test_a_served_method_with_a_policy_is_answered(echoing: grpc.Channel) -> None:

@@ -9,12 +9,12 @@ from typing import Any, cast
 
 import grpc
 
-from pixyproxy.resource import watchdog as module
 from pixyproxy.resource.tally import Tally
 from pixyproxy.resource.watchdog import Watchdog
 
 _TIMEOUT = 30.0
 _FOR_EVER = 3600.0
+_MAX_PENDING = 5
 
 
 class FakeContext:
@@ -36,8 +36,8 @@ def fake_context(peer: str = "ipv4:127.0.0.1:1") -> Any:
 
 
 @contextmanager
-def watching(patience: float) -> Iterator[Watchdog]:
-    watchdog = Watchdog(patience, Tally("Calls", None))
+def watching(stall_timeout: float) -> Iterator[Watchdog]:
+    watchdog = Watchdog(stall_timeout, Tally("Calls", None), max_pending=_MAX_PENDING)
     watchdog.start()
     try:
         yield watchdog
@@ -48,20 +48,20 @@ def watching(patience: float) -> Iterator[Watchdog]:
 def test_a_request_that_does_not_come_is_cut_off() -> None:
     context, other = fake_context(), fake_context()
     with watching(0.05) as watchdog:
-        with watchdog.arrival(other):
+        with watchdog.pending(other):
             pass
-        with watchdog.arrival(context) as arrival:
+        with watchdog.pending(context) as wait:
             assert context.cancelled.wait(_TIMEOUT)
-            assert arrival.is_cut_off
+            assert wait.is_cut_off
         assert not other.cancelled.is_set()
 
 
 def test_a_reader_is_cut_off_only_while_it_holds_a_message() -> None:
     context, other = fake_context(), fake_context()
     with watching(0.05) as watchdog, watchdog.reading(other) as resting, watchdog.reading(context) as reader:
-        resting.is_handed_a_message()
-        resting.has_taken_it()
-        reader.is_handed_a_message()
+        resting.begin()
+        resting.end()
+        reader.begin()
         assert context.cancelled.wait(_TIMEOUT)
         # What takes long on our side is nobody's fault.
         assert not other.cancelled.is_set()
@@ -69,11 +69,11 @@ def test_a_reader_is_cut_off_only_while_it_holds_a_message() -> None:
 
 def test_too_many_requests_on_their_way_make_room_for_the_latest() -> None:
     with watching(_FOR_EVER) as watchdog, ExitStack() as stack:
-        contexts = [fake_context() for _ in range(module._MAX_ARRIVING + 3)]
+        contexts = [fake_context() for _ in range(_MAX_PENDING + 3)]
         for context in contexts:
-            stack.enter_context(watchdog.arrival(context))
+            stack.enter_context(watchdog.pending(context))
         assert all(context.cancelled.wait(_TIMEOUT) for context in contexts[:3])
-        stack.enter_context(watchdog.arrival(fake_context()))
+        stack.enter_context(watchdog.pending(fake_context()))
         assert contexts[3].cancelled.wait(_TIMEOUT)
         assert not any(context.cancelled.is_set() for context in contexts[4:])
 
@@ -81,8 +81,8 @@ def test_too_many_requests_on_their_way_make_room_for_the_latest() -> None:
 def test_whoever_crowds_makes_room_for_the_others() -> None:
     with watching(_FOR_EVER) as watchdog, ExitStack() as stack:
         one = fake_context("ipv4:127.0.0.2:1")
-        crowd = [fake_context() for _ in range(module._MAX_ARRIVING + 3)]
+        crowd = [fake_context() for _ in range(_MAX_PENDING + 3)]
         for context in (one, *crowd):
-            stack.enter_context(watchdog.arrival(context))
+            stack.enter_context(watchdog.pending(context))
         assert all(context.cancelled.wait(_TIMEOUT) for context in crowd[:4])
         assert not any(context.cancelled.is_set() for context in (one, *crowd[4:]))

@@ -85,12 +85,12 @@ def test_a_key_that_clients_do_not_take(
     files: TLSFiles, key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 ) -> None:
     files.key.write_bytes(_pem(key))
-    assert "gRPC's clients take no other" in _refused(files)
+    assert "gRPC clients support no others" in _refused(files)
 
 
 @pytest.mark.parametrize(
     ("days", "warning"),
-    [(-31, "does not count before"), (0, None), (45, None), (47, "expires on"), (59, "expires on"), (60, "expired on")],
+    [(-31, "is not valid before"), (0, None), (45, None), (47, "expires on"), (59, "expires on"), (60, "expired on")],
 )
 def test_warnings_of_the_time(files: TLSFiles, days: int, warning: str | None) -> None:
     warnings = load_identity(files).warnings(_NOW + timedelta(days=days))
@@ -101,4 +101,4 @@ def test_warnings_of_the_time(files: TLSFiles, days: int, warning: str | None) -
 @pytest.mark.parametrize(("mode", "is_warned"), [(0o600, False), (0o640, False), (0o644, True), (0o604, True)])
 def test_a_key_that_everybody_can_read(files: TLSFiles, mode: int, is_warned: bool) -> None:
     files.key.chmod(mode)
-    assert any("everybody" in warning for warning in load_identity(files).warnings(_NOW)) == is_warned
+    assert any("all users" in warning for warning in load_identity(files).warnings(_NOW)) == is_warned

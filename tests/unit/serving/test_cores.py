@@ -1,4 +1,4 @@
-"""How many workers there are where nobody says."""
+"""The number of RPC workers, and their cores."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from pixyproxy.serving import cores
 from pixyproxy.serving.cores import advised_workers, choose_cores
 
 
@@ -22,34 +21,28 @@ from pixyproxy.serving.cores import advised_workers, choose_cores
         ("nonsense", 8),
     ],
 )
-def test_a_containers_share_of_the_cores(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quota: str, workers: int
-) -> None:
-    monkeypatch.setattr(cores, "usable_cores", lambda: list(range(8)))
+def test_a_containers_share_of_the_cores(tmp_path: Path, quota: str, workers: int) -> None:
     path = tmp_path / "cpu.max"
-    assert advised_workers(path) == 8
+    assert advised_workers(range(8), path) == 8
     path.write_text(quota)
-    assert advised_workers(path) == workers
+    assert advised_workers(range(8), path) == workers
 
 
 @pytest.mark.parametrize("workers", [1, 3, 8])
-def test_each_worker_has_a_core_of_its_own(monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
-    monkeypatch.setattr(cores, "usable_cores", lambda: list(range(10, 18)))
-    chosen = choose_cores(workers)
+def test_each_worker_has_a_core_of_its_own(workers: int) -> None:
+    chosen = choose_cores(workers, range(10, 18))
     assert len(set(chosen)) == workers
     assert set(chosen) <= set(range(10, 18))
 
 
-def test_workers_share_cores_where_there_are_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cores, "usable_cores", lambda: [4, 7])
-    assert choose_cores(5) == [4, 7, 4, 7, 4]
+def test_workers_share_cores_if_there_are_too_few() -> None:
+    assert choose_cores(5, [4, 7]) == [4, 7, 4, 7, 4]
 
 
-def test_servers_do_not_crowd_on_the_first_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cores, "usable_cores", lambda: list(range(8)))
-    assert {core for _ in range(500) for core in choose_cores(2)} == set(range(8))
+def test_servers_do_not_all_use_the_first_cores() -> None:
+    assert {core for _ in range(500) for core in choose_cores(2, range(8))} == set(range(8))
 
 
-def test_one_where_a_port_or_a_core_cannot_be_had(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_one_worker_if_a_process_cannot_be_pinned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delattr("os.sched_setaffinity")
-    assert advised_workers(tmp_path / "cpu.max") == 1
+    assert advised_workers(range(8), tmp_path / "cpu.max") == 1

@@ -26,19 +26,19 @@ logging.basicConfig(stream=sys.stdout, format="%(message)s", level="INFO")
 def say(*words):
     print(*words, flush=True)
 
-def serve(line):
-    line.say_serving()
-    select.select([line.end], [], [])
+def serve(lifeline):
+    lifeline.say_serving()
+    select.select([lifeline.end], [], [])
 
-def work(number, line):
+def work(number, lifeline):
 {work}
 
-def post(number):
-    return ProcessSpec(f"Worker {number}", lambda line: work(number, line), on_end=lambda: say("gone", number))
+def spec(number):
+    return ProcessSpec(f"Worker {number}", lambda lifeline: work(number, lifeline), on_end=lambda: say("gone", number))
 
 {before}
 try:
-    say(Supervisor([post(0), post(1)], on_ending=lambda: say("ending")).run(lambda: say("all serve")))
+    say(Supervisor([spec(0), spec(1)], on_ending=lambda: say("ending")).run(lambda: say("all serve")))
 except PixyProxyException as error:
     say("failed:", error.message)
 """
@@ -69,7 +69,7 @@ def run(tmp_path: Path, work: str) -> list[str]:
 
 
 def test_a_worker_that_cannot_begin_ends_all_and_says_why(tmp_path: Path) -> None:
-    lines = run(tmp_path, "if number == 1: raise PixyProxyException('no\\nroom')\nserve(line)")
+    lines = run(tmp_path, "if number == 1: raise PixyProxyException('no\\nroom')\nserve(lifeline)")
     assert lines == ["gone 1", "failed: no", "room"]
 
 
@@ -86,7 +86,7 @@ def test_a_worker_that_dies_before_it_serves(tmp_path: Path, work: str, reason: 
 
 
 def test_an_error_that_nobody_foresaw_is_logged(tmp_path: Path) -> None:
-    lines = run(tmp_path, "if number == 0: 1 / 0\nserve(line)")
+    lines = run(tmp_path, "if number == 0: 1 / 0\nserve(lifeline)")
     assert "Worker 0 failed." in lines
     assert "ZeroDivisionError: division by zero" in lines
     assert lines[-1] == "failed: It ended with exit status 1."
@@ -102,7 +102,7 @@ if number == 0:
     open(os.path.join({str(marks)!r}, str(times)), "w").close()
     if times in (1, 2): raise PixyProxyException("not now")
     say("pid", os.getpid())
-serve(line)
+serve(lifeline)
 """
     with supervising(tmp_path, work) as process:
         wait_until(lambda: "all serve" in said(tmp_path), _TIMEOUT, "the first start")
@@ -112,7 +112,7 @@ serve(line)
         process.terminate()
         assert process.wait(_TIMEOUT) == 0
     lines = said(tmp_path)
-    assert [line.partition(" is gone. ")[2] for line in lines if " is gone. " in line] == [
+    assert [line.partition(" has died. ")[2] for line in lines if " has died. " in line] == [
         "Signal 9 ended it.",
         "not now",
         "not now",
@@ -122,7 +122,7 @@ serve(line)
 
 
 def test_a_worker_that_ends_badly_when_told_to_end(tmp_path: Path) -> None:
-    with supervising(tmp_path, "serve(line)\nif number == 1: os._exit(7)") as process:
+    with supervising(tmp_path, "serve(lifeline)\nif number == 1: os._exit(7)") as process:
         wait_until(lambda: "all serve" in said(tmp_path), _TIMEOUT, "the start")
         process.terminate()
         assert process.wait(_TIMEOUT) == 0
@@ -130,7 +130,7 @@ def test_a_worker_that_ends_badly_when_told_to_end(tmp_path: Path) -> None:
 
 
 def test_the_end_may_come_before_all_serve(tmp_path: Path) -> None:
-    with supervising(tmp_path, "say('begun', number)\nselect.select([line.end], [], [])") as process:
+    with supervising(tmp_path, "say('begun', number)\nselect.select([lifeline.end], [], [])") as process:
         wait_until(lambda: len(said(tmp_path)) == 2, _TIMEOUT, "both to begin")
         process.terminate()
         assert process.wait(_TIMEOUT) == 0
@@ -154,14 +154,14 @@ os.fork = fork_but_for_the_third_and_fourth_time
 
 
 def test_a_system_that_gives_no_process_is_asked_again(tmp_path: Path) -> None:
-    with supervising(tmp_path, "serve(line)", before=_REFUSED_FORKS) as process:
+    with supervising(tmp_path, "serve(lifeline)", before=_REFUSED_FORKS) as process:
         wait_until(lambda: "all serve" in said(tmp_path), _TIMEOUT, "the start")
         child = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
         os.kill(child, signal.SIGKILL)
         wait_until(lambda: said(tmp_path).count("gone 0") == 1 and _has_two(process), _TIMEOUT, "another one")
         process.terminate()
         assert process.wait(_TIMEOUT) == 0
-    assert sum("No process could be had for it: Resource" in line for line in said(tmp_path)) == 2
+    assert sum("It could not be forked: Resource" in line for line in said(tmp_path)) == 2
     assert said(tmp_path)[-1] == "True"
 
 

@@ -9,8 +9,8 @@ import pytest
 from pixyproxy.generation.openai.client import OpenAIGenerator, make_client
 from tests.support.openai_stand_in import RunningStandIn, start_stand_in
 
-PATIENCE = 30.0
-IMPATIENCE = 0.4
+TIMEOUT = 30.0
+SHORT_TIMEOUT = 0.4
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +36,8 @@ def generator(stand_in: RunningStandIn) -> Iterator[OpenAIGenerator]:
 
 
 @pytest.fixture
-def impatient_generator(stand_in: RunningStandIn) -> Iterator[OpenAIGenerator]:
-    yield from open_generator(stand_in.base_url, timeout=IMPATIENCE)
+def short_timeout_generator(stand_in: RunningStandIn) -> Iterator[OpenAIGenerator]:
+    yield from open_generator(stand_in.base_url, timeout=SHORT_TIMEOUT)
 
 
 def open_generator(
@@ -46,7 +46,7 @@ def open_generator(
     api_key: str = "stand-in-key",
     organization: str | None = None,
     project: str | None = None,
-    timeout: float = PATIENCE,
+    timeout: float = TIMEOUT,
     always_streams: bool = False,
 ) -> Iterator[OpenAIGenerator]:
     client = make_client(api_key, base_url, organization, project, timeout)

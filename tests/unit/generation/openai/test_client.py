@@ -36,7 +36,7 @@ from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
 from pixyproxy.generation.openai.client import OpenAIGenerator, make_client
 from pixyproxy.generation.retry import RetryPolicy
 from tests.support.openai_stand_in import RunningStandIn, Submission, make_picture
-from tests.unit.generation.openai.conftest import IMPATIENCE, PATIENCE, open_generator
+from tests.unit.generation.openai.conftest import SHORT_TIMEOUT, TIMEOUT, open_generator
 
 AUTHOR = "123e4567-e89b-42d3-a456-426614174000"
 
@@ -183,7 +183,7 @@ def test_unusable_answer_is_passed_on_as_it_came(generator: OpenAIGenerator) -> 
 
 
 def test_answer_that_is_too_large_is_not_passed_on(stand_in: RunningStandIn, caplog: pytest.LogCaptureFixture) -> None:
-    client = make_client("stand-in-key", stand_in.base_url, None, None, PATIENCE)
+    client = make_client("stand-in-key", stand_in.base_url, None, None, TIMEOUT)
     with closing(OpenAIGenerator(client, max_answer_bytes=1000)) as generator:
         error = fail(generator, request())
     assert type(error) is ProviderUnavailableError
@@ -482,14 +482,14 @@ def test_500_costs_nothing_from_openai_itself_alone(
 
 @pytest.mark.parametrize("fault", ["hang", "drip"])
 def test_answer_that_does_not_end_is_given_up(
-    impatient_generator: OpenAIGenerator, stand_in: RunningStandIn, fault: str
+    short_timeout_generator: OpenAIGenerator, stand_in: RunningStandIn, fault: str
 ) -> None:
     asked = request(fault)
     started = time.monotonic()
-    error = fail(impatient_generator, asked)
+    error = fail(short_timeout_generator, asked)
     assert isinstance(error, ProviderTimeoutError)
     assert error.may_have_billed
-    assert time.monotonic() - started < 10 * IMPATIENCE
+    assert time.monotonic() - started < 10 * SHORT_TIMEOUT
     assert stand_in.count(asked.prompt) == 1
 
 
@@ -528,7 +528,7 @@ def test_address_without_a_scheme_is_misconfiguration() -> None:
 @pytest.mark.parametrize("api_key", ["", "with space", "line\nbreak", "schlüssel"])
 def test_impossible_key_is_refused_at_the_start(api_key: str) -> None:
     with pytest.raises(ConfigurationError, match="OPENAI_API_KEY"):
-        make_client(api_key, None, None, None, PATIENCE)
+        make_client(api_key, None, None, None, TIMEOUT)
 
 
 @pytest.mark.parametrize(("organization", "project"), [("org ours", None), (None, "proj-é")])
@@ -536,12 +536,12 @@ def test_impossible_organization_or_project_is_refused_at_the_start(
     organization: str | None, project: str | None
 ) -> None:
     with pytest.raises(ConfigurationError, match=r"OPENAI_(ORG|PROJECT)_ID"):
-        make_client("key", None, organization, project, PATIENCE)
+        make_client("key", None, organization, project, TIMEOUT)
 
 
 def test_impossible_address_is_refused_at_the_start() -> None:
     with pytest.raises(ConfigurationError, match="OPENAI_BASE_URL"):
-        make_client("key", "http://[::1/v1", None, None, PATIENCE)
+        make_client("key", "http://[::1/v1", None, None, TIMEOUT)
 
 
 def test_close_frees_threads_and_connections(stand_in: RunningStandIn) -> None:

@@ -1,0 +1,166 @@
+"""Limits how long calls wait for their clients: for requests, and for streams to be read."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NoReturn
+
+import grpc
+
+from pixyproxy.core.exceptions import TooBusyError
+from pixyproxy.resource.connections import ConnectionLimiter
+from pixyproxy.resource.interceptors.exceptions import leave, refuse
+from pixyproxy.resource.interceptors.request_log import new_call_id, send_call_id
+from pixyproxy.resource.interceptors.wrapping import (
+    Continuation,
+    WrappingInterceptor,
+    behavior_of,
+    is_callback_stream,
+    with_behavior,
+)
+from pixyproxy.resource.tally import Tally
+from pixyproxy.resource.watchdog import Wait, Watchdog
+
+_logger = logging.getLogger(__name__)
+
+
+class RequestTimeoutInterceptor(WrappingInterceptor):
+    """Has a watchdog watch every wait for a request, and refuses calls while too many wait for a thread.
+
+    gRPC itself waits for the request of a unary call without a limit. So each handler is given to gRPC as one that
+    takes a stream of requests, and the wait is here. Clients do not see the difference.
+    """
+
+    def __init__(
+        self, watchdog: Watchdog, connections: ConnectionLimiter, unread: Tally, *, max_queued: int = 1024
+    ) -> None:
+        """Watch all calls.
+
+        Args:
+            watchdog: cancels calls whose requests do not come.
+            connections: is told of calls in flight.
+            unread: counts calls that end without a request.
+            max_queued: calls that may wait for a thread; each holds 15 KiB. 1,000 connections may call at once.
+        """
+        self._watchdog = watchdog
+        self._connections = connections
+        self._unread = unread
+        self._max_queued = max_queued
+        self._queued = 0
+        self._lock = threading.Lock()
+        refuse_unread = functools.partial(_refuse_unread, unread)
+        refuse_unread.experimental_thread_pool = _ServingThread()  # type: ignore[attr-defined]  # gRPC looks for it
+        self._refusal: grpc.RpcMethodHandler[Any, Any] = grpc.stream_unary_rpc_method_handler(refuse_unread)
+
+    def intercept_service(  # noqa: D102  inherited
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        handler = super().intercept_service(continuation, handler_call_details)
+        if self._queued >= self._max_queued:
+            return self._refusal
+        if handler is not None:
+            with self._lock:
+                self._queued += 1
+        return handler
+
+    def _wrapped(self, handler: grpc.RpcMethodHandler[Any, Any], method: str) -> grpc.RpcMethodHandler[Any, Any]:
+        behavior = behavior_of(handler)
+
+        # The handler of a callback stream takes a third argument.
+        def call(requests: Iterator[Any], context: grpc.ServicerContext, *send: Callable[[Any], None]) -> Any:
+            with self._lock:
+                self._queued -= 1
+            self._connections.begin_call(context)
+            first = self._first(requests, context)
+            argument = self._all(first, requests, context) if handler.request_streaming else first
+            return behavior(argument, context, *send)
+
+        as_stream = (
+            grpc.stream_stream_rpc_method_handler
+            if handler.response_streaming
+            else grpc.stream_unary_rpc_method_handler
+        )
+        return as_stream(
+            functools.update_wrapper(call, behavior), handler.request_deserializer, handler.response_serializer
+        )
+
+    def _first(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
+        """Return the first request, or None if the client sends none; end a call that is cancelled before."""
+        with self._watchdog.pending(context) as wait:
+            try:
+                return _next(requests, wait)
+            except grpc.RpcError as error:
+                self._unread.add("cut_off" if wait.is_cut_off else "cancelled")
+                # gRPC keeps this error with the call, and its traceback refers to the call: a cycle that only the
+                # garbage collection of the oldest objects would free. So another error ends the call.
+                error.__traceback__ = None
+                leave(context)
+
+    def _all(self, first: Any, requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+        request = first
+        while request is not None:
+            yield request
+            with self._watchdog.pending(context) as wait:
+                try:
+                    request = _next(requests, wait)
+                finally:
+                    if wait.is_cut_off:
+                        _logger.info("The next request did not come in time, and the client was cut off.")
+
+
+class ReaderTimeoutInterceptor(grpc.ServerInterceptor):
+    """Has a watchdog watch the clients that read streams.
+
+    The handler of a callback stream keeps no thread waiting.
+    """
+
+    def __init__(self, watchdog: Watchdog) -> None:
+        self._watchdog = watchdog
+
+    def intercept_service(
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Wrap the handler of a call that is answered with a stream."""
+        handler = continuation(handler_call_details)
+        if handler is None or not handler.response_streaming or is_callback_stream(handler):
+            return handler
+        behavior = behavior_of(handler)
+
+        def call(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            with self._watchdog.reading(context) as wait:
+                for message in behavior(request, context):
+                    wait.begin()
+                    yield message
+                    wait.end()
+
+        return with_behavior(handler, call)
+
+
+def _next(requests: Iterator[Any], wait: Wait) -> Any:
+    """Return the next request, or None if the client has sent its last one."""
+    request = next(requests, None)
+    if request is None:
+        # gRPC may learn that there is no request a moment before it learns why; then it raises.
+        request = next(requests, None)
+    while request is None and wait.is_cut_off:
+        request = next(requests, None)
+    return request
+
+
+class _ServingThread(ThreadPoolExecutor):
+    """Runs calls in the thread that submits them: the one that serves."""
+
+    def submit(self, call: Callable[..., object], /, *arguments: Any) -> None:  # type: ignore[override]
+        call(*arguments)
+
+
+def _refuse_unread(unread: Tally, requests: Iterator[Any], context: grpc.ServicerContext) -> NoReturn:
+    """Refuse a call, with all details of an error, without waiting for anything."""
+    unread.add("refused")
+    new_id = new_call_id()
+    send_call_id(context, new_id)
+    refuse(context, TooBusyError("Too many calls wait for a thread; try again."), new_id)
