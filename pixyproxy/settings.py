@@ -221,7 +221,7 @@ class Settings(BaseSettings):
         ge=1,
         le=36_500,
         description="Days after which the requests, with their prompts, of generations that ended without an image are "
-        "removed; never where it is not set. Their request ids stay known.",
+        "removed; never by default. Their request ids stay known.",
     )
     max_streams: int = Field(
         default=500,

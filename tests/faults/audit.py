@@ -110,7 +110,8 @@ def _check_bill(site: Site, outcome: Outcome) -> None:
 def may_have_billed(prompt: str, number: int) -> bool:
     """Whether the stand-in's answer to a submission leaves it possible that an image was generated."""
     fault = Fault.of(Submission({"prompt": prompt}, {}, number))
-    return fault is None or fault.name not in _FREE_FAULTS
+    is_refusal = fault is not None and (fault.name, fault.value) == ("stream_error", "0") and "code" in fault.options
+    return fault is None or not (is_refusal or fault.name in _FREE_FAULTS)
 
 
 # --- What lies in the database and the store -------------------------------------------------------------------------

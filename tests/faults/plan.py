@@ -13,7 +13,20 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.faults import busy, callers, conflicts, crashes, databases, providers, queued, races, stopping, storage
+from tests.faults import (
+    busy,
+    callers,
+    cancelling,
+    conflicts,
+    crashes,
+    databases,
+    providers,
+    queued,
+    races,
+    stopping,
+    storage,
+    streams,
+)
 from tests.faults.outcome import Outcome
 from tests.faults.site import Bench
 from tests.support.database_servers import DatabaseKind, DatabaseServer, fresh_database, private_server
@@ -151,6 +164,7 @@ def _random_kills(bench: Bench, servers: Databases) -> Iterator[Scenario]:
 
 
 def _others(bench: Bench, servers: Databases) -> Iterator[Scenario]:
+    yield from _generations(bench, servers)
     for hold in queued.HOLDS:
         for url in (None, servers.on_mysql()):
             yield partial(queued.everything_killed, bench, url, hold, times=2)
@@ -179,6 +193,13 @@ def _others(bench: Bench, servers: Databases) -> Iterator[Scenario]:
         yield partial(
             conflicts.concurrent_changes, bench, url, changes=2000, servers=1 if url is None else 2, seed=seed
         )
+
+
+def _generations(bench: Bench, servers: Databases) -> Iterator[Scenario]:
+    for url in servers.everywhere():
+        yield partial(cancelling.races_with_claims, bench, url, races=334, servers=1 if url is None else 2)
+        yield partial(streams.generation_worker_killed, bench, url, times=3)
+        yield partial(providers.faulty_streams, bench, url, rounds=2)
 
 
 def _absences(bench: Bench) -> Iterator[Scenario]:

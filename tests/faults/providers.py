@@ -84,6 +84,28 @@ FAULTS = (
     ProviderFault("data_url", _OK, 1, _OK),
     ProviderFault("url_safe", _OK, 1, _OK),
 )
+STREAM_FAULTS = (
+    *(ProviderFault(f"stream_end={number}", _UNKNOWN, 1, _UNKNOWN) for number in range(3)),
+    *(ProviderFault(f"stream_drop={number}", _UNKNOWN, 1, _UNKNOWN) for number in range(3)),
+    *(ProviderFault(f"stream_error={number}", _UNAVAILABLE, 1, _UNKNOWN) for number in range(3)),
+    *(ProviderFault(f"stream_error={number}:flat", _UNAVAILABLE, 1, _UNKNOWN) for number in range(3)),
+    ProviderFault("stream_error=0:code=moderation_blocked", "FAILED_PRECONDITION PROMPT_REFUSED", 1),
+    ProviderFault("stream_error=1:code=moderation_blocked", _UNAVAILABLE, 1, _UNKNOWN),
+    ProviderFault("stream_error=2:code=moderation_blocked", _UNAVAILABLE, 1, _UNKNOWN),
+    ProviderFault("stream_empty", _UNAVAILABLE, 1, _UNKNOWN),
+    ProviderFault("stream_bad_base64", _UNAVAILABLE, 1, _UNKNOWN),
+    ProviderFault("stream_truncated", _UNAVAILABLE, 1, _UNKNOWN),
+    *(ProviderFault(f"hold={number}", _TIMEOUT, 1, _UNKNOWN) for number in range(3)),
+    ProviderFault("503:times=2", _OK, 3, _OK),
+    ProviderFault("stream_empty=0", _OK, 1, _OK),
+    ProviderFault("stream_bad_base64=0", _OK, 1, _OK),
+    ProviderFault("stream_truncated=1", _OK, 1, _OK),
+    *(
+        ProviderFault(f"stream_{form}", _OK, 1, _OK)
+        for form in ("crlf", "unterminated", "comments", "multiline", "joined", "bytes", "done", "repeated", "ignored")
+    ),
+)
+"""Those of a stream with two partial images, the events 0 and 1."""
 _REFUSALS = frozenset(fault.told.rpartition(" ")[2] for fault in FAULTS if fault.told != _OK)
 _PROVIDER_TIMEOUT = 1.0
 _DEADLINE = 10.0
@@ -94,17 +116,37 @@ def faulty_answers(
 ) -> Outcome:
     """Have the provider fail in these ways, and count how often it is asked."""
     outcome = Outcome(f"the provider fails, in {len(FAULTS)} ways")
+    return _faulty(bench, database_url, faults, rounds, outcome, partial_images=0)
+
+
+def faulty_streams(
+    bench: Bench, database_url: str | None, *, rounds: int, faults: Sequence[ProviderFault] = STREAM_FAULTS
+) -> Outcome:
+    """Have the provider's stream fail at every event, in these ways, and count how often it is asked."""
+    outcome = Outcome(f"the provider's stream of partial images fails, in {len(STREAM_FAULTS)} ways")
+    return _faulty(bench, database_url, faults, rounds, outcome, partial_images=2)
+
+
+def _faulty(
+    bench: Bench,
+    database_url: str | None,
+    faults: Sequence[ProviderFault],
+    rounds: int,
+    outcome: Outcome,
+    *,
+    partial_images: int,
+) -> Outcome:
     site = bench.site(database_url, PIXYPROXY_PROVIDER_TIMEOUT=f"{_PROVIDER_TIMEOUT:g}")
     with site.server() as server:
         for _ in range(rounds):
             for fault in faults:
-                _try(site, server, fault, outcome)
+                _try(site, server, fault, outcome, partial_images)
         audit(site, server, outcome, Expected(unknown=True, refused=_REFUSALS))
     return outcome
 
 
-def _try(site: Site, server: RunningServer, fault: ProviderFault, outcome: Outcome) -> None:
-    wish = site.wish(fault.word)
+def _try(site: Site, server: RunningServer, fault: ProviderFault, outcome: Outcome, partial_images: int) -> None:
+    wish = site.wish(fault.word, partial_images=partial_images)
     answer = site.create(server, wish, _DEADLINE)
     failed_at = time.monotonic()
     submissions = site.stand_in.count(wish.prompt)

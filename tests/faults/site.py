@@ -97,6 +97,7 @@ class Wish:
     Attributes:
         prompt: nobody else's.
         request_id: nobody else's; empty for none.
+        partial_images: how many partial images are wanted.
         image: the detail, once anybody was told that it is there.
         is_changing: whether an update or a deletion was asked for whose outcome was lost, so that either may be.
         is_deleted: whether somebody was told that it is deleted.
@@ -106,6 +107,7 @@ class Wish:
 
     prompt: str
     request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    partial_images: int = 0
     image: pb.ImageDetail | None = None
     may_be_deleted: bool = False
     is_deleted: bool = False
@@ -172,10 +174,10 @@ class Site:
 
     # --- Those who ask -------------------------------------------------------------------------------------------
 
-    def wish(self, fault: str = "", *, has_request_id: bool = True) -> Wish:
+    def wish(self, fault: str = "", *, has_request_id: bool = True, partial_images: int = 0) -> Wish:
         """Wish for another image; ``fault`` is what the stand-in is to do wrong, as its control words say."""
         word = f" [[fault:{fault}]]" if fault else ""
-        wish = Wish(f"{self.folder.name} {uuid.uuid4().hex[:12]}{word}")
+        wish = Wish(f"{self.folder.name} {uuid.uuid4().hex[:12]}{word}", partial_images=partial_images)
         if not has_request_id:
             wish.request_id = ""
         with self._lock:
@@ -258,7 +260,8 @@ def wait_until_submitted(site: Site, wish: Wish) -> None:
 
 def request_for(wish: Wish) -> pb.CreateImageRequest:
     """The request for an image, the same each time."""
-    return pb.CreateImageRequest(prompt=wish.prompt, request_id=wish.request_id, options=SMALL)
+    options = pb.GenerationOptions(size=SMALL.size, partial_images=wish.partial_images)
+    return pb.CreateImageRequest(prompt=wish.prompt, request_id=wish.request_id, options=options)
 
 
 @dataclass(frozen=True)

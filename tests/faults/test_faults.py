@@ -9,7 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import busy, callers, conflicts, crashes, databases, providers, queued, races, stopping, storage
+from tests.faults import (
+    busy,
+    callers,
+    cancelling,
+    conflicts,
+    crashes,
+    databases,
+    providers,
+    queued,
+    races,
+    stopping,
+    storage,
+    streams,
+)
 from tests.faults.outcome import Outcome
 from tests.faults.site import Bench
 from tests.support.database_servers import DatabaseKind, DatabaseServer, fresh_database
@@ -114,6 +127,10 @@ def test_one_of_two_generation_workers_is_killed(bench: Bench, mysql_url: str) -
     check(queued.one_of_two_killed(bench, mysql_url, times=1), recovered_within=30)
 
 
+def test_a_generation_worker_is_killed_while_its_stream_runs(bench: Bench) -> None:
+    check(streams.generation_worker_killed(bench, None, times=1), recovered_within=30)
+
+
 def test_a_busy_machine(bench: Bench) -> None:
     # Shorter, and generations would outlive their leases by what the system alone may keep a process waiting.
     check(busy.busy_machine(replace(bench, lease=6.0), None, seconds=10, workers=2), recovered_within=1)
@@ -134,6 +151,10 @@ def test_callers_race_and_a_server_is_killed(bench: Bench, mysql_url: str) -> No
     check(races.one_of_several_killed(bench, mysql_url, rounds=1, seed=1), recovered_within=30)
 
 
+def test_cancellations_race_with_claims(bench: Bench, mysql_url: str) -> None:
+    check(cancelling.races_with_claims(bench, mysql_url, races=60, servers=2), recovered_within=10)
+
+
 def test_callers_leave_what_was_submitted(bench: Bench) -> None:
     check(callers.leaving(bench, None, times=1), recovered_within=15)
 
@@ -148,6 +169,10 @@ def test_callers_leave_the_queue(bench: Bench) -> None:
 @pytest.mark.parametrize("part", range(2))
 def test_the_provider_fails_in_every_way(bench: Bench, part: int) -> None:
     check(providers.faulty_answers(bench, None, rounds=1, faults=providers.FAULTS[part::2]), recovered_within=10)
+
+
+def test_the_provider_s_stream_fails_at_every_event(bench: Bench) -> None:
+    check(providers.faulty_streams(bench, None, rounds=1), recovered_within=10)
 
 
 def test_the_provider_cannot_be_reached(bench: Bench) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError, Message
+from pixyproxy_pb.v1 import generation_service_pb2 as gpb
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from pixyproxy.core.search_terms import index_terms, query_terms
@@ -19,12 +20,22 @@ from tests.fuzz.answers import CoreStatus, UnexpectedAnswerError, read_refusal
 from tests.fuzz.world import NOBODY, GivenToken, Person, World
 from tests.support.rpc import Refusal, call_id_of
 
-SERVICE = "/pixyproxy.v1.ImageService/"
-METHODS: Mapping[str, tuple[type[Any], type[Any]]] = {
-    method.name: (getattr(pb, method.input_type.name), getattr(pb, method.output_type.name))
-    for method in pb.DESCRIPTOR.services_by_name["ImageService"].methods
+METHODS: Mapping[str, tuple[str, type[Any], type[Any]]] = {
+    method.name: (
+        f"/{service.full_name}/{method.name}",
+        getattr(messages, method.input_type.name),
+        getattr(messages, method.output_type.name),
+    )
+    for messages in (pb, gpb)
+    for service in messages.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
 }
+"""The path, the request and the response of each method, by its name."""
 _WRITING = ("CreateImage", "UpdateImage", "DeleteImage")
+_OF_GENERATIONS = tuple(method.name for method in gpb.DESCRIPTOR.services_by_name["GenerationService"].methods)
+_CREATING = ("CreateImage", "CreateGeneration")
+_STREAMS = ("GetImageContent", "WatchGeneration")
+_SIGNED_IN = (*_WRITING, *_OF_GENERATIONS)
 _TIMEOUT = 30.0
 _GUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 # From here on gRPC may refuse metadata; see CORE_STATUSES.
@@ -41,7 +52,7 @@ class Case:
     """One input.
 
     Attributes:
-        method: the name of a method of the image service.
+        method: the name of a method.
         data: the bytes of the request, a message or not.
         person: who calls.
         metadata: what is sent along beside the credentials.
@@ -61,7 +72,7 @@ class Case:
     def request(self) -> Any | None:
         """The request message, or None where the bytes are none."""
         try:
-            return METHODS[self.method][0].FromString(self.data)
+            return METHODS[self.method][1].FromString(self.data)
         except DecodeError:
             return None
 
@@ -102,11 +113,12 @@ class Checker:
 
     def _affordable(self, case: Case) -> Case:
         """Keep a case from making an image where enough are made: under a spent request id it makes none."""
-        if case.method != "CreateImage" or case.request is None or case.person.name not in self.world.spent_ids:
+        if case.method not in _CREATING or case.request is None or case.person.name not in self.world.spent_ids:
             return case
         if self.world.creates_left > 0:
             return case
-        spent = pb.CreateImageRequest(request_id=self.world.spent_ids[case.person.name])
+        image = pb.CreateImageRequest(request_id=self.world.spent_ids[case.person.name])
+        spent = image if case.method == "CreateImage" else gpb.CreateGenerationRequest(request=image)
         # Of a field that comes twice, the last one counts.
         return replace(case, data=case.data + spent.SerializeToString())
 
@@ -122,8 +134,9 @@ class Checker:
     def _call(self, method: str) -> Callable[..., Any]:
         """A method that sends bytes as they are; on the wire, one answer is a stream of one."""
         if method not in self._calls:
+            path, _, response = METHODS[method]
             self._calls[method] = self.world.server.channel.unary_stream(
-                SERVICE + method, request_serializer=None, response_deserializer=METHODS[method][1].FromString
+                path, request_serializer=None, response_deserializer=response.FromString
             )
         return self._calls[method]
 
@@ -136,7 +149,7 @@ class Checker:
             *(value for _, value in case.person.metadata if len(value) > 20),
         )
         _require(not any(secret in refused.message for secret in secrets), f"a secret in {refused.message!r}")
-        is_signed_in = not case.person.is_refused and (case.person.name or case.method not in _WRITING)
+        is_signed_in = not case.person.is_refused and (case.person.name or case.method not in _SIGNED_IN)
         if not is_signed_in:
             expected = "CREDENTIALS_INVALID" if case.person.is_refused else "CREDENTIALS_MISSING"
             _require(refused.reason == expected, f"{refused.reason} in place of {expected}")
@@ -153,6 +166,8 @@ class Checker:
             _require(bool(refused.violations), "INVALID_FIELD that names no field")
             unknown = [path for path in refused.violations if not _has_field(request, path)]
             _require(not unknown, f"fields that there are not: {unknown}")
+        elif case.method in _OF_GENERATIONS:
+            self._check_refused_generation(case, request, refused)
         elif refused.reason == "IMAGE_NOT_FOUND" and case.method in ("CreateImage", "ListImages"):
             _require(case.method == "CreateImage" and request.request_id != "", "NOT_FOUND for nothing")
         elif refused.reason == "IMAGE_NOT_FOUND":
@@ -166,13 +181,25 @@ class Checker:
         else:
             _require(refused.reason == "REQUEST_ID_REUSED" and request.request_id != "", f"why {refused.reason}?")
 
+    def _check_refused_generation(self, case: Case, request: Any, refused: Refusal) -> None:
+        generation = self.world.generation_of(request, case.person)
+        if refused.reason == "GENERATION_NOT_FOUND":
+            _require(case.method != "CreateGeneration" and generation is None, "the generation is there")
+            named = getattr(request, "guid", "") or getattr(request, "request_id", "")
+            _require(refused.resource is not None and refused.resource.resource_name == named.lower(), "another name")
+        elif refused.reason == "ALREADY_SUBMITTED":
+            _require(case.method == "CancelGeneration" and generation is not None, "ALREADY_SUBMITTED tells of others'")
+        else:
+            is_reused = refused.reason == "REQUEST_ID_REUSED" and case.method == "CreateGeneration"
+            _require(is_reused and request.request.request_id != "", f"why {refused.reason}?")
+
     # --- Answers -------------------------------------------------------------------------------------------------
 
     def _check_ok(self, case: Case, responses: list[Any]) -> None:
         request = case.request
         _require(request is not None, "an answer to what is no message")
         _require(not case.person.is_refused, "an answer in spite of wrong credentials")
-        _require(case.person.name != "" or case.method not in _WRITING, "an answer without credentials")
+        _require(case.person.name != "" or case.method not in _SIGNED_IN, "an answer without credentials")
         checks: dict[str, Callable[[Person, Any, Any], object]] = {
             "CreateImage": self._check_created,
             "GetImage": self._check_got,
@@ -180,9 +207,15 @@ class Checker:
             "GetImageContent": self._check_content,
             "UpdateImage": self._check_updated,
             "DeleteImage": self._check_deleted,
+            "CreateGeneration": self._check_started,
+            "GetGeneration": self._check_got_generation,
+            "ListGenerations": self._check_listed_generations,
+            "WatchGeneration": self._check_watched,
         }
-        _require(case.method == "GetImageContent" or len(responses) == 1, f"{len(responses)} answers")
-        checks[case.method](case.person, request, responses if case.method == "GetImageContent" else responses[0])
+        _require(case.method in _STREAMS or len(responses) == 1, f"{len(responses)} answers")
+        # Of generations, none is queued for longer than it is watched; so none is ever cancelled.
+        _require(case.method in checks, f"an answer to {case.method}")
+        checks[case.method](case.person, request, responses if case.method in _STREAMS else responses[0])
 
     def _check_created(self, person: Person, request: Any, response: Any) -> None:
         image = response.image
@@ -261,6 +294,42 @@ class Checker:
         _require(person.may_write(self.world.images[guid]), "another's image was deleted")
         self.world.note_deleted(guid)
 
+    def _check_started(self, person: Person, request: Any, response: Any) -> None:
+        started = response.generation
+        _require(started.author == person.name, "another author")
+        _require(started.request.prompt == request.request.prompt, "another prompt")
+        _require(started.request_id == request.request.request_id.lower(), "another request id")
+        # Until its image is there, pages of images may have it or not.
+        ended = self.world.watch(started.guid)
+        if ended.image.guid in self.world.images:
+            _require(request.request.request_id != "", "an image twice without a request id")
+        elif ended.HasField("image"):
+            self.world.creates_left -= 1
+            self.world.note_image(ended.image)
+        self.world.note_generation(ended)
+
+    def _check_got_generation(self, person: Person, request: Any, response: Any) -> None:
+        known = self.world.generation_of(request, person)
+        _require(known is not None and response.generation.guid == known.guid, "a generation that is not known")
+
+    def _check_watched(self, person: Person, request: Any, responses: list[Any]) -> None:
+        # What is known has ended.
+        _require(len(responses) == 1, f"{len(responses)} events of what has ended")
+        self._check_got_generation(person, request, responses[0])
+
+    def _check_listed_generations(self, person: Person, request: Any, response: Any) -> None:
+        page = response.generations
+        _require(request.page_size >= 0 and len(page) <= (min(request.page_size, 200) or 50), "more than a page")
+        _require(person.is_admin or all(one.author == person.name for one in page), "others' generations")
+        _require(not request.author or all(one.author == request.author for one in page), "another author's")
+        _require(not request.states or all(one.state in request.states for one in page), "another state")
+        moments = [_moment(one) for one in page]
+        _require(moments == sorted(moments, reverse=True), "another order")
+        given = self.world.generation_tokens
+        _require(not request.page_token or given.get(request.page_token) == person.name, "another's token is taken")
+        if response.next_page_token:
+            given[response.next_page_token] = person.name
+
     def _require_known(self, person: Person, guid: str, shown: pb.ImageDetail | None) -> pb.ImageDetail:
         _require(_GUID.fullmatch(guid) is not None, "a guid that is none")
         image = self.world.images.get(guid.lower())
@@ -289,7 +358,11 @@ def _has_field(request: Message, path: str) -> bool:
     value: Any = request
     for part in path.split("."):
         found = re.fullmatch(r"([a-z_]+)(?:\[(\d+)\])?", part)
-        if found is None or not isinstance(value, Message) or found[1] not in value.DESCRIPTOR.fields_by_name:
+        if not isinstance(value, Message) or found is None:
+            return False
+        if part in value.DESCRIPTOR.oneofs_by_name:
+            return True
+        if found[1] not in value.DESCRIPTOR.fields_by_name:
             return False
         value = getattr(value, found[1])
         if found[2] is not None:
@@ -306,7 +379,7 @@ def _distinct(tags: Any) -> list[str]:
     return list(first.values())
 
 
-def _moment(image: pb.ImageDetail) -> tuple[int, int]:
+def _moment(image: pb.ImageDetail | gpb.Generation) -> tuple[int, int]:
     return image.created_at.seconds, image.created_at.nanos
 
 

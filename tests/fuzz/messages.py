@@ -13,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
+from pixyproxy_pb.v1 import generation_service_pb2 as gpb
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from tests.fuzz.cases import Case, Checker
@@ -148,6 +149,7 @@ def _creations(world: World) -> SearchStrategy[pb.CreateImageRequest]:
         quality=_chosen("low", "max", "LOW"),
         output_format=_chosen("png", "webp", "jpeg", "gif"),
         background=_chosen("auto", "opaque", "transparent"),
+        partial_images=_weighted((4, st.integers(0, 3)), (1, _INT32)),
     )
     right_options = st.builds(
         pb.GenerationOptions, size=st.sampled_from(("", "64x64", "48x64")), output_format=st.sampled_from(("", "webp"))
@@ -250,6 +252,38 @@ def _updates(world: World) -> SearchStrategy[pb.UpdateImageRequest]:
     )
 
 
+def _generations(world: World) -> SearchStrategy[Message]:
+    known = st.builds(world.pick_generation, st.integers(0, 10_000))
+    guids = _weighted((4, known), (1, _guids(world)))
+    request_ids = _weighted((3, st.sampled_from(sorted(world.spent_ids.values()))), (1, _texts()))
+    named: list[SearchStrategy[Message]] = [
+        strategy
+        for kind in (gpb.GetGenerationRequest, gpb.WatchGenerationRequest)
+        for strategy in (st.builds(kind, guid=guids), st.builds(kind, request_id=request_ids), st.builds(kind))
+    ]
+
+    def given_token(number: int) -> str:
+        given = list(world.generation_tokens)
+        return given[number % len(given)] if given else ""
+
+    tokens = _weighted((8, st.just("")), (2, st.builds(given_token, st.integers(0, 10_000))), (1, _page_tokens(world)))
+    listings = st.builds(
+        gpb.ListGenerationsRequest,
+        page_size=_weighted((5, st.integers(0, 5)), (2, st.integers(-3, 300)), (1, _INT32)),
+        page_token=tokens,
+        states=st.lists(_weighted((8, st.integers(1, 6)), (1, _INT32)), max_size=4),
+        author=_weighted((4, st.just("")), (1, _texts("ann", "bob", "root"))),
+        created_after=_times(),
+        created_before=_times(),
+    )
+    return _weighted(
+        (1, st.builds(gpb.CreateGenerationRequest, request=_weighted((9, _creations(world)), (1, st.none())))),
+        (2, st.one_of(named)),
+        (2, listings),
+        (1, st.builds(gpb.CancelGenerationRequest, guid=guids)),
+    )
+
+
 # --- Callers ---------------------------------------------------------------------------------------------------------
 
 
@@ -327,6 +361,7 @@ def cases(world: World) -> SearchStrategy[Case]:
         (3, _contents(world)),
         (4, _updates(world)),
         (1, st.builds(pb.DeleteImageRequest, guid=_guids(world))),
+        (6, _generations(world)),
     )
     return st.builds(Case.of, requests, _people(world), _extra_metadata())
 

@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
+from pixyproxy_pb.v1 import generation_service_pb2 as gpb
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from tests.fuzz.answers import CoreStatus, read_refusal
@@ -29,6 +30,8 @@ _PATHS = (
     "/pixyproxy.v1.ImageService/",
     "/pixyproxy.v1.ImageService/getimage",
     "/pixyproxy.v2.ImageService/GetImage",
+    "/pixyproxy.v1.ImageService/GetGeneration",
+    "/pixyproxy.v1.GenerationService/",
     "/grpc.channelz.v1.Channelz/GetServers",
     "/a/b/c",
     "//",
@@ -61,7 +64,7 @@ def fuzz_requests(checker: Checker, number: int, inputs: int) -> int:
 
 def _requests(world: World, random: Random) -> list[Message]:
     """A good request for each method."""
-    guid = random.choice(world.guids)
+    guid, generation = random.choice(world.guids), random.choice(list(world.generations))
     return [
         pb.CreateImageRequest(
             prompt="a lighthouse",
@@ -89,6 +92,19 @@ def _requests(world: World, random: Random) -> list[Message]:
             update_mask=FieldMask(paths=["filename", "tags"]),
         ),
         pb.DeleteImageRequest(guid=guid),
+        gpb.CreateGenerationRequest(
+            request=pb.CreateImageRequest(
+                prompt="a lighthouse", request_id=guid, options=pb.GenerationOptions(size="64x64", partial_images=2)
+            )
+        ),
+        gpb.GetGenerationRequest(guid=generation),
+        gpb.WatchGenerationRequest(request_id=random.choice(list(world.spent_ids.values()))),
+        gpb.ListGenerationsRequest(
+            page_size=2,
+            states=["GENERATION_STATE_SUCCEEDED", "GENERATION_STATE_FAILED"],
+            created_after=Timestamp(seconds=1_700_000_000),
+        ),
+        gpb.CancelGenerationRequest(guid=generation),
     ]
 
 

@@ -11,10 +11,13 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from pixyproxy_pb.v1 import generation_service_pb2 as gpb
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from pixyproxy.core.models import UserClass, Visibility
+from tests.support.generation_client import GenerationClient, generation_stub
 from tests.support.image_client import ImageClient
 from tests.support.servers import ANYBODY, Login, Metadata, RunningServer, running_server
 from tests.support.stored_images import store_image
@@ -86,6 +89,8 @@ class World:
         images: all images, as they were last seen, by guid.
         guids: the guids of images that there are, that were deleted, and that there never were.
         tokens: page tokens that the server gave.
+        generations: all generations that were ever shown, all of which have ended, by guid.
+        generation_tokens: for each page token of generations, who was given it first.
         spent_ids: for each person, by name, a request id that is used for a request that nobody repeats.
         creates_left: how many more images may really be made.
     """
@@ -95,6 +100,8 @@ class World:
     images: dict[str, pb.ImageDetail] = field(default_factory=dict)
     guids: list[str] = field(default_factory=list)
     tokens: list[GivenToken] = field(default_factory=list)
+    generations: dict[str, gpb.Generation] = field(default_factory=dict)
+    generation_tokens: dict[str, str] = field(default_factory=dict)
     spent_ids: dict[str, str] = field(default_factory=dict)
     creates_left: int = 0
     _numbers: Iterator[int] = field(default_factory=itertools.count)
@@ -107,6 +114,32 @@ class World:
     def pick_guid(self, number: int) -> str:
         """One of the known guids."""
         return self.guids[number % len(self.guids)]
+
+    def pick_generation(self, number: int) -> str:
+        """The guid of one of the known generations, or of an image."""
+        known = [*self.generations, self.guids[0]]
+        return known[number % len(known)]
+
+    def generation_of(self, request: Any, person: Person) -> gpb.Generation | None:
+        """The generation that a request names, where that is known and the caller may see it."""
+        if request_id := getattr(request, "request_id", "").lower():
+            mine = (one for one in self.generations.values() if one.author == person.name)
+            return next((one for one in mine if one.request_id == request_id), None)
+        generation = self.generations.get(getattr(request, "guid", "").lower())
+        is_seen = generation is not None and (person.is_admin or generation.author == person.name)
+        return generation if is_seen else None
+
+    def note_generation(self, generation: gpb.Generation) -> None:
+        """Remember a generation that has ended."""
+        self.generations[generation.guid] = generation
+
+    def watch(self, guid: str) -> gpb.Generation:
+        """Watch a generation to its end as the one who sees everything."""
+        call = generation_stub(self.server.channel).WatchGeneration(
+            gpb.WatchGenerationRequest(guid=guid), metadata=self.admin.metadata, timeout=30
+        )
+        shown: list[gpb.Generation] = [event.generation for event in call if event.HasField("generation")]
+        return shown[-1]
 
     def note_token(self, given: GivenToken) -> None:
         """Remember a page token; only the newest few are of use."""
@@ -159,4 +192,5 @@ def open_world(folder: Path, *, creates: int = 0) -> Iterator[World]:
             spent_id = str(uuid.uuid4())
             world.note_image(ImageClient(server, login).create("the one under a request id", request_id=spent_id))
             world.spent_ids[login.username] = spent_id
+            world.note_generation(GenerationClient(server, login).get(request_id=spent_id))
         yield world

@@ -215,7 +215,8 @@ def test_a_call_id_of_another_request_is_refused(ann: GenerationClient, prompt: 
         {"options": pb.GenerationOptions(size="64x64", partial_images=1)},
     ]
     for fields in others:
-        request = pb.CreateImageRequest(**{"prompt": prompt, "request_id": request_id, "options": SMALL, **fields})
+        same: dict[str, Any] = {"prompt": prompt, "request_id": request_id, "options": SMALL}
+        request = pb.CreateImageRequest(**(same | fields))
         refused = ann.refused("CreateGeneration", gpb.CreateGenerationRequest(request=request))
         assert (refused.code, refused.reason) == (grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED")
 

@@ -27,6 +27,7 @@ from tests.support.servers import ANYBODY, Metadata, RunningServer, basic, envir
 from tests.support.waiting import wait_until
 
 _SERVICE = "pixyproxy.v1.ImageService"
+_GENERATION_SERVICE = "pixyproxy.v1.GenerationService"
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _CREDENTIALS: list[Metadata] = [ANYBODY, basic("nobody", "a wrong password"), (("authorization", "nonsense"),)]
@@ -38,7 +39,7 @@ _CREDENTIALS: list[Metadata] = [ANYBODY, basic("nobody", "a wrong password"), ((
 @pytest.mark.parametrize("metadata", _CREDENTIALS, ids=["nobody", "wrong", "nonsense"])
 def test_health_needs_no_credentials_and_looks_at_none(server: RunningServer, metadata: Metadata) -> None:
     stub = health_stub(server.channel)
-    for service in ("", _SERVICE):
+    for service in ("", _SERVICE, _GENERATION_SERVICE):
         answer, call = stub.Check.with_call(
             health_pb2.HealthCheckRequest(service=service), metadata=metadata, timeout=TIMEOUT
         )
@@ -65,6 +66,7 @@ def test_reflection_tells_what_is_served(server: RunningServer) -> None:
     database = ProtoReflectionDescriptorDatabase(server.channel)
     assert set(database.get_services()) == {
         _SERVICE,
+        _GENERATION_SERVICE,
         "grpc.health.v1.Health",
         "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",
@@ -77,6 +79,14 @@ def test_reflection_tells_what_is_served(server: RunningServer) -> None:
         "GetImageContent",
         "UpdateImage",
         "DeleteImage",
+    ]
+    file = database.FindFileContainingSymbol(_GENERATION_SERVICE)
+    assert [method.name for method in file.service[0].method] == [
+        "CreateGeneration",
+        "GetGeneration",
+        "ListGenerations",
+        "WatchGeneration",
+        "CancelGeneration",
     ]
 
 
@@ -196,7 +206,7 @@ def _is_turned_away(server: RunningServer) -> bool:
 def test_who_watches_is_told_of_the_end(stand_in: RunningStandIn, tmp_path: Path, slow: str) -> None:
     with running_server(tmp_path, asking(stand_in) | {"PIXYPROXY_DRAIN_TIMEOUT": "3"}) as server:
         watches: list[Iterator[health_pb2.HealthCheckResponse]] = []
-        for service in ("", _SERVICE):
+        for service in ("", _SERVICE, _GENERATION_SERVICE):
             watch = health_stub(server.channel).Watch(health_pb2.HealthCheckRequest(service=service), timeout=TIMEOUT)
             assert next(watch).status == _SERVING
             watches.append(watch)

@@ -244,7 +244,9 @@ def test_a_completed_event_without_an_image_is_unknown_and_passed_on(generator: 
     assert json.loads(error.body)["type"] == "image_generation.completed"
 
 
-def test_a_stream_that_falls_silent_is_given_up(short_timeout_generator: OpenAIGenerator, stand_in: RunningStandIn) -> None:
+def test_a_stream_that_falls_silent_is_given_up(
+    short_timeout_generator: OpenAIGenerator, stand_in: RunningStandIn
+) -> None:
     asked = asking("hold=1")
     error = fail(short_timeout_generator, asked)
     stand_in.release(asked.prompt)
