@@ -111,12 +111,15 @@ class ConnectionLimiter:
         self._sockets: dict[tuple[int, int], _Connection | None] = {}
         self._port = 0
         self._task = PeriodicTask("connections", self._check, retry_interval=_INTERVAL_SECONDS)
-        self.close = self._task.close
 
     def start(self, port: int) -> None:
         """Check the connections to a port from now on."""
         self._port = port
         self._task.start()
+
+    def close(self) -> None:
+        """Stop checking."""
+        self._task.close()
 
     def begin_call(self, context: grpc.ServicerContext) -> None:
         """Count a call as in flight on its connection until it ends."""

@@ -82,7 +82,14 @@ class Watchdog:
         self._reading: set[Wait] = set()
         self._lock = threading.Lock()
         self._task = PeriodicTask("watchdog", self._check, retry_interval=self._interval)
-        self.start, self.close = self._task.start, self._task.close
+
+    def start(self) -> None:
+        """Start to watch."""
+        self._task.start()
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._task.close()
 
     @contextmanager
     def pending(self, context: grpc.ServicerContext) -> Iterator[Wait]:
