@@ -11,7 +11,7 @@ from pixyproxy_pb.v1 import generation_service_pb2 as gpb
 
 from tests.faults.audit import Expected, audit
 from tests.faults.outcome import Outcome
-from tests.faults.site import PATIENCE, Answer, Bench, Site, Wish, answer_to, request_for
+from tests.faults.site import WAIT_TIMEOUT, Answer, Bench, Site, Wish, answer_to, request_for
 from tests.support.generation_client import CANCELLED, SUCCEEDED, GenerationClient
 from tests.support.servers import RunningServer
 from tests.support.waiting import wait_until
@@ -41,7 +41,7 @@ def _race(site: Site, servers: Sequence[RunningServer], wish: Wish, number: int,
     """Start a generation on one server, and cancel it on the next one; return what that came to."""
     starter, canceller = (GenerationClient(servers[(number + at) % len(servers)], site.login) for at in range(2))
     request = gpb.CreateGenerationRequest(request=request_for(wish))
-    started = starter.stub.CreateGeneration(request, metadata=starter.metadata, timeout=PATIENCE).generation
+    started = starter.stub.CreateGeneration(request, metadata=starter.metadata, timeout=WAIT_TIMEOUT).generation
     begin = time.monotonic()
     answer = answer_to(lambda: canceller.cancel(started.guid))
     outcome.recovered(time.monotonic() - begin)
@@ -54,7 +54,7 @@ def _check(site: Site, server: RunningServer, wish: Wish, told: Answer, outcome:
     final = (CANCELLED, SUCCEEDED)
     ended = wait_until(
         lambda: found if (found := client.get(request_id=wish.request_id)).state in final else None,
-        PATIENCE,
+        WAIT_TIMEOUT,
         f"the end of {wish}",
     )
     submissions = site.stand_in.count(wish.prompt)
