@@ -31,7 +31,7 @@ COMMANDS = {
     "delete": (_IMAGES, "Delete an image for good."),
     "health": (_IMAGES, "Check whether a server is serving (exit status 0 or 5)."),
     "generations": (_GENERATIONS, "List, watch and cancel generations."),
-    "serve": (_ADMIN, "Serve until SIGTERM or Ctrl-C, from one process for each core."),
+    "serve": (_ADMIN, "Serve until SIGTERM or Ctrl-C, with a process for each core."),
     "db": (_ADMIN, "Make or upgrade the tables of the database."),
     "user": (_ADMIN, "Add, list, change and remove users."),
     "images": (_ADMIN, "Copy the bytes of all images into another store."),

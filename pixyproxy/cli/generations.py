@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pixyproxy.cli.live import Line
 
 _LARGEST_PAGE = 200
+_LONGEST_WATCH = 24 * 3600.0
 _WORDS = {GenerationState.QUEUED: "Queued", GenerationState.SUBMITTED: "Generating the image"}
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -120,7 +121,7 @@ def watch_generation(
     show: Annotated[bool, typer.Option("--show", help="Show its partial images on the terminal.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Watch a generation until it has ended.
+    """Watch a generation until it has ended, for a day at most.
 
     The exit status is that of create. With --json it writes a line for each state.
     """
@@ -129,7 +130,7 @@ def watch_generation(
         shower = _shower("--show") if show else None
         try:
             with nullcontext() if as_json else _spinner("Watching the generation", client.server) as line:
-                for generation in _states(client, guid, line, shower):
+                for generation in _states(client, guid, line, shower, _LONGEST_WATCH):
                     if as_json:
                         _print(generation, as_json)
         except KeyboardInterrupt:
@@ -188,9 +189,11 @@ def generate(
     return generation.result()
 
 
-def _states(client: _Client, guid: str, line: Line | None, show: Show | None) -> Iterator[Generation]:
+def _states(
+    client: _Client, guid: str, line: Line | None, show: Show | None, timeout: float | None = None
+) -> Iterator[Generation]:
     """Watch a generation: yield each state, and show it on the line; show partial images."""
-    for event in client.watch_generation(guid):
+    for event in client.watch_generation(guid, timeout=timeout):
         if isinstance(event, PartialImage):
             if show is not None:
                 # An unreadable partial image is no reason to stop watching.

@@ -193,7 +193,7 @@ class AsyncPixyProxyClient(BaseClient[grpc.aio.Channel]):
     async def list_generations(
         self, *, page_size: int = 0, timeout: float | None = None, **filters: Unpack[GenerationFilters]
     ) -> AsyncIterator[Generation]:
-        """Give all generations that the filters find, newest first; see PixyProxyClient."""
+        """Yield all generations that match the filters, newest first; see PixyProxyClient."""
         page_token = ""
         while True:
             page = await self._send(calls.list_generations(page_size, page_token, **filters), timeout)
@@ -206,7 +206,7 @@ class AsyncPixyProxyClient(BaseClient[grpc.aio.Channel]):
     def watch_generation(
         self, guid: str = "", *, request_id: str = "", timeout: float | None = None
     ) -> AsyncIterator[Generation | PartialImage]:
-        """Give a generation now and after each change, and its partial images, until it ends; see PixyProxyClient."""
+        """Yield a generation now and after each change, and its partial images, until it ends; see PixyProxyClient."""
         call = calls.watch_generation(guid, request_id)
         return self._events(call, self._attempts(call, timeout))
 

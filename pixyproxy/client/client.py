@@ -203,7 +203,7 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
     def list_generations(
         self, *, page_size: int = 0, timeout: float | None = None, **filters: Unpack[GenerationFilters]
     ) -> Iterator[Generation]:
-        """Give all generations that the filters find, newest first, asking for page after page as they are needed.
+        """Yield all generations that match the filters, newest first; pages are requested as they are needed.
 
         Args:
             page_size: generations a page, at most 200; 0 for 50.
@@ -221,10 +221,10 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
     def watch_generation(
         self, guid: str = "", *, request_id: str = "", timeout: float | None = None
     ) -> Iterator[Generation | PartialImage]:
-        """Give a generation now and after each change of its state, and its partial images, until it has ended.
+        """Yield a generation now and after each change of its state, and its partial images, until it has ended.
 
-        A stream that breaks is asked for again, on any server; no state and no partial image is given twice. The last
-        one given is the generation in its final state; its ``result()`` is the image.
+        A stream that breaks is requested again, from any server; no state and no partial image is yielded twice. The
+        last item is the generation in its final state; its ``result()`` is the image.
 
         Args:
             guid: the generation's guid.

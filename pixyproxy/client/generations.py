@@ -1,4 +1,4 @@
-"""Generations as the client gives them, and what a watch makes of the messages that come."""
+"""The models of generations, and how the messages of a watch are read."""
 
 from __future__ import annotations
 
@@ -136,7 +136,8 @@ class Generation:
         raise self._exception(self.error)
 
     def _exception(self, error: GenerationError) -> PixyProxyClientError:
-        exception = kind_of(grpc.StatusCode[error.code], error.reason)(
+        code = grpc.StatusCode.__members__.get(error.code, grpc.StatusCode.UNKNOWN)
+        exception = kind_of(code, error.reason)(
             error.message,
             reason=error.reason,
             code=error.code,
@@ -172,7 +173,7 @@ class PartialImage:
 
 
 class Watch:
-    """What of a generation was shown. It lasts as long as its caller reads, over any number of calls.
+    """What the caller of a watch has seen, over any number of calls.
 
     Attributes:
         is_over: whether the generation has ended.
@@ -186,7 +187,7 @@ class Watch:
         self._data = bytearray()
 
     def read(self, message: gpb.WatchGenerationResponse) -> Generation | PartialImage | None:
-        """Take a message; return what is new with it, or None."""
+        """Read a message; return the state or partial image that it completes, or None if the caller has seen it."""
         match message.WhichOneof("event"):
             case "generation":
                 return self._read_generation(to_generation(message.generation))
@@ -200,7 +201,7 @@ class Watch:
         return None
 
     def broken_off(self) -> UnavailableError:
-        """Return the error of a stream that ended without an error before the generation did."""
+        """Return the error for a stream that ended in order, but before the generation."""
         return UnavailableError("The stream ended before the generation did.")
 
     def _read_generation(self, generation: Generation) -> Generation | None:

@@ -9,17 +9,23 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from google.protobuf import json_format
 from pixyproxy_pb.v1 import generation_service_pb2 as gpb
 from pixyproxy_pb.v1 import image_service_pb2 as pb
-from pixyproxy_pb.v1.generation_service_pb2_grpc import GenerationServiceStub
+from pixyproxy_pb.v1.generation_service_pb2_grpc import (
+    GenerationServiceServicer,
+    GenerationServiceStub,
+    add_GenerationServiceServicer_to_server,
+)
 
 from tests.integration.conftest import People
-from tests.integration.test_commands import NOBODY, Run, variables_of
+from tests.integration.test_commands import EVIL_TEXT, NOBODY, Run, variables_of
 from tests.support.image_client import SMALL, ImageClient
 from tests.support.rpc import TIMEOUT
 from tests.support.servers import Login, RunningServer, environment, run_command, running_server
@@ -333,6 +339,7 @@ def test_a_watch_writes_a_line_for_each_state(site: Site, prompt: str) -> None:
     [
         ("[[fault:moderation_blocked]]", 2, "error       PROMPT_REFUSED: "),
         ("[[fault:429:code=insufficient_quota]]", 1, "error       PROVIDER_QUOTA: "),
+        ("[[fault:429:retry-after=3000]]", 5, "error       PROVIDER_RATE_LIMITED: "),
         ("[[fault:drop]]", 6, "error       OUTCOME_UNKNOWN: "),
     ],
 )
@@ -349,6 +356,48 @@ def test_the_status_of_a_watch_is_that_of_the_creation(
     as_json = run_command("generations", "get", generation.guid, "--json", env=env)
     assert json_format.Parse(as_json.stdout, gpb.Generation()) == generation
     ImageClient(provider_server, artists.ann).create("something that works")
+
+
+class Hostile(GenerationServiceServicer):
+    """Answers with what a terminal should not be given."""
+
+    generation = gpb.Generation(
+        guid=EVIL_TEXT,
+        request_id=EVIL_TEXT,
+        author=EVIL_TEXT,
+        state=gpb.GENERATION_STATE_FAILED,
+        request=pb.CreateImageRequest(prompt=EVIL_TEXT, visibility=pb.VISIBILITY_PUBLIC),
+        error=gpb.GenerationError(code=EVIL_TEXT, reason=EVIL_TEXT, message=EVIL_TEXT, metadata={"field": EVIL_TEXT}),
+    )
+
+    def GetGeneration(self, request: Any, context: Any) -> gpb.GetGenerationResponse:
+        return gpb.GetGenerationResponse(generation=self.generation)
+
+    def ListGenerations(self, request: Any, context: Any) -> gpb.ListGenerationsResponse:
+        return gpb.ListGenerationsResponse(generations=[self.generation])
+
+    def WatchGeneration(self, request: Any, context: Any) -> Iterator[gpb.WatchGenerationResponse]:
+        yield gpb.WatchGenerationResponse(data=b"of no partial image")
+        yield gpb.WatchGenerationResponse(generation=self.generation)
+
+    def CancelGeneration(self, request: Any, context: Any) -> gpb.CancelGenerationResponse:
+        return gpb.CancelGenerationResponse(generation=self.generation)
+
+
+def test_nothing_of_a_server_is_obeyed_by_a_terminal(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        server = grpc.server(pool)
+        add_GenerationServiceServicer_to_server(Hostile(), server)  # type: ignore[no-untyped-call]
+        address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        server.start()
+        env = environment(tmp_path) | {"HOME": str(tmp_path)} | variables_of(address, Login("ann", "a good password"))
+        for command in (["get", NOBODY], ["list"], ["watch", NOBODY], ["cancel", NOBODY]):
+            for form in ([], ["--json"]):
+                done = run_command("generations", *command, *form, env=env)
+                assert done.status == (1 if command[0] == "watch" else 0)
+                assert ("\\u001b]0;owned" if form else "\\x1b]0;owned") in done.stdout
+                assert not set("\x1b\x07\x9b\u202e\r") & set(done.stdout + done.stderr)
+        server.stop(None).wait()
 
 
 @pytest.mark.parametrize(

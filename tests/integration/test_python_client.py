@@ -249,6 +249,34 @@ def test_a_generation_is_watched_over_a_connection_that_breaks(
     assert states in ([], [GenerationState.SUBMITTED])
 
 
+def test_a_watch_goes_on_after_a_new_start_of_the_server(
+    client_of: ClientOf, stand_in: RunningStandIn, tmp_path: Path, prompt: str
+) -> None:
+    slow = f"{prompt} [[fault:slow=2]]"
+    settings = asking(stand_in) | {"PIXYPROXY_DRAIN_TIMEOUT": "0"}
+    with ThreadPoolExecutor(1) as pool:
+        with running_server(tmp_path, settings) as server:
+            # On a busy machine a start takes longer than a server that never answered is waited for.
+            patient = RetryPolicy(unanswered_attempts=100)
+            client, address = client_of(server, server.admin, retry=patient), server.address
+            watch = pool.submit(list[Generation | PartialImage], client.watch_generation(_submitted(client, slow)))
+            wait_until(lambda: _watches(server) == 1, TIMEOUT, "the watch to begin")
+            assert server.stop() == 0
+        with running_server(tmp_path, settings | {"PIXYPROXY_LISTEN": address}) as server, client:
+            events = watch.result(TIMEOUT)
+            wait_until(lambda: _watches(server) == 1, TIMEOUT, "the second watch to be logged")
+    states = [event.state for event in events if isinstance(event, Generation)]
+    assert states == [GenerationState.SUBMITTED, GenerationState.SUCCEEDED]
+    assert stand_in.count(slow) == 1
+
+
+def _submitted(client: PixyProxyClient, prompt: str) -> str:
+    """Start a generation, and return its guid once it is submitted."""
+    guid = client.create_generation(prompt).guid
+    wait_until(lambda: client.get_generation(guid).state is GenerationState.SUBMITTED, TIMEOUT, "it to be submitted")
+    return guid
+
+
 def _watches(server: RunningServer) -> int:
     return sum("[WatchGeneration:" in line and line.endswith("REQUEST START") for line in server.log_lines)
 

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import pairwise
 
 import pytest
@@ -22,11 +23,10 @@ from pixyproxy.core.exceptions import (
 )
 from pixyproxy.core.models import PartialImage
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
-from pixyproxy.generation.openai import answer
 from pixyproxy.generation.openai.answer import MAX_BODY, kept_events
-from pixyproxy.generation.openai.client import OpenAIGenerator
+from pixyproxy.generation.openai.client import OpenAIGenerator, make_client
 from tests.support.openai_stand_in import RunningStandIn, Submission, make_partial, make_picture
-from tests.unit.generation.openai.conftest import open_generator
+from tests.unit.generation.openai.conftest import TIMEOUT, open_generator
 from tests.unit.generation.openai.test_client import fail, request, with_message
 
 TIMEOUT = 30.0
@@ -102,11 +102,9 @@ def test_events_do_not_depend_on_chunks(data: list[bytes], cuts: list[int], end:
     assert events(*(body[start:stop] for start, stop in pairwise(places))) == data
 
 
-def test_an_event_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answer, "_MAX_BODY", 100)
-    assert events(*[b"data: " + b"x" * 80 + b"\n\n"] * 5) == [b"x" * 80] * 5
+def test_an_event_that_is_too_large_is_refused() -> None:
     with pytest.raises(ValueError, match="too large"):
-        events(b"data: " + b"x" * 60, b"x" * 60)
+        list(kept_events([b"data: " + bytes(60), bytes(60)], 100))
 
 
 # --- What is asked and shown -----------------------------------------------------------------------------------------
@@ -254,11 +252,10 @@ def test_a_stream_that_falls_silent_is_given_up(
     assert error.may_have_billed
 
 
-def test_an_event_that_is_too_large_may_have_been_billed(
-    generator: OpenAIGenerator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(answer, "_MAX_BODY", 100)
-    error = fail(generator, asking())
+def test_an_event_that_is_too_large_may_have_been_billed(stand_in: RunningStandIn) -> None:
+    client = make_client("stand-in-key", stand_in.base_url, None, None, TIMEOUT)
+    with closing(OpenAIGenerator(client, max_answer_bytes=100)) as generator:
+        error = fail(generator, asking())
     assert type(error) is ProviderUnavailableError
     assert error.may_have_billed
 
