@@ -29,8 +29,6 @@ from tests.support.openai_stand_in import RunningStandIn, Submission, make_parti
 from tests.unit.generation.openai.conftest import TIMEOUT, open_generator
 from tests.unit.generation.openai.test_client import fail, request, with_message
 
-TIMEOUT = 30.0
-
 
 @pytest.fixture
 def streaming_generator(stand_in: RunningStandIn) -> Iterator[OpenAIGenerator]:
