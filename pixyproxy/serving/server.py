@@ -180,14 +180,17 @@ class Server:
 class CallThreads(ThreadPoolExecutor):
     """A pool that survives a system without threads: gRPC's serving thread, which submits, would die of the error."""
 
-    def submit(self, call: Callable[..., object], /, *arguments: Any) -> Any:  # type: ignore[override]
-        """Run a call in a thread, or queue it until another call's thread is free."""
+    def submit(self, call: Callable[..., object], /, *arguments: Any) -> None:  # type: ignore[override]
+        """Run a call in a thread, or queue it until another call's thread is free.
+
+        It returns no future: gRPC would take the server's lock at the end of each call, to count calls for a limit that
+        is not set.
+        """
         try:
-            return super().submit(call, *arguments)
+            super().submit(call, *arguments)
         except RuntimeError as error:
             # It is raised after the call was queued.
             _logger.warning("A call waits for another one's thread: %s.", error)
-            return None
 
 
 class _Health(health.HealthServicer):
