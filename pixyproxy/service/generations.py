@@ -180,9 +180,11 @@ class GenerationService(GenerationServiceInterface):
                 if detail.state.is_final:
                     return
                 if not watcher.wait():
-                    raise ProviderTimeoutError(
-                        "The deadline was reached before the generation ended. It goes on; watch it again."
-                    )
+                    if call.remaining() == 0.0:
+                        raise ProviderTimeoutError(
+                            "The deadline was reached before the generation ended. It goes on; watch it again."
+                        )
+                    return  # The caller has gone.
 
 
 def _progress_of(detail: GenerationDetail) -> tuple[GenerationState, int]:

@@ -108,7 +108,7 @@ class GenerationServiceInterface(ABC):
         """Return what becomes of a generation: as it is now, then after every change, to the end, and partial images.
 
         Raises:
-            ProviderTimeoutError: the call is over before the generation has ended.
+            ProviderTimeoutError: the call's deadline comes before the generation has ended.
         """
 
     @abstractmethod

@@ -314,20 +314,16 @@ def test_a_detached_generation_does_not_end_with_its_callers(
     assert detail(database, generation).state is (GenerationState.QUEUED if is_detached else GenerationState.FAILED)
 
 
-@pytest.mark.parametrize(
-    ("deadline", "is_queued"), [(None, True), (minutes(1), False), (minutes(2), False), (minutes(3), True)]
-)
-def test_a_generation_is_queued_for_later_where_its_caller_still_waits(
-    database: Database, ann: Caller, deadline: datetime | None, *, is_queued: bool
-) -> None:
-    generation, owner = submitted(database, ann, "owner"), "owner"
-    set_columns(database, generation, deadline_at=deadline)
+def test_the_deadline_is_that_of_whoever_still_waits(database: Database, ann: Caller) -> None:
+    generation = record(database, ann, deadline_at=NOON)
+    assert shown_deadline(database, generation) == NOON
+    changed(database, lambda all_: all_.detach(generation.id))
+    assert shown_deadline(database, generation) is None
 
-    def queue(all_: GenerationRepository) -> bool:
-        return all_.queue_later(generation.id, owner, minutes(2), within_deadline=True)
 
-    assert changed(database, queue) is is_queued
-    assert changed(database, lambda all_: all_.queue_later(generation.id, owner, minutes(2))) is not is_queued
+def shown_deadline(database: Database, generation: Generation) -> datetime | None:
+    with database.reading() as context:
+        return GenerationRepository(context).deadline_of(generation.id)
 
 
 # --- Partial images --------------------------------------------------------------------------------------------------

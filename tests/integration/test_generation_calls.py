@@ -7,6 +7,7 @@ import json
 import re
 import uuid
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -377,3 +378,27 @@ def test_a_cancelled_generation_frees_the_queue(tmp_path: Path, stand_in: Runnin
         stand_in.release(held)
         client.wait_for(next_one.guid, SUCCEEDED)
     assert stand_in.count(prompt) == 0
+
+
+def test_old_requests_are_removed_where_a_setting_says_so(
+    tmp_path: Path, stand_in: RunningStandIn, prompt: str
+) -> None:
+    settings = asking(stand_in) | {"PIXYPROXY_IMAGES_PER_MINUTE": "1"}
+    with running_server(tmp_path, settings) as server:
+        client = GenerationClient(server, server.admin)
+        client.watch(client.start("the image of this minute").guid).to_the_end()
+        cancelled = client.cancel(client.start(prompt, request_id=str(uuid.uuid4())).guid)
+        with server.database() as database, database.transaction() as context:
+            then = datetime.now(UTC) - timedelta(days=8)
+            context.execute("UPDATE generations SET created_at = :then, updated_at = :then", {"then": then})
+            context.commit()
+    with running_server(tmp_path, settings | {"PIXYPROXY_GENERATION_RETENTION": "7"}) as server:
+        client = GenerationClient(server, server.admin)
+        kept = wait_until(
+            lambda: found if not (found := client.get(cancelled.guid)).HasField("request") else None,
+            TIMEOUT,
+            "the request to be removed",
+        )
+        assert (kept.state, kept.request_id) == (CANCELLED, cancelled.request_id)
+        [of_image] = client.page(states=[SUCCEEDED]).generations
+        assert of_image.request.prompt == "the image of this minute"

@@ -212,7 +212,7 @@ def test_who_watches_is_told_of_the_end(stand_in: RunningStandIn, tmp_path: Path
             watches.append(watch)
         call = _begin(ImageClient(server, server.admin), slow, stand_in)
         server.terminate()
-        assert [next(watch).status for watch in watches] == [_NOT_SERVING, _NOT_SERVING]
+        assert [next(watch).status for watch in watches] == [_NOT_SERVING] * 3
         assert call.result().image.prompt == slow
         # Whoever goes on watching does not keep it beyond its time.
         assert server.process.wait(TIMEOUT) == 0

@@ -193,6 +193,11 @@ class GenerationRepository:
             now=datetime.now(UTC),
         )
 
+    def deadline_of(self, generation_id: int) -> datetime | None:
+        """Return when the caller of a generation stops waiting, or None for never."""
+        row = self._context.fetch_one("SELECT deadline_at FROM generations WHERE id = :id", {"id": generation_id})
+        return row["deadline_at"] if row else None
+
     def count_queued(self) -> dict[int, int]:
         """Return, for each author who has any, how many generations wait to be claimed."""
         rows = self._context.fetch_all(
@@ -299,26 +304,13 @@ class GenerationRepository:
 
     # --- Finish --------------------------------------------------------------------------------------------------
 
-    def queue_later(
-        self, generation_id: int, owner: str, not_before: datetime, *, within_deadline: bool = False
-    ) -> bool:
-        """Queue a generation again after an attempt that cost nothing.
-
-        Args:
-            generation_id: its id.
-            owner: who has submitted it.
-            not_before: when it may be claimed.
-            within_deadline: only if its caller, if it has one, still waits then.
-
-        Returns:
-            False where that is not so, or where the generation is not the owner's, and nothing is changed.
-        """
+    def queue_later(self, generation_id: int, owner: str, not_before: datetime) -> bool:
+        """Queue a generation again after an attempt that cost nothing; return False where it is not the owner's."""
         changed = self._context.execute(
-            f"""
+            """
             UPDATE generations SET state = :queued, owner = :nobody, not_before_at = :not_before_at, updated_at = :now
             WHERE id = :id AND state = :submitted AND owner = :owner
-              {"AND (deadline_at IS NULL OR deadline_at > :not_before_at)" if within_deadline else ""}
-            """,  # noqa: S608
+            """,
             {
                 "id": generation_id,
                 "owner": owner,

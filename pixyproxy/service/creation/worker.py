@@ -379,29 +379,32 @@ class GenerationWorker:
     ) -> None:
         """Queue a failed generation again if it cost nothing and its caller still waits then; otherwise end it."""
         delay = self._retry.delay(error, queued.generation.attempts)
+        not_before = datetime.now(UTC) + timedelta(seconds=delay or 0.0)
         if permit.is_trial:
             self._breaker.record(permit, error)
-        if delay is None or not self._queue_later(queued.generation.id, delay):
+        if delay is None or self._is_unwanted_at(not_before, queued.generation.id):
             if not permit.is_trial:
                 self._breaker.record(permit, error)
             self._end_failed(queued, request, error)
             return
-        # A request counts once for the circuit breaker, with all its attempts, but for a trial; so nothing is recorded.
+        if not permit.is_trial:
+            # A request counts once for the circuit breaker, with all its attempts.
+            self._breaker.withdraw(permit)
         _logger.info(
             "Attempt %d failed: %s; retrying in %.1f s.", queued.generation.attempts, type(error).__name__, delay
         )
         self._observer.retrying(error)
+        owner = self._leases.owner
+        self._persist(
+            lambda context: GenerationRepository(context).queue_later(queued.generation.id, owner, not_before)
+        )
         with self._lock:
             heapq.heappush(self._retries_at, time.monotonic() + delay)
 
-    def _queue_later(self, generation_id: int, delay: float) -> bool:
-        # Whether a caller still waits is asked where it is known: others may have joined since the claim.
-        not_before = datetime.now(UTC) + timedelta(seconds=delay)
-        return self._persist(
-            lambda context: GenerationRepository(context).queue_later(
-                generation_id, self._leases.owner, not_before, within_deadline=True
-            )
-        )
+    def _is_unwanted_at(self, moment: datetime, generation_id: int) -> bool:
+        # The deadline of the claim may be out of date: CreateGeneration may have joined since.
+        deadline = self._persist(lambda context: GenerationRepository(context).deadline_of(generation_id))
+        return deadline is not None and moment >= deadline
 
     def _end_failed(self, queued: QueuedGeneration, request: GenerationRequest, error: ProviderError) -> None:
         outcome = error
