@@ -217,8 +217,10 @@ def build(settings: Settings, shared: Shared, base: Base, *, rpc_worker: int = 0
             require_closed=shared.circuits.require_closed,
             on_change=base.watch.generations.queued,
         )
-        stack.enter_context(closing(waiting))
-        waiting.start()
+        leases = Leases(base.database, shared.owners, LEASE)
+        for task in (waiting, leases):
+            stack.enter_context(closing(task))
+            task.start()
         creator = ImageCreator(
             base.database,
             base.storing,
@@ -266,7 +268,8 @@ def build_generation_worker(
             stack.enter_context(closing(_build_generator(settings, base.watch))),
             defaults=base.defaults,
             limit=limit,
-            leases=Leases(base.database, owner, LEASE),
+            owner=owner,
+            leases=Leases(base.database, [owner], LEASE),
             recovery=Recovery(
                 base.database,
                 base.store,

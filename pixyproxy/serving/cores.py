@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-_NICENESS = 10
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -67,5 +66,9 @@ def stay_on(core: int) -> None:
 
 
 def give_way() -> None:
-    """Lower the priority of this process. Under ``SCHED_IDLE`` a busy machine would not let it renew its leases."""
-    os.nice(_NICENESS)
+    """Run only when no other process of the server wants to; RPC workers renew the leases meanwhile.
+
+    A low priority is not enough: threads under ``SCHED_BATCH``, as those of RPC workers are, interrupt no other one.
+    """
+    with suppress(OSError):  # Where a container forbids it, other calls feel generations.
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))

@@ -227,17 +227,16 @@ def test_a_generation_is_queued_again_by_its_owner_for_later(database: Database,
     assert read(database, GenerationRepository.count_queued) == {ann.user_id: 1}
 
 
-def test_a_lease_is_renewed_by_its_owner_alone(database: Database, ann: Caller) -> None:
-    owner = new_guid()
-    mine, others = record(database, ann), record(database, ann)
-    submit(database, mine, owner, -MINUTE)
-    submit(database, others, new_guid(), -MINUTE)
-    assert not now_of(database, mine).is_leased
+def test_leases_are_renewed_for_their_owners_alone(database: Database, ann: Caller) -> None:
+    owners = [new_guid(), new_guid()]
+    generations = [record(database, ann) for _ in range(3)]
+    for generation, owner in zip(generations, [*owners, new_guid()], strict=True):
+        submit(database, generation, owner, -MINUTE)
+        assert not now_of(database, generation).is_leased
 
-    committed(database, lambda generations: generations.renew_leases(owner, [mine.id, others.id], MINUTE))
+    committed(database, lambda generations: generations.renew_leases(owners, MINUTE))
 
-    assert now_of(database, mine).is_leased
-    assert not now_of(database, others).is_leased
+    assert [now_of(database, generation).is_leased for generation in generations] == [True, True, False]
 
 
 def test_leases_of_a_dead_owner_expire_at_once(database: Database, ann: Caller) -> None:
@@ -247,6 +246,8 @@ def test_leases_of_a_dead_owner_expire_at_once(database: Database, ann: Caller) 
     submit(database, others)
 
     committed(database, lambda generations: generations.expire_leases(owner))
+    # Such as by an RPC worker, which does not know that the generation worker was replaced.
+    committed(database, lambda generations: generations.renew_leases([owner], MINUTE))
 
     assert [expired.id for expired in read(database, lambda generations: generations.get_expired(10))] == [mine.id]
     assert now_of(database, others).is_leased

@@ -6,7 +6,7 @@ The table is the queue, too: generation workers of any server claim from it.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -254,26 +254,31 @@ class GenerationRepository:
         )
         return submitted == 1
 
-    def renew_leases(self, owner: str, ids: Collection[int], lease: timedelta) -> None:
-        """Say that the owner of these generations is alive."""
+    def renew_leases(self, owners: Sequence[str], lease: timedelta) -> None:
+        """Say that the owners of submitted generations are alive."""
+        names = {f"owner{number}": owner for number, owner in enumerate(owners)}
         self._context.execute(
             f"""
             UPDATE generations SET lease_expires_at = :lease_expires_at
-            WHERE id IN ({_listed(ids)}) AND owner = :owner AND state = :state
+            WHERE owner IN ({", ".join(f":{name}" for name in names)}) AND state = :state
             """,  # noqa: S608
-            {
-                "owner": owner,
-                "lease_expires_at": datetime.now(UTC) + lease,
-                "state": GenerationState.SUBMITTED.value,
-            },
+            names | {"lease_expires_at": datetime.now(UTC) + lease, "state": GenerationState.SUBMITTED.value},
         )
 
     def expire_leases(self, owner: str) -> None:
-        """Let the leases end of an owner that is dead for certain."""
+        """Let the leases end of an owner that is dead for certain, and nobody renew them."""
         now = datetime.now(UTC)
         self._context.execute(
-            "UPDATE generations SET lease_expires_at = :past WHERE state = :state AND owner = :owner",
-            {"owner": owner, "past": now - timedelta(seconds=1), "state": GenerationState.SUBMITTED.value},
+            """
+            UPDATE generations SET lease_expires_at = :past, owner = :nobody
+            WHERE state = :state AND owner = :owner
+            """,
+            {
+                "owner": owner,
+                "nobody": _NOBODY,
+                "past": now - timedelta(seconds=1),
+                "state": GenerationState.SUBMITTED.value,
+            },
         )
 
     def add_partial(self, generation_id: int, owner: str, partial: PartialImage) -> bool:

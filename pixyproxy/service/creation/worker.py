@@ -84,6 +84,7 @@ class GenerationWorker:
         *,
         defaults: GenerationDefaults,
         limit: int,
+        owner: str,
         leases: Leases,
         recovery: Recovery,
         breaker: CircuitBreaker,
@@ -106,7 +107,8 @@ class GenerationWorker:
             generator: generates images.
             defaults: the options that a request leaves open.
             limit: the most submitted generations at a time.
-            leases: the leases of this worker. A predecessor of the same name must have ended.
+            owner: the name of this worker. A predecessor of the same name must have ended.
+            leases: renews the leases of this worker.
             recovery: commits images that could not be committed at once.
             breaker: stops submissions while the provider is down.
             retry: decides which failures are retried.
@@ -125,6 +127,7 @@ class GenerationWorker:
         self._generator = generator
         self._defaults = defaults
         self._limit = limit
+        self._owner = owner
         self._leases = leases
         self._recovery = recovery
         self._breaker = breaker
@@ -176,7 +179,9 @@ class GenerationWorker:
         while not self._is_ending:
             try:
                 if has_predecessor:
-                    self._leases.expire()
+                    in_transaction(
+                        self._database, lambda context: GenerationRepository(context).expire_leases(self._owner)
+                    )
                     has_predecessor = False
                 pause = self._claim_all()
             except PixyProxyException as error:
@@ -210,7 +215,7 @@ class GenerationWorker:
 
         def queue(context: DatabaseContext) -> None:
             for generation_id in self._doubtful:
-                GenerationRepository(context).queue_later(generation_id, self._leases.owner, datetime.now(UTC))
+                GenerationRepository(context).queue_later(generation_id, self._owner, datetime.now(UTC))
 
         if self._doubtful:
             in_transaction(self._database, queue)
@@ -315,7 +320,7 @@ class GenerationWorker:
         wait = 0.0 if self._limiter is None else self._limiter.take(context)
         if wait > 0:
             raise _NotSubmitted(wait)
-        if not GenerationRepository(context).submit(generation.id, self._leases.owner, self._leases.duration):
+        if not GenerationRepository(context).submit(generation.id, self._owner, self._leases.duration):
             raise _NotSubmitted
 
     # --- Generate ------------------------------------------------------------------------------------------------
@@ -323,7 +328,7 @@ class GenerationWorker:
     def _run(self, queued: QueuedGeneration, permit: Permit) -> None:
         request_context.call_id.set(queued.context.call_id)
         try:
-            with self._leases.held(queued.generation.id), self._continuing(queued.context.trace_headers):
+            with self._continuing(queued.context.trace_headers):
                 self._generate(queued, permit)
         except Exception:
             _logger.exception("The end of generation %d could not be recorded.", queued.generation.id)
@@ -359,9 +364,7 @@ class GenerationWorker:
         try:
             in_transaction(
                 self._database,
-                lambda context: GenerationRepository(context).add_partial(
-                    generation_id, self._leases.owner, partial_image
-                ),
+                lambda context: GenerationRepository(context).add_partial(generation_id, self._owner, partial_image),
             )
         except Exception as error:
             _logger.warning("A partial image could not be stored: %s", for_log(error))
@@ -394,9 +397,8 @@ class GenerationWorker:
             "Attempt %d failed: %s; retrying in %.1f s.", queued.generation.attempts, type(error).__name__, delay
         )
         self._observer.retrying(error)
-        owner = self._leases.owner
         self._persist(
-            lambda context: GenerationRepository(context).queue_later(queued.generation.id, owner, not_before)
+            lambda context: GenerationRepository(context).queue_later(queued.generation.id, self._owner, not_before)
         )
         with self._lock:
             heapq.heappush(self._retries_at, time.monotonic() + delay)

@@ -118,7 +118,7 @@ def test_manifests_are_listed_seldom_and_leased_ones_are_looked_at_again(
         server.recovery.run()
     assert not is_committed(database, generation)
     with database.transaction() as context:
-        GenerationRepository(context).renew_leases(OWNER, [generation.id], DEAD)
+        GenerationRepository(context).renew_leases([OWNER], DEAD)
         context.commit()
 
     server.recovery.run()
