@@ -52,6 +52,11 @@ faults: $(VENV)/.made-dev ## Run all faults (some minutes), and write the table 
 fuzz: $(VENV)/.made-dev ## Send 100,000 hostile inputs to a server (about ten minutes)
 	@PYTHONPATH=tests/support/early $(BIN)/python -m tests.fuzz --inputs 100000
 
+# ONLY=page_tokens, or several names, leaves out the other modules.
+.PHONY: mutants
+mutants: $(VENV)/.made-dev,mutants ## Change the code bit by bit, and see that tests notice (half an hour)
+	@PYTHONPATH=tests/support/early $(BIN)/python -m tests.mutants --only $(ONLY)
+
 .PHONY: bench-million
 bench-million: $(VENV)/.made-dev ## Measure search among a million images (an hour at first), into docs/performance.md
 	@PYTHONPATH=tests/support/early $(BIN)/python -m benchmarks.million --write
@@ -99,4 +104,4 @@ descriptor: $(VENV)/.made-dev ## Write dist/pixyproxy.v1.binpb: the contract and
 
 .PHONY: clean
 clean: ## Remove the environment and all caches, but no images and no database
-	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache mutants

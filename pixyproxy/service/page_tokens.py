@@ -50,7 +50,8 @@ class PageTokens:
             InvalidFieldError: it is not one of ours, or was given to another caller or for other filters.
         """
         try:
-            data = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+            # Of what has the right length, one "=" was removed.
+            data = base64.b64decode(token + "=", altchars=b"-_", validate=True)
             if len(data) != _NONCE_LENGTH + _POSITION.size + _TAG_LENGTH:
                 raise ValueError
             position = self._cipher.decrypt(data[:_NONCE_LENGTH], data[_NONCE_LENGTH:], _question(image_filter, caller))

@@ -32,7 +32,7 @@ from pixyproxy.core.exceptions import (
 )
 from pixyproxy.core.models import Usage
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
-from pixyproxy.generation.openai import answer
+from pixyproxy.generation.openai import answer, client
 from pixyproxy.generation.openai.client import OpenAIGenerator
 from pixyproxy.generation.picture import inspect_picture
 from pixyproxy.generation.retry import RetryPolicy
@@ -376,6 +376,28 @@ def test_option_that_the_text_alone_names_is_found(generator: OpenAIGenerator, t
     assert (text in error.message) == (field != "options")
 
 
+@pytest.mark.parametrize("fault", ["400:param=prompt", "400:param=n", "400"])
+def test_provider_s_text_is_kept_back_where_it_is_about_no_option(generator: OpenAIGenerator, fault: str) -> None:
+    assert fail(generator, request(with_message(fault, "Too long."))).message == "The image provider refuses it."
+
+
+def test_only_option_that_was_sent_is_found_in_the_text(generator: OpenAIGenerator) -> None:
+    error = fail(generator, request(with_message("400:code=400", "Invalid output_format.")))
+    assert isinstance(error, ProviderRequestInvalidError)
+    assert error.field == "options.output_format"
+
+
+@pytest.mark.parametrize(("shared", "is_kept_back"), [(15, False), (16, True)])
+def test_provider_s_text_may_not_end_with_a_run_of_the_prompt(
+    generator: OpenAIGenerator, shared: int, is_kept_back: bool
+) -> None:
+    run = "0123456789abcdef"[:shared]
+    text = f"Too wide:{run}"
+    fault = with_message("400:param=size", text)
+    error = fail(generator, request(prompt=f"otter {run}, {uuid.uuid4()} [[fault:{fault}]]"))
+    assert (text in error.message) is not is_kept_back
+
+
 def test_provider_s_text_is_cut(generator: OpenAIGenerator) -> None:
     assert refuse_size(generator, "Too wide! " * 100) == "The image provider refuses it: " + "Too wide! " * 30
 
@@ -423,6 +445,7 @@ def test_wrong_key_is_misconfiguration(stand_in: RunningStandIn) -> None:
 
 def test_unknown_model_is_misconfiguration(generator: OpenAIGenerator) -> None:
     assert isinstance(fail(generator, request(model="no-such-model")), ProviderModelUnknownError)
+    assert isinstance(fail(generator, request("400:code=model_not_found")), ProviderModelUnknownError)
 
 
 def test_unknown_model_of_a_gateway_is_misconfiguration(generator: OpenAIGenerator) -> None:
@@ -462,6 +485,7 @@ def test_account_without_money_is_no_rate_limit(generator: OpenAIGenerator, faul
         (":retry-after=1e300", None),
         (":retry-after=90000", None),
         (":retry-after=later", None),
+        (":retry-after=Mon, 01 Jan 99999 00.00.00 GMT", None),
         (":retry-after-date=-100", None),
     ],
 )
@@ -699,6 +723,36 @@ def test_log_names_the_status(generator: OpenAIGenerator, caplog: pytest.LogCapt
 )
 def test_shutdown_date_of_a_model(generator: OpenAIGenerator, model: str, date: str | None) -> None:
     assert generator.model_shutdown_date(model) == date
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener
+
+
+def test_shutdown_date_that_is_no_text_is_none(listener: socket.socket) -> None:
+    def answer_once() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65_536)
+            body = b'{"id": "m", "object": "model", "created": 1, "owned_by": "us", "shutdown_date": 20270131}'
+            head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            connection.sendall(head.encode() + body)
+
+    with ThreadPoolExecutor(1) as pool:
+        answered = pool.submit(answer_once)
+        for generator in open_generator(f"http://127.0.0.1:{listener.getsockname()[1]}/v1"):
+            assert generator.model_shutdown_date("m") is None
+        answered.result()
+
+
+def test_provider_that_does_not_say_is_not_waited_for(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_LOOKUP_TIMEOUT", IMPATIENCE)
+    started = time.monotonic()
+    for generator in open_generator(f"http://127.0.0.1:{listener.getsockname()[1]}/v1"):
+        assert generator.model_shutdown_date("m") is None
+    assert time.monotonic() - started < 10 * IMPATIENCE
 
 
 def test_shutdown_date_never_raises() -> None:

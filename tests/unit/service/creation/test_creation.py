@@ -234,6 +234,7 @@ def test_an_answer_that_cannot_be_read_is_kept_aside(
     [guid] = store.list_aside()
     assert store.read_aside(guid) == b"the answer"
     assert guid in refused.value.message
+    assert refused.value.may_have_billed
     assert "/" not in refused.value.message
     assert "body" not in vars(refused.value)
     [line] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
@@ -275,7 +276,7 @@ def test_an_answer_that_cannot_be_kept_aside_is_not_said_to_be(
     with pytest.raises(ProviderUnavailableError) as refused:
         creator.create(request(), alice, CallScope())
 
-    assert "kept" not in refused.value.message
+    assert refused.value.message == "The image provider's answer holds no image that can be read."
     assert "is lost: There is no room left" in caplog.text
     assert states(database) == ["unknown"]
 

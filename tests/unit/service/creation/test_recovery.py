@@ -16,6 +16,7 @@ from pixyproxy.data.repositories.generations import Generation, GenerationReposi
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.stores.local_image_store import LocalImageStore
 from pixyproxy.data.stores.object_image_store import ObjectImageStore
+from pixyproxy.service.creation import recovery
 from pixyproxy.service.creation.storing import ImageStoring
 from tests.support.unusual_files import UNUSUAL, in_time, put_in_place
 from tests.support.waiting import wait_until
@@ -39,6 +40,11 @@ class FailingStore(ObjectImageStore):
         if self.failures:
             raise self.failures.pop()
         super().write(guid, data)  # type: ignore[arg-type]
+
+    def write_aside(self, guid: str, body: object) -> str:
+        if self.failures:
+            raise self.failures.pop()
+        return super().write_aside(guid, body)  # type: ignore[arg-type]
 
     def noted(self) -> list[str]:
         self.listings += 1
@@ -90,6 +96,14 @@ def test_a_store_that_is_away_is_waited_for(
     assert store.failures == []
     assert is_committed(database, generation)
     assert store.noted() == []
+
+
+def test_a_store_that_is_away_is_waited_for_with_an_unreadable_answer(store: FailingStore, server: Server) -> None:
+    guid = new_guid()
+    store.failures = [StorageUnavailableError("away")] * 5
+
+    assert server.storing.keep_aside(guid, b"the answer")
+    assert store.read_aside(guid) == b"the answer"
 
 
 def test_a_picture_that_a_store_has_after_all_is_committed(
@@ -151,8 +165,23 @@ def test_an_image_of_no_generation_is_reported_once_and_left(
     for _ in range(2):
         server.recovery.run()
 
-    assert [record.levelname for record in caplog.records if guid in record.message] == ["ERROR"]
+    [reported] = [record for record in caplog.records if guid in record.message]
+    assert (reported.levelname, bool(reported.exc_info)) == ("ERROR", False)
     assert store.noted() == [guid]
+
+
+def test_no_more_than_so_many_images_are_reported(
+    database: Database, store: FailingStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "_MAX_REPORTED", 2)
+    server = Server(database, store, FakeGenerator())
+    for _ in range(3):
+        store.write_note(new_guid(), "{}")
+
+    for _ in range(2):
+        server.recovery.run()
+
+    assert len([record for record in caplog.records if record.levelname == "ERROR"]) == 2
 
 
 def test_bytes_that_differ_from_read_to_read_are_not_deleted(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,16 +20,21 @@ from pixyproxy.core.exceptions import (
     PromptRefusedError,
     ProviderCircuitOpenError,
     ProviderError,
+    ProviderModelUnknownError,
     ProviderRateLimitedError,
+    ProviderRequestInvalidError,
     ProviderTimeoutError,
     ProviderUnavailableError,
     TooBusyError,
 )
-from pixyproxy.core.models import Caller, ImageCreation, ImageDetailCreate, new_guid
+from pixyproxy.core.models import Caller, GenerationOptions, ImageCreation, ImageDetailCreate, new_guid
 from pixyproxy.data.database import Database, DatabaseContext
-from pixyproxy.data.repositories.generations import GenerationRepository, RequestContext
+from pixyproxy.data.repositories.generations import GenerationRepository, GenerationState, RequestContext
 from pixyproxy.data.stores.local_image_store import LocalImageStore
 from pixyproxy.generation.circuit_breaker import FAILURES_TO_OPEN
+from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
+from pixyproxy.generation.observer import GenerationObserver
+from pixyproxy.service.creation.rate_limiter import RateLimiter
 from tests.support.waiting import wait_until
 from tests.unit.service.conftest import make_caller
 from tests.unit.service.creation.parts import FakeGenerator, Server
@@ -285,11 +291,12 @@ def test_retries_end(
     assert states(database) == ["failed"]
 
 
+@pytest.mark.parametrize("kind", [ProviderRateLimitedError, ProviderUnavailableError])
 def test_a_retry_beyond_the_deadline_is_not_waited_for(
-    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller, kind: type[ProviderError]
 ) -> None:
-    generator.fails_with(ProviderRateLimitedError("later", retry_after=50))
-    with Server(database, store, generator).running() as server, pytest.raises(ProviderRateLimitedError) as told:
+    generator.fails_with(kind("later", retry_after=50))
+    with Server(database, store, generator).running() as server, pytest.raises(kind) as told:
         server.creator.create(request(), alice, CallScope(TIMEOUT))
 
     assert told.value.retry_after == 50
@@ -331,6 +338,82 @@ def test_what_failed_while_it_was_taken_for_dead_has_cost_nothing(
     record(database, alice)
     with Server(database, store, generator).running():
         wait_for_states(database, "failed")
+
+
+def test_what_was_taken_for_dead_and_may_have_cost_keeps_its_error(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    """Its caller was told already, and is told the same each time."""
+
+    def fail_late() -> None:
+        with database.transaction() as context:
+            generations = GenerationRepository(context)
+            (submitted,) = generations.get_several([1])
+            generations.end(submitted, GenerationState.OUTCOME_UNKNOWN, OutcomeUnknownError("taken for dead"))
+            context.commit()
+        raise ProviderTimeoutError("late", may_have_billed=True)
+
+    generator.behave = fail_late
+    generation_id = record(database, alice)
+    with Server(database, store, generator).running():
+        wait_for_states(database, "unknown")
+
+    with database.reading() as context:
+        (ended,) = GenerationRepository(context).get_several([generation_id])
+    assert ended.error is not None
+    assert "taken for dead" in ended.error
+
+
+class Recorder(GenerationObserver):
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.submitted: list[int] = []
+        self.waited: list[float] = []
+        self.retried: list[ProviderError] = []
+        self.outcomes: list[GeneratedImage | BaseException] = []
+        self.seconds: list[float] = []
+
+    def generations_changed(self, change: int) -> None:
+        self.submitted.append(change)
+
+    def claimed(self, waited: float) -> None:
+        self.waited.append(waited)
+
+    def retrying(self, error: ProviderError) -> None:
+        self.retried.append(error)
+
+    def ended(self, request: GenerationRequest, seconds: float, outcome: GeneratedImage | BaseException) -> None:
+        self.seconds.append(seconds)
+        self.outcomes.append(outcome)
+
+
+def test_what_becomes_of_generations_is_observed(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    observer = Recorder()
+    unavailable, unknown_model = ProviderUnavailableError("down"), ProviderModelUnknownError("no such model")
+    failures: list[Exception] = [unknown_model, unavailable]
+
+    def fail_twice() -> None:
+        if failures:
+            raise failures.pop()
+
+    generator.behave = fail_twice
+    named = request().model_copy(update={"options": GenerationOptions(model="m")})
+    with Server(database, store, generator, observer=observer).running() as server:
+        with pytest.raises(ProviderRequestInvalidError):
+            server.creator.create(named, alice, CallScope(TIMEOUT))
+        server.creator.create(request(), alice, CallScope(TIMEOUT))
+
+    assert observer.submitted == [1, -1] * 3
+    assert observer.retried == [unavailable]
+    # What the provider said, not what the caller was told.
+    assert observer.outcomes[0] is unknown_model
+    assert isinstance(observer.outcomes[1], GeneratedImage)
+    assert len(observer.outcomes) == 2
+    assert len(observer.waited) == 3
+    assert all(0 <= seconds < TIMEOUT for seconds in observer.waited + observer.seconds)
 
 
 # --- The database goes away ------------------------------------------------------------------------------------------
@@ -411,6 +494,32 @@ def test_what_waits_for_the_rate_limiter_is_queued(
     assert refused.value.retry_after is not None
     assert refused.value.retry_after > 50
     assert len(generator.requests) == 2
+
+
+def test_the_rate_limiter_is_not_asked_all_the_time(
+    database: Database,
+    store: LocalImageStore,
+    generator: FakeGenerator,
+    alice: Caller,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[float] = []
+    take = RateLimiter.take
+
+    def noted(limiter: RateLimiter, context: DatabaseContext) -> float:
+        wait = take(limiter, context)
+        if wait:
+            asked.append(time.monotonic())
+        return wait
+
+    monkeypatch.setattr(RateLimiter, "take", noted)
+    for _ in range(2):
+        record(database, alice)
+    with Server(database, store, generator, images_per_minute=1).running():
+        wait_until(lambda: len(asked) > 5, TIMEOUT, "the rate limiter to be asked")
+
+    # At each poll.
+    assert asked[5] - asked[0] > 0.4
 
 
 def test_a_single_request_is_not_hopeless_behind_anothers_long_queue(
