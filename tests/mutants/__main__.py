@@ -36,7 +36,7 @@ _BEGIN, _END = "<!-- make mutants writes from here -->", "<!-- make mutants writ
 _HEAD = ("module", "mutants", "killed by tests", "killed by types", "texts", "explained", "survived")
 _KILLED = {"killed", "timeout", "segfault"}
 # What takes a text for people, in an argument that is not named.
-_WITH_TEXT = re.compile(r"(Error|Exception)(\.of)?$|super\(\)\.__init__$|_log_failure$")
+_WITH_TEXT = re.compile(r"(Error|Exception)(\.of)?$|super\(\)\.__init__$|_log_failure$|_report$")
 
 
 @dataclass(frozen=True)

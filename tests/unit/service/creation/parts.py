@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing, nullcontext
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from pixyproxy.core.call import CallScope
@@ -97,6 +98,11 @@ class Server:
         images_per_minute: what the rate limiter lets through, or None.
         owner: the name of its generation worker.
         lease: how long its leases last.
+        observer: is told what becomes of generations.
+        poll_interval: seconds between two looks for what other servers have recorded.
+        clock: that of the circuit breaker.
+        defaults: what to generate where a request leaves it open.
+        trace_headers: what makes others' work a part of a call's trace.
     """
 
     database: Database
@@ -107,9 +113,14 @@ class Server:
     owner: str = ""
     lease: timedelta = LEASE
     observer: GenerationObserver | None = None
+    poll_interval: float = 0.1
+    clock: Callable[[], float] = time.monotonic
+    defaults: GenerationDefaults = DEFAULTS
+    trace_headers: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.owner = self.owner or new_guid()
+        self.continued: list[dict[str, str]] = []
         self.recorded, self.ended = LocalSignal(), LocalSignal()
         self.circuits = SharedCircuits()
         self.storing = ImageStoring(self.database, self.store, lease=self.lease, retry_interval=0.01)
@@ -129,10 +140,10 @@ class Server:
             self.database,
             self.storing,
             self.waiting,
-            defaults=DEFAULTS,
+            defaults=self.defaults,
             require_hope=self.circuits.require_closed,
             limiter=self.limiter,
-            trace_headers=dict,
+            trace_headers=lambda: self.trace_headers,
             on_record=self.recorded.send,
         )
         self.worker = GenerationWorker(
@@ -141,22 +152,27 @@ class Server:
             self.storing,
             self.generator,
             owner=self.owner,
-            defaults=DEFAULTS,
+            defaults=self.defaults,
             limit=self.limit,
             leases=Leases(self.database, self.owner, self.lease),
             lease=self.lease,
             recovery=self.recovery,
-            breaker=CircuitBreaker(lambda until: self.circuits.publish(0, until)),
+            breaker=CircuitBreaker(lambda until: self.circuits.publish(0, until), clock=self.clock),
             retry=RetryPolicy(lambda: 0.01),
             limiter=self.limiter,
             recorded=self.recorded,
             on_end=self.ended.send,
             observer=self.observer or GenerationObserver(),
-            continuing=lambda _: nullcontext(),
-            poll_interval=0.1,
+            continuing=self._continue,
+            poll_interval=self.poll_interval,
             retry_interval=0.02,
             give_up_after=5.0,
         )
+
+    @contextlib.contextmanager
+    def _continue(self, headers: Mapping[str, str]) -> Iterator[None]:
+        self.continued.append(dict(headers))
+        yield
 
     @contextlib.contextmanager
     def taking_calls(self) -> Iterator[Server]:

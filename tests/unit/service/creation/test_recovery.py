@@ -195,10 +195,44 @@ def test_bytes_that_differ_from_read_to_read_are_not_deleted(
         server.recovery.run()
     assert store.noted() == [generation.image_guid]
 
-    server.storing.rescue(generation)
+    assert server.storing.rescue(generation)
 
     with database.reading() as context:
         assert ImageRepository(context).get_any(generation.image_guid).size_bytes == len(PICTURE)
+
+
+def test_it_is_said_whether_an_image_was_rescued(
+    database: Database, store: FailingStore, server: Server, alice: Caller
+) -> None:
+    generation = begin(database, alice, DEAD)
+    assert not server.storing.rescue(generation)
+    server.storing.store(detail_of(generation), PICTURE[1:])
+    assert not server.storing.rescue(generation)
+    assert store.noted() == []
+
+    server.storing.store(detail_of(generation), PICTURE)
+    assert server.storing.rescue(generation)
+    with database.reading() as context:
+        (succeeded,) = GenerationRepository(context).get_several([generation.id])
+    # Its manifest could not be deleted.
+    store.write_note(generation.image_guid, "{}")
+    assert server.storing.rescue(succeeded)
+    assert store.noted() == []
+
+
+def test_what_could_not_be_committed_is_committed_by_the_next_run_and_forgotten(
+    database: Database, server: Server, alice: Caller
+) -> None:
+    """Though its lease has not expired: nobody else works on it."""
+    generation = begin(database, alice, ALIVE)
+    server.storing.store(detail_of(generation), PICTURE)
+    server.recovery.commit_later(generation.image_guid)
+
+    server.recovery.run()
+
+    assert is_committed(database, generation)
+    assert server.ended.read() == [generation.id]
+    assert server.recovery._uncommitted == set()
 
 
 def state_of(database: Database, generation: Generation) -> GenerationState:
@@ -215,6 +249,24 @@ def test_what_a_dead_worker_had_submitted_is_unknown(database: Database, server:
     assert state_of(database, dead) is GenerationState.OUTCOME_UNKNOWN
     assert state_of(database, alive) is GenerationState.SUBMITTED
     assert server.ended.read() == [dead.id]
+
+
+def test_what_turns_out_to_be_alive_is_left(
+    database: Database, server: Server, alice: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generation = begin(database, alice, DEAD)
+
+    def renew_meanwhile(storing: ImageStoring, expired: Generation) -> bool:
+        with database.transaction() as context:
+            GenerationRepository(context).renew_leases(OWNER, [expired.id], ALIVE)
+            context.commit()
+        return False
+
+    monkeypatch.setattr(ImageStoring, "rescue", renew_meanwhile)
+    server.recovery.run()
+
+    assert state_of(database, generation) is GenerationState.SUBMITTED
+    assert server.ended.read() == []
 
 
 def test_what_a_dead_server_of_the_first_release_had_recorded_may_be_queued_again(
@@ -289,7 +341,8 @@ def test_a_manifest_that_cannot_be_read_stops_no_other(
     assert not any(is_committed(database, generation) for generation in damaged)
     # Each is named, and not with every run; a person may still find out what it was.
     for generation in damaged:
-        assert len([record for record in caplog.records if generation.image_guid in record.getMessage()]) == 1
+        [record] = [record for record in caplog.records if generation.image_guid in record.getMessage()]
+        assert bool(record.exc_info) is (kind == "no JSON")
     assert sorted(local.store.noted()) == sorted(generation.image_guid for generation in damaged)
 
 

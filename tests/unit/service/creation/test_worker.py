@@ -31,7 +31,7 @@ from pixyproxy.core.models import Caller, GenerationOptions, ImageCreation, Imag
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.generations import GenerationRepository, GenerationState, RequestContext
 from pixyproxy.data.stores.local_image_store import LocalImageStore
-from pixyproxy.generation.circuit_breaker import FAILURES_TO_OPEN
+from pixyproxy.generation.circuit_breaker import FAILURES_TO_OPEN, FIRST_PAUSE
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
 from pixyproxy.generation.observer import GenerationObserver
 from pixyproxy.service.creation.rate_limiter import RateLimiter
@@ -269,6 +269,22 @@ def test_a_rate_limit_is_waited_for_in_the_queue(
         assert call.result().size_bytes > 0
 
     assert seen == ["queued"]
+    assert len(generator.requests) == 2
+
+
+def test_a_retry_does_not_wait_for_the_next_poll(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    errors: list[Exception] = [ProviderRateLimitedError("later", retry_after=0.3)]
+
+    def fail_once() -> None:
+        if errors:
+            raise errors.pop()
+
+    generator.behave = fail_once
+    record(database, alice)
+    with Server(database, store, generator, poll_interval=10 * TIMEOUT).running():
+        wait_for_states(database, "stored")
     assert len(generator.requests) == 2
 
 
@@ -533,6 +549,25 @@ def test_a_single_request_is_not_hopeless_behind_anothers_long_queue(
             server.creator.create(request(), alice, CallScope(0.2))
         with pytest.raises(ProviderTimeoutError, match="nothing was generated"):
             server.creator.create(request(), bob, CallScope(0.2))
+
+
+def test_a_trial_that_fails_leaves_the_circuit_open(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    now = 1000.0
+    generator.fails_with(ProviderUnavailableError("down"))
+    with Server(database, store, generator, clock=lambda: now).running() as server:
+        breaker = server.worker._breaker
+        for _ in range(FAILURES_TO_OPEN):
+            permit = breaker.admit()
+            assert permit is not None
+            breaker.record(permit, ProviderUnavailableError("down"))
+        now += FIRST_PAUSE
+        record(database, alice)
+        wait_until(lambda: generator.requests and states(database) == ["queued"], TIMEOUT, "the retry to be queued")
+
+        assert breaker.wait() == 2 * FIRST_PAUSE
+    assert len(generator.requests) == 1
 
 
 def test_while_the_provider_is_down_callers_are_told_at_once(

@@ -181,10 +181,10 @@ def test_after_the_pause_a_slowed_address_goes_on(pool: ThreadPoolExecutor) -> N
 def test_who_waits_for_too_long_is_told_to_come_again(pool: ThreadPoolExecutor) -> None:
     desk = Desk(pool, wait=0.1)
     desk.be_busy()
-    for standing, refusal in ((UNKNOWN, TooBusyError), (SLOWED, TooManySignInsError)):
+    for standing, refusal, retry_after in ((UNKNOWN, TooBusyError, 1), (SLOWED, TooManySignInsError, 10)):
         with pytest.raises(refusal) as refused:
             desk.sign_in("alice", HERE, standing).result(TIMEOUT)
-        assert refused.value.retry_after
+        assert refused.value.retry_after == retry_after
     assert desk.waiting == 0
     desk.let_all_finish()
 
