@@ -96,6 +96,7 @@ class Server:
         generator: what its generation worker asks.
         limit: how many generations it may have submitted at a time.
         images_per_minute: what the rate limiter lets through, or None.
+        minute: how long its minute is.
         owner: the name of its generation worker.
         lease: how long its leases last.
         observer: is told what becomes of generations.
@@ -110,6 +111,7 @@ class Server:
     generator: FakeGenerator
     limit: int = 8
     images_per_minute: int | None = None
+    minute: timedelta = timedelta(minutes=1)
     owner: str = ""
     lease: timedelta = LEASE
     observer: GenerationObserver | None = None
@@ -125,7 +127,7 @@ class Server:
         self.circuits = SharedCircuits()
         self.storing = ImageStoring(self.database, self.store, lease=self.lease, retry_interval=0.01)
         limit = self.images_per_minute
-        self.limiter = None if limit is None else RateLimiter(self.database, limit)
+        self.limiter = None if limit is None else RateLimiter(self.database, limit, self.minute)
         self.recovery = Recovery(
             self.database, self.store, self.storing, on_end=self.ended.send, interval=0.2, retry_interval=0.01
         )
@@ -191,3 +193,4 @@ class Server:
         self.recorded.close_sender()
         thread.join(30)
         assert not thread.is_alive()
+        assert not self.worker._submitted

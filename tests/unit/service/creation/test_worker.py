@@ -15,8 +15,10 @@ import pytest
 from pixyproxy.core.call import CallScope
 from pixyproxy.core.exceptions import (
     ConflictError,
+    ConstraintViolationError,
     DBConnectionError,
     OutcomeUnknownError,
+    PixyProxyException,
     PromptRefusedError,
     ProviderCircuitOpenError,
     ProviderError,
@@ -25,7 +27,9 @@ from pixyproxy.core.exceptions import (
     ProviderRequestInvalidError,
     ProviderTimeoutError,
     ProviderUnavailableError,
+    StorageFullError,
     TooBusyError,
+    UnreadableAnswerError,
 )
 from pixyproxy.core.models import Caller, GenerationOptions, ImageCreation, ImageDetailCreate, new_guid
 from pixyproxy.data.database import Database, DatabaseContext
@@ -538,6 +542,19 @@ def test_the_rate_limiter_is_not_asked_all_the_time(
     assert asked[5] - asked[0] > 0.4
 
 
+def test_a_short_wait_for_the_rate_limiter_is_one(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    began: list[float] = []
+    generator.behave = lambda: began.append(time.monotonic())
+    for _ in range(3):
+        record(database, alice)
+    with Server(database, store, generator, images_per_minute=1, minute=timedelta(seconds=0.4)).running():
+        wait_for_states(database, *["stored"] * 3)
+
+    assert began[2] - began[0] > 0.6
+
+
 def test_a_single_request_is_not_hopeless_behind_anothers_long_queue(
     database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
 ) -> None:
@@ -551,23 +568,162 @@ def test_a_single_request_is_not_hopeless_behind_anothers_long_queue(
             server.creator.create(request(), bob, CallScope(0.2))
 
 
+@pytest.mark.parametrize(("own", "wait"), [(0, 60), (1, 180)])
+def test_who_is_refused_is_told_when_its_turn_would_come(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller, own: int, wait: float
+) -> None:
+    for author in (make_caller(database, name) for name in ("bob", "carol", "dave")):
+        for _ in range(10):
+            record(database, author)
+    for _ in range(own):
+        record(database, alice)
+
+    # Each of the others has one more turn before hers than she has requests queued.
+    with (
+        Server(database, store, generator, images_per_minute=2).taking_calls() as server,
+        pytest.raises(TooBusyError) as refused,
+    ):
+        server.creator.create(request(), alice, CallScope(5))
+    assert refused.value.retry_after == wait
+
+
+def open_circuit(server: Server) -> None:
+    breaker = server.worker._breaker
+    for _ in range(FAILURES_TO_OPEN):
+        permit = breaker.admit()
+        assert permit is not None
+        breaker.record(permit, ProviderUnavailableError("down"))
+
+
+@pytest.mark.parametrize(
+    ("part", "method", "failure"),
+    [
+        (LocalImageStore, "require_room", StorageFullError("full")),
+        (RateLimiter, "take", ConstraintViolationError("another server was faster")),
+        (GenerationRepository, "submit", None),
+    ],
+)
+def test_a_trial_that_is_not_submitted_is_made_with_the_next_request(
+    database: Database,
+    store: LocalImageStore,
+    generator: FakeGenerator,
+    alice: Caller,
+    monkeypatch: pytest.MonkeyPatch,
+    part: type,
+    method: str,
+    failure: Exception | None,
+) -> None:
+    now = 1000.0
+    original = getattr(part, method)
+    calls: list[object] = []
+
+    def fail_once(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) > 1:
+            return original(*arguments)
+        if failure is not None:
+            raise failure
+        return False
+
+    monkeypatch.setattr(part, method, fail_once)
+    with Server(database, store, generator, images_per_minute=10, clock=lambda: now).running() as server:
+        open_circuit(server)
+        now += FIRST_PAUSE
+        for _ in range(2):
+            record(database, alice)
+        first = "failed" if part is LocalImageStore else "stored"
+        wait_for_states(database, first, "stored")
+
+
+def test_of_several_requests_one_is_the_trial(
+    database: Database,
+    store: LocalImageStore,
+    generator: FakeGenerator,
+    alice: Caller,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And while it lasts, the queue is looked at with each poll."""
+    answer = threading.Event()
+
+    def fail_late() -> None:
+        _wait(answer)
+        raise OutcomeUnknownError("cut")
+
+    generator.behave = fail_late
+    bob, now = make_caller(database, "bob"), 1000.0
+    looked_at: list[float] = []
+    oldest_queued = GenerationRepository.oldest_queued
+
+    def noted(generations: GenerationRepository) -> dict[int, int]:
+        if generator.requests:
+            looked_at.append(time.monotonic())
+        return oldest_queued(generations)
+
+    monkeypatch.setattr(GenerationRepository, "oldest_queued", noted)
+    with Server(database, store, generator, clock=lambda: now).running() as server:
+        open_circuit(server)
+        now += FIRST_PAUSE
+        for author in (alice, bob):
+            record(database, author)
+        wait_until(lambda: len(looked_at) > 5, TIMEOUT, "several looks")
+        assert states(database) == ["sent", "queued"]
+        answer.set()
+        wait_for_states(database, "unknown", "queued")
+
+    assert looked_at[5] - looked_at[0] > 0.3
+    assert len(generator.requests) == 1
+
+
+def test_room_is_asked_for_all_that_is_submitted(
+    database: Database,
+    store: LocalImageStore,
+    generator: FakeGenerator,
+    alice: Caller,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(store, "require_room", asked.append)
+    for _ in range(3):
+        record(database, alice)
+    with Server(database, store, generator, limit=2).running(), held_back(generator):
+        wait_for_states(database, "sent", "sent", "queued")
+        assert asked == [1, 2]
+
+
 def test_a_trial_that_fails_leaves_the_circuit_open(
     database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
 ) -> None:
     now = 1000.0
     generator.fails_with(ProviderUnavailableError("down"))
     with Server(database, store, generator, clock=lambda: now).running() as server:
-        breaker = server.worker._breaker
-        for _ in range(FAILURES_TO_OPEN):
-            permit = breaker.admit()
-            assert permit is not None
-            breaker.record(permit, ProviderUnavailableError("down"))
+        open_circuit(server)
         now += FIRST_PAUSE
         record(database, alice)
         wait_until(lambda: generator.requests and states(database) == ["queued"], TIMEOUT, "the retry to be queued")
 
-        assert breaker.wait() == 2 * FIRST_PAUSE
+        assert server.worker._breaker.wait() == 2 * FIRST_PAUSE
     assert len(generator.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "error", [UnreadableAnswerError("no image", body=b"?"), OutcomeUnknownError("cut"), RuntimeError("not foreseen")]
+)
+def test_answers_that_are_of_no_use_open_the_circuit_unless_an_image_comes_between(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller, error: Exception
+) -> None:
+    def fail(times: int) -> None:
+        generator.fails_with(error)
+        for _ in range(times):
+            with pytest.raises(PixyProxyException):
+                server.creator.create(request(), alice, CallScope(TIMEOUT))
+
+    with Server(database, store, generator).running() as server:
+        fail(FAILURES_TO_OPEN - 1)
+        generator.behave = lambda: None
+        server.creator.create(request(), alice, CallScope(TIMEOUT))
+        fail(FAILURES_TO_OPEN)
+        with pytest.raises(ProviderCircuitOpenError):
+            server.creator.create(request(), alice, CallScope(TIMEOUT))
 
 
 def test_while_the_provider_is_down_callers_are_told_at_once(
@@ -604,11 +760,7 @@ def test_calls_that_are_queued_when_the_circuit_opens_are_told(
         wait_for_states(database, "sent")
         queued = pool.submit(server.creator.create, request(), alice, CallScope(TIMEOUT))
         wait_for_states(database, "sent", "queued")
-        breaker = server.worker._breaker
-        for _ in range(FAILURES_TO_OPEN):
-            permit = breaker.admit()
-            assert permit is not None
-            breaker.record(permit, ProviderUnavailableError("down"))
+        open_circuit(server)
         with pytest.raises(ProviderCircuitOpenError):
             queued.result()
         answer.set()
