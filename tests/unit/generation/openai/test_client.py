@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx2
 import pytest
 
 from pixyproxy.core.call import CallScope
@@ -176,6 +177,18 @@ def test_usage_is_read(generator: OpenAIGenerator) -> None:
 def test_usage_in_whole_floats_is_read(generator: OpenAIGenerator) -> None:
     usage = generate(generator, request("float_usage")).usage
     assert usage == Usage(input_tokens=11, output_tokens=1056, total_tokens=1067)
+
+
+@pytest.mark.parametrize(("count", "is_read"), [(0, True), (2**63 - 1, True), (2**63, False), (-1, False)])
+def test_usage_is_read_where_a_database_can_keep_it(count: int, is_read: bool) -> None:
+    counts = {"input_tokens": count, "output_tokens": 1, "total_tokens": 1}
+    assert client._read_usage(counts) == (Usage(**counts) if is_read else None)
+
+
+@pytest.mark.parametrize(("timeout", "connect", "write"), [(300.0, 10.0, 60.0), (30.0, 10.0, 30.0), (2.0, 2.0, 2.0)])
+def test_every_step_has_a_timeout(timeout: float, connect: float, write: float) -> None:
+    expected = httpx2.Timeout(connect=connect, read=timeout, write=write, pool=connect)
+    assert client._timeouts(timeout) == expected
 
 
 @pytest.mark.parametrize("fault", ["data_url", "url_safe"])
@@ -731,20 +744,35 @@ def listener() -> Iterator[socket.socket]:
         yield listener
 
 
-def test_shutdown_date_that_is_no_text_is_none(listener: socket.socket) -> None:
-    def answer_once() -> None:
-        connection, _ = listener.accept()
-        with connection:
-            connection.recv(65_536)
-            body = b'{"id": "m", "object": "model", "created": 1, "owned_by": "us", "shutdown_date": 20270131}'
-            head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-            connection.sendall(head.encode() + body)
+def describe_model(listener: socket.socket, shutdown_date: object) -> socket.socket:
+    """Answer one request, and leave its connection open."""
+    connection, _ = listener.accept()
+    connection.recv(65_536)
+    model = {"id": "m", "object": "model", "created": 1, "owned_by": "us", "shutdown_date": shutdown_date}
+    body = json.dumps(model).encode()
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    connection.sendall(head.encode() + body)
+    return connection
 
+
+def test_shutdown_date_that_is_no_text_is_none(listener: socket.socket) -> None:
     with ThreadPoolExecutor(1) as pool:
-        answered = pool.submit(answer_once)
+        answered = pool.submit(describe_model, listener, 20270131)
         for generator in open_generator(f"http://127.0.0.1:{listener.getsockname()[1]}/v1"):
             assert generator.model_shutdown_date("m") is None
-        answered.result()
+        answered.result().close()
+
+
+def test_every_request_has_a_connection_of_its_own(listener: socket.socket) -> None:
+    """A connection that was kept may break as the next request is sent, which then may have been billed."""
+    listener.settimeout(PATIENCE)
+    with ThreadPoolExecutor(1) as pool:
+        for generator in open_generator(f"http://127.0.0.1:{listener.getsockname()[1]}/v1"):
+            for date in ("2027-01-31", "2027-02-28"):
+                answered = pool.submit(describe_model, listener, date)
+                assert generator.model_shutdown_date("m") == date
+                with answered.result() as connection:
+                    assert connection.recv(1) == b""  # The client has closed it.
 
 
 def test_provider_that_does_not_say_is_not_waited_for(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:

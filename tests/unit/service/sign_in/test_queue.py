@@ -42,6 +42,10 @@ class Desk:
     def waiting(self) -> int:
         return len(self._queue._waiting)
 
+    @property
+    def running(self) -> int:
+        return self._queue._checks
+
     def sign_in(
         self, name: str, address: str = HERE, standing: Standing = UNKNOWN, password: str = "right"
     ) -> Future[Caller]:
@@ -97,6 +101,7 @@ def desk(pool: ThreadPoolExecutor) -> Iterator[Desk]:
     made = Desk(pool)
     yield made
     made.let_all_finish()
+    wait_until(lambda: made.running == 0, TIMEOUT, "all checks to end")
 
 
 def test_two_are_checked_at_a_time(desk: Desk) -> None:
