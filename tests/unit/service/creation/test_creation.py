@@ -208,6 +208,15 @@ def test_another_request_under_the_same_key_is_refused(
     assert len(generator.requests) == 1
 
 
+def test_a_request_is_the_same_one_for_all_releases() -> None:
+    """An earlier release may have recorded it, and its caller asks this one for the image."""
+    asked = (
+        '{"detail":{"prompt":"A Castle, at night!","filename":null,"tags":["a"],"visibility":2},'
+        '"options":{"model":"m","size":null,"quality":null,"output_format":null,"background":null}}'
+    )
+    assert recording._fingerprint(request(model="m")) == hashlib.sha256(asked.encode()).hexdigest()
+
+
 def test_another_author_may_use_the_same_key(
     creator: ImageCreator, database: Database, generator: FakeGenerator, alice: Caller
 ) -> None:
