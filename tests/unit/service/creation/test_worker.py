@@ -38,6 +38,7 @@ from pixyproxy.data.stores.local_image_store import LocalImageStore
 from pixyproxy.generation.circuit_breaker import FAILURES_TO_OPEN, FIRST_PAUSE
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
 from pixyproxy.generation.observer import GenerationObserver
+from pixyproxy.service.creation import worker
 from pixyproxy.service.creation.rate_limiter import RateLimiter
 from tests.support.waiting import wait_until
 from tests.unit.service.conftest import make_caller
@@ -114,6 +115,67 @@ def test_what_another_server_has_recorded_is_generated_once(
     asked = Counter(request.prompt for generator in generators for request in generator.requests)
     assert len(asked) == 20
     assert set(asked.values()) == {1}
+
+
+def test_a_worker_without_work_logs_nothing(
+    database: Database,
+    store: LocalImageStore,
+    generator: FakeGenerator,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    looks: list[int] = []
+    oldest_queued = GenerationRepository.oldest_queued
+
+    def noted(generations: GenerationRepository) -> dict[int, int]:
+        looks.append(1)
+        return oldest_queued(generations)
+
+    monkeypatch.setattr(GenerationRepository, "oldest_queued", noted)
+    with Server(database, store, generator).running():
+        wait_until(lambda: len(looks) > 2, TIMEOUT, "several looks")
+
+    assert caplog.records == []
+
+
+def test_a_full_worker_leaves_signals_to_others(
+    database: Database, store: LocalImageStore, generator: FakeGenerator
+) -> None:
+    server = Server(database, store, generator, limit=1)
+    for submitted, left in ((1, [0]), (0, [])):
+        server.worker._submitted = submitted
+        server.recorded.send()
+        server.worker._freed.send()
+        server.worker._wait(TIMEOUT)
+        assert server.worker._freed.read() == []
+        assert server.recorded.read() == left
+
+
+@pytest.mark.parametrize("error", [DBConnectionError("away"), RuntimeError("not foreseen")])
+def test_claims_go_on_after_the_database_was_away(
+    database: Database,
+    store: LocalImageStore,
+    generator: FakeGenerator,
+    alice: Caller,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    failed_at: list[float] = []
+    original = GenerationRepository.oldest_queued
+
+    def fail_thrice(generations: GenerationRepository) -> dict[int, int]:
+        if len(failed_at) < 3:
+            failed_at.append(time.monotonic())
+            raise error
+        return original(generations)
+
+    monkeypatch.setattr(GenerationRepository, "oldest_queued", fail_thrice)
+    record(database, alice)
+    with Server(database, store, generator).running():
+        wait_for_states(database, "stored")
+
+    # With a pause between them.
+    assert failed_at[2] - failed_at[0] > 0.03
 
 
 def test_a_call_waits_for_what_another_server_generates(
@@ -839,9 +901,35 @@ def test_at_its_end_it_finishes_what_it_has_submitted_and_leaves_the_rest(
         thread = threading.Thread(target=server.worker.run)
         thread.start()
         wait_for_states(database, "sent", "queued", "queued")
+        # A claim that hangs in the database keeps no process from ending.
+        assert [other.daemon for other in threading.enumerate() if other.name == "claims"] == [True]
         server.recorded.close_sender()
         answer.set()
         thread.join(TIMEOUT)
 
     assert not thread.is_alive()
     assert states(database) == ["stored", "queued", "queued"]
+
+
+def test_a_claim_that_hangs_keeps_no_worker_from_ending(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs, may_go_on = threading.Event(), threading.Event()
+
+    def hang(_: GenerationRepository) -> dict[int, int]:
+        hangs.set()
+        _wait(may_go_on)
+        return {}
+
+    monkeypatch.setattr(worker, "_CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr(GenerationRepository, "oldest_queued", hang)
+    server = Server(database, store, generator)
+    thread = threading.Thread(target=server.worker.run)
+    thread.start()
+    try:
+        _wait(hangs)
+        server.recorded.close_sender()
+        thread.join(TIMEOUT / 2)
+        assert not thread.is_alive()
+    finally:
+        may_go_on.set()
