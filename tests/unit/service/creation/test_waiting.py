@@ -17,6 +17,7 @@ from pixyproxy.core.local_signal import LocalSignal
 from pixyproxy.core.models import Caller, ImageCreation, ImageDetailCreate, new_guid
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.generations import Generation, GenerationRepository, GenerationState, RequestContext
+from pixyproxy.service.creation import waiting as waiting_module
 from pixyproxy.service.creation.waiting import WaitingCalls
 from tests.support.waiting import wait_until
 
@@ -220,3 +221,27 @@ def test_it_ends_though_calls_wait(database: Database, pool: ThreadPoolExecutor,
 
 def test_it_may_be_closed_before_it_was_started(database: Database) -> None:
     WaitingCalls(database, LocalSignal(), require_hope=lambda: None).close()
+
+
+def test_a_look_that_hangs_keeps_no_process_from_ending(
+    database: Database, pool: ThreadPoolExecutor, alice: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs, may_go_on = threading.Event(), threading.Event()
+
+    def hang(*_: object) -> list[Generation]:
+        hangs.set()
+        assert may_go_on.wait(TIMEOUT)
+        return []
+
+    monkeypatch.setattr(waiting_module, "_CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr(GenerationRepository, "get_several", hang)
+    generation, scope = record(database, alice), CallScope()
+    with waiting_calls(database) as waiting:
+        pool.submit(waiting.wait_for, generation, scope)
+        assert hangs.wait(TIMEOUT)
+        began = time.monotonic()
+        waiting.close()
+        assert time.monotonic() - began < TIMEOUT / 2
+        assert waiting._thread.daemon
+        scope.leave()
+        may_go_on.set()

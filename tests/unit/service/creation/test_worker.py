@@ -522,9 +522,22 @@ def test_a_claim_whose_commit_was_lost_is_queued_again(
             raise DBConnectionError("cut off after the commit")
         return is_submitted
 
+    looks: list[int] = []
+    oldest_queued = GenerationRepository.oldest_queued
+
+    def noted(generations: GenerationRepository) -> dict[int, int]:
+        looks.append(len(generator.requests))
+        return oldest_queued(generations)
+
     monkeypatch.setattr(GenerationRepository, "submit", submit_and_lose_the_answer)
-    with Server(database, store, generator).running() as server:
-        assert server.creator.create(request(), alice, CallScope(TIMEOUT)).size_bytes > 0
+    monkeypatch.setattr(GenerationRepository, "oldest_queued", noted)
+    record(database, alice)
+    with Server(database, store, generator).running(), held_back(generator) as answer:
+        # It is queued again once, and not while it is submitted.
+        wait_until(lambda: looks.count(1) > 2, TIMEOUT, "several looks after it was submitted")
+        assert states(database) == ["sent"]
+        answer.set()
+        wait_for_states(database, "stored")
 
     assert lost
     assert len(generator.requests) == 1
