@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -104,6 +105,35 @@ def test_a_store_that_is_away_is_waited_for_with_an_unreadable_answer(store: Fai
 
     assert server.storing.keep_aside(guid, b"the answer")
     assert store.read_aside(guid) == b"the answer"
+
+
+@pytest.mark.parametrize(("seconds", "notes"), [(0.1, 1), (LEASE.total_seconds() + 1, 2), (-1, 2)])
+def test_a_note_is_written_again_only_where_the_lease_may_have_expired_meanwhile(
+    database: Database,
+    store: FailingStore,
+    server: Server,
+    alice: Caller,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+    notes: int,
+) -> None:
+    """Also where the clock was set back, and it cannot be told."""
+    generation = begin(database, alice, ALIVE)
+    now = time.time()
+    times = iter([now, now + seconds])
+    written: list[str] = []
+    write_note = store.write_note
+
+    def noted(guid: str, text: str) -> None:
+        written.append(guid)
+        write_note(guid, text)
+
+    monkeypatch.setattr(store, "write_note", noted)
+    with monkeypatch.context() as clock:
+        clock.setattr(time, "time", lambda: next(times))
+        server.storing.store(detail_of(generation), PICTURE)
+
+    assert written == [generation.image_guid] * notes
 
 
 def test_a_picture_that_a_store_has_after_all_is_committed(

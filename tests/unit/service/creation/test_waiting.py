@@ -84,16 +84,37 @@ class Outage:
         monkeypatch.setattr(GenerationRepository, "get_several", fail_meanwhile)
 
 
-def test_an_end_that_is_signalled_is_told_at_once(database: Database, pool: ThreadPoolExecutor, alice: Caller) -> None:
+def note_looks(monkeypatch: pytest.MonkeyPatch) -> list[set[int]]:
+    """Return the ids of each look at generations, which are added as they come."""
+    looks: list[set[int]] = []
+    get_several = GenerationRepository.get_several
+
+    def noted(generations: GenerationRepository, ids: Collection[int]) -> list[Generation]:
+        looks.append(set(ids))
+        return get_several(generations, ids)
+
+    monkeypatch.setattr(GenerationRepository, "get_several", noted)
+    return looks
+
+
+def test_an_end_that_is_signalled_is_told_at_once(
+    database: Database, pool: ThreadPoolExecutor, alice: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing but what is signalled and waited for is looked at between two intervals."""
+    looks = note_looks(monkeypatch)
     ended = LocalSignal()
     others, generation = record(database, alice), record(database, alice)
     with waiting_calls(database, ended=ended, interval=NEVER) as waiting:
         for waited_for in (others, generation):
             first = pool.submit(waiting.wait_for, waited_for, CallScope(TIMEOUT))
             wait_until(lambda: waiting.is_waited_for(waited_for.id), TIMEOUT, "it to wait")  # noqa: B023
+        wait_until(lambda: generation.id in set().union(*looks), TIMEOUT, "a look at it")
+        looks.clear()
         end(database, generation)
+        ended.send(generation.id + 1000)
         ended.send(generation.id)
         told = first.result()
+        assert [ids for ids in looks if ids] == [{generation.id}]
         assert told is not None
         assert told.state is GenerationState.FAILED
         assert waiting.is_waited_for(others.id)
@@ -245,3 +266,21 @@ def test_a_look_that_hangs_keeps_no_process_from_ending(
         assert waiting._thread.daemon
         scope.leave()
         may_go_on.set()
+
+
+def test_looks_come_at_intervals_while_calls_wait(
+    database: Database, pool: ThreadPoolExecutor, alice: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = note_looks(monkeypatch)
+    changes_of_idle: list[int] = []
+    generation, scope = record(database, alice), CallScope()
+    with waiting_calls(database, on_change=changes_of_idle.append), waiting_calls(database) as waiting:
+        began = time.monotonic()
+        call = pool.submit(waiting.wait_for, generation, scope)
+        wait_until(lambda: len(looks) > 10, TIMEOUT, "ten looks")
+        assert 10 * 0.02 * 0.5 < time.monotonic() - began < 8
+        scope.leave()
+        assert call.result() is None
+
+    # Once at the beginning and once at the end.
+    assert changes_of_idle in ([0], [0, 0])
