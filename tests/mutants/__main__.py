@@ -37,6 +37,8 @@ _HEAD = ("module", "mutants", "killed by tests", "killed by types", "texts", "ex
 _KILLED = {"killed", "timeout", "segfault"}
 # What takes a text for people, in an argument that is not named.
 _WITH_TEXT = re.compile(r"(Error|Exception)(\.of)?$|super\(\)\.__init__$|_log_failure$|_report$")
+_WITH_NAME = re.compile(r"(Thread|ThreadPoolExecutor|PeriodicTask)$")
+_NAMES = {"name", "thread_name_prefix"}
 
 
 @dataclass(frozen=True)
@@ -132,13 +134,16 @@ def _survivor(name: str, path: str) -> Survivor:
 
 
 class _WithoutTexts(ast.NodeTransformer):
-    """Empties the texts of errors and of the log."""
+    """Empties the texts of errors and of the log, and removes the names of threads."""
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         if _WITH_TEXT.search(ast.unparse(node.func)):
             for part in (part for argument in node.args for part in ast.walk(argument)):
                 if isinstance(part, ast.Constant) and (part.value is None or " " in str(part.value)):
                     part.value = ""
+        if _WITH_NAME.search(ast.unparse(node.func)):
+            node.args = [argument for argument in node.args if not isinstance(argument, ast.Constant)]
+            node.keywords = [keyword for keyword in node.keywords if keyword.arg not in _NAMES]
         return self.generic_visit(node)
 
 

@@ -749,6 +749,16 @@ def test_of_several_requests_one_is_the_trial(
     assert len(generator.requests) == 1
 
 
+def test_all_that_is_submitted_is_generated_at_once(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    limit = 40  # more threads than any pool has by itself
+    for _ in range(limit):
+        record(database, alice)
+    with Server(database, store, generator, limit=limit).running(), held_back(generator):
+        wait_until(lambda: len(generator.requests) == limit, TIMEOUT, "all to be asked for")
+
+
 def test_room_is_asked_for_all_that_is_submitted(
     database: Database,
     store: LocalImageStore,
