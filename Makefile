@@ -53,6 +53,11 @@ faults: $(VENV)/.made-dev ## Inject all faults (some minutes), and write benchma
 fuzz: $(VENV)/.made-dev ## Send 100,000 malformed inputs to a server (about ten minutes)
 	@PYTHONPATH=tests/support/early $(BIN)/python -m tests.fuzz --inputs 100000
 
+# ONLY=page_tokens, or several names, leaves out the other modules.
+.PHONY: mutants
+mutants: $(VENV)/.made-dev,mutants ## Change the code bit by bit, and see that tests notice (half an hour)
+	@PYTHONPATH=tests/support/early $(BIN)/python -m tests.mutants --only $(ONLY)
+
 .PHONY: bench-million
 bench-million: $(VENV)/.made-dev ## Measure search among a million images (an hour the first time), and write benchmarks/results/million.md
 	@PYTHONPATH=tests/support/early $(BIN)/python -m benchmarks.million --write
@@ -103,4 +108,4 @@ descriptor: $(VENV)/.made-dev ## Write dist/pixyproxy.v1.binpb: the contract and
 
 .PHONY: clean
 clean: ## Remove the environment and all caches, but not images and databases
-	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache mutants

@@ -50,7 +50,8 @@ class PageTokens:
             InvalidFieldError: the token is invalid, or belongs to another caller or to other filters.
         """
         try:
-            data = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+            # Of what has the right length, one "=" was removed.
+            data = base64.b64decode(token + "=", altchars=b"-_", validate=True)
             if len(data) != _NONCE_LENGTH + _POSITION.size + _TAG_LENGTH:
                 raise ValueError
             position = self._cipher.decrypt(data[:_NONCE_LENGTH], data[_NONCE_LENGTH:], _question(wanted, caller))

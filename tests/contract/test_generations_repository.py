@@ -167,13 +167,18 @@ def test_a_record_that_is_not_committed_is_not_there(database: Database, ann: Ca
 
 
 def test_a_failed_generation_is_queued_again_once(database: Database, ann: Caller) -> None:
-    failed = set_state(database, record(database, ann, new_guid()), GenerationState.FAILED)
+    recorded = record(database, ann, new_guid())
+    submit(database, recorded)
+    submitted = now_of(database, recorded)
+    committed(database, lambda generations: generations.end(submitted, GenerationState.FAILED, ERROR))
+    failed = now_of(database, recorded)
     context = RequestContext("another-call")
 
     queued = committed(database, lambda generations: generations.queue_again(failed, request(), context))
 
     assert queued is not None
-    assert queued.state is GenerationState.QUEUED
+    assert (queued.state, queued.attempts, queued.error) == (GenerationState.QUEUED, 0, None)
+    assert now_of(database, failed) == queued
     again = read(database, lambda generations: generations.get_queued(failed.id))
     assert again is not None
     assert again.context == context

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -138,6 +139,17 @@ def test_failures_are_over_after_the_window_and_go(database: Database) -> None:
     throttle.note_failure("bob", ADDRESS)
 
     assert count_rows(database) == 2
+
+
+def test_servers_of_all_releases_count_under_the_same_name(database: Database) -> None:
+    SignInThrottle(database, 1, 60).note_failure("名前", ADDRESS)
+
+    with database.reading() as context:
+        rows = context.fetch_all("SELECT counter FROM failed_sign_ins ORDER BY id", {})
+    assert [row["counter"] for row in rows] == [
+        hashlib.sha256(f"名前\0{ADDRESS}".encode()).hexdigest(),
+        hashlib.sha256(b"10.0.0.1").hexdigest(),
+    ]
 
 
 @pytest.mark.parametrize("name", ["", "x" * 100_000, "\ud800", "名前", "a\0b", "' OR 1=1 --"])

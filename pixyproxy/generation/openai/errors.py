@@ -153,7 +153,7 @@ class ErrorAnswer:
             categories = found[1].replace(" ", "").split(",") if found else []
         return PromptRefusedError(
             "The image provider's moderation refuses the prompt.",
-            stage=safe_name(self.moderation.get("moderation_stage")) or safe_name(self.moderation.get("stage")),
+            stage=safe_name(self.moderation.get("moderation_stage")),
             categories=[name for name in map(safe_name, categories) if name],
         )
 

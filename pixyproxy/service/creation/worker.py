@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
-from contextvars import copy_context
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -230,7 +229,8 @@ class GenerationWorker:
             return self._until_retry()
         permit = self._breaker.admit()
         if permit is None:
-            return min(self._poll_interval, self._breaker.wait())
+            # While a trial is under way, there is no time to wait for.
+            return min(self._poll_interval, self._breaker.wait() or self._poll_interval)
         try:
             for author_id in sorted(
                 oldest, key=lambda author_id: (self._served_at.get(author_id, 0.0), oldest[author_id])
@@ -292,8 +292,7 @@ class GenerationWorker:
             self._submitted += 1
         self._observer.generations_changed(1)
         self._observer.claimed(_age(generation))
-        # In a context of its own, where the call id is set for the log.
-        self._threads.submit(copy_context().run, self._run, replace(queued, generation=submitted), permit)
+        self._threads.submit(self._run, replace(queued, generation=submitted), permit)
         return True
 
     def _may_submit(self, queued: QueuedGeneration) -> bool:

@@ -20,6 +20,7 @@ class Reader(ContentReader):
     def __init__(self, data: bytes, state: Hashable | None) -> None:
         self.size = len(data)
         self.now = state
+        self.is_closed = False
         self._data = data
         self._at = 0
 
@@ -35,7 +36,7 @@ class Reader(ContentReader):
         return self.now
 
     def close(self) -> None:
-        pass
+        self.is_closed = True
 
 
 def _image(sha256: str = hashlib.sha256(_DATA).hexdigest()) -> Image:
@@ -100,3 +101,24 @@ def test_bytes_that_end_too_early_are_damaged_even_if_they_are_trusted() -> None
     _read(Reader(_DATA, "one state"), trusted)
     with pytest.raises(ContentDamagedError):
         _read(Reader(_DATA[:CHUNK_SIZE], "one state"), trusted)
+
+
+@pytest.mark.parametrize(("offset", "count"), [(0, 1), (10, 100), (CHUNK_SIZE - 1, CHUNK_SIZE + 1)])
+def test_a_part_is_given_exactly_and_not_checked(offset: int, count: int) -> None:
+    # The last byte is wrong, which nobody can tell from a part.
+    part = ImageContent(_image(), Reader(_OTHER, "one state"), offset=offset, count=count)
+    assert b"".join(part.chunks()) == _OTHER[offset : offset + count]
+
+
+def test_a_reader_is_closed_at_the_end() -> None:
+    reader = Reader(_DATA, "one state")
+    with ImageContent(_image(), reader, count=len(_DATA)) as content:
+        assert content.is_modified
+        assert not reader.is_closed
+    assert reader.is_closed
+
+
+def test_what_the_caller_holds_already_has_nothing_to_read() -> None:
+    with ImageContent(_image()) as content:
+        assert not content.is_modified
+        assert list(content.chunks()) == []

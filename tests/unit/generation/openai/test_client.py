@@ -10,10 +10,12 @@ import threading
 import time
 import urllib.parse
 import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
+import httpx2
 import pytest
 
 from pixyproxy.core.exceptions import (
@@ -33,6 +35,7 @@ from pixyproxy.core.exceptions import (
 from pixyproxy.core.models import Usage
 from pixyproxy.generation.image_format import inspect_image
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
+from pixyproxy.generation.openai import client
 from pixyproxy.generation.openai.client import OpenAIGenerator, make_client
 from pixyproxy.generation.retry import RetryPolicy
 from tests.support.openai_stand_in import RunningStandIn, Submission, make_picture
@@ -134,6 +137,19 @@ def test_usage_is_read(generator: OpenAIGenerator) -> None:
 def test_usage_in_whole_floats_is_read(generator: OpenAIGenerator) -> None:
     usage = generate(generator, request("float_usage")).usage
     assert usage == Usage(input_tokens=11, output_tokens=1056, total_tokens=1067)
+
+
+@pytest.mark.parametrize(("count", "is_read"), [(0, True), (2**63 - 1, True), (2**63, False), (-1, False)])
+def test_usage_is_read_where_a_database_can_keep_it(count: int, is_read: bool) -> None:
+    counts = {"input_tokens": count, "output_tokens": 1, "total_tokens": 1}
+    assert client._read_usage(counts) == (Usage(**counts) if is_read else None)
+
+
+@pytest.mark.parametrize(("timeout", "connect", "write"), [(300.0, 10.0, 60.0), (30.0, 10.0, 30.0), (2.0, 2.0, 2.0)])
+def test_every_step_has_a_timeout(timeout: float, connect: float, write: float) -> None:
+    expected = httpx2.Timeout(connect=connect, read=timeout, write=write, pool=connect)
+    with closing(make_client("key", None, None, None, timeout)) as made:
+        assert made.timeout == expected
 
 
 @pytest.mark.parametrize("fault", ["data_url", "url_safe"])
@@ -324,6 +340,28 @@ def test_option_that_the_text_alone_names_is_found(generator: OpenAIGenerator, t
     assert (text in error.message) == (field != "options")
 
 
+@pytest.mark.parametrize("fault", ["400:param=prompt", "400:param=n", "400"])
+def test_provider_s_text_is_kept_back_where_it_is_about_no_option(generator: OpenAIGenerator, fault: str) -> None:
+    assert fail(generator, request(with_message(fault, "Too long."))).message == "The image provider refuses it."
+
+
+def test_only_option_that_was_sent_is_found_in_the_text(generator: OpenAIGenerator) -> None:
+    error = fail(generator, request(with_message("400:code=400", "Invalid output_format.")))
+    assert isinstance(error, ProviderRequestInvalidError)
+    assert error.field == "options.output_format"
+
+
+@pytest.mark.parametrize(("shared", "is_kept_back"), [(15, False), (16, True)])
+def test_provider_s_text_may_not_end_with_a_run_of_the_prompt(
+    generator: OpenAIGenerator, shared: int, is_kept_back: bool
+) -> None:
+    run = "0123456789abcdef"[:shared]
+    text = f"Too wide:{run}"
+    fault = with_message("400:param=size", text)
+    error = fail(generator, request(prompt=f"otter {run}, {uuid.uuid4()} [[fault:{fault}]]"))
+    assert (text in error.message) is not is_kept_back
+
+
 def test_provider_s_text_is_cut(generator: OpenAIGenerator) -> None:
     assert refuse_size(generator, "Too wide! " * 100) == "The image provider refuses it: " + "Too wide! " * 30
 
@@ -371,6 +409,7 @@ def test_wrong_key_is_misconfiguration(stand_in: RunningStandIn) -> None:
 
 def test_unknown_model_is_misconfiguration(generator: OpenAIGenerator) -> None:
     assert isinstance(fail(generator, request(model="no-such-model")), ProviderModelUnknownError)
+    assert isinstance(fail(generator, request("400:code=model_not_found")), ProviderModelUnknownError)
 
 
 def test_unknown_model_of_a_gateway_is_misconfiguration(generator: OpenAIGenerator) -> None:
@@ -410,6 +449,7 @@ def test_account_without_money_is_no_rate_limit(generator: OpenAIGenerator, faul
         (":retry-after=1e300", None),
         (":retry-after=90000", None),
         (":retry-after=later", None),
+        (":retry-after=Mon, 01 Jan 99999 00.00.00 GMT", None),
         (":retry-after-date=-100", None),
     ],
 )
@@ -638,6 +678,51 @@ def test_log_names_the_status(generator: OpenAIGenerator, caplog: pytest.LogCapt
 )
 def test_shutdown_date_of_a_model(generator: OpenAIGenerator, model: str, date: str | None) -> None:
     assert generator.model_shutdown_date(model) == date
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener
+
+
+def describe_model(listener: socket.socket, shutdown_date: object) -> socket.socket:
+    """Answer one request, and leave its connection open."""
+    connection, _ = listener.accept()
+    connection.recv(65_536)
+    model = {"id": "m", "object": "model", "created": 1, "owned_by": "us", "shutdown_date": shutdown_date}
+    body = json.dumps(model).encode()
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    connection.sendall(head.encode() + body)
+    return connection
+
+
+def test_shutdown_date_that_is_no_text_is_none(listener: socket.socket) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        answered = pool.submit(describe_model, listener, 20270131)
+        for generator in open_generator(f"http://127.0.0.1:{listener.getsockname()[1]}/v1"):
+            assert generator.model_shutdown_date("m") is None
+        answered.result().close()
+
+
+def test_every_request_has_a_connection_of_its_own(listener: socket.socket) -> None:
+    """A connection that was kept may break as the next request is sent, which then may have been billed."""
+    listener.settimeout(TIMEOUT)
+    with ThreadPoolExecutor(1) as pool:
+        for generator in open_generator(f"http://127.0.0.1:{listener.getsockname()[1]}/v1"):
+            for date in ("2027-01-31", "2027-02-28"):
+                answered = pool.submit(describe_model, listener, date)
+                assert generator.model_shutdown_date("m") == date
+                with answered.result() as connection:
+                    assert connection.recv(1) == b""  # The client has closed it.
+
+
+def test_provider_that_does_not_say_is_not_waited_for(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_LOOKUP_TIMEOUT", SHORT_TIMEOUT)
+    started = time.monotonic()
+    for generator in open_generator(f"http://127.0.0.1:{listener.getsockname()[1]}/v1"):
+        assert generator.model_shutdown_date("m") is None
+    assert time.monotonic() - started < 10 * SHORT_TIMEOUT
 
 
 def test_shutdown_date_never_raises() -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing, nullcontext
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from pixyproxy.core.local_signal import LocalSignal
@@ -98,11 +99,16 @@ class Server:
         generator: what its generation worker asks.
         limit: how many generations it may have submitted at a time.
         images_per_minute: what the rate limiter lets through, or None.
+        minute: how long its minute is.
         owner: the name of its generation worker.
         lease: how long its leases last.
         observer: is told what becomes of generations.
         max_queued: how many generations may be queued.
         retention: how long requests are stored that left no image.
+        poll_interval: seconds between two looks for what other servers have recorded.
+        clock: that of the circuit breaker.
+        defaults: what to generate where a request leaves it open.
+        trace_headers: what makes others' work a part of a call's trace.
     """
 
     database: Database
@@ -110,19 +116,25 @@ class Server:
     generator: FakeGenerator
     limit: int = 8
     images_per_minute: int | None = None
+    minute: timedelta = timedelta(minutes=1)
     owner: str = ""
     lease: timedelta = LEASE
     observer: GenerationObserver | None = None
     max_queued: int = 100
     retention: timedelta | None = None
+    poll_interval: float = 0.1
+    clock: Callable[[], float] = time.monotonic
+    defaults: GenerationDefaults = DEFAULTS
+    trace_headers: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.owner = self.owner or new_guid()
+        self.continued: list[dict[str, str]] = []
         self.recorded, self.changed = LocalSignal(), LocalSignal()
         self.circuits = SharedCircuits()
         self.storing = ImageStoring(self.database, self.store, lease=self.lease, retry_interval=0.01)
         limit = self.images_per_minute
-        self.limiter = None if limit is None else RateLimiter(self.database, limit)
+        self.limiter = None if limit is None else RateLimiter(self.database, limit, self.minute)
         self.recovery = Recovery(
             self.database,
             self.store,
@@ -143,10 +155,10 @@ class Server:
             self.database,
             self.storing,
             self.waiting,
-            defaults=DEFAULTS,
+            defaults=self.defaults,
             require_closed=self.circuits.require_closed,
             limiter=self.limiter,
-            trace_headers=dict,
+            trace_headers=lambda: self.trace_headers,
             on_record=self.recorded.send,
             max_queued=self.max_queued,
         )
@@ -158,22 +170,27 @@ class Server:
             self.store,
             self.storing,
             self.generator,
-            defaults=DEFAULTS,
+            defaults=self.defaults,
             limit=self.limit,
             owner=self.owner,
             leases=Leases(self.database, [self.owner], self.lease),
             recovery=self.recovery,
-            breaker=CircuitBreaker(lambda until: self.circuits.publish(0, until)),
+            breaker=CircuitBreaker(lambda until: self.circuits.publish(0, until), clock=self.clock),
             retry=RetryPolicy(lambda: 0.01),
             limiter=self.limiter,
             recorded=self.recorded,
             on_change=self.changed.send,
             observer=self.observer or GenerationObserver(),
-            continuing=lambda _: nullcontext(),
-            poll_interval=0.1,
+            continuing=self._continue,
+            poll_interval=self.poll_interval,
             retry_interval=0.02,
             give_up_after=5.0,
         )
+
+    @contextlib.contextmanager
+    def _continue(self, headers: Mapping[str, str]) -> Iterator[None]:
+        self.continued.append(dict(headers))
+        yield
 
     @contextlib.contextmanager
     def taking_calls(self) -> Iterator[Server]:
@@ -192,3 +209,4 @@ class Server:
         self.recorded.close_sender()
         thread.join(30)
         assert not thread.is_alive()
+        assert not self.worker._submitted

@@ -20,6 +20,7 @@ from pixyproxy.core.exceptions import (
     CredentialsInvalidError,
     DBConnectionError,
     ImageNotFoundError,
+    InvalidFieldError,
     OutcomeUnknownError,
     PixyProxyException,
     PromptRefusedError,
@@ -43,6 +44,7 @@ from pixyproxy.core.models import (
     Visibility,
     new_guid,
 )
+from pixyproxy.core.request_context import call_id
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.deletions import DeletionRepository
 from pixyproxy.data.repositories.generations import GenerationRepository, RequestContext
@@ -54,7 +56,7 @@ from pixyproxy.service.creation.recording import ImageCreator
 from pixyproxy.service.creation.storing import ImageStoring, _Manifest
 from tests.support.waiting import wait_until
 from tests.unit.service.conftest import make_caller
-from tests.unit.service.creation.parts import LEASE, FakeGenerator, Server, make_detail
+from tests.unit.service.creation.parts import DEFAULTS, LEASE, FakeGenerator, Server, make_detail
 
 KEY = "123e4567-e89b-42d3-a456-426614174000"
 
@@ -114,6 +116,58 @@ def test_an_image_is_made_stored_and_entered(
     assert (asked.model, asked.size, asked.quality, asked.author_guid) == ("m", "16x16", "auto", alice.guid)
 
 
+def test_what_was_recorded_is_claimed_before_the_next_poll(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    with Server(database, store, generator, poll_interval=1000).running() as server:
+        assert server.creator.create(request(), alice, CallScope(30)).size_bytes > 0
+
+
+def test_a_generation_belongs_to_the_log_and_the_trace_of_its_call(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    headers = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+    logged: list[str] = []
+    generator.behave = lambda: logged.append(call_id.get())
+    before = call_id.set("the-call")
+    try:
+        with Server(database, store, generator, trace_headers=headers).running() as server:
+            server.creator.create(request(), alice, CallScope())
+    finally:
+        call_id.reset(before)
+
+    assert logged == ["the-call"]
+    assert server.continued == [headers]
+
+
+@pytest.mark.parametrize(
+    ("defaults", "options", "is_possible"),
+    [
+        ({"output_format": "jpeg"}, {"background": "transparent"}, False),
+        ({"background": "transparent"}, {"output_format": "jpeg"}, False),
+        ({"output_format": "jpeg"}, {"background": "transparent", "output_format": "webp"}, True),
+        ({"background": "transparent"}, {"output_format": "jpeg", "background": "opaque"}, True),
+    ],
+)
+def test_a_request_must_go_together_with_the_defaults(
+    database: Database,
+    store: LocalImageStore,
+    generator: FakeGenerator,
+    alice: Caller,
+    defaults: dict[str, str],
+    options: dict[str, str],
+    is_possible: bool,
+) -> None:
+    with Server(database, store, generator, defaults=DEFAULTS.model_copy(update=defaults)).running() as server:
+        if is_possible:
+            assert server.creator.create(request(**options), alice, CallScope()).size_bytes > 0
+            return
+        with pytest.raises(InvalidFieldError) as refused:
+            server.creator.create(request(**options), alice, CallScope())
+    assert [violation.field for violation in refused.value.violations] == ["options.background"]
+    assert states(database) == []
+
+
 def test_the_same_request_under_the_same_key_is_made_once(
     creator: ImageCreator, generator: FakeGenerator, alice: Caller
 ) -> None:
@@ -155,6 +209,15 @@ def test_another_request_under_the_same_key_is_refused(
     with pytest.raises(RequestIdReusedError):
         creator.create(other, alice, CallScope())
     assert len(generator.requests) == 1
+
+
+def test_a_request_is_the_same_one_for_all_releases() -> None:
+    """An earlier release may have recorded it, and its caller asks this one for the image."""
+    asked = (
+        '{"detail":{"prompt":"A Castle, at night!","filename":null,"tags":["a"],"visibility":2},'
+        '"options":{"model":"m","size":null,"quality":null,"output_format":null,"background":null}}'
+    )
+    assert recording._fingerprint(request(model="m")) == hashlib.sha256(asked.encode()).hexdigest()
 
 
 def test_another_author_may_use_the_same_key(
@@ -237,6 +300,7 @@ def test_an_answer_that_cannot_be_read_is_kept_aside(
     [guid] = store.list_aside()
     assert store.read_aside(guid) == b"the answer"
     assert guid in refused.value.message
+    assert refused.value.may_have_billed
     assert "/" not in refused.value.message
     assert "body" not in vars(refused.value)
     [line] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
@@ -278,7 +342,7 @@ def test_an_answer_that_cannot_be_kept_aside_is_not_said_to_be(
     with pytest.raises(ProviderUnavailableError) as refused:
         creator.create(request(), alice, CallScope())
 
-    assert "kept" not in refused.value.message
+    assert refused.value.message == "The image provider's answer has no readable image."
     assert "is lost: There is no room left" in caplog.text
     assert states(database) == ["unknown"]
 
@@ -515,6 +579,18 @@ def test_a_picture_that_was_kept_is_entered(
     assert generator.requests == []
     assert (count_images(database), states(database)) == (1, ["stored"])
     assert store.list_manifests() == []
+
+
+def test_a_picture_that_was_kept_is_there_while_the_provider_is_down(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    guid = begin(database, alice, GenerationState.FAILED, is_alive=False)
+    server = Server(database, store, generator)
+    server.storing.store(make_detail(guid, b"picture"), b"picture")
+    server.circuits.publish(0, time.monotonic() + 60)
+
+    with server.taking_calls():
+        assert server.creator.create(request(), alice, CallScope(30)).guid == guid
 
 
 def test_a_picture_that_another_process_is_about_to_enter_is_left_to_it(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from pixyproxy.data.repositories.generations import Generation, GenerationReposi
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.stores.local_image_store import LocalImageStore
 from pixyproxy.data.stores.object_image_store import ObjectImageStore
+from pixyproxy.service.creation import recovery
 from pixyproxy.service.creation.storing import ImageStoring
 from tests.support.unusual_files import UNUSUAL, in_time, put_in_place
 from tests.support.waiting import wait_until
@@ -39,6 +41,11 @@ class FailingStore(ObjectImageStore):
         if self.failures:
             raise self.failures.pop()
         super().write(guid, data)  # type: ignore[arg-type]
+
+    def write_aside(self, guid: str, body: object) -> str:
+        if self.failures:
+            raise self.failures.pop()
+        return super().write_aside(guid, body)  # type: ignore[arg-type]
 
     def list_manifests(self) -> list[str]:
         self.listings += 1
@@ -90,6 +97,43 @@ def test_a_store_that_is_away_is_waited_for(
     assert store.failures == []
     assert is_committed(database, generation)
     assert store.list_manifests() == []
+
+
+def test_a_store_that_is_away_is_waited_for_with_an_unreadable_answer(store: FailingStore, server: Server) -> None:
+    guid = new_guid()
+    store.failures = [StorageUnavailableError("away")] * 5
+
+    assert server.storing.keep_aside(guid, b"the answer")
+    assert store.read_aside(guid) == b"the answer"
+
+
+@pytest.mark.parametrize(("seconds", "times_written"), [(0.1, 1), (LEASE.total_seconds() + 1, 2), (-1, 2)])
+def test_a_manifest_is_written_again_only_where_the_lease_may_have_expired_meanwhile(
+    database: Database,
+    store: FailingStore,
+    server: Server,
+    alice: Caller,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+    times_written: int,
+) -> None:
+    """Also where the clock was set back, and it cannot be told."""
+    generation = begin(database, alice, ALIVE)
+    now = time.time()
+    times = iter([now, now + seconds])
+    written: list[str] = []
+    write_manifest = store.write_manifest
+
+    def counted(guid: str, text: str) -> None:
+        written.append(guid)
+        write_manifest(guid, text)
+
+    monkeypatch.setattr(store, "write_manifest", counted)
+    with monkeypatch.context() as clock:
+        clock.setattr(time, "time", lambda: next(times))
+        server.storing.store(detail_of(generation), PICTURE)
+
+    assert written == [generation.image_guid] * times_written
 
 
 def test_a_picture_that_a_store_has_after_all_is_committed(
@@ -151,8 +195,23 @@ def test_an_image_of_no_generation_is_reported_once_and_left(
     for _ in range(2):
         server.recovery.run()
 
-    assert [record.levelname for record in caplog.records if guid in record.message] == ["ERROR"]
+    [reported] = [record for record in caplog.records if guid in record.message]
+    assert (reported.levelname, bool(reported.exc_info)) == ("ERROR", False)
     assert store.list_manifests() == [guid]
+
+
+def test_no_more_than_so_many_images_are_reported(
+    database: Database, store: FailingStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "_MAX_REPORTED", 2)
+    server = Server(database, store, FakeGenerator())
+    for _ in range(3):
+        store.write_manifest(new_guid(), "{}")
+
+    for _ in range(2):
+        server.recovery.run()
+
+    assert len([record for record in caplog.records if record.levelname == "ERROR"]) == 2
 
 
 def test_bytes_that_differ_from_read_to_read_are_not_deleted(
@@ -166,10 +225,44 @@ def test_bytes_that_differ_from_read_to_read_are_not_deleted(
         server.recovery.run()
     assert store.list_manifests() == [generation.image_guid]
 
-    server.storing.rescue(generation)
+    assert server.storing.rescue(generation)
 
     with database.reading() as context:
         assert ImageRepository(context).get_any(generation.image_guid).size_bytes == len(PICTURE)
+
+
+def test_it_is_said_whether_an_image_was_rescued(
+    database: Database, store: FailingStore, server: Server, alice: Caller
+) -> None:
+    generation = begin(database, alice, DEAD)
+    assert not server.storing.rescue(generation)
+    server.storing.store(detail_of(generation), PICTURE[1:])
+    assert not server.storing.rescue(generation)
+    assert store.list_manifests() == []
+
+    server.storing.store(detail_of(generation), PICTURE)
+    assert server.storing.rescue(generation)
+    with database.reading() as context:
+        (succeeded,) = GenerationRepository(context).get_several([generation.id])
+    # Its manifest could not be deleted.
+    store.write_manifest(generation.image_guid, "{}")
+    assert server.storing.rescue(succeeded)
+    assert store.list_manifests() == []
+
+
+def test_what_could_not_be_committed_is_committed_by_the_next_run_and_forgotten(
+    database: Database, server: Server, alice: Caller
+) -> None:
+    """Though its lease has not expired: nobody else works on it."""
+    generation = begin(database, alice, ALIVE)
+    server.storing.store(detail_of(generation), PICTURE)
+    server.recovery.commit_later(generation.image_guid)
+
+    server.recovery.run()
+
+    assert is_committed(database, generation)
+    assert server.changed.read() == [generation.id]
+    assert server.recovery._uncommitted == set()
 
 
 def state_of(database: Database, generation: Generation) -> GenerationState:
@@ -186,6 +279,24 @@ def test_what_a_dead_worker_had_submitted_is_unknown(database: Database, server:
     assert state_of(database, dead) is GenerationState.OUTCOME_UNKNOWN
     assert state_of(database, alive) is GenerationState.SUBMITTED
     assert server.changed.read() == [dead.id]
+
+
+def test_what_turns_out_to_be_alive_is_left(
+    database: Database, server: Server, alice: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generation = begin(database, alice, DEAD)
+
+    def renew_meanwhile(storing: ImageStoring, expired: Generation) -> bool:
+        with database.transaction() as context:
+            GenerationRepository(context).renew_leases([OWNER], ALIVE)
+            context.commit()
+        return False
+
+    monkeypatch.setattr(ImageStoring, "rescue", renew_meanwhile)
+    server.recovery.run()
+
+    assert state_of(database, generation) is GenerationState.SUBMITTED
+    assert server.changed.read() == []
 
 
 def test_what_a_dead_server_of_the_first_release_had_recorded_may_be_queued_again(
@@ -260,7 +371,8 @@ def test_a_manifest_that_cannot_be_read_stops_no_other(
     assert not any(is_committed(database, generation) for generation in damaged)
     # Each is named, and not with every run; a person may still find out what it was.
     for generation in damaged:
-        assert len([record for record in caplog.records if generation.image_guid in record.getMessage()]) == 1
+        [record] = [record for record in caplog.records if generation.image_guid in record.getMessage()]
+        assert bool(record.exc_info) is (kind == "no JSON")
     assert sorted(local.store.list_manifests()) == sorted(generation.image_guid for generation in damaged)
 
 
@@ -298,11 +410,12 @@ def test_deletions_that_fail_stop_no_other(
     assert [deletion.image_guid for deletion in left] == failing
     for guid in failing:
         assert len([record for record in caplog.records if guid in record.getMessage()]) == 1
-    local.file_of(failing[50]).rmdir()
+    for mended in (failing[0], failing[50]):
+        local.file_of(mended).rmdir()
     for _ in range(len(failing) + 10):
         local.server.recovery.run()
     with database.reading() as context:
-        assert len(DeletionRepository(context).get_next(1000, after=0)) == len(failing) - 1
+        assert len(DeletionRepository(context).get_next(1000, after=0)) == len(failing) - 2
 
 
 def test_a_listing_that_fails_stops_no_deletion(database: Database, local: LocalServer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,21 +15,31 @@ import pytest
 from pixyproxy.core.call import CallScope
 from pixyproxy.core.exceptions import (
     ConflictError,
+    ConstraintViolationError,
     DBConnectionError,
     OutcomeUnknownError,
+    PixyProxyException,
     PromptRefusedError,
     ProviderCircuitOpenError,
     ProviderError,
+    ProviderModelUnknownError,
     ProviderRateLimitedError,
+    ProviderRequestInvalidError,
     ProviderTimeoutError,
     ProviderUnavailableError,
+    StorageFullError,
     TooBusyError,
+    UnreadableAnswerError,
 )
-from pixyproxy.core.models import Caller, ImageCreation, ImageDetailCreate, new_guid
+from pixyproxy.core.models import Caller, GenerationOptions, GenerationState, ImageCreation, ImageDetailCreate, new_guid
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.generations import GenerationRepository, RequestContext
 from pixyproxy.data.stores.local_image_store import LocalImageStore
-from pixyproxy.generation.circuit_breaker import FAILURES_TO_OPEN
+from pixyproxy.generation.circuit_breaker import FAILURES_TO_OPEN, FIRST_PAUSE
+from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
+from pixyproxy.generation.observer import GenerationObserver
+from pixyproxy.service.creation import worker
+from pixyproxy.service.creation.rate_limiter import RateLimiter
 from tests.support.waiting import wait_until
 from tests.unit.service.conftest import make_caller
 from tests.unit.service.creation.parts import FakeGenerator, Server
@@ -104,6 +115,67 @@ def test_what_another_server_has_recorded_is_generated_once(
     asked = Counter(request.prompt for generator in generators for request in generator.requests)
     assert len(asked) == 20
     assert set(asked.values()) == {1}
+
+
+def test_a_worker_without_work_logs_nothing(
+    database: Database,
+    store: LocalImageStore,
+    generator: FakeGenerator,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    looks: list[int] = []
+    oldest_queued = GenerationRepository.oldest_queued
+
+    def noted(generations: GenerationRepository) -> dict[int, int]:
+        looks.append(1)
+        return oldest_queued(generations)
+
+    monkeypatch.setattr(GenerationRepository, "oldest_queued", noted)
+    with Server(database, store, generator).running():
+        wait_until(lambda: len(looks) > 2, TIMEOUT, "several looks")
+
+    assert caplog.records == []
+
+
+def test_a_full_worker_leaves_signals_to_others(
+    database: Database, store: LocalImageStore, generator: FakeGenerator
+) -> None:
+    server = Server(database, store, generator, limit=1)
+    for submitted, left in ((1, [0]), (0, [])):
+        server.worker._submitted = submitted
+        server.recorded.send()
+        server.worker._freed.send()
+        server.worker._wait(TIMEOUT)
+        assert server.worker._freed.read() == []
+        assert server.recorded.read() == left
+
+
+@pytest.mark.parametrize("error", [DBConnectionError("away"), RuntimeError("not foreseen")])
+def test_claims_go_on_after_the_database_was_away(
+    database: Database,
+    store: LocalImageStore,
+    generator: FakeGenerator,
+    alice: Caller,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    failed_at: list[float] = []
+    original = GenerationRepository.oldest_queued
+
+    def fail_thrice(generations: GenerationRepository) -> dict[int, int]:
+        if len(failed_at) < 3:
+            failed_at.append(time.monotonic())
+            raise error
+        return original(generations)
+
+    monkeypatch.setattr(GenerationRepository, "oldest_queued", fail_thrice)
+    record(database, alice)
+    with Server(database, store, generator).running():
+        wait_for_states(database, "stored")
+
+    # With a pause between them.
+    assert failed_at[2] - failed_at[0] > 0.03
 
 
 def test_a_call_waits_for_what_another_server_generates(
@@ -266,6 +338,22 @@ def test_a_rate_limit_is_waited_for_in_the_queue(
     assert len(generator.requests) == 2
 
 
+def test_a_retry_does_not_wait_for_the_next_poll(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    errors: list[Exception] = [ProviderRateLimitedError("later", retry_after=0.3)]
+
+    def fail_once() -> None:
+        if errors:
+            raise errors.pop()
+
+    generator.behave = fail_once
+    record(database, alice)
+    with Server(database, store, generator, poll_interval=10 * TIMEOUT).running():
+        wait_for_states(database, "stored")
+    assert len(generator.requests) == 2
+
+
 @pytest.mark.parametrize(
     ("error", "submissions"), [(ProviderRateLimitedError("slow down"), 4), (ProviderUnavailableError("down"), 3)]
 )
@@ -285,11 +373,12 @@ def test_retries_end(
     assert states(database) == ["failed"]
 
 
+@pytest.mark.parametrize("kind", [ProviderRateLimitedError, ProviderUnavailableError])
 def test_a_retry_beyond_the_deadline_is_not_waited_for(
-    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller, kind: type[ProviderError]
 ) -> None:
-    generator.fails_with(ProviderRateLimitedError("later", retry_after=50))
-    with Server(database, store, generator).running() as server, pytest.raises(ProviderRateLimitedError) as told:
+    generator.fails_with(kind("later", retry_after=50))
+    with Server(database, store, generator).running() as server, pytest.raises(kind) as told:
         server.creator.create(request(), alice, CallScope(TIMEOUT))
 
     assert told.value.retry_after == 50
@@ -333,6 +422,82 @@ def test_what_failed_while_it_was_taken_for_dead_has_cost_nothing(
         wait_for_states(database, "failed")
 
 
+def test_what_was_taken_for_dead_and_may_have_cost_keeps_its_error(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    """Its caller was told already, and is told the same each time."""
+
+    def fail_late() -> None:
+        with database.transaction() as context:
+            generations = GenerationRepository(context)
+            (submitted,) = generations.get_several([1])
+            generations.end(submitted, GenerationState.OUTCOME_UNKNOWN, OutcomeUnknownError("taken for dead"))
+            context.commit()
+        raise ProviderTimeoutError("late", may_have_billed=True)
+
+    generator.behave = fail_late
+    generation_id = record(database, alice)
+    with Server(database, store, generator).running():
+        wait_for_states(database, "unknown")
+
+    with database.reading() as context:
+        (ended,) = GenerationRepository(context).get_several([generation_id])
+    assert ended.error is not None
+    assert "taken for dead" in ended.error
+
+
+class Recorder(GenerationObserver):
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.submitted: list[int] = []
+        self.waited: list[float] = []
+        self.retried: list[ProviderError] = []
+        self.outcomes: list[GeneratedImage | BaseException] = []
+        self.seconds: list[float] = []
+
+    def generations_changed(self, change: int) -> None:
+        self.submitted.append(change)
+
+    def claimed(self, waited: float) -> None:
+        self.waited.append(waited)
+
+    def retrying(self, error: ProviderError) -> None:
+        self.retried.append(error)
+
+    def ended(self, request: GenerationRequest, seconds: float, outcome: GeneratedImage | BaseException) -> None:
+        self.seconds.append(seconds)
+        self.outcomes.append(outcome)
+
+
+def test_what_becomes_of_generations_is_observed(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    observer = Recorder()
+    unavailable, unknown_model = ProviderUnavailableError("down"), ProviderModelUnknownError("no such model")
+    failures: list[Exception] = [unknown_model, unavailable]
+
+    def fail_twice() -> None:
+        if failures:
+            raise failures.pop()
+
+    generator.behave = fail_twice
+    named = request().model_copy(update={"options": GenerationOptions(model="m")})
+    with Server(database, store, generator, observer=observer).running() as server:
+        with pytest.raises(ProviderRequestInvalidError):
+            server.creator.create(named, alice, CallScope(TIMEOUT))
+        server.creator.create(request(), alice, CallScope(TIMEOUT))
+
+    assert observer.submitted == [1, -1] * 3
+    assert observer.retried == [unavailable]
+    # What the provider said, not what the caller was told.
+    assert observer.outcomes[0] is unknown_model
+    assert isinstance(observer.outcomes[1], GeneratedImage)
+    assert len(observer.outcomes) == 2
+    assert len(observer.waited) == 3
+    assert all(0 <= seconds < TIMEOUT for seconds in observer.waited + observer.seconds)
+
+
 # --- The database goes away ------------------------------------------------------------------------------------------
 
 
@@ -357,9 +522,22 @@ def test_a_claim_whose_commit_was_lost_is_queued_again(
             raise DBConnectionError("cut off after the commit")
         return is_submitted
 
+    looks: list[int] = []
+    oldest_queued = GenerationRepository.oldest_queued
+
+    def noted(generations: GenerationRepository) -> dict[int, int]:
+        looks.append(len(generator.requests))
+        return oldest_queued(generations)
+
     monkeypatch.setattr(GenerationRepository, "submit", submit_and_lose_the_answer)
-    with Server(database, store, generator).running() as server:
-        assert server.creator.create(request(), alice, CallScope(TIMEOUT)).size_bytes > 0
+    monkeypatch.setattr(GenerationRepository, "oldest_queued", noted)
+    record(database, alice)
+    with Server(database, store, generator).running(), held_back(generator) as answer:
+        # It is queued again once, and not while it is submitted.
+        wait_until(lambda: looks.count(1) > 2, TIMEOUT, "several looks after it was submitted")
+        assert states(database) == ["sent"]
+        answer.set()
+        wait_for_states(database, "stored")
 
     assert lost
     assert len(generator.requests) == 1
@@ -413,6 +591,45 @@ def test_what_waits_for_the_rate_limiter_is_queued(
     assert len(generator.requests) == 2
 
 
+def test_the_rate_limiter_is_not_asked_all_the_time(
+    database: Database,
+    store: LocalImageStore,
+    generator: FakeGenerator,
+    alice: Caller,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[float] = []
+    take = RateLimiter.take
+
+    def noted(limiter: RateLimiter, context: DatabaseContext) -> float:
+        wait = take(limiter, context)
+        if wait:
+            asked.append(time.monotonic())
+        return wait
+
+    monkeypatch.setattr(RateLimiter, "take", noted)
+    for _ in range(2):
+        record(database, alice)
+    with Server(database, store, generator, images_per_minute=1).running():
+        wait_until(lambda: len(asked) > 5, TIMEOUT, "the rate limiter to be asked")
+
+    # At each poll.
+    assert asked[5] - asked[0] > 0.4
+
+
+def test_a_short_wait_for_the_rate_limiter_is_one(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    began: list[float] = []
+    generator.behave = lambda: began.append(time.monotonic())
+    for _ in range(3):
+        record(database, alice)
+    with Server(database, store, generator, images_per_minute=1, minute=timedelta(seconds=0.4)).running():
+        wait_for_states(database, *["stored"] * 3)
+
+    assert began[2] - began[0] > 0.6
+
+
 def test_a_single_request_is_not_hopeless_behind_anothers_long_queue(
     database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
 ) -> None:
@@ -424,6 +641,174 @@ def test_a_single_request_is_not_hopeless_behind_anothers_long_queue(
             server.creator.create(request(), alice, CallScope(0.2))
         with pytest.raises(ProviderTimeoutError, match="nothing was generated"):
             server.creator.create(request(), bob, CallScope(0.2))
+
+
+@pytest.mark.parametrize(("own", "wait"), [(0, 60), (1, 180)])
+def test_who_is_refused_is_told_when_its_turn_would_come(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller, own: int, wait: float
+) -> None:
+    for author in (make_caller(database, name) for name in ("bob", "carol", "dave")):
+        for _ in range(10):
+            record(database, author)
+    for _ in range(own):
+        record(database, alice)
+
+    # Each of the others has one more turn before hers than she has requests queued.
+    with (
+        Server(database, store, generator, images_per_minute=2).taking_calls() as server,
+        pytest.raises(TooBusyError) as refused,
+    ):
+        server.creator.create(request(), alice, CallScope(5))
+    assert refused.value.retry_after == wait
+
+
+def open_circuit(server: Server) -> None:
+    breaker = server.worker._breaker
+    for _ in range(FAILURES_TO_OPEN):
+        permit = breaker.admit()
+        assert permit is not None
+        breaker.record(permit, ProviderUnavailableError("down"))
+
+
+@pytest.mark.parametrize(
+    ("part", "method", "failure"),
+    [
+        (LocalImageStore, "require_room", StorageFullError("full")),
+        (RateLimiter, "take", ConstraintViolationError("another server was faster")),
+        (GenerationRepository, "submit", None),
+    ],
+)
+def test_a_trial_that_is_not_submitted_is_made_with_the_next_request(
+    database: Database,
+    store: LocalImageStore,
+    generator: FakeGenerator,
+    alice: Caller,
+    monkeypatch: pytest.MonkeyPatch,
+    part: type,
+    method: str,
+    failure: Exception | None,
+) -> None:
+    now = 1000.0
+    original = getattr(part, method)
+    calls: list[object] = []
+
+    def fail_once(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) > 1:
+            return original(*arguments)
+        if failure is not None:
+            raise failure
+        return False
+
+    monkeypatch.setattr(part, method, fail_once)
+    with Server(database, store, generator, images_per_minute=10, clock=lambda: now).running() as server:
+        open_circuit(server)
+        now += FIRST_PAUSE
+        for _ in range(2):
+            record(database, alice)
+        first = "failed" if part is LocalImageStore else "stored"
+        wait_for_states(database, first, "stored")
+
+
+def test_of_several_requests_one_is_the_trial(
+    database: Database,
+    store: LocalImageStore,
+    generator: FakeGenerator,
+    alice: Caller,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And while it lasts, the queue is looked at with each poll."""
+    answer = threading.Event()
+
+    def fail_late() -> None:
+        _wait(answer)
+        raise OutcomeUnknownError("cut")
+
+    generator.behave = fail_late
+    bob, now = make_caller(database, "bob"), 1000.0
+    looked_at: list[float] = []
+    oldest_queued = GenerationRepository.oldest_queued
+
+    def noted(generations: GenerationRepository) -> dict[int, int]:
+        if generator.requests:
+            looked_at.append(time.monotonic())
+        return oldest_queued(generations)
+
+    monkeypatch.setattr(GenerationRepository, "oldest_queued", noted)
+    with Server(database, store, generator, clock=lambda: now).running() as server:
+        open_circuit(server)
+        now += FIRST_PAUSE
+        for author in (alice, bob):
+            record(database, author)
+        wait_until(lambda: len(looked_at) > 5, TIMEOUT, "several looks")
+        assert states(database) == ["sent", "queued"]
+        answer.set()
+        wait_for_states(database, "unknown", "queued")
+
+    assert looked_at[5] - looked_at[0] > 0.3
+    assert len(generator.requests) == 1
+
+
+def test_all_that_is_submitted_is_generated_at_once(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    limit = 40  # more threads than any pool has by itself
+    for _ in range(limit):
+        record(database, alice)
+    with Server(database, store, generator, limit=limit).running(), held_back(generator):
+        wait_until(lambda: len(generator.requests) == limit, TIMEOUT, "all to be asked for")
+
+
+def test_room_is_asked_for_all_that_is_submitted(
+    database: Database,
+    store: LocalImageStore,
+    generator: FakeGenerator,
+    alice: Caller,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(store, "require_room", asked.append)
+    for _ in range(3):
+        record(database, alice)
+    with Server(database, store, generator, limit=2).running(), held_back(generator):
+        wait_for_states(database, "sent", "sent", "queued")
+        assert asked == [1, 2]
+
+
+def test_a_trial_that_fails_leaves_the_circuit_open(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    now = 1000.0
+    generator.fails_with(ProviderUnavailableError("down"))
+    with Server(database, store, generator, clock=lambda: now).running() as server:
+        open_circuit(server)
+        now += FIRST_PAUSE
+        record(database, alice)
+        wait_until(lambda: generator.requests and states(database) == ["queued"], TIMEOUT, "the retry to be queued")
+
+        assert server.worker._breaker.wait() == 2 * FIRST_PAUSE
+    assert len(generator.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "error", [UnreadableAnswerError("no image", body=b"?"), OutcomeUnknownError("cut"), RuntimeError("not foreseen")]
+)
+def test_answers_that_are_of_no_use_open_the_circuit_unless_an_image_comes_between(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller, error: Exception
+) -> None:
+    def fail(times: int) -> None:
+        generator.fails_with(error)
+        for _ in range(times):
+            with pytest.raises(PixyProxyException):
+                server.creator.create(request(), alice, CallScope(TIMEOUT))
+
+    with Server(database, store, generator).running() as server:
+        fail(FAILURES_TO_OPEN - 1)
+        generator.behave = lambda: None
+        server.creator.create(request(), alice, CallScope(TIMEOUT))
+        fail(FAILURES_TO_OPEN)
+        with pytest.raises(ProviderCircuitOpenError):
+            server.creator.create(request(), alice, CallScope(TIMEOUT))
 
 
 def test_while_the_provider_is_down_callers_are_told_at_once(
@@ -460,11 +845,7 @@ def test_calls_that_are_queued_when_the_circuit_opens_are_told(
         wait_for_states(database, "sent")
         queued = pool.submit(server.creator.create, request(), alice, CallScope(TIMEOUT))
         wait_for_states(database, "sent", "queued")
-        breaker = server.worker._breaker
-        for _ in range(FAILURES_TO_OPEN):
-            permit = breaker.admit()
-            assert permit is not None
-            breaker.record(permit, ProviderUnavailableError("down"))
+        open_circuit(server)
         with pytest.raises(ProviderCircuitOpenError):
             queued.result()
         answer.set()
@@ -543,9 +924,35 @@ def test_at_its_end_it_finishes_what_it_has_submitted_and_leaves_the_rest(
         thread = threading.Thread(target=server.worker.run)
         thread.start()
         wait_for_states(database, "sent", "queued", "queued")
+        # A claim that hangs in the database keeps no process from ending.
+        assert [other.daemon for other in threading.enumerate() if other.name == "claims"] == [True]
         server.recorded.close_sender()
         answer.set()
         thread.join(TIMEOUT)
 
     assert not thread.is_alive()
     assert states(database) == ["stored", "queued", "queued"]
+
+
+def test_a_claim_that_hangs_keeps_no_worker_from_ending(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs, may_go_on = threading.Event(), threading.Event()
+
+    def hang(_: GenerationRepository) -> dict[int, int]:
+        hangs.set()
+        _wait(may_go_on)
+        return {}
+
+    monkeypatch.setattr(worker, "_CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr(GenerationRepository, "oldest_queued", hang)
+    server = Server(database, store, generator)
+    thread = threading.Thread(target=server.worker.run)
+    thread.start()
+    try:
+        _wait(hangs)
+        server.recorded.close_sender()
+        thread.join(TIMEOUT / 2)
+        assert not thread.is_alive()
+    finally:
+        may_go_on.set()

@@ -17,3 +17,15 @@ def test_nobodys_hash_takes_as_long_as_anybodys() -> None:
     # It is worked out and compared, and not refused unread.
     with pytest.raises(VerifyMismatchError):
         hasher.verify(nobodys, "a password")
+
+
+def test_without_a_user_no_password_is_right() -> None:
+    passwords = Passwords()
+    passwords._nobodys_hash = passwords.hash("a password")
+
+    assert not passwords.check("a password", None)
+
+
+@pytest.mark.parametrize("stored", ["", "not-a-hash", "$argon2id$v=19$m=65536,t=3,p=4$"])
+def test_with_what_is_no_hash_no_password_is_right(stored: str) -> None:
+    assert not Passwords().check("a password", stored)

@@ -42,6 +42,10 @@ class Desk:
     def waiting(self) -> int:
         return len(self._queue._waiting)
 
+    @property
+    def running(self) -> int:
+        return self._queue._checks
+
     def sign_in(
         self, name: str, address: str = HERE, standing: Standing = UNKNOWN, password: str = "right"
     ) -> Future[Caller]:
@@ -97,6 +101,7 @@ def desk(pool: ThreadPoolExecutor) -> Iterator[Desk]:
     made = Desk(pool)
     yield made
     made.let_all_finish()
+    wait_until(lambda: made.running == 0, TIMEOUT, "all checks to end")
 
 
 def test_two_are_checked_at_a_time(desk: Desk) -> None:
@@ -181,10 +186,10 @@ def test_after_the_pause_a_slowed_address_goes_on(pool: ThreadPoolExecutor) -> N
 def test_who_waits_for_too_long_is_told_to_come_again(pool: ThreadPoolExecutor) -> None:
     desk = Desk(pool, wait=0.1)
     desk.be_busy()
-    for standing, refusal in ((UNKNOWN, TooBusyError), (SLOWED, TooManySignInsError)):
+    for standing, refusal, retry_after in ((UNKNOWN, TooBusyError, 1), (SLOWED, TooManySignInsError, 10)):
         with pytest.raises(refusal) as refused:
             desk.sign_in("alice", HERE, standing).result(TIMEOUT)
-        assert refused.value.retry_after
+        assert refused.value.retry_after == retry_after
     assert desk.waiting == 0
     desk.let_all_finish()
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from pydantic import SecretStr
@@ -17,13 +19,15 @@ from pixyproxy.core.exceptions import (
     RecordNotFoundError,
     TooManySignInsError,
 )
-from pixyproxy.core.models import Caller, UserClass, UserCreate
+from pixyproxy.core.models import Caller, UserClass, UserCreate, new_guid
 from pixyproxy.data.database import Database
+from pixyproxy.data.repositories.users import UserRepository
 from pixyproxy.service.sign_in.credential_cache import CredentialCache
 from pixyproxy.service.sign_in.passwords import Passwords
 from pixyproxy.service.sign_in.queue import SignInQueue
 from pixyproxy.service.sign_in.throttle import SignInThrottle
 from pixyproxy.service.users import UserService
+from tests.support.waiting import wait_until
 
 PASSWORD = "correct horse"
 ADDRESS = "10.0.0.1"
@@ -245,6 +249,69 @@ def test_what_is_found_right_while_users_change_is_not_remembered(
 
     with pytest.raises(CredentialsInvalidError):
         watchful.authenticate_user("alice", PASSWORD, ADDRESS)
+
+
+def test_while_one_looks_for_changes_others_go_on(watchful: UserService, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(watchful)
+    watchful.authenticate_user("alice", PASSWORD, ADDRESS)
+    looks, may_go_on = threading.Event(), threading.Event()
+    revision = UserRepository.revision
+
+    def wait_once(users: UserRepository) -> str:
+        if not looks.is_set():
+            looks.set()
+            assert may_go_on.wait(30)
+        return revision(users)
+
+    monkeypatch.setattr(UserRepository, "revision", wait_once)
+    with ThreadPoolExecutor(2) as pool:
+        looking = pool.submit(watchful.authenticate_user, "alice", PASSWORD, ADDRESS)
+        assert looks.wait(30)
+        other = pool.submit(watchful.authenticate_user, "alice", PASSWORD, ADDRESS)
+        try:
+            assert other.result(5).username == "alice"
+        finally:
+            may_go_on.set()
+        assert looking.result().username == "alice"
+
+
+def test_changes_are_looked_for_once_a_second(service: UserService, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(service)
+    looks: list[float] = []
+    revision = UserRepository.revision
+
+    def noted(users: UserRepository) -> str:
+        looks.append(time.monotonic())
+        return revision(users)
+
+    monkeypatch.setattr(UserRepository, "revision", noted)
+
+    def sign_in_and_count() -> int:
+        service.authenticate_user("alice", PASSWORD, ADDRESS)
+        return len(looks)
+
+    wait_until(lambda: sign_in_and_count() == 2, 30, "another look")
+    assert 1 <= looks[1] - looks[0] < 5
+
+
+def test_credentials_are_remembered_for_one_user_each() -> None:
+    cache = CredentialCache()
+    now = datetime.now(UTC)
+    callers = [
+        Caller(user_id=number, guid=new_guid(), username=f"user{number}", class_key=UserClass.USER)
+        for number in range(3)
+    ]
+    for caller in callers:
+        cache.put(caller.username.encode(), caller, now, "")
+
+    # The first is unchanged, the second has changed, and the third is gone.
+    cache.keep_unchanged({0: now, 1: now + timedelta(microseconds=1)}, "later")
+
+    assert [cache.get(caller.username.encode()) for caller in callers] == [callers[0], None, None]
+    cache.put(b"late", callers[1], now, "")
+    assert cache.get(b"late") is None
+    cache.put(b"late", callers[1], now, "later")
+    assert cache.get(b"late") == callers[1]
 
 
 def test_the_cache_keeps_no_password() -> None:

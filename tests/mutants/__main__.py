@@ -1,0 +1,176 @@
+"""The run of all mutants: ``python -m tests.mutants``. Prints the table, and writes it after a full run.
+
+mutmut changes one thing at a time in the modules that pyproject.toml names, and runs the tests that reach it. A mutant
+that no test notices is a survivor. explained.toml explains those that no test can notice; any other fails the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import libcst
+from mutmut.mutation.diff_apply import get_diff_for_mutant, read_functions_from_index
+from mutmut.stats import status_by_exit_code
+
+_ROOT = Path(__file__).parents[2]
+_RESULTS = _ROOT / "mutants"
+_EXPLAINED = Path(__file__).with_name("explained.toml")
+_PAGE = _ROOT / "benchmarks/results/mutants.md"
+_LEGEND = """\
+- *killed by tests*: a test failed, or did not end.
+- *killed by types*: `make lint` rejects it.
+- *texts*: it differs only in texts of errors and of the log.
+- *explained*: it differs in nothing that a user relies on; `tests/mutants/explained.toml` says why.
+"""
+_HEAD = ("module", "mutants", "killed by tests", "killed by types", "texts", "explained", "survived")
+_KILLED = {"killed", "timeout", "segfault"}
+# What takes a text for people, in an argument that is not named.
+_WITH_TEXT = re.compile(r"(Error|Exception)(\.of)?$|super\(\)\.__init__$|_log_failure$|_report$")
+_WITH_NAME = re.compile(r"(Thread|ThreadPoolExecutor|PeriodicTask)$")
+_NAMES = {"name", "thread_name_prefix"}
+
+
+@dataclass(frozen=True)
+class Survivor:
+    """A mutant that no test noticed.
+
+    Attributes:
+        function: where it is, such as ``pixyproxy.service.users.UserService.has_users``.
+        change: the changed lines, each after "- " or "+ ", without indentation.
+    """
+
+    function: str
+    change: str
+
+
+def main() -> int:
+    """Run the mutants; return 1 where one survived that is not explained."""
+    arguments = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
+    arguments.add_argument("--only", nargs="*", default=[], help="names of modules, such as page_tokens")
+    arguments.add_argument("--processes", type=int, default=os.cpu_count())
+    given = arguments.parse_args()
+    began = time.monotonic()
+    os.chdir(_ROOT)
+    shutil.rmtree(_RESULTS, ignore_errors=True)
+    patterns = [f"*.{name}.*" for name in given.only]
+    command = ["mutmut", "run", "--max-children", str(given.processes), *patterns]
+    # It starts mypy with the first Python there.
+    search_path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(command, check=True, env=os.environ | {"PATH": search_path})
+    return report(given.only, time.monotonic() - began)
+
+
+def report(only: Sequence[str], seconds: float) -> int:
+    """Print and write what the run has found, and return 1 where a mutant survived that is not explained."""
+    explained = {
+        Survivor(function, entry["change"].strip())
+        for function, entries in tomllib.loads(_EXPLAINED.read_text(encoding="utf-8")).items()
+        for entry in entries
+    }
+    counts: dict[str, Counter[str]] = {}
+    unexplained: list[Survivor] = []
+    for path, results in _results(only):
+        counted = counts[path] = Counter[str]()
+        for name, exit_code in results.items():
+            status = status_by_exit_code[exit_code]
+            survivor = None
+            if status in _KILLED:
+                kind = "killed by tests"
+            elif status == "caught by type check":
+                kind = "killed by types"
+            elif _is_of_text(name, path):
+                kind = "texts"
+            else:
+                survivor = _survivor(name, path)
+                kind = "explained" if survivor in explained else "survived"
+            counted["mutants"] += 1
+            counted[kind] += 1
+            if survivor is not None and kind == "survived":
+                unexplained.append(survivor)
+    table = _table(counts)
+    print(f"{table}\n")  # noqa: T201
+    for survivor in unexplained:
+        print(f"{survivor.function}\n{survivor.change}\n")  # noqa: T201
+    if not only:
+        _PAGE.write_text(
+            f"# make mutants\n\nLast full run: {datetime.now(UTC):%Y-%m-%d}, {seconds / 60:.0f} minutes on "
+            f"{os.cpu_count()} cores, mutmut {version('mutmut')}.\n\n{_LEGEND}\n{table}\n",
+            encoding="utf-8",
+        )
+    return 1 if unexplained else 0
+
+
+def _results(only: Sequence[str]) -> Iterator[tuple[str, dict[str, int | None]]]:
+    """Give the exit codes of the mutants of each module, by name."""
+    for meta in sorted(_RESULTS.rglob("*.py.meta")):
+        path = str(meta.relative_to(_RESULTS).with_suffix(""))
+        results = json.loads(meta.read_text(encoding="utf-8"))["exit_code_by_key"]
+        if results and (not only or Path(path).stem in only):
+            yield path, results
+
+
+def _survivor(name: str, path: str) -> Survivor:
+    module, _, mangled = name.partition("__mutmut_")[0].rpartition(".")
+    function = mangled.removeprefix("x_") if mangled.startswith("x_") else mangled[2:].replace("ǁ", ".")
+    changed = [
+        f"{line[0]} {line[1:].strip()}"
+        for line in get_diff_for_mutant(name, path=path).splitlines()
+        if line[0] in "+-" and not line.startswith(("+++", "---"))
+    ]
+    return Survivor(f"{module}.{function}", "\n".join(changed))
+
+
+# --- Texts -----------------------------------------------------------------------------------------------------------
+
+
+class _WithoutTexts(ast.NodeTransformer):
+    """Empties the texts of errors and of the log, and removes the names of threads."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        if _WITH_TEXT.search(ast.unparse(node.func)):
+            for part in (part for argument in node.args for part in ast.walk(argument)):
+                if isinstance(part, ast.Constant) and (part.value is None or " " in str(part.value)):
+                    part.value = ""
+        if _WITH_NAME.search(ast.unparse(node.func)):
+            node.args = [argument for argument in node.args if not isinstance(argument, ast.Constant)]
+            node.keywords = [keyword for keyword in node.keywords if keyword.arg not in _NAMES]
+        return self.generic_visit(node)
+
+
+def _is_of_text(name: str, path: str) -> bool:
+    """Tell whether a mutant differs in nothing but a text for people."""
+    functions = read_functions_from_index(name, path)
+    assert functions is not None, name
+    original, mutant = (
+        ast.dump(_WithoutTexts().visit(ast.parse(libcst.Module([function]).code))) for function in functions
+    )
+    return original == mutant
+
+
+# --- The table -------------------------------------------------------------------------------------------------------
+
+
+def _table(counts: dict[str, Counter[str]]) -> str:
+    total = sum(counts.values(), Counter[str]())
+    rows: Iterable[Sequence[str]] = (
+        _HEAD,
+        ("---",) * len(_HEAD),
+        *((path, *(f"{counted[kind]:,}" for kind in _HEAD[1:])) for path, counted in counts.items()),
+        ("**all**", *(f"{total[kind]:,}" for kind in _HEAD[1:])),
+    )
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
