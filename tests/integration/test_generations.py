@@ -214,8 +214,7 @@ def test_a_server_that_is_told_to_end_breaks_its_watches(
 def test_queued_generations_outlive_all_servers_and_run_once(
     mysql_server: DatabaseServer, stand_in: RunningStandIn, prompt: str, tmp_path: Path
 ) -> None:
-    held, *queued = [f"{prompt} {number}" for number in range(4)]
-    held += " [[fault:hold]]"
+    held, queued = ([f"{prompt} {number}{end}" for number in range(2)] for end in (" [[fault:hold]]", " queued"))
     command = (sys.executable, "-m", "tests.faults.crashing_server", "--lease", "1")
     with fresh_database(mysql_server) as url:
         settings = {
@@ -225,26 +224,31 @@ def test_queued_generations_outlive_all_servers_and_run_once(
             "PIXYPROXY_DATABASE_URL": url,
             "PIXYPROXY_IMAGE_STORE": str(tmp_path / "images"),
         }
-        with running_server(tmp_path / "first", settings, command=command) as server:
-            client = GenerationClient(server, server.admin)
-            submitted = client.start(held)
-            client.wait_for(submitted.guid, SUBMITTED)
+        with (
+            running_server(tmp_path / "first", settings, command=command) as first,
+            running_server(tmp_path / "second", settings, command=command) as second,
+        ):
+            client = GenerationClient(first, first.admin)
+            submitted = [client.start(text) for text in held]
+            for generation in submitted:
+                client.wait_for(generation.guid, SUBMITTED)
             started = [client.start(text) for text in queued]
-            with running_server(tmp_path / "second", settings | {"PIXYPROXY_IMAGES_PER_MINUTE": "1"}) as second:
-                second.kill()
-            server.kill()
-        submissions = [stand_in.count(text) for text in queued]
+            assert {client.get(generation.guid).state for generation in started} == {QUEUED}
+            first.kill()
+            second.kill()
+        assert [stand_in.count(text) for text in queued] == [0, 0]
         with running_server(tmp_path / "third", settings, command=command) as server:
             client = GenerationClient(server, server.admin)
             for generation in started:
                 ended = client.wait_for(generation.guid, SUCCEEDED)
                 assert ended.image.guid == generation.image_guid
-            unknown = client.wait_for(submitted.guid, OUTCOME_UNKNOWN)
-            assert (unknown.error.code, unknown.error.reason) == ("FAILED_PRECONDITION", "OUTCOME_UNKNOWN")
-            assert unknown.error.message
-        stand_in.release(held)
-    assert submissions == [0] * 3 or sum(submissions) == 1
-    assert [stand_in.count(text) for text in (held, *queued)] == [1] * 4
+            for generation in submitted:
+                unknown = client.wait_for(generation.guid, OUTCOME_UNKNOWN)
+                assert (unknown.error.code, unknown.error.reason) == ("FAILED_PRECONDITION", "OUTCOME_UNKNOWN")
+                assert unknown.error.message
+        for text in held:
+            stand_in.release(text)
+    assert [stand_in.count(text) for text in (*held, *queued)] == [1] * 4
 
 
 # --- Watching --------------------------------------------------------------------------------------------------------
