@@ -75,35 +75,29 @@ def test_every_call_needs_credentials(ann: GenerationClient, method: str) -> Non
 def test_others_generations_are_not_found_as_if_they_were_not_there(
     provider_server: RunningServer, ann: GenerationClient, prompt: str
 ) -> None:
-    request_id = str(uuid.uuid4())
-    started = ann.start(prompt, request_id=request_id)
+    started = ann.start(prompt, request_id=str(uuid.uuid4()))
     bob = GenerationClient(provider_server, provider_server.new_login())
 
-    def seen(named: dict[str, Any], name: str) -> list[Any]:
-        return [
-            bob.refused(method, request).as_seen for method, request in named.items() if _check(method, request, name)
-        ]
-
-    def _check(method: str, request: Any, name: str) -> bool:
-        refused = bob.refused(method, request)
-        assert (refused.code, refused.reason) == (grpc.StatusCode.NOT_FOUND, "GENERATION_NOT_FOUND")
-        assert refused.resource is not None
-        assert (refused.resource.resource_type, refused.resource.resource_name) == ("pixyproxy.v1.Generation", name)
-        return True
-
-    def anonymous(value: Any, name: str) -> str:
-        return repr(value).replace(name, "NAME")
+    def seen(name: str, requests: dict[str, Any]) -> list[str]:
+        """How each request is refused, but for the name that it gives."""
+        told = []
+        for method, request in requests.items():
+            refused = bob.refused(method, request)
+            assert (refused.code, refused.reason) == (grpc.StatusCode.NOT_FOUND, "GENERATION_NOT_FOUND")
+            assert refused.resource is not None
+            assert (refused.resource.resource_type, refused.resource.resource_name) == ("pixyproxy.v1.Generation", name)
+            told.append(repr(refused.as_seen).replace(name, "NAME"))
+        return told
 
     nobody_s = str(uuid.uuid4())
-    for theirs, nobodys in ((_requests(started.guid), _requests(nobody_s)),):
-        assert anonymous(seen(theirs, started.guid), started.guid) == anonymous(seen(nobodys, nobody_s), nobody_s)
-    assert anonymous(seen(_requests(request_id=request_id), request_id), request_id) == anonymous(
-        seen(_requests(request_id=nobody_s), nobody_s), nobody_s
+    assert seen(started.guid, _requests(started.guid)) == seen(nobody_s, _requests(nobody_s))
+    assert seen(started.request_id, _requests(request_id=started.request_id)) == seen(
+        nobody_s, _requests(request_id=nobody_s)
     )
     assert bob.page().generations == []
-    assert bob.page(author=ann.get(started.guid).author).generations == []
+    assert bob.page(author=started.author).generations == []
     admin = GenerationClient(provider_server, provider_server.admin)
-    assert admin.get(started.guid).request_id == request_id
+    assert admin.get(started.guid).request_id == started.request_id
 
 
 @pytest.mark.parametrize(
