@@ -17,10 +17,10 @@ from benchmarks.million import corpus
 from benchmarks.million.databases import MillionDatabase, fresh_database, opened
 from benchmarks.million.loading import PASSWORD
 from benchmarks.million.queries import ANYBODY, CALLERS, QUERIES, Query
-from pixyproxy.core.models import Caller, ImageDetail, ImageFilter, UserCreate, new_guid
+from pixyproxy.core.models import Caller, ImageDetail, ImageFilter, PagePosition, UserCreate, new_guid
 from pixyproxy.data import init
 from pixyproxy.data.database import Database
-from pixyproxy.data.repositories.image_conditions import ImagePosition, scope_of
+from pixyproxy.data.repositories.image_conditions import scope_of
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.repositories.server_values import ServerValueRepository
 from pixyproxy.data.repositories.users import UserRepository
@@ -175,7 +175,7 @@ def _deep_page(client: ImageClient, behind: Database, caller: Caller | None, run
     assert key is not None
     if row is None:
         return None
-    token = PageTokens(key).seal(ImagePosition(row["created_at"], row["id"]), ImageFilter(), caller)
+    token = PageTokens(key).seal(PagePosition(row["created_at"], row["id"]), ImageFilter(), caller)
     first, deep = [], []
     for number in range(-_WARM_UPS, runs):
         times = [

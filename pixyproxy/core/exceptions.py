@@ -72,6 +72,10 @@ class MalformedRequestError(PixyProxyException):
     """The bytes of the request are not a message of the method's request type."""
 
 
+class ServerStoppingError(PixyProxyException):
+    """The server is stopping; another server continues what the call waits for."""
+
+
 class UnknownMethodError(PixyProxyException):
     """The server has no such method."""
 

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Iterable
 from datetime import datetime
 from enum import IntEnum, StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import (
     AfterValidator,
@@ -373,6 +373,13 @@ class ImageCreation(Model):
     detail: ImageDetailCreate
     options: GenerationOptions = GenerationOptions()
     request_id: Guid | None = None
+
+
+class PagePosition(NamedTuple):
+    """A position in an order of rows: newest first, and the highest id first among equal times."""
+
+    created_at: datetime
+    id: int
 
 
 class ImageFilter(Model):

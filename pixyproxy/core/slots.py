@@ -12,6 +12,8 @@ import fcntl
 import mmap
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _COUNT_BYTES = 8
 
@@ -52,26 +54,31 @@ class Slots:
     @property
     def taken(self) -> int:
         """How many slots all processes have taken."""
-        return sum(self._counts)
+        with self._exclusive():
+            return sum(self._counts)
 
     def take(self) -> bool:
         """Take a slot; return False if none is free."""
-        with self._lock:
-            if self._lock_file is None:
-                return self._take()
-            fcntl.lockf(self._lock_file, fcntl.LOCK_EX)
-            try:
-                return self._take()
-            finally:
-                fcntl.lockf(self._lock_file, fcntl.LOCK_UN)
+        with self._exclusive():
+            if sum(self._counts) >= self.limit:
+                return False
+            self._counts[self._process] += 1
+            return True
 
     def give_back(self) -> None:
         """Give a slot back."""
         with self._lock:
             self._counts[self._process] -= 1
 
-    def _take(self) -> bool:
-        if self.taken >= self.limit:
-            return False
-        self._counts[self._process] += 1
-        return True
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """Let no other thread or process take slots meanwhile."""
+        with self._lock:
+            if self._lock_file is None:
+                yield
+                return
+            fcntl.lockf(self._lock_file, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                fcntl.lockf(self._lock_file, fcntl.LOCK_UN)

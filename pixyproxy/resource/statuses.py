@@ -81,6 +81,7 @@ RULES: dict[type[BaseException], Rule] = {
     exc.InvalidFieldError: Rule(code_pb2.INVALID_ARGUMENT, "INVALID_FIELD", details=_bad_request),
     exc.MalformedRequestError: Rule(code_pb2.INVALID_ARGUMENT, "MALFORMED_REQUEST"),
     exc.UnknownMethodError: Rule(code_pb2.UNIMPLEMENTED, "METHOD_UNKNOWN"),
+    exc.ServerStoppingError: Rule(code_pb2.UNAVAILABLE, "SERVER_STOPPING"),
     exc.OffsetOutOfRangeError: Rule(code_pb2.OUT_OF_RANGE, "OFFSET_OUT_OF_RANGE"),
     exc.RequestIdReusedError: Rule(code_pb2.ALREADY_EXISTS, "REQUEST_ID_REUSED"),
     exc.TooBusyError: Rule(code_pb2.RESOURCE_EXHAUSTED, "TOO_BUSY"),
@@ -116,6 +117,7 @@ _DEFAULT_RETRY_SECONDS: dict[type[BaseException], float] = {
     exc.ProviderRateLimitedError: 10.0,
     exc.DBConnectionError: 1.0,
     exc.StorageUnavailableError: 1.0,
+    exc.ServerStoppingError: 1.0,
 }
 
 

@@ -13,8 +13,6 @@ from pixyproxy.core.exceptions import (
     ProviderTimeoutError,
 )
 from pixyproxy.core.models import (
-    DEFAULT_PAGE_SIZE,
-    MAX_PAGE_BYTES,
     Caller,
     GenerationDetail,
     GenerationKey,
@@ -22,6 +20,7 @@ from pixyproxy.core.models import (
     GenerationPageRequest,
     GenerationState,
     ImageCreation,
+    PagePosition,
     PartialImage,
 )
 from pixyproxy.core.validation import validated, validated_guid
@@ -29,16 +28,14 @@ from pixyproxy.data.database import Database
 from pixyproxy.data.gathering import GatheredReads
 from pixyproxy.data.repositories.generation_details import FoundGeneration, GenerationDetailRepository
 from pixyproxy.data.repositories.generations import GenerationRepository
-from pixyproxy.data.repositories.image_conditions import ImagePosition
 from pixyproxy.data.transactions import in_transaction
 from pixyproxy.service.creation.recording import ImageCreator
 from pixyproxy.service.creation.waiting import WaitingCalls
 from pixyproxy.service.interfaces import GenerationServiceInterface
 from pixyproxy.service.page_tokens import PageTokens
+from pixyproxy.service.pages import read_page
 from pixyproxy.service.private_images import signed_in
 
-# How many generations one query reads; with the longest prompts these are 12 MiB.
-_GENERATIONS_A_QUERY = DEFAULT_PAGE_SIZE + 1
 # What a generation takes in a serialized page beside its prompts, names and error: guids, times, options.
 _FIXED_BYTES = 4096
 
@@ -85,10 +82,8 @@ class GenerationService(GenerationServiceInterface):
         after = None
         if request.page_token is not None:
             after = self._page_tokens.open(request.page_token, request.filter, author)
-        found, has_more = self._read_page(request, author, after)
-        token = None
-        if has_more:
-            token = self._page_tokens.seal(_position_of(found[-1]), request.filter, author)
+        found, end = self._read_page(request, author, after)
+        token = None if end is None else self._page_tokens.seal(end, request.filter, author)
         return GenerationPage.model_construct(generations=tuple(one.detail for one in found), next_page_token=token)
 
     def watch_generation(  # noqa: D102
@@ -109,6 +104,9 @@ class GenerationService(GenerationServiceInterface):
         if detail.state is not GenerationState.CANCELLED:
             raise AlreadySubmittedError("The generation is no longer queued, so it cannot be cancelled.")
         return detail
+
+    def end_watches(self) -> None:  # noqa: D102
+        self._waiting.end_watches()
 
     # --- Read ----------------------------------------------------------------------------------------------------
 
@@ -137,25 +135,17 @@ class GenerationService(GenerationServiceInterface):
             return GenerationDetailRepository(context).get_partials(wanted)
 
     def _read_page(
-        self, request: GenerationPageRequest, caller: Caller, after: ImagePosition | None
-    ) -> tuple[list[FoundGeneration], bool]:
-        """Return the generations of a page, and whether others come after them."""
-        page: list[FoundGeneration] = []
-        size = 0
+        self, request: GenerationPageRequest, caller: Caller, after: PagePosition | None
+    ) -> tuple[list[FoundGeneration], PagePosition | None]:
         with self._database.reading() as context:
-            repository = GenerationDetailRepository(context)
-            while True:
-                # One more than asked for tells whether there is another page.
-                limit = min(_GENERATIONS_A_QUERY, request.page_size + 1 - len(page))
-                found = repository.get_page(request.filter, caller, limit=limit, after=after)
-                for generation in found:
-                    size += _bytes_in_page(generation.detail)
-                    if len(page) == request.page_size or (page and size > MAX_PAGE_BYTES):
-                        return page, True
-                    page.append(generation)
-                if len(found) < limit:
-                    return page, False
-                after = _position_of(found[-1])
+            generations = GenerationDetailRepository(context)
+            return read_page(
+                lambda limit, after: generations.get_page(request.filter, caller, limit=limit, after=after),
+                page_size=request.page_size,
+                after=after,
+                position_of=lambda found: PagePosition(found.detail.created_at, found.id),
+                bytes_of=lambda found: _bytes_in_page(found.detail),
+            )
 
     # --- Watch ---------------------------------------------------------------------------------------------------
 
@@ -189,10 +179,6 @@ class GenerationService(GenerationServiceInterface):
 
 def _progress_of(detail: GenerationDetail) -> tuple[GenerationState, int]:
     return detail.state, detail.attempts
-
-
-def _position_of(generation: FoundGeneration) -> ImagePosition:
-    return ImagePosition(generation.detail.created_at, generation.id)
 
 
 def _bytes_in_page(detail: GenerationDetail) -> int:

@@ -119,6 +119,10 @@ class GenerationServiceInterface(ABC):
             AlreadySubmittedError: it is no longer queued.
         """
 
+    @abstractmethod
+    def end_watches(self) -> None:
+        """End all watches, which fail with ``ServerStoppingError``."""
+
 
 class UserServiceInterface(ABC):
     """Manages and authenticates users."""

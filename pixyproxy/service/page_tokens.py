@@ -12,8 +12,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from pixyproxy.core.exceptions import InvalidFieldError
-from pixyproxy.core.models import Caller, GenerationFilter, ImageFilter
-from pixyproxy.data.repositories.image_conditions import ImagePosition
+from pixyproxy.core.models import Caller, GenerationFilter, ImageFilter, PagePosition
 
 _POSITION = struct.Struct(">qq")  # microseconds since 1970, id
 _NONCE_LENGTH = 12
@@ -36,14 +35,14 @@ class PageTokens:
         """Use a key of ``new_page_token_key``."""
         self._cipher = AESGCM(bytes.fromhex(key))
 
-    def seal(self, position: ImagePosition, wanted: ImageFilter | GenerationFilter, caller: Caller | None) -> str:
+    def seal(self, position: PagePosition, wanted: ImageFilter | GenerationFilter, caller: Caller | None) -> str:
         """Return the token for the page after ``position``."""
         microseconds = (position.created_at - _EPOCH) // timedelta(microseconds=1)
         nonce = os.urandom(_NONCE_LENGTH)
         sealed = self._cipher.encrypt(nonce, _POSITION.pack(microseconds, position.id), _question(wanted, caller))
         return base64.urlsafe_b64encode(nonce + sealed).decode().rstrip("=")
 
-    def open(self, token: str, wanted: ImageFilter | GenerationFilter, caller: Caller | None) -> ImagePosition:
+    def open(self, token: str, wanted: ImageFilter | GenerationFilter, caller: Caller | None) -> PagePosition:
         """Return the position of a token.
 
         Raises:
@@ -61,7 +60,7 @@ class PageTokens:
                 "is not a token for these filters and these credentials; start again without it",
             ) from error
         microseconds, image_id = _POSITION.unpack(position)
-        return ImagePosition(_EPOCH + timedelta(microseconds=microseconds), image_id)
+        return PagePosition(_EPOCH + timedelta(microseconds=microseconds), image_id)
 
 
 def _question(wanted: ImageFilter | GenerationFilter, caller: Caller | None) -> bytes:

@@ -6,26 +6,22 @@ from collections.abc import Sequence
 
 from pixyproxy.core.exceptions import ContentDamagedError, ImageNotFoundError, OffsetOutOfRangeError
 from pixyproxy.core.models import (
-    DEFAULT_PAGE_SIZE,
-    MAX_PAGE_BYTES,
     Caller,
     ContentRequest,
     Image,
     ImagePage,
     ImagePageRequest,
+    PagePosition,
 )
 from pixyproxy.core.validation import validated, validated_guid
 from pixyproxy.data.database import Database
 from pixyproxy.data.gathering import GatheredReads
-from pixyproxy.data.repositories.image_conditions import ImagePosition
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.stores.image_store import ContentReader, ImageStore
 from pixyproxy.service.content import ImageContent, TrustedContents, damaged
 from pixyproxy.service.page_tokens import PageTokens
+from pixyproxy.service.pages import read_page
 
-# Images read by one query. A page of the default size takes one query. So does a page of 200 with the longest prompts,
-# which then reads 6 MiB of prompts instead of 25.
-_IMAGES_A_QUERY = DEFAULT_PAGE_SIZE + 1
 # The size of an image in a serialized page without its prompt, filename, author and tags (at most 361 bytes, with the
 # page token), and the overhead of each of these fields.
 _FIXED_BYTES = 512
@@ -54,10 +50,8 @@ class PublicImageService:
         after = None
         if request.page_token is not None:
             after = self._page_tokens.open(request.page_token, request.filter, caller)
-        images, has_more = self._read_page(request, caller, after)
-        token = None
-        if has_more:
-            token = self._page_tokens.seal(_position_of(images[-1]), request.filter, caller)
+        images, end = self._read_page(request, caller, after)
+        token = None if end is None else self._page_tokens.seal(end, request.filter, caller)
         return ImagePage.model_construct(images=tuple(images), next_page_token=token)
 
     def get_image_file(self, request: ContentRequest, caller: Caller | None) -> ImageContent:  # noqa: D102
@@ -80,25 +74,17 @@ class PublicImageService:
             return ImageRepository(context).get_several(wanted)
 
     def _read_page(
-        self, request: ImagePageRequest, caller: Caller | None, after: ImagePosition | None
-    ) -> tuple[list[Image], bool]:
-        """Return the images of a page, and whether there are more."""
-        images: list[Image] = []
-        size = 0
+        self, request: ImagePageRequest, caller: Caller | None, after: PagePosition | None
+    ) -> tuple[list[Image], PagePosition | None]:
         with self._database.reading() as context:
-            repository = ImageRepository(context)
-            while True:
-                # One more than requested shows whether there is another page.
-                limit = min(_IMAGES_A_QUERY, request.page_size + 1 - len(images))
-                found = repository.get_page(request.filter, caller, limit=limit, after=after)
-                for image in found:
-                    size += _bytes_in_page(image)
-                    if len(images) == request.page_size or (images and size > MAX_PAGE_BYTES):
-                        return images, True
-                    images.append(image)
-                if len(found) < limit:
-                    return images, False
-                after = _position_of(found[-1])
+            images = ImageRepository(context)
+            return read_page(
+                lambda limit, after: images.get_page(request.filter, caller, limit=limit, after=after),
+                page_size=request.page_size,
+                after=after,
+                position_of=lambda image: PagePosition(image.created_at, image.id),
+                bytes_of=_bytes_in_page,
+            )
 
     def _open(self, image: Image, caller: Caller | None) -> ContentReader:
         try:
@@ -111,10 +97,6 @@ class PublicImageService:
             reader.close()
             raise damaged()
         return reader
-
-
-def _position_of(image: Image) -> ImagePosition:
-    return ImagePosition(image.created_at, image.id)
 
 
 def _bytes_in_page(image: Image) -> int:

@@ -79,6 +79,7 @@ class Server:
         self._drain_delay = settings.drain_delay
         self._drain_timeout = settings.drain_timeout
         self._health = _Health()
+        self._generations = application.generations
         metrics = application.metrics
         clients = ClientAddresses(settings.proxies)
         self._connections = ConnectionLimiter(
@@ -164,6 +165,7 @@ class Server:
         ends_at = time.monotonic() + self._drain_timeout + _CANCEL_SECONDS
         stopped = self._server.stop(self._drain_timeout)
         self._health.end_watches()
+        self._generations.end_watches()
         stopped.wait(ends_at - time.monotonic())
         # It waits without a limit.
         shutdown = threading.Thread(target=self._threads.shutdown, daemon=True)

@@ -12,6 +12,7 @@ from pixyproxy.core.models import (
     Image,
     ImageDetail,
     ImageFilter,
+    PagePosition,
     User,
     UserClass,
     UserCreate,
@@ -19,7 +20,6 @@ from pixyproxy.core.models import (
     new_guid,
 )
 from pixyproxy.data.database import Database
-from pixyproxy.data.repositories.image_conditions import ImagePosition
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.repositories.users import UserRepository
 from pixyproxy.data.search.query import DEFAULT_LIMITS, SearchLimits
@@ -93,7 +93,7 @@ def get_page(
     limits: SearchLimits = DEFAULT_LIMITS,
 ) -> list[Image]:
     """Return the page after an image."""
-    position = None if after is None else ImagePosition(after.created_at, after.id)
+    position = None if after is None else PagePosition(after.created_at, after.id)
     with database.reading() as context:
         return ImageRepository(context, limits).get_page(image_filter, caller, limit=limit, after=position)
 

@@ -20,6 +20,7 @@ from pixyproxy.core.models import (
     GenerationState,
     ImageCreation,
     ImageDetailCreate,
+    PagePosition,
     PartialImage,
     UserClass,
     new_guid,
@@ -27,7 +28,6 @@ from pixyproxy.core.models import (
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.generation_details import FoundGeneration, GenerationDetailRepository
 from pixyproxy.data.repositories.generations import Generation, GenerationRepository, RequestContext
-from pixyproxy.data.repositories.image_conditions import ImagePosition
 from tests.contract.records import NOON, add_caller, add_image, minutes
 
 T = TypeVar("T")
@@ -197,7 +197,7 @@ def page(
     limit: int = 100,
     after: FoundGeneration | None = None,
 ) -> list[FoundGeneration]:
-    position = None if after is None else ImagePosition(after.detail.created_at, after.id)
+    position = None if after is None else PagePosition(after.detail.created_at, after.id)
     return shown(database, lambda details: details.get_page(wanted, caller, limit=limit, after=position))
 
 

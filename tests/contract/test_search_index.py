@@ -15,10 +15,9 @@ from typing import Any
 
 import pytest
 
-from pixyproxy.core.models import Caller, Image, ImageFilter, UserClass, Visibility
+from pixyproxy.core.models import Caller, Image, ImageFilter, PagePosition, UserClass, Visibility
 from pixyproxy.core.search_terms import MAX_TERM_LENGTH
 from pixyproxy.data.database import Database
-from pixyproxy.data.repositories.image_conditions import ImagePosition
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.search.index import SearchIndexRepository
 from pixyproxy.data.search.posting_store import Found, PostingRepository, as_text
@@ -355,6 +354,6 @@ def test_a_page_goes_on_behind_a_position_in_the_midst_of_equal_times(database: 
 
     with database.reading() as context:
         for place in (0, 3, 63, 64, 100, 149, 150, 199):
-            position = ImagePosition(images[place].created_at, images[place].id)
+            position = PagePosition(images[place].created_at, images[place].id)
             search = ImageSearch(context, ImageFilter(prompt="fox"), ann, limit=500, after=position, limits=LIMITS)
             assert search.image_ids() == [image.id for image in images[:place]][::-1]

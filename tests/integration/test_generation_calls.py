@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import signal
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -396,3 +397,19 @@ def test_old_requests_are_removed_where_a_setting_says_so(
         assert (kept.state, kept.request_id) == (CANCELLED, cancelled.request_id)
         [of_image] = client.page(states=[SUCCEEDED]).generations
         assert of_image.request.prompt == "the image of this minute"
+
+
+def test_watches_do_not_keep_a_server_from_ending(stand_in: RunningStandIn, tmp_path: Path, prompt: str) -> None:
+    settings = asking(stand_in) | {"PIXYPROXY_WORKERS": "1", "PIXYPROXY_DRAIN_TIMEOUT": "600"}
+    held = f"{prompt} [[fault:hold]]"
+    with running_server(tmp_path, settings) as server:
+        ann = GenerationClient(server, server.new_login())
+        watch = ann.watch(ann.start(held).guid)
+        watch.until(SUBMITTED)
+        server.process.send_signal(signal.SIGTERM)
+        with pytest.raises(grpc.RpcError) as ended:
+            watch.to_the_end()
+        stand_in.release(held)
+        assert server.process.wait(TIMEOUT) == 0
+    refused = refusal_of(ended.value)
+    assert (refused.code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, "SERVER_STOPPING")

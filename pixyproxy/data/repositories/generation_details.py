@@ -17,11 +17,11 @@ from pixyproxy.core.models import (
     GenerationState,
     Image,
     ImageCreation,
+    PagePosition,
     PartialImage,
 )
 from pixyproxy.core.text import exact_key
 from pixyproxy.data.database import DatabaseContext, Row
-from pixyproxy.data.repositories.image_conditions import ImagePosition
 from pixyproxy.data.repositories.images import ImageRepository
 
 _SELECT = """
@@ -67,7 +67,7 @@ class GenerationDetailRepository:
         return [found.get(generation_id) for generation_id in ids]
 
     def get_page(
-        self, wanted: GenerationFilter, caller: Caller, *, limit: int, after: ImagePosition | None
+        self, wanted: GenerationFilter, caller: Caller, *, limit: int, after: PagePosition | None
     ) -> list[FoundGeneration]:
         """Return the newest ``limit`` generations that match, after a position, and that ``caller`` may see."""
         ids = [row["id"] for row in self._context.fetch_all(*_page_query(wanted, caller, limit, after))]
@@ -170,7 +170,7 @@ def _creation_of(row: Row) -> ImageCreation | None:
 
 
 def _page_query(
-    wanted: GenerationFilter, caller: Caller, limit: int, after: ImagePosition | None
+    wanted: GenerationFilter, caller: Caller, limit: int, after: PagePosition | None
 ) -> tuple[str, dict[str, Any]]:
     """Return the query for the ids of a page, and its parameters.
 

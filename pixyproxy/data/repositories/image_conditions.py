@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
-from pixyproxy.core.models import Caller, ImageFilter, Visibility
+from pixyproxy.core.models import Caller, ImageFilter, PagePosition, Visibility
 from pixyproxy.core.text import caseless_key
 
 PUBLIC = f"images.visibility = {Visibility.PUBLIC.value}"
-
-
-@dataclass(frozen=True)
-class ImagePosition:
-    """A position in the order of images: newest first, and the highest id first among equal times."""
-
-    created_at: datetime
-    id: int
 
 
 @dataclass
@@ -28,7 +19,7 @@ class Conditions:
     parameters: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, image_filter: ImageFilter, author_id: int | None, after: ImagePosition | None) -> Conditions:
+    def of(cls, image_filter: ImageFilter, author_id: int | None, after: PagePosition | None) -> Conditions:
         """Return the conditions of a filter, apart from those of the search index, and of the start of a page."""
         conditions = cls()
         if author_id is not None:

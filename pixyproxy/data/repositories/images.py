@@ -9,13 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 from pixyproxy.core.exceptions import ImageNotFoundError
-from pixyproxy.core.models import Caller, Image, ImageDetail, ImageFilter, Usage, Visibility
+from pixyproxy.core.models import Caller, Image, ImageDetail, ImageFilter, PagePosition, Usage, Visibility
 from pixyproxy.core.text import caseless_key
 from pixyproxy.data.database import Database, DatabaseContext, in_list
 from pixyproxy.data.repositories.image_conditions import (
     PUBLIC,
     Conditions,
-    ImagePosition,
     scope_of,
     without_index,
 )
@@ -96,7 +95,7 @@ class ImageRepository:
         self._context.fetch_one(f"SELECT id FROM images WHERE guid = :guid{database.for_update}", {"guid": guid})  # noqa: S608
 
     def get_page(
-        self, image_filter: ImageFilter, caller: Caller | None, *, limit: int, after: ImagePosition | None
+        self, image_filter: ImageFilter, caller: Caller | None, *, limit: int, after: PagePosition | None
     ) -> list[Image]:
         """Return the newest ``limit`` images that match, that ``caller`` may see, and that come after a position."""
         if _takes_search(image_filter, caller):
@@ -105,7 +104,7 @@ class ImageRepository:
         return [_dict_to_image(row) for row in self._context.fetch_all(sql, parameters)]
 
     def _search(
-        self, image_filter: ImageFilter, caller: Caller | None, *, limit: int, after: ImagePosition | None
+        self, image_filter: ImageFilter, caller: Caller | None, *, limit: int, after: PagePosition | None
     ) -> list[Image]:
         parameters: dict[str, Any] = {}
         scope = scope_of(caller, parameters)
@@ -229,7 +228,7 @@ def _takes_search(image_filter: ImageFilter, caller: Caller | None) -> bool:
 
 
 def _page_query(
-    image_filter: ImageFilter, caller: Caller | None, limit: int, after: ImagePosition | None
+    image_filter: ImageFilter, caller: Caller | None, limit: int, after: PagePosition | None
 ) -> tuple[str, dict[str, Any]]:
     """Return the query for a page, and its parameters.
 

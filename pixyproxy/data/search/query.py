@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from pixyproxy.core.models import Caller, ImageFilter
+from pixyproxy.core.models import Caller, ImageFilter, PagePosition
 from pixyproxy.core.text import exact_key
 from pixyproxy.data.database import DatabaseContext, in_list
-from pixyproxy.data.repositories.image_conditions import Conditions, ImagePosition
+from pixyproxy.data.repositories.image_conditions import Conditions
 from pixyproxy.data.search.posting_store import Block, Found, PostingRepository
 from pixyproxy.data.search.postings import DEFAULT_LAYOUT, BlockLayout, Posting, intersection, union
 from pixyproxy.data.search.run_bounds import RunBounds, microseconds
@@ -74,7 +74,7 @@ class ImageSearch:
         caller: Caller | None,
         *,
         limit: int,
-        after: ImagePosition | None,
+        after: PagePosition | None,
         limits: SearchLimits = DEFAULT_LIMITS,
     ) -> None:
         self._context = context

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
 
 from pixyproxy.core.call import CallScope
-from pixyproxy.core.exceptions import ConflictError, DBConnectionError, PixyProxyException
+from pixyproxy.core.exceptions import ConflictError, DBConnectionError, PixyProxyException, ServerStoppingError
 from pixyproxy.core.local_signal import LocalSignal, wait_for_any
 from pixyproxy.core.models import GenerationState
 from pixyproxy.data.database import Database
@@ -74,7 +74,7 @@ class Watcher(_Waiter):
 
     def tell(self, error: PixyProxyException) -> None:
         """End the wait with an error, unless that only says that the generation stays queued."""
-        if isinstance(error, DBConnectionError | ConflictError):
+        if isinstance(error, DBConnectionError | ConflictError | ServerStoppingError):
             super().tell(error)
 
 
@@ -151,6 +151,15 @@ class WaitingCalls:
     def watching(self, generation_id: int, call: CallScope) -> AbstractContextManager[Watcher]:
         """Look at a generation meanwhile for a call that waits for its changes."""
         return self._added(generation_id, Watcher(call))
+
+    def end_watches(self) -> None:
+        """End all watches with an error: another server can continue them, but a drain would wait for them."""
+        error = ServerStoppingError("The server is stopping; watch the generation again.")
+        with self._lock:
+            watched = [generation_id for generation_id, waiters in self._waiters.items() if waiters]
+            for watcher in (waiter for generation_id in watched for waiter in self._waiters[generation_id]):
+                if isinstance(watcher, Watcher):
+                    watcher.tell(error)
 
     @contextmanager
     def _added(self, generation_id: int, waiter: AnyWaiter) -> Iterator[AnyWaiter]:

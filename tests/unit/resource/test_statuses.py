@@ -67,6 +67,7 @@ def test_every_exception_has_a_status_of_its_own() -> None:
         (exc.ConflictError("m"), "ABORTED", "CONFLICT"),
         (exc.StorageFullError("m"), "RESOURCE_EXHAUSTED", "STORAGE_FULL"),
         (exc.StorageUnavailableError("m"), "UNAVAILABLE", "STORAGE_UNAVAILABLE"),
+        (exc.ServerStoppingError("m"), "UNAVAILABLE", "SERVER_STOPPING"),
         (exc.StorageMisconfiguredError("m"), "FAILED_PRECONDITION", "STORAGE_MISCONFIGURED"),
         (exc.ContentDamagedError("m"), "DATA_LOSS", "CONTENT_DAMAGED"),
     ],

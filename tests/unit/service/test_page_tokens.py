@@ -7,11 +7,10 @@ from datetime import UTC, datetime
 import pytest
 
 from pixyproxy.core.exceptions import InvalidFieldError
-from pixyproxy.core.models import Caller, ImageFilter, UserClass
-from pixyproxy.data.repositories.image_conditions import ImagePosition
+from pixyproxy.core.models import Caller, ImageFilter, PagePosition, UserClass
 from pixyproxy.service.page_tokens import PageTokens, new_page_token_key
 
-POSITION = ImagePosition(datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC), 123_456_789)
+POSITION = PagePosition(datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC), 123_456_789)
 FILTER = ImageFilter(prompt="castle", tags=("a", "b"))
 ALICE = Caller(user_id=1, guid="123e4567-e89b-42d3-a456-426614174000", username="alice", class_key=UserClass.USER)
 BOB = ALICE.model_copy(update={"guid": "123e4567-e89b-42d3-a456-426614174001", "username": "bob"})
@@ -23,8 +22,8 @@ def tokens() -> PageTokens:
 
 
 @pytest.mark.parametrize("caller", [None, ALICE])
-@pytest.mark.parametrize("position", [POSITION, ImagePosition(datetime(1, 1, 1, tzinfo=UTC), 0)])
-def test_a_token_gives_back_its_position(tokens: PageTokens, caller: Caller | None, position: ImagePosition) -> None:
+@pytest.mark.parametrize("position", [POSITION, PagePosition(datetime(1, 1, 1, tzinfo=UTC), 0)])
+def test_a_token_gives_back_its_position(tokens: PageTokens, caller: Caller | None, position: PagePosition) -> None:
     assert tokens.open(tokens.seal(position, FILTER, caller), FILTER, caller) == position
 
 

@@ -6,7 +6,16 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from pixyproxy.core.models import MAX_PAGE_BYTES, Caller, ImageFilter, ImagePage, ImagePageRequest, Usage, Visibility
+from pixyproxy.core.models import (
+    MAX_PAGE_BYTES,
+    Caller,
+    ImageFilter,
+    ImagePage,
+    ImagePageRequest,
+    PagePosition,
+    Usage,
+    Visibility,
+)
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.stores.local_image_store import LocalImageStore
@@ -44,7 +53,7 @@ def test_no_image_takes_more_of_a_page_than_is_reckoned() -> None:
         created_at=EARLY + timedelta(microseconds=999_999),
         updated_at=EARLY + timedelta(microseconds=999_999),
     )
-    token = PageTokens(new_page_token_key()).seal(public_images._position_of(image), ImageFilter(), None)
+    token = PageTokens(new_page_token_key()).seal(PagePosition(image.created_at, image.id), ImageFilter(), None)
     page = from_image_page(ImagePage.model_construct(images=(image,), next_page_token=token))
 
     assert page.ByteSize() <= public_images._bytes_in_page(image) <= MAX_PAGE_BYTES
