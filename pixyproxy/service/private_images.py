@@ -11,6 +11,7 @@ from pixyproxy.core.models import Caller, Image, ImageChanges, ImageCreation
 from pixyproxy.core.validation import validated, validated_guid
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.deletions import DeletionRepository
+from pixyproxy.data.repositories.generation_details import GenerationDetailRepository
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.transactions import in_transaction
 from pixyproxy.service.creation.recording import ImageCreator
@@ -51,6 +52,7 @@ class PrivateImageService:
             image = self._lock_own(context, guid, author)
             ImageRepository(context).delete(image.id)
             DeletionRepository(context).insert(guid)
+            GenerationDetailRepository(context).forget_request(guid)
 
         in_transaction(self._database, delete)
         try:

@@ -413,3 +413,15 @@ def test_watches_do_not_keep_a_server_from_ending(stand_in: RunningStandIn, tmp_
         assert server.process.wait(TIMEOUT) == 0
     refused = refusal_of(ended.value)
     assert (refused.code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, "SERVER_STOPPING")
+
+
+def test_the_prompt_of_a_deleted_image_is_gone(server: RunningServer, prompt: str) -> None:
+    login = server.new_login()
+    ann = GenerationClient(server, login)
+    generation = ann.wait_for(ann.start(prompt).guid, SUCCEEDED)
+    assert generation.image.prompt == generation.request.prompt == prompt
+    ImageClient(server, login).delete(generation.image_guid)
+    left = ann.get(generation.guid)
+    assert left.state == SUCCEEDED
+    assert not left.HasField("image")
+    assert not left.HasField("request")

@@ -121,6 +121,12 @@ class GenerationDetailRepository:
 
     # --- Retention -----------------------------------------------------------------------------------------------
 
+    def forget_request(self, image_guid: str) -> None:
+        """Remove the request, with its prompt, of the generation of an image that is deleted."""
+        self._context.execute(
+            "UPDATE generations SET request = NULL WHERE image_guid = :image_guid", {"image_guid": image_guid}
+        )
+
     def forget_requests(self, before: datetime, limit: int) -> int:
         """Remove the requests of generations that ended without an image before a moment, and return their number."""
         without_image = (GenerationState.FAILED, GenerationState.CANCELLED, GenerationState.OUTCOME_UNKNOWN)
