@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+_NICENESS = 10
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -66,9 +67,5 @@ def stay_on(core: int) -> None:
 
 
 def give_way() -> None:
-    """Run only when no other process of the server wants to; RPC workers renew the leases meanwhile.
-
-    A low priority is not enough: threads under ``SCHED_BATCH``, as those of RPC workers are, interrupt no other one.
-    """
-    with suppress(OSError):  # Where a container forbids it, other calls feel generations.
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    """Lower the priority of this process. Under ``SCHED_IDLE`` a busy machine would run no generations."""
+    os.nice(_NICENESS)

@@ -320,7 +320,7 @@ def test_a_watcher_that_stalls_is_cut_off(tmp_path: Path, stand_in: RunningStand
             reading.next()
             wait_until(lambda: "REQUEST END" in "".join(server.lines_of(call_id_of(call))), TIMEOUT, "it to be cut off")
             *_, why, end = server.lines_of(call_id_of(call))
-            assert why.endswith("The caller took nothing for 3 s and was cut off.")
+            assert why.endswith("The client read nothing for 3 s and was cut off.")
             assert "REQUEST END CANCELLED" in end
             # Who only waits for a change is not cut off, for whatever time.
             stand_in.release(prompt)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 _ROOT = Path(__file__).parents[2]
 _MODULE = (sys.executable, "-m")
@@ -128,9 +128,16 @@ class ForkedProcess:
         self.send_signal(signal.SIGKILL)
 
     def _look(self, timeout: float | None) -> int | None:
-        if self.returncode is None and select.select([self._report], [], [], timeout)[0]:
+        if self.returncode is None and _is_readable(self._report, timeout):
             line = self._report.readline()
             assert line, "the fork server has ended"
             self.returncode = int(line)
             self._report.close()
         return self.returncode
+
+
+def _is_readable(file: Any, timeout: float | None) -> bool:
+    # Not select.select, which takes no descriptor over 1,023.
+    poll = select.poll()
+    poll.register(file, select.POLLIN)
+    return bool(poll.poll(None if timeout is None else timeout * 1000))

@@ -16,8 +16,7 @@ _RENEWALS_A_LEASE = 5
 class Leases:
     """Renews the leases of all submitted generations of some generation workers, in a thread of its own.
 
-    A generation worker renews its own. Because it runs only when the CPU is otherwise idle, the RPC workers of its
-    server renew them, too.
+    A generation worker renews its own. Because it has a low priority, the RPC workers of its server renew them, too.
 
     Attributes:
         duration: how long a lease lasts.

@@ -169,6 +169,8 @@ class GenerationWorker:
         self._threads.shutdown()
         self._recovery.close()
         self._leases.close()
+        if not claiming.is_alive():
+            self._freed.close()
 
     # --- Claim ---------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -131,6 +132,9 @@ class Server:
         self.owner = self.owner or new_guid()
         self.continued: list[dict[str, str]] = []
         self.recorded, self.changed = LocalSignal(), LocalSignal()
+        for one in (self.recorded, self.changed):
+            # Nobody else closes them, and a run has hundreds of servers.
+            weakref.finalize(self, one.close)
         self.circuits = SharedCircuits()
         self.storing = ImageStoring(self.database, self.store, lease=self.lease, retry_interval=0.01)
         limit = self.images_per_minute

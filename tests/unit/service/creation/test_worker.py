@@ -770,9 +770,10 @@ def test_room_is_asked_for_all_that_is_submitted(
     monkeypatch.setattr(store, "require_room", asked.append)
     for _ in range(3):
         record(database, alice)
-    with Server(database, store, generator, limit=2).running(), held_back(generator):
+    with held_back(generator) as answer, Server(database, store, generator, limit=2).running():
         wait_for_states(database, "sent", "sent", "queued")
         assert asked == [1, 2]
+        answer.set()
 
 
 def test_a_trial_that_fails_leaves_the_circuit_open(
@@ -925,7 +926,9 @@ def test_at_its_end_it_finishes_what_it_has_submitted_and_leaves_the_rest(
         thread.start()
         wait_for_states(database, "sent", "queued", "queued")
         # A claim that hangs in the database keeps no process from ending.
-        assert [other.daemon for other in threading.enumerate() if other.name == "claims"] == [True]
+        claims = [other for other in threading.enumerate() if other.name == "claims"]
+        assert claims
+        assert all(claiming.daemon for claiming in claims)
         server.recorded.close_sender()
         answer.set()
         thread.join(TIMEOUT)
