@@ -116,6 +116,11 @@ def test_an_image_is_made_stored_and_entered(
     assert (asked.model, asked.size, asked.quality, asked.author_guid) == ("m", "16x16", "auto", alice.guid)
 
 
+@pytest.mark.parametrize(("prompt", "filename"), [("🦊!", "image.webp"), ("A fox.", "a-fox.webp")])
+def test_an_image_is_named_after_its_prompt(creator: ImageCreator, alice: Caller, prompt: str, filename: str) -> None:
+    assert creator.create(request(prompt), alice, CallScope()).filename == filename
+
+
 def test_what_was_recorded_is_claimed_before_the_next_poll(
     database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
 ) -> None:
