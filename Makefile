@@ -28,8 +28,8 @@ $(VENV)/.made-%: pyproject.toml
 run: $(VENV)/.made-run ## Serve on 127.0.0.1:50051 with SQLite and the folder images/
 	@exec $(BIN)/pixyproxy serve
 
-# Three for two cores: tests spend a third of their time waiting for other processes.
-TEST_WORKERS = $(shell echo $$((3 * $$(getconf _NPROCESSORS_ONLN) / 2)))
+# Two for each core: tests spend half of their time waiting for other processes.
+TEST_WORKERS = $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 
 .PHONY: test
 test: $(VENV)/.made-dev ## Run all tests (prints first what it installs, with sizes)
