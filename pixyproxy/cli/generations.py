@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 _LARGEST_PAGE = 200
 _LONGEST_WATCH = 24 * 3600.0
+_POSITION_TIMEOUT = 5.0
 _WORDS = {GenerationState.QUEUED: "Queued", GenerationState.SUBMITTED: "Generating the image"}
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -201,9 +202,32 @@ def _states(
                     show(event.data)
             continue
         if line is not None and not event.state.is_final:
-            attempt = f" (attempt {event.attempts})" if event.attempts > 1 else ""
-            line.say(_WORDS[event.state] + attempt)
+            line.say(_words(client, event))
         yield event
+
+
+def _words(client: _Client, generation: Generation) -> str:
+    """Describe a generation that has not ended, with its position in the queue when it was queued."""
+    words = _WORDS[generation.state]
+    if generation.state is GenerationState.QUEUED and (ahead := _count_ahead(client, generation)):
+        # Users are served in turn, so that only their own generations are ahead for certain.
+        words += f" behind {ahead}{'' if ahead < _LARGEST_PAGE else ' or more'} of yours"
+    return words + (f" (attempt {generation.attempts})" if generation.attempts > 1 else "")
+
+
+def _count_ahead(client: _Client, generation: Generation) -> int:
+    """Return how many queued generations of the same author are older, up to a page of them."""
+    try:
+        older = client.list_generations(
+            page_size=_LARGEST_PAGE,
+            timeout=_POSITION_TIMEOUT,
+            states=[GenerationState.QUEUED],
+            author=generation.author,
+            created_before=generation.created_at,
+        )
+        return sum(1 for _ in islice(older, _LARGEST_PAGE))
+    except PixyProxyClientError:
+        return 0  # The watch goes on without it.
 
 
 def _was_cancelled(client: _Client, generation: Generation) -> bool:

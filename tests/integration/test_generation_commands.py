@@ -116,6 +116,16 @@ def test_the_state_and_the_time_are_shown(site: Site, prompt: str) -> None:
     assert "run:" not in terminal.text
 
 
+def test_the_position_in_the_queue_is_shown(site: Site, prompt: str) -> None:
+    for number in range(2):
+        started(site.server, site.server.admin, f"{prompt} {number}")
+    started(site.server, site.server.new_login(), prompt)
+    with site.create(prompt) as terminal:
+        terminal.wait_for("Queued behind 2 of yours.*0:00:00")
+        site.resume()
+        assert terminal.end() == 0
+
+
 def test_what_is_queued_can_be_cancelled_after_ctrl_c(site: Site, prompt: str) -> None:
     with site.create(prompt) as terminal:
         terminal.wait_for("Queued")
