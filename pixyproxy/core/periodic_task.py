@@ -15,7 +15,7 @@ from pixyproxy.core.exceptions import PixyProxyException, for_log
 
 _logger = logging.getLogger(__name__)
 
-_CLOSE_SECONDS = 5.0
+_CLOSE_SECONDS = 2.0
 # The same failure is logged at most once in a minute.
 _WARN_SECONDS = 60.0
 

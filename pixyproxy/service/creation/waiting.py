@@ -19,7 +19,7 @@ from pixyproxy.data.repositories.generations import Generation, GenerationReposi
 
 _logger = logging.getLogger(__name__)
 
-_CLOSE_SECONDS = 5.0
+_CLOSE_SECONDS = 2.0
 
 AnyWaiter = TypeVar("AnyWaiter", bound="_Waiter")
 
