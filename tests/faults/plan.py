@@ -196,9 +196,12 @@ def _others(bench: Bench, servers: Databases) -> Iterator[Scenario]:
 
 
 def _generations(bench: Bench, servers: Databases) -> Iterator[Scenario]:
+    # Each with a database of its own: the servers of one would claim the generations of another.
     for url in servers.everywhere():
         yield partial(cancelling.races_with_claims, bench, url, races=334, servers=1 if url is None else 2)
+    for url in servers.everywhere():
         yield partial(streams.generation_worker_killed, bench, url, times=3)
+    for url in servers.everywhere():
         yield partial(providers.faulty_streams, bench, url, rounds=2)
 
 

@@ -33,7 +33,6 @@ _DEFAULT_BASE_URL = "https://api.openai.com/v1"
 _OPENAI_DOMAIN = ".openai.com"
 _CONNECT_TIMEOUT = 10.0
 _WRITE_TIMEOUT = 60.0
-_LOOKUP_TIMEOUT = 5.0
 _PARTIAL = "image_generation.partial_image"
 _COMPLETED = "image_generation.completed"
 _MAX_TOKENS = 2**63 - 1  # what a database's integer holds
@@ -140,13 +139,13 @@ class OpenAIGenerator:
             # The connection broke after the headers of the answer.
             raise _explain_connection(exc) from exc
 
-    def model_shutdown_date(self, model: str) -> str | None:
+    def model_shutdown_date(self, model: str, timeout: float = 5.0) -> str | None:
         """Return the provider's date for the shutdown of a model, such as ``2026-12-01``, or None if there is none.
 
         A failed request is logged, and returns None.
         """
         try:
-            date = self._client.models.retrieve(model, timeout=_LOOKUP_TIMEOUT).shutdown_date
+            date = self._client.models.retrieve(model, timeout=timeout).shutdown_date
         except Exception as exc:  # The start of the server must not depend on a warning.
             _logger.warning("The image provider did not describe its model: %s", type(exc).__name__)
             return None

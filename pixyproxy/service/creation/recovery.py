@@ -35,9 +35,8 @@ _ROWS_A_RUN = 100
 # Watchers on other servers look ten times a second.
 _PARTIALS_AFTER_END = timedelta(seconds=5)
 _FORGET_SECONDS = 3600.0
-# An image that cannot be recovered is logged at most once an hour, and at most so many of them.
+# An image that cannot be recovered is logged at most once an hour.
 _REPORT_SECONDS = 3600.0
-_MAX_REPORTED = 1000
 
 
 class Recovery:
@@ -53,6 +52,7 @@ class Recovery:
         retention: timedelta | None = None,
         interval: float = 5.0,
         retry_interval: float = 0.5,
+        max_reported: int = 1000,
     ) -> None:
         """Recover nothing yet.
 
@@ -64,6 +64,7 @@ class Recovery:
             retention: how long to store the requests of generations that ended without an image; None for ever.
             interval: seconds between two runs.
             retry_interval: seconds until the next run after one that failed.
+            max_reported: the most images whose failures are logged within an hour.
         """
         self._database = database
         self._store = store
@@ -76,7 +77,7 @@ class Recovery:
         # Images with a manifest whose generation was leased at the last run.
         self._waiting: set[str] = set()
         # Images whose failures were logged within the last hour.
-        self._reported: TTLCache[str, None] = TTLCache(_MAX_REPORTED, ttl=_REPORT_SECONDS)
+        self._reported: TTLCache[str, None] = TTLCache(max_reported, ttl=_REPORT_SECONDS)
         self._list_at = 0.0
         self._forget_at = 0.0
         # The deletion that failed last, or 0. The next run begins after it.
@@ -226,7 +227,7 @@ class Recovery:
 
     def _report(self, guid: str, what: str, *, traceback: bool = False) -> None:
         """Log a failure for an image, unless one was logged within the last hour."""
-        if guid not in self._reported and len(self._reported) < _MAX_REPORTED:
+        if guid not in self._reported and len(self._reported) < self._reported.maxsize:
             self._reported[guid] = None
             _logger.error("The image %s %s", guid, what, exc_info=traceback)
 

@@ -61,7 +61,6 @@ _logger = logging.getLogger(__name__)
 
 _EXTENSIONS = {"image/png": "png", "image/webp": "webp", "image/jpeg": "jpg"}
 _MAX_REMEMBERED_AUTHORS = 10_000
-_CLOSE_SECONDS = 10.0
 
 
 class _NotSubmitted(Exception):
@@ -96,6 +95,7 @@ class GenerationWorker:
         poll_interval: float = 1.0,
         retry_interval: float = 0.5,
         give_up_after: float = 60.0,
+        close_timeout: float = 10.0,
     ) -> None:
         """Claim nothing yet.
 
@@ -119,6 +119,7 @@ class GenerationWorker:
             poll_interval: seconds between two queries for requests that other servers have recorded.
             retry_interval: seconds between two attempts while the database is unavailable.
             give_up_after: seconds after which such attempts end. The generation then ends with its lease.
+            close_timeout: seconds to wait at the end for a claim that hangs.
         """
         self._database = database
         self._store = store
@@ -139,6 +140,7 @@ class GenerationWorker:
         self._poll_interval = poll_interval
         self._retry_interval = retry_interval
         self._give_up_after = give_up_after
+        self._close_timeout = close_timeout
         self._started_at = datetime.now(UTC)
         self._freed = LocalSignal()
         self._threads = ThreadPoolExecutor(limit, thread_name_prefix="generation")
@@ -165,7 +167,7 @@ class GenerationWorker:
         on_ending()
         self._is_ending = True
         self._freed.send()
-        claiming.join(_CLOSE_SECONDS)
+        claiming.join(self._close_timeout)
         self._threads.shutdown()
         self._recovery.close()
         self._leases.close()

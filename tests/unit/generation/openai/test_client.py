@@ -717,11 +717,10 @@ def test_every_request_has_a_connection_of_its_own(listener: socket.socket) -> N
                     assert connection.recv(1) == b""  # The client has closed it.
 
 
-def test_provider_that_does_not_say_is_not_waited_for(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "_LOOKUP_TIMEOUT", SHORT_TIMEOUT)
+def test_provider_that_does_not_say_is_not_waited_for(listener: socket.socket) -> None:
     started = time.monotonic()
     for generator in open_generator(f"http://127.0.0.1:{listener.getsockname()[1]}/v1"):
-        assert generator.model_shutdown_date("m") is None
+        assert generator.model_shutdown_date("m", SHORT_TIMEOUT) is None
     assert time.monotonic() - started < 10 * SHORT_TIMEOUT
 
 

@@ -123,7 +123,9 @@ class Server:
     observer: GenerationObserver | None = None
     max_queued: int = 100
     retention: timedelta | None = None
+    max_reported: int = 1000
     poll_interval: float = 0.1
+    close_timeout: float = 10.0
     clock: Callable[[], float] = time.monotonic
     defaults: GenerationDefaults = DEFAULTS
     trace_headers: Mapping[str, str] = field(default_factory=dict)
@@ -145,6 +147,7 @@ class Server:
             self.storing,
             on_change=self.changed.send,
             retention=self.retention,
+            max_reported=self.max_reported,
             interval=0.2,
             retry_interval=0.01,
         )
@@ -189,6 +192,7 @@ class Server:
             poll_interval=self.poll_interval,
             retry_interval=0.02,
             give_up_after=5.0,
+            close_timeout=self.close_timeout,
         )
 
     @contextlib.contextmanager

@@ -17,7 +17,6 @@ from pixyproxy.data.repositories.generations import Generation, GenerationReposi
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.stores.local_image_store import LocalImageStore
 from pixyproxy.data.stores.object_image_store import ObjectImageStore
-from pixyproxy.service.creation import recovery
 from pixyproxy.service.creation.storing import ImageStoring
 from tests.support.unusual_files import UNUSUAL, in_time, put_in_place
 from tests.support.waiting import wait_until
@@ -201,10 +200,9 @@ def test_an_image_of_no_generation_is_reported_once_and_left(
 
 
 def test_no_more_than_so_many_images_are_reported(
-    database: Database, store: FailingStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    database: Database, store: FailingStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(recovery, "_MAX_REPORTED", 2)
-    server = Server(database, store, FakeGenerator())
+    server = Server(database, store, FakeGenerator(), max_reported=2)
     for _ in range(3):
         store.write_manifest(new_guid(), "{}")
 

@@ -17,7 +17,6 @@ from pixyproxy.core.local_signal import LocalSignal
 from pixyproxy.core.models import Caller, GenerationState, ImageCreation, ImageDetailCreate, new_guid
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.generations import Generation, GenerationRepository, RequestContext
-from pixyproxy.service.creation import waiting as waiting_module
 from pixyproxy.service.creation.waiting import WaitingCalls
 from tests.support.waiting import wait_until
 
@@ -254,7 +253,6 @@ def test_a_look_that_hangs_keeps_no_process_from_ending(
         assert may_go_on.wait(TIMEOUT)
         return []
 
-    monkeypatch.setattr(waiting_module, "_CLOSE_SECONDS", 0.1)
     monkeypatch.setattr(GenerationRepository, "get_several", hang)
     generation, scope = record(database, alice), CallScope()
     with waiting_calls(database) as waiting:

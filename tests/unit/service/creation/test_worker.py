@@ -38,7 +38,6 @@ from pixyproxy.data.stores.local_image_store import LocalImageStore
 from pixyproxy.generation.circuit_breaker import FAILURES_TO_OPEN, FIRST_PAUSE
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
 from pixyproxy.generation.observer import GenerationObserver
-from pixyproxy.service.creation import worker
 from pixyproxy.service.creation.rate_limiter import RateLimiter
 from tests.support.waiting import wait_until
 from tests.unit.service.conftest import make_caller
@@ -947,9 +946,8 @@ def test_a_claim_that_hangs_keeps_no_worker_from_ending(
         _wait(may_go_on)
         return {}
 
-    monkeypatch.setattr(worker, "_CLOSE_SECONDS", 0.1)
     monkeypatch.setattr(GenerationRepository, "oldest_queued", hang)
-    server = Server(database, store, generator)
+    server = Server(database, store, generator, close_timeout=0.1)
     thread = threading.Thread(target=server.worker.run)
     thread.start()
     try:
