@@ -67,7 +67,7 @@ class PeriodicTask:
         except PixyProxyException as error:
             self._warn(for_log(error))
             return self._retry_interval
-        except Exception:
+        except Exception:  # One failure must not end the task.
             _logger.exception("The task %s failed.", self._name)
             return self._retry_interval
         self._warned_of = ""

@@ -21,7 +21,7 @@ from pixyproxy.core.models import (
     PartialImage,
 )
 from pixyproxy.core.text import exact_key
-from pixyproxy.data.database import DatabaseContext, Row
+from pixyproxy.data.database import DatabaseContext, Row, in_list
 from pixyproxy.data.repositories.images import ImageRepository
 
 _SELECT = """
@@ -62,7 +62,7 @@ class GenerationDetailRepository:
 
     def get_several(self, ids: Sequence[int]) -> list[FoundGeneration | None]:
         """Return generations by their ids, in the same order; None where there is none."""
-        rows = self._rows(f"generations.id IN ({', '.join(map(str, set(ids)))})", {})
+        rows = self._rows(f"generations.id IN ({in_list(set(ids))})", {})
         found = {generation.id: generation for generation in self._found(rows)}
         return [found.get(generation_id) for generation_id in ids]
 
@@ -116,7 +116,7 @@ class GenerationDetailRepository:
             {"submitted": GenerationState.SUBMITTED.value, "before": before},
         )
         if rows:
-            ids = ", ".join(str(row["generation_id"]) for row in rows)
+            ids = in_list(row["generation_id"] for row in rows)
             self._context.execute(f"DELETE FROM partial_images WHERE generation_id IN ({ids})", {})  # noqa: S608
 
     # --- Retention -----------------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ class GenerationDetailRepository:
             {"before": before},
         )
         if rows:
-            ids = ", ".join(str(row["id"]) for row in rows)
+            ids = in_list(row["id"] for row in rows)
             self._context.execute(f"UPDATE generations SET request = NULL WHERE id IN ({ids})", {})  # noqa: S608
         return len(rows)
 

@@ -14,7 +14,7 @@ from typing import Any
 from pixyproxy.core.error_records import to_record
 from pixyproxy.core.exceptions import PixyProxyException
 from pixyproxy.core.models import Caller, GenerationState, ImageCreation, PartialImage, UserClass, new_guid
-from pixyproxy.data.database import DatabaseContext, Row
+from pixyproxy.data.database import DatabaseContext, Row, in_list
 
 _COLUMNS = """
   generations.id, generations.author_id, generations.fingerprint, generations.image_guid, generations.state,
@@ -182,7 +182,7 @@ class GenerationRepository:
 
     def get_several(self, ids: Collection[int]) -> list[Generation]:
         """Return generations by their ids."""
-        return self._select(f"id IN ({_listed(ids)})") if ids else []
+        return self._select(f"id IN ({in_list(ids)})") if ids else []
 
     def get_expired(self, limit: int) -> list[Generation]:
         """Return generations that were submitted, or about to be, by a process whose lease has expired."""
@@ -412,10 +412,6 @@ class GenerationRepository:
             parameters,
         )
         return [_dict_to_generation(row) for row in rows]
-
-
-def _listed(ids: Collection[int]) -> str:
-    return ", ".join(map(str, map(int, ids)))
 
 
 def _request_to_dict(creation: ImageCreation, context: RequestContext) -> Row:

@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from itertools import chain
 from typing import TypeVar
 
 from pixyproxy.core.call import CallScope
@@ -156,10 +157,9 @@ class WaitingCalls:
         """End all watches with an error: another server can continue them, but a drain would wait for them."""
         error = ServerStoppingError("The server is stopping; watch the generation again.")
         with self._lock:
-            watched = [generation_id for generation_id, waiters in self._waiters.items() if waiters]
-            for watcher in (waiter for generation_id in watched for waiter in self._waiters[generation_id]):
-                if isinstance(watcher, Watcher):
-                    watcher.tell(error)
+            for waiter in chain.from_iterable(self._waiters.values()):
+                if isinstance(waiter, Watcher):
+                    waiter.tell(error)
 
     @contextmanager
     def _added(self, generation_id: int, waiter: AnyWaiter) -> Iterator[AnyWaiter]:
@@ -197,7 +197,7 @@ class WaitingCalls:
             except (DBConnectionError, ConflictError) as error:
                 if time.monotonic() - reached_at > self._give_up_after:
                     self._fail(waited_for, error)
-            except Exception:
+            except Exception:  # The thread must go on: all waiting calls of the process depend on it.
                 _logger.exception("Generations that calls wait for could not be read.")
 
     def _query(self, ids: Collection[int]) -> None:

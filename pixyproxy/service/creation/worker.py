@@ -190,7 +190,7 @@ class GenerationWorker:
             except PixyProxyException as error:
                 _logger.warning("No generation can be claimed: %s", error.message)
                 pause = self._retry_interval
-            except Exception:
+            except Exception:  # The thread must go on: nothing else claims.
                 _logger.exception("No generation can be claimed.")
                 pause = self._poll_interval
             self._wait(pause)
@@ -333,7 +333,7 @@ class GenerationWorker:
         try:
             with self._continuing(queued.context.trace_headers):
                 self._generate(queued, permit)
-        except Exception:
+        except Exception:  # Nobody reads the future of this thread; the lease ends the generation.
             _logger.exception("The end of generation %d could not be recorded.", queued.generation.id)
         finally:
             with self._lock:
