@@ -231,6 +231,7 @@ def build(settings: Settings, shared: Shared, base: Base, *, rpc_worker: int = 0
             trace_headers=base.watch.trace_headers,
             on_record=shared.recorded.send,
             max_queued=settings.max_queued,
+            allows_low_moderation=settings.allow_low_moderation,
         )
         page_tokens = PageTokens(_page_token_key(base.database))
         yield Application(

@@ -216,6 +216,7 @@ class Settings(BaseSettings):
         description="The most generations that may be queued, of all servers together, before CreateGeneration refuses "
         "further ones.",
     )
+    allow_low_moderation: bool = Field(default=True, description="Whether requests may ask for the moderation low.")
     generation_retention: int | None = Field(
         default=None,
         ge=1,

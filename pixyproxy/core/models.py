@@ -43,6 +43,8 @@ ADVISED_PASSWORD_LENGTH = 12
 MAX_PASSWORD_LENGTH = 1024
 MAX_MODEL_NAME_LENGTH = 64
 MAX_PARTIAL_IMAGES = 3
+MAX_COMPRESSION = 100
+MAX_INPUTS = 16
 MAX_SEARCH_LENGTH = 1024
 # The cost of a search grows with the number of its terms.
 MAX_SEARCH_TERMS = 24
@@ -55,6 +57,7 @@ _GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SIZE = re.compile(r"auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4}")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]*")
 TRANSPARENT_RULE = "transparent needs the output format png or webp"
+COMPRESSION_RULE = "needs the output format webp or jpeg"
 
 
 class Visibility(IntEnum):
@@ -62,6 +65,14 @@ class Visibility(IntEnum):
 
     PRIVATE = 1
     PUBLIC = 2
+
+
+class Origin(IntEnum):
+    """Where an image comes from. The numbers are those of the API and of the database."""
+
+    GENERATED = 1
+    EDITED = 2
+    IMPORTED = 3
 
 
 class UserClass(StrEnum):
@@ -206,6 +217,22 @@ def _check_partial_images(count: int) -> int:
     return count
 
 
+def _check_compression(compression: int) -> int:
+    if not 0 <= compression <= MAX_COMPRESSION:
+        raise _refuse(f"must be from 0 to {MAX_COMPRESSION}")
+    return compression
+
+
+def _check_input_count(inputs: Any) -> Any:
+    if isinstance(inputs, (list, tuple)) and len(inputs) > MAX_INPUTS:
+        raise _refuse(f"must be at most {MAX_INPUTS} images, not {len(inputs):,}")
+    return inputs
+
+
+def _is_unset(value: object) -> bool:
+    return value is None or value == ()
+
+
 Guid = Annotated[str, AfterValidator(_check_guid)]
 Prompt = Annotated[str, AfterValidator(_check_prompt)]
 SearchText = Annotated[str, Field(max_length=MAX_SEARCH_LENGTH), AfterValidator(_check_search_text)]
@@ -218,15 +245,23 @@ Password = Annotated[SecretStr, AfterValidator(_check_password)]
 ModelName = Annotated[str, AfterValidator(_check_model_name)]
 Size = Annotated[str, AfterValidator(_check_size)]
 PartialImages = Annotated[int, AfterValidator(_check_partial_images)]
+Compression = Annotated[int, AfterValidator(_check_compression)]
 CheckedVisibility = Annotated[Visibility, BeforeValidator(_check_visibility)]
 Quality = Literal["auto", "low", "medium", "high", "xhigh", "max"]
 OutputFormat = Literal["png", "webp", "jpeg"]
 Background = Literal["auto", "opaque", "transparent"]
+Moderation = Literal["auto", "low"]
+InputFidelity = Literal["low", "high"]
 
 
 def can_show(background: str | None, output_format: str | None) -> bool:
     """Return whether an output format supports a background: JPEG has no transparency. None is an open choice."""
     return background != "transparent" or output_format != "jpeg"
+
+
+def can_compress(compression: int | None, output_format: str | None) -> bool:
+    """Return whether an output format supports a compression: PNG is lossless. None is an open choice."""
+    return compression is None or output_format != "png"
 
 
 def new_guid() -> str:
@@ -260,11 +295,44 @@ class Model(BaseModel):
 
 
 class Usage(Model):
-    """The tokens that the provider counted for one generation."""
+    """The tokens that the provider counted for one generation; those of texts and images are None if it did not say."""
 
     input_tokens: int = Field(ge=0)
     output_tokens: int = Field(ge=0)
     total_tokens: int = Field(ge=0)
+    input_text_tokens: int | None = Field(default=None, ge=0)
+    input_image_tokens: int | None = Field(default=None, ge=0)
+    output_text_tokens: int | None = Field(default=None, ge=0)
+    output_image_tokens: int | None = Field(default=None, ge=0)
+
+
+class GenerationOptions(Model):
+    """The options of a generation; None takes the server's default, or the provider's where the server has none."""
+
+    model: ModelName | None = None
+    size: Size | None = None
+    quality: Quality | None = None
+    output_format: OutputFormat | None = None
+    background: Background | None = None
+    # Left out where they are not set, so that requests of earlier releases keep their fingerprints.
+    partial_images: PartialImages | None = Field(default=None, exclude_if=_is_unset)
+    moderation: Moderation | None = Field(default=None, exclude_if=_is_unset)
+    output_compression: Compression | None = Field(default=None, exclude_if=_is_unset)
+    input_fidelity: InputFidelity | None = Field(default=None, exclude_if=_is_unset)
+
+    @field_validator("background")
+    @classmethod
+    def _check_transparent(cls, background: str | None, others: ValidationInfo) -> str | None:
+        if not can_show(background, others.data.get("output_format")):
+            raise _refuse(TRANSPARENT_RULE)
+        return background
+
+    @field_validator("output_compression")
+    @classmethod
+    def _check_compressible(cls, compression: int | None, others: ValidationInfo) -> int | None:
+        if not can_compress(compression, others.data.get("output_format")):
+            raise _refuse(COMPRESSION_RULE)
+        return compression
 
 
 class ImageDetailCreate(Model):
@@ -295,6 +363,9 @@ class ImageDetail(ImageDetailUpdate):
         height: in pixels.
         model: the model that generated it.
         usage: the tokens that the provider counted, or None.
+        options: the options that were used; None for imported images, and for those of earlier releases.
+        origin: where it comes from.
+        source_guids: the images that it was made from.
         created_at: when it was generated.
         updated_at: when its filename, tags or visibility last changed.
     """
@@ -308,6 +379,9 @@ class ImageDetail(ImageDetailUpdate):
     height: int = Field(ge=1)
     model: str
     usage: Usage | None = None
+    options: GenerationOptions | None = None
+    origin: Origin = Origin.GENERATED
+    source_guids: tuple[Guid, ...] = ()
     created_at: datetime
     updated_at: datetime
 
@@ -332,25 +406,6 @@ class ImageChanges(Model):
         return {name: value for name, value in self if name != "guid" and value is not None}
 
 
-class GenerationOptions(Model):
-    """The options of a generation; None takes the server's default."""
-
-    model: ModelName | None = None
-    size: Size | None = None
-    quality: Quality | None = None
-    output_format: OutputFormat | None = None
-    background: Background | None = None
-    # Left out where it is not set, so that requests of earlier releases keep their fingerprints.
-    partial_images: PartialImages | None = Field(default=None, exclude_if=lambda count: count is None)
-
-    @field_validator("background")
-    @classmethod
-    def _check_transparent(cls, background: str | None, others: ValidationInfo) -> str | None:
-        if not can_show(background, others.data.get("output_format")):
-            raise _refuse(TRANSPARENT_RULE)
-        return background
-
-
 class GenerationDefaults(Model):
     """The defaults for the fields of ``GenerationOptions``."""
 
@@ -361,6 +416,18 @@ class GenerationDefaults(Model):
     background: Background
 
 
+class ImageInput(Model):
+    """A stored image that a new one is made from.
+
+    Attributes:
+        guid: the image's guid.
+        sha256: the SHA-256 that its bytes had when the request was recorded; None before that.
+    """
+
+    guid: Guid
+    sha256: str | None = Field(default=None, exclude_if=_is_unset)
+
+
 class ImageCreation(Model):
     """A request for a generation.
 
@@ -368,11 +435,25 @@ class ImageCreation(Model):
         detail: the caller's description of the image.
         options: the options of the generation.
         request_id: the caller's idempotency key, or None.
+        inputs: the images to edit; empty for an image from the prompt alone.
+        mask: the image that marks the part of the first input to change, or None.
     """
 
     detail: ImageDetailCreate
     options: GenerationOptions = GenerationOptions()
     request_id: Guid | None = None
+    # Left out where they are not set, as the later options.
+    inputs: Annotated[tuple[ImageInput, ...], BeforeValidator(_check_input_count)] = Field(
+        default=(), exclude_if=_is_unset
+    )
+    mask: ImageInput | None = Field(default=None, exclude_if=_is_unset)
+
+    @field_validator("mask")
+    @classmethod
+    def _check_mask(cls, mask: ImageInput | None, others: ValidationInfo) -> ImageInput | None:
+        if mask is not None and not others.data.get("inputs", True):
+            raise _refuse("needs at least one image in inputs, to which it applies")
+        return mask
 
 
 class PagePosition(NamedTuple):

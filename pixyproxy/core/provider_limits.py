@@ -43,3 +43,8 @@ def quality_problem(quality: str, model: str) -> str | None:
     if quality in _LATER_QUALITIES and _PLAIN_MODEL.fullmatch(model):
         return f"{' and '.join(_LATER_QUALITIES)} need a later model than {model}"
     return None
+
+
+def fidelity_problem(model: str) -> str | None:
+    """Return the rule that an input fidelity breaks with a model, or None."""
+    return f"must be left out for {model}" if _PLAIN_MODEL.fullmatch(model) else None

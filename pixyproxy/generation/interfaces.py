@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from pixyproxy.core.models import PartialImage, Usage
+from pixyproxy.core.models import GenerationOptions, PartialImage, Usage
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,9 @@ class GenerationRequest:
         output_format: ``png``, ``webp`` or ``jpeg``.
         background: ``auto``, ``opaque`` or ``transparent``.
         partial_images: the number of partial images, 0 to 3.
+        moderation: ``auto`` or ``low``; None for the provider's default.
+        output_compression: 0 to 100; None for the provider's default.
+        input_fidelity: ``low`` or ``high``; None for the provider's default.
         author_guid: the user; providers receive only a hash of it.
     """
 
@@ -32,6 +35,15 @@ class GenerationRequest:
     background: str
     author_guid: str
     partial_images: int = 0
+    moderation: str | None = None
+    output_compression: int | None = None
+    input_fidelity: str | None = None
+
+    @property
+    def options(self) -> GenerationOptions:
+        """The options that are asked for."""
+        asked = {name: getattr(self, name) for name in GenerationOptions.model_fields}
+        return GenerationOptions.of_checked(asked | {"partial_images": self.partial_images or None})
 
 
 @dataclass(frozen=True)
@@ -44,6 +56,7 @@ class GeneratedImage:
         width: in pixels, taken from the bytes.
         height: in pixels, taken from the bytes.
         model: the model that generated it.
+        options: the options that the provider used, as far as it says, and otherwise those that were asked for.
         usage: the tokens that the provider counted, or None.
     """
 
@@ -52,6 +65,7 @@ class GeneratedImage:
     width: int
     height: int
     model: str
+    options: GenerationOptions
     usage: Usage | None
 
     def close(self) -> None:

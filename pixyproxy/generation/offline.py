@@ -58,6 +58,7 @@ class OfflineGenerator:
             width=width,
             height=height,
             model=MODEL,
+            options=request.options,
             usage=None,
         )
 

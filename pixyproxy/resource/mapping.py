@@ -20,6 +20,7 @@ from pixyproxy.core.models import (
     ContentRequest,
     GenerationDetail,
     GenerationKey,
+    GenerationOptions,
     GenerationPage,
     GenerationPageRequest,
     GenerationState,
@@ -29,6 +30,7 @@ from pixyproxy.core.models import (
     ImagePage,
     ImagePageRequest,
     PartialImage,
+    Usage,
 )
 from pixyproxy.core.validation import validated
 from pixyproxy.resource import statuses
@@ -78,8 +80,13 @@ def to_image_creation(request: pb.CreateImageRequest) -> ImageCreation:
                 "output_format": options.output_format or None,
                 "background": options.background or None,
                 "partial_images": options.partial_images or None,
+                "moderation": options.moderation or None,
+                "output_compression": options.output_compression if options.HasField("output_compression") else None,
+                "input_fidelity": options.input_fidelity or None,
             },
             "request_id": request.request_id or None,
+            "inputs": tuple({"guid": image.guid} for image in request.inputs),
+            "mask": {"guid": request.mask.guid} if request.HasField("mask") else None,
         },
     )
 
@@ -204,7 +211,6 @@ def _to_time(
 
 def from_image(image: Image) -> pb.ImageDetail:
     """Write an image."""
-    usage = image.usage
     return pb.ImageDetail(
         guid=image.guid,
         filename=image.filename,
@@ -220,12 +226,15 @@ def from_image(image: Image) -> pb.ImageDetail:
         model=image.model,
         created_at=_from_time(image.created_at),
         updated_at=_from_time(image.updated_at),
-        usage=None
-        if usage is None
-        else pb.Usage(
-            input_tokens=usage.input_tokens, output_tokens=usage.output_tokens, total_tokens=usage.total_tokens
-        ),
+        usage=None if image.usage is None else pb.Usage(**_set_fields(image.usage)),
+        options=None if image.options is None else pb.GenerationOptions(**_set_fields(image.options)),
+        origin=cast(pb.Origin, image.origin.value),
+        source_guids=image.source_guids,
     )
+
+
+def _set_fields(model: Usage | GenerationOptions) -> dict[str, Any]:
+    return {name: value for name, value in model if value is not None}
 
 
 def from_image_page(page: ImagePage) -> pb.ListImagesResponse:
@@ -281,7 +290,9 @@ def _from_image_creation(creation: ImageCreation) -> pb.CreateImageRequest:
         visibility=cast(pb.Visibility, creation.detail.visibility.value),
         filename=creation.detail.filename or "",
         request_id=creation.request_id or "",
-        options=pb.GenerationOptions(**{name: value for name, value in creation.options if value is not None}),
+        options=pb.GenerationOptions(**_set_fields(creation.options)),
+        inputs=[pb.ImageInput(guid=image.guid) for image in creation.inputs],
+        mask=None if creation.mask is None else pb.ImageInput(guid=creation.mask.guid),
     )
 
 

@@ -34,7 +34,7 @@ from tests.support.database_servers import DatabaseKind, DatabaseServer, private
 
 PROJECT = Path(__file__).parents[2]
 SCRIPTS = PROJECT / "sql"
-VERSIONS = [3, 4, 5, 6, 7, 8, 9]
+VERSIONS = [3, 4, 5, 6, 7, 8, 9, 10]
 ENTITIES = {"deletions", "generations", "images", "migrations", "server_values", "users"}
 TABLES = ENTITIES | {
     "failed_sign_ins",
@@ -336,12 +336,12 @@ def test_generations_of_the_first_release_are_kept_in_every_state(first_release:
             context.insert(insert, row)
         context.commit()
 
-    assert upgrade(first_release) == [7, 8, 9]
+    assert upgrade(first_release) == [7, 8, 9, 10]
     if is_cut_off:
         with first_release.transaction() as context:
             context.execute("DELETE FROM migrations WHERE version >= 8", {})
             context.commit()
-        assert upgrade(first_release) == [8, 9]
+        assert upgrade(first_release) == [8, 9, 10]
 
     with first_release.reading() as context:
         generations = GenerationRepository(context)

@@ -278,6 +278,7 @@ def make_answer(submission: Submission, picture: bytes) -> dict[str, Any]:
             "input_tokens": input_tokens,
             "input_tokens_details": {"image_tokens": 0, "text_tokens": input_tokens},
             "output_tokens": output_tokens,
+            "output_tokens_details": {"image_tokens": output_tokens, "text_tokens": 0},
             "total_tokens": input_tokens + output_tokens,
         },
     }
@@ -304,7 +305,7 @@ def make_events(submission: Submission, partial_images: int) -> list[dict[str, A
         "type": "image_generation.completed",
         "b64_json": answer["data"][0]["b64_json"],
         "created_at": answer["created"],
-        "usage": answer["usage"],
+        "usage": {name: count for name, count in answer["usage"].items() if name != "output_tokens_details"},
         **common,
     }
     return [*partials, completed]

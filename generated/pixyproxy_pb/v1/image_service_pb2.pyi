@@ -16,22 +16,41 @@ class Visibility(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     VISIBILITY_UNSPECIFIED: _ClassVar[Visibility]
     VISIBILITY_PRIVATE: _ClassVar[Visibility]
     VISIBILITY_PUBLIC: _ClassVar[Visibility]
+
+class Origin(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ORIGIN_UNSPECIFIED: _ClassVar[Origin]
+    ORIGIN_GENERATED: _ClassVar[Origin]
+    ORIGIN_EDITED: _ClassVar[Origin]
+    ORIGIN_IMPORTED: _ClassVar[Origin]
 VISIBILITY_UNSPECIFIED: Visibility
 VISIBILITY_PRIVATE: Visibility
 VISIBILITY_PUBLIC: Visibility
+ORIGIN_UNSPECIFIED: Origin
+ORIGIN_GENERATED: Origin
+ORIGIN_EDITED: Origin
+ORIGIN_IMPORTED: Origin
 
 class Usage(_message.Message):
-    __slots__ = ("input_tokens", "output_tokens", "total_tokens")
+    __slots__ = ("input_tokens", "output_tokens", "total_tokens", "input_text_tokens", "input_image_tokens", "output_text_tokens", "output_image_tokens")
     INPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     TOTAL_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    INPUT_TEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    INPUT_IMAGE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_TEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_IMAGE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     input_tokens: int
     output_tokens: int
     total_tokens: int
-    def __init__(self, input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., total_tokens: _Optional[int] = ...) -> None: ...
+    input_text_tokens: int
+    input_image_tokens: int
+    output_text_tokens: int
+    output_image_tokens: int
+    def __init__(self, input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., total_tokens: _Optional[int] = ..., input_text_tokens: _Optional[int] = ..., input_image_tokens: _Optional[int] = ..., output_text_tokens: _Optional[int] = ..., output_image_tokens: _Optional[int] = ...) -> None: ...
 
 class ImageDetail(_message.Message):
-    __slots__ = ("guid", "filename", "prompt", "tags", "author", "visibility", "content_type", "size_bytes", "sha256", "width", "height", "model", "created_at", "updated_at", "usage")
+    __slots__ = ("guid", "filename", "prompt", "tags", "author", "visibility", "content_type", "size_bytes", "sha256", "width", "height", "model", "created_at", "updated_at", "usage", "options", "origin", "source_guids")
     GUID_FIELD_NUMBER: _ClassVar[int]
     FILENAME_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
@@ -47,6 +66,9 @@ class ImageDetail(_message.Message):
     CREATED_AT_FIELD_NUMBER: _ClassVar[int]
     UPDATED_AT_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_GUIDS_FIELD_NUMBER: _ClassVar[int]
     guid: str
     filename: str
     prompt: str
@@ -62,39 +84,58 @@ class ImageDetail(_message.Message):
     created_at: _timestamp_pb2.Timestamp
     updated_at: _timestamp_pb2.Timestamp
     usage: Usage
-    def __init__(self, guid: _Optional[str] = ..., filename: _Optional[str] = ..., prompt: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., author: _Optional[str] = ..., visibility: _Optional[_Union[Visibility, str]] = ..., content_type: _Optional[str] = ..., size_bytes: _Optional[int] = ..., sha256: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., model: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ...) -> None: ...
+    options: GenerationOptions
+    origin: Origin
+    source_guids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, guid: _Optional[str] = ..., filename: _Optional[str] = ..., prompt: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., author: _Optional[str] = ..., visibility: _Optional[_Union[Visibility, str]] = ..., content_type: _Optional[str] = ..., size_bytes: _Optional[int] = ..., sha256: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., model: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., options: _Optional[_Union[GenerationOptions, _Mapping]] = ..., origin: _Optional[_Union[Origin, str]] = ..., source_guids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class GenerationOptions(_message.Message):
-    __slots__ = ("model", "size", "quality", "output_format", "background", "partial_images")
+    __slots__ = ("model", "size", "quality", "output_format", "background", "moderation", "output_compression", "partial_images", "input_fidelity")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
     QUALITY_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FORMAT_FIELD_NUMBER: _ClassVar[int]
     BACKGROUND_FIELD_NUMBER: _ClassVar[int]
+    MODERATION_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_COMPRESSION_FIELD_NUMBER: _ClassVar[int]
     PARTIAL_IMAGES_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIDELITY_FIELD_NUMBER: _ClassVar[int]
     model: str
     size: str
     quality: str
     output_format: str
     background: str
+    moderation: str
+    output_compression: int
     partial_images: int
-    def __init__(self, model: _Optional[str] = ..., size: _Optional[str] = ..., quality: _Optional[str] = ..., output_format: _Optional[str] = ..., background: _Optional[str] = ..., partial_images: _Optional[int] = ...) -> None: ...
+    input_fidelity: str
+    def __init__(self, model: _Optional[str] = ..., size: _Optional[str] = ..., quality: _Optional[str] = ..., output_format: _Optional[str] = ..., background: _Optional[str] = ..., moderation: _Optional[str] = ..., output_compression: _Optional[int] = ..., partial_images: _Optional[int] = ..., input_fidelity: _Optional[str] = ...) -> None: ...
+
+class ImageInput(_message.Message):
+    __slots__ = ("guid",)
+    GUID_FIELD_NUMBER: _ClassVar[int]
+    guid: str
+    def __init__(self, guid: _Optional[str] = ...) -> None: ...
 
 class CreateImageRequest(_message.Message):
-    __slots__ = ("prompt", "tags", "visibility", "filename", "request_id", "options")
+    __slots__ = ("prompt", "tags", "visibility", "filename", "request_id", "options", "inputs", "mask")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     TAGS_FIELD_NUMBER: _ClassVar[int]
     VISIBILITY_FIELD_NUMBER: _ClassVar[int]
     FILENAME_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    MASK_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     tags: _containers.RepeatedScalarFieldContainer[str]
     visibility: Visibility
     filename: str
     request_id: str
     options: GenerationOptions
-    def __init__(self, prompt: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., visibility: _Optional[_Union[Visibility, str]] = ..., filename: _Optional[str] = ..., request_id: _Optional[str] = ..., options: _Optional[_Union[GenerationOptions, _Mapping]] = ...) -> None: ...
+    inputs: _containers.RepeatedCompositeFieldContainer[ImageInput]
+    mask: ImageInput
+    def __init__(self, prompt: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., visibility: _Optional[_Union[Visibility, str]] = ..., filename: _Optional[str] = ..., request_id: _Optional[str] = ..., options: _Optional[_Union[GenerationOptions, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[ImageInput, _Mapping]]] = ..., mask: _Optional[_Union[ImageInput, _Mapping]] = ...) -> None: ...
 
 class CreateImageResponse(_message.Message):
     __slots__ = ("image",)

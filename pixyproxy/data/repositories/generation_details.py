@@ -19,13 +19,15 @@ from pixyproxy.core.models import (
     ImageCreation,
     PagePosition,
     PartialImage,
+    UserClass,
 )
 from pixyproxy.core.text import exact_key
 from pixyproxy.data.database import DatabaseContext, Row, in_list
 from pixyproxy.data.repositories.images import ImageRepository
 
 _SELECT = """
-SELECT generations.id, generations.guid, generations.author_id, users.username AS author, generations.state,
+SELECT generations.id, generations.guid, generations.author_id, users.username AS author, users.guid AS author_guid,
+  users.class_key AS author_class, generations.state,
   generations.request, generations.request_id, generations.image_guid, generations.created_at,
   generations.submitted_at, generations.finished_at, generations.updated_at, generations.attempts,
   generations.partials, generations.error
@@ -78,8 +80,11 @@ class GenerationDetailRepository:
 
     def _found(self, rows: Sequence[Row]) -> list[FoundGeneration]:
         """Read rows, with the images of those that have one."""
-        guids = [row["image_guid"] for row in rows if row["state"] == GenerationState.SUCCEEDED.value]
-        images = ImageRepository(self._context).find_any(guids) if guids else {}
+        succeeded = [row for row in rows if row["state"] == GenerationState.SUCCEEDED.value]
+        # As their author sees them, whoever asks: other callers see no more.
+        wanted = [(row["image_guid"], _author_of(row)) for row in succeeded]
+        found = ImageRepository(self._context).get_several(wanted) if wanted else []
+        images = {image.guid: image for image in found if image is not None}
         return [
             FoundGeneration(row["id"], row["author_id"], _dict_to_detail(row, images.get(row["image_guid"])))
             for row in rows
@@ -142,6 +147,15 @@ class GenerationDetailRepository:
             ids = in_list(row["id"] for row in rows)
             self._context.execute(f"UPDATE generations SET request = NULL WHERE id IN ({ids})", {})  # noqa: S608
         return len(rows)
+
+
+def _author_of(row: Row) -> Caller:
+    return Caller.model_construct(
+        user_id=row["author_id"],
+        guid=row["author_guid"],
+        username=row["author"],
+        class_key=UserClass(row["author_class"]),
+    )
 
 
 def _dict_to_detail(row: Row, image: Image | None) -> GenerationDetail:

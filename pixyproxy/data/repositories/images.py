@@ -5,13 +5,23 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pixyproxy.core.exceptions import ImageNotFoundError
-from pixyproxy.core.models import Caller, Image, ImageDetail, ImageFilter, PagePosition, Usage, Visibility
+from pixyproxy.core.models import (
+    Caller,
+    GenerationOptions,
+    Image,
+    ImageDetail,
+    ImageFilter,
+    Origin,
+    PagePosition,
+    Usage,
+    Visibility,
+)
 from pixyproxy.core.text import caseless_key
-from pixyproxy.data.database import Database, DatabaseContext, in_list
+from pixyproxy.data.database import Database, DatabaseContext, Row, in_list
 from pixyproxy.data.repositories.image_conditions import (
     PUBLIC,
     Conditions,
@@ -24,17 +34,23 @@ from pixyproxy.data.search.query import DEFAULT_LIMITS, ImageSearch, SearchLimit
 _COLUMNS = """
   images.id, images.guid, images.author_id, users.username AS author, images.filename, images.prompt, images.tags,
   images.visibility, images.content_type, images.size_bytes, images.sha256, images.width, images.height, images.model,
-  images.input_tokens, images.output_tokens, images.total_tokens, images.created_at, images.updated_at
+  images.input_tokens, images.output_tokens, images.total_tokens, images.input_text_tokens, images.input_image_tokens,
+  images.output_text_tokens, images.output_image_tokens, images.options, images.origin, images.source_guids,
+  images.created_at, images.updated_at
 """
 _SELECT = f"SELECT {_COLUMNS} FROM images JOIN users ON users.id = images.author_id"  # noqa: S608
+_NO_OPTIONS = dict.fromkeys(GenerationOptions.model_fields)
 _INSERT = """
 INSERT INTO images
   (guid, author_id, filename, filename_key, prompt, tags, visibility, content_type, size_bytes, sha256, width, height,
-   model, input_tokens, output_tokens, total_tokens, created_at, updated_at)
+   model, input_tokens, output_tokens, total_tokens, input_text_tokens, input_image_tokens, output_text_tokens,
+   output_image_tokens, options, origin, source_guids, created_at, updated_at)
 VALUES
   (:guid, :author_id, :filename, :filename_key, :prompt, :tags, :visibility, :content_type, :size_bytes, :sha256,
-   :width, :height, :model, :input_tokens, :output_tokens, :total_tokens, :created_at, :updated_at)
+   :width, :height, :model, :input_tokens, :output_tokens, :total_tokens, :input_text_tokens, :input_image_tokens,
+   :output_text_tokens, :output_image_tokens, :options, :origin, :source_guids, :created_at, :updated_at)
 """
+_SELECT_SOURCES = "SELECT images.guid, images.author_id, images.visibility FROM images"
 _SELECT_INDEXED = "SELECT prompt, filename, tags, author_id, visibility FROM images WHERE id = :id"
 
 
@@ -74,21 +90,25 @@ class ImageRepository:
         images = {row["guid"]: _dict_to_image(row) for row in self._context.fetch_all(sql, parameters)}
         found = [(images.get(guid), caller) for guid, caller in wanted]
         # Two callers may ask for the same image, and only one of them may see it.
-        return [image if image is not None and _may_see(caller, image) else None for image, caller in found]
+        return self._with_visible_sources(
+            [(image if image is not None and _may_see(caller, image) else None, caller) for image, caller in found]
+        )
+
+    def _with_visible_sources(self, found: Sequence[tuple[Image | None, Caller | None]]) -> list[Image | None]:
+        """Return images without those sources that are deleted, or that the caller beside each may not see."""
+        wanted = {(guid, caller) for image, caller in found if image is not None for guid in image.source_guids}
+        if not wanted:
+            return [image for image, _ in found]
+        sql, parameters = _several_query(tuple(wanted), _SELECT_SOURCES)
+        sources = {row["guid"]: _Source(**row) for row in self._context.fetch_all(sql, parameters)}
+        return [None if image is None else _without_hidden_sources(image, caller, sources) for image, caller in found]
 
     def get_any(self, guid: str) -> Image:
         """Return one image, whether or not a caller may see it. Raises as ``get``."""
-        found = self.find_any([guid])
-        if not found:
+        row = self._context.fetch_one(f"{_SELECT} WHERE images.guid = :guid", {"guid": guid})
+        if row is None:
             raise ImageNotFoundError(guid)
-        return found[guid]
-
-    def find_any(self, guids: Sequence[str]) -> dict[str, Image]:
-        """Return the existing images of the given guids by guid, whether or not a caller may see them."""
-        parameters = {f"guid{number}": guid for number, guid in enumerate(guids)}
-        names = ", ".join(f":{name}" for name in parameters)
-        rows = self._context.fetch_all(f"{_SELECT} WHERE images.guid IN ({names})", parameters)
-        return {row["guid"]: _dict_to_image(row) for row in rows}
+        return _dict_to_image(row)
 
     def lock(self, guid: str, database: Database) -> None:
         """Lock an image against changes by other transactions until this one ends; no error if it does not exist."""
@@ -101,7 +121,11 @@ class ImageRepository:
         if _takes_search(image_filter, caller):
             return self._search(image_filter, caller, limit=limit, after=after)
         sql, parameters = _page_query(image_filter, caller, limit, after)
-        return [_dict_to_image(row) for row in self._context.fetch_all(sql, parameters)]
+        return self._page_of(self._context.fetch_all(sql, parameters), caller)
+
+    def _page_of(self, rows: Sequence[Row], caller: Caller | None) -> list[Image]:
+        page = self._with_visible_sources([(_dict_to_image(row), caller) for row in rows])
+        return [image for image in page if image is not None]
 
     def _search(
         self, image_filter: ImageFilter, caller: Caller | None, *, limit: int, after: PagePosition | None
@@ -117,7 +141,7 @@ class ImageRepository:
             rows = self._context.fetch_all(sql, parameters)
             if len(rows) == len(image_ids):
                 places = {image_id: place for place, image_id in enumerate(image_ids)}
-                return [_dict_to_image(row) for row in sorted(rows, key=lambda row: places[row["id"]])]
+                return self._page_of(sorted(rows, key=lambda row: places[row["id"]]), caller)
             # An image was deleted or hidden meanwhile. A page that is too short would be taken for the last one.
 
     def update(self, image: Image) -> None:
@@ -174,6 +198,13 @@ def detail_to_dict(detail: ImageDetail) -> dict[str, Any]:
         "input_tokens": usage and usage.input_tokens,
         "output_tokens": usage and usage.output_tokens,
         "total_tokens": usage and usage.total_tokens,
+        "input_text_tokens": usage and usage.input_text_tokens,
+        "input_image_tokens": usage and usage.input_image_tokens,
+        "output_text_tokens": usage and usage.output_text_tokens,
+        "output_image_tokens": usage and usage.output_image_tokens,
+        "options": detail.options and detail.options.model_dump_json(exclude_none=True),
+        "origin": detail.origin.value,
+        "source_guids": json.dumps(detail.source_guids) if detail.source_guids else None,
         "created_at": detail.created_at,
         "updated_at": detail.updated_at,
     }
@@ -182,8 +213,12 @@ def detail_to_dict(detail: ImageDetail) -> dict[str, Any]:
 def _dict_to_image(row: Mapping[str, Any]) -> Image:
     """Return the image of a row, without validating again what was validated when it was stored."""
     values = dict(row)
-    tokens = {name: values.pop(name) for name in ("input_tokens", "output_tokens", "total_tokens")}
+    tokens = {name: values.pop(name) for name in Usage.model_fields}
     values["usage"] = None if tokens["total_tokens"] is None else Usage.of_checked(tokens)
+    options, source_guids = values["options"], values["source_guids"]
+    values["options"] = options and GenerationOptions.of_checked(_NO_OPTIONS | json.loads(options))
+    values["origin"] = Origin(values["origin"])
+    values["source_guids"] = tuple(json.loads(source_guids)) if source_guids else ()
     values["tags"] = tuple(json.loads(values["tags"]))
     values["visibility"] = Visibility(values["visibility"])
     return Image.of_checked(values)
@@ -192,13 +227,27 @@ def _dict_to_image(row: Mapping[str, Any]) -> Image:
 # --- What a caller may see -------------------------------------------------------------------------------------------
 
 
-def _may_see(caller: Caller | None, image: Image) -> bool:
-    if image.visibility is Visibility.PUBLIC:
+@dataclass(frozen=True)
+class _Source:
+    """What decides who may see an image that another one was made from."""
+
+    guid: str
+    author_id: int
+    visibility: int
+
+
+def _may_see(caller: Caller | None, image: Image | _Source) -> bool:
+    if image.visibility == Visibility.PUBLIC:
         return True
     return caller is not None and (caller.is_admin or caller.user_id == image.author_id)
 
 
-def _several_query(wanted: Sequence[tuple[str, Caller | None]]) -> tuple[str, dict[str, Any]]:
+def _without_hidden_sources(image: Image, caller: Caller | None, sources: Mapping[str, _Source]) -> Image:
+    visible = [guid for guid in image.source_guids if guid in sources and _may_see(caller, sources[guid])]
+    return image.model_copy(update={"source_guids": tuple(visible)})
+
+
+def _several_query(wanted: Sequence[tuple[str, Caller | None]], select: str = _SELECT) -> tuple[str, dict[str, Any]]:
     """Return the query for images by guid, and its parameters.
 
     It leaves out images that the callers may not see: a hidden image takes as long as one that does not exist.
@@ -209,7 +258,7 @@ def _several_query(wanted: Sequence[tuple[str, Caller | None]]) -> tuple[str, di
         parameters[f"guid{number}"] = guid
         guids_by_scope[scope_of(caller, parameters)].append(f":guid{number}")
     branches = [f"(images.guid IN ({', '.join(guids)}) AND {scope})" for scope, guids in guids_by_scope.items()]
-    return f"{_SELECT} WHERE {' OR '.join(branches)}", parameters
+    return f"{select} WHERE {' OR '.join(branches)}", parameters
 
 
 # --- The query for a page --------------------------------------------------------------------------------------------

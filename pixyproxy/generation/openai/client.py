@@ -7,11 +7,13 @@ import logging
 import re
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from mmap import mmap
 from typing import Any, cast
 
 import httpx2
 import openai
+from pydantic import ValidationError
 
 from pixyproxy.core.exceptions import (
     ConfigurationError,
@@ -22,7 +24,7 @@ from pixyproxy.core.exceptions import (
     ProviderUnavailableError,
     UnreadableAnswerError,
 )
-from pixyproxy.core.models import PartialImage, Usage
+from pixyproxy.core.models import GenerationOptions, PartialImage, Usage
 from pixyproxy.core.request_context import trace_headers
 from pixyproxy.generation.image_format import inspect_image
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest, OnPartial, ignore_partial
@@ -128,8 +130,8 @@ class OpenAIGenerator:
                 response = answer.http_response
                 # A compatible server may ignore the wish for a stream.
                 if response.headers.get("content-type", "").lower().startswith("text/event-stream"):
-                    return self._read_stream(sent, response, on_partial)
-                return self._read_image(sent, response)
+                    return self._read_stream(request, sent, response, on_partial)
+                return self._read_image(request, sent, response)
         except openai.APIStatusError as exc:
             # Not chained: the provider's text may quote the prompt or part of the key.
             raise self._explain_status(exc, sent) from None
@@ -155,17 +157,21 @@ class OpenAIGenerator:
         """Close the client's connections."""
         self._client.close()
 
-    def _read_image(self, sent: Mapping[str, Any], response: httpx2.Response) -> GeneratedImage:
+    def _read_image(
+        self, request: GenerationRequest, sent: Mapping[str, Any], response: httpx2.Response
+    ) -> GeneratedImage:
         try:
             with kept_body(response.iter_bytes(), self._max_answer_bytes) as (body, size):
                 try:
-                    return _image_of(sent, *take_apart(body, size))
+                    return _image_of(request, *take_apart(body, size))
                 except (ValueError, RecursionError) as exc:
                     raise self._explain_success(exc, sent, response, body[:size]) from exc
         except ValueError as exc:  # The answer is too large.
             raise self._explain_success(exc, sent, response, b"") from exc
 
-    def _read_stream(self, sent: Mapping[str, Any], response: httpx2.Response, on_partial: OnPartial) -> GeneratedImage:
+    def _read_stream(
+        self, request: GenerationRequest, sent: Mapping[str, Any], response: httpx2.Response, on_partial: OnPartial
+    ) -> GeneratedImage:
         """Return the image of the event that completes a stream of events; nothing else is the image."""
         has_begun = False
         try:
@@ -176,7 +182,7 @@ class OpenAIGenerator:
                     if answer.get("type") == _PARTIAL:
                         on_partial(_partial_of(answer, data, sent["partial_images"]))
                     elif answer.get("type") == _COMPLETED:
-                        return _image_of(sent, answer, data)
+                        return _image_of(request, answer, data)
                 except (ValueError, RecursionError) as exc:
                     if _is_the_end(exc, body, size):
                         raise self._explain_success(exc, sent, response, body[:size], has_begun=has_begun) from exc
@@ -230,7 +236,13 @@ class OpenAIGenerator:
 
 def _parameters(request: GenerationRequest) -> dict[str, Any]:
     """Return the API's parameters. The provider's default is ``auto``, so that it is not sent."""
-    chosen = {"size": request.size, "quality": request.quality, "background": request.background}
+    chosen = {
+        "size": request.size,
+        "quality": request.quality,
+        "background": request.background,
+        "moderation": request.moderation or "auto",
+    }
+    optional = {"output_compression": request.output_compression, "input_fidelity": request.input_fidelity}
     return {
         "model": request.model,
         "prompt": request.prompt,
@@ -238,6 +250,7 @@ def _parameters(request: GenerationRequest) -> dict[str, Any]:
         "output_format": request.output_format,
         "safety_identifier": hashlib.sha256(f"pixyproxy:{request.author_guid}".encode()).hexdigest(),
         **{name: value for name, value in chosen.items() if value != "auto"},
+        **{name: value for name, value in optional.items() if value is not None},
     }
 
 
@@ -274,24 +287,43 @@ def _read_usage(usage: object) -> Usage | None:
     """Return the token counts, or None if they are not three integers: the image is kept nevertheless."""
     if not isinstance(usage, dict):
         return None
-    # Some servers write integers as 11.0.
-    given = {name: usage.get(name) for name in Usage.model_fields}
-    counts = {
-        name: int(count) if isinstance(count, float) and count.is_integer() else count for name, count in given.items()
-    }
-    if not all(isinstance(count, int) and 0 <= count <= _MAX_TOKENS for count in counts.values()):
+    counts = {name: _token_count(usage.get(name)) for name in ("input_tokens", "output_tokens", "total_tokens")}
+    if None in counts.values():
         return None
+    for direction in ("input", "output"):
+        parts = usage.get(f"{direction}_tokens_details")
+        for kind in ("text", "image"):
+            count = parts.get(f"{kind}_tokens") if isinstance(parts, dict) else None
+            counts[f"{direction}_{kind}_tokens"] = _token_count(count)
     return Usage.model_validate(counts)
 
 
-def _image_of(sent: Mapping[str, Any], answer: Mapping[str, Any], data: bytes | mmap) -> GeneratedImage:
+def _token_count(count: object) -> int | None:
+    # Some servers write integers as 11.0.
+    if isinstance(count, float) and count.is_integer():
+        count = int(count)
+    return count if isinstance(count, int) and 0 <= count <= _MAX_TOKENS else None
+
+
+def _options_used(request: GenerationRequest, answer: Mapping[str, Any]) -> GenerationOptions:
+    """Return the options that the answer names, and those of the request in place of others."""
+    options = request.options
+    for name in ("size", "quality", "output_format", "background"):
+        with suppress(ValidationError):  # A compatible server may write anything.
+            named = GenerationOptions.model_validate({name: answer.get(name)})
+            options = options.model_copy(update=named.model_dump(exclude_none=True))
+    return options
+
+
+def _image_of(request: GenerationRequest, answer: Mapping[str, Any], data: bytes | mmap) -> GeneratedImage:
     picture = inspect_image(data)
     return GeneratedImage(
         data=memoryview(data).toreadonly(),
         content_type=picture.content_type,
         width=picture.width,
         height=picture.height,
-        model=sent["model"],
+        model=request.model,
+        options=_options_used(request, answer),
         usage=_read_usage(answer.get("usage")),
     )
 

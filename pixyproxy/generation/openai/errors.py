@@ -71,9 +71,12 @@ _FIELDS = {
     "output_format": "options.output_format",
     "background": "options.background",
     "partial_images": "options.partial_images",
+    "moderation": "options.moderation",
+    "output_compression": "options.output_compression",
+    "input_fidelity": "options.input_fidelity",
 }
 # A text that names one of these is about it. The model is missing: LiteLLM names it in every text.
-_OPTIONS = frozenset({"size", "quality", "output_format", "background", "partial_images"})
+_OPTIONS = frozenset(_FIELDS) - {"prompt", "model"}
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_./-]{1,64}")
 _WORD = re.compile(r"[A-Za-z0-9]+")

@@ -25,15 +25,17 @@ from pixyproxy.core.exceptions import (
     TooBusyError,
 )
 from pixyproxy.core.models import (
+    COMPRESSION_RULE,
     TRANSPARENT_RULE,
     Caller,
     GenerationDefaults,
-    GenerationOptions,
     GenerationState,
     Image,
     ImageCreation,
+    can_compress,
     can_show,
 )
+from pixyproxy.core.provider_limits import fidelity_problem
 from pixyproxy.core.request_context import call_id
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.generations import (
@@ -66,6 +68,7 @@ class ImageCreator:
         trace_headers: Callable[[], Mapping[str, str]],
         on_record: Callable[[], object],
         max_queued: int,
+        allows_low_moderation: bool = True,
     ) -> None:
         """Record nothing yet.
 
@@ -79,6 +82,7 @@ class ImageCreator:
             trace_headers: returns the headers that continue the trace of the running call.
             on_record: called when a request is recorded.
             max_queued: the number of queued generations, in all, at which ``start`` refuses further ones.
+            allows_low_moderation: whether a request may ask for low moderation.
         """
         self._database = database
         self._storing = storing
@@ -89,6 +93,7 @@ class ImageCreator:
         self._trace_headers = trace_headers
         self._on_record = on_record
         self._max_queued = max_queued
+        self._allows_low_moderation = allows_low_moderation
 
     def create(self, creation: ImageCreation, author: Caller, call: CallScope) -> Image:
         """Return the image of a request once it is committed. Raises as ``ImageServiceInterface.create_image``."""
@@ -96,7 +101,7 @@ class ImageCreator:
         while True:
             generation = self._find(creation, author, fingerprint)
             if generation is None or self._may_be_queued(generation):
-                self._check_with_defaults(creation.options)
+                self._check_options(creation)
                 self._require_closed()
                 self._require_time(author, call)
                 generation = self._record(generation, creation, author, self._context_of(call), fingerprint)
@@ -123,7 +128,7 @@ class ImageCreator:
         while True:
             generation = self._find(creation, author, fingerprint)
             if generation is None or self._is_free(generation):
-                self._check_with_defaults(creation.options)
+                self._check_options(creation)
                 self._require_room()
                 context = replace(self._context_of(CallScope()), is_detached=True)
                 generation = self._record(generation, creation, author, context, fingerprint)
@@ -172,14 +177,29 @@ class ImageCreator:
 
     # --- Record --------------------------------------------------------------------------------------------------
 
-    def _check_with_defaults(self, options: GenerationOptions) -> None:
-        """Check the options of a request together with the defaults."""
+    def _check_options(self, creation: ImageCreation) -> None:
+        """Check the options of a request together with the defaults and with its inputs."""
+        options = creation.options
         output_format = options.output_format or self._defaults.output_format
         if not can_show(options.background or self._defaults.background, output_format):
             raise InvalidFieldError.of(
                 "options.background",
                 f"{TRANSPARENT_RULE}; options that the request leaves open take the server's defaults",
             )
+        if not can_compress(options.output_compression, output_format):
+            raise InvalidFieldError.of(
+                "options.output_compression",
+                f"{COMPRESSION_RULE}; options that the request leaves open take the server's defaults",
+            )
+        if options.moderation == "low" and not self._allows_low_moderation:
+            raise InvalidFieldError.of("options.moderation", "the operator of this server does not allow low")
+        if options.moderation is not None and creation.inputs:
+            raise InvalidFieldError.of("options.moderation", "cannot be chosen for edits; leave it out, or the inputs")
+        if options.input_fidelity is not None and not creation.inputs:
+            raise InvalidFieldError.of("options.input_fidelity", "needs at least one image in inputs")
+        problem = fidelity_problem(options.model or self._defaults.model)
+        if options.input_fidelity is not None and problem is not None:
+            raise InvalidFieldError.of("options.input_fidelity", problem)
 
     def _require_room(self) -> None:
         with self._database.reading() as context:

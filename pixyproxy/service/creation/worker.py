@@ -35,7 +35,7 @@ from pixyproxy.core.exceptions import (
     for_log,
 )
 from pixyproxy.core.local_signal import LocalSignal, wait_for_any
-from pixyproxy.core.models import GenerationDefaults, GenerationState, ImageDetail, PartialImage
+from pixyproxy.core.models import GenerationDefaults, GenerationState, ImageDetail, Origin, PartialImage
 from pixyproxy.core.text import slug
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.generations import (
@@ -498,6 +498,9 @@ def _detail_of(queued: QueuedGeneration, image: GeneratedImage) -> ImageDetail:
         height=image.height,
         model=image.model,
         usage=image.usage,
+        options=image.options,
+        origin=Origin.EDITED if queued.creation.inputs else Origin.GENERATED,
+        source_guids=tuple(source.guid for source in queued.creation.inputs),
         created_at=now,
         updated_at=now,
     )

@@ -10,11 +10,13 @@ from pixyproxy.core.call import CallScope
 from pixyproxy.core.models import (
     Caller,
     ContentRequest,
+    GenerationOptions,
     Image,
     ImageChanges,
     ImageCreation,
     ImagePage,
     ImagePageRequest,
+    Origin,
     Usage,
     Visibility,
 )
@@ -23,6 +25,7 @@ from pixyproxy.service.content import ImageContent
 from pixyproxy.service.interfaces import ImageServiceInterface
 
 GUID = "123e4567-e89b-42d3-a456-426614174000"
+OTHER_GUID = "223e4567-e89b-42d3-a456-426614174000"
 DATA = b"picture" * 20_000
 
 
@@ -63,7 +66,10 @@ def make_image(**changes: Any) -> Image:
         "width": 640,
         "height": 480,
         "model": "a-model",
-        "usage": Usage(input_tokens=1, output_tokens=2, total_tokens=3),
+        "usage": Usage(input_tokens=1, output_tokens=2, total_tokens=3, input_text_tokens=0, input_image_tokens=1),
+        "options": GenerationOptions(model="a-model", quality="low", output_format="webp", output_compression=0),
+        "origin": Origin.EDITED,
+        "source_guids": (OTHER_GUID,),
         "created_at": datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC),
         "updated_at": datetime(2026, 1, 2, 3, 4, 6, tzinfo=UTC),
     }

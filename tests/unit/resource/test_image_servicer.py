@@ -17,7 +17,7 @@ from pixyproxy.core.exceptions import ImageNotFoundError, InvalidFieldError
 from pixyproxy.core.models import Caller, ImageChanges, ImageCreation, ImagePageRequest, UserClass, Visibility
 from pixyproxy.core.request_context import caller
 from pixyproxy.resource.image_servicer import ImageServicer
-from tests.unit.resource.fakes import DATA, GUID, FakeImageService, make_image
+from tests.unit.resource.fakes import DATA, GUID, OTHER_GUID, FakeImageService, make_image
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ImageService"]
 ALICE = Caller(user_id=3, guid=GUID, username="alice", class_key=UserClass.USER)
@@ -74,7 +74,10 @@ def test_get_image_returns_every_field(server: Any, images: FakeImageService) ->
         model="a-model",
         created_at=Timestamp(seconds=int(image.created_at.timestamp()), nanos=678_901_000),
         updated_at=Timestamp(seconds=int(image.updated_at.timestamp())),
-        usage=pb.Usage(input_tokens=1, output_tokens=2, total_tokens=3),
+        usage=pb.Usage(input_tokens=1, output_tokens=2, total_tokens=3, input_text_tokens=0, input_image_tokens=1),
+        options=pb.GenerationOptions(model="a-model", quality="low", output_format="webp", output_compression=0),
+        origin=pb.ORIGIN_EDITED,
+        source_guids=[OTHER_GUID],
     )
     assert images.asked == [(GUID, None)]
 

@@ -130,7 +130,15 @@ def test_image_is_kept_without_usage(generator: OpenAIGenerator, fault: str) -> 
 def test_usage_is_read(generator: OpenAIGenerator) -> None:
     asked = request()
     tokens = 1 + len(asked.prompt) // 4
-    expected = Usage(input_tokens=tokens, output_tokens=1056, total_tokens=tokens + 1056)
+    expected = Usage(
+        input_tokens=tokens,
+        output_tokens=1056,
+        total_tokens=tokens + 1056,
+        input_text_tokens=tokens,
+        input_image_tokens=0,
+        output_text_tokens=0,
+        output_image_tokens=1056,
+    )
     assert generate(generator, asked).usage == expected
 
 

@@ -55,6 +55,7 @@ class FakeGenerator:
             width=2,
             height=3,
             model=request.model,
+            options=request.options,
             usage=Usage(input_tokens=1, output_tokens=2, total_tokens=3),
         )
 
