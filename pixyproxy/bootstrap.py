@@ -429,7 +429,7 @@ def _build_generator(settings: Settings, watch: Watch) -> ImageGenerator:
         project=settings.openai_project_id,
         timeout=settings.provider_timeout,
     )
-    generator = OpenAIGenerator(client, always_streams=settings.stream_provider)
+    generator = OpenAIGenerator(client, always_streams=settings.stream_provider, image_hosts=settings.image_hosts)
     # In a thread, so that the start does not wait for the provider.
     threading.Thread(target=_warn_of_shutdown, args=(generator, settings.model), daemon=True).start()
     return watch.traced(watch.provider(generator))
