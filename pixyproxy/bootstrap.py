@@ -50,6 +50,7 @@ from pixyproxy.service.image_service import ImageService
 from pixyproxy.service.indexer import search_indexer
 from pixyproxy.service.interfaces import GenerationServiceInterface, ImageServiceInterface, UserServiceInterface
 from pixyproxy.service.page_tokens import PageTokens, new_page_token_key
+from pixyproxy.service.salvaging import KeptAnswer, read_kept
 from pixyproxy.service.sign_in.credential_cache import CredentialCache
 from pixyproxy.service.sign_in.passwords import Passwords
 from pixyproxy.service.sign_in.queue import SignInQueue
@@ -336,6 +337,12 @@ def build_copying(settings: Settings, source: str, target: str, *, deletes_sourc
         yield ImageCopying(
             database, open_store(settings, source), open_store(settings, target), deletes_source=deletes_source
         )
+
+
+def read_kept_answer(settings: Settings, guid: str) -> KeptAnswer:
+    """Read what was kept aside in the server's store; raises as ``read_kept``."""
+    with open_current_database(settings) as database:
+        return read_kept(database, _open_store(settings), guid)
 
 
 def _place(store: str) -> str:
