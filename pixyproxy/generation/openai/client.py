@@ -114,7 +114,7 @@ class OpenAIGenerator:
         client: openai.OpenAI,
         *,
         always_streams: bool = False,
-        image_hosts: ImageHosts = ImageHosts(),  # noqa: B008  it cannot change
+        image_hosts: ImageHosts = ImageHosts(),
         max_answer_bytes: int = MAX_BODY,
     ) -> None:
         """Use a client.
