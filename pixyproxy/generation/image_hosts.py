@@ -18,10 +18,6 @@ _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
 _SIX_TO_FOUR = ipaddress.IPv6Network("2002::/16")
 
 
-class AddressRefusedError(ValueError):
-    """A host's name resolves to no address that may be connected to."""
-
-
 @dataclass(frozen=True)
 class ImageHosts:
     """A set of hosts, each with a port, or without one for the usual ports of HTTP and HTTPS."""
@@ -47,13 +43,13 @@ class ImageHosts:
         Such an address can be reached from the whole internet, or is in the set itself.
 
         Raises:
-            AddressRefusedError: there are only others.
+            ValueError: there are only others.
             OSError: the name cannot be resolved.
         """
         found = dict.fromkeys(str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
         allowed = [address for address in found if _is_public(address) or self.includes(address, port)]
         if not allowed:
-            raise AddressRefusedError("its address is not public, and not listed in PIXYPROXY_PROVIDER_IMAGE_HOSTS")
+            raise ValueError("its address is not public, and not listed in PIXYPROXY_PROVIDER_IMAGE_HOSTS")
         return allowed
 
 
