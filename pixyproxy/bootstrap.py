@@ -50,6 +50,7 @@ from pixyproxy.service.image_service import ImageService
 from pixyproxy.service.indexer import search_indexer
 from pixyproxy.service.interfaces import GenerationServiceInterface, ImageServiceInterface, UserServiceInterface
 from pixyproxy.service.page_tokens import PageTokens, new_page_token_key
+from pixyproxy.service.salvaging import KeptAnswer, read_kept
 from pixyproxy.service.sign_in.credential_cache import CredentialCache
 from pixyproxy.service.sign_in.passwords import Passwords
 from pixyproxy.service.sign_in.queue import SignInQueue
@@ -339,6 +340,12 @@ def build_copying(settings: Settings, source: str, target: str, *, deletes_sourc
         )
 
 
+def read_kept_answer(settings: Settings, guid: str) -> KeptAnswer:
+    """Read what was kept aside in the server's store; raises as ``read_kept``."""
+    with open_current_database(settings) as database:
+        return read_kept(database, _open_store(settings), guid)
+
+
 def _place(store: str) -> str:
     return store.rstrip("/") if is_url(store) else str(Path(store).resolve())
 
@@ -430,7 +437,7 @@ def _build_generator(settings: Settings, watch: Watch) -> ImageGenerator:
         project=settings.openai_project_id,
         timeout=settings.provider_timeout,
     )
-    generator = OpenAIGenerator(client, always_streams=settings.stream_provider)
+    generator = OpenAIGenerator(client, always_streams=settings.stream_provider, image_hosts=settings.image_hosts)
     # In a thread, so that the start does not wait for the provider.
     threading.Thread(target=_warn_of_shutdown, args=(generator, settings.model), daemon=True).start()
     return watch.traced(watch.provider(generator))

@@ -21,11 +21,12 @@ from pixyproxy.client import (
 
 FAILED = 1
 REFUSED = 2
+NOT_FOUND = 3
 TRY_LATER = 5
 INTERRUPTED = 130
 STATUSES: dict[type[PixyProxyClientError], int] = {
     InvalidRequestError: REFUSED,
-    NotFoundError: 3,
+    NotFoundError: NOT_FOUND,
     CredentialsError: 4,
     TryLaterError: TRY_LATER,
     OutcomeUnknownError: 6,

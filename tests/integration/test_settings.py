@@ -54,6 +54,13 @@ _WRONG: dict[str, list[str]] = {
     "PIXYPROXY_OUTPUT_FORMAT": ["gif", "jpg"],
     "PIXYPROXY_BACKGROUND": ["white"],
     "PIXYPROXY_PROVIDER_TIMEOUT": ["0", "3601", "nan"],
+    "PIXYPROXY_PROVIDER_IMAGE_HOSTS": [
+        "https://images.example.com",
+        "*.example.com",
+        "images.example.com:65536",
+        "images.example.com,",
+        f"me:{_SECRET}@host",
+    ],
     "PIXYPROXY_MAX_GENERATIONS": ["0", "10001", "1.5"],
     "PIXYPROXY_STREAM_PROVIDER": ["perhaps"],
     "PIXYPROXY_MAX_QUEUED": ["0", "-1", "1000001", "many"],

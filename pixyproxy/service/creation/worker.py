@@ -473,8 +473,13 @@ class GenerationWorker:
 
 def _unreadable(generation: Generation, *, is_kept: bool) -> ProviderUnavailableError:
     # Not the generator's error: its body is not for callers.
-    where = f" The answer is kept for the server's operator under the guid {generation.image_guid}." if is_kept else ""
-    return ProviderUnavailableError(f"The image provider's answer has no readable image.{where}", may_have_billed=True)
+    message = "The image provider's answer has no readable image."
+    if is_kept:
+        message += (
+            f" The answer is kept for the server's operator under the guid {generation.image_guid}; "
+            "pixyproxy generations salvage saves it as a file."
+        )
+    return ProviderUnavailableError(message, may_have_billed=True)
 
 
 def _age(generation: Generation) -> float:

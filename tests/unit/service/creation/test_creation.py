@@ -309,7 +309,8 @@ def test_an_answer_that_cannot_be_read_is_kept_aside(
     assert "/" not in refused.value.message
     assert "body" not in vars(refused.value)
     [line] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert line.endswith(store.write_aside(guid, b"the answer"))
+    assert f": {store.write_aside(guid, b'the answer')}. " in line
+    assert f"pixyproxy generations salvage {guid} --output FILE" in line
     with pytest.raises(OutcomeUnknownError):
         creator.create(request(), alice, CallScope())
     assert (states(database), count_images(database)) == (["unknown"], 0)
