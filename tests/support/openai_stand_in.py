@@ -18,8 +18,8 @@ the API sends with it. The options are:
 A request with ``stream`` is answered with server-sent events: the partial images, numbered from 0, and the completed
 one after them. ``hold`` holds an answer, and ``hold=N,M,…`` these events of it, until a test releases them one after
 the other. Names that begin with ``stream_`` are faults of the stream; ``=N`` says at which event. With the option
-``padded=BYTES`` partial images, in PNG, have that many bytes. ``says=JSON64``, URL-safe base64 of an object, replaces these fields of
-the answer, or of the completed event.
+``padded=BYTES`` partial images, in PNG, have that many bytes. ``says=JSON64``, URL-safe base64 of an object, replaces
+these fields of the answer, or of the completed event.
 
 ``GET /_stand_in/submissions?prompt=…`` gives ``{"count": …, "requests": [bodies], "headers": [headers]}``; without a
 prompt it gives those of all submissions. ``GET /_stand_in/release?prompt=…`` releases what is held next. Give each test
@@ -229,16 +229,19 @@ def check_parameters(body: dict[str, Any]) -> None:
             _refuse(name, f"Invalid value: '{body[name]}'. Supported values are: {', '.join(sorted(allowed))}.")
     if body.get("background") == "transparent" and body.get("output_format") == "jpeg":
         _refuse("background", "Transparent background is not supported for jpeg output.")
-    if "output_compression" in body:
-        if body["output_compression"] not in range(101):
-            _refuse("output_compression", "Expected an integer from 0 to 100.")
-        if body.get("output_format", "png") == "png":
-            _refuse("output_compression", "Compression is only supported for jpeg and webp output.")
+    _check_compression(body)
     if body.get("stream", False) not in (True, False):
         _refuse("stream", "Expected a boolean.")
     if body.get("partial_images", 0) not in range(4) or ("partial_images" in body and not body.get("stream")):
         _refuse("partial_images", "Expected an integer from 0 to 3, with a stream.")
     _check_size(str(body.get("size", "auto")))
+
+
+def _check_compression(body: dict[str, Any]) -> None:
+    if body.get("output_compression", 100) not in range(101):
+        _refuse("output_compression", "Expected an integer from 0 to 100.")
+    if "output_compression" in body and body.get("output_format", "png") == "png":
+        _refuse("output_compression", "Compression is only supported for jpeg and webp output.")
 
 
 def _check_size(size: str) -> None:

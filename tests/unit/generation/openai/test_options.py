@@ -152,7 +152,10 @@ def details(text: object, image: object) -> dict[str, object]:
         ({"input_tokens_details": details(3, 4), "output_tokens_details": details(0, 5)}, (3, 4, 0, 5)),
         ({"input_tokens_details": details(3, 4)}, (3, 4, None, None)),
         ({"output_tokens_details": details(0, 5)}, (None, None, 0, 5)),
-        ({"input_tokens_details": {"text_tokens": 7}, "output_tokens_details": {"image_tokens": 5}}, (7, None, None, 5)),
+        (
+            {"input_tokens_details": {"text_tokens": 7}, "output_tokens_details": {"image_tokens": 5}},
+            (7, None, None, 5),
+        ),
         ({"input_tokens_details": details(3.0, 4.0), "output_tokens_details": details(0.0, 5.0)}, (3, 4, 0, 5)),
         ({"input_tokens_details": details(3.5, -4), "output_tokens_details": details("0", None)}, (None,) * 4),
         ({"input_tokens_details": details(True, False), "output_tokens_details": details([], {})}, (None,) * 4),
