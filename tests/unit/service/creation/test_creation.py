@@ -232,10 +232,11 @@ def test_an_input_fidelity_needs_inputs(creator: ImageCreator, alice: Caller) ->
 
 def test_options_of_an_edit_are_those_that_edits_have(creator: ImageCreator, alice: Caller) -> None:
     source = ImageInput(guid=creator.create(request(key=None), alice, CallScope()).guid)
-    for options, refused in (
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"moderation": "auto"}, "moderation"),
         ({"model": "gpt-image-2", "input_fidelity": "low"}, "input_fidelity"),
-    ):
+    ]
+    for options, refused in cases:
         edit = request(key=None, **options).model_copy(update={"inputs": (source,)})
         assert refused_field(creator, edit, alice) == f"options.{refused}"
 
@@ -243,7 +244,12 @@ def test_options_of_an_edit_are_those_that_edits_have(creator: ImageCreator, ali
 def test_all_options_reach_the_generator_and_the_image(
     creator: ImageCreator, database: Database, generator: FakeGenerator, alice: Caller
 ) -> None:
-    options = {"output_format": "jpeg", "output_compression": 0, "moderation": "low", "partial_images": 3}
+    options: dict[str, Any] = {
+        "output_format": "jpeg",
+        "output_compression": 0,
+        "moderation": "low",
+        "partial_images": 3,
+    }
     image = creator.create(request(**options), alice, CallScope())
 
     (asked,) = generator.requests
