@@ -47,6 +47,9 @@ _TYPED_AS = {
     "options.quality": "--quality",
     "options.output_format": "--format",
     "options.background": "--background",
+    "options.moderation": "--moderation",
+    "options.output_compression": "--compression",
+    "options.input_fidelity": "--input-fidelity",
     "options.partial_images": "--partial-images",
     "states": "--state",
 }

@@ -18,7 +18,8 @@ the API sends with it. The options are:
 A request with ``stream`` is answered with server-sent events: the partial images, numbered from 0, and the completed
 one after them. ``hold`` holds an answer, and ``hold=N,M,…`` these events of it, until a test releases them one after
 the other. Names that begin with ``stream_`` are faults of the stream; ``=N`` says at which event. With the option
-``padded=BYTES`` partial images, in PNG, have that many bytes.
+``padded=BYTES`` partial images, in PNG, have that many bytes. ``says=JSON64``, URL-safe base64 of an object, replaces
+these fields of the answer, or of the completed event.
 
 ``url`` answers with the URL of an image in place of its bytes, and ``stream_url`` does so in a stream. The options
 ``get`` and ``fails`` say what goes wrong when it is fetched (see ``image_urls.py``); ``origin64`` names another origin,
@@ -76,7 +77,10 @@ _ALLOWED: dict[str, set[str]] = {
     "background": {"auto", "opaque", "transparent"},
     "moderation": {"auto", "low"},
 }
-_PARAMETERS = {"prompt", "model", "n", "size", "safety_identifier", "user", "stream", "partial_images", *_ALLOWED}
+_PARAMETERS = {
+    *("prompt", "model", "n", "size", "safety_identifier", "user", "stream", "partial_images", "output_compression"),
+    *_ALLOWED,
+}
 _USUAL_CODES: dict[int, str | None] = {
     401: "invalid_api_key",
     403: "unsupported_country_region_territory",
@@ -235,6 +239,7 @@ def check_parameters(body: dict[str, Any]) -> None:
             _refuse(name, f"Invalid value: '{body[name]}'. Supported values are: {', '.join(sorted(allowed))}.")
     if body.get("background") == "transparent" and body.get("output_format") == "jpeg":
         _refuse("background", "Transparent background is not supported for jpeg output.")
+    _check_compression(body)
     if body.get("stream", False) not in (True, False):
         _refuse("stream", "Expected a boolean.")
     if body.get("partial_images", 0) not in range(4) or ("partial_images" in body and not body.get("stream")):
@@ -242,12 +247,19 @@ def check_parameters(body: dict[str, Any]) -> None:
     _check_size(str(body.get("size", "auto")))
 
 
+def _check_compression(body: dict[str, Any]) -> None:
+    if body.get("output_compression", 100) not in range(101):
+        _refuse("output_compression", "Expected an integer from 0 to 100.")
+    if "output_compression" in body and body.get("output_format", "png") == "png":
+        _refuse("output_compression", "Compression is only supported for jpeg and webp output.")
+
+
 def _check_size(size: str) -> None:
     if size == "auto":
         return
     found = re.fullmatch(r"([1-9][0-9]*)x([1-9][0-9]*)", size)
     short, long = sorted(map(int, found.groups())) if found else (0, 0)
-    if not found or short % 16 or long % 16 or long > 3 * short or long > 3840 or short > 2160:
+    if not found or short % 16 or long % 16 or long > 3 * short or long > 3840 or short * long > 3840 * 2160:
         _refuse("size", f"Invalid size '{size}'. Width and height must be multiples of 16, at most 3840x2160.")
 
 
@@ -282,7 +294,7 @@ def make_answer(submission: Submission, picture: bytes) -> dict[str, Any]:
         "background": "transparent" if submission.is_transparent else "opaque",
         "data": [{"b64_json": base64.b64encode(picture).decode()}] * int(submission.body.get("n", 1)),
         "output_format": submission.output_format,
-        "quality": "low",
+        "quality": str(submission.body.get("quality", "low")),
         "size": "x".join(map(str, submission.size)),
         "usage": {
             "input_tokens": input_tokens,
@@ -339,6 +351,8 @@ def _send_stream(handler: Handler, submission: Submission, fault: Fault | None) 
         for event in events[:-1]:
             picture = base64.b64decode(event["b64_json"])
             event["b64_json"] = base64.b64encode(pad_png(picture, int(fault.options["padded"]))).decode()
+    if name == "says":
+        events[-1] |= _said(value)
     if name == "stream_repeated":
         events = [event for event in events for _ in range(1 + ("partial_image_index" in event))]
     if name == "stream_end":
@@ -518,8 +532,14 @@ def _hold(handler: Handler, submission: Submission, fault: Fault) -> None:
 def _answer_rightly(handler: Handler, submission: Submission, fault: Fault | None) -> None:
     if submission.body.get("stream") and (fault is None or fault.name != "stream_ignored"):
         _send_stream(handler, submission, fault)
-    else:
-        _send_picture_bytes(handler, submission, make_picture(submission))
+        return
+    changes = _said(fault.value) if fault and fault.name == "says" else {}
+    handler.send_json(200, make_answer(submission, make_picture(submission)) | changes)
+
+
+def _said(encoded: str) -> dict[str, Any]:
+    changes: dict[str, Any] = json.loads(base64.urlsafe_b64decode(encoded))
+    return changes
 
 
 def _redirect(handler: Handler, _: Submission, __: Fault) -> None:
@@ -576,6 +596,7 @@ _FAULTS: dict[str, Callable[[Handler, Submission, Fault], None]] = {
         _answer_rightly,
     ),
     "stream_unasked": _answer_rightly,
+    "says": _answer_rightly,
     "hold": _hold,
     "html": lambda handler, _, __: handler.send_body(200, b"<html>hello</html>", {"Content-Type": "text/html"}),
 }

@@ -23,7 +23,7 @@ from pixyproxy.core.exceptions import (
     ProviderUnavailableError,
     UnreadableAnswerError,
 )
-from pixyproxy.core.models import GenerationOptions, PartialImage, Usage
+from pixyproxy.core.models import GenerationOptions, PartialImage, Usage, can_compress, can_show
 from pixyproxy.core.request_context import trace_headers
 from pixyproxy.generation.image_format import inspect_image
 from pixyproxy.generation.image_hosts import ImageHosts
@@ -325,17 +325,25 @@ def _token_count(count: object) -> int | None:
     # Some servers write integers as 11.0.
     if isinstance(count, float) and count.is_integer():
         count = int(count)
-    return count if isinstance(count, int) and 0 <= count <= _MAX_TOKENS else None
+    # True is an int, too.
+    return count if type(count) is int and 0 <= count <= _MAX_TOKENS else None
 
 
 def _options_used(request: GenerationRequest, answer: Mapping[str, Any]) -> GenerationOptions:
     """Return the options that the answer names, and those of the request in place of others."""
-    options = request.options
+    options = dict(request.options)
     for name in ("size", "quality", "output_format", "background"):
         with suppress(ValidationError):  # A compatible server may write anything.
             named = GenerationOptions.model_validate({name: answer.get(name)})
-            options = options.model_copy(update=named.model_dump(exclude_none=True))
-    return options
+            # A stream may repeat "auto", which does not tell what was used.
+            options |= {name: value for name, value in named if value not in (None, "auto")}
+    # A server that chose another format than it was asked for did not use what that format does not have. Options that
+    # contradict each other would be invalid, and the image lost.
+    if not can_compress(options["output_compression"], options["output_format"]):
+        options["output_compression"] = None
+    if not can_show(options["background"], options["output_format"]):
+        options["background"] = None
+    return GenerationOptions.of_checked(options)
 
 
 def _image_of(request: GenerationRequest, answer: Mapping[str, Any], data: bytes | mmap) -> GeneratedImage:
