@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zlib
-from collections.abc import Callable
+from typing import Any
 
 from PIL import Image
 
@@ -32,8 +32,8 @@ def png_of_size(width: int, height: int) -> bytes:
 
 
 def png_with(*chunks: bytes) -> bytes:
-    """Return a PNG with these chunks before its data."""
-    picture = encode("png")
+    """Return a PNG with these chunks before its data, the same each time."""
+    picture = _gradient("png")
     return picture[:33] + b"".join(chunks) + picture[33:]
 
 
@@ -43,20 +43,24 @@ def jpeg_segment(marker: int, data: bytes) -> bytes:
 
 
 def jpeg_with(*segments: bytes) -> bytes:
-    """Return a JPEG with these segments at its start."""
-    picture = encode("jpeg")
+    """Return a JPEG with these segments at its start, the same each time."""
+    picture = _gradient("jpeg")
     return picture[:2] + b"".join(segments) + picture[2:]
 
 
 def webp_with(*chunks: tuple[bytes, bytes]) -> bytes:
-    """Return a WebP with these chunks, each as its name and its data, behind its image."""
-    buffer = io.BytesIO()
+    """Return a WebP with these chunks, each as its name and its data, behind its image; the same each time."""
     # With XMP it has the extended header that further chunks need.
-    Image.effect_noise((80, 48), 50).convert("RGB").save(buffer, "webp", xmp=b"<x/>")
-    parts = buffer.getvalue()[12:]
+    parts = _gradient("webp", xmp=b"<x/>")[12:]
     for name, data in chunks:
         parts += name + len(data).to_bytes(4, "little") + data + b"\0" * (len(data) % 2)
     return b"RIFF" + (4 + len(parts)).to_bytes(4, "little") + b"WEBP" + parts
+
+
+def _gradient(output_format: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.linear_gradient("L").resize((80, 48)).convert("RGB").save(buffer, output_format, **options)
+    return buffer.getvalue()
 
 
 def animation(output_format: str, frames: int, size: tuple[int, int] = (16, 16)) -> bytes:
@@ -70,11 +74,11 @@ def animation(output_format: str, frames: int, size: tuple[int, int] = (16, 16))
 # A JUMBF box, as C2PA has: a superbox with a description box.
 _JUMBF = bytes.fromhex("0000001e6a756d62000000166a756d6463327061001100108000") + b"c2pa"
 
-WITH_PROVENANCE: dict[str, Callable[[], bytes]] = {
-    "png": lambda: png_with(png_chunk(b"caBX", _JUMBF), png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0<x/>")),
-    "jpeg": lambda: jpeg_with(
-        jpeg_segment(0xEB, b"JP\0\1\0\0\0\1" + _JUMBF), jpeg_segment(0xE1, b"Exif\0\0MM\0*\0\0\0\x08")
+WITH_PROVENANCE = {
+    "png": png_with(png_chunk(b"caBX", _JUMBF), png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0<x/>")),
+    "jpeg": jpeg_with(
+        jpeg_segment(0xEB, b"JP\0\1\0\0\0\1" + _JUMBF), jpeg_segment(0xE1, b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0")
     ),
-    "webp": lambda: webp_with((b"C2PA", _JUMBF)),
+    "webp": webp_with((b"C2PA", _JUMBF)),
 }
 """For each format a file with marks of where it comes from, which nothing must change."""

@@ -74,7 +74,7 @@ def test_fill_bytes_before_a_marker_belong_to_a_jpeg() -> None:
 
 @pytest.mark.parametrize("output_format", FORMATS)
 def test_marks_of_provenance_belong_to_the_image(output_format: str) -> None:
-    assert inspect(WITH_PROVENANCE[output_format]()).content_type == f"image/{output_format}"
+    assert inspect(WITH_PROVENANCE[output_format]).content_type == f"image/{output_format}"
 
 
 @pytest.mark.parametrize("padding", [b"", b"\0" * 100])
