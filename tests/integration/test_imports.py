@@ -255,8 +255,8 @@ def test_the_same_request_again_gives_the_same_image(any_server: RunningServer) 
     assert client.guids() == [image.guid]
     other = ImageClient(any_server, any_server.new_login()).import_image(data, prompt="a fox", request_id=key)
     assert other.guid != image.guid
-    for changed, info in ((encode("png", (64, 64)), {"prompt": "a fox"}), (data, {"prompt": "foxes"}), (data, {})):
-        refused = client.import_refused(import_requests(changed, request_id=key, **info))
+    for changed, description in ((encode("png", (64, 64)), "a fox"), (data, "foxes"), (data, "")):
+        refused = client.import_refused(import_requests(changed, request_id=key, prompt=description))
         assert (refused.code, refused.reason) == (grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED")
     client.delete(image.guid)
     refused = client.import_refused(import_requests(data, prompt="a fox", request_id=key))
