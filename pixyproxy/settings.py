@@ -12,7 +12,16 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pixyproxy.core.exceptions import ConfigurationError
-from pixyproxy.core.models import TRANSPARENT_RULE, Background, ModelName, OutputFormat, Quality, Size, can_show
+from pixyproxy.core.models import (
+    MAX_IMPORT_BYTES,
+    TRANSPARENT_RULE,
+    Background,
+    ModelName,
+    OutputFormat,
+    Quality,
+    Size,
+    can_show,
+)
 from pixyproxy.core.provider_limits import has_documented_sizes, quality_problem, size_problem
 from pixyproxy.data.mysql import MySQLAddress
 from pixyproxy.data.stores.bucket_address import BucketAddress, is_url
@@ -246,6 +255,16 @@ class Settings(BaseSettings):
         le=10_000,
         description="The most streams (of image bytes, of generations, and of reflection) at a time, of all workers "
         "together.",
+    )
+    max_imports: int = Field(
+        default=4,
+        ge=1,
+        le=1000,
+        description="The most imports at a time, of all workers together; each holds a temporary file of up to "
+        "PIXYPROXY_MAX_IMPORT_BYTES in the folder that TMPDIR names.",
+    )
+    max_import_bytes: int = Field(
+        default=MAX_IMPORT_BYTES, ge=1, le=MAX_IMPORT_BYTES, description="The most bytes of an imported image."
     )
     max_unary_calls: int = Field(
         default=256, ge=1, le=10_000, description="The most other calls at a time, of each worker."

@@ -59,6 +59,7 @@ from typing import Any, NoReturn
 
 from PIL import Image
 
+from tests.support.image_files import WITH_PROVENANCE
 from tests.support.image_urls import OTHER_FILES, Fetches, name_for, path_for, serve_image
 
 API_KEY = "stand-in-key"
@@ -559,6 +560,9 @@ _FAULTS: dict[str, Callable[[Handler, Submission, Fault], None]] = {
     "slow": _slow,
     "redirect": _redirect,
     "large": _large,
+    "provenance": lambda handler, submission, _: _send_picture_bytes(
+        handler, submission, WITH_PROVENANCE[submission.output_format]
+    ),
     "empty_data": _answer_with(data=[]),
     "null_data": _answer_with(data=None),
     "data_url": _encode_with(lambda picture: "data:image/png;base64," + base64.b64encode(picture).decode()),

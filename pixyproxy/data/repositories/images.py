@@ -109,6 +109,10 @@ class ImageRepository:
             raise ImageNotFoundError(guid)
         return _dict_to_image(row)
 
+    def has(self, guid: str) -> bool:
+        """Tell whether there is an image, whether or not a caller may see it."""
+        return self._context.fetch_one("SELECT id FROM images WHERE guid = :guid", {"guid": guid}) is not None
+
     def lock(self, guid: str, database: Database) -> None:
         """Lock an image against changes by other transactions until this one ends; no error if it does not exist."""
         self._context.fetch_one(f"SELECT id FROM images WHERE guid = :guid{database.for_update}", {"guid": guid})  # noqa: S608
