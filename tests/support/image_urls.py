@@ -159,6 +159,7 @@ _ANSWERS: dict[str, Callable[[Any, bytes], None]] = {
     "": _send,
     "bytes": _send_slowly,
     "compressed": _compress,
+    "padded": lambda handler, picture: _send(handler, picture + bytes(100_000)),
     "cut": _cut,
     "drop": _drop,
     "redirect": _redirect("http://169.254.169.254/latest/meta-data/"),

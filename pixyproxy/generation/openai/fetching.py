@@ -22,7 +22,6 @@ from pixyproxy.generation.openai.deadline import DEADLINE_HOOKS
 
 _CONNECT_TIMEOUT = 10.0
 _READ_TIMEOUT = 30.0
-_MIN_TIMEOUT = 0.1
 _PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 
 _logger = logging.getLogger(__name__)
@@ -96,7 +95,7 @@ class ImageFetcher:
 
     def _get(self, url: httpx2.URL, attempt: int, deadline: float) -> bytes:
         """Send one request to the provider's own origin, or to a checked address of another host."""
-        left = max(deadline - time.monotonic(), _MIN_TIMEOUT)
+        left = deadline - time.monotonic()
         timeout = httpx2.Timeout(min(_READ_TIMEOUT, left), connect=min(_CONNECT_TIMEOUT, left))
         host, is_own = _host(url), self._is_own(url)
         extensions: dict[str, object] = {"deadline": deadline}
