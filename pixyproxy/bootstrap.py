@@ -60,7 +60,10 @@ from pixyproxy.service.users import UserService
 from pixyproxy.settings import Settings, split_address
 
 if TYPE_CHECKING:
-    from pixyproxy.generation.openai.client import OpenAIGenerator
+    from openai import OpenAI
+    from pydantic import SecretStr
+
+    from pixyproxy.generation.openai.client import OpenAIGenerator, ProviderModel
     from pixyproxy.observability.metrics import Metrics
     from pixyproxy.observability.telemetry import Telemetry
 
@@ -72,6 +75,7 @@ other worker submits its generations, and its images are committed nevertheless.
 
 # More than 1, because calls also wait for a slot of a generation worker, or for the generation of another call.
 _CREATIONS_A_GENERATION = 2
+_LIST_TIMEOUT = 30.0
 _PAGE_TOKEN_KEY = "page_token_key"  # noqa: S105  the name of the value
 
 
@@ -437,19 +441,40 @@ def _build_generator(settings: Settings, watch: Watch) -> ImageGenerator:
         from pixyproxy.generation.offline import OfflineGenerator  # noqa: PLC0415
 
         return watch.traced(OfflineGenerator())
-    from pixyproxy.generation.openai.client import OpenAIGenerator, make_client  # noqa: PLC0415
+    from pixyproxy.generation.openai.client import OpenAIGenerator  # noqa: PLC0415
 
-    client = make_client(
-        api_key=settings.openai_api_key.get_secret_value(),
-        base_url=settings.openai_base_url,
-        organization=settings.openai_org_id,
-        project=settings.openai_project_id,
-        timeout=settings.provider_timeout,
-    )
+    client = _make_client(settings, settings.openai_api_key, settings.provider_timeout)
     generator = OpenAIGenerator(client, always_streams=settings.stream_provider, image_hosts=settings.image_hosts)
     # In a thread, so that the start does not wait for the provider.
     threading.Thread(target=_warn_of_shutdown, args=(generator, settings.model), daemon=True).start()
     return watch.traced(watch.provider(generator))
+
+
+def list_models(settings: Settings) -> list[ProviderModel]:
+    """Return the models that the provider's account offers.
+
+    Raises:
+        ConfigurationError: there is no key.
+        ProviderError: the provider refuses, or cannot be reached, or sends no list of models.
+    """
+    if settings.openai_api_key is None:
+        raise ConfigurationError("OPENAI_API_KEY is not set: the offline generator draws, and there are no models.")
+    from pixyproxy.generation.openai.client import OpenAIGenerator  # noqa: PLC0415
+
+    with closing(OpenAIGenerator(_make_client(settings, settings.openai_api_key, _LIST_TIMEOUT))) as generator:
+        return generator.models()
+
+
+def _make_client(settings: Settings, api_key: SecretStr, timeout: float) -> OpenAI:
+    from pixyproxy.generation.openai.client import make_client  # noqa: PLC0415
+
+    return make_client(
+        api_key=api_key.get_secret_value(),
+        base_url=settings.openai_base_url,
+        organization=settings.openai_org_id,
+        project=settings.openai_project_id,
+        timeout=timeout,
+    )
 
 
 def _warn_of_shutdown(generator: OpenAIGenerator, model: str) -> None:

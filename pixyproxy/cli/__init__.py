@@ -33,6 +33,7 @@ COMMANDS = {
     "health": (_IMAGES, "Check whether a server is serving (exit status 0 or 5)."),
     "generations": (_GENERATIONS, "List, watch, cancel and salvage generations."),
     "serve": (_ADMIN, "Serve until SIGTERM or Ctrl-C, with a process for each core."),
+    "models": (_ADMIN, "List the models that the provider's account offers."),
     "db": (_ADMIN, "Make or upgrade the tables of the database."),
     "user": (_ADMIN, "Add, list, change and remove users."),
     "images": (_ADMIN, "Copy the bytes of all images into another store."),
@@ -87,7 +88,7 @@ app = typer.Typer(
     name="pixyproxy",
     cls=_Commands,
     help="Generates images from prompts over gRPC, stores them, and finds them again.",
-    epilog="All other settings are environment variables: pixyproxy serve --help lists those of serve, db, user, "
+    epilog="All other settings are environment variables: pixyproxy serve --help lists those of serve, models, db, user, "
     "images and generations salvage; pixyproxy get --help lists those of the commands that call a server.",
     rich_markup_mode=None,
     no_args_is_help=True,

@@ -1,4 +1,4 @@
-"""The commands for operators: serve, db, user, images and generations salvage."""
+"""The commands for operators: serve, models, db, user, images and generations salvage."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from pixyproxy.bootstrap import (
     build_copying,
     build_users,
+    list_models,
     open_current_database,
     open_database,
     read_kept_answer,
@@ -44,6 +45,7 @@ from pixyproxy.serving.workers import serve_alone, serve_together
 from pixyproxy.settings import MAX_WORKERS, Settings, describe_settings, load_settings
 
 _FIRST_USER = "admin"
+_IMAGE = "image"
 _NOT_COPIED = (CopyOutcome.MISSING, CopyOutcome.DAMAGED, CopyOutcome.FAILED)
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -83,6 +85,36 @@ def serve(workers: Workers = None) -> None:
         serve_alone(settings, _make_first_user, _say_listening)
     elif not serve_together(settings, count, _make_first_user, _say_listening):
         raise typer.Exit(1)
+
+
+@app.command(cls=Command)
+def models(
+    is_all: Annotated[bool, typer.Option("--all", help="List all models, not only those for images.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Write a line of JSON for each model.")] = False,
+) -> None:
+    """List the models that the provider's account offers.
+
+    The provider does not say what a model is for: those with "image" in their names are listed, and PIXYPROXY_MODEL,
+    which is marked with *. Needs OPENAI_API_KEY.
+    """
+    from pixyproxy.cli.texts import json_line, printable  # Servers need not load it.
+
+    settings = _load_settings()
+    set_up_logging("WARNING")
+    offered = list_models(settings)
+    shown = [model for model in offered if is_all or _IMAGE in model.name.lower() or model.name == settings.model]
+    width = max((len(printable(model.name)) for model in shown), default=0)
+    for model in shown:
+        is_default = model.name == settings.model
+        if as_json:
+            _say(json_line({"id": model.name, "shutdown_date": model.shutdown_date, "is_default": is_default}))
+            continue
+        end = f"  shuts down on {printable(model.shutdown_date)}" if model.shutdown_date else ""
+        _say(f"{'*' if is_default else ' '} {printable(model.name):<{width if end else 0}}{end}")
+    if settings.model not in {model.name for model in offered}:
+        warn(f"The account does not offer {settings.model}, the model of PIXYPROXY_MODEL.")
+    if len(shown) < len(offered):
+        warn(f"Not listed: {len(offered) - len(shown):,} other models; --all lists them.")
 
 
 @database_commands.command("init", cls=Command)

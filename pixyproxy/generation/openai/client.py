@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from mmap import mmap
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from pixyproxy.core.exceptions import (
     OutcomeUnknownError,
     ProviderError,
     ProviderMisconfiguredError,
+    ProviderModelUnknownError,
     ProviderTimeoutError,
     ProviderUnavailableError,
     UnreadableAnswerError,
@@ -108,6 +110,19 @@ def make_client(
     return client
 
 
+@dataclass(frozen=True)
+class ProviderModel:
+    """A model that the provider's account offers.
+
+    Attributes:
+        name: its name.
+        shutdown_date: the date when it ends, such as ``2026-12-01``, or None if there is none.
+    """
+
+    name: str
+    shutdown_date: str | None
+
+
 class OpenAIGenerator:
     """An ``ImageGenerator`` for the OpenAI Images API."""
 
@@ -170,6 +185,30 @@ class OpenAIGenerator:
             _logger.warning("The image provider did not describe its model: %s", type(exc).__name__)
             return None
         return date if isinstance(date, str) else None
+
+    def models(self) -> list[ProviderModel]:
+        """Return the models that the account offers, by name.
+
+        Raises:
+            ProviderError: the provider refuses, or cannot be reached, or sends no list of models.
+        """
+        try:
+            page = self._client.models.list()
+            # Of other servers' lists, nothing but the names is certain.
+            if not isinstance(page.data, list):
+                raise TypeError("no list")
+            names = {model.id: model.shutdown_date for model in page if isinstance(getattr(model, "id", None), str)}
+        except openai.APIStatusError as exc:
+            error = self._explain_status(exc, {"prompt": ""})
+            if isinstance(error, ProviderModelUnknownError):
+                error = ProviderMisconfiguredError("The image provider's address has no list of models.")
+            raise error from None
+        except openai.APIConnectionError as exc:
+            error = _explain_connection(exc.__cause__)
+            raise (_unreadable_list() if isinstance(error, OutcomeUnknownError) else error) from exc
+        except (AttributeError, TypeError, ValueError, openai.OpenAIError) as exc:
+            raise _unreadable_list() from exc
+        return [ProviderModel(name, date if isinstance(date, str) else None) for name, date in sorted(names.items())]
 
     def close(self) -> None:
         """Close the client's connections."""
@@ -394,6 +433,10 @@ def _log_failure(what: str, response: httpx2.Response, detail: str) -> None:
     _logger.warning(
         "The image provider %s: status %d, provider's request id %s: %s", what, response.status_code, request_id, detail
     )
+
+
+def _unreadable_list() -> ProviderUnavailableError:
+    return ProviderUnavailableError("The image provider's list of models cannot be read.")
 
 
 def _explain_connection(cause: BaseException | None) -> ProviderError:
