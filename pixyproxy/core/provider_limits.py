@@ -12,6 +12,9 @@ _SIZE_STEP = 16
 _MAX_RATIO = 3
 _MAX_LONG_EDGE = 3840
 _MAX_SHORT_EDGE = 2160
+# "Less than 50MB" and "less than 4MB": in the larger reading, because only what is impossible is refused here.
+_MAX_INPUT_BYTES = 50 * 1024 * 1024
+_MAX_MASK_BYTES = 4 * 1024 * 1024
 _LIMITED_MODEL = re.compile(r"gpt-image-2([.-].*)?")
 # The first model and its dated versions; later ones have more qualities.
 _PLAIN_MODEL = re.compile(r"gpt-image-2(-.*)?")
@@ -33,6 +36,13 @@ def size_problem(size: str) -> str | None:
     return None
 
 
+def nearest_size(width: int, height: int) -> tuple[int, int]:
+    """Return the largest size in pixels that breaks no rule and is not larger than another one, if there is any."""
+    scale = min(1.0, _MAX_LONG_EDGE / max(width, height), _MAX_SHORT_EDGE / min(width, height))
+    width, height = (max(_SIZE_STEP, int(edge * scale) // _SIZE_STEP * _SIZE_STEP) for edge in (width, height))
+    return min(width, _MAX_RATIO * height), min(height, _MAX_RATIO * width)
+
+
 def has_documented_sizes(model: str) -> bool:
     """Return whether ``size_problem`` applies to a model."""
     return _LIMITED_MODEL.fullmatch(model) is not None
@@ -43,6 +53,18 @@ def quality_problem(quality: str, model: str) -> str | None:
     if quality in _LATER_QUALITIES and _PLAIN_MODEL.fullmatch(model):
         return f"{' and '.join(_LATER_QUALITIES)} need a later model than {model}"
     return None
+
+
+def input_problem(size_bytes: int) -> str | None:
+    """Return the rule that an input breaks, or None."""
+    return None if size_bytes < _MAX_INPUT_BYTES else f"must have less than {_MAX_INPUT_BYTES >> 20} MiB"
+
+
+def mask_problem(content_type: str, size_bytes: int) -> str | None:
+    """Return the rule that a mask breaks, or None."""
+    if content_type != "image/png":
+        return "must be a PNG"
+    return None if size_bytes < _MAX_MASK_BYTES else f"must have less than {_MAX_MASK_BYTES >> 20} MiB"
 
 
 def fidelity_problem(model: str) -> str | None:
