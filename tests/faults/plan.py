@@ -20,6 +20,7 @@ from tests.faults import (
     conflicts,
     crashes,
     databases,
+    edits,
     providers,
     queued,
     races,
@@ -119,6 +120,7 @@ def stages(bench: Bench, servers: Databases) -> Iterator[Stage]:
     """All scenarios. What is timed most finely runs with the least beside it."""
     yield Stage("kill -9 at named points", 1, [partial(_crash_points, bench, servers)])
     yield Stage("kill -9 of one of several processes", 1, [partial(_crash_points_of_processes, bench, servers)])
+    yield Stage("edits", 1, list(_edits(bench, servers)))
     yield Stage("an object store", 1, list(_object_store(bench, servers)))
     yield Stage("a busy machine", 1, list(_busy_machine(bench, servers)))
     yield Stage("asleep at named points", 1, [partial(_pauses, bench, servers)])
@@ -139,10 +141,24 @@ def _crash_points_of_processes(bench: Bench, servers: Databases) -> Outcome:
     return crashes.crash_points_of_processes(bench, urls, points * 2, at_once=6)
 
 
+def _edits(bench: Bench, servers: Databases) -> Iterator[Scenario]:
+    points = crashes.ALL_EDIT_POINTS
+    urls = [*(None for _ in points), *(servers.on_mysql() for _ in points)]
+    yield partial(crashes.edit_crash_points, bench, urls, points * 2, at_once=8)
+    urls = [servers.on_mariadb() for _ in points]
+    yield partial(crashes.edit_crash_points_of_processes, bench, urls, points, at_once=6)
+    yield partial(edits.inputs_change, bench, lambda: None, at_once=6)
+    yield partial(edits.inputs_change, bench, servers.on_mysql, at_once=6)
+    for url in servers.everywhere():
+        yield partial(providers.faulty_edits, bench, url, rounds=1)
+
+
 def _object_store(bench: Bench, servers: Databases) -> Iterator[Scenario]:
     bench = replace(bench, object_store=servers.object_store())
     points = crashes.ALL_OBJECT_STORE_POINTS
     yield partial(crashes.crash_points, bench, [servers.on_mysql() for _ in points], points, at_once=11)
+    points = tuple(crashes.EDIT_POINTS)
+    yield partial(crashes.edit_crash_points, bench, [servers.on_mysql() for _ in points], points, at_once=6)
     yield partial(crashes.random_kills, bench, servers.on_mysql(), kills=_KILLS_A_LANE, seed=100)
 
 
