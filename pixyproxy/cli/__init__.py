@@ -23,6 +23,7 @@ _GENERATIONS = "pixyproxy.cli.generations"
 _ADMIN = "pixyproxy.cli.admin"
 COMMANDS = {
     "create": (_IMAGES, "Make an image from a prompt."),
+    "edit": (_IMAGES, "Make an image from other images and a prompt."),
     "get": (_IMAGES, "Show the details of an image."),
     "list": (_IMAGES, "List images, newest first."),
     "search": (_IMAGES, "List images whose prompts have all these words."),

@@ -1,4 +1,4 @@
-"""The commands that call a server: create, get, list, search, fetch, update, delete and health."""
+"""The commands that call a server: create, edit, get, list, search, fetch, update, delete and health."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ from pixyproxy.cli.texts import file_name, json_line, json_of, lines_of, local_t
 from pixyproxy.client import (
     TLS,
     ContentInfo,
+    CreateOptions,
     CredentialsError,
     Filters,
     ImageDetail,
@@ -100,6 +101,20 @@ Before = Annotated[
     datetime | None,
     typer.Option(parser=_parse_time, metavar="TIME", help="Only images made before this time.", show_default=False),
 ]
+Model = Annotated[str, typer.Option(metavar="MODEL", help="The provider's model.")]
+Size = Annotated[str, typer.Option(metavar="SIZE", help="auto, or WIDTHxHEIGHT in pixels.")]
+Quality = Annotated[str, typer.Option(metavar="QUALITY", help="auto, low, medium, high, xhigh or max.")]
+OutputFormat = Annotated[str, typer.Option("--format", metavar="FORMAT", help="png, webp or jpeg.")]
+Background = Annotated[str, typer.Option(metavar="BACKGROUND", help="auto, opaque or transparent.")]
+PartialImages = Annotated[
+    int, typer.Option(min=0, max=3, metavar="N", help="Show N partial images, 0 to 3; each costs some tokens.")
+]
+Public = Annotated[bool, typer.Option("--public", help="Make the image public.")]
+Filename = Annotated[str, typer.Option(metavar="NAME", help="A filename; by default it is made from the prompt.")]
+RequestId = Annotated[str, typer.Option(metavar="UUID", help="Repeat the request with this id, without paying twice.")]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="PATH", help="Save it as this file, or into this folder.")
+]
 Limit = Annotated[int, typer.Option(min=1, metavar="N", help="The most images to list.")]
 All = Annotated[bool, typer.Option("--all", help="List all images.")]
 
@@ -114,26 +129,16 @@ def create(
         typer.Argument(metavar="PROMPT", help="What to draw; - reads it from standard input.", show_default=False),
     ],
     tag: Tags = None,
-    public: Annotated[bool, typer.Option("--public", help="Make the image public.")] = False,
-    filename: Annotated[
-        str, typer.Option(metavar="NAME", help="A filename; by default it is made from the prompt.")
-    ] = "",
-    model: Annotated[str, typer.Option(metavar="MODEL", help="The provider's model.")] = "",
-    size: Annotated[str, typer.Option(metavar="SIZE", help="auto, or WIDTHxHEIGHT in pixels.")] = "",
-    quality: Annotated[str, typer.Option(metavar="QUALITY", help="auto, low, medium, high, xhigh or max.")] = "",
-    output_format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="png, webp or jpeg.")] = "",
-    background: Annotated[str, typer.Option(metavar="BACKGROUND", help="auto, opaque or transparent.")] = "",
-    partial_images: Annotated[
-        int, typer.Option(min=0, max=3, metavar="N", help="Show N partial images, 0 to 3; each costs some tokens.")
-    ] = 0,
-    request_id: Annotated[
-        str,
-        typer.Option(metavar="UUID", help="Repeat the request with this id, without paying twice."),
-    ] = "",
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="PATH", help="Save it as this file, or into this folder."),
-    ] = None,
+    public: Public = False,
+    filename: Filename = "",
+    model: Model = "",
+    size: Size = "",
+    quality: Quality = "",
+    output_format: OutputFormat = "",
+    background: Background = "",
+    partial_images: PartialImages = 0,
+    request_id: RequestId = "",
+    output: Output = None,
     force: Force = False,
     show: Show = False,
     as_json: AsJson = False,
@@ -142,30 +147,97 @@ def create(
 
     It takes seconds to minutes, depending on the provider. Options default to those of the server.
     """
+    options = CreateOptions(
+        tags=tag or (),
+        visibility=Visibility.PUBLIC if public else Visibility.PRIVATE,
+        filename=filename,
+        model=model,
+        size=size,
+        quality=quality,
+        output_format=output_format,
+        background=background,
+        partial_images=partial_images,
+        request_id=request_id,
+    )
+    _make(prompt, options, output=output, force=force, show=show, as_json=as_json)
+
+
+@app.command(cls=_Command)
+def edit(
+    images: Annotated[
+        list[str],
+        typer.Argument(metavar="GUID", help="The images to edit, at most 16.", show_default=False),
+    ],
+    prompt: Annotated[
+        str,
+        typer.Argument(
+            metavar="PROMPT", help="What to make of them; - reads it from standard input.", show_default=False
+        ),
+    ],
+    mask: Annotated[
+        str,
+        typer.Option(
+            metavar="GUID", help="A PNG as large as the first image; where it is transparent, the image changes."
+        ),
+    ] = "",
+    input_fidelity: Annotated[
+        str, typer.Option(metavar="FIDELITY", help="How closely to match the images: low or high.")
+    ] = "",
+    tag: Tags = None,
+    public: Public = False,
+    filename: Filename = "",
+    model: Model = "",
+    size: Size = "",
+    quality: Quality = "",
+    output_format: OutputFormat = "",
+    background: Background = "",
+    partial_images: PartialImages = 0,
+    request_id: RequestId = "",
+    output: Output = None,
+    force: Force = False,
+    show: Show = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make an image from other images and a prompt.
+
+    It takes seconds to minutes, depending on the provider. Options default to those of the server.
+    """
+    options = CreateOptions(
+        inputs=images,
+        mask=mask,
+        input_fidelity=input_fidelity,
+        tags=tag or (),
+        visibility=Visibility.PUBLIC if public else Visibility.PRIVATE,
+        filename=filename,
+        model=model,
+        size=size,
+        quality=quality,
+        output_format=output_format,
+        background=background,
+        partial_images=partial_images,
+        request_id=request_id,
+    )
+    _make(prompt, options, output=output, force=force, show=show, as_json=as_json)
+
+
+def _make(prompt: str, options: CreateOptions, *, output: Path | None, force: bool, show: bool, as_json: bool) -> None:
+    """Have an image made, print it, and save and show it if that is asked for."""
     from pixyproxy.cli.generations import generate
 
     if output is not None:
         _refuse_bad_target(output, force)
     standard_input = _read_prompt() if prompt == _STDIO else None
-    key = request_id or str(uuid.uuid4())
+    given_id = options.get("request_id")
+    options["request_id"] = key = given_id or str(uuid.uuid4())
     with _client(must_sign_in=True) as client:
-        again = creation_again("" if request_id else key, standard_input)
+        again = creation_again("" if given_id else key, standard_input)
         with _explaining_how_to_repeat(client, again):
             image = generate(
                 client,
                 again,
-                _shower("--partial-images") if partial_images else None,
+                _shower("--partial-images") if options.get("partial_images") else None,
                 prompt if standard_input is None else standard_input,
-                tags=tag or (),
-                visibility=Visibility.PUBLIC if public else Visibility.PRIVATE,
-                filename=filename,
-                model=model,
-                size=size,
-                quality=quality,
-                output_format=output_format,
-                background=background,
-                partial_images=partial_images,
-                request_id=key,
+                **options,
             )
         _print_image(image, as_json)
         if output is not None:
