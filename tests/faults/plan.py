@@ -151,6 +151,8 @@ def _edits(bench: Bench, servers: Databases) -> Iterator[Scenario]:
     yield partial(edits.inputs_change, bench, servers.on_mysql, at_once=6)
     for url in servers.everywhere():
         yield partial(providers.faulty_edits, bench, url, rounds=1)
+    for url in servers.everywhere():
+        yield partial(providers.faulty_streams_of_edits, bench, url, rounds=1)
 
 
 def _object_store(bench: Bench, servers: Databases) -> Iterator[Scenario]:

@@ -137,11 +137,14 @@ def faulty_edits(
     bench: Bench, database_url: str | None, *, rounds: int, faults: Sequence[ProviderFault] = EDIT_FAULTS
 ) -> Outcome:
     """Have the provider of edits fail in these ways, also while it is sent their inputs."""
-    outcome = Outcome(f"the provider of edits fails, in {len(EDIT_FAULTS) + len(STREAM_FAULTS)} ways")
-    _faulty(bench, database_url, faults, rounds, outcome, partial_images=0, is_edit=True)
-    if faults is EDIT_FAULTS:
-        _faulty(bench, database_url, STREAM_FAULTS, rounds, outcome, partial_images=2, is_edit=True)
-    return outcome
+    outcome = Outcome(f"the provider of edits fails, in {len(EDIT_FAULTS)} ways")
+    return _faulty(bench, database_url, faults, rounds, outcome, partial_images=0, is_edit=True)
+
+
+def faulty_streams_of_edits(bench: Bench, database_url: str | None, *, rounds: int) -> Outcome:
+    """Have the stream of an edit fail at every event."""
+    outcome = Outcome(f"the provider's stream of an edit fails, in {len(STREAM_FAULTS)} ways")
+    return _faulty(bench, database_url, STREAM_FAULTS, rounds, outcome, partial_images=2, is_edit=True)
 
 
 def _faulty(

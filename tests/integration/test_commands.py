@@ -432,8 +432,9 @@ def test_a_file_stays_in_its_folder(run: Run, tmp_path: Path, filename: str, exp
 
 def test_an_image_is_made_from_others(run: Run, ann: ImageClient, tmp_path: Path) -> None:
     first, second = ann.create("a castle"), ann.create("a moat")
-    made = run("edit", first.guid, second.guid, "-", "--mask", second.guid, "--tag", "sea", "--public", "--size", "96x64",
-               "--format", "webp", "--filename", "both.webp", "--output", ".", "--json", text="both\n")  # fmt: skip
+    made = run("edit", first.guid, second.guid, "-", "--mask", second.guid, "--tag", "sea", "--public",
+               "--size", "96x64", "--format", "webp", "--filename", "both.webp", "--output", ".", "--json",
+               text="both\n")  # fmt: skip
     assert (made.status, made.stderr) == (0, "")
     image = ann.get(json.loads(made.stdout)["guid"])
     assert (image.origin, list(image.source_guids)) == (pb.ORIGIN_EDITED, [first.guid, second.guid])
@@ -441,10 +442,10 @@ def test_an_image_is_made_from_others(run: Run, ann: ImageClient, tmp_path: Path
     assert (image.content_type, image.width, image.height) == ("image/webp", 96, 64)
     assert (tmp_path / "both.webp").read_bytes() == ann.content(image.guid)[1]
 
-    [generation] = json.loads(
-        "[" + ",".join(run("generations", "list", "--limit", "1", "--json").stdout.split("\n")[:-1]) + "]"
-    )
-    assert (generation["request"]["inputs"], generation["request"]["mask"]) == ([first.guid, second.guid], second.guid)
+    listed = run("generations", "list", "--limit", "1", "--json")
+    generation = json.loads(listed.stdout)
+    assert generation["request"]["inputs"] == [{"guid": first.guid}, {"guid": second.guid}]
+    assert generation["request"]["mask"] == {"guid": second.guid}
 
 
 def test_a_repeated_edit_gives_the_same_image(run: Run, ann: ImageClient) -> None:
