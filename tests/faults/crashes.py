@@ -206,7 +206,8 @@ def _check_answer(point: str, again: Answer, before: int, after: int, outcome: O
 
 ALL_POINTS = tuple(POINTS)
 ALL_OBJECT_STORE_POINTS = tuple(OBJECT_STORE_POINTS)
-ALL_EDIT_POINTS = (*EDIT_POINTS, *CREATE_POINTS)
+OWN_EDIT_POINTS = tuple(EDIT_POINTS)
+ALL_EDIT_POINTS = (*OWN_EDIT_POINTS, *CREATE_POINTS)
 
 
 # --- Asleep at named points ------------------------------------------------------------------------------------------

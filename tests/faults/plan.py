@@ -159,7 +159,7 @@ def _object_store(bench: Bench, servers: Databases) -> Iterator[Scenario]:
     bench = replace(bench, object_store=servers.object_store())
     points = crashes.ALL_OBJECT_STORE_POINTS
     yield partial(crashes.crash_points, bench, [servers.on_mysql() for _ in points], points, at_once=11)
-    points = tuple(crashes.EDIT_POINTS)
+    points = crashes.OWN_EDIT_POINTS
     yield partial(crashes.edit_crash_points, bench, [servers.on_mysql() for _ in points], points, at_once=6)
     yield partial(crashes.random_kills, bench, servers.on_mysql(), kills=_KILLS_A_LANE, seed=100)
 

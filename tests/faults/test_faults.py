@@ -101,18 +101,18 @@ def test_a_crash_at_any_point_with_an_object_store(bench: Bench, part: int, s3_s
 
 
 def test_a_crash_of_an_edit_on_sqlite(bench: Bench) -> None:
-    points = tuple(crashes.EDIT_POINTS)
+    points = crashes.OWN_EDIT_POINTS
     check(crashes.edit_crash_points(bench, [None for _ in points], points, at_once=len(points)), recovered_within=30)
 
 
 def test_a_crash_of_an_edit_of_one_of_several_processes(bench: Bench, mysql_server: DatabaseServer) -> None:
-    points = tuple(crashes.EDIT_POINTS)
+    points = crashes.OWN_EDIT_POINTS
     with _databases(mysql_server, len(points)) as urls:
         check(crashes.edit_crash_points_of_processes(bench, urls, points, at_once=len(points)), recovered_within=30)
 
 
 def test_a_crash_of_an_edit_with_an_object_store(bench: Bench, s3_server: RunningObjectStore) -> None:
-    points = tuple(crashes.EDIT_POINTS)
+    points = crashes.OWN_EDIT_POINTS
     bench = replace(bench, object_store=s3_server)
     check(crashes.edit_crash_points(bench, [None for _ in points], points, at_once=4), recovered_within=30)
 

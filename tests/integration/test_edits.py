@@ -132,9 +132,9 @@ def test_a_source_that_the_author_may_not_see_does_not_exist(
 ) -> None:
     ann, bob, _ = drawing
     first = ann.create("a castle").guid
-    hidden = {"missing": new_guid, "private": lambda: bob.create("mine").guid, "deleted": lambda: _deleted(ann)}[
-        which
-    ]()
+    hidden = new_guid() if which == "missing" else (bob if which == "private" else ann).create("hidden").guid
+    if which == "deleted":
+        ann.delete(hidden)
     fields = edit_of(first, hidden) if part == "input" else edit_of(first, mask=hidden)
     name = "inputs[1]" if part == "input" else "mask"
     request = pb.CreateImageRequest(prompt=f"no {which}", request_id=new_guid(), options=SMALL, **fields)
@@ -145,12 +145,6 @@ def test_a_source_that_the_author_may_not_see_does_not_exist(
     _check_not_found(refused, hidden, f"request.{name}")
     # Nothing was recorded, not even the request id.
     assert ann.create("another one", request_id=request.request_id)
-
-
-def _deleted(client: ImageClient) -> str:
-    guid = client.create("deleted").guid
-    client.delete(guid)
-    return guid
 
 
 def _check_not_found(refused: Refusal, guid: str, field: str) -> None:
@@ -174,17 +168,15 @@ def test_what_the_provider_cannot_take_is_refused(drawing: tuple[ImageClient, ..
     ann = drawing[0]
     assert ann.login is not None
     usual = ann.create("a castle").guid
-    details = {
-        name: make_detail(ann.login, **values)
-        for name, values in {
-            "huge": {"size_bytes": 50 * _MIB, "width": 64, "height": 64},
-            "nearly huge": {"size_bytes": 50 * _MIB - 1, "width": 64, "height": 64},
-            "large": {"size_bytes": 4 * _MIB, "width": 64, "height": 64},
-            "webp": {"content_type": "image/webp", "width": 64, "height": 64},
-            "wide": {"width": 65, "height": 64},
-            "high": {"width": 64, "height": 65},
-        }.items()
+    odd: dict[str, dict[str, Any]] = {
+        "huge": {"size_bytes": 50 * _MIB},
+        "nearly huge": {"size_bytes": 50 * _MIB - 1},
+        "large": {"size_bytes": 4 * _MIB},
+        "webp": {"content_type": "image/webp"},
+        "wide": {"width": 65},
+        "high": {"height": 65},
     }
+    details = {name: make_detail(ann.login, **({"width": 64, "height": 64} | values)) for name, values in odd.items()}
     store_details(ann.server, ann.login, details.values())
     guids = {name: detail.guid for name, detail in details.items()}
     rules = {
@@ -228,7 +220,7 @@ def test_what_the_provider_cannot_take_is_refused(drawing: tuple[ImageClient, ..
     ],
 )
 def test_options_that_do_not_go_with_an_edit_are_refused(
-    ann: ImageClient, stand_in: RunningStandIn, prompt: str, options: dict[str, str], has_inputs: bool, field: str
+    ann: ImageClient, stand_in: RunningStandIn, prompt: str, options: dict[str, Any], has_inputs: bool, field: str
 ) -> None:
     inputs = edit_of(ann.create("a castle").guid) if has_inputs else {}
     refused = ann.refused(pb.CreateImageRequest(prompt=prompt, options=pb.GenerationOptions(**options), **inputs))

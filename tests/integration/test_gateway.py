@@ -116,10 +116,20 @@ def test_each_answer_behind_a_gateway_is_paid_for_once(
             with subtests.test("an image", way=way):
                 made = artist.create("a lighthouse behind a gateway")
                 assert made.usage.total_tokens == made.usage.input_tokens + 1056
+            with subtests.test("an edit", way=way):
+                _check_edit(artist, stand_in, made)
             for case in cases:
                 with subtests.test(case.fault, way=way):
                     reassure(artist)
                     _check(artist, stand_in, case)
+
+
+def _check_edit(artist: ImageClient, stand_in: RunningStandIn, source: pb.ImageDetail) -> None:
+    prompt = f"a lighthouse in winter {secrets.token_hex(8)}"
+    edited = artist.create(prompt, inputs=[pb.ImageInput(guid=source.guid)] * 2, mask=pb.ImageInput(guid=source.guid))
+    assert (edited.origin, list(edited.source_guids)) == (pb.ORIGIN_EDITED, [source.guid] * 2)
+    [sent] = stand_in.submissions(prompt)["requests"]
+    assert [one["sha256"] for one in [*sent["image"], sent["mask"]]] == [source.sha256] * 3
 
 
 def _check(artist: ImageClient, stand_in: RunningStandIn, case: Case) -> None:

@@ -249,7 +249,7 @@ def test_a_deleted_input_fails_before_it_is_submitted(
     error = wait_for_failure(database, server)
     assert isinstance(error, ImageNotFoundError)
     assert (error.guid, error.field) == (guids[number], f"inputs[{number}]")
-    assert generator.requests == generator.received == []
+    assert (generator.requests, generator.received) == ([], [])
     assert store.open_readers == []
 
 
@@ -277,7 +277,7 @@ def test_a_damaged_input_costs_nothing(
     error = failure_of(database, Server(database, store, generator), edit(first, second), alice)
     assert isinstance(error, ContentDamagedError)
     assert error.field == "inputs[1]"
-    assert generator.requests == generator.received == []
+    assert (generator.requests, generator.received) == ([], [])
     assert store.open_readers == []
 
 
