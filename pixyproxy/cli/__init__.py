@@ -24,6 +24,7 @@ _ADMIN = "pixyproxy.cli.admin"
 _SALVAGE = "salvage"  # the command for generations that needs the server's packages
 COMMANDS = {
     "create": (_IMAGES, "Make an image from a prompt."),
+    "edit": (_IMAGES, "Make an image from other images and a prompt."),
     "get": (_IMAGES, "Show the details of an image."),
     "list": (_IMAGES, "List images, newest first."),
     "search": (_IMAGES, "List images whose prompts have all these words."),
@@ -88,8 +89,8 @@ app = typer.Typer(
     name="pixyproxy",
     cls=_Commands,
     help="Generates images from prompts over gRPC, stores them, and finds them again.",
-    epilog="All other settings are environment variables: pixyproxy serve --help lists those of serve, models, db, user, "
-    "images and generations salvage; pixyproxy get --help lists those of the commands that call a server.",
+    epilog="All other settings are environment variables: pixyproxy serve --help lists those of serve, models, db, "
+    "user, images and generations salvage; pixyproxy get --help lists those of the commands that call a server.",
     rich_markup_mode=None,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

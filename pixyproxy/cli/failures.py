@@ -52,8 +52,12 @@ _TYPED_AS = {
     "options.input_fidelity": "--input-fidelity",
     "options.partial_images": "--partial-images",
     "states": "--state",
+    "inputs": "GUID",
+    "mask": "--mask",
+    "mask.guid": "--mask",
 }
 """For each field of the API its argument or option."""
+_INPUT = re.compile(r"inputs\[(\d+)\]")
 
 # Patterns of gRPC's messages about connections; the first match applies.
 _CONNECTION_FAILURES = (
@@ -98,19 +102,28 @@ def explain(error: PixyProxyClientError, server: str) -> None:
     """Explain why a call to ``server`` failed."""
     if error.violations:
         for violation in error.violations:
-            # What CreateGeneration is sent is a CreateImageRequest in the field `request`.
-            name = violation.field.partition("[")[0].removeprefix("request.")
-            warn(printable(f"{_TYPED_AS.get(name, violation.field)}: {violation.description}"))
+            warn(printable(f"{_typed(violation.field)}: {violation.description}"))
     elif error.code == "UNIMPLEMENTED" and not error.reason:
         warn(f"{printable(server)} is not a PixyProxy server: it does not implement this call. Check PIXYPROXY_SERVER.")
+    elif error.reason:
+        field = error.metadata.get("field", "")
+        warn(printable(error.message.replace(f"{field}:", f"{_typed(field)}:", 1) if field else error.message))
     else:
-        warn(printable(error.message) if error.reason else plain(error.message, server))
+        warn(plain(error.message, server))
     if error.reason == "CREDENTIALS_INVALID":
         warn("Check PIXYPROXY_USER and PIXYPROXY_PASSWORD.")
     if error.retry_after is not None:
         warn(f"Try again in {math.ceil(error.retry_after)} s.")
     if error.request_id and status_of(error) == FAILED:
         warn(f"Call id, for a report: {printable(error.request_id)}")
+
+
+def _typed(field: str) -> str:
+    """Return the argument or option for a field of the API."""
+    # What CreateGeneration is sent is a CreateImageRequest in the field `request`.
+    field = field.removeprefix("request.")
+    found = _INPUT.match(field)
+    return f"GUID {int(found[1]) + 1}" if found else _TYPED_AS.get(field.partition("[")[0], field)
 
 
 def plain(message: str, server: str) -> str:

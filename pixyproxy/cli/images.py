@@ -1,4 +1,4 @@
-"""The commands that call a server: create, get, list, search, fetch, update, delete and health."""
+"""The commands that call a server: create, edit, get, list, search, fetch, update, delete and health."""
 
 from __future__ import annotations
 
@@ -114,6 +114,12 @@ InputFidelity = Annotated[str, typer.Option(metavar="FIDELITY", help="How closel
 PartialImages = Annotated[
     int, typer.Option(min=0, max=3, metavar="N", help="Show N partial images, 0 to 3; each costs some tokens.")
 ]
+Public = Annotated[bool, typer.Option("--public", help="Make the image public.")]
+Filename = Annotated[str, typer.Option(metavar="NAME", help="A filename; by default it is made from the prompt.")]
+RequestId = Annotated[str, typer.Option(metavar="UUID", help="Repeat the request with this id, without paying twice.")]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="PATH", help="Save it as this file, or into this folder.")
+]
 Limit = Annotated[int, typer.Option(min=1, metavar="N", help="The most images to list.")]
 All = Annotated[bool, typer.Option("--all", help="List all images.")]
 
@@ -134,10 +140,8 @@ def create(
         ),
     ] = "",
     tag: Tags = None,
-    public: Annotated[bool, typer.Option("--public", help="Make the image public.")] = False,
-    filename: Annotated[
-        str, typer.Option(metavar="NAME", help="A filename; by default it is made from the prompt.")
-    ] = "",
+    public: Public = False,
+    filename: Filename = "",
     model: Model = "",
     size: Size = "",
     quality: Quality = "",
@@ -147,14 +151,8 @@ def create(
     compression: Compression = None,
     input_fidelity: InputFidelity = "",
     partial_images: PartialImages = 0,
-    request_id: Annotated[
-        str,
-        typer.Option(metavar="UUID", help="Repeat the request with this id, without paying twice."),
-    ] = "",
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="PATH", help="Save it as this file, or into this folder."),
-    ] = None,
+    request_id: RequestId = "",
+    output: Output = None,
     force: Force = False,
     show: Show = False,
     as_json: AsJson = False,
@@ -163,15 +161,6 @@ def create(
 
     It takes seconds to minutes, depending on the provider. Options default to those of the server.
     """
-    from pixyproxy.cli.generations import generate
-
-    if prompt is None and not like:
-        _refuse("Give a prompt, or an image with --like.")
-    if output is not None:
-        _refuse_bad_target(output, force)
-    standard_input = _read_prompt() if prompt == _STDIO else None
-    if standard_input is not None:
-        prompt = standard_input
     options = _given(
         model=model,
         size=size,
@@ -182,22 +171,106 @@ def create(
         output_compression=compression,
         input_fidelity=input_fidelity,
         partial_images=partial_images,
-    )
-    key = request_id or str(uuid.uuid4())
+    ) | _described(tag, public, filename, request_id)
+    _make(prompt, options, like=like, output=output, force=force, show=show, as_json=as_json)
+
+
+@app.command(cls=_Command)
+def edit(
+    images: Annotated[
+        list[str],
+        typer.Argument(metavar="GUID", help="The images to edit, at most 16.", show_default=False),
+    ],
+    prompt: Annotated[
+        str,
+        typer.Argument(
+            metavar="PROMPT", help="What to make of them; - reads it from standard input.", show_default=False
+        ),
+    ],
+    mask: Annotated[
+        str,
+        typer.Option(
+            metavar="GUID", help="A PNG as large as the first image; where it is transparent, the image changes."
+        ),
+    ] = "",
+    input_fidelity: InputFidelity = "",
+    tag: Tags = None,
+    public: Public = False,
+    filename: Filename = "",
+    model: Model = "",
+    size: Size = "",
+    quality: Quality = "",
+    output_format: OutputFormat = "",
+    background: Background = "",
+    compression: Compression = None,
+    partial_images: PartialImages = 0,
+    request_id: RequestId = "",
+    output: Output = None,
+    force: Force = False,
+    show: Show = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make an image from other images and a prompt.
+
+    It takes seconds to minutes, depending on the provider. Options default to those of the server.
+    """
+    options = _given(
+        inputs=images,
+        mask=mask,
+        model=model,
+        size=size,
+        quality=quality,
+        output_format=output_format,
+        background=background,
+        output_compression=compression,
+        input_fidelity=input_fidelity,
+        partial_images=partial_images,
+    ) | _described(tag, public, filename, request_id)
+    _make(prompt, options, output=output, force=force, show=show, as_json=as_json)
+
+
+def _make(
+    prompt: str | None,
+    options: dict[str, Any],
+    *,
+    like: str = "",
+    output: Path | None,
+    force: bool,
+    show: bool,
+    as_json: bool,
+) -> None:
+    """Have an image made, print it, and save and show it if that is asked for.
+
+    Args:
+        prompt: what to draw, ``-`` for standard input, or None for that of ``like``.
+        options: those of CreateOptions that are given.
+        like: the guid of an image to take the prompt and other options from, or "".
+        output: where to save it, or None.
+        force: whether to replace an existing file.
+        show: whether to show it in the terminal.
+        as_json: whether to print JSON.
+    """
+    from pixyproxy.cli.generations import generate
+
+    if prompt is None and not like:
+        _refuse("Give a prompt, or an image with --like.")
+    if output is not None:
+        _refuse_bad_target(output, force)
+    standard_input = _read_prompt() if prompt == _STDIO else None
+    if standard_input is not None:
+        prompt = standard_input
+    given_id = options["request_id"]
+    options["request_id"] = key = given_id or str(uuid.uuid4())
     with _client(must_sign_in=True) as client:
-        again = creation_again("" if request_id else key, standard_input)
+        again = creation_again("" if given_id else key, standard_input)
         with _explaining_how_to_repeat(client, again):
             if like:
                 prompt, options = _like(client, like, prompt, options)
             image = generate(
                 client,
                 again,
-                _shower("--partial-images") if partial_images else None,
+                _shower("--partial-images") if options.get("partial_images") else None,
                 prompt or "",
-                tags=tag or (),
-                visibility=Visibility.PUBLIC if public else Visibility.PRIVATE,
-                filename=filename,
-                request_id=key,
                 **options,
             )
         _print_image(image, as_json)
@@ -491,7 +564,17 @@ def _show_command_to_repeat(command: str) -> None:
 # --- The options of a new image --------------------------------------------------------------------------------------
 
 
-def _given(**options: str | int | None) -> dict[str, Any]:
+def _described(tag: list[str] | None, public: bool, filename: str, request_id: str) -> dict[str, Any]:
+    """Return what describes a new image and its request, by the names in CreateOptions."""
+    return {
+        "tags": tag or (),
+        "visibility": Visibility.PUBLIC if public else Visibility.PRIVATE,
+        "filename": filename,
+        "request_id": request_id,
+    }
+
+
+def _given(**options: object) -> dict[str, Any]:
     """Return the options that the command line has, by their names in CreateOptions."""
     return {name: value for name, value in options.items() if value not in ("", None)}
 

@@ -19,12 +19,12 @@ def options_like(image: ImageDetail, given: dict[str, Any]) -> dict[str, Any]:
     are not taken either: they cost tokens, and are of use only to those who watch.
 
     Raises:
-        NothingToTakeError: the image was not generated, or not from a prompt alone.
+        NothingToTakeError: the image was not generated, or what it was made from cannot be used.
     """
     if image.origin is Origin.IMPORTED:
         raise NothingToTakeError("was imported: there is nothing to make it again from.")
-    if image.origin is Origin.EDITED:
-        raise NothingToTakeError("was made from other images: a prompt alone does not make it again.")
+    if image.origin is Origin.EDITED and not image.source_guids:
+        raise NothingToTakeError("was made from images that are deleted, or that you may not see.")
     if image.options is None:
         warn(
             "The image has no options, because an earlier release of the server made it: only its prompt and its model "
@@ -35,4 +35,7 @@ def options_like(image: ImageDetail, given: dict[str, Any]) -> dict[str, Any]:
     taken.pop("partial_images", None)
     if given.get("output_format", taken.get("output_format")) != taken.get("output_format"):
         taken.pop("output_compression", None)  # It belongs to the format.
+    if image.origin is Origin.EDITED:
+        taken["inputs"] = image.source_guids
+        warn("The image was made from others. If a mask was used, it is not known any more, and none is used now.")
     return taken | given

@@ -98,7 +98,12 @@ def json_of_generation(generation: Generation) -> dict[str, Any]:
         "state": f"GENERATION_STATE_{generation.state.name}",
         "request": request
         and asdict(request)
-        | {"visibility": f"VISIBILITY_{request.visibility.name}", "request_id": generation.request_id},
+        | {
+            "visibility": f"VISIBILITY_{request.visibility.name}",
+            "request_id": generation.request_id,
+            "inputs": [{"guid": guid} for guid in request.inputs],
+            "mask": {"guid": request.mask} if request.mask else None,
+        },
         "image": generation.image and json_of(generation.image),
         "error": error
         and asdict(error) | {"retry_after": None if error.retry_after is None else f"{error.retry_after}s"},

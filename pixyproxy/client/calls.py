@@ -53,6 +53,8 @@ class CreateOptions(TypedDict, total=False):
         output_compression: 0 to 100, with webp and jpeg; None for the provider's default.
         partial_images: the number of partial images for watchers, 0 to 3; each costs some tokens.
         input_fidelity: how closely to match input images, low or high.
+        inputs: the guids of up to 16 images to edit; by default the image is made from the prompt alone.
+        mask: the guid of a PNG as large as the first input, whose transparent part is to be changed.
         request_id: the idempotency key, a UUID; by default a new one.
     """
 
@@ -68,6 +70,8 @@ class CreateOptions(TypedDict, total=False):
     output_compression: int | None
     partial_images: int
     input_fidelity: str
+    inputs: Sequence[str]
+    mask: str | None
     request_id: str | None
 
 
@@ -255,6 +259,8 @@ def cancel_generation(guid: str) -> Call[Generation]:
 def _creation(prompt: str, options: CreateOptions) -> pb.CreateImageRequest:
     fields: dict[str, Any] = {"visibility": Visibility.PRIVATE, **options}
     fields["request_id"] = fields.get("request_id") or str(uuid.uuid4())
+    fields["inputs"] = [pb.ImageInput(guid=guid) for guid in fields.get("inputs", ())]
+    fields["mask"] = pb.ImageInput(guid=fields["mask"]) if fields.get("mask") else None
     fields["options"] = {name: fields.pop(name) for name in _GENERATION_OPTIONS if name in fields}
     return pb.CreateImageRequest(prompt=prompt, **fields)
 

@@ -49,6 +49,8 @@ class ImageRequest:
         visibility: who may read the image.
         filename: the image's filename; empty where it is made from the prompt.
         options: the options that were given, such as ``size``, by their names in CreateOptions.
+        inputs: the guids of the images to edit.
+        mask: the guid of the mask; empty without one.
     """
 
     prompt: str
@@ -56,6 +58,8 @@ class ImageRequest:
     visibility: Visibility
     filename: str
     options: Mapping[str, str | int]
+    inputs: tuple[str, ...] = ()
+    mask: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +145,9 @@ class Generation:
             error.message,
             reason=error.reason,
             code=error.code,
-            violations=[FieldViolation(error.metadata["field"], error.message)] if "field" in error.metadata else (),
+            violations=[FieldViolation(error.metadata["field"], error.message)]
+            if error.reason == "INVALID_FIELD" and "field" in error.metadata
+            else (),
             retry_after=error.retry_after,
             metadata=error.metadata,
         )
@@ -259,6 +265,8 @@ def _to_request(request: pb.CreateImageRequest) -> ImageRequest:
         visibility=Visibility(request.visibility),
         filename=request.filename,
         options={field.name: value for field, value in request.options.ListFields()},
+        inputs=tuple(image.guid for image in request.inputs),
+        mask=request.mask.guid,
     )
 
 

@@ -122,11 +122,19 @@ class RecordNotFoundError(PixyProxyException):
 
 
 class ImageNotFoundError(RecordNotFoundError):
-    """There is no such image, or the caller may not see it."""
+    """There is no such image, or the caller may not see it.
 
-    def __init__(self, guid: str) -> None:
-        super().__init__("There is no such image, or you may not see it.")
+    Attributes:
+        guid: the image's guid.
+        field: the field of the request that has the guid, such as ``inputs[2]``; empty if the call is about the image.
+    """
+
+    def __init__(
+        self, guid: str, field: str = "", problem: str = "There is no such image, or you may not see it."
+    ) -> None:
+        super().__init__(f"{field}: {problem}" if field else problem)
         self.guid = guid
+        self.field = field
 
 
 class GenerationNotFoundError(RecordNotFoundError):
@@ -170,7 +178,15 @@ class StorageMisconfiguredError(StorageUnavailableError):
 
 
 class ContentDamagedError(PixyProxyException):
-    """The stored bytes of an image are missing or do not match their SHA-256."""
+    """The stored bytes of an image are missing or do not match their SHA-256.
+
+    Attributes:
+        field: the field of the request that has the image's guid, such as ``inputs[2]``; empty if the call is about it.
+    """
+
+    def __init__(self, message: str, *, field: str = "") -> None:
+        super().__init__(f"{field}: {message}" if field else message)
+        self.field = field
 
 
 # --- The provider ----------------------------------------------------------------------------------------------------
@@ -232,6 +248,18 @@ class ProviderModelUnknownError(ProviderMisconfiguredError):
 
 class ProviderUnavailableError(ProviderError):
     """The provider cannot be reached, fails, or sends an unusable answer."""
+
+
+class InputUnreadableError(PixyProxyException):
+    """An input of a generation could not be read to its end, so that the provider has not received the whole request.
+
+    Attributes:
+        cause: why.
+    """
+
+    def __init__(self, cause: PixyProxyException) -> None:
+        super().__init__(cause.message)
+        self.cause = cause
 
 
 class CallerGoneError(PixyProxyException):

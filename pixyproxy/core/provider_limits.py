@@ -9,10 +9,15 @@ Date: 2026-11-21
 
 from __future__ import annotations
 
+import math
+
 _SIZE_STEP = 16
 _MAX_RATIO = 3
 _MAX_EDGE = 3840
 _MAX_PIXELS = 3840 * 2160
+# "Less than 50MB" and "less than 4MB": in the larger reading, because only what is impossible is refused here.
+_MAX_INPUT_BYTES = 50 * 1024 * 1024
+_MAX_MASK_BYTES = 4 * 1024 * 1024
 _FIRST_MODELS = frozenset({"gpt-image-2", "gpt-image-2-2026-04-21"})
 _LIMITED_MODELS = _FIRST_MODELS | {
     "gpt-image-2.5-flare",
@@ -38,6 +43,13 @@ def size_problem(size: str) -> str | None:
     return None
 
 
+def nearest_size(width: int, height: int) -> tuple[int, int]:
+    """Return the largest size in pixels that breaks no rule and is not larger than another one, if there is any."""
+    scale = min(1.0, _MAX_EDGE / max(width, height), math.sqrt(_MAX_PIXELS / (width * height)))
+    width, height = (max(_SIZE_STEP, int(edge * scale) // _SIZE_STEP * _SIZE_STEP) for edge in (width, height))
+    return min(width, _MAX_RATIO * height), min(height, _MAX_RATIO * width)
+
+
 def has_documented_sizes(model: str) -> bool:
     """Return whether ``size_problem`` applies to a model."""
     return model in _LIMITED_MODELS
@@ -48,6 +60,18 @@ def quality_problem(quality: str, model: str) -> str | None:
     if quality in _LATER_QUALITIES and model in _FIRST_MODELS:
         return f"{' and '.join(_LATER_QUALITIES)} need a later model than {model}"
     return None
+
+
+def input_problem(size_bytes: int) -> str | None:
+    """Return the rule that an input breaks, or None."""
+    return None if size_bytes < _MAX_INPUT_BYTES else f"must have less than {_MAX_INPUT_BYTES >> 20} MiB"
+
+
+def mask_problem(content_type: str, size_bytes: int) -> str | None:
+    """Return the rule that a mask breaks, or None."""
+    if content_type != "image/png":
+        return "must be a PNG"
+    return None if size_bytes < _MAX_MASK_BYTES else f"must have less than {_MAX_MASK_BYTES >> 20} MiB"
 
 
 def fidelity_problem(model: str) -> str | None:

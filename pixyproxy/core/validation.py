@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from pixyproxy.core.exceptions import FieldViolation, InvalidFieldError
+from pixyproxy.core.exceptions import FieldViolation, ImageNotFoundError, InvalidFieldError
 from pixyproxy.core.models import Guid, Model
 
 AnyModel = TypeVar("AnyModel", bound=Model)
@@ -44,6 +44,10 @@ def fields_within(part: str) -> Iterator[None]:
         raise InvalidFieldError(
             [FieldViolation(f"{part}.{violation.field}", violation.description) for violation in error.violations]
         ) from error
+    except ImageNotFoundError as error:
+        if not error.field:
+            raise
+        raise ImageNotFoundError(error.guid, f"{part}.{error.field}") from error
 
 
 def validated_guid(guid: str) -> str:

@@ -9,6 +9,34 @@ from typing import Protocol
 from pixyproxy.core.models import GenerationOptions, PartialImage, Usage
 
 
+class InputFile(Protocol):
+    """The bytes of an image to edit, or of a mask, to be read once, by one thread.
+
+    Attributes:
+        name: a file name for the provider.
+        content_type: the media type.
+        size: the number of bytes.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def content_type(self) -> str: ...  # noqa: D102
+
+    @property
+    def size(self) -> int: ...  # noqa: D102
+
+    def read(self, count: int) -> bytes:
+        """Return up to ``count`` of the next bytes, and none at the end.
+
+        The last bytes are returned only if all are those that the generation was recorded for.
+
+        Raises:
+            InputUnreadableError: they are missing or different, or cannot be read.
+        """
+
+
 @dataclass(frozen=True)
 class GenerationRequest:
     """A request for one image, with all defaults filled in.
@@ -25,6 +53,8 @@ class GenerationRequest:
         output_compression: 0 to 100; None for the provider's default.
         input_fidelity: ``low`` or ``high``; None for the provider's default.
         author_guid: the user; providers receive only a hash of it.
+        inputs: the images to edit; empty for an image from the prompt alone.
+        mask: the image whose fully transparent pixels mark what to change of the first input, or None.
     """
 
     prompt: str
@@ -38,6 +68,8 @@ class GenerationRequest:
     moderation: str | None = None
     output_compression: int | None = None
     input_fidelity: str | None = None
+    inputs: tuple[InputFile, ...] = ()
+    mask: InputFile | None = None
 
     @property
     def options(self) -> GenerationOptions:
@@ -93,6 +125,7 @@ class ImageGenerator(Protocol):
 
         Raises:
             ProviderError: there is no image; ``may_have_billed`` says whether the provider may bill for it.
+            InputUnreadableError: an input could not be read, so that the provider executed nothing.
         """
 
     def close(self) -> None:

@@ -12,12 +12,14 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from pixyproxy.core.exceptions import ProviderRequestInvalidError
 from pixyproxy.core.models import PartialImage
-from pixyproxy.core.provider_limits import size_problem
-from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest, OnPartial, ignore_partial
+from pixyproxy.core.provider_limits import nearest_size, size_problem
+from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest, InputFile, OnPartial, ignore_partial
 
 MODEL = "offline-drawing"
 
 _AUTO_SIZE = (1024, 1024)
+_EDIT_STRENGTH = 0.5
+_READ_BYTES = 1024 * 1024
 _SHAPES = 12
 _CAPTION_LENGTH = 48
 # One pixel of the first partial image stands for as many across and down; for each further one, half as many.
@@ -34,7 +36,7 @@ Colour = tuple[int, int, int]
 
 
 class OfflineGenerator:
-    """Draws the same image for the same prompt, size and background.
+    """Draws the same image for the same prompt, size, background and inputs.
 
     It refuses sizes outside the provider's documented limits, so that requests that succeed here also do there.
     """
@@ -42,12 +44,18 @@ class OfflineGenerator:
     def generate(self, request: GenerationRequest, on_partial: OnPartial = ignore_partial) -> GeneratedImage:
         """Draw one image. Its partial images are the same image with less detail.
 
+        An edit is the first input with the drawing over it, where there is a mask only in its transparent part.
+
         Raises:
             ProviderRequestInvalidError: the size or the background is outside the provider's limits.
+            InputUnreadableError: an input could not be read.
         """
-        width, height = _parse_size(request.size)
+        source = _open(request.inputs[0]) if request.inputs else None
+        width, height = _parse_size(request.size, _AUTO_SIZE if source is None else nearest_size(*source.size))
         transparent = _is_transparent(request)
         image = _draw(request.prompt, width, height, transparent=transparent)
+        if source is not None:
+            image = _edit(source, image, None if request.mask is None else _open(request.mask))
         content_type = f"image/{request.output_format}"
         for index in range(request.partial_images):
             data = _encode(_with_less_detail(image, _FIRST_PARTIAL_SCALE >> index), request.output_format)
@@ -66,13 +74,13 @@ class OfflineGenerator:
         """Do nothing: there are no connections."""
 
 
-def _parse_size(size: str) -> tuple[int, int]:
+def _parse_size(size: str, auto_size: tuple[int, int]) -> tuple[int, int]:
     """Return width and height in pixels, within the provider's documented limits."""
     problem = size_problem(size)
     if problem is not None:
         raise ProviderRequestInvalidError("options.size", problem)
     if size == "auto":
-        return _AUTO_SIZE
+        return auto_size
     width, height = (int(edge) for edge in size.split("x"))
     return width, height
 
@@ -95,6 +103,25 @@ def _draw(prompt: str, width: int, height: int, *, transparent: bool) -> Image.I
     image = canvas.resize((width, height), Image.Resampling.BICUBIC)
     _write_caption(image, prompt)
     return image
+
+
+def _open(file: InputFile) -> Image.Image:
+    data = b"".join(iter(lambda: file.read(_READ_BYTES), b""))
+    try:
+        return Image.open(io.BytesIO(data), formats=("PNG", "WEBP", "JPEG")).convert("RGBA")
+    # The stored bytes are those that came, which may be a PNG whose pixels cannot be decoded: Pillow raises anything.
+    except Exception as error:
+        raise ProviderRequestInvalidError("inputs", "An image cannot be decoded.") from error
+
+
+def _edit(source: Image.Image, drawing: Image.Image, mask: Image.Image | None) -> Image.Image:
+    """Blend a drawing over an image."""
+    original = ImageOps.fit(source, drawing.size)
+    edited = Image.blend(original, drawing.convert("RGBA"), _EDIT_STRENGTH)
+    if mask is not None:
+        is_kept = ImageOps.fit(mask, drawing.size).getchannel("A").point(lambda alpha: 255 if alpha else 0)
+        edited = Image.composite(original, edited, is_kept)
+    return edited.convert(drawing.mode)
 
 
 def _with_less_detail(image: Image.Image, scale: int) -> Image.Image:

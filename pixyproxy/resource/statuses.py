@@ -58,6 +58,10 @@ def _image_resource(error: exc.ImageNotFoundError) -> list[Message]:
     ]
 
 
+def _input_field(error: exc.ImageNotFoundError | exc.ContentDamagedError) -> dict[str, str]:
+    return {"field": error.field} if error.field else {}
+
+
 def _generation_resource(error: exc.GenerationNotFoundError) -> list[Message]:
     return [
         error_details_pb2.ResourceInfo(
@@ -89,7 +93,7 @@ RULES: dict[type[BaseException], Rule] = {
     exc.CredentialsInvalidError: Rule(code_pb2.UNAUTHENTICATED, "CREDENTIALS_INVALID"),
     exc.TooManySignInsError: Rule(code_pb2.RESOURCE_EXHAUSTED, "TOO_MANY_SIGN_INS"),
     exc.NotYoursError: Rule(code_pb2.PERMISSION_DENIED, "NOT_YOURS"),
-    exc.ImageNotFoundError: Rule(code_pb2.NOT_FOUND, "IMAGE_NOT_FOUND", details=_image_resource),
+    exc.ImageNotFoundError: Rule(code_pb2.NOT_FOUND, "IMAGE_NOT_FOUND", metadata=_input_field, details=_image_resource),
     exc.GenerationNotFoundError: Rule(code_pb2.NOT_FOUND, "GENERATION_NOT_FOUND", details=_generation_resource),
     exc.AlreadySubmittedError: Rule(code_pb2.FAILED_PRECONDITION, "ALREADY_SUBMITTED"),
     exc.GenerationCancelledError: Rule(code_pb2.CANCELLED, "GENERATION_CANCELLED"),
@@ -98,7 +102,7 @@ RULES: dict[type[BaseException], Rule] = {
     exc.StorageFullError: Rule(code_pb2.RESOURCE_EXHAUSTED, "STORAGE_FULL"),
     exc.StorageUnavailableError: Rule(code_pb2.UNAVAILABLE, "STORAGE_UNAVAILABLE"),
     exc.StorageMisconfiguredError: Rule(code_pb2.FAILED_PRECONDITION, "STORAGE_MISCONFIGURED"),
-    exc.ContentDamagedError: Rule(code_pb2.DATA_LOSS, "CONTENT_DAMAGED"),
+    exc.ContentDamagedError: Rule(code_pb2.DATA_LOSS, "CONTENT_DAMAGED", metadata=_input_field),
     exc.PromptRefusedError: Rule(code_pb2.FAILED_PRECONDITION, "PROMPT_REFUSED", metadata=_refusal),
     exc.ProviderRequestInvalidError: Rule(code_pb2.INVALID_ARGUMENT, "INVALID_FIELD", details=_bad_parameter),
     exc.ProviderRateLimitedError: Rule(code_pb2.RESOURCE_EXHAUSTED, "PROVIDER_RATE_LIMITED"),

@@ -40,6 +40,7 @@ class ImageServiceInterface(ABC):
         Raises:
             CredentialsMissingError: there is no caller.
             CredentialsInvalidError: the user was removed meanwhile.
+            ImageNotFoundError: an input does not exist, or the caller may not see it.
             RequestIdReusedError: the request id was used for another request.
             OutcomeUnknownError: it is unknown whether an earlier request with that id was executed.
             TooBusyError: too many generations are queued.
@@ -103,6 +104,7 @@ class GenerationServiceInterface(ABC):
         """Record a request, and return its generation at once.
 
         Raises:
+            ImageNotFoundError: an input does not exist, or the caller may not see it.
             RequestIdReusedError: the request id was used for another request.
             TooBusyError: too many generations are queued.
         """

@@ -22,9 +22,9 @@ from pixyproxy.service.content import ImageContent, TrustedContents, damaged
 from pixyproxy.service.page_tokens import PageTokens
 from pixyproxy.service.pages import read_page
 
-# The size of an image in a serialized page without its prompt, filename, author and tags (at most 361 bytes, with the
-# page token), and the overhead of each of these fields.
-_FIXED_BYTES = 512
+# The size of an image in a serialized page without its prompt, filename, author, tags and sources (at most 600 bytes,
+# with the page token), and the overhead of each of these fields.
+_FIXED_BYTES = 768
 _FIELD_BYTES = 4
 
 
@@ -101,5 +101,5 @@ class PublicImageService:
 
 def _bytes_in_page(image: Image) -> int:
     """Return an upper bound of the size of an image in a serialized page, in bytes."""
-    texts = (image.prompt, image.filename, image.author, *image.tags)
+    texts = (image.prompt, image.filename, image.author, *image.tags, *image.source_guids)
     return _FIXED_BYTES + sum(_FIELD_BYTES + len(text.encode()) for text in texts)

@@ -61,6 +61,14 @@ def count_rows(database: Database, table: str) -> int:
 # --- Storing and reading ---------------------------------------------------------------------------------------------
 
 
+def test_images_are_found_whoever_may_see_them(database: Database, ann: Caller) -> None:
+    bob = add_caller(database, "bob")
+    images = [add_image(database, author, visibility=PRIVATE) for author in (ann, bob)]
+    with database.reading() as context:
+        found = ImageRepository(context).find_any([*(image.guid for image in images), images[0].guid, new_guid()])
+    assert found == {image.guid: image for image in images}
+
+
 def test_an_image_comes_back_as_it_was_inserted(database: Database, ann: Caller) -> None:
     detail = detail_of(
         ann,

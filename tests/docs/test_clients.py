@@ -144,8 +144,10 @@ def test_the_session_in_a_shell(server: RunningServer, tmp_path: Path) -> None:
     said = run(["bash", "-euo", "pipefail", "-c", example("The command line", "sh", server)], tmp_path)
 
     guids = re.findall(r"^guid +(\S+)$", said, flags=re.MULTILINE)
-    created, got, updated, castle = guids
-    assert created == got == updated != castle
+    created, got, updated, edited, castle = guids
+    assert created == got == updated
+    assert len({created, edited, castle}) == 3
+    assert (tmp_path / "winter.png").stat().st_size > 0
     listed = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
     assert [(image["guid"], image["tags"], image["visibility"]) for image in listed] == [
         (created, ["sea", "night"], "VISIBILITY_PUBLIC")

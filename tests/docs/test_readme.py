@@ -95,7 +95,7 @@ def test_the_session_with_grpcurl(served: Served, tmp_path: Path) -> None:
     )
 
     assert session.returncode == 0, session.stdout + session.stderr
-    _, created, found, streamed, updated, deleted, generated, _ = re.split(
+    _, created, found, streamed, updated, edited, deleted, generated, _ = re.split(
         r"^--- \d+\n", session.stdout, flags=re.MULTILINE
     )
     image = json.loads(created)["image"]
@@ -113,6 +113,8 @@ def test_the_session_with_grpcurl(served: Served, tmp_path: Path) -> None:
     changed, seen_by_anybody = documents(updated)
     assert changed["image"]["tags"] == ["sea", "night"]
     assert seen_by_anybody == changed
+    edit = json.loads(edited)["image"]
+    assert (edit["origin"], edit["source_guids"]) == ("ORIGIN_EDITED", [image["guid"]])
     assert json.loads(deleted) == {}
     started, *states = (document["generation"] for document in documents(generated))
     assert started["state"] == "GENERATION_STATE_QUEUED"

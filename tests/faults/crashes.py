@@ -9,13 +9,17 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import TypedDict
 
 from tests.faults.audit import Expected, ask_until_settled, audit
 from tests.faults.crashing_server import (
     CREATE_POINTS,
     DELETE_POINTS,
+    EDIT_POINTS,
     HALF_WRITTEN,
+    INPUTS_PINNED,
     OBJECT_STORE_POINTS,
     POINTS,
     QUEUE_AGAIN_POINTS,
@@ -27,10 +31,13 @@ from tests.faults.site import OUTCOME_UNKNOWN, WAIT_TIMEOUT, Answer, Bench, Site
 from tests.support.servers import RunningServer
 from tests.support.waiting import wait_until
 
-_NOT_SUBMITTED = (*RECORD_POINTS, "before the claim", "claimed, not committed")
+_NOT_RECORDED = (*RECORD_POINTS, INPUTS_PINNED)
+_NOT_SUBMITTED = (*_NOT_RECORDED, "before the claim", "claimed, not committed")
+_READING = tuple(point for point in EDIT_POINTS if point != INPUTS_PINNED)
 _FAILED, _QUEUED_AGAIN = "failed, before it is queued again", "queued again"
 _UNKNOWN = (
     "submitted, the provider not asked",
+    *_READING,
     _FAILED,
     "queued again, not committed",
     "the provider has answered",
@@ -83,13 +90,29 @@ def crash_points_of_processes(
     return at_each(bench, database_urls, points, at_once, _crash_one_at, fault)
 
 
-def _crash_one_at(site: Site, point: str, outcome: Outcome) -> None:
+def edit_crash_points(
+    bench: Bench, database_urls: Iterable[str | None], points: Sequence[str], *, at_once: int
+) -> Outcome:
+    """The same for edits, whose inputs are there before."""
+    fault = "kill -9 at a named point of an edit" + (", object store" if bench.object_store else "")
+    return at_each(bench, database_urls, points, at_once, partial(_crash_at, is_edit=True), fault)
+
+
+def edit_crash_points_of_processes(
+    bench: Bench, database_urls: Iterable[str | None], points: Sequence[str], *, at_once: int
+) -> Outcome:
+    """The same for edits, of one process of several."""
+    fault = "kill -9 of a generation worker, or of an RPC worker, at a named point of an edit"
+    return at_each(bench, database_urls, points, at_once, partial(_crash_one_at, is_edit=True), fault)
+
+
+def _crash_one_at(site: Site, point: str, outcome: Outcome, *, is_edit: bool = False) -> None:
     one = Outcome(outcome.fault, injected=1)
-    wish = _wish_for(site, point)
+    wish = _wish_for(site, point, is_edit=is_edit)
     with site.server(crash_at=point, PIXYPROXY_WORKERS="2") as server:
         began_at = time.monotonic()
         answer = _reach(site, server, wish, point)
-        if point in CREATE_POINTS and point not in RECORD_POINTS:
+        if point in ALL_EDIT_POINTS and point not in _NOT_RECORDED:
             # The RPC worker lives, and waits for the next generation worker.
             _check_answer(point, answer, _submissions_at(point), site.stand_in.count(wish.prompt), one)
         else:
@@ -103,8 +126,21 @@ def _crash_one_at(site: Site, point: str, outcome: Outcome) -> None:
     add_at(outcome, one, point)
 
 
-def _wish_for(site: Site, point: str) -> Wish:
-    return site.wish(_FAILS_ONCE if point in QUEUE_AGAIN_POINTS else "")
+def _wish_for(site: Site, point: str, *, is_edit: bool = False) -> Wish:
+    fault = _FAILS_ONCE if point in QUEUE_AGAIN_POINTS else ""
+    if not is_edit:
+        return site.wish(fault)
+    with site.server() as server:
+        return site.wish(fault, **make_sources(site, server))
+
+
+def make_sources(site: Site, server: RunningServer) -> EditOf:
+    """Have two inputs and a mask made."""
+    sources = [site.wish() for _ in range(3)]
+    for source in sources:
+        answer = site.create(server, source)
+        assert answer.is_ok, answer.as_told
+    return {"inputs": sources[:2], "mask": sources[2]}
 
 
 def _told_again(site: Site, server: RunningServer, wish: Wish) -> Answer | None:
@@ -115,12 +151,12 @@ def _told_again(site: Site, server: RunningServer, wish: Wish) -> Answer | None:
 
 def _submissions_at(point: str) -> int:
     """Return how often the provider was asked when the process died."""
-    return 0 if point in (*_NOT_SUBMITTED, "submitted, the provider not asked") else 1
+    return 0 if point in (*_NOT_SUBMITTED, *_READING, "submitted, the provider not asked") else 1
 
 
-def _crash_at(site: Site, point: str, outcome: Outcome) -> None:
+def _crash_at(site: Site, point: str, outcome: Outcome, *, is_edit: bool = False) -> None:
     one = Outcome(outcome.fault, injected=1)
-    wish = _wish_for(site, point)
+    wish = _wish_for(site, point, is_edit=is_edit)
     with site.server(crash_at=point) as server:
         answer = _reach(site, server, wish, point)
         is_cut_off = answer.code == "UNAVAILABLE" or (answer.is_ok and point in _AFTER_COMMIT)
@@ -170,6 +206,8 @@ def _check_answer(point: str, again: Answer, before: int, after: int, outcome: O
 
 ALL_POINTS = tuple(POINTS)
 ALL_OBJECT_STORE_POINTS = tuple(OBJECT_STORE_POINTS)
+OWN_EDIT_POINTS = tuple(EDIT_POINTS)
+ALL_EDIT_POINTS = (*OWN_EDIT_POINTS, *CREATE_POINTS)
 
 
 # --- Asleep at named points ------------------------------------------------------------------------------------------
@@ -190,7 +228,7 @@ def _pause_at(site: Site, point: str, outcome: Outcome) -> None:
     wish = _wish_for(site, point)
     with site.server(pause_at=point) as sleeper, site.server() as other:
         call = site.begin(sleeper, wish)
-        wait_until(lambda: _is_asleep(sleeper), WAIT_TIMEOUT, "the server to fall asleep")
+        wait_until(lambda: is_asleep(sleeper), WAIT_TIMEOUT, "the server to fall asleep")
         meanwhile = ask_until_settled(site, other, wish)
         is_honest = meanwhile.is_ok or meanwhile.reason == OUTCOME_UNKNOWN
         one.expect(is_honest, f"asked elsewhere meanwhile: {meanwhile.as_told}")
@@ -219,7 +257,8 @@ def _is_recovered(site: Site) -> bool:
     return not list((site.store / ".notes").iterdir())
 
 
-def _is_asleep(server: RunningServer) -> bool:
+def is_asleep(server: RunningServer) -> bool:
+    """Tell whether a server is stopped."""
     status = Path(f"/proc/{server.process.pid}/stat").read_text(encoding="ascii")
     return status.rpartition(")")[2].split()[0] == "T"
 
@@ -248,6 +287,13 @@ def random_kills(bench: Bench, database_url: str | None, *, kills: int, seed: in
                     audit(site, server, outcome, Expected(unknown=True))
     outcome.problems += load.surprises
     return outcome
+
+
+class EditOf(TypedDict):
+    """What an edit is made from."""
+
+    inputs: list[Wish]
+    mask: Wish
 
 
 class Load:

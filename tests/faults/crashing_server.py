@@ -29,7 +29,8 @@ from pixyproxy.data.stores.image_store import ImageStore
 from pixyproxy.data.stores.local_image_store import LocalImageStore
 from pixyproxy.data.stores.object_image_store import ObjectImageStore
 from pixyproxy.generation.openai.client import OpenAIGenerator
-from pixyproxy.service.creation import storing
+from pixyproxy.service.creation import recording, storing
+from pixyproxy.service.creation.inputs import EditInputs, PinnedInput
 from pixyproxy.service.creation.recording import ImageCreator
 from pixyproxy.service.creation.worker import GenerationWorker
 from pixyproxy.service.importing import importer
@@ -197,6 +198,19 @@ UPDATE_POINTS: dict[str, CrashPoint] = {
 }
 IMPORT_POINTS = _import_points_of(LocalImageStore, _FOLDER_POINTS)
 IMPORT_OBJECT_STORE_POINTS = _import_points_of(ObjectImageStore, _OBJECT_POINTS)
+INPUTS_PINNED = "the inputs are pinned"
+EDIT_POINTS: dict[str, CrashPoint] = {
+    INPUTS_PINNED: CrashPoint(recording, "pin_inputs", is_after=True),
+    "before the inputs are opened": CrashPoint(EditInputs, "opened"),
+    "an input is opened": CrashPoint(EditInputs, "_open", is_after=True),
+    "a part of an input is read": CrashPoint(PinnedInput, "read", is_after=True),
+    "an input is read": CrashPoint(PinnedInput, "_finish", is_after=True),
+    # It is the last one, and its last bytes are not sent yet.
+    "the mask is read": CrashPoint(
+        PinnedInput, "_finish", is_after=True, only_if=lambda file: file.name.startswith("mask")
+    ),
+}
+"""These are reached by edits, which also reach all points of creating an image."""
 POINTS = CREATE_POINTS | DELETE_POINTS | UPDATE_POINTS
 OBJECT_STORE_POINTS = _points_of(ObjectImageStore, _OBJECT_POINTS) | _delete_points_of(ObjectImageStore) | UPDATE_POINTS
 
@@ -207,7 +221,8 @@ _OF_OBJECT_STORES = OBJECT_STORE_POINTS | IMPORT_OBJECT_STORE_POINTS
 def main() -> None:
     """Serve until the point is reached."""
     parser = argparse.ArgumentParser(description="pixyproxy serve that kills itself.")
-    parser.add_argument("--crash-at", choices=_OF_FOLDERS | _OF_OBJECT_STORES, help="the point")
+    choices = _OF_FOLDERS | _OF_OBJECT_STORES | EDIT_POINTS
+    parser.add_argument("--crash-at", choices=choices, help="the point")
     parser.add_argument("--pause", action="store_true", help="stop there, and do not die")
     parser.add_argument("--lease", type=float, help="seconds that leases last, where time is short")
     arguments = parser.parse_args()
@@ -219,7 +234,7 @@ def main() -> None:
         local_image_store._write_whole = _write_half
     elif arguments.crash_at:
         points = _OF_OBJECT_STORES if is_url(os.environ["PIXYPROXY_IMAGE_STORE"]) else _OF_FOLDERS
-        points[arguments.crash_at].arm(pause if arguments.pause else die)
+        (points | EDIT_POINTS)[arguments.crash_at].arm(pause if arguments.pause else die)
     sys.argv = ["pixyproxy", "serve"]
     cli.main()
 

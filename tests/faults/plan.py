@@ -20,6 +20,7 @@ from tests.faults import (
     conflicts,
     crashes,
     databases,
+    edits,
     imports,
     providers,
     queued,
@@ -122,6 +123,7 @@ def stages(bench: Bench, servers: Databases) -> Iterator[Stage]:
     yield Stage("kill -9 at named points", 1, [partial(_crash_points, bench, servers)])
     yield Stage("kill -9 during an import", 1, list(_imports(bench, servers)))
     yield Stage("kill -9 of one of several processes", 1, [partial(_crash_points_of_processes, bench, servers)])
+    yield Stage("edits", 1, list(_edits(bench, servers)))
     yield Stage("an object store", 1, list(_object_store(bench, servers)))
     yield Stage("a busy machine", 1, list(_busy_machine(bench, servers)))
     yield Stage("asleep at named points", 1, [partial(_pauses, bench, servers)])
@@ -153,10 +155,26 @@ def _imports(bench: Bench, servers: Databases) -> Iterator[Scenario]:
     yield partial(imports.crash_points, bench, [servers.on_mysql() for _ in points], points, at_once=9)
 
 
+def _edits(bench: Bench, servers: Databases) -> Iterator[Scenario]:
+    points = crashes.ALL_EDIT_POINTS
+    urls = [*(None for _ in points), *(servers.on_mysql() for _ in points)]
+    yield partial(crashes.edit_crash_points, bench, urls, points * 2, at_once=8)
+    urls = [servers.on_mariadb() for _ in points]
+    yield partial(crashes.edit_crash_points_of_processes, bench, urls, points, at_once=6)
+    yield partial(edits.inputs_change, bench, lambda: None, at_once=6)
+    yield partial(edits.inputs_change, bench, servers.on_mysql, at_once=6)
+    for url in servers.everywhere():
+        yield partial(providers.faulty_edits, bench, url, rounds=1)
+    for url in servers.everywhere():
+        yield partial(providers.faulty_streams_of_edits, bench, url, rounds=1)
+
+
 def _object_store(bench: Bench, servers: Databases) -> Iterator[Scenario]:
     bench = replace(bench, object_store=servers.object_store())
     points = crashes.ALL_OBJECT_STORE_POINTS
     yield partial(crashes.crash_points, bench, [servers.on_mysql() for _ in points], points, at_once=11)
+    points = crashes.OWN_EDIT_POINTS
+    yield partial(crashes.edit_crash_points, bench, [servers.on_mysql() for _ in points], points, at_once=6)
     yield partial(crashes.random_kills, bench, servers.on_mysql(), kills=_KILLS_A_LANE, seed=100)
 
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from tests.faults.audit import Expected, audit
 from tests.faults.outcome import Outcome
-from tests.faults.site import OUTCOME_UNKNOWN, WAIT_TIMEOUT, Bench, Site
+from tests.faults.site import OUTCOME_UNKNOWN, WAIT_TIMEOUT, Bench, Site, Wish
 from tests.faults.tcp_proxy import tcp_proxy
 from tests.support.servers import RunningServer
 from tests.support.waiting import wait_until
@@ -113,6 +113,12 @@ STREAM_FAULTS = (
     ),
 )
 """Those of a stream with two partial images, the events 0 and 1."""
+EDIT_FAULTS = (
+    ProviderFault("body_drop=1000000", _UNAVAILABLE, 0),
+    ProviderFault("body_drop=1000000:times=2", _OK, 1, _OK),
+    *FAULTS,
+)
+"""Those of a provider that is sent an input."""
 _REFUSALS = frozenset(fault.told.rpartition(" ")[2] for fault in FAULTS if fault.told != _OK)
 _PROVIDER_TIMEOUT = 1.0
 _DEADLINE = 10.0
@@ -134,6 +140,20 @@ def faulty_streams(
     return _faulty(bench, database_url, faults, rounds, outcome, partial_images=2)
 
 
+def faulty_edits(
+    bench: Bench, database_url: str | None, *, rounds: int, faults: Sequence[ProviderFault] = EDIT_FAULTS
+) -> Outcome:
+    """Have the provider of edits fail in these ways, also while it is sent their inputs."""
+    outcome = Outcome(f"the provider of edits fails, in {len(EDIT_FAULTS)} ways")
+    return _faulty(bench, database_url, faults, rounds, outcome, partial_images=0, is_edit=True)
+
+
+def faulty_streams_of_edits(bench: Bench, database_url: str | None, *, rounds: int) -> Outcome:
+    """Have the stream of an edit fail at every event."""
+    outcome = Outcome(f"the provider's stream of an edit fails, in {len(STREAM_FAULTS)} ways")
+    return _faulty(bench, database_url, STREAM_FAULTS, rounds, outcome, partial_images=2, is_edit=True)
+
+
 def _faulty(
     bench: Bench,
     database_url: str | None,
@@ -142,18 +162,38 @@ def _faulty(
     outcome: Outcome,
     *,
     partial_images: int,
+    is_edit: bool = False,
 ) -> Outcome:
     site = bench.site(database_url, PIXYPROXY_PROVIDER_TIMEOUT=f"{_PROVIDER_TIMEOUT:g}")
+    small, large = _make_inputs(site) if is_edit else ([], [])
     with site.server() as server:
         for _ in range(rounds):
             for fault in faults:
-                _try(site, server, fault, outcome, partial_images)
+                inputs = large if fault.word.startswith("body_") else small
+                _try(site, server, fault, outcome, partial_images, inputs)
         audit(site, server, outcome, Expected(unknown=True, refused=_REFUSALS))
     return outcome
 
 
-def _try(site: Site, server: RunningServer, fault: ProviderFault, outcome: Outcome, partial_images: int) -> None:
-    wish = site.wish(fault.word, partial_images=partial_images)
+def _make_inputs(site: Site) -> tuple[list[Wish], list[Wish]]:
+    """Make a small input and one that is larger than what the system takes off its sender at once."""
+    small, large = site.wish(), site.wish("large=25000000")
+    with site.server(PIXYPROXY_PROVIDER_TIMEOUT=f"{WAIT_TIMEOUT:g}") as server:
+        for wish in (small, large):
+            answer = site.create(server, wish)
+            assert answer.is_ok, answer.as_told
+    return [small], [large]
+
+
+def _try(
+    site: Site,
+    server: RunningServer,
+    fault: ProviderFault,
+    outcome: Outcome,
+    partial_images: int,
+    inputs: Sequence[Wish],
+) -> None:
+    wish = site.wish(fault.word, partial_images=partial_images, inputs=inputs)
     answer = site.create(server, wish, _DEADLINE)
     failed_at = time.monotonic()
     submissions = site.stand_in.count(wish.prompt)

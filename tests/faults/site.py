@@ -98,6 +98,8 @@ class Wish:
         prompt: nobody else's.
         request_id: nobody else's; empty for none.
         partial_images: how many partial images are wanted.
+        inputs: what it is to be made from.
+        mask: what marks the part of the first input to change, or None.
         image: the detail, once anybody was told that it is there.
         is_changing: whether an update or a deletion was asked for whose outcome was lost, so that either may be.
         is_deleted: whether somebody was told that it is deleted.
@@ -108,6 +110,8 @@ class Wish:
     prompt: str
     request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     partial_images: int = 0
+    inputs: tuple[Wish, ...] = ()
+    mask: Wish | None = None
     image: pb.ImageDetail | None = None
     may_be_deleted: bool = False
     is_deleted: bool = False
@@ -174,10 +178,19 @@ class Site:
 
     # --- Those who ask -------------------------------------------------------------------------------------------
 
-    def wish(self, fault: str = "", *, has_request_id: bool = True, partial_images: int = 0) -> Wish:
+    def wish(
+        self,
+        fault: str = "",
+        *,
+        has_request_id: bool = True,
+        partial_images: int = 0,
+        inputs: Sequence[Wish] = (),
+        mask: Wish | None = None,
+    ) -> Wish:
         """Wish for another image; ``fault`` is what the stand-in is to do wrong, as its control words say."""
         word = f" [[fault:{fault}]]" if fault else ""
-        wish = Wish(f"{self.folder.name} {uuid.uuid4().hex[:12]}{word}", partial_images=partial_images)
+        prompt = f"{self.folder.name} {uuid.uuid4().hex[:12]}{word}"
+        wish = Wish(prompt, partial_images=partial_images, inputs=tuple(inputs), mask=mask)
         if not has_request_id:
             wish.request_id = ""
         with self._lock:
@@ -261,7 +274,18 @@ def wait_until_submitted(site: Site, wish: Wish) -> None:
 def request_for(wish: Wish) -> pb.CreateImageRequest:
     """The request for an image, the same each time."""
     options = pb.GenerationOptions(size=SMALL.size, partial_images=wish.partial_images)
-    return pb.CreateImageRequest(prompt=wish.prompt, request_id=wish.request_id, options=options)
+    return pb.CreateImageRequest(
+        prompt=wish.prompt,
+        request_id=wish.request_id,
+        options=options,
+        inputs=[_input_of(source) for source in wish.inputs],
+        mask=_input_of(wish.mask) if wish.mask else None,
+    )
+
+
+def _input_of(source: Wish) -> pb.ImageInput:
+    assert source.image is not None
+    return pb.ImageInput(guid=source.image.guid)
 
 
 @dataclass(frozen=True)

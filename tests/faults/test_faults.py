@@ -16,6 +16,7 @@ from tests.faults import (
     conflicts,
     crashes,
     databases,
+    edits,
     imports,
     providers,
     queued,
@@ -117,6 +118,27 @@ def test_a_crash_during_an_import_with_an_object_store(bench: Bench, s3_server: 
     check(imports.crash_points(bench, [None for _ in points], points, at_once=len(points)), recovered_within=30)
 
 
+def test_a_crash_of_an_edit_on_sqlite(bench: Bench) -> None:
+    points = crashes.OWN_EDIT_POINTS
+    check(crashes.edit_crash_points(bench, [None for _ in points], points, at_once=len(points)), recovered_within=30)
+
+
+def test_a_crash_of_an_edit_of_one_of_several_processes(bench: Bench, mysql_server: DatabaseServer) -> None:
+    points = crashes.OWN_EDIT_POINTS
+    with _databases(mysql_server, len(points)) as urls:
+        check(crashes.edit_crash_points_of_processes(bench, urls, points, at_once=len(points)), recovered_within=30)
+
+
+def test_a_crash_of_an_edit_with_an_object_store(bench: Bench, s3_server: RunningObjectStore) -> None:
+    points = crashes.OWN_EDIT_POINTS
+    bench = replace(bench, object_store=s3_server)
+    check(crashes.edit_crash_points(bench, [None for _ in points], points, at_once=4), recovered_within=30)
+
+
+def test_an_input_of_an_edit_changes(bench: Bench) -> None:
+    check(edits.inputs_change(bench, lambda: None, at_once=6), recovered_within=15)
+
+
 def test_kills_at_random_moments_with_an_object_store(bench: Bench, s3_server: RunningObjectStore) -> None:
     bench = replace(bench, object_store=s3_server)
     check(crashes.random_kills(bench, None, kills=2, seed=3), recovered_within=30)
@@ -187,6 +209,10 @@ def test_callers_leave_the_queue(bench: Bench) -> None:
 @pytest.mark.parametrize("part", range(2))
 def test_the_provider_fails_in_every_way(bench: Bench, part: int) -> None:
     check(providers.faulty_answers(bench, None, rounds=1, faults=providers.FAULTS[part::2]), recovered_within=10)
+
+
+def test_the_provider_of_edits_fails(bench: Bench) -> None:
+    check(providers.faulty_edits(bench, None, rounds=1, faults=providers.EDIT_FAULTS[::4]), recovered_within=10)
 
 
 def test_the_provider_s_stream_fails_at_every_event(bench: Bench) -> None:

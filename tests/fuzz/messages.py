@@ -157,6 +157,7 @@ def _creations(world: World) -> SearchStrategy[pb.CreateImageRequest]:
     request_ids = st.one_of(
         st.just(""), st.uuids().map(str), st.sampled_from(sorted(world.spent_ids.values())), _texts()
     )
+    inputs = st.builds(pb.ImageInput, guid=_guids(world))
     right = st.builds(
         pb.CreateImageRequest,
         prompt=st.one_of(
@@ -176,6 +177,8 @@ def _creations(world: World) -> SearchStrategy[pb.CreateImageRequest]:
         filename=_texts(*FILENAMES),
         request_id=request_ids,
         options=st.one_of(st.none(), right_options, options),
+        inputs=_weighted((3, st.just([])), (1, st.lists(inputs, max_size=18))),
+        mask=_weighted((6, st.none()), (1, inputs)),
     )
     return _weighted((1, right), (3, wild))
 

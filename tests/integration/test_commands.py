@@ -425,3 +425,62 @@ def test_a_file_stays_in_its_folder(run: Run, tmp_path: Path, filename: str, exp
     assert done.status == 0, done.stderr
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [expected]
     assert (folder / expected).read_bytes() == b"picture"
+
+
+# --- edit ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_image_is_made_from_others(run: Run, ann: ImageClient, tmp_path: Path) -> None:
+    first, second = ann.create("a castle"), ann.create("a moat")
+    made = run("edit", first.guid, second.guid, "-", "--mask", second.guid, "--tag", "sea", "--public",
+               "--size", "96x64", "--format", "webp", "--filename", "both.webp", "--output", ".", "--json",
+               text="both\n")  # fmt: skip
+    assert (made.status, made.stderr) == (0, "")
+    image = ann.get(json.loads(made.stdout)["guid"])
+    assert (image.origin, list(image.source_guids)) == (pb.ORIGIN_EDITED, [first.guid, second.guid])
+    assert (image.prompt, list(image.tags), image.visibility) == ("both", ["sea"], pb.VISIBILITY_PUBLIC)
+    assert (image.content_type, image.width, image.height) == ("image/webp", 96, 64)
+    assert (tmp_path / "both.webp").read_bytes() == ann.content(image.guid)[1]
+
+    listed = run("generations", "list", "--limit", "1", "--json")
+    generation = json.loads(listed.stdout)
+    assert generation["request"]["inputs"] == [{"guid": first.guid}, {"guid": second.guid}]
+    assert generation["request"]["mask"] == {"guid": second.guid}
+
+
+def test_a_repeated_edit_gives_the_same_image(run: Run, ann: ImageClient) -> None:
+    first, request_id = ann.create("a castle").guid, "6d2b6ad1-2a4c-44e6-9c5d-3f8d3f2d9f10"
+    made = [run("edit", first, "a flag", "--request-id", request_id, "--json") for _ in range(2)]
+    assert made[0].stdout == made[1].stdout
+    assert made[0].status == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "stderr"),
+    [
+        ((NOBODY, "a flag"), 3, "pixyproxy: GUID 1: There is no such image, or you may not see it.\n"),
+        (("OWN", NOBODY, "a flag"), 3, "pixyproxy: GUID 2: There is no such image, or you may not see it.\n"),
+        (("OWN", "a flag", "--mask", NOBODY), 3, "pixyproxy: --mask: There is no such image, or you may not see it.\n"),
+        (
+            ("OWN", "no guid", "a flag"),
+            2,
+            "pixyproxy: GUID 2: must be a UUID of 36 characters, such as 123e4567-e89b-42d3-a456-426614174000\n",
+        ),
+        (
+            ("OWN", "a flag", "--mask", "WIDE"),
+            2,
+            "pixyproxy: --mask: must be as large as the first input, 64x64 pixels\n",
+        ),
+        ((*["OWN"] * 17, "a flag"), 2, "pixyproxy: GUID: must be at most 16 images, not 17\n"),
+        (("a flag",), 2, "Missing argument"),
+    ],
+)
+def test_an_edit_that_is_refused_says_what_is_wrong(
+    run: Run, ann: ImageClient, arguments: tuple[str, ...], status: int, stderr: str
+) -> None:
+    guids = {"OWN": ann.create("a castle").guid}
+    if "WIDE" in arguments:
+        guids["WIDE"] = ann.create("a moat", options=pb.GenerationOptions(size="80x64")).guid
+    refused = run("edit", *(guids.get(argument, argument) for argument in arguments))
+    assert (refused.status, refused.stdout) == (status, "")
+    assert stderr in refused.stderr

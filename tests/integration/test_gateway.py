@@ -151,6 +151,8 @@ def test_each_answer_behind_a_gateway_is_paid_for_once(
                 assert made.usage.total_tokens == made.usage.input_tokens + 1056
             with subtests.test("a url", way=way):
                 _check_url(artist, stand_in)
+            with subtests.test("an edit", way=way):
+                _check_edit(artist, stand_in, made)
             for case in cases:
                 with subtests.test(case.fault, way=way):
                     reassure(artist)
@@ -197,6 +199,14 @@ def _check_url(artist: ImageClient, stand_in: RunningStandIn) -> None:
     [headers] = stand_in.fetches(prompt)["headers"]
     assert not [name for name in headers if name.lower() == "authorization" or name.lower().startswith("x-portkey")]
     assert stand_in.count(prompt) == 1
+
+
+def _check_edit(artist: ImageClient, stand_in: RunningStandIn, source: pb.ImageDetail) -> None:
+    prompt = f"a lighthouse in winter {secrets.token_hex(8)}"
+    edited = artist.create(prompt, inputs=[pb.ImageInput(guid=source.guid)] * 2, mask=pb.ImageInput(guid=source.guid))
+    assert (edited.origin, list(edited.source_guids)) == (pb.ORIGIN_EDITED, [source.guid] * 2)
+    [sent] = stand_in.submissions(prompt)["requests"]
+    assert [one["sha256"] for one in [*sent["image"], sent["mask"]]] == [source.sha256] * 3
 
 
 def _check(artist: ImageClient, stand_in: RunningStandIn, case: Case) -> None:

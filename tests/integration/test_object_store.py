@@ -90,6 +90,54 @@ def test_a_read_that_fails_says_why(
     assert client.content(made.guid)[0].sha256 == made.sha256
 
 
+def test_inputs_of_an_edit_are_read_from_the_store(client: ImageClient, stand_in: RunningStandIn, prompt: str) -> None:
+    sources = [client.create(f"{number} {prompt} {LARGE}") for number in range(3)]
+    inputs = [pb.ImageInput(guid=source.guid) for source in sources]
+    made = client.create(prompt, inputs=inputs)
+    assert list(made.source_guids) == [source.guid for source in sources]
+    [sent] = stand_in.submissions(prompt)["requests"]
+    assert [one["sha256"] for one in sent["image"]] == [source.sha256 for source in sources]
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "reason", "field"),
+    [
+        (http.flip, grpc.StatusCode.DATA_LOSS, "CONTENT_DAMAGED", "inputs[1]"),
+        (http.shorten, grpc.StatusCode.DATA_LOSS, "CONTENT_DAMAGED", "inputs[1]"),
+        (http.refuse(404, "NoSuchKey"), grpc.StatusCode.DATA_LOSS, "CONTENT_DAMAGED", "inputs[1]"),
+        (http.refuse(503, "SlowDown"), grpc.StatusCode.UNAVAILABLE, "STORAGE_UNAVAILABLE", None),
+        (http.be_silent, grpc.StatusCode.UNAVAILABLE, "STORAGE_UNAVAILABLE", None),
+        (http.hang_up, grpc.StatusCode.UNAVAILABLE, "STORAGE_UNAVAILABLE", None),
+    ],
+    ids=["flipped", "short", "missing", "503", "silent", "cut"],
+)
+def test_an_input_that_cannot_be_read_costs_nothing(
+    client: ImageClient,
+    network: FaultyHttp,
+    stand_in: RunningStandIn,
+    prompt: str,
+    fault: Fault,
+    code: grpc.StatusCode,
+    reason: str,
+    field: str | None,
+) -> None:
+    sources = [client.create(f"{number} {prompt} {LARGE}").guid for number in range(2)]
+    request = pb.CreateImageRequest(
+        prompt=prompt,
+        request_id=str(uuid.uuid4()),
+        options=SMALL,
+        inputs=[pb.ImageInput(guid=guid) for guid in sources],
+    )
+    network.will(fault, "GET", sources[1])
+    refused = client.refused(request)
+    assert (refused.code, refused.reason, refused.metadata.get("field")) == (code, reason, field)
+    assert stand_in.count(prompt) == 0
+    network.recover()
+    made = client.stub.CreateImage(request, metadata=client.metadata, timeout=TIMEOUT).image
+    assert list(made.source_guids) == sources
+    assert stand_in.count(prompt) == 1
+
+
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [

@@ -25,6 +25,11 @@ these fields of the answer, or of the completed event.
 ``get`` and ``fails`` say what goes wrong when it is fetched (see ``image_urls.py``); ``origin64`` names another origin,
 and ``to64`` another URL, in URL-safe base64. ``GET /_stand_in/fetches?prompt=…`` tells of the requests for it.
 
+An edit, ``POST /v1/images/edits``, is read part by part. Its files are described in ``image``, always a list, and in
+``mask``: the name of the form's field, filename, content type, size and SHA-256. It counts once its body is complete.
+``body_hold=N`` holds it after N bytes of its files until a test releases it, and ``body_drop=N`` ends the connection
+there. ``GET /_stand_in/incomplete?prompt=…`` gives ``{"count": …}``, how many bodies with that prompt ended too early.
+
 ``GET /_stand_in/submissions?prompt=…`` gives ``{"count": …, "requests": [bodies], "headers": [headers]}``; without a
 prompt it gives those of all submissions. ``GET /_stand_in/release?prompt=…`` releases what is held next. Give each test
 a prompt of its own.
@@ -82,6 +87,10 @@ _PARAMETERS = {
     *("prompt", "model", "n", "size", "safety_identifier", "user", "stream", "partial_images", "output_compression"),
     *_ALLOWED,
 }
+_EDIT_PARAMETERS = (_PARAMETERS - {"moderation"}) | {"image", "mask", "input_fidelity"}
+_NUMBERS = {"n", "partial_images", "output_compression"}
+_MAX_IMAGES = 16
+_IMAGE_TOKENS = 100
 _USUAL_CODES: dict[int, str | None] = {
     401: "invalid_api_key",
     403: "unsupported_country_region_territory",
@@ -106,6 +115,10 @@ class Submission:
     @property
     def prompt(self) -> str:
         return str(self.body.get("prompt", ""))
+
+    @property
+    def is_edit(self) -> bool:
+        return "image" in self.body
 
     @property
     def size(self) -> tuple[int, int]:
@@ -160,6 +173,7 @@ class Submissions:
         self._lock = threading.Lock()
         self._all: list[Submission] = []
         self._counts: Counter[str] = Counter()
+        self._incomplete: Counter[str] = Counter()
 
     def add(self, body: dict[str, Any], headers: dict[str, str]) -> Submission:
         submission = Submission(body, headers)
@@ -168,6 +182,14 @@ class Submissions:
             submission.number = self._counts[submission.prompt]
             self._all.append(submission)
         return submission
+
+    def add_incomplete(self, prompt: str) -> None:
+        with self._lock:
+            self._incomplete[prompt] += 1
+
+    def count_incomplete(self, prompt: str) -> int:
+        with self._lock:
+            return self._incomplete[prompt]
 
     def describe(self, prompt: str | None) -> dict[str, Any]:
         with self._lock:
@@ -224,7 +246,7 @@ def _refuse(param: str, message: str, code: str = "invalid_value") -> NoReturn:
 
 def check_parameters(body: dict[str, Any]) -> None:
     """Refuse what the API refuses."""
-    for name in body.keys() - _PARAMETERS:
+    for name in body.keys() - (_EDIT_PARAMETERS if "image" in body else _PARAMETERS):
         _refuse(name, f"Unknown parameter: '{name}'.", "unknown_parameter")
     prompt = body.get("prompt")
     if not isinstance(prompt, str) or not prompt:
@@ -246,6 +268,8 @@ def check_parameters(body: dict[str, Any]) -> None:
     if body.get("partial_images", 0) not in range(4) or ("partial_images" in body and not body.get("stream")):
         _refuse("partial_images", "Expected an integer from 0 to 3, with a stream.")
     _check_size(str(body.get("size", "auto")))
+    if len(body.get("image", [])) > _MAX_IMAGES:
+        _refuse("image", f"At most {_MAX_IMAGES} images.")
 
 
 def _check_compression(body: dict[str, Any]) -> None:
@@ -289,7 +313,9 @@ def pad_png(picture: bytes, size: int) -> bytes:
 
 def make_answer(submission: Submission, picture: bytes) -> dict[str, Any]:
     """Return a success as the API words it."""
-    input_tokens, output_tokens = 1 + len(submission.prompt) // 4, 1056
+    text_tokens, output_tokens = 1 + len(submission.prompt) // 4, 1056
+    image_tokens = _IMAGE_TOKENS * len(submission.body.get("image", []))
+    input_tokens = text_tokens + image_tokens
     return {
         "created": int(time.time()),
         "background": "transparent" if submission.is_transparent else "opaque",
@@ -299,7 +325,7 @@ def make_answer(submission: Submission, picture: bytes) -> dict[str, Any]:
         "size": "x".join(map(str, submission.size)),
         "usage": {
             "input_tokens": input_tokens,
-            "input_tokens_details": {"image_tokens": 0, "text_tokens": input_tokens},
+            "input_tokens_details": {"image_tokens": image_tokens, "text_tokens": text_tokens},
             "output_tokens": output_tokens,
             "output_tokens_details": {"image_tokens": output_tokens, "text_tokens": 0},
             "total_tokens": input_tokens + output_tokens,
@@ -313,10 +339,11 @@ def make_answer(submission: Submission, picture: bytes) -> dict[str, Any]:
 def make_events(submission: Submission, partial_images: int) -> list[dict[str, Any]]:
     """Return the events of a stream as the API words them: partial images, and the completed one."""
     answer = make_answer(submission, make_picture(submission))
+    kind = "image_edit" if submission.is_edit else "image_generation"
     common = {name: answer[name] for name in ("background", "output_format", "quality", "size")}
     partials = [
         {
-            "type": "image_generation.partial_image",
+            "type": f"{kind}.partial_image",
             "b64_json": base64.b64encode(make_partial(submission, index)).decode(),
             "created_at": answer["created"],
             "partial_image_index": index,
@@ -325,7 +352,7 @@ def make_events(submission: Submission, partial_images: int) -> list[dict[str, A
         for index in range(partial_images)
     ]
     completed = {
-        "type": "image_generation.completed",
+        "type": f"{kind}.completed",
         "b64_json": answer["data"][0]["b64_json"],
         "created_at": answer["created"],
         "usage": {name: count for name, count in answer["usage"].items() if name != "output_tokens_details"},
@@ -602,6 +629,8 @@ _FAULTS: dict[str, Callable[[Handler, Submission, Fault], None]] = {
     "stream_unasked": _answer_rightly,
     "says": _answer_rightly,
     "hold": _hold,
+    "body_hold": _answer_rightly,
+    "body_drop": _answer_rightly,
     "html": lambda handler, _, __: handler.send_body(200, b"<html>hello</html>", {"Content-Type": "text/html"}),
 }
 
@@ -689,6 +718,10 @@ class Handler(BaseHTTPRequestHandler):
             [prompt] = urllib.parse.parse_qs(url.query)["prompt"]
             self.send_json(200, self.server.fetches.describe(name_for(prompt)))
             return
+        if url.path == "/_stand_in/incomplete":
+            [prompt] = urllib.parse.parse_qs(url.query)["prompt"]
+            self.send_json(200, {"count": self.server.submissions.count_incomplete(prompt)})
+            return
         if url.path.startswith("/images/"):
             serve_image(self, self.server.fetches)
             return
@@ -706,10 +739,14 @@ class Handler(BaseHTTPRequestHandler):
         self.send_json(200, _describe_model(model))
 
     def _post(self) -> None:
-        content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.path != "/v1/images/generations":
-            raise ApiError(404, f"Unknown request URL: POST {self.path}.")
-        submission = self.server.submissions.add(_read_body(content), dict(self.headers.items()))
+        if self.path == "/v1/images/edits":
+            body = _read_form(self)
+        else:
+            content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            if self.path != "/v1/images/generations":
+                raise ApiError(404, f"Unknown request URL: POST {self.path}.")
+            body = _read_body(content)
+        submission = self.server.submissions.add(body, dict(self.headers.items()))
         self._check_key()
         check_parameters(submission.body)
         fault = Fault.of(submission)
@@ -736,6 +773,101 @@ def _read_body(content: bytes) -> dict[str, Any]:
         body = None
     if not isinstance(body, dict):
         raise ApiError(400, "We could not parse the JSON body of your request.")
+    return body
+
+
+class _Form:
+    """Reads a form of type multipart/form-data without keeping its files, as its length says."""
+
+    def __init__(self, handler: Handler) -> None:
+        boundary = re.fullmatch(r"multipart/form-data; boundary=(\S+)", handler.headers.get("Content-Type", ""))
+        if boundary is None:
+            raise ApiError(400, "We could not parse the form of your request.")
+        self._handler = handler
+        self._boundary = b"--" + boundary[1].encode()
+        self._left = int(handler.headers["Content-Length"])
+        self._of_files = 0
+        self.body: dict[str, Any] = {}
+
+    def read(self) -> dict[str, Any]:
+        """Return the parameters; files are described."""
+        self._line()
+        while self._left:
+            self._read_part()
+        return self.body
+
+    def _line(self) -> bytes:
+        line = self._handler.rfile.readline(min(self._left, 64 * 1024))
+        self._left -= len(line)
+        if not line:
+            raise ConnectionError("the body is incomplete")
+        return line
+
+    def _read_part(self) -> None:
+        headers = b""
+        while (line := self._line()) != b"\r\n":
+            headers += line
+        name, filename = re.search(rb'name="([^"]+)"', headers), re.search(rb'filename="([^"]+)"', headers)
+        kind = re.search(rb"(?i)content-type: (\S+)", headers)
+        if name is None:
+            raise ApiError(400, "A part of the form has no name.")
+        field = name[1].decode()
+        if filename is None:
+            value = b"".join(self._content()).decode()
+            self.body[field] = int(value) if field in _NUMBERS else value
+            return
+        digest, size = hashlib.sha256(), 0
+        for piece in self._content():
+            digest.update(piece)
+            size += len(piece)
+            self._of_files += len(piece)
+            self._meddle()
+        described = {
+            "field": field,
+            "filename": filename[1].decode(),
+            "content_type": kind[1].decode() if kind else "",
+            "size": size,
+            "sha256": digest.hexdigest(),
+        }
+        if field == "mask":
+            self.body["mask"] = described
+        elif field in ("image", "image[]"):
+            self.body.setdefault("image", []).append(described)
+        else:
+            _refuse(field, f"Unknown parameter: '{field}'.", "unknown_parameter")
+
+    def _content(self) -> Iterator[bytes]:
+        """Give the bytes of a part; the line break before the boundary is not among them."""
+        held = b""
+        while not (line := self._line()).startswith(self._boundary) or (held and not held.endswith(b"\r\n")):
+            # A line may end between its two last bytes.
+            held += line
+            ready = held if not held.endswith((b"\r\n", b"\r")) else held[: -2 if held.endswith(b"\n") else -1]
+            held = held[len(ready) :]
+            yield ready
+
+    def _meddle(self) -> None:
+        number = self._handler.server.submissions.count_incomplete(str(self.body["prompt"])) + 1
+        fault = Fault.of(Submission(self.body, {}, number))
+        if fault is None or not fault.name.startswith("body_") or self._of_files < int(fault.value):
+            return
+        if fault.name == "body_drop":
+            raise ConnectionResetError("the fault of this body")
+        self._of_files = -sys.maxsize  # once
+        self._handler.server.holds.hold(str(self.body["prompt"]))
+
+
+def _read_form(handler: Handler) -> dict[str, Any]:
+    form = _Form(handler)
+    try:
+        body = form.read()
+    except OSError:
+        handler.server.submissions.add_incomplete(str(form.body.get("prompt", "")))
+        raise
+    if "image" not in body:
+        _refuse("image", "Missing required parameter: 'image'.", "missing_required_parameter")
+    if "stream" in body:
+        body["stream"] = body["stream"] == "true"
     return body
 
 
@@ -827,6 +959,10 @@ class RunningStandIn:
     def count(self, prompt: str) -> int:
         """Return how often exactly this prompt was submitted."""
         return int(self.submissions(prompt)["count"])
+
+    def count_incomplete(self, prompt: str) -> int:
+        """Return how many edits with exactly this prompt were received in part."""
+        return int(self._ask(f"incomplete?{urllib.parse.urlencode({'prompt': prompt})}")["count"])
 
     def release(self, prompt: str) -> None:
         """Release what is held next of the submissions of exactly this prompt."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -104,10 +104,17 @@ class ImageRepository:
 
     def get_any(self, guid: str) -> Image:
         """Return one image, whether or not a caller may see it. Raises as ``get``."""
-        row = self._context.fetch_one(f"{_SELECT} WHERE images.guid = :guid", {"guid": guid})
-        if row is None:
+        found = self.find_any([guid])
+        if not found:
             raise ImageNotFoundError(guid)
-        return _dict_to_image(row)
+        return found[guid]
+
+    def find_any(self, guids: Collection[str]) -> dict[str, Image]:
+        """Return the images of guids, by guid, whether or not a caller may see them."""
+        parameters = {f"guid{number}": guid for number, guid in enumerate(guids)}
+        names = ", ".join(f":{name}" for name in parameters)
+        rows = self._context.fetch_all(f"{_SELECT} WHERE images.guid IN ({names})", parameters)
+        return {row["guid"]: _dict_to_image(row) for row in rows}
 
     def has(self, guid: str) -> bool:
         """Tell whether there is an image, whether or not a caller may see it."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from mmap import mmap
@@ -29,7 +30,7 @@ from pixyproxy.core.models import GenerationOptions, PartialImage, Usage, can_co
 from pixyproxy.core.request_context import trace_headers
 from pixyproxy.generation.image_format import inspect_image
 from pixyproxy.generation.image_hosts import ImageHosts
-from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest, OnPartial, ignore_partial
+from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest, InputFile, OnPartial, ignore_partial
 from pixyproxy.generation.openai.answer import (
     MAX_BODY,
     NoImageError,
@@ -40,7 +41,7 @@ from pixyproxy.generation.openai.answer import (
     take_apart,
     with_image,
 )
-from pixyproxy.generation.openai.deadline import DEADLINE_HOOKS
+from pixyproxy.generation.openai.deadline import DEADLINE_HOOKS, was_sent_in_full
 from pixyproxy.generation.openai.errors import ErrorAnswer, explain_status, safe_name
 from pixyproxy.generation.openai.fetching import FetchError, ImageFetcher
 
@@ -48,8 +49,8 @@ _DEFAULT_BASE_URL = "https://api.openai.com/v1"
 _OPENAI_DOMAIN = ".openai.com"
 _CONNECT_TIMEOUT = 10.0
 _WRITE_TIMEOUT = 60.0
-_PARTIAL = "image_generation.partial_image"
-_COMPLETED = "image_generation.completed"
+_PARTIAL = frozenset({"image_generation.partial_image", "image_edit.partial_image"})
+_COMPLETED = frozenset({"image_generation.completed", "image_edit.completed"})
 _MAX_TOKENS = 2**63 - 1  # what a database's integer holds
 _NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
 _UNSENDABLE = (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError)
@@ -69,8 +70,9 @@ def make_client(
         base_url: the API's address up to and including ``/v1``; None for OpenAI.
         organization: the organisation's id, or None for the key's default.
         project: the project's id, or None for the key's default.
-        timeout: seconds without data after which a request fails. It is also the deadline of the whole answer, checked
-            when data arrives; so no request takes much longer than twice the timeout.
+        timeout: seconds without data after which a request fails. It is also the deadline of the whole answer, counted
+            from the end of the request and checked when data arrives; so no answer takes much longer than twice the
+            timeout.
 
     Raises:
         ConfigurationError: one of the arguments is invalid.
@@ -152,14 +154,15 @@ class OpenAIGenerator:
 
         Raises:
             ProviderError: there is no image; ``may_have_billed`` says whether the provider may bill for it.
+            InputUnreadableError: an input could not be read, so that the request is incomplete.
         """
         sent = _parameters(request)
         if request.partial_images or self._always_streams:
             sent |= {"stream": True, "partial_images": request.partial_images}
+        images = self._client.images.with_streaming_response
+        submit = images.edit if request.inputs else images.generate
         try:
-            with self._client.images.with_streaming_response.generate(
-                **sent, extra_headers=trace_headers.get()
-            ) as answer:
+            with submit(**sent, extra_headers=trace_headers.get()) as answer:
                 response = answer.http_response
                 # A compatible server may ignore the wish for a stream.
                 if response.headers.get("content-type", "").lower().startswith("text/event-stream"):
@@ -169,7 +172,7 @@ class OpenAIGenerator:
             # Not chained: the provider's text may quote the prompt or part of the key.
             raise self._explain_status(exc, sent) from None
         except openai.APIConnectionError as exc:
-            raise _explain_connection(exc.__cause__) from exc
+            raise _explain_connection(exc.__cause__, exc.request) from exc
         except (httpx2.HTTPError, httpx2.StreamError) as exc:
             # The connection broke after the headers of the answer.
             raise _explain_connection(exc) from exc
@@ -233,12 +236,12 @@ class OpenAIGenerator:
         has_begun = False
         try:
             for body, size in kept_events(response.iter_bytes(), self._max_answer_bytes):
-                has_begun = has_begun or body.find(_PARTIAL.encode(), 0, size) >= 0
+                has_begun = has_begun or _names_any(_PARTIAL, body, size)
                 try:
                     answer, data = take_apart(body, size)
-                    if answer.get("type") == _PARTIAL:
+                    if answer.get("type") in _PARTIAL:
                         on_partial(_partial_of(answer, data, sent["partial_images"]))
-                    elif answer.get("type") == _COMPLETED:
+                    elif answer.get("type") in _COMPLETED:
                         return _image_of(request, answer, data)
                 except (ValueError, RecursionError) as exc:
                     if _is_the_end(exc, body, size):
@@ -339,7 +342,37 @@ def _parameters(request: GenerationRequest) -> dict[str, Any]:
         "safety_identifier": hashlib.sha256(f"pixyproxy:{request.author_guid}".encode()).hexdigest(),
         **{name: value for name, value in chosen.items() if value != "auto"},
         **{name: value for name, value in optional.items() if value is not None},
+        **_files_of(request),
     }
+
+
+def _files_of(request: GenerationRequest) -> dict[str, Any]:
+    """Return the API's parameters for images to edit, as the client takes files."""
+    files = [(file.name, _Upload(file), file.content_type) for file in (*request.inputs, request.mask) if file]
+    masks = {"mask": files.pop()} if request.mask else {}
+    # The API takes one or several; compatible servers are used with one.
+    return masks | ({"image": files[0] if len(files) == 1 else files} if files else {})
+
+
+class _Upload(io.RawIOBase):
+    """An input as a file object. The HTTP client seeks only to find out the size; the bytes can be read once."""
+
+    def __init__(self, file: InputFile) -> None:
+        self._file = file
+        self._position = 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = offset + (self._file.size if whence == io.SEEK_END else 0)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        return self._file.read(self._file.size if size < 0 else size)
 
 
 # --- The answer ------------------------------------------------------------------------------------------------------
@@ -420,8 +453,13 @@ def _is_the_end(problem: Exception, body: mmap, size: int) -> bool:
     """Tell whether an event from which no image can be read is an error, or the one that has the image."""
     if isinstance(problem, NoImageError):
         said = problem.answer
-        return bool(_error_in(said)) or (isinstance(said, dict) and said.get("type") == _COMPLETED)
-    return body.find(_COMPLETED.encode(), 0, size) >= 0
+        return bool(_error_in(said)) or (isinstance(said, dict) and said.get("type") in _COMPLETED)
+    return _names_any(_COMPLETED, body, size)
+
+
+def _names_any(types: Iterable[str], body: mmap, size: int) -> bool:
+    """Tell whether an event, which may be damaged, names one of these types."""
+    return any(body.find(name.encode(), 0, size) >= 0 for name in types)
 
 
 # --- Errors ----------------------------------------------------------------------------------------------------------
@@ -439,7 +477,8 @@ def _unreadable_list() -> ProviderUnavailableError:
     return ProviderUnavailableError("The image provider's list of models cannot be read.")
 
 
-def _explain_connection(cause: BaseException | None) -> ProviderError:
+def _explain_connection(cause: BaseException | None, request: httpx2.Request | None = None) -> ProviderError:
+    """Return the error for a connection that failed; ``request`` is given if the head of the answer has not come."""
     _logger.warning(
         "The image provider did not answer: status none, provider's request id none: %s", type(cause).__name__
     )
@@ -447,6 +486,8 @@ def _explain_connection(cause: BaseException | None) -> ProviderError:
         return ProviderMisconfiguredError("The image provider's address or key cannot be used.")
     if isinstance(cause, _NEVER_SENT):
         return ProviderUnavailableError("The image provider cannot be reached.")
+    if request is not None and not was_sent_in_full(request):
+        return ProviderUnavailableError("The connection to the image provider broke while the inputs were sent.")
     if isinstance(cause, httpx2.TimeoutException):
         return ProviderTimeoutError("The image provider took too long.", may_have_billed=True)
     return OutcomeUnknownError(

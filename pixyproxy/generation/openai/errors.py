@@ -74,9 +74,11 @@ _FIELDS = {
     "moderation": "options.moderation",
     "output_compression": "options.output_compression",
     "input_fidelity": "options.input_fidelity",
+    "image": "inputs",
+    "mask": "mask",
 }
-# A text that names one of these is about it. The model is missing: LiteLLM names it in every text.
-_OPTIONS = frozenset(_FIELDS) - {"prompt", "model"}
+# A text that names one of these is about it. The model is missing: LiteLLM names it in every text. So is the image.
+_OPTIONS = frozenset(_FIELDS) - {"prompt", "model", "image"}
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_./-]{1,64}")
 _WORD = re.compile(r"[A-Za-z0-9]+")

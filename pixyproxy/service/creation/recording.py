@@ -46,6 +46,7 @@ from pixyproxy.data.repositories.generations import (
 )
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.transactions import in_transaction
+from pixyproxy.service.creation.inputs import pin_inputs
 from pixyproxy.service.creation.rate_limiter import RateLimiter
 from pixyproxy.service.creation.storing import ImageStoring
 from pixyproxy.service.creation.waiting import WaitingCalls
@@ -103,9 +104,10 @@ class ImageCreator:
             generation = self._find(creation, author, fingerprint)
             if generation is None or self._may_be_queued(generation):
                 self._check_options(creation)
+                pinned = pin_inputs(self._database, creation, author)
                 self._require_closed()
                 self._require_time(author, call)
-                generation = self._record(generation, creation, author, self._context_of(call), fingerprint)
+                generation = self._record(generation, pinned, author, self._context_of(call), fingerprint)
             if generation is None:
                 continue  # Another call recorded it: join its generation.
             if generation.state is GenerationState.SUCCEEDED:
@@ -122,6 +124,7 @@ class ImageCreator:
         """Record a request that goes on when nobody waits for it, or return the generation of its request id.
 
         Raises:
+            ImageNotFoundError: an input does not exist, or the author may not see it.
             RequestIdReusedError: the request id was used for another request.
             TooBusyError: too many generations are queued.
         """
@@ -130,9 +133,10 @@ class ImageCreator:
             generation = self._find(creation, author, fingerprint)
             if generation is None or self._is_free(generation):
                 self._check_options(creation)
+                pinned = pin_inputs(self._database, creation, author)
                 self._require_room()
                 context = replace(self._context_of(CallScope()), is_detached=True)
-                generation = self._record(generation, creation, author, context, fingerprint)
+                generation = self._record(generation, pinned, author, context, fingerprint)
             elif generation.state in _RUNNING and not self._detach(generation):
                 continue  # It has ended meanwhile.
             if generation is not None:
@@ -295,7 +299,11 @@ def _problems(options: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
 
 
 def _fingerprint(creation: ImageCreation) -> str:
-    """Return a hash of all fields of a request but its id; equal requests have equal ones."""
+    """Return a hash of all fields of a request but its id; equal requests have equal ones.
+
+    It is that of the request before its inputs are pinned: a repetition finds its generation although an input was
+    deleted since.
+    """
     return hashlib.sha256(creation.model_dump_json(exclude={"request_id"}).encode()).hexdigest()
 
 

@@ -7,7 +7,7 @@ import heapq
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
 from dataclasses import replace
@@ -23,6 +23,7 @@ from pixyproxy.core.exceptions import (
     ConflictError,
     ConstraintViolationError,
     DBConnectionError,
+    InputUnreadableError,
     OutcomeUnknownError,
     PixyProxyException,
     ProviderError,
@@ -35,7 +36,7 @@ from pixyproxy.core.exceptions import (
     for_log,
 )
 from pixyproxy.core.local_signal import LocalSignal, wait_for_any
-from pixyproxy.core.models import GenerationDefaults, GenerationState, ImageDetail, Origin, PartialImage
+from pixyproxy.core.models import GenerationDefaults, GenerationState, Image, ImageDetail, Origin, PartialImage
 from pixyproxy.core.text import default_filename
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.generations import (
@@ -43,12 +44,14 @@ from pixyproxy.data.repositories.generations import (
     GenerationRepository,
     QueuedGeneration,
 )
+from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.stores.image_store import ImageStore
 from pixyproxy.data.transactions import in_transaction
 from pixyproxy.generation.circuit_breaker import CircuitBreaker, Permit
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest, ImageGenerator
 from pixyproxy.generation.observer import GenerationObserver
 from pixyproxy.generation.retry import RetryPolicy
+from pixyproxy.service.creation.inputs import EditInputs
 from pixyproxy.service.creation.leases import Leases
 from pixyproxy.service.creation.rate_limiter import RateLimiter
 from pixyproxy.service.creation.recovery import Recovery
@@ -100,7 +103,7 @@ class GenerationWorker:
 
         Args:
             database: the queue.
-            store: checked for room before each submission.
+            store: checked for room before each submission, and has the inputs of edits.
             storing: stores and commits images.
             generator: generates images.
             defaults: the options that a request leaves open.
@@ -123,6 +126,7 @@ class GenerationWorker:
         self._database = database
         self._store = store
         self._storing = storing
+        self._inputs = EditInputs(self._find_images, store)
         self._generator = generator
         self._defaults = defaults
         self._limit = limit
@@ -344,7 +348,11 @@ class GenerationWorker:
     def _generate(self, queued: QueuedGeneration, permit: Permit) -> None:
         request = self._request_for(queued)
         try:
-            image = self._generator.generate(request, partial(self._show, queued))
+            with self._inputs.opened(request, queued.creation) as opened:
+                image = self._generator.generate(opened, partial(self._show, queued))
+        except InputUnreadableError as failure:
+            self._breaker.withdraw(permit)
+            self._end(queued, request, GenerationState.FAILED, failure.cause)
         except UnreadableAnswerError as error:
             self._breaker.record(permit, error)
             is_kept = self._storing.keep_aside(queued.generation.image_guid, error.body)
@@ -372,6 +380,9 @@ class GenerationWorker:
             _logger.warning("A partial image could not be stored: %s", for_log(error))
         else:
             self._on_change(generation_id)
+
+    def _find_images(self, guids: Collection[str]) -> dict[str, Image]:
+        return self._persist(lambda context: ImageRepository(context).find_any(guids))
 
     def _request_for(self, queued: QueuedGeneration) -> GenerationRequest:
         options = {name: value for name, value in queued.creation.options if value is not None}
@@ -460,7 +471,7 @@ class GenerationWorker:
             self._recovery.commit_later(detail.guid)
 
     def _persist(self, work: Callable[[DatabaseContext], Result]) -> Result:
-        """Record what became of a generation; retry while the database is unavailable."""
+        """Run a transaction of a submitted generation; retry while the database is unavailable."""
         return retried(
             lambda: in_transaction(self._database, work),
             DBConnectionError,

@@ -6,6 +6,7 @@ import asyncio
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import grpc
@@ -100,6 +101,8 @@ def test_a_generation_is_read_whole(play: Play) -> None:
                     tags=["a"],
                     visibility=pb.VISIBILITY_PUBLIC,
                     options=pb.GenerationOptions(size="64x64", partial_images=2),
+                    inputs=[pb.ImageInput(guid="first"), pb.ImageInput(guid="second")],
+                    mask=pb.ImageInput(guid="hole"),
                 ),
                 image_guid="another",
                 created_at=Timestamp(seconds=1, nanos=5000),
@@ -122,7 +125,13 @@ def test_a_generation_is_read_whole(play: Play) -> None:
     assert (read.guid, read.request_id, read.author, read.image_guid, read.attempts) == (GUID, KEY, "ann", "another", 4)
     assert (read.state, read.image, read.prompt) == (GenerationState.FAILED, None, "a castle")
     assert read.request == ImageRequest(
-        "a castle", ("a",), Visibility.PUBLIC, "", {"size": "64x64", "partial_images": 2}
+        "a castle",
+        ("a",),
+        Visibility.PUBLIC,
+        "",
+        {"size": "64x64", "partial_images": 2},
+        inputs=("first", "second"),
+        mask="hole",
     )
     assert (read.created_at, read.submitted_at, read.finished_at) == (
         datetime(1970, 1, 1, 0, 0, 1, 5, tzinfo=UTC),
@@ -175,6 +184,45 @@ def test_a_generation_is_asked_for_again_with_the_same_request_id(play: Play) ->
         visibility=pb.VISIBILITY_PRIVATE,
         options=pb.GenerationOptions(size="64x64", partial_images=2),
     )
+
+
+def test_a_creation_may_have_inputs(play: Play) -> None:
+    for begin, method in (
+        (play.client.create_image, "CreateImage"),
+        (play.client.create_generation, "CreateGeneration"),
+    ):
+        call = play.begin(partial(begin, "a hat", inputs=["first", "second"], mask="hole", input_fidelity="high"))
+        request, rpc = play.take(method)
+        refuse(rpc, exc.ImageNotFoundError("second", "inputs[1]"))
+        asked = request if method == "CreateImage" else request.request
+        assert asked.inputs == [pb.ImageInput(guid="first"), pb.ImageInput(guid="second")]
+        assert (asked.mask, asked.options.input_fidelity) == (pb.ImageInput(guid="hole"), "high")
+        error = failure(call)
+        assert isinstance(error, NotFoundError)
+        assert (error.reason, error.metadata) == ("IMAGE_NOT_FOUND", {"field": "inputs[1]"})
+
+    call = play.begin(lambda: play.client.create_image("a hat", inputs=[], mask=None))
+    request, rpc = play.take("CreateImage")
+    refuse(rpc, exc.ImageNotFoundError("second"))
+    assert (list(request.inputs), request.HasField("mask")) == ([], False)
+    failure(call)
+
+
+def test_an_input_that_was_deleted_is_named_by_the_result(play: Play) -> None:
+    ended = gpb.Generation(
+        guid=GUID,
+        state=gpb.GENERATION_STATE_FAILED,
+        error=gpb.GenerationError(
+            code="NOT_FOUND", reason="IMAGE_NOT_FOUND", message="inputs[1]: gone", metadata={"field": "inputs[1]"}
+        ),
+    )
+    call = play.begin(lambda: play.client.get_generation(GUID))
+    _, rpc = play.take("GetGeneration")
+    answer(rpc, gpb.GetGenerationResponse(generation=ended))
+    with pytest.raises(NotFoundError) as caught:
+        call.result(TIMEOUT).result()
+    assert (caught.value.message, caught.value.violations) == ("inputs[1]: gone", ())
+    assert caught.value.metadata == {"field": "inputs[1]"}
 
 
 def test_a_creation_may_ask_for_partial_images(play: Play) -> None:

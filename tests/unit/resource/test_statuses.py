@@ -15,7 +15,7 @@ from pixyproxy.resource.statuses import INTERNAL_MESSAGE, is_foreseen, status_of
 # These never reach the one handler: the bases, and what only keeps the server from starting.
 NOT_FOR_CALLERS = {exc.PixyProxyException, exc.ProviderError, exc.ConfigurationError}
 # And these only where a layer forgot to translate them, which is our fault, not the caller's.
-OUR_FAULT = {exc.RecordNotFoundError, exc.ConstraintViolationError}
+OUR_FAULT = {exc.RecordNotFoundError, exc.ConstraintViolationError, exc.InputUnreadableError}
 
 
 def details_of(error: BaseException) -> dict[str, Any]:
