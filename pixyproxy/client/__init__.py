@@ -5,7 +5,7 @@ pydantic.
 """
 
 from pixyproxy.client.aio import AsyncContentStream, AsyncPixyProxyClient
-from pixyproxy.client.calls import Changes, CreateOptions, Filters, GenerationFilters
+from pixyproxy.client.calls import Changes, CreateOptions, Filters, GenerationFilters, ImportOptions
 from pixyproxy.client.client import PixyProxyClient
 from pixyproxy.client.connection import TLS, Keepalive
 from pixyproxy.client.content import ContentStream
@@ -25,6 +25,7 @@ from pixyproxy.client.errors import (
 from pixyproxy.client.generations import Generation, GenerationError, GenerationState, ImageRequest, PartialImage
 from pixyproxy.client.models import ContentInfo, ImageDetail, ImagePage, Usage, Visibility
 from pixyproxy.client.retry import RetryPolicy
+from pixyproxy.client.upload import Source
 
 __all__ = [
     "TLS",
@@ -47,6 +48,7 @@ __all__ = [
     "ImageDetail",
     "ImagePage",
     "ImageRequest",
+    "ImportOptions",
     "InvalidRequestError",
     "Keepalive",
     "NotFoundError",
@@ -55,6 +57,7 @@ __all__ = [
     "PixyProxyClient",
     "PixyProxyClientError",
     "RetryPolicy",
+    "Source",
     "TryLaterError",
     "UnavailableError",
     "Usage",
