@@ -33,6 +33,8 @@ STATUSES: dict[type[PixyProxyClientError], int] = {
 
 _TYPED_AS = {
     "prompt": "the prompt",
+    "info.prompt": "--description",
+    "data": "the file",
     "guid": "GUID",
     "tags": "--tag",
     "filename": "--filename",
@@ -96,6 +98,7 @@ def explain(error: PixyProxyClientError, server: str) -> None:
         for violation in error.violations:
             # What CreateGeneration is sent is a CreateImageRequest in the field `request`.
             name = violation.field.partition("[")[0].removeprefix("request.")
+            name = name if name in _TYPED_AS else name.removeprefix("info.")
             warn(printable(f"{_TYPED_AS.get(name, violation.field)}: {violation.description}"))
     elif error.code == "UNIMPLEMENTED" and not error.reason:
         warn(f"{printable(server)} is not a PixyProxy server: it does not implement this call. Check PIXYPROXY_SERVER.")
