@@ -20,11 +20,13 @@ os.putenv("GRPC_VERBOSITY", "ERROR")
 
 _IMAGES = "pixyproxy.cli.images"
 _GENERATIONS = "pixyproxy.cli.generations"
+_IMPORTS = "pixyproxy.cli.imports"
 _ADMIN = "pixyproxy.cli.admin"
 _SALVAGE = "salvage"  # the command for generations that needs the server's packages
 COMMANDS = {
     "create": (_IMAGES, "Make an image from a prompt."),
     "edit": (_IMAGES, "Make an image from other images and a prompt."),
+    "import": (_IMPORTS, "Store images of your own."),
     "get": (_IMAGES, "Show the details of an image."),
     "list": (_IMAGES, "List images, newest first."),
     "search": (_IMAGES, "List images whose prompts have all these words."),

@@ -34,6 +34,8 @@ STATUSES: dict[type[PixyProxyClientError], int] = {
 
 _TYPED_AS = {
     "prompt": "the prompt",
+    "info.prompt": "--description",
+    "data": "the file",
     "guid": "GUID",
     "tags": "--tag",
     "filename": "--filename",
@@ -123,7 +125,10 @@ def _typed(field: str) -> str:
     # What CreateGeneration is sent is a CreateImageRequest in the field `request`.
     field = field.removeprefix("request.")
     found = _INPUT.match(field)
-    return f"GUID {int(found[1]) + 1}" if found else _TYPED_AS.get(field.partition("[")[0], field)
+    if found:
+        return f"GUID {int(found[1]) + 1}"
+    name = field.partition("[")[0]
+    return _TYPED_AS.get(name) or _TYPED_AS.get(name.removeprefix("info."), field)
 
 
 def plain(message: str, server: str) -> str:

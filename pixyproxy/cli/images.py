@@ -556,8 +556,8 @@ def _explaining_how_to_repeat(client: _Client, command: str) -> Iterator[None]:
         raise typer.Exit(status_of(error)) from error
 
 
-def _show_command_to_repeat(command: str) -> None:
-    warn("To repeat the request without paying twice, run:")
+def _show_command_to_repeat(command: str, *, without: str = "paying twice") -> None:
+    warn(f"To repeat the request without {without}, run:")
     typer.echo(f"  {command}", err=True)
 
 

@@ -73,14 +73,14 @@ def spinner(words: str, plain: Callable[[str], str]) -> Iterator[Line]:
 
 @contextmanager
 def bar(words: str, plain: Callable[[str], str]) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar at a terminal; yield a function of the bytes done and of all bytes.
+    """Show a progress bar at a terminal; yield a function of the bytes done and of all bytes, or 0.
 
     Args: as for ``spinner``.
     """
     with _progress(_words(beside=50), BarColumn(20), DownloadColumn(), TransferSpeedColumn()) as progress:
         task = progress.add_task(words, total=None)
         with _log_shown(lambda line: progress.update(task, description=line), plain):
-            yield lambda done, whole: progress.update(task, completed=done, total=whole)
+            yield lambda done, whole: progress.update(task, completed=done, total=whole or None)
 
 
 def shown(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:

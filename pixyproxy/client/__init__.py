@@ -5,7 +5,7 @@ pydantic.
 """
 
 from pixyproxy.client.aio import AsyncContentStream, AsyncPixyProxyClient
-from pixyproxy.client.calls import Changes, CreateOptions, Filters, GenerationFilters
+from pixyproxy.client.calls import Changes, CreateOptions, Filters, GenerationFilters, ImportOptions
 from pixyproxy.client.client import PixyProxyClient
 from pixyproxy.client.connection import TLS, Keepalive
 from pixyproxy.client.content import ContentStream
@@ -33,6 +33,7 @@ from pixyproxy.client.models import (
     Visibility,
 )
 from pixyproxy.client.retry import RetryPolicy
+from pixyproxy.client.upload import Source
 
 __all__ = [
     "TLS",
@@ -56,6 +57,7 @@ __all__ = [
     "ImageDetail",
     "ImagePage",
     "ImageRequest",
+    "ImportOptions",
     "InvalidRequestError",
     "Keepalive",
     "NotFoundError",
@@ -65,6 +67,7 @@ __all__ = [
     "PixyProxyClient",
     "PixyProxyClientError",
     "RetryPolicy",
+    "Source",
     "TryLaterError",
     "UnavailableError",
     "Usage",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar, Unpack
@@ -13,7 +13,7 @@ from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from pixyproxy.client import calls
 from pixyproxy.client.base import BaseClient
-from pixyproxy.client.calls import Call, Changes, CreateOptions, Filters, GenerationFilters
+from pixyproxy.client.calls import Call, Changes, CreateOptions, Filters, GenerationFilters, ImportOptions
 from pixyproxy.client.connection import Target
 from pixyproxy.client.content import BaseContentStream
 from pixyproxy.client.download import Download, OnProgress
@@ -21,6 +21,7 @@ from pixyproxy.client.errors import ContentDamagedError, InvalidRequestError, Pi
 from pixyproxy.client.generations import Generation, PartialImage, Watch
 from pixyproxy.client.models import ContentInfo, ImageDetail, ImagePage
 from pixyproxy.client.retry import Attempts
+from pixyproxy.client.upload import Source, Upload
 
 Answer = TypeVar("Answer")
 
@@ -87,13 +88,35 @@ class AsyncPixyProxyClient(BaseClient[grpc.aio.Channel]):
         if channel is not None:
             await channel.close()
 
-    # --- Create, change, delete -----------------------------------------------------------------------------------
+    # --- Create, import, change, delete ---------------------------------------------------------------------------
 
     async def create_image(
         self, prompt: str, *, timeout: float | None = None, **options: Unpack[CreateOptions]
     ) -> ImageDetail:
         """Generate an image; see PixyProxyClient."""
         return await self._send(calls.create_image(prompt, **options), timeout)
+
+    async def import_image(
+        self,
+        source: Source,
+        description: str = "",
+        *,
+        on_progress: OnProgress | None = None,
+        timeout: float | None = None,
+        **options: Unpack[ImportOptions],
+    ) -> ImageDetail:
+        """Store an image of your own; see PixyProxyClient."""
+        call = calls.import_image(description, **options)
+        attempts = self._attempts(call, timeout)
+        with Upload(source, on_progress) as upload:
+            while True:
+                try:
+                    answer = await self._invoke(call, _from_thread(upload.messages(call.request)), attempts)
+                except grpc.RpcError as error:
+                    await asyncio.sleep(upload.pause_after(error_of(error), attempts))
+                else:
+                    attempts.succeeded()
+                    return call.read(answer)
 
     async def update_image(self, guid: str, *, timeout: float | None = None, **changes: Unpack[Changes]) -> ImageDetail:
         """Change an image; see Changes."""
@@ -264,6 +287,12 @@ class AsyncPixyProxyClient(BaseClient[grpc.aio.Channel]):
             on_failure()
 
         self._watching = asyncio.create_task(watch())
+
+
+async def _from_thread(messages: Iterator[pb.ImportImageRequest]) -> AsyncIterator[pb.ImportImageRequest]:
+    """Yield messages from an iterator that may block, because it reads a file."""
+    while (message := await asyncio.to_thread(next, messages, None)) is not None:
+        yield message
 
 
 async def _in_thread(function: Callable[[], object]) -> None:

@@ -75,6 +75,24 @@ class CreateOptions(TypedDict, total=False):
     request_id: str | None
 
 
+class ImportOptions(TypedDict, total=False):
+    """The options of an imported image.
+
+    Attributes:
+        tags: tags for searches.
+        visibility: who may read it; by default only its author.
+        filename: by default it is made from the description.
+        request_id: the idempotency key, a UUID; by default a new one.
+        sha256: the SHA-256 that the bytes must have, in hexadecimal; by default it is not checked.
+    """
+
+    tags: Sequence[str]
+    visibility: Visibility
+    filename: str
+    request_id: str | None
+    sha256: str
+
+
 class Changes(TypedDict, total=False):
     """Changes of an image; None leaves a field unchanged.
 
@@ -148,7 +166,7 @@ class Call(Generic[Answer]):
         read: converts the response, or the first response of a stream.
         is_repeatable: whether the call is idempotent.
         is_long: whether the client's ``long_timeout`` applies.
-        creation_request_id: the ``request_id`` of a new image, otherwise empty.
+        creation_request_id: the ``request_id`` of a new image, generated or imported, otherwise empty.
     """
 
     method: Callable[[Stubs], Any]
@@ -168,6 +186,18 @@ def create_image(prompt: str, **options: Unpack[CreateOptions]) -> Call[ImageDet
         lambda answer: to_detail(answer.image),
         is_long=True,
         creation_request_id=request.request_id,
+    )
+
+
+def import_image(description: str, **options: Unpack[ImportOptions]) -> Call[ImageDetail]:
+    """Import an image; its bytes follow the request."""
+    info = pb.ImportImageInfo(prompt=description, **_with_defaults(options))
+    return Call(
+        lambda stubs: stubs.images.ImportImage,
+        info,
+        lambda answer: to_detail(answer.image),
+        is_long=True,
+        creation_request_id=info.request_id,
     )
 
 
@@ -257,12 +287,17 @@ def cancel_generation(guid: str) -> Call[Generation]:
 
 
 def _creation(prompt: str, options: CreateOptions) -> pb.CreateImageRequest:
-    fields: dict[str, Any] = {"visibility": Visibility.PRIVATE, **options}
-    fields["request_id"] = fields.get("request_id") or str(uuid.uuid4())
+    fields = _with_defaults(options)
     fields["inputs"] = [pb.ImageInput(guid=guid) for guid in fields.get("inputs", ())]
     fields["mask"] = pb.ImageInput(guid=fields["mask"]) if fields.get("mask") else None
     fields["options"] = {name: fields.pop(name) for name in _GENERATION_OPTIONS if name in fields}
     return pb.CreateImageRequest(prompt=prompt, **fields)
+
+
+def _with_defaults(options: CreateOptions | ImportOptions) -> dict[str, Any]:
+    """Return the fields of a request for a private image with a new request id, in so far as they are not given."""
+    fields: dict[str, Any] = {"visibility": Visibility.PRIVATE, **options}
+    return fields | {"request_id": fields.get("request_id") or str(uuid.uuid4())}
 
 
 def _generation_key(guid: str, request_id: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ import grpc
 
 from pixyproxy.client import calls
 from pixyproxy.client.base import BaseClient
-from pixyproxy.client.calls import Call, Changes, CreateOptions, Filters, GenerationFilters
+from pixyproxy.client.calls import Call, Changes, CreateOptions, Filters, GenerationFilters, ImportOptions
 from pixyproxy.client.connection import Target
 from pixyproxy.client.content import ContentStream
 from pixyproxy.client.download import Download, OnProgress
@@ -19,6 +19,7 @@ from pixyproxy.client.errors import ContentDamagedError, InvalidRequestError, Pi
 from pixyproxy.client.generations import Generation, PartialImage, Watch
 from pixyproxy.client.models import ContentInfo, ImageDetail, ImagePage
 from pixyproxy.client.retry import Attempts
+from pixyproxy.client.upload import Source, Upload
 
 Answer = TypeVar("Answer")
 
@@ -42,7 +43,7 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
         if channel is not None:
             channel.close()
 
-    # --- Create, change, delete -----------------------------------------------------------------------------------
+    # --- Create, import, change, delete ---------------------------------------------------------------------------
 
     def create_image(
         self, prompt: str, *, timeout: float | None = None, **options: Unpack[CreateOptions]
@@ -58,6 +59,44 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
             **options: tags, visibility, filename, request_id, and how to generate, such as size; see CreateOptions.
         """
         return self._send(calls.create_image(prompt, **options), timeout)
+
+    def import_image(
+        self,
+        source: Source,
+        description: str = "",
+        *,
+        on_progress: OnProgress | None = None,
+        timeout: float | None = None,
+        **options: Unpack[ImportOptions],
+    ) -> ImageDetail:
+        """Store an image of your own: a PNG, WebP or JPEG of at most 64 MiB.
+
+        If the connection breaks or the server is busy, the call is retried with the same ``request_id``, so that the
+        image is stored once; but not if ``source`` cannot be read again. To repeat it later, use the
+        ``creation_request_id`` of the error.
+
+        Args:
+            source: a path, bytes, or a binary file, which is read from its current position to its end.
+            description: what is found by searches for prompts; may be empty.
+            on_progress: called with the number of sent bytes and of all bytes, which is 0 if it is unknown; from
+                another thread.
+            timeout: for all bytes, in seconds; by default the client's ``long_timeout``.
+            **options: tags, visibility, filename, request_id and sha256; see ImportOptions.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        call = calls.import_image(description, **options)
+        attempts = self._attempts(call, timeout)
+        with Upload(source, on_progress) as upload:
+            while True:
+                try:
+                    answer = self._invoke(call, upload.messages(call.request), attempts)
+                except grpc.RpcError as error:
+                    time.sleep(upload.pause_after(error_of(error), attempts))
+                else:
+                    attempts.succeeded()
+                    return call.read(answer)
 
     def update_image(self, guid: str, *, timeout: float | None = None, **changes: Unpack[Changes]) -> ImageDetail:
         """Change an image; see Changes."""

@@ -36,7 +36,7 @@ class PixyProxyClientError(Exception):
         retry_after: seconds after which to try again, or None.
         request_id: the id of the call in the server's log; empty if the server did not receive the call.
         metadata: details of the reason, such as the ``categories`` of a refusal.
-        creation_request_id: for a failed ``create_image``, the ``request_id`` to repeat it with.
+        creation_request_id: for a failed ``create_image`` or ``import_image``, the ``request_id`` to repeat it with.
     """
 
     def __init__(

@@ -29,7 +29,7 @@ class Rpc:
     """A call that a client has made.
 
     Attributes:
-        request: what it sent.
+        request: what it sent; where that is a stream, an iterator of the messages.
         metadata: what it sent beside that.
     """
 
@@ -95,7 +95,9 @@ class ScriptedServer(grpc.GenericRpcHandler):
             return rpc.run()
 
         # For the network a call with one answer is a stream of one.
-        return grpc.unary_stream_rpc_method_handler(
+        takes_stream = METHODS[name].client_streaming
+        handler = grpc.stream_stream_rpc_method_handler if takes_stream else grpc.unary_stream_rpc_method_handler
+        return handler(
             behave,
             request_deserializer=GetMessageClass(METHODS[name].input_type).FromString,
             response_serializer=lambda message: message.SerializeToString(),

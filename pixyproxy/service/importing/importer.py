@@ -198,18 +198,19 @@ def _received(pieces: Iterable[bytes], max_bytes: int) -> Iterator[_ReceivedFile
     """
     digest = hashlib.sha256()
     size = 0
-    with tempfile.TemporaryFile() as file:
+    # Unbuffered: after a failed write, closing the file would write the buffer again.
+    with tempfile.TemporaryFile(buffering=0) as file:
         for piece in pieces:
             size += len(piece)
             if size > max_bytes:
                 raise InvalidFieldError.of("data", f"must have at most {max_bytes:,} bytes")
             digest.update(piece)
-            with _translating():
-                file.write(piece)
+            rest = memoryview(piece)
+            while rest:
+                with _translating():
+                    rest = rest[file.write(rest) :]
         if size == 0:
             raise InvalidFieldError.of("data", "is required after the first message")
-        with _translating():
-            file.flush()
         mapping = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
         try:
             yield _ReceivedFile(mapping, digest.hexdigest())

@@ -74,6 +74,7 @@ def test_the_published_service_config_repeats_what_may_always_be_repeated() -> N
     "call",
     [
         calls.create_image("a prompt"),
+        calls.import_image(""),
         calls.update_image("guid", filename="a.png"),
         calls.delete_image("guid"),
         calls.get_image("guid"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -195,7 +196,7 @@ def test_a_temporary_folder_that_is_full(
     database: Database, store: Store, storing: ImageStoring, ann: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A device on which every write fails for want of space.
-    monkeypatch.setattr("tempfile.TemporaryFile", lambda: Path("/dev/full").open("w+b", buffering=0))  # noqa: SIM115
+    monkeypatch.setattr("tempfile.TemporaryFile", partial(open, "/dev/full", "w+b"))
     with pytest.raises(StorageFullError):
         import_image(database, store, storing, ann)
     assert left(database, store) == []

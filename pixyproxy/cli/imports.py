@@ -1,0 +1,120 @@
+"""The command that stores images of one's own."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pixyproxy.cli import warn
+from pixyproxy.cli.failures import FAILED, INTERRUPTED, creation_again, explain, status_of
+from pixyproxy.cli.images import AsJson, Tags, _bar, _Client, _client, _Command, _refuse, _show_command_to_repeat
+from pixyproxy.cli.texts import json_line, json_of, printable
+from pixyproxy.client import (
+    ImageDetail,
+    ImportOptions,
+    InvalidRequestError,
+    NotFoundError,
+    PixyProxyClientError,
+    Source,
+    Visibility,
+)
+
+_STDIO = "-"
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+@app.callback()
+def program() -> None:
+    """Make Typer take the command for one of several."""
+
+
+@app.command("import", cls=_Command)
+def import_(
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE", help="PNG, WebP or JPEG files; - reads standard input.", show_default=False),
+    ],
+    description: Annotated[
+        str, typer.Option(metavar="TEXT", help="What searches find the images by, as others by their prompts.")
+    ] = "",
+    tag: Tags = None,
+    public: Annotated[bool, typer.Option("--public", help="Make the images public.")] = False,
+    filename: Annotated[
+        str, typer.Option(metavar="NAME", help="A filename, for one file; by default that of the file.")
+    ] = "",
+    request_id: Annotated[
+        str, typer.Option(metavar="UUID", help="Repeat the command with this id, without storing images twice.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Store images of your own.
+
+    For each file it writes the image's guid and the file. A file that is refused does not stop the others.
+    """
+    if len(files) > 1 and (filename or _STDIO in files):
+        _refuse("--filename and - are for one file.")
+    key = request_id or str(uuid.uuid4())
+    again = creation_again("" if request_id else key, None)
+    status = 0
+    with _client(must_sign_in=True) as client:
+        for position, file in enumerate(files):
+            options = ImportOptions(
+                tags=tag or (),
+                visibility=Visibility.PUBLIC if public else Visibility.PRIVATE,
+                filename=filename or _name_of(file),
+                request_id=_request_id_of(key, position),
+            )
+            try:
+                image = _import(client, file, description, options)
+            except (InvalidRequestError, NotFoundError) as error:
+                _explain(error, client, file)
+                status = status or status_of(error)
+            except PixyProxyClientError as error:
+                _explain(error, client, file)
+                _show_command_to_repeat(again, without="storing images twice")
+                raise typer.Exit(status_of(error)) from error
+            except OSError as error:
+                warn(f"{printable(file)} cannot be read: {error.strerror}.")
+                status = status or FAILED
+            except KeyboardInterrupt:
+                warn("Interrupted.")
+                _show_command_to_repeat(again, without="storing images twice")
+                raise typer.Exit(INTERRUPTED) from None
+            else:
+                _print_imported(image, file, as_json)
+    if status:
+        raise typer.Exit(status)
+
+
+def _import(client: _Client, file: str, description: str, options: ImportOptions) -> ImageDetail:
+    source: Source = sys.stdin.buffer if file == _STDIO else Path(file)
+    with _bar(printable(file), client.server) as on_progress:
+        return client.import_image(source, description, on_progress=on_progress, **options)
+
+
+def _name_of(file: str) -> str:
+    """Return the filename for a file, or nothing if the server has to make one."""
+    name = Path(file).name
+    return name if file != _STDIO and name.isprintable() else ""
+
+
+def _explain(error: PixyProxyClientError, client: _Client, file: str) -> None:
+    warn(f"{printable(file)} was not imported.")
+    explain(error, client.server)
+
+
+def _request_id_of(key: str, position: int) -> str:
+    """Return the request id of a file: of the first one the command's own, of the others ids made from it."""
+    try:
+        return key if position == 0 else str(uuid.uuid5(uuid.UUID(key), str(position)))
+    except ValueError:
+        _refuse("--request-id: must be a UUID of 36 characters.")
+
+
+def _print_imported(image: ImageDetail, file: str, as_json: bool) -> None:
+    typer.echo(json_line(json_of(image)) if as_json else f"{image.guid}\t{printable(file)}")
