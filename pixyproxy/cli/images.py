@@ -190,7 +190,8 @@ def edit(
     mask: Annotated[
         str,
         typer.Option(
-            metavar="GUID", help="A PNG as large as the first image; where it is transparent, the image changes."
+            metavar="FILE",
+            help="A PNG as large as the first image; where it is transparent, the image changes. Also the guid of one.",
         ),
     ] = "",
     input_fidelity: InputFidelity = "",
@@ -266,6 +267,8 @@ def _make(
         with _explaining_how_to_repeat(client, again):
             if like:
                 prompt, options = _like(client, like, prompt, options)
+            if "mask" in options:
+                options["mask"] = _mask_of(client, options["mask"], key)
             image = generate(
                 client,
                 again,
@@ -592,6 +595,26 @@ def _like(client: _Client, guid: str, prompt: str | None, given: dict[str, Any])
 
 
 # --- Input and output -----------------------------------------------------------------------------------------------
+
+
+def request_id_of(key: str, part: str) -> str:
+    """Return the request id for a part of a command that has the id ``key``; the same each time."""
+    try:
+        return str(uuid.uuid5(uuid.UUID(key), part))
+    except ValueError:
+        _refuse("--request-id: must be a UUID of 36 characters.")
+
+
+def _mask_of(client: _Client, mask: str, key: str) -> str:
+    """Return the guid of a mask, which is imported if it is given as a file."""
+    try:
+        return str(uuid.UUID(mask))
+    except ValueError:
+        pass
+    try:
+        return client.import_image(Path(mask), request_id=request_id_of(key, "mask")).guid
+    except OSError as error:
+        _refuse(f"--mask: {printable(mask)} cannot be read: {error.strerror}.")
 
 
 def _read_prompt() -> str:

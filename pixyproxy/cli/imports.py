@@ -11,7 +11,17 @@ import typer
 
 from pixyproxy.cli import warn
 from pixyproxy.cli.failures import FAILED, INTERRUPTED, creation_again, explain, status_of
-from pixyproxy.cli.images import AsJson, Tags, _bar, _Client, _client, _Command, _refuse, _show_command_to_repeat
+from pixyproxy.cli.images import (
+    AsJson,
+    Tags,
+    _bar,
+    _Client,
+    _client,
+    _Command,
+    _refuse,
+    _show_command_to_repeat,
+    request_id_of,
+)
 from pixyproxy.cli.texts import json_line, json_of, printable
 from pixyproxy.client import (
     ImageDetail,
@@ -67,7 +77,8 @@ def import_(
                 tags=tag or (),
                 visibility=Visibility.PUBLIC if public else Visibility.PRIVATE,
                 filename=filename or _name_of(file),
-                request_id=_request_id_of(key, position),
+                # That of one file is the command's own, as for create.
+                request_id=key if position == 0 else request_id_of(key, str(position)),
             )
             try:
                 image = _import(client, file, description, options)
@@ -106,14 +117,6 @@ def _name_of(file: str) -> str:
 def _explain(error: PixyProxyClientError, client: _Client, file: str) -> None:
     warn(f"{printable(file)} was not imported.")
     explain(error, client.server)
-
-
-def _request_id_of(key: str, position: int) -> str:
-    """Return the request id of a file: of the first one the command's own, of the others ids made from it."""
-    try:
-        return key if position == 0 else str(uuid.uuid5(uuid.UUID(key), str(position)))
-    except ValueError:
-        _refuse("--request-id: must be a UUID of 36 characters.")
 
 
 def _print_imported(image: ImageDetail, file: str, as_json: bool) -> None:

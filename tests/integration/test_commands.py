@@ -18,6 +18,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf import json_format
+from PIL import Image
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 from pixyproxy_pb.v1 import image_service_pb2_grpc as pb_grpc
 
@@ -446,6 +447,37 @@ def test_an_image_is_made_from_others(run: Run, ann: ImageClient, tmp_path: Path
     generation = json.loads(listed.stdout)
     assert generation["request"]["inputs"] == [{"guid": first.guid}, {"guid": second.guid}]
     assert generation["request"]["mask"] == {"guid": second.guid}
+
+
+def test_a_mask_is_imported_once_from_a_file(run: Run, ann: ImageClient, tmp_path: Path) -> None:
+    first = ann.create("a castle")
+    Image.new("RGBA", (first.width, first.height)).save(tmp_path / "mask.png")
+    arguments = (first.guid, "a flag", "--mask", "mask.png", "--request-id", "7d2b6ad1-2a4c-44e6-9c5d-3f8d3f2d9f10")
+    made = [run("edit", *arguments, "--json") for _ in range(2)]
+    assert [one.status for one in made] == [0, 0], made[0].stderr
+    assert made[0].stdout == made[1].stdout
+    generation = json.loads(run("generations", "list", "--limit", "1", "--json").stdout)
+    mask = ann.get(generation["request"]["mask"]["guid"])
+    assert (mask.origin, mask.visibility) == (pb.ORIGIN_IMPORTED, pb.VISIBILITY_PRIVATE)
+    assert ann.content(mask.guid)[1] == (tmp_path / "mask.png").read_bytes()
+    assert [image.guid for image in ann.page().images if image.origin == pb.ORIGIN_IMPORTED][:2].count(mask.guid) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "stderr"),
+    [
+        (None, 2, "pixyproxy: --mask: mask.png cannot be read: No such file or directory.\n"),
+        (b"no picture", 2, "pixyproxy: the file: must be a PNG, WebP or JPEG\n"),
+    ],
+)
+def test_a_mask_that_cannot_be_imported_is_refused(
+    run: Run, ann: ImageClient, tmp_path: Path, content: bytes | None, status: int, stderr: str
+) -> None:
+    if content is not None:
+        (tmp_path / "mask.png").write_bytes(content)
+    refused = run("edit", ann.create("a castle").guid, "a flag", "--mask", "mask.png")
+    assert (refused.status, refused.stdout) == (status, "")
+    assert stderr in refused.stderr
 
 
 def test_a_repeated_edit_gives_the_same_image(run: Run, ann: ImageClient) -> None:

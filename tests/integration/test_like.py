@@ -124,14 +124,28 @@ def test_an_image_of_an_earlier_release_gives_its_prompt_and_model(
     assert (other["model"], other.get("size")) == ("gpt-image-2", None)
 
 
+def test_an_edited_image_is_made_again_from_its_sources(
+    run: Run, artist: ImageClient, stand_in: RunningStandIn, prompt: str
+) -> None:
+    first, second = artist.create("a castle"), artist.create("a moat")
+    inputs = [pb.ImageInput(guid=image.guid) for image in (first, second, first)]
+    edited = artist.create(prompt, inputs=inputs, options=pb.GenerationOptions(quality="high", input_fidelity="high"))
+    done = run("create", "--like", edited.guid, "--json")
+    assert made_by(done)["source_guids"] == [first.guid, second.guid, first.guid]
+    assert "If a mask was used, it is not known any more" in done.stderr
+    one, other = stand_in.submissions(prompt)["requests"]
+    assert [file["sha256"] for file in other["image"]] == [file["sha256"] for file in one["image"]]
+    assert (other["quality"], other["input_fidelity"]) == ("high", "high")
+
+
 @pytest.mark.parametrize(
     ("origin", "said"),
     [
-        (2, "was made from other images: a prompt alone does not make it again."),
+        (2, "was made from images that are deleted, or that you may not see."),
         (3, "was imported: there is nothing to make it again from."),
     ],
 )
-def test_an_image_that_a_prompt_alone_did_not_make_cannot_be_made_again(
+def test_an_image_without_what_it_was_made_from_cannot_be_made_again(
     run: Run,
     artist: ImageClient,
     provider_server: RunningServer,
