@@ -95,7 +95,7 @@ def test_the_session_with_grpcurl(served: Served, tmp_path: Path) -> None:
     )
 
     assert session.returncode == 0, session.stdout + session.stderr
-    _, created, found, streamed, updated, edited, deleted, generated, _ = re.split(
+    _, created, found, streamed, imported, updated, edited, deleted, generated, _ = re.split(
         r"^--- \d+\n", session.stdout, flags=re.MULTILINE
     )
     image = json.loads(created)["image"]
@@ -110,6 +110,9 @@ def test_the_session_with_grpcurl(served: Served, tmp_path: Path) -> None:
     with Image.open(content) as opened:
         opened.load()
         assert (opened.format, *opened.size) == ("PNG", image["width"], image["height"])
+    own = json.loads(imported)["image"]
+    assert (own["prompt"], own["origin"]) == ("A lighthouse, photographed", "ORIGIN_IMPORTED")
+    assert (own["sha256"], own["width"]) == (image["sha256"], image["width"])
     changed, seen_by_anybody = documents(updated)
     assert changed["image"]["tags"] == ["sea", "night"]
     assert seen_by_anybody == changed

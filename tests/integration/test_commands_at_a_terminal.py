@@ -223,6 +223,41 @@ def test_an_interrupted_download_of_a_new_image_goes_on_without_another_creation
     assert servicer.creations == 1
 
 
+class NotReading(Hostile):
+    """Does not read the first file that is sent to it."""
+
+    def __init__(self) -> None:
+        super().__init__("picture.png")
+        self.request_ids: list[str] = []
+
+    def ImportImage(self, requests: Iterator[pb.ImportImageRequest], context: Any) -> pb.ImportImageResponse:
+        self.request_ids.append(next(requests).info.request_id)
+        if len(self.request_ids) == 1:
+            gone = threading.Event()
+            context.add_callback(gone.set)
+            gone.wait(TIMEOUT)
+        self.data = b"".join(request.data for request in requests)
+        return pb.ImportImageResponse(image=self.image)
+
+
+def test_an_interrupted_import_is_repeated_under_its_request_id(tmp_path: Path) -> None:
+    servicer = NotReading()
+    path = tmp_path / "large.png"
+    path.write_bytes(bytes(range(256)) * 80_000)
+    with server_of(servicer) as address:
+        env = environment(tmp_path, {"PIXYPROXY_SERVER": address, "HOME": str(tmp_path)})
+        env |= {"PIXYPROXY_USER": "ann", "PIXYPROXY_PASSWORD": "a good password"}
+        with at_a_terminal("import", str(path), env=env) as terminal:
+            terminal.wait_for(r"/20\.5 MB")
+            terminal.interrupt()
+            assert terminal.end() == 130
+        assert "To repeat the request without storing images twice, run:" in terminal.text
+        copied_and_run(terminal, env)
+    assert servicer.data == path.read_bytes()
+    assert len(servicer.request_ids) == 2
+    assert len(set(servicer.request_ids)) == 1
+
+
 def test_a_deletion_is_asked_about(server: RunningServer, people: People, asked: Env) -> None:
     ann = ImageClient(server, people.ann)
     guid = ann.create("a castle that goes").guid

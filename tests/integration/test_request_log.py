@@ -20,7 +20,8 @@ from pixyproxy_pb.v1 import image_service_pb2 as pb
 from pixyproxy.core.models import UserClass
 from pixyproxy.resource.image_servicer import ImageServicer
 from tests.integration.conftest import People, asking
-from tests.support.image_client import SMALL, ImageClient
+from tests.support.image_client import SMALL, ImageClient, import_requests
+from tests.support.image_files import encode
 from tests.support.openai_stand_in import RunningStandIn
 from tests.support.rpc import TIMEOUT, call_id_of, health_stub, raw_stream, raw_unary, refusal
 from tests.support.servers import ANYBODY, RunningServer, basic, image_stub, running_server
@@ -63,6 +64,15 @@ def test_the_exact_format(server: RunningServer, ann: ImageClient) -> None:
     start = r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO (\S+) \[\d+\] \[ListImages:\d+\] REQUEST START$"
     assert re.search(start, first)
     assert re.search(start.replace("START", r"END OK \d+\.\d ms"), last)
+
+
+def test_a_stream_of_requests(server: RunningServer, ann: ImageClient) -> None:
+    requests = import_requests(encode("png"))
+    _, call = server.images.ImportImage.with_call(requests, metadata=ann.metadata, timeout=TIMEOUT)
+    assert _check_pair(server, call_id_of(call), "ImportImage", "OK") == []
+    refused = ann.import_refused(import_requests(b"no image"))
+    (why,) = _check_pair(server, refused.call_id, "ImportImage", "INVALID_ARGUMENT")
+    assert "InvalidFieldError" in why
 
 
 def test_a_call_that_succeeds(server: RunningServer, ann: ImageClient) -> None:
