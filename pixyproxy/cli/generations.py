@@ -201,7 +201,8 @@ def generate(
             try:
                 generation = client.create_generation(prompt, **options)
             except PixyProxyClientError as error:
-                if error.code != "UNIMPLEMENTED":
+                # A server of the first release knows no inputs either, and would make an image without them.
+                if error.code != "UNIMPLEMENTED" or options.get("inputs"):
                     raise
                 return client.create_image(prompt, **options)  # A server of the first release.
             for state in _states(client, generation.guid, line, show):

@@ -516,3 +516,24 @@ def test_an_edit_that_is_refused_says_what_is_wrong(
     refused = run("edit", *(guids.get(argument, argument) for argument in arguments))
     assert (refused.status, refused.stdout) == (status, "")
     assert stderr in refused.stderr
+
+
+class FirstRelease(pb_grpc.ImageServiceServicer):
+    """Knows no generations and no inputs."""
+
+    def __init__(self) -> None:
+        self.requests: list[pb.CreateImageRequest] = []
+
+    def CreateImage(self, request: pb.CreateImageRequest, context: Any) -> pb.CreateImageResponse:
+        self.requests.append(request)
+        return pb.CreateImageResponse(image=pb.ImageDetail(guid=NOBODY, visibility=pb.VISIBILITY_PRIVATE))
+
+
+def test_a_server_that_knows_no_edits_is_not_asked_for_another_image(run: Run) -> None:
+    servicer = FirstRelease()
+    with server_of(servicer) as address:
+        edited = run("edit", NOBODY, "a flag", PIXYPROXY_SERVER=address)
+        assert (edited.status, servicer.requests) == (1, [])
+        assert "does not implement this call" in edited.stderr
+        assert run("create", "a flag", PIXYPROXY_SERVER=address).status == 0
+        assert [request.prompt for request in servicer.requests] == ["a flag"]

@@ -429,6 +429,7 @@ _FORMS: dict[str, Callable[[list[bytes]], list[bytes]]] = {
     "stream_unterminated": lambda events: [*events[:-1], events[-1].rstrip(b"\n")],
     "stream_comments": lambda events: [part for event in events for part in (b": keepalive\n\n", b": note\n" + event)],
     "stream_multiline": lambda events: [event.replace(b', "', b',\ndata: "') for event in events],
+    "stream_odd_type": lambda events: [b'data: {"type": [], "b64_json": "AAAA"}\n\n', *events],
     "stream_joined": lambda events: [b"".join(events)],
     "stream_bytes": lambda events: [bytes([byte]) for byte in b"".join(events)],
     "stream_done": lambda events: [*events[:-1], b"data: [DONE]\n\n", events[-1]],

@@ -162,7 +162,8 @@ def test_a_partial_image_is_shown_before_the_next_one_comes(
 
 
 @pytest.mark.parametrize(
-    "form", ["crlf", "unterminated", "comments", "multiline", "joined", "bytes", "done", "repeated", "ignored"]
+    "form",
+    ["crlf", "unterminated", "comments", "multiline", "odd_type", "joined", "bytes", "done", "repeated", "ignored"],
 )
 def test_a_stream_is_read_in_every_form(generator: OpenAIGenerator, stand_in: RunningStandIn, form: str) -> None:
     asked = asking(f"stream_{form}")
