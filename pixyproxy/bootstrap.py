@@ -34,9 +34,11 @@ from pixyproxy.data.stores.image_store import ImageStore
 from pixyproxy.data.stores.local_image_store import LocalImageStore
 from pixyproxy.generation.circuit_breaker import CircuitBreaker, SharedCircuits
 from pixyproxy.generation.interfaces import ImageGenerator
+from pixyproxy.generation.price_list import DEFAULT_PRICE_LIST, PriceList, read_price_list
 from pixyproxy.generation.retry import RetryPolicy
 from pixyproxy.observability.exposition import MetricsExposition
 from pixyproxy.observability.watch import Watch
+from pixyproxy.service.accounting import accountant
 from pixyproxy.service.creation.leases import Leases
 from pixyproxy.service.creation.rate_limiter import RateLimiter
 from pixyproxy.service.creation.recording import ImageCreator
@@ -83,6 +85,7 @@ class Shared:
         streams: slots for streams.
         owners: the name of each generation worker, which its replacement takes over.
         circuits: the circuits of the generation workers.
+        prices: the price list.
         recorded: sent to the generation workers when an RPC worker has recorded a request.
         changed: for each RPC worker, sent with the ids of generations that have changed.
     """
@@ -92,12 +95,17 @@ class Shared:
     streams: SharedSlots
     owners: tuple[str, ...]
     circuits: SharedCircuits
+    prices: PriceList
     recorded: LocalSignal
     changed: tuple[LocalSignal, ...]
 
     @classmethod
     def of(cls, settings: Settings, rpc_workers: int = 1) -> Shared:
-        """Make the shared parts for a number of RPC workers."""
+        """Make the shared parts for a number of RPC workers.
+
+        Raises:
+            ConfigurationError: the price list has errors.
+        """
         limit, count = settings.generation_limit(rpc_workers), settings.generation_workers
         return cls(
             generations=tuple(max(1, (limit + number) // count) for number in range(count)),
@@ -105,6 +113,7 @@ class Shared:
             streams=SharedSlots(settings.max_streams, rpc_workers),
             owners=tuple(new_guid() for _ in range(count)),
             circuits=SharedCircuits(count),
+            prices=_read_price_list(settings),
             recorded=LocalSignal(),
             changed=tuple(LocalSignal() for _ in range(rpc_workers)),
         )
@@ -249,7 +258,7 @@ def build(settings: Settings, shared: Shared, base: Base, *, rpc_worker: int = 0
 def build_generation_worker(
     settings: Settings, shared: Shared, base: Base, *, number: int = 0
 ) -> Iterator[GenerationWorker]:
-    """Build a generation worker, which also maintains the search index, and close it at the end.
+    """Build a generation worker, which also maintains the search index and the costs, and close it at the end.
 
     Args:
         settings: all settings.
@@ -258,8 +267,9 @@ def build_generation_worker(
         number: the number of the worker, from 0 on.
     """
     with ExitStack() as stack:
-        indexer = stack.enter_context(closing(search_indexer(base.database)))
-        indexer.start()
+        for task in (search_indexer(base.database), accountant(base.database, shared.prices)):
+            stack.enter_context(closing(task))
+            task.start()
         owner, limit, observer = shared.owners[number], shared.generations[number], base.watch.generations
         observer.set_slots(limit)
         yield GenerationWorker(
@@ -268,6 +278,7 @@ def build_generation_worker(
             base.storing,
             stack.enter_context(closing(_build_generator(settings, base.watch))),
             defaults=base.defaults,
+            prices=shared.prices,
             limit=limit,
             owner=owner,
             leases=Leases(base.database, [owner], LEASE),
@@ -440,6 +451,13 @@ def _warn_of_shutdown(generator: OpenAIGenerator, model: str) -> None:
     date = generator.model_shutdown_date(model)
     if date is not None:
         _logger.warning("The provider shuts down the model %s on %s: set PIXYPROXY_MODEL to another one.", model, date)
+
+
+def _read_price_list(settings: Settings) -> PriceList:
+    try:
+        return read_price_list(settings.price_list or DEFAULT_PRICE_LIST)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"PIXYPROXY_PRICE_LIST: {error.message}") from error
 
 
 def _page_token_key(database: Database) -> str:

@@ -26,6 +26,19 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """What the provider charges for an image.
+
+    Attributes:
+        nano_usd: in billionths of a US dollar.
+        price_list: the name of the price list that the server computed it with.
+    """
+
+    nano_usd: int
+    price_list: str
+
+
+@dataclass(frozen=True, slots=True)
 class ImageDetail:
     """The details of an image.
 
@@ -45,6 +58,7 @@ class ImageDetail:
         created_at: when it was generated.
         updated_at: when its filename, tags or visibility last changed.
         usage: the tokens that the provider counted, or None.
+        cost: what the provider charges for it, or None if that is unknown.
     """
 
     guid: str
@@ -62,6 +76,7 @@ class ImageDetail:
     created_at: datetime
     updated_at: datetime
     usage: Usage | None
+    cost: Cost | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +127,7 @@ def to_detail(image: pb.ImageDetail) -> ImageDetail:
         created_at=image.created_at.ToDatetime(tzinfo=UTC),
         updated_at=image.updated_at.ToDatetime(tzinfo=UTC),
         usage=Usage(usage.input_tokens, usage.output_tokens, usage.total_tokens) if image.HasField("usage") else None,
+        cost=Cost(image.cost.nano_usd, image.cost.price_list) if image.HasField("cost") else None,
     )
 
 

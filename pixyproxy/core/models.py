@@ -306,6 +306,18 @@ class Usage(Model):
     output_image_tokens: int | None = Field(default=None, ge=0)
 
 
+class Cost(Model):
+    """What the provider charges for an image.
+
+    Attributes:
+        nano_usd: in billionths of a US dollar.
+        price_list: the name of the price list that it was computed with.
+    """
+
+    nano_usd: int = Field(ge=0)
+    price_list: str
+
+
 class GenerationOptions(Model):
     """The options of a generation; None takes the server's default, or the provider's where the server has none."""
 
@@ -366,6 +378,8 @@ class ImageDetail(ImageDetailUpdate):
         options: the options that were used; None for imported images, and for those of earlier releases.
         origin: where it comes from.
         source_guids: the images that it was made from.
+        cost: what the provider charges for it, or None if that is unknown. In a detail in which the field is not set,
+            such as that of an earlier release, nobody has tried to determine it.
         created_at: when it was generated.
         updated_at: when its filename, tags or visibility last changed.
     """
@@ -382,6 +396,7 @@ class ImageDetail(ImageDetailUpdate):
     options: GenerationOptions | None = None
     origin: Origin = Origin.GENERATED
     source_guids: tuple[Guid, ...] = ()
+    cost: Cost | None = None
     created_at: datetime
     updated_at: datetime
 

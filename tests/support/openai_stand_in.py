@@ -18,7 +18,8 @@ the API sends with it. The options are:
 A request with ``stream`` is answered with server-sent events: the partial images, numbered from 0, and the completed
 one after them. ``hold`` holds an answer, and ``hold=N,M,…`` these events of it, until a test releases them one after
 the other. Names that begin with ``stream_`` are faults of the stream; ``=N`` says at which event. With the option
-``padded=BYTES`` partial images, in PNG, have that many bytes.
+``padded=BYTES`` partial images, in PNG, have that many bytes. ``usage64=JSON``, in URL-safe base64, is an option of
+any name, such as ``rightly``: the usage that is sent in place of the stand-in's own.
 
 ``GET /_stand_in/submissions?prompt=…`` gives ``{"count": …, "requests": [bodies], "headers": [headers]}``; without a
 prompt it gives those of all submissions. ``GET /_stand_in/release?prompt=…`` releases what is held next. Give each test
@@ -267,6 +268,16 @@ def pad_png(picture: bytes, size: int) -> bytes:
 def make_answer(submission: Submission, picture: bytes) -> dict[str, Any]:
     """Return a success as the API words it."""
     input_tokens, output_tokens = 1 + len(submission.prompt) // 4, 1056
+    usage = {
+        "input_tokens": input_tokens,
+        "input_tokens_details": {"image_tokens": 0, "text_tokens": input_tokens},
+        "output_tokens": output_tokens,
+        "output_tokens_details": {"image_tokens": output_tokens, "text_tokens": 0},
+        "total_tokens": input_tokens + output_tokens,
+    }
+    fault = Fault.of(submission)
+    if fault and "usage64" in fault.options:
+        usage = json.loads(base64.urlsafe_b64decode(fault.options["usage64"]))
     return {
         "created": int(time.time()),
         "background": "transparent" if submission.is_transparent else "opaque",
@@ -274,13 +285,7 @@ def make_answer(submission: Submission, picture: bytes) -> dict[str, Any]:
         "output_format": submission.output_format,
         "quality": "low",
         "size": "x".join(map(str, submission.size)),
-        "usage": {
-            "input_tokens": input_tokens,
-            "input_tokens_details": {"image_tokens": 0, "text_tokens": input_tokens},
-            "output_tokens": output_tokens,
-            "output_tokens_details": {"image_tokens": output_tokens, "text_tokens": 0},
-            "total_tokens": input_tokens + output_tokens,
-        },
+        "usage": usage,
     }
 
 
@@ -501,6 +506,7 @@ _FAULTS: dict[str, Callable[[Handler, Submission, Fault], None]] = {
     ),
     "stream_unasked": _answer_rightly,
     "hold": _hold,
+    "rightly": _answer_rightly,
     "html": lambda handler, _, __: handler.send_body(200, b"<html>hello</html>", {"Content-Type": "text/html"}),
 }
 

@@ -11,6 +11,7 @@ from typing import Any
 from pixyproxy.core.exceptions import ImageNotFoundError
 from pixyproxy.core.models import (
     Caller,
+    Cost,
     GenerationOptions,
     Image,
     ImageDetail,
@@ -36,7 +37,7 @@ _COLUMNS = """
   images.visibility, images.content_type, images.size_bytes, images.sha256, images.width, images.height, images.model,
   images.input_tokens, images.output_tokens, images.total_tokens, images.input_text_tokens, images.input_image_tokens,
   images.output_text_tokens, images.output_image_tokens, images.options, images.origin, images.source_guids,
-  images.created_at, images.updated_at
+  images.cost_nano_usd, images.price_list, images.created_at, images.updated_at
 """
 _SELECT = f"SELECT {_COLUMNS} FROM images JOIN users ON users.id = images.author_id"  # noqa: S608
 _NO_OPTIONS = dict.fromkeys(GenerationOptions.model_fields)
@@ -44,11 +45,12 @@ _INSERT = """
 INSERT INTO images
   (guid, author_id, filename, filename_key, prompt, tags, visibility, content_type, size_bytes, sha256, width, height,
    model, input_tokens, output_tokens, total_tokens, input_text_tokens, input_image_tokens, output_text_tokens,
-   output_image_tokens, options, origin, source_guids, created_at, updated_at)
+   output_image_tokens, options, origin, source_guids, cost_nano_usd, price_list, is_accounted, created_at, updated_at)
 VALUES
   (:guid, :author_id, :filename, :filename_key, :prompt, :tags, :visibility, :content_type, :size_bytes, :sha256,
    :width, :height, :model, :input_tokens, :output_tokens, :total_tokens, :input_text_tokens, :input_image_tokens,
-   :output_text_tokens, :output_image_tokens, :options, :origin, :source_guids, :created_at, :updated_at)
+   :output_text_tokens, :output_image_tokens, :options, :origin, :source_guids, :cost_nano_usd,
+   :price_list, :is_accounted, :created_at, :updated_at)
 """
 _SELECT_SOURCES = "SELECT images.guid, images.author_id, images.visibility FROM images"
 _SELECT_INDEXED = "SELECT prompt, filename, tags, author_id, visibility FROM images WHERE id = :id"
@@ -205,6 +207,9 @@ def detail_to_dict(detail: ImageDetail) -> dict[str, Any]:
         "options": detail.options and detail.options.model_dump_json(exclude_none=True),
         "origin": detail.origin.value,
         "source_guids": json.dumps(detail.source_guids) if detail.source_guids else None,
+        "cost_nano_usd": detail.cost and detail.cost.nano_usd,
+        "price_list": detail.cost and detail.cost.price_list,
+        "is_accounted": int("cost" in detail.model_fields_set),
         "created_at": detail.created_at,
         "updated_at": detail.updated_at,
     }
@@ -218,6 +223,8 @@ def _dict_to_image(row: Mapping[str, Any]) -> Image:
     options, source_guids = values["options"], values["source_guids"]
     values["options"] = options and GenerationOptions.of_checked(_NO_OPTIONS | json.loads(options))
     values["origin"] = Origin(values["origin"])
+    cost = {"nano_usd": values.pop("cost_nano_usd"), "price_list": values.pop("price_list")}
+    values["cost"] = None if cost["nano_usd"] is None else Cost.of_checked(cost)
     values["source_guids"] = tuple(json.loads(source_guids)) if source_guids else ()
     values["tags"] = tuple(json.loads(values["tags"]))
     values["visibility"] = Visibility(values["visibility"])
