@@ -50,12 +50,18 @@ from pixyproxy.service.generations import GenerationService
 from pixyproxy.service.image_copying import ImageCopying
 from pixyproxy.service.image_service import ImageService
 from pixyproxy.service.indexer import search_indexer
-from pixyproxy.service.interfaces import GenerationServiceInterface, ImageServiceInterface, UserServiceInterface
+from pixyproxy.service.interfaces import (
+    GenerationServiceInterface,
+    ImageServiceInterface,
+    UsageServiceInterface,
+    UserServiceInterface,
+)
 from pixyproxy.service.page_tokens import PageTokens, new_page_token_key
 from pixyproxy.service.sign_in.credential_cache import CredentialCache
 from pixyproxy.service.sign_in.passwords import Passwords
 from pixyproxy.service.sign_in.queue import SignInQueue
 from pixyproxy.service.sign_in.throttle import SignInThrottle
+from pixyproxy.service.usage import UsageService
 from pixyproxy.service.users import UserService
 from pixyproxy.settings import Settings, split_address
 
@@ -150,6 +156,7 @@ class Application:
     Attributes:
         images: the image service.
         generations: the generation service.
+        usage: the usage service.
         users: the user service.
         creations: the slots for calls that wait for a generation.
         streams: the slots for streams.
@@ -157,6 +164,7 @@ class Application:
 
     images: ImageServiceInterface
     generations: GenerationServiceInterface
+    usage: UsageServiceInterface
     users: UserServiceInterface
     creations: Slots
     streams: Slots
@@ -246,6 +254,7 @@ def build(settings: Settings, shared: Shared, base: Base, *, rpc_worker: int = 0
         yield Application(
             images=ImageService(base.database, base.store, base.storing, creator, page_tokens),
             generations=GenerationService(base.database, creator, waiting, page_tokens, on_cancel=shared.tell_changed),
+            usage=UsageService(base.database),
             users=build_users(settings, base.database),
             creations=shared.creations.of(rpc_worker),
             streams=shared.streams.of(rpc_worker),

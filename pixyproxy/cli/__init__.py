@@ -20,6 +20,7 @@ os.putenv("GRPC_VERBOSITY", "ERROR")
 
 _IMAGES = "pixyproxy.cli.images"
 _GENERATIONS = "pixyproxy.cli.generations"
+_USAGE = "pixyproxy.cli.usage"
 _ADMIN = "pixyproxy.cli.admin"
 COMMANDS = {
     "create": (_IMAGES, "Make an image from a prompt."),
@@ -31,6 +32,7 @@ COMMANDS = {
     "delete": (_IMAGES, "Delete an image for good."),
     "health": (_IMAGES, "Check whether a server is serving (exit status 0 or 5)."),
     "generations": (_GENERATIONS, "List, watch and cancel generations."),
+    "usage": (_USAGE, "Show what was spent: images, tokens and costs."),
     "serve": (_ADMIN, "Serve until SIGTERM or Ctrl-C, with a process for each core."),
     "db": (_ADMIN, "Make or upgrade the tables of the database."),
     "user": (_ADMIN, "Add, list, change and remove users."),

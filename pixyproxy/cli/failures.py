@@ -48,6 +48,9 @@ _TYPED_AS = {
     "options.background": "--background",
     "options.partial_images": "--partial-images",
     "states": "--state",
+    "start": "--since",
+    "end": "--until",
+    "group_by": "--by",
 }
 """For each field of the API its argument or option."""
 

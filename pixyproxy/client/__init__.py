@@ -25,6 +25,7 @@ from pixyproxy.client.errors import (
 from pixyproxy.client.generations import Generation, GenerationError, GenerationState, ImageRequest, PartialImage
 from pixyproxy.client.models import ContentInfo, Cost, ImageDetail, ImagePage, Usage, Visibility
 from pixyproxy.client.retry import RetryPolicy
+from pixyproxy.client.usage import UsageGrouping, UsageRow
 
 __all__ = [
     "TLS",
@@ -59,5 +60,7 @@ __all__ = [
     "TryLaterError",
     "UnavailableError",
     "Usage",
+    "UsageGrouping",
+    "UsageRow",
     "Visibility",
 ]

@@ -46,6 +46,9 @@ MAX_PARTIAL_IMAGES = 3
 MAX_COMPRESSION = 100
 MAX_INPUTS = 16
 MAX_SEARCH_LENGTH = 1024
+MAX_USAGE_DAYS = 400
+# They are less than 4 MiB, over which gRPC clients refuse messages by default.
+MAX_USAGE_ROWS = 10_000
 # The cost of a search grows with the number of its terms.
 MAX_SEARCH_TERMS = 24
 DEFAULT_PAGE_SIZE = 50
@@ -620,6 +623,59 @@ class PartialImage(Model):
     index: int
     content_type: str
     data: bytes
+
+
+# --- Usage -----------------------------------------------------------------------------------------------------------
+
+
+class UsageGrouping(StrEnum):
+    """What the rows of a summary are by; the values are the names of the fields."""
+
+    AUTHOR = "author"
+    MODEL = "model"
+    DAY = "day"
+
+
+class UsageRequest(Model):
+    """A request for a summary of what was spent.
+
+    Attributes:
+        start: the beginning of the period; None for that of the month of its last day.
+        end: its end, exclusive; None for the present.
+        group_by: what the rows are by; empty for a single row.
+        author: the username of the author; None for the caller, for an admin everybody.
+    """
+
+    start: datetime | None = None
+    end: datetime | None = None
+    group_by: tuple[UsageGrouping, ...] = ()
+    author: Username | None = None
+
+
+class UsageRow(Model):
+    """What was spent in a group.
+
+    Attributes:
+        author: the username of the author, or empty if the rows are not by author.
+        model: the model; empty as well.
+        day: the day in UTC as YYYY-MM-DD; empty as well.
+        images: how many images were generated.
+        unknown_outcomes: how many generations may have been billed without an image; in no other number.
+        input_tokens: the input tokens of the images, as far as they are known.
+        output_tokens: the output tokens of the images, as far as they are known.
+        nano_usd: their costs, as far as they are known.
+        images_without_cost: how many of the images have an unknown cost.
+    """
+
+    author: str = ""
+    model: str = ""
+    day: str = ""
+    images: int = 0
+    unknown_outcomes: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    nano_usd: int = 0
+    images_without_cost: int = 0
 
 
 # --- Users -----------------------------------------------------------------------------------------------------------

@@ -111,8 +111,8 @@ def test_an_image_that_was_deleted_meanwhile_is_passed_over(database: Database, 
     [image] = add_as_before(database, ann, [{}])
     with database.transaction() as context:
         costs = ImageCostRepository(context)
-        assert costs.lock_unaccounted([image.id + 1], database) == []
-        [found] = costs.lock_unaccounted([image.id, image.id + 1], database)
+        assert costs.get_images([image.id + 1], database.for_update) == []
+        [found] = costs.get_images([image.id, image.id + 1], database.for_update)
     assert found.id == image.id
 
 

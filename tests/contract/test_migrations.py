@@ -58,6 +58,8 @@ TABLES = ENTITIES | {
     "partial_images",
     "past_sign_ins",
     "provider_turns",
+    "usage_days",
+    "usage_tail",
 }
 
 on_servers = pytest.mark.parametrize("migrated", SERVERS, indirect=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from pixyproxy.core.models import Cost, Origin, Usage
-from pixyproxy.data.database import Database, DatabaseContext, in_list
+from pixyproxy.data.database import DatabaseContext, in_list
+from pixyproxy.data.repositories.usage import Spending
 
 _TOKENS = tuple(Usage.model_fields)
 
@@ -17,15 +19,28 @@ class UnaccountedImage:
 
     Attributes:
         id: its id.
+        author_id: the id of its author.
+        created_at: when it was generated.
         model: the model that generated it.
         origin: where it comes from.
         usage: the tokens that the provider counted, or None.
     """
 
     id: int
+    author_id: int
+    created_at: datetime
     model: str
     origin: Origin
     usage: Usage | None
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether the provider has generated it, so that it belongs to the usage."""
+        return self.origin is not Origin.IMPORTED
+
+    def spending(self, cost: Cost | None) -> Spending:
+        """Return what was spent on it, at a cost."""
+        return Spending.of(self.author_id, self.created_at, self.model, self.usage, cost)
 
 
 class ImageCostRepository:
@@ -39,17 +54,19 @@ class ImageCostRepository:
         rows = self._context.fetch_all("SELECT id FROM images WHERE is_accounted = 0 LIMIT :limit", {"limit": limit})
         return [row["id"] for row in rows]
 
-    def lock_unaccounted(self, image_ids: Sequence[int], database: Database) -> list[UnaccountedImage]:
-        """Lock images until the end of the transaction, and return those that are still not accounted."""
+    def get_images(self, image_ids: Sequence[int], for_update: str = "") -> list[UnaccountedImage]:
+        """Return those of some images that are not accounted, and lock them with the database's ``for_update``."""
         # Without a condition on is_accounted, whose index would be locked against the insertion of other images.
         rows = self._context.fetch_all(
-            f"SELECT id, model, origin, is_accounted, {', '.join(_TOKENS)} FROM images "  # noqa: S608
-            f"WHERE id IN ({in_list(image_ids)}) ORDER BY id{database.for_update}",
+            f"SELECT id, author_id, created_at, model, origin, is_accounted, {', '.join(_TOKENS)} FROM images "  # noqa: S608
+            f"WHERE id IN ({in_list(image_ids)}) ORDER BY id{for_update}",
             {},
         )
         return [
             UnaccountedImage(
                 id=row["id"],
+                author_id=row["author_id"],
+                created_at=row["created_at"],
                 model=row["model"],
                 origin=Origin(row["origin"]),
                 usage=None if row["total_tokens"] is None else Usage.of_checked({name: row[name] for name in _TOKENS}),

@@ -29,6 +29,8 @@ from pixyproxy.data.repositories.image_conditions import (
     scope_of,
     without_index,
 )
+from pixyproxy.data.repositories.image_costs import ImageCostRepository
+from pixyproxy.data.repositories.usage import Spending, UsageRepository
 from pixyproxy.data.search.index import Indexed, SearchIndexRepository
 from pixyproxy.data.search.query import DEFAULT_LIMITS, ImageSearch, SearchLimits
 
@@ -65,7 +67,7 @@ class ImageRepository:
         self._index = SearchIndexRepository(context, limits.layout)
 
     def insert(self, detail: ImageDetail, author_id: int) -> Image:
-        """Add an image.
+        """Add an image, and count it in the usage if its detail says what it cost, or that this is unknown.
 
         Raises:
             ConstraintViolationError: the guid is taken, or the author does not exist.
@@ -73,6 +75,10 @@ class ImageRepository:
         row = detail_to_dict(detail) | {"author_id": author_id}
         image_id = self._context.insert(_INSERT, row)
         self._index.add(image_id, _indexed(detail, author_id))
+        if row["is_accounted"] and detail.origin is not Origin.IMPORTED:
+            UsageRepository(self._context).add(
+                [Spending.of(author_id, detail.created_at, detail.model, detail.usage, detail.cost)]
+            )
         return Image.model_construct(**dict(detail), id=image_id, author_id=author_id)
 
     def get(self, guid: str, caller: Caller | None) -> Image:
@@ -163,9 +169,12 @@ class ImageRepository:
         self._index.change(image.id, before, after)
 
     def delete(self, image_id: int) -> None:
-        """Delete an image, also from the search index."""
+        """Delete an image, also from the search index; its row must be locked. What was spent stays counted."""
         before = self._get_indexed(image_id)
         if before is not None:
+            # Of an image that an earlier release has stored, the accountant is not going to determine the cost.
+            unaccounted = ImageCostRepository(self._context).get_images([image_id])
+            UsageRepository(self._context).add(image.spending(None) for image in unaccounted if image.is_generated)
             self._context.execute("DELETE FROM images WHERE id = :id", {"id": image_id})
             self._index.remove(image_id, before)
 

@@ -284,7 +284,7 @@ class GenerationWorker:
             return False
         generation = queued.generation
         try:
-            in_transaction(self._database, lambda context: self._submit(context, generation))
+            in_transaction(self._database, lambda context: self._submit(context, queued))
         except ConstraintViolationError:
             return False  # Another server took the slot of the rate limiter.
         except _NotSubmitted as reason:
@@ -323,11 +323,12 @@ class GenerationWorker:
         self._on_change(generation.id)
         return False
 
-    def _submit(self, context: DatabaseContext, generation: Generation) -> None:
+    def _submit(self, context: DatabaseContext, queued: QueuedGeneration) -> None:
         wait = 0.0 if self._limiter is None else self._limiter.take(context)
         if wait > 0:
             raise _NotSubmitted(wait)
-        if not GenerationRepository(context).submit(generation.id, self._owner, self._leases.duration):
+        model = queued.creation.options.model or self._defaults.model
+        if not GenerationRepository(context).submit(queued.generation.id, self._owner, self._leases.duration, model):
             raise _NotSubmitted
 
     # --- Generate ------------------------------------------------------------------------------------------------
