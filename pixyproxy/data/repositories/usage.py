@@ -19,7 +19,8 @@ from pixyproxy.data.database import Database, DatabaseContext, in_list
 _NUMBERS = ("images", "images_without_cost", "input_tokens", "output_tokens", "nano_usd")
 _KEY = ("day", "author_id", "model")
 _INSERT = f"({', '.join((*_KEY, *_NUMBERS))}) VALUES ({', '.join(f':{name}' for name in (*_KEY, *_NUMBERS))})"
-_GROUP_COLUMNS = {UsageGrouping.DAY: "day", UsageGrouping.AUTHOR: "username", UsageGrouping.MODEL: "model"}
+_COUNTS = (*_NUMBERS, "unknown_outcomes")
+_KEY_OF = {UsageGrouping.DAY: "day", UsageGrouping.AUTHOR: "author_id", UsageGrouping.MODEL: "model"}
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,8 @@ class UsageRepository:
             author: the username of the only author whose usage is counted, or None.
             limit: the most rows.
         """
-        columns = [column for grouping, column in _GROUP_COLUMNS.items() if grouping in {*group_by}]
+        groups = [grouping for grouping in _KEY_OF if grouping in {*group_by}]
+        keys = [_KEY_OF[grouping] for grouping in groups]
         parameters: dict[str, Any] = {
             "first_day": first.isoformat(),
             "last_day": last.isoformat(),
@@ -129,19 +131,22 @@ class UsageRepository:
             parameters["username_key"] = exact_key(author)
         numbers = ", ".join(_NUMBERS)
         days = f"day >= :first_day AND day <= :last_day{scope}"
-        sums = ", ".join(f"COALESCE(SUM({name}), 0) AS {name}" for name in (*_NUMBERS, "unknown_outcomes"))
+        sums = ", ".join(f"COALESCE(SUM({name}), 0) AS {name}" for name in _COUNTS)
+        by_author = UsageGrouping.AUTHOR in groups
         rows = self._context.fetch_all(
+            # Names are joined to the sums, which are much fewer than what they are made from.
             f"""
-            SELECT {", ".join([*columns, sums])} FROM (
-              SELECT day, author_id, model, {numbers}, 0 AS unknown_outcomes FROM usage_days WHERE {days}
-              UNION ALL
-              SELECT day, author_id, model, {numbers}, 0 FROM usage_tail WHERE {days}
-              UNION ALL
-              SELECT DATE(created_at), author_id, COALESCE(model, ''), 0, 0, 0, 0, 0, 1 FROM generations
-              WHERE state = :unknown AND created_at >= :first_at AND created_at <= :last_at{scope}
-            ) AS used
-            {"JOIN users ON users.id = used.author_id" if "username" in columns else ""}
-            {f"GROUP BY {', '.join(columns)} ORDER BY {', '.join(columns)}" if columns else ""} LIMIT :limit
+            SELECT {"users.username AS author, " if by_author else ""}summed.* FROM (
+              SELECT {", ".join([*keys, sums])} FROM (
+                SELECT day, author_id, model, {numbers}, 0 AS unknown_outcomes FROM usage_days WHERE {days}
+                UNION ALL
+                SELECT day, author_id, model, {numbers}, 0 FROM usage_tail WHERE {days}
+                UNION ALL
+                SELECT DATE(created_at), author_id, COALESCE(model, ''), 0, 0, 0, 0, 0, 1 FROM generations
+                WHERE state = :unknown AND created_at >= :first_at AND created_at <= :last_at{scope}
+              ) AS used {f"GROUP BY {', '.join(keys)}" if keys else ""}
+            ) AS summed {"JOIN users ON users.id = summed.author_id" if by_author else ""}
+            {f"ORDER BY {', '.join(groups)}" if groups else ""} LIMIT :limit
             """,  # noqa: S608
             parameters,
         )
@@ -163,7 +168,6 @@ def _summed(used: Iterable[Spending]) -> list[Spending]:
 
 
 def _dict_to_row(row: dict[str, Any]) -> UsageRow:
+    names = {name: str(row.get(name, "")) for name in ("author", "model", "day")}
     # Servers return sums as decimals.
-    numbers = {name: int(row[name]) for name in (*_NUMBERS, "unknown_outcomes")}
-    names = {str(grouping): str(row[column]) for grouping, column in _GROUP_COLUMNS.items() if column in row}
-    return UsageRow(**numbers, **names)
+    return UsageRow.of_checked(names | {name: int(row[name]) for name in _COUNTS})
