@@ -29,6 +29,7 @@ from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.generations import Generation, GenerationRepository, RequestContext
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.repositories.usage import UsageRepository
+from pixyproxy.data.repositories.users import UserRepository
 from pixyproxy.data.transactions import in_transaction
 from pixyproxy.generation.price_list import DEFAULT_PRICE_LIST, read_price_list
 from pixyproxy.service.accounting import account_some, accountant, fold_some
@@ -169,6 +170,22 @@ def test_what_is_deleted_stays_counted_and_what_is_imported_is_not(database: Dat
     delete(database, image.id)
 
     assert summary(database, ann) == [used(1, costs=1)]
+
+
+@pytest.mark.parametrize("is_folded", [False, True])
+def test_the_name_of_an_author_outlives_all_images(
+    database: Database, ann: Caller, root: Caller, is_folded: bool
+) -> None:
+    delete(database, add_image(database, ann, usage=USAGE, cost=COST).id)
+    if is_folded:
+        fold_all(database)
+
+    with database.transaction() as context:
+        assert UserRepository(context).remove(ann.user_id)
+        context.commit()
+
+    fold_all(database)
+    assert summary(database, root, BY_AUTHOR) == [used(1, costs=1, author="ann")]
 
 
 def test_an_image_of_an_earlier_release_is_counted_once(database: Database, ann: Caller) -> None:
