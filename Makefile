@@ -7,7 +7,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 BUF = npm exec --yes --loglevel=error --package=@bufbuild/buf@1.75.0 -- buf
 RELEASED_CONTRACT := protos/released.binpb
-PROTOS := pixyproxy/v1/image_service.proto pixyproxy/v1/generation_service.proto
+PROTOS := $(addprefix pixyproxy/v1/,image_service.proto generation_service.proto usage_service.proto)
 DESCRIPTOR := dist/pixyproxy.v1.binpb
 # The first installed Python of at least 3.11; `make PYTHON=… run` selects another one.
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python3.14; do \

@@ -34,9 +34,11 @@ from pixyproxy.data.stores.image_store import ImageStore
 from pixyproxy.data.stores.local_image_store import LocalImageStore
 from pixyproxy.generation.circuit_breaker import CircuitBreaker, SharedCircuits
 from pixyproxy.generation.interfaces import ImageGenerator
+from pixyproxy.generation.price_list import DEFAULT_PRICE_LIST, PriceList, read_price_list
 from pixyproxy.generation.retry import RetryPolicy
 from pixyproxy.observability.exposition import MetricsExposition
 from pixyproxy.observability.watch import Watch
+from pixyproxy.service.accounting import accountant
 from pixyproxy.service.creation.leases import Leases
 from pixyproxy.service.creation.rate_limiter import RateLimiter
 from pixyproxy.service.creation.recording import ImageCreator
@@ -49,13 +51,19 @@ from pixyproxy.service.image_copying import ImageCopying
 from pixyproxy.service.image_service import ImageService
 from pixyproxy.service.importing.importer import ImageImporter
 from pixyproxy.service.indexer import search_indexer
-from pixyproxy.service.interfaces import GenerationServiceInterface, ImageServiceInterface, UserServiceInterface
+from pixyproxy.service.interfaces import (
+    GenerationServiceInterface,
+    ImageServiceInterface,
+    UsageServiceInterface,
+    UserServiceInterface,
+)
 from pixyproxy.service.page_tokens import PageTokens, new_page_token_key
 from pixyproxy.service.salvaging import KeptAnswer, read_kept
 from pixyproxy.service.sign_in.credential_cache import CredentialCache
 from pixyproxy.service.sign_in.passwords import Passwords
 from pixyproxy.service.sign_in.queue import SignInQueue
 from pixyproxy.service.sign_in.throttle import SignInThrottle
+from pixyproxy.service.usage import UsageService
 from pixyproxy.service.users import UserService
 from pixyproxy.settings import Settings, split_address
 
@@ -90,6 +98,7 @@ class Shared:
         imports: slots for imports.
         owners: the name of each generation worker, which its replacement takes over.
         circuits: the circuits of the generation workers.
+        prices: the price list.
         recorded: sent to the generation workers when an RPC worker has recorded a request.
         changed: for each RPC worker, sent with the ids of generations that have changed.
     """
@@ -100,12 +109,17 @@ class Shared:
     imports: SharedSlots
     owners: tuple[str, ...]
     circuits: SharedCircuits
+    prices: PriceList
     recorded: LocalSignal
     changed: tuple[LocalSignal, ...]
 
     @classmethod
     def of(cls, settings: Settings, rpc_workers: int = 1) -> Shared:
-        """Make the shared parts for a number of RPC workers."""
+        """Make the shared parts for a number of RPC workers.
+
+        Raises:
+            ConfigurationError: the price list has errors.
+        """
         limit, count = settings.generation_limit(rpc_workers), settings.generation_workers
         return cls(
             generations=tuple(max(1, (limit + number) // count) for number in range(count)),
@@ -114,6 +128,7 @@ class Shared:
             imports=SharedSlots(settings.max_imports, rpc_workers),
             owners=tuple(new_guid() for _ in range(count)),
             circuits=SharedCircuits(count),
+            prices=_read_price_list(settings),
             recorded=LocalSignal(),
             changed=tuple(LocalSignal() for _ in range(rpc_workers)),
         )
@@ -151,6 +166,7 @@ class Application:
     Attributes:
         images: the image service.
         generations: the generation service.
+        usage: the usage service.
         users: the user service.
         creations: the slots for calls that wait for a generation.
         streams: the slots for streams.
@@ -159,6 +175,7 @@ class Application:
 
     images: ImageServiceInterface
     generations: GenerationServiceInterface
+    usage: UsageServiceInterface
     users: UserServiceInterface
     creations: Slots
     streams: Slots
@@ -250,6 +267,7 @@ def build(settings: Settings, shared: Shared, base: Base, *, rpc_worker: int = 0
         yield Application(
             images=ImageService(base.database, base.store, base.storing, creator, importer, page_tokens),
             generations=GenerationService(base.database, creator, waiting, page_tokens, on_cancel=shared.tell_changed),
+            usage=UsageService(base.database),
             users=build_users(settings, base.database),
             creations=shared.creations.of(rpc_worker),
             streams=shared.streams.of(rpc_worker),
@@ -263,7 +281,7 @@ def build(settings: Settings, shared: Shared, base: Base, *, rpc_worker: int = 0
 def build_generation_worker(
     settings: Settings, shared: Shared, base: Base, *, number: int = 0
 ) -> Iterator[GenerationWorker]:
-    """Build a generation worker, which also maintains the search index, and close it at the end.
+    """Build a generation worker, which also maintains the search index and the costs, and close it at the end.
 
     Args:
         settings: all settings.
@@ -272,8 +290,9 @@ def build_generation_worker(
         number: the number of the worker, from 0 on.
     """
     with ExitStack() as stack:
-        indexer = stack.enter_context(closing(search_indexer(base.database)))
-        indexer.start()
+        for task in (search_indexer(base.database), accountant(base.database, shared.prices)):
+            stack.enter_context(closing(task))
+            task.start()
         owner, limit, observer = shared.owners[number], shared.generations[number], base.watch.generations
         observer.set_slots(limit)
         yield GenerationWorker(
@@ -282,6 +301,7 @@ def build_generation_worker(
             base.storing,
             stack.enter_context(closing(_build_generator(settings, base.watch))),
             defaults=base.defaults,
+            prices=shared.prices,
             limit=limit,
             owner=owner,
             leases=Leases(base.database, [owner], LEASE),
@@ -481,6 +501,13 @@ def _warn_of_shutdown(generator: OpenAIGenerator, model: str) -> None:
     date = generator.model_shutdown_date(model)
     if date is not None:
         _logger.warning("The provider shuts down the model %s on %s: set PIXYPROXY_MODEL to another one.", model, date)
+
+
+def _read_price_list(settings: Settings) -> PriceList:
+    try:
+        return read_price_list(settings.price_list or DEFAULT_PRICE_LIST)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"PIXYPROXY_PRICE_LIST: {error.message}") from error
 
 
 def _page_token_key(database: Database) -> str:

@@ -211,6 +211,9 @@ class Settings(BaseSettings):
     quality: Quality = Field(default="auto", description="The quality for requests without one.")
     output_format: OutputFormat = Field(default="png", description="The output format for requests without one.")
     background: Background = Field(default="auto", description="The background for requests without one.")
+    price_list: Path | None = Field(
+        default=None, description="A TOML file with the prices of models, in place of PixyProxy's own."
+    )
     stream_provider: bool = Field(
         default=False,
         description="Ask the provider to stream its answer even if no partial images are wanted, for proxies in "

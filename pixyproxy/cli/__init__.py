@@ -21,6 +21,7 @@ os.putenv("GRPC_VERBOSITY", "ERROR")
 _IMAGES = "pixyproxy.cli.images"
 _GENERATIONS = "pixyproxy.cli.generations"
 _IMPORTS = "pixyproxy.cli.imports"
+_USAGE = "pixyproxy.cli.usage"
 _ADMIN = "pixyproxy.cli.admin"
 _SALVAGE = "salvage"  # the command for generations that needs the server's packages
 COMMANDS = {
@@ -35,6 +36,7 @@ COMMANDS = {
     "delete": (_IMAGES, "Delete an image for good."),
     "health": (_IMAGES, "Check whether a server is serving (exit status 0 or 5)."),
     "generations": (_GENERATIONS, "List, watch, cancel and salvage generations."),
+    "usage": (_USAGE, "Show what was spent: images, tokens and costs."),
     "serve": (_ADMIN, "Serve until SIGTERM or Ctrl-C, with a process for each core."),
     "models": (_ADMIN, "List the models that the provider's account offers."),
     "db": (_ADMIN, "Make or upgrade the tables of the database."),

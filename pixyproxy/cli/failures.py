@@ -57,6 +57,9 @@ _TYPED_AS = {
     "inputs": "GUID",
     "mask": "--mask",
     "mask.guid": "--mask",
+    "start": "--since",
+    "end": "--until",
+    "group_by": "--by",
 }
 """For each field of the API its argument or option."""
 _INPUT = re.compile(r"inputs\[(\d+)\]")

@@ -68,6 +68,7 @@ def lines_of(image: ImageDetail) -> list[str]:
         "created": local_time(image.created_at),
         "updated": local_time(image.updated_at),
         "tokens": _tokens(image.usage) if image.usage else "",
+        "cost": f"{dollars(image.cost.nano_usd)} (prices of {image.cost.price_list})" if image.cost else "",
     }
     return _lines(described)
 
@@ -133,6 +134,12 @@ def lines_of_generation(generation: Generation) -> list[str]:
 
 def _lines(described: dict[str, str]) -> list[str]:
     return [f"{name:<10}  {printable(value)}" for name, value in described.items() if value]
+
+
+def dollars(nano_usd: int) -> str:
+    """Format an amount in dollars, exactly, with two decimals at least."""
+    whole, nanos = divmod(nano_usd, 10**9)
+    return f"${whole:,}.{f'{nanos:09}'.rstrip('0'):0<2}"
 
 
 def local_time(time: datetime) -> str:

@@ -25,6 +25,7 @@ from pixyproxy.client.errors import (
 from pixyproxy.client.generations import Generation, GenerationError, GenerationState, ImageRequest, PartialImage
 from pixyproxy.client.models import (
     ContentInfo,
+    Cost,
     GenerationOptions,
     ImageDetail,
     ImagePage,
@@ -34,6 +35,7 @@ from pixyproxy.client.models import (
 )
 from pixyproxy.client.retry import RetryPolicy
 from pixyproxy.client.upload import Source
+from pixyproxy.client.usage import UsageGrouping, UsageRow
 
 __all__ = [
     "TLS",
@@ -43,6 +45,7 @@ __all__ = [
     "ContentDamagedError",
     "ContentInfo",
     "ContentStream",
+    "Cost",
     "CreateOptions",
     "CredentialsError",
     "DeadlineExceededError",
@@ -71,5 +74,7 @@ __all__ = [
     "TryLaterError",
     "UnavailableError",
     "Usage",
+    "UsageGrouping",
+    "UsageRow",
     "Visibility",
 ]

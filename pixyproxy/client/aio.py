@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar, Unpack
@@ -22,6 +23,7 @@ from pixyproxy.client.generations import Generation, PartialImage, Watch
 from pixyproxy.client.models import ContentInfo, ImageDetail, ImagePage
 from pixyproxy.client.retry import Attempts
 from pixyproxy.client.upload import Source, Upload
+from pixyproxy.client.usage import UsageGrouping, UsageRow
 
 Answer = TypeVar("Answer")
 
@@ -243,6 +245,20 @@ class AsyncPixyProxyClient(BaseClient[grpc.aio.Channel]):
     async def cancel_generation(self, guid: str, *, timeout: float | None = None) -> Generation:
         """Cancel a generation that is queued, which costs nothing; see PixyProxyClient."""
         return await self._send(calls.cancel_generation(guid), timeout)
+
+    # --- Usage ---------------------------------------------------------------------------------------------------
+
+    async def summarize_usage(
+        self,
+        *,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        group_by: Sequence[UsageGrouping] = (),
+        author: str = "",
+        timeout: float | None = None,
+    ) -> list[UsageRow]:
+        """Sum up what was spent in a period; see PixyProxyClient."""
+        return await self._send(calls.summarize_usage(start, end, group_by, author), timeout)
 
     # --- Calls ---------------------------------------------------------------------------------------------------
 

@@ -11,8 +11,10 @@ from typing import Any, Generic, TypedDict, TypeVar, Unpack
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pixyproxy_pb.v1 import generation_service_pb2 as gpb
 from pixyproxy_pb.v1 import image_service_pb2 as pb
+from pixyproxy_pb.v1 import usage_service_pb2 as upb
 from pixyproxy_pb.v1.generation_service_pb2_grpc import GenerationServiceStub
 from pixyproxy_pb.v1.image_service_pb2_grpc import ImageServiceStub
+from pixyproxy_pb.v1.usage_service_pb2_grpc import UsageServiceStub
 
 from pixyproxy.client.generations import (
     Generation,
@@ -30,6 +32,7 @@ from pixyproxy.client.models import (
     to_detail,
     to_page,
 )
+from pixyproxy.client.usage import UsageGrouping, UsageRow, to_rows
 
 Answer = TypeVar("Answer")
 
@@ -153,6 +156,7 @@ class Stubs:
     def __init__(self, channel: Any) -> None:
         self.images: Any = ImageServiceStub(channel)  # type: ignore[no-untyped-call]
         self.generations: Any = GenerationServiceStub(channel)  # type: ignore[no-untyped-call]
+        self.usage: Any = UsageServiceStub(channel)  # type: ignore[no-untyped-call]
         self.health: Any = health_pb2_grpc.HealthStub(channel)
 
 
@@ -286,6 +290,16 @@ def cancel_generation(guid: str) -> Call[Generation]:
     )
 
 
+def summarize_usage(
+    start: datetime | None, end: datetime | None, group_by: Sequence[UsageGrouping], author: str
+) -> Call[list[UsageRow]]:
+    """Sum up what was spent."""
+    _check_zones(start, end)
+    fields: dict[str, Any] = {"start": start, "end": end, "group_by": group_by, "author": author}
+    request = upb.SummarizeUsageRequest(**fields)
+    return Call(lambda stubs: stubs.usage.SummarizeUsage, request, to_rows)
+
+
 def _creation(prompt: str, options: CreateOptions) -> pb.CreateImageRequest:
     fields = _with_defaults(options)
     fields["inputs"] = [pb.ImageInput(guid=guid) for guid in fields.get("inputs", ())]
@@ -307,6 +321,10 @@ def _generation_key(guid: str, request_id: str) -> dict[str, str]:
 
 
 def _check_times(filters: Filters | GenerationFilters) -> None:
-    for time in (filters.get("created_after"), filters.get("created_before")):
+    _check_zones(filters.get("created_after"), filters.get("created_before"))
+
+
+def _check_zones(*times: datetime | None) -> None:
+    for time in times:
         if time is not None and time.tzinfo is None:
             raise ValueError(f"{time} has no time zone.")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Self, TypeVar, Unpack
 
@@ -20,6 +21,7 @@ from pixyproxy.client.generations import Generation, PartialImage, Watch
 from pixyproxy.client.models import ContentInfo, ImageDetail, ImagePage
 from pixyproxy.client.retry import Attempts
 from pixyproxy.client.upload import Source, Upload
+from pixyproxy.client.usage import UsageGrouping, UsageRow
 
 Answer = TypeVar("Answer")
 
@@ -287,6 +289,28 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
             InvalidRequestError: it was submitted already (``ALREADY_SUBMITTED``).
         """
         return self._send(calls.cancel_generation(guid), timeout)
+
+    # --- Usage ---------------------------------------------------------------------------------------------------
+
+    def summarize_usage(
+        self,
+        *,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        group_by: Sequence[UsageGrouping] = (),
+        author: str = "",
+        timeout: float | None = None,
+    ) -> list[UsageRow]:
+        """Sum up what was spent in a period, in whole days in UTC.
+
+        Args:
+            start: the beginning of the period, aware; by default that of the month of its last day.
+            end: its end, exclusive and aware; by default the present.
+            group_by: what the rows are by; empty for a single row.
+            author: the username of an author; empty for the caller, for an admin everybody.
+            timeout: in seconds.
+        """
+        return self._send(calls.summarize_usage(start, end, group_by, author), timeout)
 
     # --- Calls ---------------------------------------------------------------------------------------------------
 

@@ -72,6 +72,19 @@ _NO_OPTIONS = GenerationOptions()
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """What the provider charges for an image.
+
+    Attributes:
+        nano_usd: in billionths of a US dollar.
+        price_list: the name of the price list that the server computed it with.
+    """
+
+    nano_usd: int
+    price_list: str
+
+
+@dataclass(frozen=True, slots=True)
 class ImageDetail:
     """The details of an image.
 
@@ -95,6 +108,7 @@ class ImageDetail:
             images, and for images of releases that did not keep them.
         origin: where it comes from.
         source_guids: the images that it was made from, as far as they exist and you may see them.
+        cost: what the provider charges for it, or None if that is unknown.
     """
 
     guid: str
@@ -115,6 +129,7 @@ class ImageDetail:
     options: GenerationOptions | None
     origin: Origin
     source_guids: tuple[str, ...]
+    cost: Cost | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +183,7 @@ def to_detail(image: pb.ImageDetail) -> ImageDetail:
         # A server of the first release does not say it, and generates all images.
         origin=Origin(image.origin or Origin.GENERATED),
         source_guids=tuple(image.source_guids),
+        cost=Cost(image.cost.nano_usd, image.cost.price_list) if image.HasField("cost") else None,
     )
 
 

@@ -47,6 +47,9 @@ MAX_PARTIAL_IMAGES = 3
 MAX_COMPRESSION = 100
 MAX_INPUTS = 16
 MAX_SEARCH_LENGTH = 1024
+MAX_USAGE_DAYS = 400
+# They are less than 4 MiB, over which gRPC clients refuse messages by default.
+MAX_USAGE_ROWS = 10_000
 # The cost of a search grows with the number of its terms.
 MAX_SEARCH_TERMS = 24
 DEFAULT_PAGE_SIZE = 50
@@ -325,6 +328,18 @@ class Usage(Model):
     output_image_tokens: int | None = Field(default=None, ge=0)
 
 
+class Cost(Model):
+    """What the provider charges for an image.
+
+    Attributes:
+        nano_usd: in billionths of a US dollar.
+        price_list: the name of the price list that it was computed with.
+    """
+
+    nano_usd: int = Field(ge=0)
+    price_list: str
+
+
 class GenerationOptions(Model):
     """The options of a generation; None takes the server's default, or the provider's where the server has none."""
 
@@ -386,6 +401,8 @@ class ImageDetail(ImageDetailUpdate):
         options: the options that were used; None for imported images, and for those of earlier releases.
         origin: where it comes from.
         source_guids: the images that it was made from.
+        cost: what the provider charges for it, or None if that is unknown. In a detail in which the field is not set,
+            such as that of an earlier release, nobody has tried to determine it.
         created_at: when it was generated or imported.
         updated_at: when its filename, tags or visibility last changed.
     """
@@ -403,6 +420,7 @@ class ImageDetail(ImageDetailUpdate):
     options: GenerationOptions | None = None
     origin: Origin = Origin.GENERATED
     source_guids: tuple[Guid, ...] = ()
+    cost: Cost | None = None
     created_at: datetime
     updated_at: datetime
 
@@ -646,6 +664,59 @@ class PartialImage(Model):
     index: int
     content_type: str
     data: bytes
+
+
+# --- Usage -----------------------------------------------------------------------------------------------------------
+
+
+class UsageGrouping(StrEnum):
+    """What the rows of a summary are by; the values are the names of the fields."""
+
+    AUTHOR = "author"
+    MODEL = "model"
+    DAY = "day"
+
+
+class UsageRequest(Model):
+    """A request for a summary of what was spent.
+
+    Attributes:
+        start: the beginning of the period; None for that of the month of its last day.
+        end: its end, exclusive; None for the present.
+        group_by: what the rows are by; empty for a single row.
+        author: the username of the author; None for the caller, for an admin everybody.
+    """
+
+    start: datetime | None = None
+    end: datetime | None = None
+    group_by: tuple[UsageGrouping, ...] = ()
+    author: Username | None = None
+
+
+class UsageRow(Model):
+    """What was spent in a group.
+
+    Attributes:
+        author: the username of the author, or empty if the rows are not by author.
+        model: the model; empty as well.
+        day: the day in UTC as YYYY-MM-DD; empty as well.
+        images: how many images were generated.
+        unknown_outcomes: how many generations may have been billed without an image; in no other number.
+        input_tokens: the input tokens of the images, as far as they are known.
+        output_tokens: the output tokens of the images, as far as they are known.
+        nano_usd: their costs, as far as they are known.
+        images_without_cost: how many of the images have an unknown cost.
+    """
+
+    author: str = ""
+    model: str = ""
+    day: str = ""
+    images: int = 0
+    unknown_outcomes: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    nano_usd: int = 0
+    images_without_cost: int = 0
 
 
 # --- Users -----------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pixyproxy.core.exceptions import ProviderError
+from pixyproxy.core.models import Cost
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
 
 
@@ -26,6 +27,9 @@ class GenerationObserver:
 
     def ended(self, request: GenerationRequest, seconds: float, outcome: GeneratedImage | BaseException) -> None:
         """Note the outcome of a generation, ``seconds`` after it was recorded."""
+
+    def spent(self, request: GenerationRequest, cost: Cost | None) -> None:
+        """Note what a stored image has cost, None if that is unknown."""
 
     def circuit_changed(self, is_open: bool) -> None:
         """Note that the circuit breaker has opened or closed."""

@@ -16,6 +16,7 @@ from importlib.metadata import version
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from pixyproxy.core.exceptions import ProviderError
+from pixyproxy.core.models import Cost
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
 from pixyproxy.generation.observer import GenerationObserver
 from pixyproxy.observability.database import WAIT
@@ -171,6 +172,18 @@ class GenerationMetrics(GenerationObserver):
             ("model", "direction"),
             registry=registry,
         )
+        self._dollars = Counter(
+            "pixyproxy_generation_cost_dollars",
+            "What stored images cost, by the price list, in US dollars.",
+            ("model",),
+            registry=registry,
+        )
+        self._unpriced = Counter(
+            "pixyproxy_generation_images_without_cost",
+            "Stored images with an unknown cost.",
+            ("model",),
+            registry=registry,
+        )
         self._under_way = _live_sum(registry, "pixyproxy_generations_under_way", "Submitted generations.")
         self._slots = _live_sum(registry, "pixyproxy_generation_slots", "The most submitted generations.")
         self._requests = Counter(
@@ -225,6 +238,12 @@ class GenerationMetrics(GenerationObserver):
             if outcome.usage is not None:
                 self._tokens.labels(model, "input").inc(outcome.usage.input_tokens)
                 self._tokens.labels(model, "output").inc(outcome.usage.output_tokens)
+
+    def spent(self, request: GenerationRequest, cost: Cost | None) -> None:  # noqa: D102  inherited
+        model = self._label_of(request.model, is_known=True)
+        # Both appear with the first image: for a counter that first appears as 1, Prometheus sees no increase.
+        self._dollars.labels(model).inc(0 if cost is None else cost.nano_usd / 10**9)
+        self._unpriced.labels(model).inc(cost is None)
 
     @contextmanager
     def provider_request(self, _: GenerationRequest) -> Iterator[None]:

@@ -11,6 +11,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 from pixyproxy_pb.v1 import generation_service_pb2 as gpb
 from pixyproxy_pb.v1 import image_service_pb2 as pb
+from pixyproxy_pb.v1 import usage_service_pb2 as upb
 
 from pixyproxy.core.error_records import from_record
 from pixyproxy.core.exceptions import FieldViolation, InvalidFieldError, ProviderRequestInvalidError
@@ -32,6 +33,9 @@ from pixyproxy.core.models import (
     ImagePageRequest,
     PartialImage,
     Usage,
+    UsageGrouping,
+    UsageRequest,
+    UsageRow,
 )
 from pixyproxy.core.validation import fields_within, validated
 from pixyproxy.resource import statuses
@@ -54,6 +58,11 @@ _FROM_STATE = {
     GenerationState.FAILED: gpb.GENERATION_STATE_FAILED,
     GenerationState.CANCELLED: gpb.GENERATION_STATE_CANCELLED,
     GenerationState.OUTCOME_UNKNOWN: gpb.GENERATION_STATE_OUTCOME_UNKNOWN,
+}
+_TO_GROUPING = {
+    upb.USAGE_GROUPING_AUTHOR: UsageGrouping.AUTHOR,
+    upb.USAGE_GROUPING_MODEL: UsageGrouping.MODEL,
+    upb.USAGE_GROUPING_DAY: UsageGrouping.DAY,
 }
 _STATES_OF = {
     number: tuple(state for state, its_number in _FROM_STATE.items() if its_number == number)
@@ -167,6 +176,24 @@ def to_generation_page_request(request: gpb.ListGenerationsRequest) -> Generatio
     )
 
 
+def to_usage_request(request: upb.SummarizeUsageRequest) -> UsageRequest:
+    """Read a request for a summary of what was spent."""
+    for place, grouping in enumerate(request.group_by):
+        if grouping not in _TO_GROUPING:
+            raise InvalidFieldError.of(f"group_by[{place}]", "must be a UsageGrouping other than unspecified")
+        if grouping in request.group_by[:place]:
+            raise InvalidFieldError.of(f"group_by[{place}]", "must not be repeated")
+    return validated(
+        UsageRequest,
+        {
+            "start": _to_time(request, "start"),
+            "end": _to_time(request, "end", round_up=True),
+            "group_by": tuple(_TO_GROUPING[grouping] for grouping in request.group_by),
+            "author": request.author or None,
+        },
+    )
+
+
 def to_content_request(request: pb.GetImageContentRequest) -> ContentRequest:
     """Read a request for bytes."""
     return validated(
@@ -219,7 +246,10 @@ def _to_page(request: pb.ListImagesRequest | gpb.ListGenerationsRequest) -> dict
 
 
 def _to_time(
-    request: pb.ListImagesRequest | gpb.ListGenerationsRequest, field: str, *, round_up: bool = False
+    request: pb.ListImagesRequest | gpb.ListGenerationsRequest | upb.SummarizeUsageRequest,
+    field: str,
+    *,
+    round_up: bool = False,
 ) -> datetime | None:
     """Read a time in whole microseconds, which is as finely as times are stored."""
     if not request.HasField(field):
@@ -261,6 +291,7 @@ def from_image(image: Image) -> pb.ImageDetail:
         options=None if image.options is None else pb.GenerationOptions(**_set_fields(image.options)),
         origin=cast(pb.Origin, image.origin.value),
         source_guids=image.source_guids,
+        cost=None if image.cost is None else pb.Cost(**dict(image.cost)),
     )
 
 
@@ -312,6 +343,11 @@ def from_generation_event(event: GenerationDetail | PartialImage) -> Iterator[gp
     )
     for start in range(0, len(event.data), CHUNK_SIZE):
         yield gpb.WatchGenerationResponse(data=event.data[start : start + CHUNK_SIZE])
+
+
+def from_usage_rows(rows: Iterable[UsageRow]) -> upb.SummarizeUsageResponse:
+    """Write a summary of what was spent."""
+    return upb.SummarizeUsageResponse(rows=[upb.UsageRow(**dict(row)) for row in rows])
 
 
 def _from_image_creation(creation: ImageCreation) -> pb.CreateImageRequest:

@@ -58,6 +58,7 @@ class MethodPolicy:
 
 _IMAGES = "/pixyproxy.v1.ImageService/"
 _GENERATIONS = "/pixyproxy.v1.GenerationService/"
+_USAGE = "/pixyproxy.v1.UsageService/"
 _HEALTH = "/grpc.health.v1.Health/"
 _CHANNELZ = "/grpc.channelz.v1.Channelz/"
 
@@ -79,6 +80,7 @@ POLICIES: Mapping[str, MethodPolicy] = {
     _GENERATIONS + "ListGenerations": MethodPolicy(Credentials.REQUIRED, Bulkhead.UNARY, Repeat.ALWAYS),
     _GENERATIONS + "WatchGeneration": MethodPolicy(Credentials.REQUIRED, Bulkhead.STREAM, Repeat.ALWAYS),
     _GENERATIONS + "CancelGeneration": MethodPolicy(Credentials.REQUIRED, Bulkhead.UNARY, Repeat.ALWAYS),
+    _USAGE + "SummarizeUsage": MethodPolicy(Credentials.REQUIRED, Bulkhead.UNARY, Repeat.ALWAYS),
     # The package does not implement Health.List.
     _HEALTH + "Check": _HEALTH_CALL,
     _HEALTH + "Watch": _HEALTH_CALL,

@@ -20,6 +20,8 @@ from pixyproxy.core.models import (
     ImagePage,
     ImagePageRequest,
     PartialImage,
+    UsageRequest,
+    UsageRow,
     User,
     UserCreate,
 )
@@ -138,6 +140,20 @@ class GenerationServiceInterface(ABC):
     @abstractmethod
     def end_watches(self) -> None:
         """End all watches, which fail with ``ServerStoppingError``."""
+
+
+class UsageServiceInterface(ABC):
+    """Shows what was spent."""
+
+    @abstractmethod
+    def summarize_usage(self, request: UsageRequest, caller: Caller | None) -> list[UsageRow]:
+        """Sum up what the caller has spent in a period, or an admin's users.
+
+        Raises:
+            CredentialsMissingError: there is no caller.
+            InvalidFieldError: the period is invalid, or there are too many rows.
+            DBConnectionError: the database is unavailable.
+        """
 
 
 class UserServiceInterface(ABC):

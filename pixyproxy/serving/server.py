@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from pixyproxy_pb.v1 import generation_service_pb2_grpc, image_service_pb2_grpc
+from pixyproxy_pb.v1 import generation_service_pb2_grpc, image_service_pb2_grpc, usage_service_pb2_grpc
 
 from pixyproxy.bootstrap import Application
 from pixyproxy.core.slots import SharedSlots, Slots
@@ -31,6 +31,7 @@ from pixyproxy.resource.interceptors.stall_timeout import ReaderTimeoutIntercept
 from pixyproxy.resource.interceptors.tracing import TracingInterceptor
 from pixyproxy.resource.methods import OWN_SERVICES, Bulkhead
 from pixyproxy.resource.tally import Tally
+from pixyproxy.resource.usage_servicer import UsageServicer
 from pixyproxy.resource.watchdog import Watchdog
 from pixyproxy.serving.certificates import TLSFiles
 from pixyproxy.serving.port import cannot_listen
@@ -115,6 +116,7 @@ class Server:
         generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(
             GenerationServicer(application.generations), self._server
         )
+        usage_service_pb2_grpc.add_UsageServiceServicer_to_server(UsageServicer(application.usage), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if settings.channelz:
             channelz.add_channelz_servicer(self._server)

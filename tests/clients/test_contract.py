@@ -11,6 +11,7 @@ import pytest
 from google.protobuf import descriptor_pb2
 from pixyproxy_pb.v1 import generation_service_pb2 as gpb
 from pixyproxy_pb.v1 import image_service_pb2 as pb
+from pixyproxy_pb.v1 import usage_service_pb2 as upb
 
 from tests.clients.projects import ROOT, SERVICE_CONFIG, require_tools, write_descriptor
 from tests.support.grpcurl import grpcurl_folder
@@ -95,7 +96,7 @@ def test_what_breaks_released_clients_does_not_pass(tmp_path: Path) -> None:
 
 def test_what_grpc_repeats_is_what_may_be_repeated() -> None:
     (config,) = json.loads(SERVICE_CONFIG.read_text())["methodConfig"]
-    services = [pb.DESCRIPTOR.services_by_name["ImageService"], gpb.DESCRIPTOR.services_by_name["GenerationService"]]
+    services = [service for file in (pb, gpb, upb) for service in file.DESCRIPTOR.services_by_name.values()]
     once = {("ImageService", "CreateImage"), ("ImageService", "DeleteImage"), ("GenerationService", "CreateGeneration")}
 
     assert {(name["service"], name["method"]) for name in config["name"]} == {

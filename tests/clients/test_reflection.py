@@ -18,7 +18,14 @@ from tests.support.servers import RunningServer, running_server
 _PACKAGES = ["grpc.reflection.v1", "grpc.reflection.v1alpha"]
 _OURS = "pixyproxy.v1.ImageService"
 _GENERATIONS = "pixyproxy.v1.GenerationService"
-_SERVICES = ["grpc.health.v1.Health", *(f"{package}.ServerReflection" for package in _PACKAGES), _GENERATIONS, _OURS]
+_USAGE = "pixyproxy.v1.UsageService"
+_SERVICES = [
+    "grpc.health.v1.Health",
+    *(f"{package}.ServerReflection" for package in _PACKAGES),
+    _GENERATIONS,
+    _OURS,
+    _USAGE,
+]
 _METHODS = ["CreateImage", "DeleteImage", "GetImage", "GetImageContent", "ListImages", "UpdateImage"]
 
 

@@ -21,6 +21,8 @@ _EMPTIED_TABLES = (
     "image_copies",
     "images",
     "partial_images",
+    "usage_days",
+    "usage_tail",
     "generations",
     "users",
     "server_values",

@@ -153,9 +153,11 @@ def test_the_session_in_a_shell(server: RunningServer, tmp_path: Path) -> None:
         (created, ["sea", "night"], "VISIBILITY_PUBLIC")
     ]
     assert "A castle, from standard input" in said
-    *_, deleted, last, first = said.splitlines()
+    *_, deleted, last, first, header, spent = said.splitlines()
     assert deleted == f"Deleted {created}."
     assert [line.split("\t")[2:4] for line in (last, first)] == [["succeeded", "admin"]] * 2
+    assert header.startswith("model,images,unknown_outcomes,")
+    assert spent.startswith("offline-drawing,")
     assert (tmp_path / "copy.png").read_bytes() == (tmp_path / "lighthouse.png").read_bytes()
 
 

@@ -95,7 +95,7 @@ def test_the_session_with_grpcurl(served: Served, tmp_path: Path) -> None:
     )
 
     assert session.returncode == 0, session.stdout + session.stderr
-    _, created, found, streamed, imported, updated, edited, deleted, generated, _ = re.split(
+    _, created, found, streamed, imported, updated, edited, deleted, generated, spent, _ = re.split(
         r"^--- \d+\n", session.stdout, flags=re.MULTILINE
     )
     image = json.loads(created)["image"]
@@ -124,6 +124,10 @@ def test_the_session_with_grpcurl(served: Served, tmp_path: Path) -> None:
     assert {state["guid"] for state in states} == {started["guid"]}
     assert states[-1]["state"] == "GENERATION_STATE_SUCCEEDED"
     assert states[-1]["image"]["prompt"] == "A castle at night"
+    rows = json.loads(spent)["rows"]
+    assert {row["model"] for row in rows} == {"offline-drawing"}
+    # The deleted one as well; and both on the same day, but for around midnight.
+    assert sum(int(row["images"]) for row in rows) == 2
 
 
 def documents(text: str) -> list[dict[str, Any]]:

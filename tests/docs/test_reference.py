@@ -9,6 +9,7 @@ import pytest
 from google.rpc import code_pb2
 from pixyproxy_pb.v1 import generation_service_pb2 as gpb
 from pixyproxy_pb.v1 import image_service_pb2 as pb
+from pixyproxy_pb.v1 import usage_service_pb2 as upb
 
 from pixyproxy.core import models
 from pixyproxy.resource import statuses
@@ -31,8 +32,10 @@ def test_every_setting_is_listed_with_its_default() -> None:
 def test_every_rpc_is_described() -> None:
     for method in pb.DESCRIPTOR.services_by_name["ImageService"].methods:
         assert f"\n## {method.name}\n" in API
-    for method in gpb.DESCRIPTOR.services_by_name["GenerationService"].methods:
-        assert f"\n### {method.name}\n" in API
+    for service in ("GenerationService", "UsageService"):
+        file = {"GenerationService": gpb, "UsageService": upb}[service]
+        for method in file.DESCRIPTOR.services_by_name[service].methods:
+            assert f"\n### {method.name}\n" in API
 
 
 def test_every_state_of_a_generation_is_described() -> None:

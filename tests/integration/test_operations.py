@@ -28,6 +28,7 @@ from tests.support.waiting import wait_until
 
 _SERVICE = "pixyproxy.v1.ImageService"
 _GENERATION_SERVICE = "pixyproxy.v1.GenerationService"
+_USAGE_SERVICE = "pixyproxy.v1.UsageService"
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _CREDENTIALS: list[Metadata] = [ANYBODY, basic("nobody", "a wrong password"), (("authorization", "nonsense"),)]
@@ -39,7 +40,7 @@ _CREDENTIALS: list[Metadata] = [ANYBODY, basic("nobody", "a wrong password"), ((
 @pytest.mark.parametrize("metadata", _CREDENTIALS, ids=["nobody", "wrong", "nonsense"])
 def test_health_needs_no_credentials_and_looks_at_none(server: RunningServer, metadata: Metadata) -> None:
     stub = health_stub(server.channel)
-    for service in ("", _SERVICE, _GENERATION_SERVICE):
+    for service in ("", _SERVICE, _GENERATION_SERVICE, _USAGE_SERVICE):
         answer, call = stub.Check.with_call(
             health_pb2.HealthCheckRequest(service=service), metadata=metadata, timeout=TIMEOUT
         )
@@ -67,6 +68,7 @@ def test_reflection_tells_what_is_served(server: RunningServer) -> None:
     assert set(database.get_services()) == {
         _SERVICE,
         _GENERATION_SERVICE,
+        _USAGE_SERVICE,
         "grpc.health.v1.Health",
         "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",
@@ -206,13 +208,13 @@ def _is_turned_away(server: RunningServer) -> bool:
 def test_who_watches_is_told_of_the_end(stand_in: RunningStandIn, tmp_path: Path, slow: str) -> None:
     with running_server(tmp_path, asking(stand_in) | {"PIXYPROXY_DRAIN_TIMEOUT": "3"}) as server:
         watches: list[Iterator[health_pb2.HealthCheckResponse]] = []
-        for service in ("", _SERVICE, _GENERATION_SERVICE):
+        for service in ("", _SERVICE, _GENERATION_SERVICE, _USAGE_SERVICE):
             watch = health_stub(server.channel).Watch(health_pb2.HealthCheckRequest(service=service), timeout=TIMEOUT)
             assert next(watch).status == _SERVING
             watches.append(watch)
         call = _begin(ImageClient(server, server.admin), slow, stand_in)
         server.terminate()
-        assert [next(watch).status for watch in watches] == [_NOT_SERVING] * 3
+        assert [next(watch).status for watch in watches] == [_NOT_SERVING] * len(watches)
         assert call.result().image.prompt == slow
         # Whoever goes on watching does not keep it beyond its time.
         assert server.process.wait(TIMEOUT) == 0

@@ -19,7 +19,8 @@ A request with ``stream`` is answered with server-sent events: the partial image
 one after them. ``hold`` holds an answer, and ``hold=N,M,…`` these events of it, until a test releases them one after
 the other. Names that begin with ``stream_`` are faults of the stream; ``=N`` says at which event. With the option
 ``padded=BYTES`` partial images, in PNG, have that many bytes. ``says=JSON64``, URL-safe base64 of an object, replaces
-these fields of the answer, or of the completed event.
+these fields of the answer, or of the completed event. ``usage64=JSON``, in URL-safe base64, is an option of
+any name, such as ``rightly``: the usage that is sent in place of the stand-in's own.
 
 ``url`` answers with the URL of an image in place of its bytes, and ``stream_url`` does so in a stream. The options
 ``get`` and ``fails`` say what goes wrong when it is fetched (see ``image_urls.py``); ``origin64`` names another origin,
@@ -316,6 +317,16 @@ def make_answer(submission: Submission, picture: bytes) -> dict[str, Any]:
     text_tokens, output_tokens = 1 + len(submission.prompt) // 4, 1056
     image_tokens = _IMAGE_TOKENS * len(submission.body.get("image", []))
     input_tokens = text_tokens + image_tokens
+    usage = {
+        "input_tokens": input_tokens,
+        "input_tokens_details": {"image_tokens": image_tokens, "text_tokens": text_tokens},
+        "output_tokens": output_tokens,
+        "output_tokens_details": {"image_tokens": output_tokens, "text_tokens": 0},
+        "total_tokens": input_tokens + output_tokens,
+    }
+    fault = Fault.of(submission)
+    if fault and "usage64" in fault.options:
+        usage = json.loads(base64.urlsafe_b64decode(fault.options["usage64"]))
     return {
         "created": int(time.time()),
         "background": "transparent" if submission.is_transparent else "opaque",
@@ -323,13 +334,7 @@ def make_answer(submission: Submission, picture: bytes) -> dict[str, Any]:
         "output_format": submission.output_format,
         "quality": str(submission.body.get("quality", "low")),
         "size": "x".join(map(str, submission.size)),
-        "usage": {
-            "input_tokens": input_tokens,
-            "input_tokens_details": {"image_tokens": image_tokens, "text_tokens": text_tokens},
-            "output_tokens": output_tokens,
-            "output_tokens_details": {"image_tokens": output_tokens, "text_tokens": 0},
-            "total_tokens": input_tokens + output_tokens,
-        },
+        "usage": usage,
     }
 
 
@@ -632,6 +637,7 @@ _FAULTS: dict[str, Callable[[Handler, Submission, Fault], None]] = {
     "hold": _hold,
     "body_hold": _answer_rightly,
     "body_drop": _answer_rightly,
+    "rightly": _answer_rightly,
     "html": lambda handler, _, __: handler.send_body(200, b"<html>hello</html>", {"Content-Type": "text/html"}),
 }
 

@@ -14,12 +14,14 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from pixyproxy_pb.v1 import generation_service_pb2 as gpb
 from pixyproxy_pb.v1 import image_service_pb2 as pb
+from pixyproxy_pb.v1 import usage_service_pb2 as upb
 
 METHODS = {
     method.name: method
     for service in (
         pb.DESCRIPTOR.services_by_name["ImageService"],
         gpb.DESCRIPTOR.services_by_name["GenerationService"],
+        upb.DESCRIPTOR.services_by_name["UsageService"],
     )
     for method in service.methods
 }

@@ -260,19 +260,27 @@ class GenerationRepository:
         )
         return None if row is None else _dict_to_queued(row)
 
-    def submit(self, generation_id: int, owner: str, lease: timedelta) -> bool:
-        """Note that a worker is about to submit a queued generation; return False where it is queued no more."""
+    def submit(self, generation_id: int, owner: str, lease: timedelta, model: str | None = None) -> bool:
+        """Note that a worker is about to submit a queued generation; return False where it is queued no more.
+
+        Args:
+            generation_id: its id.
+            owner: the worker.
+            lease: how long its lease lasts.
+            model: the model that is going to be asked, for the usage.
+        """
         now = datetime.now(UTC)
         submitted = self._context.execute(
             """
             UPDATE generations
             SET state = :submitted, owner = :owner, lease_expires_at = :lease_expires_at, submitted_at = :now,
-              attempts = attempts + 1, updated_at = :now
+              attempts = attempts + 1, model = :model, updated_at = :now
             WHERE id = :id AND state = :queued
             """,
             {
                 "id": generation_id,
                 "owner": owner,
+                "model": model,
                 "lease_expires_at": now + lease,
                 "submitted": GenerationState.SUBMITTED.value,
                 "queued": GenerationState.QUEUED.value,

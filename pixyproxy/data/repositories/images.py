@@ -11,6 +11,7 @@ from typing import Any
 from pixyproxy.core.exceptions import ImageNotFoundError
 from pixyproxy.core.models import (
     Caller,
+    Cost,
     GenerationOptions,
     Image,
     ImageDetail,
@@ -28,6 +29,8 @@ from pixyproxy.data.repositories.image_conditions import (
     scope_of,
     without_index,
 )
+from pixyproxy.data.repositories.image_costs import ImageCostRepository
+from pixyproxy.data.repositories.usage import Spending, UsageRepository
 from pixyproxy.data.search.index import Indexed, SearchIndexRepository
 from pixyproxy.data.search.query import DEFAULT_LIMITS, ImageSearch, SearchLimits
 
@@ -36,18 +39,19 @@ _COLUMNS = """
   images.visibility, images.content_type, images.size_bytes, images.sha256, images.width, images.height, images.model,
   images.input_tokens, images.output_tokens, images.total_tokens, images.input_text_tokens, images.input_image_tokens,
   images.output_text_tokens, images.output_image_tokens, images.options, images.origin, images.source_guids,
-  images.created_at, images.updated_at
+  images.cost_nano_usd, images.price_list, images.created_at, images.updated_at
 """
 _SELECT = f"SELECT {_COLUMNS} FROM images JOIN users ON users.id = images.author_id"  # noqa: S608
 _INSERT = """
 INSERT INTO images
   (guid, author_id, filename, filename_key, prompt, tags, visibility, content_type, size_bytes, sha256, width, height,
    model, input_tokens, output_tokens, total_tokens, input_text_tokens, input_image_tokens, output_text_tokens,
-   output_image_tokens, options, origin, source_guids, created_at, updated_at)
+   output_image_tokens, options, origin, source_guids, cost_nano_usd, price_list, is_accounted, created_at, updated_at)
 VALUES
   (:guid, :author_id, :filename, :filename_key, :prompt, :tags, :visibility, :content_type, :size_bytes, :sha256,
    :width, :height, :model, :input_tokens, :output_tokens, :total_tokens, :input_text_tokens, :input_image_tokens,
-   :output_text_tokens, :output_image_tokens, :options, :origin, :source_guids, :created_at, :updated_at)
+   :output_text_tokens, :output_image_tokens, :options, :origin, :source_guids, :cost_nano_usd,
+   :price_list, :is_accounted, :created_at, :updated_at)
 """
 _SELECT_SOURCES = "SELECT images.guid, images.author_id, images.visibility FROM images"
 _SELECT_INDEXED = "SELECT prompt, filename, tags, author_id, visibility FROM images WHERE id = :id"
@@ -62,7 +66,7 @@ class ImageRepository:
         self._index = SearchIndexRepository(context, limits.layout)
 
     def insert(self, detail: ImageDetail, author_id: int) -> Image:
-        """Add an image.
+        """Add an image, and count it in the usage if its detail says what it cost, or that this is unknown.
 
         Raises:
             ConstraintViolationError: the guid is taken, or the author does not exist.
@@ -70,6 +74,10 @@ class ImageRepository:
         row = detail_to_dict(detail) | {"author_id": author_id}
         image_id = self._context.insert(_INSERT, row)
         self._index.add(image_id, _indexed(detail, author_id))
+        if row["is_accounted"] and detail.origin is not Origin.IMPORTED:
+            UsageRepository(self._context).add(
+                [Spending.of(author_id, detail.created_at, detail.model, detail.usage, detail.cost)]
+            )
         return Image.model_construct(**dict(detail), id=image_id, author_id=author_id)
 
     def get(self, guid: str, caller: Caller | None) -> Image:
@@ -171,9 +179,12 @@ class ImageRepository:
         self._index.change(image.id, before, after)
 
     def delete(self, image_id: int) -> None:
-        """Delete an image, also from the search index."""
+        """Delete an image, also from the search index; its row must be locked. What was spent stays counted."""
         before = self._get_indexed(image_id)
         if before is not None:
+            # Of an image that an earlier release has stored, the accountant is not going to determine the cost.
+            unaccounted = ImageCostRepository(self._context).get_images([image_id])
+            UsageRepository(self._context).add(image.spending(None) for image in unaccounted if image.is_generated)
             self._context.execute("DELETE FROM images WHERE id = :id", {"id": image_id})
             self._index.remove(image_id, before)
 
@@ -215,6 +226,9 @@ def detail_to_dict(detail: ImageDetail) -> dict[str, Any]:
         "options": detail.options and detail.options.model_dump_json(exclude_none=True),
         "origin": detail.origin.value,
         "source_guids": json.dumps(detail.source_guids) if detail.source_guids else None,
+        "cost_nano_usd": detail.cost and detail.cost.nano_usd,
+        "price_list": detail.cost and detail.cost.price_list,
+        "is_accounted": int("cost" in detail.model_fields_set),
         "created_at": detail.created_at,
         "updated_at": detail.updated_at,
     }
@@ -228,6 +242,8 @@ def _dict_to_image(row: Mapping[str, Any]) -> Image:
     options, source_guids = values["options"], values["source_guids"]
     values["options"] = options and _options_of(json.loads(options))
     values["origin"] = Origin(values["origin"])
+    cost = {"nano_usd": values.pop("cost_nano_usd"), "price_list": values.pop("price_list")}
+    values["cost"] = None if cost["nano_usd"] is None else Cost.of_checked(cost)
     values["source_guids"] = tuple(json.loads(source_guids)) if source_guids else ()
     values["tags"] = tuple(json.loads(values["tags"]))
     values["visibility"] = Visibility(values["visibility"])

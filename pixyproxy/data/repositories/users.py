@@ -74,14 +74,16 @@ class UserRepository:
         self._change_revision()
 
     def remove(self, user_id: int) -> bool:
-        """Remove a user; return whether the name stays taken, because images or generations refer to the user."""
+        """Remove a user; return whether the name stays taken: images, generations or usage refer to the user."""
         parameters = {"id": user_id, "now": datetime.now(UTC)}
         self._change_revision()
         is_author = self._context.fetch_one(
             """
             SELECT 1 FROM users WHERE id = :id AND (
               EXISTS (SELECT 1 FROM images WHERE author_id = users.id)
-              OR EXISTS (SELECT 1 FROM generations WHERE author_id = users.id))
+              OR EXISTS (SELECT 1 FROM generations WHERE author_id = users.id)
+              OR EXISTS (SELECT 1 FROM usage_days WHERE author_id = users.id)
+              OR EXISTS (SELECT 1 FROM usage_tail WHERE author_id = users.id))
             """,
             parameters,
         )

@@ -51,7 +51,7 @@ _CONNECT_TIMEOUT = 10.0
 _WRITE_TIMEOUT = 60.0
 _PARTIAL = ("image_generation.partial_image", "image_edit.partial_image")
 _COMPLETED = ("image_generation.completed", "image_edit.completed")
-_MAX_TOKENS = 2**63 - 1  # what a database's integer holds
+_MAX_TOKENS = 2**31 - 1  # more than any image takes, and few enough for sums in a database's integer
 _NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
 _UNSENDABLE = (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError)
 

@@ -50,6 +50,7 @@ from pixyproxy.data.transactions import in_transaction
 from pixyproxy.generation.circuit_breaker import CircuitBreaker, Permit
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest, ImageGenerator
 from pixyproxy.generation.observer import GenerationObserver
+from pixyproxy.generation.price_list import PriceList
 from pixyproxy.generation.retry import RetryPolicy
 from pixyproxy.service.creation.inputs import EditInputs
 from pixyproxy.service.creation.leases import Leases
@@ -83,6 +84,7 @@ class GenerationWorker:
         generator: ImageGenerator,
         *,
         defaults: GenerationDefaults,
+        prices: PriceList,
         limit: int,
         owner: str,
         leases: Leases,
@@ -107,6 +109,7 @@ class GenerationWorker:
             storing: stores and commits images.
             generator: generates images.
             defaults: the options that a request leaves open.
+            prices: what images cost.
             limit: the most submitted generations at a time.
             owner: the name of this worker. A predecessor of the same name must have ended.
             leases: renews the leases of this worker.
@@ -129,6 +132,7 @@ class GenerationWorker:
         self._inputs = EditInputs(self._find_images, store)
         self._generator = generator
         self._defaults = defaults
+        self._prices = prices
         self._limit = limit
         self._owner = owner
         self._leases = leases
@@ -283,7 +287,7 @@ class GenerationWorker:
             return False
         generation = queued.generation
         try:
-            in_transaction(self._database, lambda context: self._submit(context, generation))
+            in_transaction(self._database, lambda context: self._submit(context, queued))
         except ConstraintViolationError:
             return False  # Another server took the slot of the rate limiter.
         except _NotSubmitted as reason:
@@ -322,11 +326,12 @@ class GenerationWorker:
         self._on_change(generation.id)
         return False
 
-    def _submit(self, context: DatabaseContext, generation: Generation) -> None:
+    def _submit(self, context: DatabaseContext, queued: QueuedGeneration) -> None:
         wait = 0.0 if self._limiter is None else self._limiter.take(context)
         if wait > 0:
             raise _NotSubmitted(wait)
-        if not GenerationRepository(context).submit(generation.id, self._owner, self._leases.duration):
+        model = queued.creation.options.model or self._defaults.model
+        if not GenerationRepository(context).submit(queued.generation.id, self._owner, self._leases.duration, model):
             raise _NotSubmitted
 
     # --- Generate ------------------------------------------------------------------------------------------------
@@ -455,7 +460,7 @@ class GenerationWorker:
     def _store_and_commit(self, queued: QueuedGeneration, request: GenerationRequest, image: GeneratedImage) -> None:
         try:
             with closing(image):
-                detail = _detail_of(queued, image)
+                detail = _detail_of(queued, image, self._prices)
                 self._storing.store(detail, image.data)
         except PixyProxyException as error:
             self._end(queued, request, GenerationState.OUTCOME_UNKNOWN, error)
@@ -464,6 +469,7 @@ class GenerationWorker:
             self._end(queued, request, GenerationState.OUTCOME_UNKNOWN, PixyProxyException("The image was not stored."))
             raise
         self._observer.ended(request, _age(queued.generation), image)
+        self._observer.spent(request, detail.cost)
         try:
             self._storing.commit(queued.generation, detail)
         except (DBConnectionError, ConflictError) as error:
@@ -496,7 +502,7 @@ def _age(generation: Generation) -> float:
     return (datetime.now(UTC) - generation.created_at).total_seconds()
 
 
-def _detail_of(queued: QueuedGeneration, image: GeneratedImage) -> ImageDetail:
+def _detail_of(queued: QueuedGeneration, image: GeneratedImage, prices: PriceList) -> ImageDetail:
     now = datetime.now(UTC)
     asked = queued.creation.detail
     return ImageDetail(
@@ -516,6 +522,7 @@ def _detail_of(queued: QueuedGeneration, image: GeneratedImage) -> ImageDetail:
         options=image.options,
         origin=Origin.EDITED if queued.creation.inputs else Origin.GENERATED,
         source_guids=tuple(source.guid for source in queued.creation.inputs),
+        cost=prices.cost_of(image.model, image.usage, has_inputs=bool(queued.creation.inputs)),
         created_at=now,
         updated_at=now,
     )

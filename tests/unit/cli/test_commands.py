@@ -19,10 +19,11 @@ def test_the_list_says_of_each_command_what_it_says_itself(name: str) -> None:
 
 
 def test_no_command_is_missing() -> None:
-    from pixyproxy.cli import admin, generations, images, imports
+    from pixyproxy.cli import admin, generations, images, imports, usage
 
     assert set(COMMANDS) == {
         *(command.name or getattr(command.callback, "__name__", "") for command in images.app.registered_commands),
+        *(command.name or getattr(command.callback, "__name__", "") for command in usage.app.registered_commands),
         *(command.name or getattr(command.callback, "__name__", "") for command in admin.app.registered_commands),
         *(command.name for command in imports.app.registered_commands),
         *(group.name for group in (*admin.app.registered_groups, *generations.app.registered_groups)),

@@ -19,6 +19,7 @@ from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from pixyproxy.client import (
     ContentDamagedError,
+    Cost,
     CredentialsError,
     DeadlineExceededError,
     FieldViolation,
@@ -134,8 +135,10 @@ def test_a_detail_is_read_whole(play: Play) -> None:
     image, original = call.result(TIMEOUT), make_image()
     assert request == pb.GetImageRequest(guid=GUID)
     for name in image.__slots__:
-        if name not in ("usage", "options"):
+        if name not in ("usage", "options", "cost"):
             assert getattr(image, name) == getattr(original, name), name
+    assert original.cost is not None
+    assert image.cost == Cost(original.cost.nano_usd, original.cost.price_list)
     assert original.usage is not None
     assert asdict(image.usage) == dict(original.usage)
     assert image.options == GenerationOptions(

@@ -11,6 +11,7 @@ from pixyproxy.core.call import CallScope
 from pixyproxy.core.models import (
     Caller,
     ContentRequest,
+    Cost,
     GenerationOptions,
     Image,
     ImageChanges,
@@ -72,6 +73,7 @@ def make_image(**changes: Any) -> Image:
         "options": GenerationOptions(model="a-model", quality="low", output_format="webp", output_compression=0),
         "origin": Origin.EDITED,
         "source_guids": (OTHER_GUID,),
+        "cost": Cost(nano_usd=31_730_000, price_list="2026-11-21"),
         "created_at": datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC),
         "updated_at": datetime(2026, 1, 2, 3, 4, 6, tzinfo=UTC),
     }

@@ -78,6 +78,7 @@ def test_get_image_returns_every_field(server: Any, images: FakeImageService) ->
         options=pb.GenerationOptions(model="a-model", quality="low", output_format="webp", output_compression=0),
         origin=pb.ORIGIN_EDITED,
         source_guids=[OTHER_GUID],
+        cost=pb.Cost(nano_usd=31_730_000, price_list="2026-11-21"),
     )
     assert images.asked == [(GUID, None)]
 

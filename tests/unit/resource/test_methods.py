@@ -85,6 +85,7 @@ def test_the_published_service_config_repeats_what_may_always_be_repeated() -> N
         calls.list_generations(1, ""),
         calls.watch_generation("guid", ""),
         calls.cancel_generation("guid"),
+        calls.summarize_usage(None, None, (), ""),
         calls.is_serving(),
     ],
     ids=lambda call: type(call.request).__name__,

@@ -11,14 +11,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 from pixyproxy.core.local_signal import LocalSignal
-from pixyproxy.core.models import GenerationDefaults, ImageDetail, PartialImage, Usage, new_guid
+from pixyproxy.core.models import Cost, GenerationDefaults, ImageDetail, PartialImage, Usage, new_guid
 from pixyproxy.data.database import Database
 from pixyproxy.data.stores.image_store import ImageStore
 from pixyproxy.generation.circuit_breaker import CircuitBreaker, SharedCircuits
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest, OnPartial, ignore_partial
 from pixyproxy.generation.observer import GenerationObserver
+from pixyproxy.generation.price_list import ModelPrices, PriceList
 from pixyproxy.generation.retry import RetryPolicy
 from pixyproxy.service.creation.leases import Leases
 from pixyproxy.service.creation.rate_limiter import RateLimiter
@@ -34,6 +36,11 @@ DEFAULTS = GenerationDefaults(
     model="default-model", size="auto", quality="auto", output_format="png", background="auto"
 )
 LEASE = timedelta(seconds=2)
+PRICES = PriceList(
+    name="of-tests", models={DEFAULTS.model: ModelPrices(text_input=Decimal("0.003"), image_output=Decimal(1))}
+)
+"""An image of FakeGenerator by the default model costs 3 + 2 * 1000 nano-dollars."""
+COST = Cost(nano_usd=2003, price_list="of-tests")
 
 
 class FakeGenerator:
@@ -182,6 +189,7 @@ class Server:
             self.storing,
             self.generator,
             defaults=self.defaults,
+            prices=PRICES,
             limit=self.limit,
             owner=self.owner,
             leases=Leases(self.database, [self.owner], self.lease),

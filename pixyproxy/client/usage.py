@@ -1,0 +1,48 @@
+"""What was spent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from pixyproxy_pb.v1 import usage_service_pb2 as upb
+
+
+class UsageGrouping(IntEnum):
+    """What the rows of a summary are by. The numbers are those of the API."""
+
+    AUTHOR = 1
+    MODEL = 2
+    DAY = 3
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRow:
+    """What was spent in a group.
+
+    Attributes:
+        author: the username of the author; empty unless the rows are by author.
+        model: the model; empty unless the rows are by model.
+        day: the day in UTC as YYYY-MM-DD; empty unless the rows are by day.
+        images: how many images were generated.
+        unknown_outcomes: how many generations may have been billed without an image; they are in no other number.
+        input_tokens: the input tokens of the images, as far as they are known.
+        output_tokens: the output tokens of the images, as far as they are known.
+        nano_usd: the costs of the images, as far as they are known, in billionths of a US dollar.
+        images_without_cost: how many of the images have an unknown cost.
+    """
+
+    author: str
+    model: str
+    day: str
+    images: int
+    unknown_outcomes: int
+    input_tokens: int
+    output_tokens: int
+    nano_usd: int
+    images_without_cost: int
+
+
+def to_rows(summary: upb.SummarizeUsageResponse) -> list[UsageRow]:
+    """Convert a message."""
+    return [UsageRow(**{name: getattr(row, name) for name in UsageRow.__slots__}) for row in summary.rows]

@@ -1,0 +1,50 @@
+"""What was spent: images, tokens and costs."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, time, timedelta
+
+from pixyproxy.core.exceptions import InvalidFieldError
+from pixyproxy.core.models import MAX_USAGE_DAYS, MAX_USAGE_ROWS, Caller, UsageRequest, UsageRow
+from pixyproxy.core.validation import validated
+from pixyproxy.data.database import Database
+from pixyproxy.data.repositories.usage import UsageRepository
+from pixyproxy.service.interfaces import UsageServiceInterface
+from pixyproxy.service.private_images import signed_in
+
+_FIRST_TIME = datetime.min.replace(tzinfo=UTC)
+
+
+class UsageService(UsageServiceInterface):
+    """Sums up what was spent."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def summarize_usage(self, request: UsageRequest, caller: Caller | None) -> list[UsageRow]:  # noqa: D102
+        caller = signed_in(caller)
+        request = validated(UsageRequest, request)
+        first, last = _days_of(request)
+        with self._database.reading() as context:
+            rows = UsageRepository(context).summarize(
+                first, last, request.group_by, caller, request.author, limit=MAX_USAGE_ROWS + 1
+            )
+        if len(rows) > MAX_USAGE_ROWS:
+            raise InvalidFieldError.of(
+                "group_by",
+                f"the summary would have more than {MAX_USAGE_ROWS:,} rows; group by less, or shorten the period",
+            )
+        return rows
+
+
+def _days_of(request: UsageRequest) -> tuple[date, date]:
+    """Return the first and the last day that a period has a part of."""
+    end = request.end or datetime.now(UTC)
+    if end <= (request.start or _FIRST_TIME):
+        raise InvalidFieldError.of("end", "must be later than start; by default, it is the present")
+    last = end.date() if end.time() > time.min else end.date() - timedelta(days=1)
+    if request.start is None:
+        return last.replace(day=1), last
+    if end - request.start > timedelta(days=MAX_USAGE_DAYS):
+        raise InvalidFieldError.of("start", f"must be at most {MAX_USAGE_DAYS} days before end")
+    return request.start.date(), last
