@@ -129,22 +129,25 @@ class UsageRepository:
         if author is not None:
             scope += " AND author_id = (SELECT id FROM users WHERE username_key = :username_key)"
             parameters["username_key"] = exact_key(author)
-        numbers = ", ".join(_NUMBERS)
         days = f"day >= :first_day AND day <= :last_day{scope}"
-        sums = ", ".join(f"COALESCE(SUM({name}), 0) AS {name}" for name in _COUNTS)
         by_author = UsageGrouping.AUTHOR in groups
+        group = f"GROUP BY {', '.join(keys)}" if keys else ""
+        sums = ", ".join([*keys, *(f"SUM({name}) AS {name}" for name in _NUMBERS)])
+        columns = {"day": "DATE(created_at) AS day", "author_id": "author_id", "model": "COALESCE(model, '') AS model"}
+        unknown = ", ".join([*(columns[key] for key in keys), *("0" for _ in _NUMBERS)])
+        totals = ", ".join([*keys, *(f"CAST(COALESCE(SUM({name}), 0) AS SIGNED) AS {name}" for name in _COUNTS)])
         rows = self._context.fetch_all(
-            # Names are joined to the sums, which are much fewer than what they are made from.
+            # Each table is summed up before the union, and names are joined to the sums: both are much fewer rows.
             f"""
             SELECT {"users.username AS author, " if by_author else ""}summed.* FROM (
-              SELECT {", ".join([*keys, sums])} FROM (
-                SELECT day, author_id, model, {numbers}, 0 AS unknown_outcomes FROM usage_days WHERE {days}
+              SELECT {totals} FROM (
+                SELECT {sums}, 0 AS unknown_outcomes FROM usage_days WHERE {days} {group}
                 UNION ALL
-                SELECT day, author_id, model, {numbers}, 0 FROM usage_tail WHERE {days}
+                SELECT {sums}, 0 FROM usage_tail WHERE {days} {group}
                 UNION ALL
-                SELECT DATE(created_at), author_id, COALESCE(model, ''), 0, 0, 0, 0, 0, 1 FROM generations
-                WHERE state = :unknown AND created_at >= :first_at AND created_at <= :last_at{scope}
-              ) AS used {f"GROUP BY {', '.join(keys)}" if keys else ""}
+                SELECT {unknown}, COUNT(*) FROM generations
+                WHERE state = :unknown AND created_at >= :first_at AND created_at <= :last_at{scope} {group}
+              ) AS used {group}
             ) AS summed {"JOIN users ON users.id = summed.author_id" if by_author else ""}
             {f"ORDER BY {', '.join(groups)}" if groups else ""} LIMIT :limit
             """,  # noqa: S608
@@ -169,5 +172,4 @@ def _summed(used: Iterable[Spending]) -> list[Spending]:
 
 def _dict_to_row(row: dict[str, Any]) -> UsageRow:
     names = {name: str(row.get(name, "")) for name in ("author", "model", "day")}
-    # Servers return sums as decimals.
-    return UsageRow.of_checked(names | {name: int(row[name]) for name in _COUNTS})
+    return UsageRow.of_checked(names | {name: row[name] for name in _COUNTS})
