@@ -47,9 +47,11 @@ from pixyproxy.service.creation.worker import GenerationWorker
 from pixyproxy.service.generations import GenerationService
 from pixyproxy.service.image_copying import ImageCopying
 from pixyproxy.service.image_service import ImageService
+from pixyproxy.service.importing.importer import ImageImporter
 from pixyproxy.service.indexer import search_indexer
 from pixyproxy.service.interfaces import GenerationServiceInterface, ImageServiceInterface, UserServiceInterface
 from pixyproxy.service.page_tokens import PageTokens, new_page_token_key
+from pixyproxy.service.salvaging import KeptAnswer, read_kept
 from pixyproxy.service.sign_in.credential_cache import CredentialCache
 from pixyproxy.service.sign_in.passwords import Passwords
 from pixyproxy.service.sign_in.queue import SignInQueue
@@ -81,6 +83,7 @@ class Shared:
         generations: the most submitted generations of each generation worker.
         creations: slots for calls that wait for a generation.
         streams: slots for streams.
+        imports: slots for imports.
         owners: the name of each generation worker, which its replacement takes over.
         circuits: the circuits of the generation workers.
         recorded: sent to the generation workers when an RPC worker has recorded a request.
@@ -90,6 +93,7 @@ class Shared:
     generations: tuple[int, ...]
     creations: SharedSlots
     streams: SharedSlots
+    imports: SharedSlots
     owners: tuple[str, ...]
     circuits: SharedCircuits
     recorded: LocalSignal
@@ -103,6 +107,7 @@ class Shared:
             generations=tuple(max(1, (limit + number) // count) for number in range(count)),
             creations=SharedSlots(_CREATIONS_A_GENERATION * limit, rpc_workers),
             streams=SharedSlots(settings.max_streams, rpc_workers),
+            imports=SharedSlots(settings.max_imports, rpc_workers),
             owners=tuple(new_guid() for _ in range(count)),
             circuits=SharedCircuits(count),
             recorded=LocalSignal(),
@@ -113,6 +118,7 @@ class Shared:
         """Give back the slots of an RPC worker that has ended."""
         self.creations.clear(rpc_worker)
         self.streams.clear(rpc_worker)
+        self.imports.clear(rpc_worker)
 
     def tell_changed(self, generation_id: int) -> None:
         """Wake the calls that wait for a generation or watch it."""
@@ -144,6 +150,7 @@ class Application:
         users: the user service.
         creations: the slots for calls that wait for a generation.
         streams: the slots for streams.
+        imports: the slots for imports.
     """
 
     images: ImageServiceInterface
@@ -151,6 +158,7 @@ class Application:
     users: UserServiceInterface
     creations: Slots
     streams: Slots
+    imports: Slots
     metrics: Metrics | None = None
     telemetry: Telemetry | None = None
 
@@ -233,13 +241,15 @@ def build(settings: Settings, shared: Shared, base: Base, *, rpc_worker: int = 0
             max_queued=settings.max_queued,
             allows_low_moderation=settings.allow_low_moderation,
         )
+        importer = ImageImporter(base.database, base.store, base.storing, max_bytes=settings.max_import_bytes)
         page_tokens = PageTokens(_page_token_key(base.database))
         yield Application(
-            images=ImageService(base.database, base.store, base.storing, creator, page_tokens),
+            images=ImageService(base.database, base.store, base.storing, creator, importer, page_tokens),
             generations=GenerationService(base.database, creator, waiting, page_tokens, on_cancel=shared.tell_changed),
             users=build_users(settings, base.database),
             creations=shared.creations.of(rpc_worker),
             streams=shared.streams.of(rpc_worker),
+            imports=shared.imports.of(rpc_worker),
             metrics=base.metrics,
             telemetry=base.telemetry,
         )
@@ -339,6 +349,12 @@ def build_copying(settings: Settings, source: str, target: str, *, deletes_sourc
         )
 
 
+def read_kept_answer(settings: Settings, guid: str) -> KeptAnswer:
+    """Read what was kept aside in the server's store; raises as ``read_kept``."""
+    with open_current_database(settings) as database:
+        return read_kept(database, _open_store(settings), guid)
+
+
 def _place(store: str) -> str:
     return store.rstrip("/") if is_url(store) else str(Path(store).resolve())
 
@@ -430,7 +446,7 @@ def _build_generator(settings: Settings, watch: Watch) -> ImageGenerator:
         project=settings.openai_project_id,
         timeout=settings.provider_timeout,
     )
-    generator = OpenAIGenerator(client, always_streams=settings.stream_provider)
+    generator = OpenAIGenerator(client, always_streams=settings.stream_provider, image_hosts=settings.image_hosts)
     # In a thread, so that the start does not wait for the provider.
     threading.Thread(target=_warn_of_shutdown, args=(generator, settings.model), daemon=True).start()
     return watch.traced(watch.provider(generator))

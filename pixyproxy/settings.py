@@ -12,10 +12,20 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pixyproxy.core.exceptions import ConfigurationError
-from pixyproxy.core.models import TRANSPARENT_RULE, Background, ModelName, OutputFormat, Quality, Size, can_show
+from pixyproxy.core.models import (
+    MAX_IMPORT_BYTES,
+    TRANSPARENT_RULE,
+    Background,
+    ModelName,
+    OutputFormat,
+    Quality,
+    Size,
+    can_show,
+)
 from pixyproxy.core.provider_limits import has_documented_sizes, quality_problem, size_problem
 from pixyproxy.data.mysql import MySQLAddress
 from pixyproxy.data.stores.bucket_address import BucketAddress, is_url
+from pixyproxy.generation.image_hosts import ImageHosts
 from pixyproxy.resource.client_address import UNIX, Proxies
 
 _PREFIX = "PIXYPROXY_"
@@ -54,6 +64,16 @@ def _check_proxies(text: str) -> str:
         _read_proxies(text)
     except ValueError:
         raise _refuse("must be comma-separated addresses and networks, such as 10.0.0.5,10.1.0.0/16") from None
+    return text
+
+
+def _check_image_hosts(text: str) -> str:
+    try:
+        ImageHosts.parse(text)
+    except ValueError:
+        raise _refuse(
+            "must be comma-separated hosts, each with a port or without, such as images.example.com,10.0.0.5:9000"
+        ) from None
     return text
 
 
@@ -199,6 +219,11 @@ class Settings(BaseSettings):
     provider_timeout: float = Field(
         default=600.0, gt=0, le=3600, description="The most seconds to wait for the provider's answer."
     )
+    provider_image_hosts: Annotated[str, AfterValidator(_check_image_hosts)] = Field(
+        default="",
+        description="Comma-separated hosts, besides the provider's own, from which an image is fetched if the answer "
+        "has its URL; as host or host:port.",
+    )
     generation_workers: int = Field(
         default=1, ge=1, le=MAX_WORKERS, description="The number of generation workers of the server."
     )
@@ -230,6 +255,16 @@ class Settings(BaseSettings):
         le=10_000,
         description="The most streams (of image bytes, of generations, and of reflection) at a time, of all workers "
         "together.",
+    )
+    max_imports: int = Field(
+        default=4,
+        ge=1,
+        le=1000,
+        description="The most imports at a time, of all workers together; each holds a temporary file of up to "
+        "PIXYPROXY_MAX_IMPORT_BYTES in the folder that TMPDIR names.",
+    )
+    max_import_bytes: int = Field(
+        default=MAX_IMPORT_BYTES, ge=1, le=MAX_IMPORT_BYTES, description="The most bytes of an imported image."
     )
     max_unary_calls: int = Field(
         default=256, ge=1, le=10_000, description="The most other calls at a time, of each worker."
@@ -358,6 +393,11 @@ class Settings(BaseSettings):
     def proxies(self) -> Proxies:
         """The trusted proxies."""
         return _read_proxies(self.trusted_proxies)
+
+    @property
+    def image_hosts(self) -> ImageHosts:
+        """The hosts from which images are fetched."""
+        return ImageHosts.parse(self.provider_image_hosts)
 
     def generation_limit(self, workers: int) -> int:
         """Return the most submitted generations with a number of RPC workers."""

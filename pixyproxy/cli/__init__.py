@@ -21,6 +21,7 @@ os.putenv("GRPC_VERBOSITY", "ERROR")
 _IMAGES = "pixyproxy.cli.images"
 _GENERATIONS = "pixyproxy.cli.generations"
 _ADMIN = "pixyproxy.cli.admin"
+_SALVAGE = "salvage"  # the command for generations that needs the server's packages
 COMMANDS = {
     "create": (_IMAGES, "Make an image from a prompt."),
     "get": (_IMAGES, "Show the details of an image."),
@@ -30,7 +31,7 @@ COMMANDS = {
     "update": (_IMAGES, "Change an image's filename, tags or visibility."),
     "delete": (_IMAGES, "Delete an image for good."),
     "health": (_IMAGES, "Check whether a server is serving (exit status 0 or 5)."),
-    "generations": (_GENERATIONS, "List, watch and cancel generations."),
+    "generations": (_GENERATIONS, "List, watch, cancel and salvage generations."),
     "serve": (_ADMIN, "Serve until SIGTERM or Ctrl-C, with a process for each core."),
     "db": (_ADMIN, "Make or upgrade the tables of the database."),
     "user": (_ADMIN, "Add, list, change and remove users."),
@@ -57,26 +58,37 @@ def load_command(name: str) -> Any:
     Raises:
         ConfigurationError: it needs packages that are not installed.
     """
-    if COMMANDS[name][0] != _ADMIN:
+    if COMMANDS[name][0] == _ADMIN:
+        module = load_server_commands(name)
+    else:
         os.putenv("GRPC_VERBOSITY", "NONE")  # These commands explain failures of connections themselves.
-    try:
         module = import_module(COMMANDS[name][0])
+    group: Any = typer.main.get_command(module.app)
+    return group.commands[name]
+
+
+def load_server_commands(name: str) -> Any:
+    """Import the commands for operators.
+
+    Raises:
+        ConfigurationError: the packages that they need are not installed; the message names the command.
+    """
+    try:
+        return import_module(_ADMIN)
     except ModuleNotFoundError as error:
-        if COMMANDS[name][0] != _ADMIN or (error.name or "").startswith("pixyproxy"):
+        if (error.name or "").startswith("pixyproxy"):
             raise
         raise ConfigurationError(
             f"{name} needs the server, which runs on Linux and macOS: pip install 'pixyproxy[server]'"
         ) from error
-    group: Any = typer.main.get_command(module.app)
-    return group.commands[name]
 
 
 app = typer.Typer(
     name="pixyproxy",
     cls=_Commands,
     help="Generates images from prompts over gRPC, stores them, and finds them again.",
-    epilog="All other settings are environment variables: pixyproxy serve --help lists those of serve, db, user and "
-    "images; pixyproxy get --help lists those of the commands that call a server.",
+    epilog="All other settings are environment variables: pixyproxy serve --help lists those of serve, db, user, "
+    "images and generations salvage; pixyproxy get --help lists those of the commands that call a server.",
     rich_markup_mode=None,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -126,7 +138,7 @@ def _wrapped(text: str) -> str:
 
 def main() -> None:
     """Run the command line; write errors to standard error."""
-    if any(COMMANDS.get(word, ("",))[0] == _ADMIN for word in sys.argv[1:]):
+    if any(word == _SALVAGE or COMMANDS.get(word, ("",))[0] == _ADMIN for word in sys.argv[1:]):
         # Before typer imports OpenSSL; see there.
         import pixyproxy.data  # noqa: F401
     try:

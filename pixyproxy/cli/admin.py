@@ -1,4 +1,4 @@
-"""The commands for operators: serve, db, user and images."""
+"""The commands for operators: serve, db, user, images and generations salvage."""
 
 from __future__ import annotations
 
@@ -7,15 +7,29 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, NoReturn
 
 import typer
 from pydantic import SecretStr
 
-from pixyproxy.bootstrap import build_copying, build_users, open_current_database, open_database
+from pixyproxy.bootstrap import (
+    build_copying,
+    build_users,
+    open_current_database,
+    open_database,
+    read_kept_answer,
+)
 from pixyproxy.cli import has_terminal, warn
+from pixyproxy.cli.failures import FAILED, NOT_FOUND, REFUSED
 from pixyproxy.cli.help import Command
-from pixyproxy.core.exceptions import ConfigurationError, ConstraintViolationError, RecordNotFoundError
+from pixyproxy.cli.texts import printable
+from pixyproxy.core.exceptions import (
+    ConfigurationError,
+    ConstraintViolationError,
+    InvalidFieldError,
+    RecordNotFoundError,
+)
 from pixyproxy.core.models import ADVISED_PASSWORD_LENGTH, UserClass, UserCreate
 from pixyproxy.core.text import exact_key
 from pixyproxy.core.validation import validated
@@ -171,6 +185,52 @@ def copy_images(
     _say(", ".join(f"{counts[outcome]:,} {outcome}" for outcome in CopyOutcome) + ".")
     if any(counts[outcome] for outcome in _NOT_COPIED):
         raise typer.Exit(1)
+
+
+def salvage(guid: str, output: str) -> None:
+    """Write what was kept aside for a generation to a new file, or to standard output if ``output`` is ``-``.
+
+    The command itself is among those for generations.
+    """
+    settings = _load_settings()
+    set_up_logging("WARNING")
+    is_stdout = output == "-"
+    if is_stdout and sys.stdout.isatty():
+        _end(REFUSED, "What is kept is not written to a terminal: redirect it to a file or a program.")
+    try:
+        kept = read_kept_answer(settings, guid)
+    except InvalidFieldError as error:
+        _end(REFUSED, f"GUID: {error.violations[0].description}")
+    except RecordNotFoundError as error:
+        _end(NOT_FOUND, error.message)
+    if is_stdout:
+        sys.stdout.buffer.write(kept.data)
+        sys.stdout.buffer.flush()
+    else:
+        _write_new(Path(output), kept.data)
+    part = "the image" if kept.is_image else "the answer as it came"
+    where = "" if is_stdout else f" as {printable(output)}"
+    typer.echo(f"Saved {part}{where}: {len(kept.data):,} bytes, which look like {kept.kind}.", err=is_stdout)
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    try:
+        with path.open("xb") as file:
+            try:
+                file.write(data)
+                file.flush()
+            except OSError:
+                path.unlink()
+                raise
+    except FileExistsError:
+        _end(REFUSED, f"{printable(str(path))} exists already.")
+    except OSError as error:
+        _end(FAILED, f"{printable(str(path))} cannot be written: {error.strerror}.")
+
+
+def _end(status: int, message: str) -> NoReturn:
+    warn(message)
+    raise typer.Exit(status)
 
 
 def _load_settings() -> Settings:

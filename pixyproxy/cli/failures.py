@@ -21,11 +21,12 @@ from pixyproxy.client import (
 
 FAILED = 1
 REFUSED = 2
+NOT_FOUND = 3
 TRY_LATER = 5
 INTERRUPTED = 130
 STATUSES: dict[type[PixyProxyClientError], int] = {
     InvalidRequestError: REFUSED,
-    NotFoundError: 3,
+    NotFoundError: NOT_FOUND,
     CredentialsError: 4,
     TryLaterError: TRY_LATER,
     OutcomeUnknownError: 6,
@@ -46,6 +47,9 @@ _TYPED_AS = {
     "options.quality": "--quality",
     "options.output_format": "--format",
     "options.background": "--background",
+    "options.moderation": "--moderation",
+    "options.output_compression": "--compression",
+    "options.input_fidelity": "--input-fidelity",
     "options.partial_images": "--partial-images",
     "states": "--state",
 }

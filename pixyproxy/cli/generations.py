@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Unpack
 
 import typer
 
-from pixyproxy.cli import warn
+from pixyproxy.cli import load_server_commands, warn
 from pixyproxy.cli.client_settings import load_terminal_settings
 from pixyproxy.cli.failures import INTERRUPTED, command_line, explain
+from pixyproxy.cli.help import Command
 from pixyproxy.cli.images import (
     AsJson,
     _Client,
@@ -45,7 +46,7 @@ _POSITION_TIMEOUT = 5.0
 _WORDS = {GenerationState.QUEUED: "Queued", GenerationState.SUBMITTED: "Generating the image"}
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
-generation_commands = typer.Typer(help="List, watch and cancel generations.", no_args_is_help=True)
+generation_commands = typer.Typer(help="List, watch, cancel and salvage generations.", no_args_is_help=True)
 app.add_typer(generation_commands, name="generations")
 
 Show = Callable[[bytes], None]
@@ -152,6 +153,31 @@ def cancel_generation(guid: Guid, as_json: AsJson = False) -> None:
         _print(generation, as_json)
     else:
         typer.echo(f"Cancelled {printable(generation.guid)}.")
+
+
+@generation_commands.command("salvage", cls=Command)
+def salvage_generation(
+    guid: Annotated[
+        str, typer.Argument(metavar="GUID", help="The generation's guid, or the one in the error.", show_default=False)
+    ],
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The file, which must not exist; - writes to standard output.",
+            show_default=False,
+        ),
+    ],
+) -> None:
+    """Save what is kept of a generation without an image.
+
+    If no image could be stored from the provider's answer, the answer is kept. The file gets the bytes in it, of
+    whatever kind they are, or else the answer itself. This command is for operators: it reads the server's database and
+    image store, and the environment variables of serve.
+    """
+    load_server_commands("generations salvage").salvage(guid, output)
 
 
 # --- Waiting for a generation ----------------------------------------------------------------------------------------

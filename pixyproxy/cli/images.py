@@ -100,6 +100,20 @@ Before = Annotated[
     datetime | None,
     typer.Option(parser=_parse_time, metavar="TIME", help="Only images made before this time.", show_default=False),
 ]
+Model = Annotated[str, typer.Option(metavar="MODEL", help="The provider's model.")]
+Size = Annotated[str, typer.Option(metavar="SIZE", help="auto, or WIDTHxHEIGHT in pixels.")]
+Quality = Annotated[str, typer.Option(metavar="QUALITY", help="auto, low, medium, high, xhigh or max.")]
+OutputFormat = Annotated[str, typer.Option("--format", metavar="FORMAT", help="png, webp or jpeg.")]
+Background = Annotated[str, typer.Option(metavar="BACKGROUND", help="auto, opaque or transparent.")]
+Moderation = Annotated[str, typer.Option(metavar="MODERATION", help="auto or low.")]
+Compression = Annotated[
+    int | None,
+    typer.Option(min=0, max=100, metavar="N", help="The compression of webp or jpeg, 0 to 100.", show_default=False),
+]
+InputFidelity = Annotated[str, typer.Option(metavar="FIDELITY", help="How closely to match input images: low or high.")]
+PartialImages = Annotated[
+    int, typer.Option(min=0, max=3, metavar="N", help="Show N partial images, 0 to 3; each costs some tokens.")
+]
 Limit = Annotated[int, typer.Option(min=1, metavar="N", help="The most images to list.")]
 All = Annotated[bool, typer.Option("--all", help="List all images.")]
 
@@ -110,22 +124,29 @@ All = Annotated[bool, typer.Option("--all", help="List all images.")]
 @app.command(cls=_Command)
 def create(
     prompt: Annotated[
-        str,
+        str | None,
         typer.Argument(metavar="PROMPT", help="What to draw; - reads it from standard input.", show_default=False),
-    ],
+    ] = None,
+    like: Annotated[
+        str,
+        typer.Option(
+            metavar="GUID", help="Take the prompt and the options from this image; others that are given replace them."
+        ),
+    ] = "",
     tag: Tags = None,
     public: Annotated[bool, typer.Option("--public", help="Make the image public.")] = False,
     filename: Annotated[
         str, typer.Option(metavar="NAME", help="A filename; by default it is made from the prompt.")
     ] = "",
-    model: Annotated[str, typer.Option(metavar="MODEL", help="The provider's model.")] = "",
-    size: Annotated[str, typer.Option(metavar="SIZE", help="auto, or WIDTHxHEIGHT in pixels.")] = "",
-    quality: Annotated[str, typer.Option(metavar="QUALITY", help="auto, low, medium, high, xhigh or max.")] = "",
-    output_format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="png, webp or jpeg.")] = "",
-    background: Annotated[str, typer.Option(metavar="BACKGROUND", help="auto, opaque or transparent.")] = "",
-    partial_images: Annotated[
-        int, typer.Option(min=0, max=3, metavar="N", help="Show N partial images, 0 to 3; each costs some tokens.")
-    ] = 0,
+    model: Model = "",
+    size: Size = "",
+    quality: Quality = "",
+    output_format: OutputFormat = "",
+    background: Background = "",
+    moderation: Moderation = "",
+    compression: Compression = None,
+    input_fidelity: InputFidelity = "",
+    partial_images: PartialImages = 0,
     request_id: Annotated[
         str,
         typer.Option(metavar="UUID", help="Repeat the request with this id, without paying twice."),
@@ -144,28 +165,40 @@ def create(
     """
     from pixyproxy.cli.generations import generate
 
+    if prompt is None and not like:
+        _refuse("Give a prompt, or an image with --like.")
     if output is not None:
         _refuse_bad_target(output, force)
     standard_input = _read_prompt() if prompt == _STDIO else None
+    if standard_input is not None:
+        prompt = standard_input
+    options = _given(
+        model=model,
+        size=size,
+        quality=quality,
+        output_format=output_format,
+        background=background,
+        moderation=moderation,
+        output_compression=compression,
+        input_fidelity=input_fidelity,
+        partial_images=partial_images,
+    )
     key = request_id or str(uuid.uuid4())
     with _client(must_sign_in=True) as client:
         again = creation_again("" if request_id else key, standard_input)
         with _explaining_how_to_repeat(client, again):
+            if like:
+                prompt, options = _like(client, like, prompt, options)
             image = generate(
                 client,
                 again,
                 _shower("--partial-images") if partial_images else None,
-                prompt if standard_input is None else standard_input,
+                prompt or "",
                 tags=tag or (),
                 visibility=Visibility.PUBLIC if public else Visibility.PRIVATE,
                 filename=filename,
-                model=model,
-                size=size,
-                quality=quality,
-                output_format=output_format,
-                background=background,
-                partial_images=partial_images,
                 request_id=key,
+                **options,
             )
         _print_image(image, as_json)
         if output is not None:
@@ -453,6 +486,26 @@ def _explaining_how_to_repeat(client: _Client, command: str) -> Iterator[None]:
 def _show_command_to_repeat(command: str) -> None:
     warn("To repeat the request without paying twice, run:")
     typer.echo(f"  {command}", err=True)
+
+
+# --- The options of a new image --------------------------------------------------------------------------------------
+
+
+def _given(**options: str | int | None) -> dict[str, Any]:
+    """Return the options that the command line has, by their names in CreateOptions."""
+    return {name: value for name, value in options.items() if value not in ("", None)}
+
+
+def _like(client: _Client, guid: str, prompt: str | None, given: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the prompt and the options of an image, with what is given in place of them."""
+    from pixyproxy.cli.like import NothingToTakeError, options_like
+
+    image = client.get_image(guid)
+    try:
+        options = options_like(image, given)
+    except NothingToTakeError as error:
+        _refuse(f"The image {printable(image.guid)} {error}")
+    return image.prompt if prompt is None else prompt, options
 
 
 # --- Input and output -----------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from pixyproxy.client import ContentInfo, Generation, ImageDetail
+from pixyproxy.client import ContentInfo, Generation, GenerationOptions, ImageDetail, Usage
 
 # Control characters, marks that change the direction of text, and surrogates.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -45,6 +45,8 @@ def json_of(image: ImageDetail) -> dict[str, Any]:
         "visibility": f"VISIBILITY_{image.visibility.name}",
         "created_at": _rfc3339(image.created_at),
         "updated_at": _rfc3339(image.updated_at),
+        "options": image.options and image.options.as_dict(),
+        "origin": f"ORIGIN_{image.origin.name}",
     }
 
 
@@ -60,11 +62,32 @@ def lines_of(image: ImageDetail) -> list[str]:
         "content": f"{image.width}x{image.height} {image.content_type}, {image.size_bytes:,} bytes",
         "sha256": image.sha256,
         "model": image.model,
+        "options": _options(image.options) if image.options else "",
+        "origin": image.origin.name.lower(),
+        "sources": ", ".join(image.source_guids),
         "created": local_time(image.created_at),
         "updated": local_time(image.updated_at),
-        "tokens": f"{image.usage.total_tokens:,}" if image.usage else "",
+        "tokens": _tokens(image.usage) if image.usage else "",
     }
     return _lines(described)
+
+
+def _options(options: GenerationOptions) -> str:
+    used = options.as_dict()
+    used.pop("model", None)  # It has a line of its own.
+    return ", ".join(f"{name.removeprefix('output_').replace('_', ' ')} {value}" for name, value in used.items())
+
+
+def _tokens(usage: Usage) -> str:
+    parts = ", ".join(
+        f"{text:,} of text and {images:,} of images {direction}"
+        for text, images, direction in (
+            (usage.input_text_tokens, usage.input_image_tokens, "in"),
+            (usage.output_text_tokens, usage.output_image_tokens, "out"),
+        )
+        if text is not None and images is not None
+    )
+    return f"{usage.total_tokens:,}" + (f" ({parts})" if parts else "")
 
 
 def json_of_generation(generation: Generation) -> dict[str, Any]:

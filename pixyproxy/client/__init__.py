@@ -23,7 +23,15 @@ from pixyproxy.client.errors import (
     UnavailableError,
 )
 from pixyproxy.client.generations import Generation, GenerationError, GenerationState, ImageRequest, PartialImage
-from pixyproxy.client.models import ContentInfo, ImageDetail, ImagePage, Usage, Visibility
+from pixyproxy.client.models import (
+    ContentInfo,
+    GenerationOptions,
+    ImageDetail,
+    ImagePage,
+    Origin,
+    Usage,
+    Visibility,
+)
 from pixyproxy.client.retry import RetryPolicy
 
 __all__ = [
@@ -43,6 +51,7 @@ __all__ = [
     "GenerationCancelledError",
     "GenerationError",
     "GenerationFilters",
+    "GenerationOptions",
     "GenerationState",
     "ImageDetail",
     "ImagePage",
@@ -50,6 +59,7 @@ __all__ = [
     "InvalidRequestError",
     "Keepalive",
     "NotFoundError",
+    "Origin",
     "OutcomeUnknownError",
     "PartialImage",
     "PixyProxyClient",

@@ -49,7 +49,10 @@ class CreateOptions(TypedDict, total=False):
         quality: one of auto, low, medium, high, xhigh, max.
         output_format: one of png, webp, jpeg.
         background: one of auto, opaque, transparent.
+        moderation: how strictly the provider moderates, auto or low; the server's operator may forbid low.
+        output_compression: 0 to 100, with webp and jpeg; None for the provider's default.
         partial_images: the number of partial images for watchers, 0 to 3; each costs some tokens.
+        input_fidelity: how closely to match input images, low or high.
         request_id: the idempotency key, a UUID; by default a new one.
     """
 
@@ -61,7 +64,10 @@ class CreateOptions(TypedDict, total=False):
     quality: str
     output_format: str
     background: str
+    moderation: str
+    output_compression: int | None
     partial_images: int
+    input_fidelity: str
     request_id: str | None
 
 

@@ -55,8 +55,7 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
         Args:
             prompt: the description of the image.
             timeout: in seconds; by default the client's ``long_timeout``.
-            **options: tags, visibility, filename, model, size, quality, output_format, background, partial_images and
-                request_id; see CreateOptions.
+            **options: tags, visibility, filename, request_id, and how to generate, such as size; see CreateOptions.
         """
         return self._send(calls.create_image(prompt, **options), timeout)
 

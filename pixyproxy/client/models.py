@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import IntEnum
+from typing import Any
 
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
@@ -16,13 +17,58 @@ class Visibility(IntEnum):
     PUBLIC = 2
 
 
+class Origin(IntEnum):
+    """Where an image comes from. The numbers are those of the API."""
+
+    GENERATED = 1
+    EDITED = 2
+    IMPORTED = 3
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """The tokens that the provider counted for one generation."""
+    """The tokens that the provider counted for one generation.
+
+    Attributes:
+        input_tokens: of the prompt and of input images.
+        output_tokens: of the image.
+        total_tokens: both together.
+        input_text_tokens: of the input, those of texts. This one and the next three are None where the provider did
+            not say.
+        input_image_tokens: of the input, those of images.
+        output_text_tokens: of the output, those of texts.
+        output_image_tokens: of the output, those of images.
+    """
 
     input_tokens: int
     output_tokens: int
     total_tokens: int
+    input_text_tokens: int | None = None
+    input_image_tokens: int | None = None
+    output_text_tokens: int | None = None
+    output_image_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationOptions:
+    """The options that an image was generated with, by their names in CreateOptions; empty, 0 or None if not used."""
+
+    model: str = ""
+    size: str = ""
+    quality: str = ""
+    output_format: str = ""
+    background: str = ""
+    moderation: str = ""
+    output_compression: int | None = None
+    partial_images: int = 0
+    input_fidelity: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return those that were used, as ``create_image`` takes them."""
+        return {name: value for name, value in asdict(self).items() if value != getattr(_NO_OPTIONS, name)}
+
+
+_NO_OPTIONS = GenerationOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +91,10 @@ class ImageDetail:
         created_at: when it was generated.
         updated_at: when its filename, tags or visibility last changed.
         usage: the tokens that the provider counted, or None.
+        options: the options that the provider says it used, otherwise those that it was asked for; None for imported
+            images, and for images of releases that did not keep them.
+        origin: where it comes from.
+        source_guids: the images that it was made from, as far as they exist and you may see them.
     """
 
     guid: str
@@ -62,6 +112,9 @@ class ImageDetail:
     created_at: datetime
     updated_at: datetime
     usage: Usage | None
+    options: GenerationOptions | None
+    origin: Origin
+    source_guids: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +148,6 @@ class ContentInfo:
 
 def to_detail(image: pb.ImageDetail) -> ImageDetail:
     """Convert a message."""
-    usage = image.usage
     return ImageDetail(
         guid=image.guid,
         filename=image.filename,
@@ -111,8 +163,21 @@ def to_detail(image: pb.ImageDetail) -> ImageDetail:
         model=image.model,
         created_at=image.created_at.ToDatetime(tzinfo=UTC),
         updated_at=image.updated_at.ToDatetime(tzinfo=UTC),
-        usage=Usage(usage.input_tokens, usage.output_tokens, usage.total_tokens) if image.HasField("usage") else None,
+        usage=_to_usage(image.usage) if image.HasField("usage") else None,
+        options=_to_options(image.options) if image.HasField("options") else None,
+        # A server of the first release does not say it, and generates all images.
+        origin=Origin(image.origin or Origin.GENERATED),
+        source_guids=tuple(image.source_guids),
     )
+
+
+def _to_usage(usage: pb.Usage) -> Usage:
+    parts = {field.name: value for field, value in usage.ListFields() if field.has_presence}
+    return Usage(usage.input_tokens, usage.output_tokens, usage.total_tokens, **parts)
+
+
+def _to_options(options: pb.GenerationOptions) -> GenerationOptions:
+    return GenerationOptions(**{field.name: value for field, value in options.ListFields()})
 
 
 def to_page(page: pb.ListImagesResponse) -> ImagePage:

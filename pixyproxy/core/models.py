@@ -28,6 +28,7 @@ from pydantic import (
     SecretStr,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
@@ -50,10 +51,12 @@ MAX_SEARCH_LENGTH = 1024
 MAX_SEARCH_TERMS = 24
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 200
+MAX_IMPORT_BYTES = 64 * 1024 * 1024
 # By default, gRPC clients refuse messages over 4 MiB.
 MAX_PAGE_BYTES = 3 * 1024 * 1024
 
 _GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_SHA256 = re.compile("[0-9a-f]{64}")
 _SIZE = re.compile(r"auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4}")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]*")
 TRANSPARENT_RULE = "transparent needs the output format png or webp"
@@ -97,6 +100,8 @@ class GenerationState(StrEnum):
     OUTCOME_UNKNOWN = "unknown"
     RECORDED = "recorded"
     """By a server of the first release, which is about to submit it, or died before it did."""
+    IMPORTED = "imported"
+    """Not a generation: its row has the request id of an import. No caller is shown it."""
 
     @property
     def is_final(self) -> bool:
@@ -126,6 +131,12 @@ def _check_prompt(prompt: str) -> str:
     if has_control_characters(prompt, multiline=True):
         raise _refuse("must not contain control characters other than tab and line breaks")
     return prompt
+
+
+def _check_description(description: str) -> str:
+    if description and not description.strip():
+        raise _refuse("must not be blank; it may be empty")
+    return description and _check_prompt(description)
 
 
 def _check_line(text: str, max_length: int) -> str:
@@ -211,6 +222,13 @@ def _check_visibility(visibility: Any) -> Any:
     return visibility
 
 
+def _check_sha256(digest: str) -> str:
+    digest = digest.lower()
+    if not _SHA256.fullmatch(digest):
+        raise _refuse("must be a SHA-256 of 64 hexadecimal digits")
+    return digest
+
+
 def _check_partial_images(count: int) -> int:
     if not 0 <= count <= MAX_PARTIAL_IMAGES:
         raise _refuse(f"must be from 0 to {MAX_PARTIAL_IMAGES}")
@@ -235,6 +253,7 @@ def _is_unset(value: object) -> bool:
 
 Guid = Annotated[str, AfterValidator(_check_guid)]
 Prompt = Annotated[str, AfterValidator(_check_prompt)]
+Description = Annotated[str, AfterValidator(_check_description)]
 SearchText = Annotated[str, Field(max_length=MAX_SEARCH_LENGTH), AfterValidator(_check_search_text)]
 FilenamePart = Annotated[str, Field(max_length=MAX_FILENAME_LENGTH)]
 Filename = Annotated[str, AfterValidator(_check_filename)]
@@ -354,6 +373,7 @@ class ImageDetail(ImageDetailUpdate):
     """An image as callers see it.
 
     Attributes:
+        prompt: the prompt; of an imported image the description, which may be empty.
         filename: as given by the caller, or made from the prompt.
         author: the username of its author.
         content_type: the media type of its bytes.
@@ -361,15 +381,16 @@ class ImageDetail(ImageDetailUpdate):
         sha256: the SHA-256 of its bytes in lower-case hexadecimal.
         width: in pixels.
         height: in pixels.
-        model: the model that generated it.
+        model: the model that generated it; empty for imported images.
         usage: the tokens that the provider counted, or None.
         options: the options that were used; None for imported images, and for those of earlier releases.
         origin: where it comes from.
         source_guids: the images that it was made from.
-        created_at: when it was generated.
+        created_at: when it was generated or imported.
         updated_at: when its filename, tags or visibility last changed.
     """
 
+    prompt: Description
     filename: Filename
     author: Username
     content_type: str
@@ -384,6 +405,12 @@ class ImageDetail(ImageDetailUpdate):
     source_guids: tuple[Guid, ...] = ()
     created_at: datetime
     updated_at: datetime
+
+    @model_validator(mode="after")
+    def _check_has_prompt(self) -> Self:
+        if self.origin is not Origin.IMPORTED:
+            _check_prompt(self.prompt)
+        return self
 
 
 class Image(ImageDetail):
@@ -454,6 +481,20 @@ class ImageCreation(Model):
         if mask is not None and not others.data.get("inputs", True):
             raise _refuse("needs at least one image in inputs, to which it applies")
         return mask
+
+
+class ImageImport(ImageDetailCreate):
+    """A request to store an image of the caller's own, without its bytes.
+
+    Attributes:
+        prompt: the description of the image; may be empty.
+        request_id: the caller's idempotency key, or None.
+        sha256: the SHA-256 that the bytes must have, in lower-case hexadecimal, or None.
+    """
+
+    prompt: Description = ""
+    request_id: Guid | None = None
+    sha256: Annotated[str, AfterValidator(_check_sha256)] | None = None
 
 
 class PagePosition(NamedTuple):

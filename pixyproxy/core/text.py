@@ -18,6 +18,7 @@ _CONTROLS_IN_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _CONTROLS_IN_PROSE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 # Parts of words in Persian, Sinhala and other scripts.
 _JOINERS = "\u200c\u200d"
+_EXTENSIONS = {"image/png": "png", "image/webp": "webp", "image/jpeg": "jpg"}
 
 
 def has_control_characters(text: str, *, multiline: bool = False) -> bool:
@@ -50,6 +51,11 @@ def slug(text: str, *, max_length: int = 60) -> str:
             break
         chosen = f"{chosen}-{word}"
     return chosen
+
+
+def default_filename(description: str, content_type: str) -> str:
+    """Return the filename of an image that was given none; ``content_type`` is that of a PNG, a WebP or a JPEG."""
+    return f"{slug(description) or 'image'}.{_EXTENSIONS[content_type]}"
 
 
 def _words_of(text: str) -> Iterator[str]:

@@ -14,7 +14,7 @@ MAX_PIXELS = 64_000_000
 """The most pixels of an image: nearly eight times 3840x2160, and below the limit at which Pillow warns."""
 
 # Pillow reads a JPEG that contains a second image, such as a gain map, as MPO.
-_CONTENT_TYPES = {"PNG": "image/png", "WEBP": "image/webp", "JPEG": "image/jpeg", "MPO": "image/jpeg"}
+CONTENT_TYPES = {"PNG": "image/png", "WEBP": "image/webp", "JPEG": "image/jpeg", "MPO": "image/jpeg"}
 _PNG_END = b"IEND\xaeB`\x82"
 _JPEG_SCAN_START = b"\xff\xda"
 _JPEG_END = b"\xff\xd9"
@@ -65,9 +65,9 @@ def inspect_image(data: bytes | mmap) -> ImageFormat:
     # For damaged bytes, Pillow raises almost any exception, including warnings that are turned into errors.
     except Exception as exc:
         raise NotAnImageError("the bytes are no complete PNG, WebP or JPEG") from exc
-    if image.format not in _CONTENT_TYPES or not _has_end(data, image.format):
+    if image.format not in CONTENT_TYPES or not _has_end(data, image.format):
         raise NotAnImageError("the bytes are incomplete")
-    return ImageFormat(_CONTENT_TYPES[image.format], image.width, image.height)
+    return ImageFormat(CONTENT_TYPES[image.format], image.width, image.height)
 
 
 def _has_end(data: bytes | mmap, image_format: str) -> bool:

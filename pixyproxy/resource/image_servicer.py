@@ -27,6 +27,13 @@ class ImageServicer(pb_grpc.ImageServiceServicer):
         image = self._images.create_image(creation, caller.get(), call_scope_of(context))
         return pb.CreateImageResponse(image=mapping.from_image(image))
 
+    def ImportImage(  # noqa: D102
+        self, request_iterator: Iterator[pb.ImportImageRequest], context: grpc.ServicerContext
+    ) -> pb.ImportImageResponse:
+        asked, data = mapping.to_image_import(request_iterator)
+        image = self._images.import_image(asked, data, caller.get())
+        return pb.ImportImageResponse(image=mapping.from_image(image))
+
     def GetImage(self, request: pb.GetImageRequest, context: grpc.ServicerContext) -> pb.GetImageResponse:  # noqa: D102
         image = self._images.get_image_by_guid(request.guid, caller.get())
         return pb.GetImageResponse(image=mapping.from_image(image))

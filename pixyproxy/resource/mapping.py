@@ -27,12 +27,13 @@ from pixyproxy.core.models import (
     Image,
     ImageChanges,
     ImageCreation,
+    ImageImport,
     ImagePage,
     ImagePageRequest,
     PartialImage,
     Usage,
 )
-from pixyproxy.core.validation import validated
+from pixyproxy.core.validation import fields_within, validated
 from pixyproxy.resource import statuses
 from pixyproxy.service.content import CHUNK_SIZE, ImageContent
 
@@ -55,7 +56,8 @@ _FROM_STATE = {
     GenerationState.OUTCOME_UNKNOWN: gpb.GENERATION_STATE_OUTCOME_UNKNOWN,
 }
 _STATES_OF = {
-    number: tuple(state for state in GenerationState if _FROM_STATE[state] == number) for number in _FROM_STATE.values()
+    number: tuple(state for state, its_number in _FROM_STATE.items() if its_number == number)
+    for number in _FROM_STATE.values()
 }
 
 # --- In --------------------------------------------------------------------------------------------------------------
@@ -89,6 +91,35 @@ def to_image_creation(request: pb.CreateImageRequest) -> ImageCreation:
             "mask": {"guid": request.mask.guid} if request.HasField("mask") else None,
         },
     )
+
+
+def to_image_import(requests: Iterator[pb.ImportImageRequest]) -> tuple[ImageImport, Iterator[bytes]]:
+    """Read the first message of a request to store an image, and return with it the bytes that follow."""
+    first = next(requests, pb.ImportImageRequest())
+    if first.WhichOneof("part") != "info":
+        raise InvalidFieldError.of("info", "is required in the first message, before the data")
+    info = first.info
+    with fields_within("info"):
+        asked = validated(
+            ImageImport,
+            {
+                "prompt": info.prompt,
+                "filename": info.filename or None,
+                "tags": tuple(info.tags),
+                **({"visibility": info.visibility} if info.visibility else {}),
+                "request_id": info.request_id or None,
+                "sha256": info.sha256 or None,
+            },
+        )
+    return asked, map(_to_data, requests)
+
+
+def _to_data(request: pb.ImportImageRequest) -> bytes:
+    if request.HasField("info"):
+        raise InvalidFieldError.of("info", "must be sent once, in the first message")
+    if not request.data:
+        raise InvalidFieldError.of("data", "must not be empty, in any message but the first")
+    return request.data
 
 
 def to_image_page_request(request: pb.ListImagesRequest) -> ImagePageRequest:

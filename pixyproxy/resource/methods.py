@@ -26,6 +26,8 @@ class Bulkhead(Enum):
     """Calls that wait for a generation."""
     STREAM = "stream"
     """Streams, which last until the client has read them."""
+    IMPORT = "import"
+    """Imports, which hold temporary files."""
     UNARY = "unary"
     """All other calls."""
 
@@ -65,6 +67,7 @@ _REFLECTION_CALL = MethodPolicy(Credentials.IGNORED, Bulkhead.STREAM, Repeat.ALW
 
 POLICIES: Mapping[str, MethodPolicy] = {
     _IMAGES + "CreateImage": MethodPolicy(Credentials.REQUIRED, Bulkhead.GENERATION, Repeat.WITH_REQUEST_ID),
+    _IMAGES + "ImportImage": MethodPolicy(Credentials.REQUIRED, Bulkhead.IMPORT, Repeat.WITH_REQUEST_ID),
     _IMAGES + "GetImage": MethodPolicy(Credentials.OPTIONAL, Bulkhead.UNARY, Repeat.ALWAYS),
     _IMAGES + "ListImages": MethodPolicy(Credentials.OPTIONAL, Bulkhead.UNARY, Repeat.ALWAYS),
     _IMAGES + "GetImageContent": MethodPolicy(Credentials.OPTIONAL, Bulkhead.STREAM, Repeat.ALWAYS),

@@ -6,6 +6,7 @@ from pixyproxy.data.database import Database
 from pixyproxy.data.stores.image_store import ImageStore
 from pixyproxy.service.creation.recording import ImageCreator
 from pixyproxy.service.creation.storing import ImageStoring
+from pixyproxy.service.importing.importer import ImageImporter
 from pixyproxy.service.interfaces import ImageServiceInterface
 from pixyproxy.service.page_tokens import PageTokens
 from pixyproxy.service.private_images import PrivateImageService
@@ -13,7 +14,7 @@ from pixyproxy.service.public_images import PublicImageService
 
 
 class ImageService(PublicImageService, PrivateImageService, ImageServiceInterface):
-    """Reads, generates, changes and deletes images."""
+    """Reads, generates, imports, changes and deletes images."""
 
     def __init__(
         self,
@@ -21,7 +22,8 @@ class ImageService(PublicImageService, PrivateImageService, ImageServiceInterfac
         store: ImageStore,
         storing: ImageStoring,
         creator: ImageCreator,
+        importer: ImageImporter,
         page_tokens: PageTokens,
     ) -> None:
         PublicImageService.__init__(self, database, store, page_tokens)
-        PrivateImageService.__init__(self, database, storing, creator)
+        PrivateImageService.__init__(self, database, storing, creator, importer)

@@ -16,6 +16,7 @@ from pixyproxy.core.models import (
     Image,
     ImageChanges,
     ImageCreation,
+    ImageImport,
     ImagePage,
     ImagePageRequest,
     PartialImage,
@@ -44,6 +45,19 @@ class ImageServiceInterface(ABC):
             TooBusyError: too many generations are queued.
             StorageFullError: there is no space for the image.
             ProviderError: the provider did not return an image.
+        """
+
+    @abstractmethod
+    def import_image(self, asked: ImageImport, data: Iterator[bytes], caller: Caller | None) -> Image:
+        """Store an image of the caller's own, whose bytes come in pieces, and return it.
+
+        Raises:
+            InvalidFieldError: the bytes are no whole PNG, WebP or JPEG, are too many, or have another SHA-256.
+            CredentialsMissingError: there is no caller.
+            CredentialsInvalidError: the user was removed meanwhile.
+            RequestIdReusedError: the request id was used for another request.
+            StorageFullError: there is no space for the image.
+            StorageUnavailableError: the store is unavailable, or the import took too long.
         """
 
     @abstractmethod

@@ -1,13 +1,14 @@
-"""Generating, changing and deleting images, which needs credentials."""
+"""Generating, importing, changing and deleting images, which needs credentials."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from pixyproxy.core.call import CallScope
 from pixyproxy.core.exceptions import CredentialsMissingError, NotYoursError, PixyProxyException
-from pixyproxy.core.models import Caller, Image, ImageChanges, ImageCreation
+from pixyproxy.core.models import Caller, Image, ImageChanges, ImageCreation, ImageImport
 from pixyproxy.core.validation import validated, validated_guid
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.deletions import DeletionRepository
@@ -16,6 +17,7 @@ from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.transactions import in_transaction
 from pixyproxy.service.creation.recording import ImageCreator
 from pixyproxy.service.creation.storing import ImageStoring
+from pixyproxy.service.importing.importer import ImageImporter
 
 _logger = logging.getLogger(__name__)
 
@@ -23,13 +25,19 @@ _logger = logging.getLogger(__name__)
 class PrivateImageService:
     """The writing methods of ``ImageServiceInterface``, which documents them."""
 
-    def __init__(self, database: Database, storing: ImageStoring, creator: ImageCreator) -> None:
+    def __init__(
+        self, database: Database, storing: ImageStoring, creator: ImageCreator, importer: ImageImporter
+    ) -> None:
         self._database = database
         self._storing = storing
         self._creator = creator
+        self._importer = importer
 
     def create_image(self, creation: ImageCreation, caller: Caller | None, call: CallScope) -> Image:  # noqa: D102
         return self._creator.create(validated(ImageCreation, creation), signed_in(caller), call)
+
+    def import_image(self, asked: ImageImport, data: Iterator[bytes], caller: Caller | None) -> Image:  # noqa: D102
+        return self._importer.import_image(validated(ImageImport, asked), data, signed_in(caller))
 
     def update_image(self, changes: ImageChanges, caller: Caller | None) -> Image:  # noqa: D102
         changes = validated(ImageChanges, changes)

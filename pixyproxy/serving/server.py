@@ -92,6 +92,7 @@ class Server:
         bulkheads = {
             Bulkhead.GENERATION: application.creations,
             Bulkhead.STREAM: application.streams,
+            Bulkhead.IMPORT: application.imports,
             Bulkhead.UNARY: SharedSlots(settings.max_unary_calls).of(0),
         }
         self._threads = CallThreads(

@@ -122,12 +122,19 @@ def test_the_library_asks_a_server(installed: Installed, server: RunningServer, 
 
 
 @pytest.mark.parametrize(
-    "command", ["serve", "serve --help", "db init", "user list", "images copy --from a --to b"], ids=str
+    ("command", "name"),
+    [
+        ("serve", "serve"),
+        ("serve --help", "serve"),
+        ("db init", "db"),
+        ("user list", "user"),
+        ("images copy --from a --to b", "images"),
+        ("generations salvage a --output b", "generations salvage"),
+    ],
 )
-def test_commands_of_the_server_say_what_to_install(installed: Installed, command: str) -> None:
+def test_commands_of_the_server_say_what_to_install(installed: Installed, command: str, name: str) -> None:
     refused = installed.run("pixyproxy", *command.split())
 
-    name = command.split(maxsplit=1)[0]
     assert (refused.returncode, refused.stdout, refused.stderr) == (
         1,
         "",

@@ -35,6 +35,7 @@ T = TypeVar("T")
 LEASE = timedelta(minutes=1)
 EVERYTHING = GenerationFilter()
 FINAL_WITHOUT_IMAGE = (GenerationState.FAILED, GenerationState.CANCELLED, GenerationState.OUTCOME_UNKNOWN)
+SHOWN_STATES = tuple(state for state in GenerationState if state is not GenerationState.IMPORTED)
 ERROR = GenerationCancelledError("cancelled")
 
 
@@ -217,7 +218,7 @@ def walk(database: Database, caller: Caller, wanted: GenerationFilter, limit: in
 def test_pages_have_the_newest_first_whatever_their_states(
     database: Database, ann: Caller, bob: Caller, root: Caller
 ) -> None:
-    states = [*GenerationState, *GenerationState]
+    states = [*SHOWN_STATES, *SHOWN_STATES]
     # Recorded out of order, and two at a time.
     times = [minutes((number * 5 % len(states)) // 2) for number in range(len(states))]
     own = [record(database, ann, state=state.value, created_at=time) for state, time in zip(states, times, strict=True)]
@@ -229,7 +230,7 @@ def test_pages_have_the_newest_first_whatever_their_states(
     for limit in (1, 2, 3, 100):
         assert walk(database, ann, EVERYTHING, limit) == expected
         assert walk(database, root, EVERYTHING, limit) == [others.id, *expected]
-        for chosen in itertools.combinations(GenerationState, 2):
+        for chosen in itertools.combinations(SHOWN_STATES, 2):
             of_these = [own[number].id for number in order if states[number] in chosen]
             assert walk(database, ann, GenerationFilter(states=(*chosen, chosen[0])), limit) == of_these
 
@@ -435,3 +436,22 @@ def test_old_requests_without_an_image_are_forgotten_and_their_ids_are_not(datab
         known = changed(database, lambda all_, request_id=request_id: all_.find(ann.user_id, request_id))  # type: ignore[misc]
         assert known is not None
         assert (known.id, known.fingerprint) == (generation.id, generation.fingerprint)
+
+
+# --- Imports ---------------------------------------------------------------------------------------------------------
+
+
+def test_imports_are_not_shown(database: Database, ann: Caller, root: Caller) -> None:
+    key = new_guid()
+    changed(database, lambda generations: generations.insert_import(ann.user_id, key, "0" * 64, new_guid()))
+    for caller in (ann, root):
+        with database.reading() as context:
+            details = GenerationDetailRepository(context)
+            assert details.find(GenerationKey(request_id=key), caller) is None
+            assert details.get_page(EVERYTHING, caller, limit=9, after=None) == []
+    with database.reading() as context:
+        known = GenerationRepository(context).find(ann.user_id, key)
+        assert known is not None
+        assert (known.state, known.is_leased) == (GenerationState.IMPORTED, False)
+        assert GenerationRepository(context).count_queued() == {}
+        assert GenerationRepository(context).get_expired(9) == []

@@ -19,6 +19,7 @@ from pixyproxy.core.models import (
     GenerationState,
     ImageCreation,
     ImageDetailCreate,
+    PartialImage,
     Visibility,
     new_guid,
 )
@@ -168,16 +169,19 @@ def test_a_record_that_is_not_committed_is_not_there(database: Database, ann: Ca
 
 def test_a_failed_generation_is_queued_again_once(database: Database, ann: Caller) -> None:
     recorded = record(database, ann, new_guid())
-    submit(database, recorded)
+    submit(database, recorded, "its worker")
+    partial = PartialImage(index=0, content_type="image/png", data=b"half")
+    assert committed(database, lambda generations: generations.add_partial(recorded.id, "its worker", partial))
     submitted = now_of(database, recorded)
     committed(database, lambda generations: generations.end(submitted, GenerationState.FAILED, ERROR))
     failed = now_of(database, recorded)
+    assert failed.partials == 1
     context = RequestContext("another-call")
 
     queued = committed(database, lambda generations: generations.queue_again(failed, request(), context))
 
     assert queued is not None
-    assert (queued.state, queued.attempts, queued.error) == (GenerationState.QUEUED, 0, None)
+    assert (queued.state, queued.attempts, queued.partials, queued.error) == (GenerationState.QUEUED, 0, 0, None)
     assert now_of(database, failed) == queued
     again = read(database, lambda generations: generations.get_queued(failed.id))
     assert again is not None

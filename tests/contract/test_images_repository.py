@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Any
+from itertools import product
+from typing import Any, get_args
 
 import pytest
 
 from pixyproxy.core.exceptions import ConstraintViolationError, ImageNotFoundError
-from pixyproxy.core.models import Caller, Image, ImageFilter, Usage, UserClass, Visibility, new_guid
+from pixyproxy.core.models import (
+    MAX_COMPRESSION,
+    MAX_INPUTS,
+    MAX_MODEL_NAME_LENGTH,
+    MAX_PARTIAL_IMAGES,
+    Background,
+    Caller,
+    GenerationOptions,
+    Image,
+    ImageFilter,
+    InputFidelity,
+    Moderation,
+    Origin,
+    OutputFormat,
+    Quality,
+    Usage,
+    UserClass,
+    Visibility,
+    new_guid,
+)
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.repositories.users import UserRepository
@@ -53,7 +74,16 @@ def test_an_image_comes_back_as_it_was_inserted(database: Database, ann: Caller)
         width=3840,
         height=2160,
         model="gpt-image-2.6-sunburst",
-        usage=Usage(input_tokens=11, output_tokens=5_000_000_000, total_tokens=5_000_000_011),
+        usage=Usage(
+            input_tokens=11,
+            output_tokens=5_000_000_000,
+            total_tokens=5_000_000_011,
+            input_text_tokens=11,
+            input_image_tokens=0,
+            output_text_tokens=2**63 - 1,
+        ),
+        options=GenerationOptions(model="m", size="auto", output_format="webp", output_compression=0),
+        origin=Origin.EDITED,
         created_at=minutes(1),
         updated_at=minutes(2),
     )
@@ -75,6 +105,121 @@ def test_usage_may_be_missing_or_zero(database: Database, ann: Caller) -> None:
 
     assert get_image(database, none.guid, ann).usage is None
     assert get_image(database, zero.guid, ann).usage == zero.usage
+
+
+@pytest.mark.parametrize("origin", Origin)
+def test_origins_come_back(database: Database, ann: Caller, origin: Origin) -> None:
+    image = add_image(database, ann, origin=origin)
+
+    assert get_image(database, image.guid, ann).origin is origin
+
+
+LONGEST_OPTIONS = {
+    "model": ["a", "x" * MAX_MODEL_NAME_LENGTH],
+    "size": ["auto", "99999x99999"],
+    "quality": get_args(Quality),
+    "output_format": get_args(OutputFormat),
+    "background": get_args(Background),
+    "partial_images": [0, MAX_PARTIAL_IMAGES],
+    "moderation": get_args(Moderation),
+    "output_compression": [0, MAX_COMPRESSION],
+    "input_fidelity": get_args(InputFidelity),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in LONGEST_OPTIONS.items() for value in (*values, None)]
+)
+def test_options_come_back_with_every_value(database: Database, ann: Caller, name: str, value: Any) -> None:
+    options = GenerationOptions.model_validate({name: value})
+    image = add_image(database, ann, options=options)
+
+    stored = get_image(database, image.guid, ann)
+    assert stored.options == options
+    assert Image.model_validate(stored.model_dump(), strict=True) == image
+
+
+def test_the_longest_options_and_all_sources_come_back(database: Database, ann: Caller) -> None:
+    assert GenerationOptions.model_fields.keys() == LONGEST_OPTIONS.keys()
+    longest = {name: max(values, key=lambda value: len(str(value))) for name, values in LONGEST_OPTIONS.items()}
+    options = GenerationOptions.model_validate(longest | {"output_format": "jpeg", "background": "opaque"})
+    sources = tuple(add_image(database, ann).guid for _ in range(MAX_INPUTS))
+    image = add_image(database, ann, options=options, source_guids=sources)
+
+    stored = get_image(database, image.guid, ann)
+    assert (stored.options, stored.source_guids) == (options, sources)
+
+
+def test_an_image_without_options_has_none(database: Database, ann: Caller) -> None:
+    plain = add_image(database, ann)
+
+    assert get_image(database, plain.guid, ann).options is None
+    none_chosen = add_image(database, ann, options=GenerationOptions())
+    assert get_image(database, none_chosen.guid, ann).options == GenerationOptions()
+
+
+def test_options_that_only_a_later_release_has_are_left_out(database: Database, ann: Caller) -> None:
+    image = add_image(database, ann, options=GenerationOptions(size="64x64"))
+    with database.transaction() as context:
+        context.execute(
+            "UPDATE images SET options = :options WHERE id = :id",
+            {"id": image.id, "options": json.dumps({"size": "64x64", "frame_count": 9, "quality": "finest"})},
+        )
+        context.commit()
+
+    for stored in (get_image(database, image.guid, ann), *get_page(database, caller=ann)):
+        assert stored.options is not None
+        assert dict(stored.options) == dict(GenerationOptions(size="64x64")) | {"quality": "finest"}
+
+
+# --- The images that one was made from -------------------------------------------------------------------------------
+
+
+def test_sources_are_shown_in_order_to_those_who_may_see_them(database: Database, ann: Caller) -> None:
+    bob, root = add_caller(database, "bob"), add_caller(database, "root", UserClass.ADMIN)
+    sources = [
+        add_image(database, author, visibility=visibility).guid
+        for author, visibility in product((ann, bob), (PRIVATE, PUBLIC))
+    ]
+    own, own_public, of_bob, _ = sources
+    image = add_image(database, ann, visibility=PUBLIC, origin=Origin.EDITED, source_guids=sources[::-1])
+
+    for caller, hidden in ((ann, {of_bob}), (bob, {own}), (root, set()), (None, {own, of_bob})):
+        expected = tuple(guid for guid in sources[::-1] if guid not in hidden)
+        assert get_image(database, image.guid, caller).source_guids == expected
+        # A list, a search, and several callers at a time, of whom each sees what it may.
+        for image_filter in (ImageFilter(), ImageFilter(guid=image.guid)):
+            [listed] = [found for found in get_page(database, image_filter, caller) if found.guid == image.guid]
+            assert listed.source_guids == expected
+    with database.reading() as context:
+        several = ImageRepository(context).get_several([(image.guid, caller) for caller in (None, bob, ann, root)])
+    assert [found and len(found.source_guids) for found in several] == [2, 3, 3, 4]
+
+    with database.transaction() as context:
+        repository = ImageRepository(context)
+        repository.delete(repository.get(own_public, ann).id)
+        context.commit()
+    assert own_public not in get_image(database, image.guid, root).source_guids
+
+
+def test_an_image_made_twice_from_one_source_shows_it_twice(database: Database, ann: Caller) -> None:
+    source = add_image(database, ann).guid
+    image = add_image(database, ann, source_guids=(source, source))
+
+    assert get_image(database, image.guid, ann).source_guids == (source, source)
+
+
+def test_changing_an_image_keeps_sources_that_its_author_may_not_see(database: Database, ann: Caller) -> None:
+    bob, root = add_caller(database, "bob"), add_caller(database, "root", UserClass.ADMIN)
+    hidden = add_image(database, bob)
+    image = add_image(database, ann, source_guids=(hidden.guid,), options=GenerationOptions(quality="low"))
+    with database.transaction() as context:
+        repository = ImageRepository(context)
+        repository.update(repository.get(image.guid, ann).model_copy(update={"filename": "other.png"}))
+        context.commit()
+
+    changed = get_image(database, image.guid, root)
+    assert (changed.filename, changed.source_guids, changed.options) == ("other.png", (hidden.guid,), image.options)
 
 
 def test_times_keep_their_microseconds_and_become_utc(database: Database, ann: Caller) -> None:

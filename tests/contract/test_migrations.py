@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import subprocess
 import sys
@@ -19,7 +20,20 @@ import pytest
 from pydantic import SecretStr
 
 from pixyproxy.core.exceptions import ConfigurationError, ConflictError, PixyProxyException
-from pixyproxy.core.models import Caller, GenerationKey, Image, ImageFilter, new_guid
+from pixyproxy.core.models import (
+    Caller,
+    GenerationKey,
+    GenerationOptions,
+    GenerationState,
+    Image,
+    ImageCreation,
+    ImageDetailCreate,
+    ImageFilter,
+    Origin,
+    Usage,
+    Visibility,
+    new_guid,
+)
 from pixyproxy.core.search_terms import index_terms
 from pixyproxy.data.database import Database, statements_of
 from pixyproxy.data.init import migrations_for, require_current, schema_version, upgrade
@@ -27,6 +41,7 @@ from pixyproxy.data.mysql import MySQLDatabase
 from pixyproxy.data.repositories.generation_details import GenerationDetailRepository
 from pixyproxy.data.repositories.generations import GenerationRepository
 from pixyproxy.data.repositories.images import detail_to_dict
+from pixyproxy.service.creation.recording import _fingerprint
 from pixyproxy.service.indexer import seal_all
 from tests.contract.databases import SERVERS, address_of, open_database
 from tests.contract.records import add_caller, add_image, detail_of, get_image, get_page
@@ -379,6 +394,101 @@ def test_generations_of_the_first_release_are_kept_in_every_state(first_release:
     with first_release.transaction() as context:
         context.insert(insert, {**rows[0], "guid": new_guid(), "request_id": new_guid(), "image_guid": new_guid()})
         context.commit()
+
+
+# What a server of the release before 010 stores, by the names of the columns.
+EARLIER_IMAGE = """
+INSERT INTO images
+  (guid, author_id, filename, filename_key, prompt, tags, visibility, content_type, size_bytes, sha256, width, height,
+   model, input_tokens, output_tokens, total_tokens, created_at, updated_at)
+VALUES
+  (:guid, :author_id, :filename, :filename_key, :prompt, :tags, :visibility, :content_type, :size_bytes, :sha256,
+   :width, :height, :model, :input_tokens, :output_tokens, :total_tokens, :created_at, :updated_at)
+"""
+
+
+def add_as_version_9_did(database: Database, ann: Caller, **values: Any) -> Image:
+    detail = detail_of(ann, **values)
+    row = detail_to_dict(detail) | {"author_id": ann.user_id}
+    named = {name: row[name] for name in re.findall(r":(\w+)", EARLIER_IMAGE)}
+    with database.transaction() as context:
+        image_id = context.insert(EARLIER_IMAGE, named)
+        context.commit()
+    return Image(**dict(detail), id=image_id, author_id=ann.user_id)
+
+
+@pytest.mark.parametrize("is_cut_off", [False, True])
+def test_images_of_version_9_have_no_options(empty_database: Database, tmp_path: Path, is_cut_off: bool) -> None:
+    if is_cut_off and empty_database.kind == "sqlite":
+        return  # There the upgrade is one transaction.
+    upgrade_to(9, empty_database, tmp_path)
+    ann = add_caller(empty_database)
+    usage = Usage(input_tokens=7, output_tokens=5, total_tokens=12)
+    images = [add_as_version_9_did(empty_database, ann, usage=usage), add_as_version_9_did(empty_database, ann)]
+
+    assert upgrade(empty_database) == [version for version in VERSIONS if version > 9]
+    if is_cut_off:
+        with empty_database.transaction() as context:
+            # As if it had been cut off before it was noted.
+            context.execute("DELETE FROM migrations WHERE version = 10", {})
+            context.commit()
+        assert 10 in upgrade(empty_database)
+    # A server of that release, which still runs, commits as it is used to.
+    images.append(add_as_version_9_did(empty_database, ann, usage=usage))
+
+    for image in images:
+        stored = get_image(empty_database, image.guid, ann)
+        assert stored == image
+        assert (stored.options, stored.origin, stored.source_guids) == (None, Origin.GENERATED, ())
+
+
+@pytest.mark.parametrize("state", GenerationState)
+def test_requests_of_version_9_can_be_read(empty_database: Database, tmp_path: Path, state: GenerationState) -> None:
+    upgrade_to(9, empty_database, tmp_path)
+    ann = add_caller(empty_database)
+    request = (
+        '{"detail":{"prompt":"a fox","filename":null,"tags":["a"],"visibility":2},'
+        '"options":{"model":"m","size":null,"quality":"low","output_format":null,"background":null,"partial_images":2}}'
+    )
+    row = {
+        "guid": new_guid(),
+        "author_id": ann.user_id,
+        "request_id": new_guid(),
+        "fingerprint": hashlib.sha256(request.encode()).hexdigest(),
+        "image_guid": new_guid(),
+        "state": state.value,
+        "request": request,
+        "now": datetime.now(UTC),
+    }
+    with empty_database.transaction() as context:
+        generation_id = context.insert(
+            """
+            INSERT INTO generations
+              (guid, author_id, request_id, fingerprint, image_guid, state, owner, lease_expires_at, request, call_id,
+               trace_headers, not_before_at, created_at, updated_at)
+            VALUES
+              (:guid, :author_id, :request_id, :fingerprint, :image_guid, :state, '', :now, :request, '-', '{}', :now,
+               :now, :now)
+            """,
+            row,
+        )
+        context.commit()
+
+    upgrade(empty_database)
+
+    expected = ImageCreation(
+        detail=ImageDetailCreate(prompt="a fox", tags=("a",), visibility=Visibility.PUBLIC),
+        options=GenerationOptions(model="m", quality="low", partial_images=2),
+        request_id=row["request_id"],
+    )
+    with empty_database.reading() as context:
+        shown = GenerationDetailRepository(context).find(GenerationKey(guid=row["guid"]), ann)
+        queued = GenerationRepository(context).get_queued(generation_id)
+    assert shown is not None
+    assert (shown.detail.state, shown.detail.creation) == (state, expected)
+    assert (queued and queued.creation) == (expected if state is GenerationState.QUEUED else None)
+    # The caller may repeat it under its request id: it is the same request to this release.
+    assert _fingerprint(expected) == row["fingerprint"]
 
 
 @pytest.mark.parametrize("empty_database_url", SERVERS, indirect=True)  # SQLite's is one transaction.

@@ -128,7 +128,11 @@ def _wait_until_tidy(server: RunningServer, outcome: Outcome) -> None:
 def _untidy(server: RunningServer) -> list[str]:
     store = server.image_folder
     left = [str(path.relative_to(store)) for name in (".notes", ".parts") for path in (store / name).glob("*")]
-    return left + [f"deletion of {row['image_guid']}" for row in _rows(server, "SELECT image_guid FROM deletions")]
+    return left + [
+        f"{what} of {row['image_guid']}"
+        for what, table in (("deletion", "deletions"), ("import", "pending_imports"))
+        for row in _rows(server, f"SELECT image_guid FROM {table}")
+    ]
 
 
 def _check_store(server: RunningServer, outcome: Outcome) -> None:
@@ -152,7 +156,7 @@ def _check_generations(server: RunningServer, outcome: Outcome) -> None:
         outcome.problems.append(f"a generation that nobody works on is still {row['state']}: {row['request_id']}")
     stored = _rows(
         server,
-        "SELECT image_guid FROM generations WHERE state <> 'stored' "
+        "SELECT image_guid FROM generations WHERE state NOT IN ('stored', 'imported') "
         "AND EXISTS (SELECT 1 FROM images WHERE images.guid = generations.image_guid)",
     )
     outcome.expect(not stored, f"committed images whose generations say otherwise: {stored}")

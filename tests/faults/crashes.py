@@ -53,7 +53,7 @@ _SHORTEST_LIFE, _LONGEST_LIFE = 0.05, 0.9
 # --- At named points -------------------------------------------------------------------------------------------------
 
 
-def _at_each(
+def at_each(
     bench: Bench,
     database_urls: Iterable[str | None],
     points: Sequence[str],
@@ -72,7 +72,7 @@ def _at_each(
 def crash_points(bench: Bench, database_urls: Iterable[str | None], points: Sequence[str], *, at_once: int) -> Outcome:
     """Kill a server at each point, on a site of its own on each database, and ask another one for the same again."""
     fault = "kill -9 at a named point" + (", object store" if bench.object_store else "")
-    return _at_each(bench, database_urls, points, at_once, _crash_at, fault)
+    return at_each(bench, database_urls, points, at_once, _crash_at, fault)
 
 
 def crash_points_of_processes(
@@ -80,7 +80,7 @@ def crash_points_of_processes(
 ) -> Outcome:
     """Kill at each point the one process of several that comes there: a generation worker or an RPC worker."""
     fault = "kill -9 of a generation worker, or of an RPC worker, at a named point"
-    return _at_each(bench, database_urls, points, at_once, _crash_one_at, fault)
+    return at_each(bench, database_urls, points, at_once, _crash_one_at, fault)
 
 
 def _crash_one_at(site: Site, point: str, outcome: Outcome) -> None:
@@ -100,7 +100,7 @@ def _crash_one_at(site: Site, point: str, outcome: Outcome) -> None:
         wait_until(lambda: ") has died. Signal 9" in server.log, WAIT_TIMEOUT, "a process to be killed")
         one.expect(server.log.count(") has died. Signal 9") == 1, "not one process was killed")
         audit(site, server, one, Expected(unknown=point in _UNKNOWN))
-    _add(outcome, one, point)
+    add_at(outcome, one, point)
 
 
 def _wish_for(site: Site, point: str) -> Wish:
@@ -133,10 +133,10 @@ def _crash_at(site: Site, point: str, outcome: Outcome) -> None:
         one.recovered(time.monotonic() - killed_at)
         _check_answer(point, again, before, site.stand_in.count(wish.prompt), one)
         audit(site, server, one, Expected(unknown=point in _UNKNOWN))
-    _add(outcome, one, point)
+    add_at(outcome, one, point)
 
 
-def _add(outcome: Outcome, one: Outcome, point: str) -> None:
+def add_at(outcome: Outcome, one: Outcome, point: str) -> None:
     """Add what came of one point, and name it."""
     for complaints in (one.problems, one.lost, one.billed_twice):
         complaints[:] = [f"[{point}] {complaint}" for complaint in complaints]
@@ -182,7 +182,7 @@ PAUSE_POINTS = tuple(point for point in CREATE_POINTS if "not committed" not in 
 def pauses(bench: Bench, database_urls: Iterable[str], points: Sequence[str], *, at_once: int) -> Outcome:
     """Put a server to sleep at each point until its lease is over and another one was asked, and wake it up again."""
     fault = "server asleep at a named point for longer than its lease"
-    return _at_each(bench, database_urls, points, at_once, _pause_at, fault)
+    return at_each(bench, database_urls, points, at_once, _pause_at, fault)
 
 
 def _pause_at(site: Site, point: str, outcome: Outcome) -> None:
@@ -212,7 +212,7 @@ def _pause_at(site: Site, point: str, outcome: Outcome) -> None:
             site.stand_in.count(wish.prompt) == submissions, f"submitted {site.stand_in.count(wish.prompt)} times"
         )
         audit(site, other, one, Expected(unknown=is_unknown))
-    _add(outcome, one, point)
+    add_at(outcome, one, point)
 
 
 def _is_recovered(site: Site) -> bool:

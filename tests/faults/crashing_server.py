@@ -22,6 +22,7 @@ from pixyproxy import bootstrap, cli
 from pixyproxy.data.repositories.deletions import DeletionRepository
 from pixyproxy.data.repositories.generations import GenerationRepository
 from pixyproxy.data.repositories.images import ImageRepository
+from pixyproxy.data.repositories.pending_imports import PendingImportRepository
 from pixyproxy.data.stores import local_image_store
 from pixyproxy.data.stores.bucket_address import is_url
 from pixyproxy.data.stores.image_store import ImageStore
@@ -31,6 +32,7 @@ from pixyproxy.generation.openai.client import OpenAIGenerator
 from pixyproxy.service.creation import storing
 from pixyproxy.service.creation.recording import ImageCreator
 from pixyproxy.service.creation.worker import GenerationWorker
+from pixyproxy.service.importing import importer
 from pixyproxy.service.private_images import PrivateImageService
 
 if TYPE_CHECKING:
@@ -119,6 +121,7 @@ def _write_half(part: Path, path: Path, data: Buffer) -> bool:
 _write_whole = local_image_store._write_whole
 
 HALF_WRITTEN = "half of the bytes written"
+IMPORT_COMMITTED = "import committed"
 _FOLDER_POINTS = {
     HALF_WRITTEN: CrashPoint(local_image_store, "_write_whole", only_if=_is_content),
     "bytes written, not renamed": CrashPoint(Path, "replace", only_if=_is_content),
@@ -171,29 +174,51 @@ def _delete_points_of(store: type[ImageStore]) -> dict[str, CrashPoint]:
     }
 
 
+def _import_points_of(store: type[ImageStore], writing: dict[str, CrashPoint]) -> dict[str, CrashPoint]:
+    """All points of importing an image, which are reached by the process that takes the call."""
+    return {
+        "all bytes received": CrashPoint(importer, "inspect_file"),
+        "import pending, not committed": CrashPoint(PendingImportRepository, "insert", is_after=True),
+        "import pending": CrashPoint(store, "write"),
+        **writing,
+        "import stored": CrashPoint(store, "write", is_after=True),
+        "import ended, not committed": CrashPoint(PendingImportRepository, "delete", is_after=True),
+        "request id inserted, not committed": CrashPoint(GenerationRepository, "insert_import", is_after=True),
+        "import inserted, not committed": CrashPoint(ImageRepository, "insert", is_after=True),
+        IMPORT_COMMITTED: CrashPoint(importer.ImageImporter, "_store_and_commit", is_after=True),
+    }
+
+
 CREATE_POINTS = _points_of(LocalImageStore, _FOLDER_POINTS)
 DELETE_POINTS = _delete_points_of(LocalImageStore)
 UPDATE_POINTS: dict[str, CrashPoint] = {
     "updated, not committed": CrashPoint(ImageRepository, "update", is_after=True),
     "update committed": CrashPoint(PrivateImageService, "update_image", is_after=True),
 }
+IMPORT_POINTS = _import_points_of(LocalImageStore, _FOLDER_POINTS)
+IMPORT_OBJECT_STORE_POINTS = _import_points_of(ObjectImageStore, _OBJECT_POINTS)
 POINTS = CREATE_POINTS | DELETE_POINTS | UPDATE_POINTS
 OBJECT_STORE_POINTS = _points_of(ObjectImageStore, _OBJECT_POINTS) | _delete_points_of(ObjectImageStore) | UPDATE_POINTS
+
+_OF_FOLDERS = POINTS | IMPORT_POINTS
+_OF_OBJECT_STORES = OBJECT_STORE_POINTS | IMPORT_OBJECT_STORE_POINTS
 
 
 def main() -> None:
     """Serve until the point is reached."""
     parser = argparse.ArgumentParser(description="pixyproxy serve that kills itself.")
-    parser.add_argument("--crash-at", choices=POINTS | OBJECT_STORE_POINTS, help="the point")
+    parser.add_argument("--crash-at", choices=_OF_FOLDERS | _OF_OBJECT_STORES, help="the point")
     parser.add_argument("--pause", action="store_true", help="stop there, and do not die")
     parser.add_argument("--lease", type=float, help="seconds that leases last, where time is short")
     arguments = parser.parse_args()
     if arguments.lease:
         bootstrap.LEASE = timedelta(seconds=arguments.lease)
+        defaults: Any = importer.ImageImporter.__init__.__kwdefaults__
+        defaults["longest_write"] = bootstrap.LEASE
     if arguments.crash_at == HALF_WRITTEN:
         local_image_store._write_whole = _write_half
     elif arguments.crash_at:
-        points = OBJECT_STORE_POINTS if is_url(os.environ["PIXYPROXY_IMAGE_STORE"]) else POINTS
+        points = _OF_OBJECT_STORES if is_url(os.environ["PIXYPROXY_IMAGE_STORE"]) else _OF_FOLDERS
         points[arguments.crash_at].arm(pause if arguments.pause else die)
     sys.argv = ["pixyproxy", "serve"]
     cli.main()

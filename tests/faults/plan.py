@@ -20,6 +20,7 @@ from tests.faults import (
     conflicts,
     crashes,
     databases,
+    imports,
     providers,
     queued,
     races,
@@ -38,6 +39,7 @@ _LANES = 4
 _KILLS_A_LANE = 26
 """Twice on SQLite, once on each server: at least 200 in all by the rounds below."""
 _KILL_ROUNDS = 2
+_SHORT_LEASE = 6.0
 _AWAY_SECONDS = 6.0
 """Longer than the product waits for its database, so that every wait is seen to end."""
 _BUSY_SECONDS = 60.0
@@ -118,6 +120,7 @@ def _name_of(scenario: Scenario) -> str:
 def stages(bench: Bench, servers: Databases) -> Iterator[Stage]:
     """All scenarios. What is timed most finely runs with the least beside it."""
     yield Stage("kill -9 at named points", 1, [partial(_crash_points, bench, servers)])
+    yield Stage("kill -9 during an import", 1, list(_imports(bench, servers)))
     yield Stage("kill -9 of one of several processes", 1, [partial(_crash_points_of_processes, bench, servers)])
     yield Stage("an object store", 1, list(_object_store(bench, servers)))
     yield Stage("a busy machine", 1, list(_busy_machine(bench, servers)))
@@ -137,6 +140,17 @@ def _crash_points_of_processes(bench: Bench, servers: Databases) -> Outcome:
     points = crashes.ALL_POINTS
     urls = [*(None for _ in points), *(servers.on_mysql() for _ in points)]
     return crashes.crash_points_of_processes(bench, urls, points * 2, at_once=6)
+
+
+def _imports(bench: Bench, servers: Databases) -> Iterator[Scenario]:
+    # The product would wait for minutes for a server that is dead.
+    bench = replace(bench, lease=_SHORT_LEASE)
+    points = imports.ALL_POINTS
+    urls = [*(None for _ in points), *(servers.on_mysql() for _ in points), *(servers.on_mariadb() for _ in points)]
+    yield partial(imports.crash_points, bench, urls, points * 3, at_once=9)
+    points = imports.ALL_OBJECT_STORE_POINTS
+    bench = replace(bench, object_store=servers.object_store())
+    yield partial(imports.crash_points, bench, [servers.on_mysql() for _ in points], points, at_once=9)
 
 
 def _object_store(bench: Bench, servers: Databases) -> Iterator[Scenario]:

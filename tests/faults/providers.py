@@ -83,6 +83,12 @@ FAULTS = (
     ProviderFault("no_usage", _OK, 1, _OK),
     ProviderFault("data_url", _OK, 1, _OK),
     ProviderFault("url_safe", _OK, 1, _OK),
+    ProviderFault("images=2", _OK, 1, _OK),
+    ProviderFault("url", _OK, 1, _OK),
+    ProviderFault("url:get=cut:fails=1", _OK, 1, _OK),
+    ProviderFault("url:get=503", _UNAVAILABLE, 1, _UNKNOWN),
+    ProviderFault("url:get=endless", _UNAVAILABLE, 1, _UNKNOWN),
+    ProviderFault("url:get=gif", _UNAVAILABLE, 1, _UNKNOWN),
 )
 STREAM_FAULTS = (
     *(ProviderFault(f"stream_end={number}", _UNKNOWN, 1, _UNKNOWN) for number in range(3)),
@@ -97,6 +103,7 @@ STREAM_FAULTS = (
     ProviderFault("stream_truncated", _UNAVAILABLE, 1, _UNKNOWN),
     *(ProviderFault(f"hold={number}", _TIMEOUT, 1, _UNKNOWN) for number in range(3)),
     ProviderFault("503:times=2", _OK, 3, _OK),
+    ProviderFault("stream_url", _OK, 1, _OK),
     ProviderFault("stream_empty=0", _OK, 1, _OK),
     ProviderFault("stream_bad_base64=0", _OK, 1, _OK),
     ProviderFault("stream_truncated=1", _OK, 1, _OK),

@@ -16,6 +16,7 @@ from tests.faults import (
     conflicts,
     crashes,
     databases,
+    imports,
     providers,
     queued,
     races,
@@ -97,6 +98,23 @@ def test_a_crash_at_any_point_with_an_object_store(bench: Bench, part: int, s3_s
     points = crashes.ALL_OBJECT_STORE_POINTS[part::3]
     bench = replace(bench, object_store=s3_server)
     check(crashes.crash_points(bench, [None for _ in points], points, at_once=4), recovered_within=30)
+
+
+def test_a_crash_during_an_import_on_sqlite(bench: Bench) -> None:
+    points = imports.ALL_POINTS[::2]
+    check(imports.crash_points(bench, [None for _ in points], points, at_once=len(points)), recovered_within=30)
+
+
+def test_a_crash_during_an_import_on_mysql(bench: Bench, mysql_server: DatabaseServer) -> None:
+    points = imports.ALL_POINTS[1::2]
+    with _databases(mysql_server, len(points)) as urls:
+        check(imports.crash_points(bench, urls, points, at_once=len(points)), recovered_within=30)
+
+
+def test_a_crash_during_an_import_with_an_object_store(bench: Bench, s3_server: RunningObjectStore) -> None:
+    points = imports.ALL_OBJECT_STORE_POINTS
+    bench = replace(bench, object_store=s3_server)
+    check(imports.crash_points(bench, [None for _ in points], points, at_once=len(points)), recovered_within=30)
 
 
 def test_kills_at_random_moments_with_an_object_store(bench: Bench, s3_server: RunningObjectStore) -> None:

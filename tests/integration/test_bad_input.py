@@ -11,6 +11,7 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
+from pixyproxy.core.models import GenerationOptions
 from tests.integration.conftest import People
 from tests.support.image_client import SMALL, ImageClient
 from tests.support.openai_stand_in import RunningStandIn
@@ -87,6 +88,23 @@ _CREATIONS: list[tuple[dict[str, Any], str]] = [
     *(({"options": {"background": name}}, "options.background") for name in ("white", "TRANSPARENT", " ")),
     *(({"options": {"model": name}}, "options.model") for name in ("x" * 65, " ", "a b", "-a", "a\nb", "modèle")),
     ({"options": {"background": "transparent", "output_format": "jpeg"}}, "options.background"),
+    *(({"options": {"partial_images": count}}, "options.partial_images") for count in (-1, 4, 2**31 - 1)),
+    *(({"options": {"moderation": name}}, "options.moderation") for name in ("high", "LOW", "none", " ")),
+    *(
+        ({"options": {"output_compression": compression, "output_format": "webp"}}, "options.output_compression")
+        for compression in (-1, 101, 2**31 - 1, -(2**31))
+    ),
+    # PNG, asked for or as the server's default.
+    *(({"options": {"output_compression": compression}}, "options.output_compression") for compression in (0, 50)),
+    ({"options": {"output_compression": 50, "output_format": "png"}}, "options.output_compression"),
+    *(({"options": {"input_fidelity": name}}, "options.input_fidelity") for name in ("medium", "HIGH", " ")),
+    *(({"options": {"input_fidelity": name}}, "options.input_fidelity") for name in ("low", "high")),
+    *(
+        ({"options": {"model": model, "size": size}}, "options.size")
+        for model in ("gpt-image-2", "gpt-image-2.5-sunburst-2026-09-08")
+        for size in ("1000x1024", "1024x320", "3856x2160")
+    ),
+    *(({"options": {"model": "gpt-image-2", "quality": name}}, "options.quality") for name in ("xhigh", "max")),
 ]
 
 
@@ -101,9 +119,19 @@ def test_all_that_is_wrong_with_a_creation_is_said_at_once(client: ImageClient) 
         visibility=7,  # type: ignore[arg-type]
         filename="a/b",
         request_id="x",
-        options=pb.GenerationOptions(model=" ", size="x", quality="x", output_format="x", background="x"),
+        options=pb.GenerationOptions(
+            model=" ",
+            size="x",
+            quality="x",
+            output_format="x",
+            background="x",
+            moderation="x",
+            output_compression=-1,
+            partial_images=-1,
+            input_fidelity="x",
+        ),
     )
-    options = [f"options.{name}" for name in ("model", "size", "quality", "output_format", "background")]
+    options = [f"options.{name}" for name in GenerationOptions.model_fields]
     refused = client.refused(request)
     _check_refused(refused, "prompt", "filename", "tags[0]", "tags[1]", "visibility", *options, "request_id")
 
@@ -115,7 +143,17 @@ def test_an_error_fits_into_the_metadata_of_an_answer(client: ImageClient) -> No
         visibility=7,  # type: ignore[arg-type]
         filename="x" * 1000,
         request_id="x",
-        options=pb.GenerationOptions(model=" ", size="x", quality="x", output_format="x", background="x"),
+        options=pb.GenerationOptions(
+            model=" ",
+            size="x",
+            quality="x",
+            output_format="x",
+            background="x",
+            moderation="x",
+            output_compression=-1,
+            partial_images=-1,
+            input_fidelity="x",
+        ),
     )
     # Clients take 8 KiB of metadata, and refuse more than that without saying what is in it.
     for _ in range(20):

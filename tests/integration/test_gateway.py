@@ -1,4 +1,4 @@
-"""LiteLLM between PixyProxy and the provider, set up as docs/operations.md says: nothing is paid for twice."""
+"""Gateways between PixyProxy and the provider, set up as docs/operations.md says: nothing is paid for twice."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from tests.integration.conftest import reassure
 from tests.support.image_client import ImageClient
+from tests.support.image_urls import picture_for
 from tests.support.litellm_proxy import MASTER_KEY, running_litellm
 from tests.support.openai_stand_in import RunningStandIn
+from tests.support.portkey_gateway import running_portkey
 from tests.support.servers import running_server
 
 _DOCUMENT = Path(__file__).parents[2] / "docs/operations.md"
@@ -36,6 +38,7 @@ class Case:
     then: str = "OUTCOME_UNKNOWN"
     submissions: int = 1
     model: str = ""
+    partial_images: int = 0
 
 
 def _message(text: str) -> str:
@@ -46,13 +49,18 @@ _UNAVAILABLE, _TIMEOUT, _LIMITED = "PROVIDER_UNAVAILABLE", "PROVIDER_TIMEOUT", "
 _REFUSED = f"moderation_blocked:{_message('Your request was rejected by the safety system.')}"
 _MONEY = f"429:code=insufficient_quota:{_message('You exceeded your current quota, please check your plan.')}"
 
+_UNFETCHABLE = [
+    Case("no_b64", _UNAVAILABLE),
+    Case("url:get=404", _UNAVAILABLE),
+    Case("url:get=gif", _UNAVAILABLE),
+]
 _BY_MODEL = [
     Case("slow=3", _TIMEOUT, model=_SHORT_TIMEOUT),
     Case("drop", _UNAVAILABLE),
     Case("drop_midway", _UNAVAILABLE),
     Case("bad_json", _UNAVAILABLE),
     Case("html", _UNAVAILABLE),
-    Case("no_b64", _UNAVAILABLE),
+    *_UNFETCHABLE,
     Case("empty_data", _UNAVAILABLE),
     Case("408", _TIMEOUT),
     Case("409", _UNAVAILABLE),
@@ -88,6 +96,27 @@ _PASSED_THROUGH = [
 ]
 
 
+_BEHIND_PORTKEY = [
+    Case("drop", _UNAVAILABLE),
+    Case("drop_midway", _UNAVAILABLE),
+    Case("bad_json", _UNAVAILABLE),
+    Case("html", _UNAVAILABLE),
+    Case("empty_data", _UNAVAILABLE),
+    *_UNFETCHABLE,
+    Case("408", _TIMEOUT),
+    Case("500", _UNAVAILABLE),
+    Case("529", _UNAVAILABLE),
+    Case("redirect", _UNAVAILABLE, submissions=21),
+    Case("stream_done", _UNAVAILABLE, partial_images=1),
+    Case("moderation_blocked", "PROMPT_REFUSED", ""),
+    Case("400:param=size", "INVALID_FIELD", ""),
+    Case("401", "PROVIDER_MISCONFIGURED", ""),
+    Case("429:code=insufficient_quota", "PROVIDER_QUOTA", ""),
+    Case("429:retry-after=3000", _LIMITED, ""),
+    Case("503", _UNAVAILABLE, "", submissions=3),
+]
+
+
 @pytest.fixture(scope="session")
 def gateway(tmp_path_factory: pytest.TempPathFactory, stand_in: RunningStandIn) -> Iterator[str]:
     """LiteLLM with the documented configuration, and a second model with a short timeout."""
@@ -110,21 +139,69 @@ def test_each_answer_behind_a_gateway_is_paid_for_once(
     gateway: str, stand_in: RunningStandIn, tmp_path: Path, subtests: pytest.Subtests
 ) -> None:
     for way, cases in (("/v1", _BY_MODEL), ("/openai/v1", _PASSED_THROUGH)):
-        settings = {"OPENAI_API_KEY": MASTER_KEY, "OPENAI_BASE_URL": f"{gateway}{way}"}
+        settings = {
+            "OPENAI_API_KEY": MASTER_KEY,
+            "OPENAI_BASE_URL": f"{gateway}{way}",
+            "PIXYPROXY_PROVIDER_IMAGE_HOSTS": stand_in.address,
+        }
         with running_server(tmp_path / way.strip("/").replace("/", "-"), settings) as server:
             artist = ImageClient(server, server.admin)
             with subtests.test("an image", way=way):
                 made = artist.create("a lighthouse behind a gateway")
                 assert made.usage.total_tokens == made.usage.input_tokens + 1056
+            with subtests.test("a url", way=way):
+                _check_url(artist, stand_in)
             for case in cases:
                 with subtests.test(case.fault, way=way):
                     reassure(artist)
                     _check(artist, stand_in, case)
 
 
+def test_each_answer_behind_portkey_is_paid_for_once(
+    stand_in: RunningStandIn, tmp_path: Path, subtests: pytest.Subtests
+) -> None:
+    section = _DOCUMENT.read_text(encoding="utf-8").partition("**Portkey.**")[2]
+    [headers] = re.findall(r"OPENAI_CUSTOM_HEADERS=\$'(.*?)'", section)
+    assert "https://api.openai.com/v1" in headers
+    with running_portkey(tmp_path) as gateway:
+        settings = {
+            "OPENAI_API_KEY": stand_in.api_key,
+            "OPENAI_BASE_URL": f"{gateway}/v1",
+            "OPENAI_CUSTOM_HEADERS": headers.replace("\\n", "\n").replace(
+                "https://api.openai.com/v1", stand_in.base_url
+            ),
+            "PIXYPROXY_PROVIDER_IMAGE_HOSTS": stand_in.address,
+        }
+        with running_server(tmp_path / "server", settings) as server:
+            artist = ImageClient(server, server.admin)
+            with subtests.test("an image"):
+                options = pb.GenerationOptions(size="64x64", quality="low", output_format="webp")
+                made = artist.create("a lighthouse behind portkey", options=options)
+                # It drops the output format.
+                assert (made.content_type, made.width, made.height) == ("image/png", 64, 64)
+                [sent] = stand_in.submissions("a lighthouse behind portkey")["requests"]
+                assert set(sent) == {"model", "prompt", "n", "size", "quality"}
+            with subtests.test("a url"):
+                _check_url(artist, stand_in)
+            for case in _BEHIND_PORTKEY:
+                with subtests.test(case.fault):
+                    reassure(artist)
+                    _check(artist, stand_in, case)
+
+
+def _check_url(artist: ImageClient, stand_in: RunningStandIn) -> None:
+    """Have an answer with a URL, which leads past the gateway, so that the gateway's key must not be sent to it."""
+    prompt = f"a lighthouse {secrets.token_hex(8)} [[fault:url]]"
+    made = artist.create(prompt, options=pb.GenerationOptions(size="64x64"))
+    assert artist.content(made.guid)[1] == picture_for(prompt)
+    [headers] = stand_in.fetches(prompt)["headers"]
+    assert not [name for name in headers if name.lower() == "authorization" or name.lower().startswith("x-portkey")]
+    assert stand_in.count(prompt) == 1
+
+
 def _check(artist: ImageClient, stand_in: RunningStandIn, case: Case) -> None:
     prompt = f"a lighthouse {secrets.token_hex(8)} [[fault:{case.fault}]]"
-    options = pb.GenerationOptions(size="64x64", model=case.model)
+    options = pb.GenerationOptions(size="64x64", model=case.model, partial_images=case.partial_images)
     request = pb.CreateImageRequest(prompt=prompt, request_id=str(uuid.uuid4()), options=options)
 
     refused = artist.refused(request)

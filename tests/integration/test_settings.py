@@ -54,8 +54,16 @@ _WRONG: dict[str, list[str]] = {
     "PIXYPROXY_OUTPUT_FORMAT": ["gif", "jpg"],
     "PIXYPROXY_BACKGROUND": ["white"],
     "PIXYPROXY_PROVIDER_TIMEOUT": ["0", "3601", "nan"],
+    "PIXYPROXY_PROVIDER_IMAGE_HOSTS": [
+        "https://images.example.com",
+        "*.example.com",
+        "images.example.com:65536",
+        "images.example.com,",
+        f"me:{_SECRET}@host",
+    ],
     "PIXYPROXY_MAX_GENERATIONS": ["0", "10001", "1.5"],
     "PIXYPROXY_STREAM_PROVIDER": ["perhaps"],
+    "PIXYPROXY_ALLOW_LOW_MODERATION": ["maybe"],
     "PIXYPROXY_MAX_QUEUED": ["0", "-1", "1000001", "many"],
     "PIXYPROXY_GENERATION_RETENTION": ["0", "-1", "36501", "never"],
     "PIXYPROXY_MAX_STREAMS": ["0", "10001", "x"],
@@ -119,7 +127,7 @@ def test_the_table_misses_no_setting_that_can_be_wrong() -> None:
     assert Settings.model_fields.keys() - anything - files - headers == tested
 
 
-@pytest.mark.parametrize("model", ["gpt-image-2", "gpt-image-2-2026-09-08", "gpt-image-2.6-sunburst"])
+@pytest.mark.parametrize("model", ["gpt-image-2", "gpt-image-2-2026-04-21", "gpt-image-2.5-sunburst"])
 def test_a_default_size_that_the_provider_does_not_make_is_refused(monkeypatch: pytest.MonkeyPatch, model: str) -> None:
     message = _refused(monkeypatch, PIXYPROXY_SIZE="1024x1000", PIXYPROXY_MODEL=model)
     assert message == "PIXYPROXY_SIZE: width and height must be multiples of 16"
@@ -135,6 +143,7 @@ def test_a_default_quality_that_the_model_does_not_know_is_refused(monkeypatch: 
     [
         ("gpt-image-2.5-flare", "3840x2160", "max"),
         ("gpt-image-2", "auto", "high"),
+        ("gpt-image-2.6-flare", "4096x4000", "max"),
         ("gpt-image-3", "1000x1000", "max"),
         ("somebody-elses", "9999x1", "xhigh"),
     ],

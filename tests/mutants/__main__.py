@@ -174,3 +174,7 @@ def _table(counts: dict[str, Counter[str]]) -> str:
         ("**all**", *(f"{total[kind]:,}" for kind in _HEAD[1:])),
     )
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -13,6 +13,13 @@ from tests.support.servers import Login, RunningServer
 
 SMALL = pb.GenerationOptions(size="64x64")
 """Options for pictures that are made in no time."""
+
+
+def import_requests(data: bytes, *, piece: int = 64 * 1024, **info: Any) -> Iterator[pb.ImportImageRequest]:
+    """Yield the messages that import an image."""
+    yield pb.ImportImageRequest(info=pb.ImportImageInfo(**info))
+    for start in range(0, len(data), piece):
+        yield pb.ImportImageRequest(data=data[start : start + piece])
 
 
 class ImageClient:
@@ -41,6 +48,15 @@ class ImageClient:
     def create_public(self, prompt: str = "a lighthouse", **fields: Any) -> pb.ImageDetail:
         """Make an image that everybody sees."""
         return self.create(prompt, visibility=pb.VISIBILITY_PUBLIC, **fields)
+
+    def import_image(self, data: bytes, *, timeout: float = TIMEOUT, **info: Any) -> pb.ImageDetail:
+        """Import an image, in pieces."""
+        image: pb.ImageDetail = self._call("ImportImage", import_requests(data, **info), timeout).image
+        return image
+
+    def import_refused(self, requests: Iterable[pb.ImportImageRequest]) -> Refusal:
+        """Send messages of an import that must be refused."""
+        return refusal(self.stub.ImportImage, iter(requests), self.metadata)
 
     def get(self, guid: str) -> pb.ImageDetail:
         """Get an image's detail."""

@@ -11,6 +11,7 @@ from tests.support.database_servers import needs_install
 from tests.support.grpcurl import GRPCURL
 from tests.support.litellm_proxy import LITELLM
 from tests.support.object_stores import AZURITE, VERSITYGW
+from tests.support.portkey_gateway import PORTKEY
 from tests.support.programs import INSTALL_VARIABLE, InstallError, cache_folder, check_may_install
 from tests.support.promtool import PROMTOOL
 
@@ -20,7 +21,7 @@ def expected_installs() -> Iterator[str]:
     for kind in DatabaseKind:
         if needs_install(kind):
             yield f"{kind.label} ({kind.size})"
-    for program in (VERSITYGW, AZURITE, GRPCURL, PROMTOOL, LITELLM, *PACKAGES.values()):
+    for program in (VERSITYGW, AZURITE, GRPCURL, PROMTOOL, LITELLM, PORTKEY, *PACKAGES.values()):
         if program.is_due:
             yield f"{program.name} ({program.size})"
     projects = due()

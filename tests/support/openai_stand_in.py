@@ -18,7 +18,12 @@ the API sends with it. The options are:
 A request with ``stream`` is answered with server-sent events: the partial images, numbered from 0, and the completed
 one after them. ``hold`` holds an answer, and ``hold=N,M,…`` these events of it, until a test releases them one after
 the other. Names that begin with ``stream_`` are faults of the stream; ``=N`` says at which event. With the option
-``padded=BYTES`` partial images, in PNG, have that many bytes.
+``padded=BYTES`` partial images, in PNG, have that many bytes. ``says=JSON64``, URL-safe base64 of an object, replaces
+these fields of the answer, or of the completed event.
+
+``url`` answers with the URL of an image in place of its bytes, and ``stream_url`` does so in a stream. The options
+``get`` and ``fails`` say what goes wrong when it is fetched (see ``image_urls.py``); ``origin64`` names another origin,
+and ``to64`` another URL, in URL-safe base64. ``GET /_stand_in/fetches?prompt=…`` tells of the requests for it.
 
 ``GET /_stand_in/submissions?prompt=…`` gives ``{"count": …, "requests": [bodies], "headers": [headers]}``; without a
 prompt it gives those of all submissions. ``GET /_stand_in/release?prompt=…`` releases what is held next. Give each test
@@ -31,6 +36,7 @@ import argparse
 import base64
 import contextlib
 import email.utils
+import gzip
 import hashlib
 import io
 import json
@@ -47,10 +53,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
 from PIL import Image
+
+from tests.support.image_files import WITH_PROVENANCE
+from tests.support.image_urls import OTHER_FILES, Fetches, name_for, path_for, serve_image
 
 API_KEY = "stand-in-key"
 SHUTDOWN_DATES: dict[str, str | None] = {
@@ -68,7 +78,10 @@ _ALLOWED: dict[str, set[str]] = {
     "background": {"auto", "opaque", "transparent"},
     "moderation": {"auto", "low"},
 }
-_PARAMETERS = {"prompt", "model", "n", "size", "safety_identifier", "user", "stream", "partial_images", *_ALLOWED}
+_PARAMETERS = {
+    *("prompt", "model", "n", "size", "safety_identifier", "user", "stream", "partial_images", "output_compression"),
+    *_ALLOWED,
+}
 _USUAL_CODES: dict[int, str | None] = {
     401: "invalid_api_key",
     403: "unsupported_country_region_territory",
@@ -133,9 +146,11 @@ class Fault:
 
     def message(self, default: str) -> str:
         """Return the message of the error that it asks for."""
-        if "message64" in self.options:
-            return base64.urlsafe_b64decode(self.options["message64"]).decode()
-        return urllib.parse.unquote(self.options.get("message", default))
+        return self.decoded("message64") or urllib.parse.unquote(self.options.get("message", default))
+
+    def decoded(self, option: str) -> str:
+        """Return an option that is in base64, or an empty text."""
+        return base64.urlsafe_b64decode(self.options.get(option, "")).decode()
 
 
 class Submissions:
@@ -225,6 +240,7 @@ def check_parameters(body: dict[str, Any]) -> None:
             _refuse(name, f"Invalid value: '{body[name]}'. Supported values are: {', '.join(sorted(allowed))}.")
     if body.get("background") == "transparent" and body.get("output_format") == "jpeg":
         _refuse("background", "Transparent background is not supported for jpeg output.")
+    _check_compression(body)
     if body.get("stream", False) not in (True, False):
         _refuse("stream", "Expected a boolean.")
     if body.get("partial_images", 0) not in range(4) or ("partial_images" in body and not body.get("stream")):
@@ -232,12 +248,19 @@ def check_parameters(body: dict[str, Any]) -> None:
     _check_size(str(body.get("size", "auto")))
 
 
+def _check_compression(body: dict[str, Any]) -> None:
+    if body.get("output_compression", 100) not in range(101):
+        _refuse("output_compression", "Expected an integer from 0 to 100.")
+    if "output_compression" in body and body.get("output_format", "png") == "png":
+        _refuse("output_compression", "Compression is only supported for jpeg and webp output.")
+
+
 def _check_size(size: str) -> None:
     if size == "auto":
         return
     found = re.fullmatch(r"([1-9][0-9]*)x([1-9][0-9]*)", size)
     short, long = sorted(map(int, found.groups())) if found else (0, 0)
-    if not found or short % 16 or long % 16 or long > 3 * short or long > 3840 or short > 2160:
+    if not found or short % 16 or long % 16 or long > 3 * short or long > 3840 or short * long > 3840 * 2160:
         _refuse("size", f"Invalid size '{size}'. Width and height must be multiples of 16, at most 3840x2160.")
 
 
@@ -272,7 +295,7 @@ def make_answer(submission: Submission, picture: bytes) -> dict[str, Any]:
         "background": "transparent" if submission.is_transparent else "opaque",
         "data": [{"b64_json": base64.b64encode(picture).decode()}] * int(submission.body.get("n", 1)),
         "output_format": submission.output_format,
-        "quality": "low",
+        "quality": str(submission.body.get("quality", "low")),
         "size": "x".join(map(str, submission.size)),
         "usage": {
             "input_tokens": input_tokens,
@@ -329,12 +352,17 @@ def _send_stream(handler: Handler, submission: Submission, fault: Fault | None) 
         for event in events[:-1]:
             picture = base64.b64decode(event["b64_json"])
             event["b64_json"] = base64.b64encode(pad_png(picture, int(fault.options["padded"]))).decode()
+    if name == "says":
+        events[-1] |= _said(value)
     if name == "stream_repeated":
         events = [event for event in events for _ in range(1 + ("partial_image_index" in event))]
     if name == "stream_end":
         del events[int(value) :]
     elif fault and name == "stream_error":
         events[int(value) :] = [_error_event(submission, fault)]
+    elif fault and name == "stream_url":
+        del events[-1]["b64_json"]
+        events[-1]["url"] = _image_url(handler, submission, fault)
     elif name in _DAMAGES:
         events[int(value or -1)]["b64_json"] = _DAMAGES[name](events[int(value or -1)]["b64_json"])
     handler.send_stream_head()
@@ -410,6 +438,54 @@ def _send_picture_bytes(handler: Handler, submission: Submission, picture: bytes
     handler.send_json(200, make_answer(submission, picture))
 
 
+def _image_url(handler: Handler, submission: Submission, fault: Fault) -> str:
+    """Return the URL of the image, which is here unless the fault names another place."""
+    origin = fault.decoded("origin64") or f"http://{handler.server.address}"
+    return fault.decoded("to64") or origin + path_for(submission.prompt, fault.options)
+
+
+def _send_url(handler: Handler, submission: Submission, fault: Fault) -> None:
+    image = {"b64_json": None, "url": _image_url(handler, submission, fault)}
+    handler.send_json(200, make_answer(submission, b"") | {"data": [image] * int(fault.options.get("images", 1))})
+
+
+def _send_several(handler: Handler, submission: Submission, fault: Fault) -> None:
+    pictures = [make_picture(submission), *(make_partial(submission, index) for index in range(int(fault.value) - 1))]
+    images = [{"b64_json": base64.b64encode(picture).decode()} for picture in pictures]
+    handler.send_json(200, make_answer(submission, b"") | {"data": images})
+
+
+def _send_encoded(handler: Handler, submission: Submission, fault: Fault) -> None:
+    body = json.dumps(make_answer(submission, make_picture(submission))).encode()
+    encoding = "deflate" if fault.value == "raw_deflate" else fault.value
+    handler.send_body(200, _ENCODINGS[fault.value](body), {"Content-Encoding": encoding})
+
+
+def _send_chunked(handler: Handler, submission: Submission, fault: Fault) -> None:
+    body = json.dumps(make_answer(submission, make_picture(submission))).encode()
+    handler.send_head(200, None, {"Transfer-Encoding": "chunked"})
+    for start in range(0, len(body), int(fault.value)):
+        handler.send_chunk(body[start : start + int(fault.value)])
+    handler.send_chunk(b"")
+
+
+def _send_by_bytes(handler: Handler, submission: Submission, _: Fault) -> None:
+    body = json.dumps(make_answer(submission, make_picture(submission))).encode()
+    handler.send_head(200, len(body))
+    for byte in body:
+        handler.wfile.write(bytes([byte]))
+
+
+_ENCODINGS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "deflate": zlib.compress,
+    "raw_deflate": lambda body: zlib.compress(body, wbits=-zlib.MAX_WBITS),
+    # Clients announce these where they have the modules, too.
+    "br": lambda body: bytes(import_module("brotli").compress(body)),
+    "zstd": lambda body: bytes(import_module("compression.zstd").compress(body)),
+}
+
+
 def _refuse_by_moderation(handler: Handler, submission: Submission, fault: Fault) -> None:
     text = fault.message(f"Rejected by the safety system: {submission.prompt}")
     error = ApiError(400, text, "moderation_blocked")
@@ -457,8 +533,14 @@ def _hold(handler: Handler, submission: Submission, fault: Fault) -> None:
 def _answer_rightly(handler: Handler, submission: Submission, fault: Fault | None) -> None:
     if submission.body.get("stream") and (fault is None or fault.name != "stream_ignored"):
         _send_stream(handler, submission, fault)
-    else:
-        _send_picture_bytes(handler, submission, make_picture(submission))
+        return
+    changes = _said(fault.value) if fault and fault.name == "says" else {}
+    handler.send_json(200, make_answer(submission, make_picture(submission)) | changes)
+
+
+def _said(encoded: str) -> dict[str, Any]:
+    changes: dict[str, Any] = json.loads(base64.urlsafe_b64decode(encoded))
+    return changes
 
 
 def _redirect(handler: Handler, _: Submission, __: Fault) -> None:
@@ -478,6 +560,9 @@ _FAULTS: dict[str, Callable[[Handler, Submission, Fault], None]] = {
     "slow": _slow,
     "redirect": _redirect,
     "large": _large,
+    "provenance": lambda handler, submission, _: _send_picture_bytes(
+        handler, submission, WITH_PROVENANCE[submission.output_format]
+    ),
     "empty_data": _answer_with(data=[]),
     "null_data": _answer_with(data=None),
     "data_url": _encode_with(lambda picture: "data:image/png;base64," + base64.b64encode(picture).decode()),
@@ -493,13 +578,29 @@ _FAULTS: dict[str, Callable[[Handler, Submission, Fault], None]] = {
     "truncated": lambda handler, submission, _: _send_picture_bytes(
         handler, submission, make_picture(submission)[:-20]
     ),
+    "url": _send_url,
+    "images": _send_several,
+    "encoded": _send_encoded,
+    "chunked": _send_chunked,
+    "bytes": _send_by_bytes,
+    "file": lambda handler, submission, fault: _send_picture_bytes(handler, submission, OTHER_FILES[fault.value]),
     "bad_json": lambda handler, _, __: handler.send_body(200, b'{"data": [{"b64_json": "iVBOR'),
     "empty_body": lambda handler, _, __: handler.send_body(200, b""),
     **dict.fromkeys(
-        (*_DAMAGES, *_FORMS, "stream_drop", "stream_end", "stream_error", "stream_ignored", "stream_repeated"),
+        (
+            *_DAMAGES,
+            *_FORMS,
+            "stream_url",
+            "stream_drop",
+            "stream_end",
+            "stream_error",
+            "stream_ignored",
+            "stream_repeated",
+        ),
         _answer_rightly,
     ),
     "stream_unasked": _answer_rightly,
+    "says": _answer_rightly,
     "hold": _hold,
     "html": lambda handler, _, __: handler.send_body(200, b"<html>hello</html>", {"Content-Type": "text/html"}),
 }
@@ -539,13 +640,11 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing: the output belongs to the one line that names the port."""
 
-    def send_head(self, status: int, length: int, headers: dict[str, str] | None = None) -> None:
+    def send_head(self, status: int, length: int | None, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
-        defaults = {
-            "Content-Type": "application/json",
-            "Content-Length": str(length),
-            "x-request-id": self.server.new_request_id(),
-        }
+        defaults = {"Content-Type": "application/json", "x-request-id": self.server.new_request_id()}
+        if length is not None:
+            defaults["Content-Length"] = str(length)
         for name, value in (defaults | (headers or {})).items():
             self.send_header(name, value)
         self.end_headers()
@@ -585,6 +684,13 @@ class Handler(BaseHTTPRequestHandler):
         if url.path == "/_stand_in/submissions":
             prompts = urllib.parse.parse_qs(url.query).get("prompt", [None])
             self.send_json(200, self.server.submissions.describe(prompts[0]))
+            return
+        if url.path == "/_stand_in/fetches":
+            [prompt] = urllib.parse.parse_qs(url.query)["prompt"]
+            self.send_json(200, self.server.fetches.describe(name_for(prompt)))
+            return
+        if url.path.startswith("/images/"):
+            serve_image(self, self.server.fetches)
             return
         if url.path == "/_stand_in/release":
             self.server.holds.release(urllib.parse.parse_qs(url.query)["prompt"][0])
@@ -653,9 +759,15 @@ class StandInServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), Handler)
         self.api_key = api_key
         self.submissions = Submissions()
+        self.fetches = Fetches()
         self.holds = Holds()
         self._lock = threading.Lock()
         self._answers = 0
+
+    @property
+    def address(self) -> str:
+        """Its host and port."""
+        return f"127.0.0.1:{self.server_address[1]}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing of clients that are gone, which tests of crashes have many of."""
@@ -675,7 +787,7 @@ def main() -> None:
     parser.add_argument("--api-key", default=API_KEY, help="the key that requests must carry")
     arguments = parser.parse_args()
     with StandInServer(arguments.port, arguments.api_key) as server:
-        print(f"listening on 127.0.0.1:{server.server_address[1]}", flush=True)  # noqa: T201
+        print(f"listening on {server.address}", flush=True)  # noqa: T201
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
 
@@ -703,6 +815,10 @@ class RunningStandIn:
     def submissions(self, prompt: str) -> dict[str, Any]:
         """Return ``count``, ``requests`` and ``headers`` of the submissions of exactly this prompt."""
         return self._ask(f"submissions?{urllib.parse.urlencode({'prompt': prompt})}")
+
+    def fetches(self, prompt: str) -> dict[str, Any]:
+        """Return ``count`` and ``headers`` of the requests for the image at the URL in the answer for this prompt."""
+        return self._ask(f"fetches?{urllib.parse.urlencode({'prompt': prompt})}")
 
     def all_submissions(self) -> dict[str, Any]:
         """Return the same of all submissions."""

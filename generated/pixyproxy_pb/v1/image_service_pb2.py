@@ -26,7 +26,7 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#pixyproxy_pb/v1/image_service.proto\x12\x0cpixyproxy.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaa\x02\n\x05Usage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x15\n\routput_tokens\x18\x02 \x01(\x03\x12\x14\n\x0ctotal_tokens\x18\x03 \x01(\x03\x12\x1e\n\x11input_text_tokens\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x1f\n\x12input_image_tokens\x18\x05 \x01(\x03H\x01\x88\x01\x01\x12\x1f\n\x12output_text_tokens\x18\x06 \x01(\x03H\x02\x88\x01\x01\x12 \n\x13output_image_tokens\x18\x07 \x01(\x03H\x03\x88\x01\x01\x42\x14\n\x12_input_text_tokensB\x15\n\x13_input_image_tokensB\x15\n\x13_output_text_tokensB\x16\n\x14_output_image_tokens\"\xe3\x03\n\x0bImageDetail\x12\x0c\n\x04guid\x18\x01 \x01(\t\x12\x10\n\x08\x66ilename\x18\x02 \x01(\t\x12\x0e\n\x06prompt\x18\x03 \x01(\t\x12\x0c\n\x04tags\x18\x04 \x03(\t\x12\x0e\n\x06\x61uthor\x18\x05 \x01(\t\x12,\n\nvisibility\x18\x06 \x01(\x0e\x32\x18.pixyproxy.v1.Visibility\x12\x14\n\x0c\x63ontent_type\x18\x07 \x01(\t\x12\x12\n\nsize_bytes\x18\x08 \x01(\x03\x12\x0e\n\x06sha256\x18\t \x01(\t\x12\r\n\x05width\x18\n \x01(\x05\x12\x0e\n\x06height\x18\x0b \x01(\x05\x12\r\n\x05model\x18\x0c \x01(\t\x12.\n\ncreated_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\"\n\x05usage\x18\x0f \x01(\x0b\x32\x13.pixyproxy.v1.Usage\x12\x30\n\x07options\x18\x10 \x01(\x0b\x32\x1f.pixyproxy.v1.GenerationOptions\x12$\n\x06origin\x18\x11 \x01(\x0e\x32\x14.pixyproxy.v1.Origin\x12\x14\n\x0csource_guids\x18\x12 \x03(\t\"\xe8\x01\n\x11GenerationOptions\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\t\x12\x0f\n\x07quality\x18\x03 \x01(\t\x12\x15\n\routput_format\x18\x04 \x01(\t\x12\x12\n\nbackground\x18\x05 \x01(\t\x12\x12\n\nmoderation\x18\x06 \x01(\t\x12\x1f\n\x12output_compression\x18\x07 \x01(\x05H\x00\x88\x01\x01\x12\x16\n\x0epartial_images\x18\x08 \x01(\x05\x12\x16\n\x0einput_fidelity\x18\t \x01(\tB\x15\n\x13_output_compression\"\x1a\n\nImageInput\x12\x0c\n\x04guid\x18\x01 \x01(\t\"\x8a\x02\n\x12\x43reateImageRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x0c\n\x04tags\x18\x02 \x03(\t\x12,\n\nvisibility\x18\x03 \x01(\x0e\x32\x18.pixyproxy.v1.Visibility\x12\x10\n\x08\x66ilename\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x30\n\x07options\x18\x06 \x01(\x0b\x32\x1f.pixyproxy.v1.GenerationOptions\x12(\n\x06inputs\x18\x07 \x03(\x0b\x32\x18.pixyproxy.v1.ImageInput\x12&\n\x04mask\x18\x08 \x01(\x0b\x32\x18.pixyproxy.v1.ImageInput\"?\n\x13\x43reateImageResponse\x12(\n\x05image\x18\x01 \x01(\x0b\x32\x19.pixyproxy.v1.ImageDetail\"\x1f\n\x0fGetImageRequest\x12\x0c\n\x04guid\x18\x01 \x01(\t\"<\n\x10GetImageResponse\x12(\n\x05image\x18\x01 \x01(\x0b\x32\x19.pixyproxy.v1.ImageDetail\"\x9d\x02\n\x11ListImagesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06prompt\x18\x03 \x01(\t\x12\x10\n\x08\x66ilename\x18\x04 \x01(\t\x12\x0c\n\x04guid\x18\x05 \x01(\t\x12\x0c\n\x04tags\x18\x06 \x03(\t\x12\x0e\n\x06\x61uthor\x18\x07 \x01(\t\x12,\n\nvisibility\x18\x08 \x01(\x0e\x32\x18.pixyproxy.v1.Visibility\x12\x31\n\rcreated_after\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reated_before\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"X\n\x12ListImagesResponse\x12)\n\x06images\x18\x01 \x03(\x0b\x32\x19.pixyproxy.v1.ImageDetail\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"f\n\x16GetImageContentRequest\x12\x0c\n\x04guid\x18\x01 \x01(\t\x12\x13\n\x0bread_offset\x18\x02 \x01(\x03\x12\x12\n\nread_limit\x18\x03 \x01(\x03\x12\x15\n\rif_none_match\x18\x04 \x01(\t\"P\n\x17GetImageContentResponse\x12\'\n\x04info\x18\x01 \x01(\x0b\x32\x19.pixyproxy.v1.ContentInfo\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"}\n\x0b\x43ontentInfo\x12\x0c\n\x04guid\x18\x01 \x01(\t\x12\x10\n\x08\x66ilename\x18\x02 \x01(\t\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\x12\x0e\n\x06sha256\x18\x05 \x01(\t\x12\x14\n\x0cnot_modified\x18\x06 \x01(\x08\"\xa1\x01\n\x12UpdateImageRequest\x12\x0c\n\x04guid\x18\x01 \x01(\t\x12\x10\n\x08\x66ilename\x18\x02 \x01(\t\x12\x0c\n\x04tags\x18\x03 \x03(\t\x12,\n\nvisibility\x18\x04 \x01(\x0e\x32\x18.pixyproxy.v1.Visibility\x12/\n\x0bupdate_mask\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"?\n\x13UpdateImageResponse\x12(\n\x05image\x18\x01 \x01(\x0b\x32\x19.pixyproxy.v1.ImageDetail\"\"\n\x12\x44\x65leteImageRequest\x12\x0c\n\x04guid\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteImageResponse*W\n\nVisibility\x12\x1a\n\x16VISIBILITY_UNSPECIFIED\x10\x00\x12\x16\n\x12VISIBILITY_PRIVATE\x10\x01\x12\x15\n\x11VISIBILITY_PUBLIC\x10\x02*^\n\x06Origin\x12\x16\n\x12ORIGIN_UNSPECIFIED\x10\x00\x12\x14\n\x10ORIGIN_GENERATED\x10\x01\x12\x11\n\rORIGIN_EDITED\x10\x02\x12\x13\n\x0fORIGIN_IMPORTED\x10\x03\x32\x88\x04\n\x0cImageService\x12R\n\x0b\x43reateImage\x12 .pixyproxy.v1.CreateImageRequest\x1a!.pixyproxy.v1.CreateImageResponse\x12I\n\x08GetImage\x12\x1d.pixyproxy.v1.GetImageRequest\x1a\x1e.pixyproxy.v1.GetImageResponse\x12O\n\nListImages\x12\x1f.pixyproxy.v1.ListImagesRequest\x1a .pixyproxy.v1.ListImagesResponse\x12`\n\x0fGetImageContent\x12$.pixyproxy.v1.GetImageContentRequest\x1a%.pixyproxy.v1.GetImageContentResponse0\x01\x12R\n\x0bUpdateImage\x12 .pixyproxy.v1.UpdateImageRequest\x1a!.pixyproxy.v1.UpdateImageResponse\x12R\n\x0b\x44\x65leteImage\x12 .pixyproxy.v1.DeleteImageRequest\x1a!.pixyproxy.v1.DeleteImageResponseB\'\n\x10\x63om.pixyproxy.v1B\x11ImageServiceProtoP\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#pixyproxy_pb/v1/image_service.proto\x12\x0cpixyproxy.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaa\x02\n\x05Usage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x15\n\routput_tokens\x18\x02 \x01(\x03\x12\x14\n\x0ctotal_tokens\x18\x03 \x01(\x03\x12\x1e\n\x11input_text_tokens\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x1f\n\x12input_image_tokens\x18\x05 \x01(\x03H\x01\x88\x01\x01\x12\x1f\n\x12output_text_tokens\x18\x06 \x01(\x03H\x02\x88\x01\x01\x12 \n\x13output_image_tokens\x18\x07 \x01(\x03H\x03\x88\x01\x01\x42\x14\n\x12_input_text_tokensB\x15\n\x13_input_image_tokensB\x15\n\x13_output_text_tokensB\x16\n\x14_output_image_tokens\"\xe3\x03\n\x0bImageDetail\x12\x0c\n\x04guid\x18\x01 \x01(\t\x12\x10\n\x08\x66ilename\x18\x02 \x01(\t\x12\x0e\n\x06prompt\x18\x03 \x01(\t\x12\x0c\n\x04tags\x18\x04 \x03(\t\x12\x0e\n\x06\x61uthor\x18\x05 \x01(\t\x12,\n\nvisibility\x18\x06 \x01(\x0e\x32\x18.pixyproxy.v1.Visibility\x12\x14\n\x0c\x63ontent_type\x18\x07 \x01(\t\x12\x12\n\nsize_bytes\x18\x08 \x01(\x03\x12\x0e\n\x06sha256\x18\t \x01(\t\x12\r\n\x05width\x18\n \x01(\x05\x12\x0e\n\x06height\x18\x0b \x01(\x05\x12\r\n\x05model\x18\x0c \x01(\t\x12.\n\ncreated_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\"\n\x05usage\x18\x0f \x01(\x0b\x32\x13.pixyproxy.v1.Usage\x12\x30\n\x07options\x18\x10 \x01(\x0b\x32\x1f.pixyproxy.v1.GenerationOptions\x12$\n\x06origin\x18\x11 \x01(\x0e\x32\x14.pixyproxy.v1.Origin\x12\x14\n\x0csource_guids\x18\x12 \x03(\t\"\xe8\x01\n\x11GenerationOptions\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\t\x12\x0f\n\x07quality\x18\x03 \x01(\t\x12\x15\n\routput_format\x18\x04 \x01(\t\x12\x12\n\nbackground\x18\x05 \x01(\t\x12\x12\n\nmoderation\x18\x06 \x01(\t\x12\x1f\n\x12output_compression\x18\x07 \x01(\x05H\x00\x88\x01\x01\x12\x16\n\x0epartial_images\x18\x08 \x01(\x05\x12\x16\n\x0einput_fidelity\x18\t \x01(\tB\x15\n\x13_output_compression\"\x1a\n\nImageInput\x12\x0c\n\x04guid\x18\x01 \x01(\t\"\x8a\x02\n\x12\x43reateImageRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x0c\n\x04tags\x18\x02 \x03(\t\x12,\n\nvisibility\x18\x03 \x01(\x0e\x32\x18.pixyproxy.v1.Visibility\x12\x10\n\x08\x66ilename\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x30\n\x07options\x18\x06 \x01(\x0b\x32\x1f.pixyproxy.v1.GenerationOptions\x12(\n\x06inputs\x18\x07 \x03(\x0b\x32\x18.pixyproxy.v1.ImageInput\x12&\n\x04mask\x18\x08 \x01(\x0b\x32\x18.pixyproxy.v1.ImageInput\"?\n\x13\x43reateImageResponse\x12(\n\x05image\x18\x01 \x01(\x0b\x32\x19.pixyproxy.v1.ImageDetail\"[\n\x12ImportImageRequest\x12-\n\x04info\x18\x01 \x01(\x0b\x32\x1d.pixyproxy.v1.ImportImageInfoH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\x93\x01\n\x0fImportImageInfo\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x0c\n\x04tags\x18\x02 \x03(\t\x12,\n\nvisibility\x18\x03 \x01(\x0e\x32\x18.pixyproxy.v1.Visibility\x12\x10\n\x08\x66ilename\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x0e\n\x06sha256\x18\x06 \x01(\t\"?\n\x13ImportImageResponse\x12(\n\x05image\x18\x01 \x01(\x0b\x32\x19.pixyproxy.v1.ImageDetail\"\x1f\n\x0fGetImageRequest\x12\x0c\n\x04guid\x18\x01 \x01(\t\"<\n\x10GetImageResponse\x12(\n\x05image\x18\x01 \x01(\x0b\x32\x19.pixyproxy.v1.ImageDetail\"\x9d\x02\n\x11ListImagesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06prompt\x18\x03 \x01(\t\x12\x10\n\x08\x66ilename\x18\x04 \x01(\t\x12\x0c\n\x04guid\x18\x05 \x01(\t\x12\x0c\n\x04tags\x18\x06 \x03(\t\x12\x0e\n\x06\x61uthor\x18\x07 \x01(\t\x12,\n\nvisibility\x18\x08 \x01(\x0e\x32\x18.pixyproxy.v1.Visibility\x12\x31\n\rcreated_after\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reated_before\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"X\n\x12ListImagesResponse\x12)\n\x06images\x18\x01 \x03(\x0b\x32\x19.pixyproxy.v1.ImageDetail\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"f\n\x16GetImageContentRequest\x12\x0c\n\x04guid\x18\x01 \x01(\t\x12\x13\n\x0bread_offset\x18\x02 \x01(\x03\x12\x12\n\nread_limit\x18\x03 \x01(\x03\x12\x15\n\rif_none_match\x18\x04 \x01(\t\"P\n\x17GetImageContentResponse\x12\'\n\x04info\x18\x01 \x01(\x0b\x32\x19.pixyproxy.v1.ContentInfo\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"}\n\x0b\x43ontentInfo\x12\x0c\n\x04guid\x18\x01 \x01(\t\x12\x10\n\x08\x66ilename\x18\x02 \x01(\t\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\x12\x0e\n\x06sha256\x18\x05 \x01(\t\x12\x14\n\x0cnot_modified\x18\x06 \x01(\x08\"\xa1\x01\n\x12UpdateImageRequest\x12\x0c\n\x04guid\x18\x01 \x01(\t\x12\x10\n\x08\x66ilename\x18\x02 \x01(\t\x12\x0c\n\x04tags\x18\x03 \x03(\t\x12,\n\nvisibility\x18\x04 \x01(\x0e\x32\x18.pixyproxy.v1.Visibility\x12/\n\x0bupdate_mask\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"?\n\x13UpdateImageResponse\x12(\n\x05image\x18\x01 \x01(\x0b\x32\x19.pixyproxy.v1.ImageDetail\"\"\n\x12\x44\x65leteImageRequest\x12\x0c\n\x04guid\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteImageResponse*W\n\nVisibility\x12\x1a\n\x16VISIBILITY_UNSPECIFIED\x10\x00\x12\x16\n\x12VISIBILITY_PRIVATE\x10\x01\x12\x15\n\x11VISIBILITY_PUBLIC\x10\x02*^\n\x06Origin\x12\x16\n\x12ORIGIN_UNSPECIFIED\x10\x00\x12\x14\n\x10ORIGIN_GENERATED\x10\x01\x12\x11\n\rORIGIN_EDITED\x10\x02\x12\x13\n\x0fORIGIN_IMPORTED\x10\x03\x32\xde\x04\n\x0cImageService\x12R\n\x0b\x43reateImage\x12 .pixyproxy.v1.CreateImageRequest\x1a!.pixyproxy.v1.CreateImageResponse\x12T\n\x0bImportImage\x12 .pixyproxy.v1.ImportImageRequest\x1a!.pixyproxy.v1.ImportImageResponse(\x01\x12I\n\x08GetImage\x12\x1d.pixyproxy.v1.GetImageRequest\x1a\x1e.pixyproxy.v1.GetImageResponse\x12O\n\nListImages\x12\x1f.pixyproxy.v1.ListImagesRequest\x1a .pixyproxy.v1.ListImagesResponse\x12`\n\x0fGetImageContent\x12$.pixyproxy.v1.GetImageContentRequest\x1a%.pixyproxy.v1.GetImageContentResponse0\x01\x12R\n\x0bUpdateImage\x12 .pixyproxy.v1.UpdateImageRequest\x1a!.pixyproxy.v1.UpdateImageResponse\x12R\n\x0b\x44\x65leteImage\x12 .pixyproxy.v1.DeleteImageRequest\x1a!.pixyproxy.v1.DeleteImageResponseB\'\n\x10\x63om.pixyproxy.v1B\x11ImageServiceProtoP\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,10 +34,10 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pixyproxy_pb.v1.image_servi
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\020com.pixyproxy.v1B\021ImageServiceProtoP\001'
-  _globals['_VISIBILITY']._serialized_start=2578
-  _globals['_VISIBILITY']._serialized_end=2665
-  _globals['_ORIGIN']._serialized_start=2667
-  _globals['_ORIGIN']._serialized_end=2761
+  _globals['_VISIBILITY']._serialized_start=2886
+  _globals['_VISIBILITY']._serialized_end=2973
+  _globals['_ORIGIN']._serialized_start=2975
+  _globals['_ORIGIN']._serialized_end=3069
   _globals['_USAGE']._serialized_start=121
   _globals['_USAGE']._serialized_end=419
   _globals['_IMAGEDETAIL']._serialized_start=422
@@ -50,28 +50,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEIMAGEREQUEST']._serialized_end=1437
   _globals['_CREATEIMAGERESPONSE']._serialized_start=1439
   _globals['_CREATEIMAGERESPONSE']._serialized_end=1502
-  _globals['_GETIMAGEREQUEST']._serialized_start=1504
-  _globals['_GETIMAGEREQUEST']._serialized_end=1535
-  _globals['_GETIMAGERESPONSE']._serialized_start=1537
-  _globals['_GETIMAGERESPONSE']._serialized_end=1597
-  _globals['_LISTIMAGESREQUEST']._serialized_start=1600
-  _globals['_LISTIMAGESREQUEST']._serialized_end=1885
-  _globals['_LISTIMAGESRESPONSE']._serialized_start=1887
-  _globals['_LISTIMAGESRESPONSE']._serialized_end=1975
-  _globals['_GETIMAGECONTENTREQUEST']._serialized_start=1977
-  _globals['_GETIMAGECONTENTREQUEST']._serialized_end=2079
-  _globals['_GETIMAGECONTENTRESPONSE']._serialized_start=2081
-  _globals['_GETIMAGECONTENTRESPONSE']._serialized_end=2161
-  _globals['_CONTENTINFO']._serialized_start=2163
-  _globals['_CONTENTINFO']._serialized_end=2288
-  _globals['_UPDATEIMAGEREQUEST']._serialized_start=2291
-  _globals['_UPDATEIMAGEREQUEST']._serialized_end=2452
-  _globals['_UPDATEIMAGERESPONSE']._serialized_start=2454
-  _globals['_UPDATEIMAGERESPONSE']._serialized_end=2517
-  _globals['_DELETEIMAGEREQUEST']._serialized_start=2519
-  _globals['_DELETEIMAGEREQUEST']._serialized_end=2553
-  _globals['_DELETEIMAGERESPONSE']._serialized_start=2555
-  _globals['_DELETEIMAGERESPONSE']._serialized_end=2576
-  _globals['_IMAGESERVICE']._serialized_start=2764
-  _globals['_IMAGESERVICE']._serialized_end=3284
+  _globals['_IMPORTIMAGEREQUEST']._serialized_start=1504
+  _globals['_IMPORTIMAGEREQUEST']._serialized_end=1595
+  _globals['_IMPORTIMAGEINFO']._serialized_start=1598
+  _globals['_IMPORTIMAGEINFO']._serialized_end=1745
+  _globals['_IMPORTIMAGERESPONSE']._serialized_start=1747
+  _globals['_IMPORTIMAGERESPONSE']._serialized_end=1810
+  _globals['_GETIMAGEREQUEST']._serialized_start=1812
+  _globals['_GETIMAGEREQUEST']._serialized_end=1843
+  _globals['_GETIMAGERESPONSE']._serialized_start=1845
+  _globals['_GETIMAGERESPONSE']._serialized_end=1905
+  _globals['_LISTIMAGESREQUEST']._serialized_start=1908
+  _globals['_LISTIMAGESREQUEST']._serialized_end=2193
+  _globals['_LISTIMAGESRESPONSE']._serialized_start=2195
+  _globals['_LISTIMAGESRESPONSE']._serialized_end=2283
+  _globals['_GETIMAGECONTENTREQUEST']._serialized_start=2285
+  _globals['_GETIMAGECONTENTREQUEST']._serialized_end=2387
+  _globals['_GETIMAGECONTENTRESPONSE']._serialized_start=2389
+  _globals['_GETIMAGECONTENTRESPONSE']._serialized_end=2469
+  _globals['_CONTENTINFO']._serialized_start=2471
+  _globals['_CONTENTINFO']._serialized_end=2596
+  _globals['_UPDATEIMAGEREQUEST']._serialized_start=2599
+  _globals['_UPDATEIMAGEREQUEST']._serialized_end=2760
+  _globals['_UPDATEIMAGERESPONSE']._serialized_start=2762
+  _globals['_UPDATEIMAGERESPONSE']._serialized_end=2825
+  _globals['_DELETEIMAGEREQUEST']._serialized_start=2827
+  _globals['_DELETEIMAGEREQUEST']._serialized_end=2861
+  _globals['_DELETEIMAGERESPONSE']._serialized_start=2863
+  _globals['_DELETEIMAGERESPONSE']._serialized_end=2884
+  _globals['_IMAGESERVICE']._serialized_start=3072
+  _globals['_IMAGESERVICE']._serialized_end=3678
 # @@protoc_insertion_point(module_scope)

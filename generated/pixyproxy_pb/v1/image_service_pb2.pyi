@@ -143,6 +143,36 @@ class CreateImageResponse(_message.Message):
     image: ImageDetail
     def __init__(self, image: _Optional[_Union[ImageDetail, _Mapping]] = ...) -> None: ...
 
+class ImportImageRequest(_message.Message):
+    __slots__ = ("info", "data")
+    INFO_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    info: ImportImageInfo
+    data: bytes
+    def __init__(self, info: _Optional[_Union[ImportImageInfo, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class ImportImageInfo(_message.Message):
+    __slots__ = ("prompt", "tags", "visibility", "filename", "request_id", "sha256")
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    TAGS_FIELD_NUMBER: _ClassVar[int]
+    VISIBILITY_FIELD_NUMBER: _ClassVar[int]
+    FILENAME_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    prompt: str
+    tags: _containers.RepeatedScalarFieldContainer[str]
+    visibility: Visibility
+    filename: str
+    request_id: str
+    sha256: str
+    def __init__(self, prompt: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., visibility: _Optional[_Union[Visibility, str]] = ..., filename: _Optional[str] = ..., request_id: _Optional[str] = ..., sha256: _Optional[str] = ...) -> None: ...
+
+class ImportImageResponse(_message.Message):
+    __slots__ = ("image",)
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    image: ImageDetail
+    def __init__(self, image: _Optional[_Union[ImageDetail, _Mapping]] = ...) -> None: ...
+
 class GetImageRequest(_message.Message):
     __slots__ = ("guid",)
     GUID_FIELD_NUMBER: _ClassVar[int]

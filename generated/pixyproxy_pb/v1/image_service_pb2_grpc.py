@@ -40,6 +40,11 @@ class ImageServiceStub:
                 request_serializer=pixyproxy__pb_dot_v1_dot_image__service__pb2.CreateImageRequest.SerializeToString,
                 response_deserializer=pixyproxy__pb_dot_v1_dot_image__service__pb2.CreateImageResponse.FromString,
                 _registered_method=True)
+        self.ImportImage = channel.stream_unary(
+                '/pixyproxy.v1.ImageService/ImportImage',
+                request_serializer=pixyproxy__pb_dot_v1_dot_image__service__pb2.ImportImageRequest.SerializeToString,
+                response_deserializer=pixyproxy__pb_dot_v1_dot_image__service__pb2.ImportImageResponse.FromString,
+                _registered_method=True)
         self.GetImage = channel.unary_unary(
                 '/pixyproxy.v1.ImageService/GetImage',
                 request_serializer=pixyproxy__pb_dot_v1_dot_image__service__pb2.GetImageRequest.SerializeToString,
@@ -76,6 +81,16 @@ class ImageServiceServicer:
 
         Takes as long as the provider takes (seconds to minutes): set a deadline of five minutes or more, and a
         `request_id`, so that a lost answer can be asked for again without paying again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportImage(self, request_iterator, context):
+        """Stores an image of the caller's own, and returns its detail. Needs credentials.
+
+        The first message holds `info`, every later one holds data. The bytes are kept exactly as they come. They are
+        refused where they are not one whole PNG, WebP or JPEG and nothing else, or too large; then nothing is stored.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -125,6 +140,11 @@ def add_ImageServiceServicer_to_server(servicer, server):
                     servicer.CreateImage,
                     request_deserializer=pixyproxy__pb_dot_v1_dot_image__service__pb2.CreateImageRequest.FromString,
                     response_serializer=pixyproxy__pb_dot_v1_dot_image__service__pb2.CreateImageResponse.SerializeToString,
+            ),
+            'ImportImage': grpc.stream_unary_rpc_method_handler(
+                    servicer.ImportImage,
+                    request_deserializer=pixyproxy__pb_dot_v1_dot_image__service__pb2.ImportImageRequest.FromString,
+                    response_serializer=pixyproxy__pb_dot_v1_dot_image__service__pb2.ImportImageResponse.SerializeToString,
             ),
             'GetImage': grpc.unary_unary_rpc_method_handler(
                     servicer.GetImage,
@@ -180,6 +200,33 @@ class ImageService:
             '/pixyproxy.v1.ImageService/CreateImage',
             pixyproxy__pb_dot_v1_dot_image__service__pb2.CreateImageRequest.SerializeToString,
             pixyproxy__pb_dot_v1_dot_image__service__pb2.CreateImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportImage(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/pixyproxy.v1.ImageService/ImportImage',
+            pixyproxy__pb_dot_v1_dot_image__service__pb2.ImportImageRequest.SerializeToString,
+            pixyproxy__pb_dot_v1_dot_image__service__pb2.ImportImageResponse.FromString,
             options,
             channel_credentials,
             insecure,

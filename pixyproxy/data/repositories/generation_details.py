@@ -33,6 +33,7 @@ SELECT generations.id, generations.guid, generations.author_id, users.username A
   generations.partials, generations.error
 FROM generations JOIN users ON users.id = generations.author_id
 """
+_SHOWN_STATES = tuple(state for state in GenerationState if state is not GenerationState.IMPORTED)
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,11 @@ class GenerationDetailRepository:
                 "generations.request_id = :request_id AND generations.author_id = :author_id",
                 {"request_id": key.request_id, "author_id": caller.user_id},
             )
-        rows = [row for row in rows if caller.is_admin or row["author_id"] == caller.user_id]
+        rows = [
+            row
+            for row in rows
+            if row["state"] in _SHOWN_STATES and (caller.is_admin or row["author_id"] == caller.user_id)
+        ]
         return self._found(rows)[0] if rows else None
 
     def get_several(self, ids: Sequence[int]) -> list[FoundGeneration | None]:
@@ -197,7 +202,7 @@ def _page_query(
     It has a branch for each state, which walks one index from its newest end and stops at the limit.
     """
     conditions: list[str] = []
-    states = dict.fromkeys(wanted.states or GenerationState)
+    states = dict.fromkeys(wanted.states or _SHOWN_STATES)
     parameters: dict[str, Any] = {"limit": limit} | {
         f"state{number}": state.value for number, state in enumerate(states)
     }

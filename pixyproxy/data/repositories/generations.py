@@ -1,6 +1,7 @@
 """The generations: every request to generate an image, recorded before the provider is asked, and what became of it.
 
-The table is the queue, too: generation workers of any server claim from it.
+The table is the queue, too: generation workers of any server claim from it. It also has the request ids of imports,
+which must differ from those of generations.
 """
 
 from __future__ import annotations
@@ -126,6 +127,32 @@ class GenerationRepository:
             row,
         )
         return _dict_to_generation(row)
+
+    def insert_import(self, author_id: int, request_id: str, fingerprint: str, image_guid: str) -> None:
+        """Record the request id of an import; the row never changes.
+
+        Raises:
+            ConstraintViolationError: the author has used the request id before.
+        """
+        self._context.insert(
+            """
+            INSERT INTO generations
+              (guid, author_id, request_id, fingerprint, image_guid, state, owner, lease_expires_at, created_at,
+               finished_at, updated_at)
+            VALUES
+              (:guid, :author_id, :request_id, :fingerprint, :image_guid, :state, :owner, :now, :now, :now, :now)
+            """,
+            {
+                "guid": new_guid(),
+                "author_id": author_id,
+                "request_id": request_id,
+                "fingerprint": fingerprint,
+                "image_guid": image_guid,
+                "state": GenerationState.IMPORTED.value,
+                "owner": _NOBODY,
+                "now": datetime.now(UTC),
+            },
+        )
 
     def queue_again(
         self, generation: Generation, creation: ImageCreation, context: RequestContext

@@ -39,7 +39,6 @@ _COLUMNS = """
   images.created_at, images.updated_at
 """
 _SELECT = f"SELECT {_COLUMNS} FROM images JOIN users ON users.id = images.author_id"  # noqa: S608
-_NO_OPTIONS = dict.fromkeys(GenerationOptions.model_fields)
 _INSERT = """
 INSERT INTO images
   (guid, author_id, filename, filename_key, prompt, tags, visibility, content_type, size_bytes, sha256, width, height,
@@ -109,6 +108,10 @@ class ImageRepository:
         if row is None:
             raise ImageNotFoundError(guid)
         return _dict_to_image(row)
+
+    def has(self, guid: str) -> bool:
+        """Tell whether there is an image, whether or not a caller may see it."""
+        return self._context.fetch_one("SELECT id FROM images WHERE guid = :guid", {"guid": guid}) is not None
 
     def lock(self, guid: str, database: Database) -> None:
         """Lock an image against changes by other transactions until this one ends; no error if it does not exist."""
@@ -216,12 +219,17 @@ def _dict_to_image(row: Mapping[str, Any]) -> Image:
     tokens = {name: values.pop(name) for name in Usage.model_fields}
     values["usage"] = None if tokens["total_tokens"] is None else Usage.of_checked(tokens)
     options, source_guids = values["options"], values["source_guids"]
-    values["options"] = options and GenerationOptions.of_checked(_NO_OPTIONS | json.loads(options))
+    values["options"] = options and _options_of(json.loads(options))
     values["origin"] = Origin(values["origin"])
     values["source_guids"] = tuple(json.loads(source_guids)) if source_guids else ()
     values["tags"] = tuple(json.loads(values["tags"]))
     values["visibility"] = Visibility(values["visibility"])
     return Image.of_checked(values)
+
+
+def _options_of(stored: Mapping[str, Any]) -> GenerationOptions:
+    # A later release, which may commit images while servers are updated one by one, may have stored further options.
+    return GenerationOptions.of_checked({name: stored.get(name) for name in GenerationOptions.model_fields})
 
 
 # --- What a caller may see -------------------------------------------------------------------------------------------

@@ -128,14 +128,34 @@ def _cut_apart(body: mmap, size: int) -> tuple[Any, mmap]:
     return answer, _decoded(body, start, end)
 
 
-def _first_image(answer: Any) -> str:
-    # An event of a stream holds one image itself, an answer a list of them.
+def images_of(answer: Any) -> list[Any]:
+    """Return the images of an answer, or of an event of a stream, which is one itself; none for any other JSON."""
     images = answer.get("data", [answer]) if isinstance(answer, dict) else None
-    first = images[0] if isinstance(images, list) and images else None
-    encoded, url = (first.get("b64_json"), first.get("url")) if isinstance(first, dict) else (None, None)
+    return images if isinstance(images, list) else []
+
+
+def image_url(answer: Any) -> str:
+    """Return the URL of the first image of an answer; empty if there is none."""
+    url = _first_of(answer).get("url")
+    return url if isinstance(url, str) else ""
+
+
+def with_image(answer: Any, data: bytes) -> bytes:
+    """Return an answer as JSON, with bytes in base64 as those of its first image."""
+    _first_of(answer)["b64_json"] = pybase64.b64encode(data).decode()
+    return json.dumps(answer).encode()
+
+
+def _first_of(answer: Any) -> dict[str, Any]:
+    images = images_of(answer)
+    return images[0] if images and isinstance(images[0], dict) else {}
+
+
+def _first_image(answer: Any) -> str:
+    encoded, url = _first_of(answer).get("b64_json"), image_url(answer)
     if isinstance(encoded, str) and encoded:
         return encoded
-    if isinstance(url, str) and url.startswith("data:"):
+    if url.startswith("data:"):
         return url
     raise NoImageError(answer)
 

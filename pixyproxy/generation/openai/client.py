@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from mmap import mmap
 from typing import Any, cast
@@ -24,12 +23,24 @@ from pixyproxy.core.exceptions import (
     ProviderUnavailableError,
     UnreadableAnswerError,
 )
-from pixyproxy.core.models import GenerationOptions, PartialImage, Usage
+from pixyproxy.core.models import GenerationOptions, PartialImage, Usage, can_compress, can_show
 from pixyproxy.core.request_context import trace_headers
 from pixyproxy.generation.image_format import inspect_image
+from pixyproxy.generation.image_hosts import ImageHosts
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest, OnPartial, ignore_partial
-from pixyproxy.generation.openai.answer import MAX_BODY, NoImageError, kept_body, kept_events, take_apart
+from pixyproxy.generation.openai.answer import (
+    MAX_BODY,
+    NoImageError,
+    image_url,
+    images_of,
+    kept_body,
+    kept_events,
+    take_apart,
+    with_image,
+)
+from pixyproxy.generation.openai.deadline import DEADLINE_HOOKS
 from pixyproxy.generation.openai.errors import ErrorAnswer, explain_status, safe_name
+from pixyproxy.generation.openai.fetching import FetchError, ImageFetcher
 
 _DEFAULT_BASE_URL = "https://api.openai.com/v1"
 _OPENAI_DOMAIN = ".openai.com"
@@ -73,7 +84,7 @@ def make_client(
         # A connection that breaks when it is used again does not show whether the provider has received the request.
         # So each request opens its own. The number of generations limits that of connections.
         limits=httpx2.Limits(max_connections=None, max_keepalive_connections=0),
-        event_hooks={"request": [_set_deadline], "response": [_keep_deadline]},
+        event_hooks=DEADLINE_HOOKS,
     )
     try:
         client = openai.OpenAI(
@@ -101,16 +112,23 @@ class OpenAIGenerator:
     """An ``ImageGenerator`` for the OpenAI Images API."""
 
     def __init__(
-        self, client: openai.OpenAI, *, always_streams: bool = False, max_answer_bytes: int = MAX_BODY
+        self,
+        client: openai.OpenAI,
+        *,
+        always_streams: bool = False,
+        image_hosts: ImageHosts = ImageHosts(),
+        max_answer_bytes: int = MAX_BODY,
     ) -> None:
         """Use a client.
 
         Args:
             client: one of ``make_client``, which is closed with this generator.
             always_streams: whether to ask for a stream of events even if no partial images are wanted.
-            max_answer_bytes: the largest answer, or event of a stream, that is read.
+            image_hosts: the hosts, besides the provider, from which images are fetched if the answer has a URL.
+            max_answer_bytes: the largest answer, event of a stream, or image at a URL, that is read.
         """
         self._client = client
+        self._fetcher = ImageFetcher(client, image_hosts, max_bytes=max_answer_bytes)
         self._always_streams = always_streams
         self._max_answer_bytes = max_answer_bytes
 
@@ -165,7 +183,7 @@ class OpenAIGenerator:
                 try:
                     return _image_of(request, *take_apart(body, size))
                 except (ValueError, RecursionError) as exc:
-                    raise self._explain_success(exc, sent, response, body[:size]) from exc
+                    return self._fetch_image(exc, request, sent, response, body[:size])
         except ValueError as exc:  # The answer is too large.
             raise self._explain_success(exc, sent, response, b"") from exc
 
@@ -185,12 +203,43 @@ class OpenAIGenerator:
                         return _image_of(request, answer, data)
                 except (ValueError, RecursionError) as exc:
                     if _is_the_end(exc, body, size):
-                        raise self._explain_success(exc, sent, response, body[:size], has_begun=has_begun) from exc
+                        return self._fetch_image(exc, request, sent, response, body[:size], has_begun=has_begun)
         except ValueError as exc:  # One is too large.
             raise self._explain_success(exc, sent, response, b"") from exc
         raise OutcomeUnknownError(
             "The image provider ended its answer before the image; whether it generated and billed one is unknown."
         )
+
+    def _fetch_image(
+        self,
+        problem: Exception,
+        request: GenerationRequest,
+        sent: Mapping[str, Any],
+        response: httpx2.Response,
+        body: bytes,
+        *,
+        has_begun: bool = False,
+    ) -> GeneratedImage:
+        """Return the image at the URL that a successful answer has in place of the image.
+
+        The other arguments are those of ``_explain_success``.
+
+        Raises:
+            ProviderError: there is no URL, or no image at it.
+        """
+        answer = problem.answer if isinstance(problem, NoImageError) else None
+        url = "" if _error_in(answer) else image_url(answer)
+        if url:
+            try:
+                data = self._fetcher.fetch(url)
+            except FetchError as exc:
+                problem = exc
+            else:
+                try:
+                    return _image_of(request, cast(Mapping[str, Any], answer), data)
+                except ValueError as exc:
+                    problem, body = exc, with_image(answer, data)
+        raise self._explain_success(problem, sent, response, body, has_begun=has_begun) from problem
 
     def _explain_success(
         self,
@@ -254,32 +303,6 @@ def _parameters(request: GenerationRequest) -> dict[str, Any]:
     }
 
 
-def _set_deadline(request: httpx2.Request) -> None:
-    request.extensions["deadline"] = time.monotonic() + request.extensions["timeout"]["read"]
-
-
-def _keep_deadline(response: httpx2.Response) -> None:
-    stream = cast(httpx2.SyncByteStream, response.stream)
-    response.stream = _StreamWithDeadline(stream, response.request.extensions["deadline"])
-
-
-class _StreamWithDeadline(httpx2.SyncByteStream):
-    """A response's bytes, with a deadline for all of them: the client's own timeout restarts with every byte."""
-
-    def __init__(self, stream: httpx2.SyncByteStream, deadline: float) -> None:
-        self._stream = stream
-        self._deadline = deadline
-
-    def __iter__(self) -> Iterator[bytes]:
-        for chunk in self._stream:
-            if time.monotonic() > self._deadline:
-                raise httpx2.ReadTimeout("the answer was incomplete at the deadline")
-            yield chunk
-
-    def close(self) -> None:
-        self._stream.close()
-
-
 # --- The answer ------------------------------------------------------------------------------------------------------
 
 
@@ -302,21 +325,32 @@ def _token_count(count: object) -> int | None:
     # Some servers write integers as 11.0.
     if isinstance(count, float) and count.is_integer():
         count = int(count)
-    return count if isinstance(count, int) and 0 <= count <= _MAX_TOKENS else None
+    # True is an int, too.
+    return count if type(count) is int and 0 <= count <= _MAX_TOKENS else None
 
 
 def _options_used(request: GenerationRequest, answer: Mapping[str, Any]) -> GenerationOptions:
     """Return the options that the answer names, and those of the request in place of others."""
-    options = request.options
+    options = dict(request.options)
     for name in ("size", "quality", "output_format", "background"):
         with suppress(ValidationError):  # A compatible server may write anything.
             named = GenerationOptions.model_validate({name: answer.get(name)})
-            options = options.model_copy(update=named.model_dump(exclude_none=True))
-    return options
+            # A stream may repeat "auto", which does not tell what was used.
+            options |= {name: value for name, value in named if value not in (None, "auto")}
+    # A server that chose another format than it was asked for did not use what that format does not have. Options that
+    # contradict each other would be invalid, and the image lost.
+    if not can_compress(options["output_compression"], options["output_format"]):
+        options["output_compression"] = None
+    if not can_show(options["background"], options["output_format"]):
+        options["background"] = None
+    return GenerationOptions.of_checked(options)
 
 
 def _image_of(request: GenerationRequest, answer: Mapping[str, Any], data: bytes | mmap) -> GeneratedImage:
     picture = inspect_image(data)
+    count = len(images_of(answer))
+    if count > 1:
+        _logger.warning("The image provider sent %d images for one request; all but the first are dropped.", count)
     return GeneratedImage(
         data=memoryview(data).toreadonly(),
         content_type=picture.content_type,

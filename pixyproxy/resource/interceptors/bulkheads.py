@@ -18,6 +18,7 @@ from pixyproxy.resource.methods import Bulkhead, policy_of
 _TOO_MANY = {
     Bulkhead.GENERATION: "Too many calls wait for a generation",
     Bulkhead.STREAM: "Too many streams in progress",
+    Bulkhead.IMPORT: "Too many imports in progress",
     Bulkhead.UNARY: "Too many calls in progress",
 }
 

@@ -7,9 +7,10 @@ provider may have generated and billed an image; if so, nothing is submitted aga
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from pixyproxy.core.call import CallScope
 from pixyproxy.core.error_records import from_record
@@ -35,7 +36,7 @@ from pixyproxy.core.models import (
     can_compress,
     can_show,
 )
-from pixyproxy.core.provider_limits import fidelity_problem
+from pixyproxy.core.provider_limits import fidelity_problem, has_documented_sizes, quality_problem, size_problem
 from pixyproxy.core.request_context import call_id
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.generations import (
@@ -180,24 +181,19 @@ class ImageCreator:
     def _check_options(self, creation: ImageCreation) -> None:
         """Check the options of a request together with the defaults and with its inputs."""
         options = creation.options
-        output_format = options.output_format or self._defaults.output_format
-        if not can_show(options.background or self._defaults.background, output_format):
-            raise InvalidFieldError.of(
-                "options.background",
-                f"{TRANSPARENT_RULE}; options that the request leaves open take the server's defaults",
-            )
-        if not can_compress(options.output_compression, output_format):
-            raise InvalidFieldError.of(
-                "options.output_compression",
-                f"{COMPRESSION_RULE}; options that the request leaves open take the server's defaults",
-            )
+        chosen = dict(self._defaults) | {name: value for name, value in options if value is not None}
+        for name, problem in _problems(chosen):
+            if problem is not None:
+                raise InvalidFieldError.of(
+                    f"options.{name}", f"{problem}; options that the request leaves open take the server's defaults"
+                )
         if options.moderation == "low" and not self._allows_low_moderation:
             raise InvalidFieldError.of("options.moderation", "the operator of this server does not allow low")
         if options.moderation is not None and creation.inputs:
             raise InvalidFieldError.of("options.moderation", "cannot be chosen for edits; leave it out, or the inputs")
         if options.input_fidelity is not None and not creation.inputs:
             raise InvalidFieldError.of("options.input_fidelity", "needs at least one image in inputs")
-        problem = fidelity_problem(options.model or self._defaults.model)
+        problem = fidelity_problem(chosen["model"])
         if options.input_fidelity is not None and problem is not None:
             raise InvalidFieldError.of("options.input_fidelity", problem)
 
@@ -284,6 +280,18 @@ class ImageCreator:
                 queued, GenerationState.FAILED, error, unless_detached=True
             ),
         )
+
+
+def _problems(options: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
+    """Yield options by name, with the rule that each breaks together with the others, or None."""
+    output_format, model = options["output_format"], options["model"]
+    yield "background", None if can_show(options["background"], output_format) else TRANSPARENT_RULE
+    yield (
+        "output_compression",
+        None if can_compress(options.get("output_compression"), output_format) else COMPRESSION_RULE,
+    )
+    yield "size", size_problem(options["size"]) if has_documented_sizes(model) else None
+    yield "quality", quality_problem(options["quality"], model)
 
 
 def _fingerprint(creation: ImageCreation) -> str:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TypeVar
 
 from cachetools import TTLCache
@@ -19,10 +20,11 @@ from pixyproxy.core.exceptions import (
 )
 from pixyproxy.core.models import GenerationState
 from pixyproxy.core.periodic_task import PeriodicTask
-from pixyproxy.data.database import Database
+from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.deletions import DeletionRepository
 from pixyproxy.data.repositories.generation_details import GenerationDetailRepository
 from pixyproxy.data.repositories.generations import Generation, GenerationRepository
+from pixyproxy.data.repositories.pending_imports import PendingImportRepository
 from pixyproxy.data.stores.image_store import ImageStore
 from pixyproxy.data.transactions import in_transaction
 from pixyproxy.service.creation.storing import ImageStoring
@@ -98,7 +100,7 @@ class Recovery:
         self._task.wake()
 
     def run(self) -> None:
-        """Complete or clean up: stored images without a detail, expired generations, deleted images, partial files.
+        """Complete or clean up what is unfinished: generations, imports, deletions, partial images, and partial files.
 
         A failure for one image, or in one of these steps, does not stop the others.
 
@@ -110,6 +112,7 @@ class Recovery:
             self._commit_known,
             self._commit_listed,
             self._end_expired,
+            self._discard_imports,
             self._finish_deletions,
             self._delete_partials,
             self._forget_requests,
@@ -142,6 +145,19 @@ class Recovery:
         for guid in set(self._store.list_manifests()) - self._uncommitted - self._waiting:
             self._attempt(guid, self._commit_if_abandoned, guid)
         self._list_at = time.monotonic() + self._store.listing_interval
+
+    def _discard_imports(self) -> None:
+        """Delete what imports have stored whose servers have died."""
+        with self._database.reading() as context:
+            expired = PendingImportRepository(context).get_expired(_ROWS_A_RUN)
+
+        def discard(context: DatabaseContext, guid: str) -> None:
+            # Of this and of the import's own commit, one finds the row.
+            if PendingImportRepository(context).delete(guid):
+                DeletionRepository(context).insert(guid)
+
+        for guid in expired:
+            in_transaction(self._database, partial(discard, guid=guid))
 
     def _finish_deletions(self) -> None:
         with self._database.reading() as context:

@@ -100,7 +100,14 @@ class ImageStoring:
         except PixyProxyException as error:
             _logger.error("The provider's answer for the image %s is lost: %s", guid, error.message)
             return False
-        _logger.warning("The provider's answer for the image %s (%d bytes) is kept aside: %s", guid, len(body), place)
+        _logger.warning(
+            "The provider's answer for the image %s (%d bytes) is kept aside: %s. To save it as a file: "
+            "pixyproxy generations salvage %s --output FILE",
+            guid,
+            len(body),
+            place,
+            guid,
+        )
         return True
 
     def commit(self, generation: Generation, detail: ImageDetail) -> Image:

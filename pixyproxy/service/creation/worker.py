@@ -36,7 +36,7 @@ from pixyproxy.core.exceptions import (
 )
 from pixyproxy.core.local_signal import LocalSignal, wait_for_any
 from pixyproxy.core.models import GenerationDefaults, GenerationState, ImageDetail, Origin, PartialImage
-from pixyproxy.core.text import slug
+from pixyproxy.core.text import default_filename
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.generations import (
     Generation,
@@ -59,7 +59,6 @@ Result = TypeVar("Result")
 
 _logger = logging.getLogger(__name__)
 
-_EXTENSIONS = {"image/png": "png", "image/webp": "webp", "image/jpeg": "jpg"}
 _MAX_REMEMBERED_AUTHORS = 10_000
 
 
@@ -473,8 +472,13 @@ class GenerationWorker:
 
 def _unreadable(generation: Generation, *, is_kept: bool) -> ProviderUnavailableError:
     # Not the generator's error: its body is not for callers.
-    where = f" The answer is kept for the server's operator under the guid {generation.image_guid}." if is_kept else ""
-    return ProviderUnavailableError(f"The image provider's answer has no readable image.{where}", may_have_billed=True)
+    message = "The image provider's answer has no readable image."
+    if is_kept:
+        message += (
+            f" The answer is kept for the server's operator under the guid {generation.image_guid}; "
+            "pixyproxy generations salvage saves it as a file."
+        )
+    return ProviderUnavailableError(message, may_have_billed=True)
 
 
 def _age(generation: Generation) -> float:
@@ -487,7 +491,7 @@ def _detail_of(queued: QueuedGeneration, image: GeneratedImage) -> ImageDetail:
     return ImageDetail(
         guid=queued.generation.image_guid,
         prompt=asked.prompt,
-        filename=asked.filename or f"{slug(asked.prompt) or 'image'}.{_EXTENSIONS[image.content_type]}",
+        filename=asked.filename or default_filename(asked.prompt, image.content_type),
         tags=asked.tags,
         visibility=asked.visibility,
         author=queued.author.username,

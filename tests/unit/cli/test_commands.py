@@ -35,7 +35,7 @@ def test_no_command_is_missing() -> None:
         *(["user", name] for name in ("add", "list", "passwd", "remove")),
         ["db", "init"],
         ["images", "copy"],
-        *(["generations", name] for name in ("list", "get", "watch", "cancel")),
+        *(["generations", name] for name in ("list", "get", "watch", "cancel", "salvage")),
         [],
     ],
     ids=str,

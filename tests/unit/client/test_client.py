@@ -7,6 +7,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,18 @@ from pixyproxy.client import (
     CredentialsError,
     DeadlineExceededError,
     FieldViolation,
+    GenerationOptions,
     InvalidRequestError,
     Keepalive,
     NotFoundError,
+    Origin,
     OutcomeUnknownError,
     PixyProxyClient,
     PixyProxyClientError,
     RetryPolicy,
     TryLaterError,
     UnavailableError,
+    Usage,
     Visibility,
 )
 from pixyproxy.core import exceptions as exc
@@ -130,10 +134,47 @@ def test_a_detail_is_read_whole(play: Play) -> None:
     image, original = call.result(TIMEOUT), make_image()
     assert request == pb.GetImageRequest(guid=GUID)
     for name in image.__slots__:
-        if name != "usage":
+        if name not in ("usage", "options"):
             assert getattr(image, name) == getattr(original, name), name
     assert original.usage is not None
-    assert image.usage.total_tokens == original.usage.total_tokens
+    assert asdict(image.usage) == dict(original.usage)
+    assert image.options == GenerationOptions(
+        model="a-model", quality="low", output_format="webp", output_compression=0
+    )
+
+
+def test_options_of_a_detail_are_all_read(play: Play) -> None:
+    fields: dict[str, Any] = {
+        field.name: 1 if field.type == field.TYPE_INT32 else field.name
+        for field in pb.GenerationOptions.DESCRIPTOR.fields
+    }
+    options = pb.GenerationOptions(**fields)
+    call = play.begin(lambda: play.client.get_image(GUID))
+    _, rpc = play.take("GetImage")
+    detail = pb.ImageDetail()
+    detail.CopyFrom(DETAIL)
+    detail.options.CopyFrom(options)
+    answer(rpc, pb.GetImageResponse(image=detail))
+
+    read = call.result(TIMEOUT).options
+    assert asdict(read) == read.as_dict() == fields
+    assert GenerationOptions(output_compression=0).as_dict() == {"output_compression": 0}
+
+
+def test_a_detail_of_the_first_release_has_no_options(play: Play) -> None:
+    call = play.begin(lambda: play.client.get_image(GUID))
+    _, rpc = play.take("GetImage")
+    detail = pb.ImageDetail()
+    detail.CopyFrom(DETAIL)
+    for name in ("options", "origin", "source_guids"):
+        detail.ClearField(name)
+    detail.usage.CopyFrom(pb.Usage(total_tokens=3))
+    answer(rpc, pb.GetImageResponse(image=detail))
+
+    image = call.result(TIMEOUT)
+    assert (image.options, image.origin, image.source_guids) == (None, Origin.GENERATED, ())
+    assert image.usage == Usage(0, 0, 3)
+    assert hash(image)
 
 
 def test_a_creation_says_what_it_is_given_and_has_a_request_id_of_its_own(play: Play) -> None:
@@ -141,7 +182,15 @@ def test_a_creation_says_what_it_is_given_and_has_a_request_id_of_its_own(play: 
     for _ in range(2):
         call = play.begin(
             lambda: play.client.create_image(
-                "a castle", tags=["a"], visibility=Visibility.PUBLIC, filename="c.png", size="64x64", quality="low"
+                "a castle",
+                tags=["a"],
+                visibility=Visibility.PUBLIC,
+                filename="c.png",
+                size="64x64",
+                quality="low",
+                moderation="low",
+                output_compression=0,
+                input_fidelity="high",
             )
         )
         request, rpc = play.take("CreateImage")
@@ -157,7 +206,9 @@ def test_a_creation_says_what_it_is_given_and_has_a_request_id_of_its_own(play: 
         tags=["a"],
         visibility=pb.VISIBILITY_PUBLIC,
         filename="c.png",
-        options=pb.GenerationOptions(size="64x64", quality="low"),
+        options=pb.GenerationOptions(
+            size="64x64", quality="low", moderation="low", output_compression=0, input_fidelity="high"
+        ),
     )
 
 

@@ -1,28 +1,9 @@
 from __future__ import annotations
 
-import io
-import zlib
-
 import pytest
-from PIL import Image
 
 from pixyproxy.generation.image_format import MAX_PIXELS, ImageFormat, NotAnImageError, inspect_image
-
-FORMATS = ("png", "webp", "jpeg")
-
-
-def encode(output_format: str, size: tuple[int, int] = (80, 48), mode: str = "RGB") -> bytes:
-    picture = Image.effect_noise(size, 50).convert(mode)
-    buffer = io.BytesIO()
-    picture.save(buffer, output_format)
-    return buffer.getvalue()
-
-
-def png_of_size(width: int, height: int) -> bytes:
-    """Return a small PNG that says to be of this size."""
-    picture = encode("png")
-    header = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + picture[24:29]
-    return picture[:12] + header + zlib.crc32(header).to_bytes(4, "big") + picture[33:]
+from tests.support.image_files import FORMATS, encode, png_of_size
 
 
 @pytest.mark.parametrize("output_format", FORMATS)

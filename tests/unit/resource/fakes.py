@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,6 +15,7 @@ from pixyproxy.core.models import (
     Image,
     ImageChanges,
     ImageCreation,
+    ImageImport,
     ImagePage,
     ImagePageRequest,
     Origin,
@@ -93,6 +95,10 @@ class FakeImageService(ImageServiceInterface):
 
     def create_image(self, creation: ImageCreation, caller: Caller | None, call: CallScope) -> Image:
         self._answer(creation, caller, call)
+        return self.image
+
+    def import_image(self, asked: ImageImport, data: Iterator[bytes], caller: Caller | None) -> Image:
+        self._answer(asked, b"".join(data), caller)
         return self.image
 
     def get_image_by_guid(self, guid: str, caller: Caller | None) -> Image:

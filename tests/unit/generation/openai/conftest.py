@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from pixyproxy.generation.image_hosts import ImageHosts
 from pixyproxy.generation.openai.client import OpenAIGenerator, make_client
 from tests.support.openai_stand_in import RunningStandIn, start_stand_in
 
@@ -48,8 +49,9 @@ def open_generator(
     project: str | None = None,
     timeout: float = TIMEOUT,
     always_streams: bool = False,
+    image_hosts: str = "",
 ) -> Iterator[OpenAIGenerator]:
     client = make_client(api_key, base_url, organization, project, timeout)
-    generator = OpenAIGenerator(client, always_streams=always_streams)
+    generator = OpenAIGenerator(client, always_streams=always_streams, image_hosts=ImageHosts.parse(image_hosts))
     yield generator
     generator.close()

@@ -106,6 +106,7 @@ class Server:
         lease: how long its leases last.
         observer: is told what becomes of generations.
         max_queued: how many generations may be queued.
+        allows_low_moderation: whether requests may ask for low moderation.
         retention: how long requests are stored that left no image.
         poll_interval: seconds between two looks for what other servers have recorded.
         clock: that of the circuit breaker.
@@ -123,6 +124,7 @@ class Server:
     lease: timedelta = LEASE
     observer: GenerationObserver | None = None
     max_queued: int = 100
+    allows_low_moderation: bool = True
     retention: timedelta | None = None
     max_reported: int = 1000
     poll_interval: float = 0.1
@@ -169,6 +171,7 @@ class Server:
             trace_headers=lambda: self.trace_headers,
             on_record=self.recorded.send,
             max_queued=self.max_queued,
+            allows_low_moderation=self.allows_low_moderation,
         )
         self.generations = GenerationService(
             self.database, self.creator, self.waiting, PageTokens("ab" * 32), on_cancel=self.changed.send

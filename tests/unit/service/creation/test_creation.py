@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,6 +41,7 @@ from pixyproxy.core.models import (
     Image,
     ImageCreation,
     ImageDetailCreate,
+    ImageInput,
     Usage,
     Visibility,
     new_guid,
@@ -77,7 +79,7 @@ def creator(server: Server) -> ImageCreator:
     return server.creator
 
 
-def request(prompt: str = "A Castle, at night!", key: str | None = KEY, **options: str) -> ImageCreation:
+def request(prompt: str = "A Castle, at night!", key: str | None = KEY, **options: Any) -> ImageCreation:
     return ImageCreation(
         detail=ImageDetailCreate(prompt=prompt, tags=("a",), visibility=Visibility.PUBLIC),
         options=GenerationOptions(**options),
@@ -145,13 +147,27 @@ def test_a_generation_belongs_to_the_log_and_the_trace_of_its_call(
     assert server.continued == [headers]
 
 
+OPEN_OPTIONS = "; options that the request leaves open take the server's defaults"
+
+
 @pytest.mark.parametrize(
-    ("defaults", "options", "is_possible"),
+    ("defaults", "options", "refused"),
     [
-        ({"output_format": "jpeg"}, {"background": "transparent"}, False),
-        ({"background": "transparent"}, {"output_format": "jpeg"}, False),
-        ({"output_format": "jpeg"}, {"background": "transparent", "output_format": "webp"}, True),
-        ({"background": "transparent"}, {"output_format": "jpeg", "background": "opaque"}, True),
+        ({"output_format": "jpeg"}, {"background": "transparent"}, "background"),
+        ({"background": "transparent"}, {"output_format": "jpeg"}, "background"),
+        ({"output_format": "jpeg"}, {"background": "transparent", "output_format": "webp"}, None),
+        ({"background": "transparent"}, {"output_format": "jpeg", "background": "opaque"}, None),
+        ({}, {"output_compression": 0}, "output_compression"),
+        ({"output_format": "webp"}, {"output_compression": 0}, None),
+        ({"output_format": "jpeg"}, {"output_compression": 100}, None),
+        ({}, {"output_compression": 50, "output_format": "webp"}, None),
+        ({"model": "gpt-image-2"}, {"size": "1000x1000"}, "size"),
+        ({"size": "1000x1000"}, {"model": "gpt-image-2.5-flare"}, "size"),
+        ({"size": "1000x1000"}, {"model": "gpt-image-2", "size": "1024x1024"}, None),
+        ({"model": "gpt-image-2"}, {"model": "gpt-image-2.6-flare", "size": "1000x9999", "quality": "max"}, None),
+        ({"model": "gpt-image-2"}, {"quality": "max"}, "quality"),
+        ({"quality": "xhigh"}, {"model": "gpt-image-2"}, "quality"),
+        ({"quality": "xhigh"}, {"model": "gpt-image-2.5-sunburst"}, None),
     ],
 )
 def test_a_request_must_go_together_with_the_defaults(
@@ -160,17 +176,87 @@ def test_a_request_must_go_together_with_the_defaults(
     generator: FakeGenerator,
     alice: Caller,
     defaults: dict[str, str],
-    options: dict[str, str],
-    is_possible: bool,
+    options: dict[str, Any],
+    refused: str | None,
 ) -> None:
     with Server(database, store, generator, defaults=DEFAULTS.model_copy(update=defaults)).running() as server:
-        if is_possible:
+        if refused is None:
             assert server.creator.create(request(**options), alice, CallScope()).size_bytes > 0
             return
-        with pytest.raises(InvalidFieldError) as refused:
-            server.creator.create(request(**options), alice, CallScope())
-    assert [violation.field for violation in refused.value.violations] == ["options.background"]
+        for _ in range(2):
+            with pytest.raises(InvalidFieldError) as caught:
+                server.creator.create(request(**options), alice, CallScope())
+            [violation] = caught.value.violations
+            assert violation.field == f"options.{refused}"
+            assert violation.description.endswith(OPEN_OPTIONS)
+            with pytest.raises(InvalidFieldError) as caught:
+                server.creator.start(request(**options), alice)
+            assert caught.value.violations == (violation,)
     assert states(database) == []
+
+
+def refused_field(creator: ImageCreator, creation: ImageCreation, author: Caller) -> str:
+    with pytest.raises(InvalidFieldError) as refused:
+        creator.create(creation, author, CallScope())
+    [violation] = refused.value.violations
+    return violation.field
+
+
+def test_low_moderation_is_refused_where_the_operator_forbids_it(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    with Server(database, store, generator, allows_low_moderation=False).running() as server:
+        assert refused_field(server.creator, request(moderation="low"), alice) == "options.moderation"
+        for moderation in ("auto", None):
+            server.creator.create(request(key=None, moderation=moderation), alice, CallScope())
+    assert [asked.moderation for asked in generator.requests] == ["auto", None]
+
+
+def test_low_moderation_is_allowed_by_default(creator: ImageCreator, generator: FakeGenerator, alice: Caller) -> None:
+    creator.create(request(moderation="low"), alice, CallScope())
+    assert [asked.moderation for asked in generator.requests] == ["low"]
+
+
+def test_an_image_that_was_made_before_the_operator_forbade_its_moderation_is_still_returned(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    with Server(database, store, generator).running() as server:
+        image = server.creator.create(request(moderation="low"), alice, CallScope())
+    with Server(database, store, generator, allows_low_moderation=False).running() as server:
+        assert server.creator.create(request(moderation="low"), alice, CallScope()).guid == image.guid
+
+
+def test_an_input_fidelity_needs_inputs(creator: ImageCreator, alice: Caller) -> None:
+    assert refused_field(creator, request(input_fidelity="high"), alice) == "options.input_fidelity"
+
+
+def test_options_of_an_edit_are_those_that_edits_have(creator: ImageCreator, alice: Caller) -> None:
+    source = ImageInput(guid=creator.create(request(key=None), alice, CallScope()).guid)
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"moderation": "auto"}, "moderation"),
+        ({"model": "gpt-image-2", "input_fidelity": "low"}, "input_fidelity"),
+    ]
+    for options, refused in cases:
+        edit = request(key=None, **options).model_copy(update={"inputs": (source,)})
+        assert refused_field(creator, edit, alice) == f"options.{refused}"
+
+
+def test_all_options_reach_the_generator_and_the_image(
+    creator: ImageCreator, database: Database, generator: FakeGenerator, alice: Caller
+) -> None:
+    options: dict[str, Any] = {
+        "output_format": "jpeg",
+        "output_compression": 0,
+        "moderation": "low",
+        "partial_images": 3,
+    }
+    image = creator.create(request(**options), alice, CallScope())
+
+    (asked,) = generator.requests
+    assert (asked.output_compression, asked.moderation, asked.input_fidelity) == (0, "low", None)
+    used = GenerationOptions.model_validate(dict(DEFAULTS) | options)
+    with database.reading() as context:
+        assert ImageRepository(context).get(image.guid, alice).options == used
 
 
 def test_the_same_request_under_the_same_key_is_made_once(
@@ -223,6 +309,21 @@ def test_a_request_is_the_same_one_for_all_releases() -> None:
         '"options":{"model":"m","size":null,"quality":null,"output_format":null,"background":null}}'
     )
     assert recording._fingerprint(request(model="m")) == hashlib.sha256(asked.encode()).hexdigest()
+    partial = asked.replace("null}}", 'null,"partial_images":2}}')
+    assert recording._fingerprint(request(model="m", partial_images=2)) == hashlib.sha256(partial.encode()).hexdigest()
+
+
+def test_requests_differ_in_every_option() -> None:
+    changes: list[dict[str, Any]] = [
+        {},
+        {"moderation": "auto"},
+        {"moderation": "low"},
+        {"output_compression": 0},
+        {"output_compression": 1},
+        {"input_fidelity": "low"},
+        {"input_fidelity": "high"},
+    ]
+    assert len({recording._fingerprint(request(**options)) for options in changes}) == len(changes)
 
 
 def test_another_author_may_use_the_same_key(
@@ -309,7 +410,8 @@ def test_an_answer_that_cannot_be_read_is_kept_aside(
     assert "/" not in refused.value.message
     assert "body" not in vars(refused.value)
     [line] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert line.endswith(store.write_aside(guid, b"the answer"))
+    assert f": {store.write_aside(guid, b'the answer')}. " in line
+    assert f"pixyproxy generations salvage {guid} --output FILE" in line
     with pytest.raises(OutcomeUnknownError):
         creator.create(request(), alice, CallScope())
     assert (states(database), count_images(database)) == (["unknown"], 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -10,7 +11,17 @@ import pytest
 from obstore.store import MemoryStore
 
 from pixyproxy.core.exceptions import PixyProxyException, StorageMisconfiguredError, StorageUnavailableError
-from pixyproxy.core.models import Caller, GenerationState, ImageCreation, ImageDetail, ImageDetailCreate, new_guid
+from pixyproxy.core.models import (
+    Caller,
+    GenerationOptions,
+    GenerationState,
+    ImageCreation,
+    ImageDetail,
+    ImageDetailCreate,
+    Origin,
+    Usage,
+    new_guid,
+)
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.deletions import DeletionRepository
 from pixyproxy.data.repositories.generations import Generation, GenerationRepository, RequestContext
@@ -150,6 +161,65 @@ def test_a_picture_that_a_store_has_after_all_is_committed(
 
     assert is_committed(database, generation)
     assert store.list_manifests() == []
+
+
+def test_a_manifest_keeps_everything_of_an_image(
+    database: Database, store: FailingStore, server: Server, alice: Caller
+) -> None:
+    """Its worker died after it had stored the image."""
+    generation = begin(database, alice, DEAD)
+    detail = detail_of(generation).model_copy(
+        update={
+            "usage": Usage(input_tokens=7, output_tokens=5, total_tokens=12, input_text_tokens=3, input_image_tokens=4),
+            "options": GenerationOptions(
+                model="m", output_format="webp", output_compression=0, moderation="low", input_fidelity="high"
+            ),
+            "origin": Origin.EDITED,
+        }
+    )
+    server.storing.store(detail, PICTURE)
+
+    server.recovery.run()
+
+    with database.reading() as context:
+        committed = ImageRepository(context).get(generation.image_guid, alice)
+    assert dict(committed).items() >= dict(detail).items()
+
+
+def test_a_manifest_of_an_earlier_release_has_no_options(
+    database: Database, store: FailingStore, server: Server, alice: Caller
+) -> None:
+    generation = begin(database, alice, DEAD)
+    later = {"options", "origin", "source_guids"}
+    manifest = {"detail": detail_of(generation).model_dump(mode="json", exclude=later)}
+    store.write_manifest(generation.image_guid, json.dumps(manifest))
+    store.write(generation.image_guid, PICTURE)
+
+    server.recovery.run()
+
+    with database.reading() as context:
+        committed = ImageRepository(context).get(generation.image_guid, alice)
+    assert (committed.options, committed.origin, committed.source_guids) == (None, Origin.GENERATED, ())
+
+
+@pytest.mark.parametrize("later", [{"cost": {"nano_usd": 1}}, {"options": {"frame_count": 9}}])
+def test_a_manifest_that_only_a_later_release_understands_is_left_to_it(
+    database: Database, store: FailingStore, server: Server, alice: Caller, later: dict[str, object]
+) -> None:
+    generation = begin(database, alice, DEAD)
+    manifest = {"detail": detail_of(generation).model_dump(mode="json") | later}
+    store.write_manifest(generation.image_guid, json.dumps(manifest))
+    store.write(generation.image_guid, PICTURE)
+    other = begin(database, alice, DEAD)
+    server.storing.store(detail_of(other), PICTURE)
+
+    server.recovery.run()
+
+    assert is_committed(database, other)
+    assert store.list_manifests() == [generation.image_guid]
+    with database.reading() as context:
+        (left,) = GenerationRepository(context).get_several([generation.id])
+    assert left.state is GenerationState.SUBMITTED
 
 
 def test_manifests_are_listed_seldom_and_leased_ones_are_looked_at_again(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -12,7 +13,13 @@ from datetime import timedelta
 import pytest
 
 from pixyproxy.core.call import CallScope
-from pixyproxy.core.exceptions import ConflictError, DBConnectionError, PixyProxyException, PromptRefusedError
+from pixyproxy.core.exceptions import (
+    ConflictError,
+    DBConnectionError,
+    PixyProxyException,
+    PromptRefusedError,
+    ServerStoppingError,
+)
 from pixyproxy.core.local_signal import LocalSignal
 from pixyproxy.core.models import Caller, GenerationState, ImageCreation, ImageDetailCreate, new_guid
 from pixyproxy.data.database import Database
@@ -155,6 +162,23 @@ def test_who_leaves_or_whose_time_is_over_is_told_nothing(
         assert call.result() is None
         assert waiting.wait_for(generation, CallScope(0.05)) is None
         assert not waiting.is_waited_for(generation.id)
+
+
+def test_watches_end_with_an_error_and_waiting_calls_do_not(
+    database: Database, pool: ThreadPoolExecutor, alice: Caller
+) -> None:
+    generation = record(database, alice)
+    with waiting_calls(database) as waiting:
+        call = pool.submit(waiting.wait_for, generation, CallScope(TIMEOUT))
+        wait_until(lambda: waiting.is_waited_for(generation.id), TIMEOUT, "it to wait")
+        with waiting.watching(generation.id, CallScope(TIMEOUT)) as watcher:
+            waiting.end_watches()
+            # It may have been woken before by its first look.
+            with pytest.raises(ServerStoppingError):
+                deque(iter(watcher.wait, False), maxlen=0)
+        assert waiting.is_waited_for(generation.id)
+        end(database, generation)
+        assert call.result() is not None
 
 
 @pytest.mark.parametrize("error", [DBConnectionError("away"), ConflictError("busy")])

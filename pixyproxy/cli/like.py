@@ -1,0 +1,38 @@
+"""What ``create --like`` takes from an image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pixyproxy.cli import warn
+from pixyproxy.client import ImageDetail, Origin
+
+
+class NothingToTakeError(Exception):
+    """The image was not generated from a prompt that can be sent again; the message says why."""
+
+
+def options_like(image: ImageDetail, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of an image, with those that are given in place of them, by their names in CreateOptions.
+
+    Its tags, filename and visibility are not taken: they say what became of it, not how it was made. Partial images
+    are not taken either: they cost tokens, and are of use only to those who watch.
+
+    Raises:
+        NothingToTakeError: the image was not generated, or not from a prompt alone.
+    """
+    if image.origin is Origin.IMPORTED:
+        raise NothingToTakeError("was imported: there is nothing to make it again from.")
+    if image.origin is Origin.EDITED:
+        raise NothingToTakeError("was made from other images: a prompt alone does not make it again.")
+    if image.options is None:
+        warn(
+            "The image has no options, because an earlier release of the server made it: only its prompt and its model "
+            "are taken."
+        )
+        return {"model": image.model} | given
+    taken = image.options.as_dict()
+    taken.pop("partial_images", None)
+    if given.get("output_format", taken.get("output_format")) != taken.get("output_format"):
+        taken.pop("output_compression", None)  # It belongs to the format.
+    return taken | given

@@ -1,0 +1,40 @@
+"""Pending imports: images whose bytes may be in the store while their details are not committed."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from pixyproxy.core.models import new_guid
+from pixyproxy.data.database import DatabaseContext
+
+
+class PendingImportRepository:
+    """The pending imports, within one database context."""
+
+    def __init__(self, context: DatabaseContext) -> None:
+        self._context = context
+
+    def insert(self, image_guid: str, expires_at: datetime) -> None:
+        """Record that the bytes of an image are about to be stored, by a server that is dead after ``expires_at``."""
+        self._context.insert(
+            """
+            INSERT INTO pending_imports (guid, image_guid, expires_at, created_at)
+            VALUES (:guid, :image_guid, :expires_at, :now)
+            """,
+            {"guid": new_guid(), "image_guid": image_guid, "expires_at": expires_at, "now": datetime.now(UTC)},
+        )
+
+    def get_expired(self, limit: int) -> list[str]:
+        """Return the guids of images whose imports have expired."""
+        rows = self._context.fetch_all(
+            "SELECT image_guid FROM pending_imports WHERE expires_at < :now ORDER BY id LIMIT :limit",
+            {"now": datetime.now(UTC), "limit": limit},
+        )
+        return [row["image_guid"] for row in rows]
+
+    def delete(self, image_guid: str) -> bool:
+        """End a pending import, and return whether it was pending: nobody else has ended it."""
+        deleted = self._context.execute(
+            "DELETE FROM pending_imports WHERE image_guid = :image_guid", {"image_guid": image_guid}
+        )
+        return deleted == 1

@@ -1,0 +1,1 @@
+"""Imports: images that callers send."""

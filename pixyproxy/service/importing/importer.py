@@ -1,0 +1,228 @@
+"""Imports images.
+
+The order is: gather the bytes in a temporary file and check them, record a pending import, store the bytes, and commit
+the detail in the transaction that deletes the pending import. After an interruption at any point, the pending import
+expires, and recovery deletes what was stored.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import mmap
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from pixyproxy.core.exceptions import (
+    ConstraintViolationError,
+    CredentialsInvalidError,
+    InvalidFieldError,
+    PixyProxyException,
+    RequestIdReusedError,
+    StorageFullError,
+    StorageUnavailableError,
+)
+from pixyproxy.core.models import Caller, Image, ImageDetail, ImageImport, Origin, new_guid
+from pixyproxy.core.text import default_filename
+from pixyproxy.data.database import Database, DatabaseContext
+from pixyproxy.data.repositories.deletions import DeletionRepository
+from pixyproxy.data.repositories.generations import GenerationRepository
+from pixyproxy.data.repositories.images import ImageRepository
+from pixyproxy.data.repositories.pending_imports import PendingImportRepository
+from pixyproxy.data.stores.image_store import ImageStore
+from pixyproxy.data.transactions import in_transaction
+from pixyproxy.generation.image_format import ImageFormat, NotAnImageError
+from pixyproxy.service.creation.storing import ImageStoring
+from pixyproxy.service.importing.inspection import inspect_file
+
+_logger = logging.getLogger(__name__)
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+@dataclass(frozen=True)
+class _ReceivedFile:
+    """The bytes of a file that was received, and their SHA-256 in lower-case hexadecimal."""
+
+    data: mmap.mmap
+    sha256: str
+
+
+class ImageImporter:
+    """Imports images, each once for each request id."""
+
+    def __init__(
+        self,
+        database: Database,
+        store: ImageStore,
+        storing: ImageStoring,
+        *,
+        max_bytes: int,
+        longest_write: timedelta = timedelta(minutes=10),
+    ) -> None:
+        """Import nothing yet.
+
+        Args:
+            database: where details are committed.
+            store: where bytes are stored.
+            storing: deletes bytes.
+            max_bytes: the most bytes of an image.
+            longest_write: how long storing and committing may take; after that, the import counts as dead.
+        """
+        self._database = database
+        self._store = store
+        self._storing = storing
+        self._max_bytes = max_bytes
+        self._longest_write = longest_write
+
+    def import_image(self, asked: ImageImport, data: Iterable[bytes], author: Caller) -> Image:
+        """Store an image, or return the one of its request id. Raises as ``ImageServiceInterface.import_image``."""
+        with _received(data, self._max_bytes) as file:
+            if asked.sha256 not in (None, file.sha256):
+                raise InvalidFieldError.of("info.sha256", "must be the SHA-256 of the data")
+            fingerprint = _fingerprint(asked, file.sha256)
+            image = self._find(asked, author, fingerprint)
+            if image is not None:
+                return image
+            try:
+                picture = inspect_file(file.data)
+            except NotAnImageError as error:
+                raise InvalidFieldError.of("data", str(error)) from error
+            detail = _detail_of(asked, file, picture, author)
+            return self._store_and_commit(asked, detail, file.data, author, fingerprint)
+
+    def _find(self, asked: ImageImport, author: Caller, fingerprint: str) -> Image | None:
+        """Return the image that was imported under the request id, or None."""
+        if asked.request_id is None:
+            return None
+        with self._database.reading() as context:
+            known = GenerationRepository(context).find(author.user_id, asked.request_id)
+            if known is None:
+                return None
+            if known.fingerprint != fingerprint:
+                raise RequestIdReusedError(
+                    "This request_id was used for another request; use a new one for a new request."
+                )
+            return ImageRepository(context).get(known.image_guid, author)
+
+    def _store_and_commit(
+        self, asked: ImageImport, detail: ImageDetail, data: mmap.mmap, author: Caller, fingerprint: str
+    ) -> Image:
+        expires_at = datetime.now(UTC) + self._longest_write
+
+        def commit(context: DatabaseContext) -> Image | None:
+            # Of this and of recovery, one finds the row.
+            if not PendingImportRepository(context).delete(detail.guid):
+                return None
+            if asked.request_id is not None:
+                GenerationRepository(context).insert_import(author.user_id, asked.request_id, fingerprint, detail.guid)
+            return ImageRepository(context).insert(detail, author.user_id)
+
+        in_transaction(self._database, lambda context: PendingImportRepository(context).insert(detail.guid, expires_at))
+        try:
+            self._store.write(detail.guid, data)
+            image = in_transaction(self._database, commit)
+            if image is None:
+                raise StorageUnavailableError(
+                    f"Storing the image took longer than {self._longest_write.total_seconds():g} s; nothing was stored."
+                )
+        except ConstraintViolationError as error:
+            self._discard(detail.guid)
+            winner = self._find(asked, author, fingerprint)
+            if winner is None:
+                raise CredentialsInvalidError("The user has been removed.") from error
+            return winner
+        except Exception:
+            self._discard(detail.guid)
+            raise
+        return image
+
+    def _discard(self, guid: str) -> None:
+        """Delete what was stored, unless the detail is committed after all and only the answer was lost."""
+
+        def record(context: DatabaseContext) -> bool:
+            is_pending = PendingImportRepository(context).delete(guid)
+            if not is_pending and ImageRepository(context).has(guid):
+                return False
+            deletions = DeletionRepository(context)
+            # Recovery may have recorded it already, and may have deleted the bytes before they were written.
+            deletions.delete(guid)
+            deletions.insert(guid)
+            return True
+
+        try:
+            if in_transaction(self._database, record):
+                self._storing.delete_bytes(guid)
+        except PixyProxyException as error:
+            _logger.warning("The bytes of the failed import %s are left to recovery: %s", guid, error.message)
+
+
+def _detail_of(asked: ImageImport, file: _ReceivedFile, picture: ImageFormat, author: Caller) -> ImageDetail:
+    now = datetime.now(UTC)
+    return ImageDetail(
+        guid=new_guid(),
+        prompt=asked.prompt,
+        filename=asked.filename or default_filename(asked.prompt, picture.content_type),
+        tags=asked.tags,
+        visibility=asked.visibility,
+        author=author.username,
+        content_type=picture.content_type,
+        size_bytes=len(file.data),
+        sha256=file.sha256,
+        width=picture.width,
+        height=picture.height,
+        model="",
+        origin=Origin.IMPORTED,
+        created_at=now,
+        updated_at=now,
+    )
+
+
+def _fingerprint(asked: ImageImport, sha256: str) -> str:
+    """Return a hash of all fields of a request but its ids, and of its bytes; equal requests have equal ones."""
+    fields = asked.model_dump_json(exclude={"request_id", "sha256"})
+    return hashlib.sha256(f"{fields}{sha256}".encode()).hexdigest()
+
+
+@contextmanager
+def _received(pieces: Iterable[bytes], max_bytes: int) -> Iterator[_ReceivedFile]:
+    """Gather bytes in a temporary file, which has no name and goes with the process.
+
+    Raises:
+        InvalidFieldError: there are none, or more than ``max_bytes``.
+        StorageFullError: there is no room for them.
+    """
+    digest = hashlib.sha256()
+    size = 0
+    with tempfile.TemporaryFile() as file:
+        for piece in pieces:
+            size += len(piece)
+            if size > max_bytes:
+                raise InvalidFieldError.of("data", f"must have at most {max_bytes:,} bytes")
+            digest.update(piece)
+            with _translating():
+                file.write(piece)
+        if size == 0:
+            raise InvalidFieldError.of("data", "is required after the first message")
+        with _translating():
+            file.flush()
+        mapping = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+        try:
+            yield _ReceivedFile(mapping, digest.hexdigest())
+        finally:
+            with suppress(BufferError):  # The traceback of an error may refer to a view.
+                mapping.close()
+
+
+@contextmanager
+def _translating() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise StorageFullError("There is no room left for a temporary file; nothing was stored.") from error
