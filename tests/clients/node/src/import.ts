@@ -1,7 +1,7 @@
 /** Sending pictures into the store. */
 
 import { createReadStream } from "node:fs";
-import { Readable } from "node:stream";
+import { Readable, type Writable } from "node:stream";
 
 import { Metadata } from "@grpc/grpc-js";
 
@@ -46,7 +46,8 @@ function sendOnce(
       call.cancel();
       reject(error);
     });
-    messages.pipe(call);
+    // Its type does not say that it is a stream of objects.
+    messages.pipe(call as unknown as Writable);
   });
 }
 
