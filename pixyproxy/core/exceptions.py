@@ -87,6 +87,11 @@ class OffsetOutOfRangeError(PixyProxyException):
 class RequestIdReusedError(PixyProxyException):
     """The author has used the request id for a different request."""
 
+    def __init__(
+        self, message: str = "This request_id was used for another request; use a new one for a new request."
+    ) -> None:
+        super().__init__(message)
+
 
 class TooBusyError(PixyProxyException):
     """A limit of the server is reached; nothing was done for the call."""

@@ -4,7 +4,7 @@ PRAGMA encoding = 'UTF-8';
 
 -- Imported images whose bytes may be stored, and whose detail is not committed. The commit of the detail deletes the
 -- row. A row past expires_at is one of a dead server, whose bytes are deleted.
-CREATE TABLE pending_imports (
+CREATE TABLE IF NOT EXISTS pending_imports (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   guid TEXT NOT NULL,
   image_guid TEXT NOT NULL,

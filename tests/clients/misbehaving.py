@@ -115,6 +115,10 @@ class _Servicer(image_service_pb2_grpc.ImageServiceServicer, generation_service_
         self._take("DeleteImage", request, context)
         return pb.DeleteImageResponse()
 
+    def ImportImage(self, requests: Iterator[Any], context: grpc.ServicerContext) -> pb.ImportImageResponse:
+        self._take("ImportImage", list(requests), context)
+        return pb.ImportImageResponse(image=_DETAIL)
+
     def CreateGeneration(self, request: Any, context: grpc.ServicerContext) -> gpb.CreateGenerationResponse:
         self._take("CreateGeneration", request, context)
         return gpb.CreateGenerationResponse(generation=_QUEUED)

@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 import pytest
+from PIL import Image
 from pixyproxy_pb.v1 import generation_service_pb2 as gpb
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 from pixyproxy_pb.v1.generation_service_pb2_grpc import GenerationServiceStub
@@ -29,7 +30,7 @@ from tests.support.waiting import wait_until
 
 _SIZE = 300_000
 _RESUMED_AT = 100_000
-_METHODS = ["CreateImage", "GetImage", "ListImages", "GetImageContent", "UpdateImage", "DeleteImage"]
+_METHODS = ["CreateImage", "GetImage", "ListImages", "GetImageContent", "UpdateImage", "DeleteImage", "ImportImage"]
 _METHODS += ["CreateGeneration", "GetGeneration", "ListGenerations", "WatchGeneration", "CancelGeneration"]
 
 each_client = pytest.mark.parametrize("project", PROJECTS, ids=str)
@@ -191,6 +192,32 @@ def it_reads_the_error(journey: Journey, reason: str, expected: Expected) -> Non
     assert journey.author.server.lines_of(refusal["request_id"])
 
 
+# --- Imports and edits -----------------------------------------------------------------------------------------------
+
+
+@each_client
+def test_a_picture_is_imported_and_edited(project: Project, server: RunningServer, tmp_path: Path) -> None:
+    author = server.new_login()
+    photo, mask = tmp_path / "photo.png", tmp_path / "mask.png"
+    Image.effect_noise((512, 384), 64).save(photo)
+    Image.new("RGBA", (512, 384)).save(mask)
+    assert photo.stat().st_size > 128 * 1024  # more than one message
+
+    report = run_program(project, "edits", str(photo), str(mask), env=signed_in(server.address, author))
+
+    imported, edited = report["imported"], report["edited"]
+    assert imported["sha256"] == hashlib.sha256(photo.read_bytes()).hexdigest()
+    assert (imported["prompt"], imported["tags"], imported["origin"]) == ("a photo", ["holiday"], "ORIGIN_IMPORTED")
+    assert report["again"] == imported["guid"]
+    assert (edited["origin"], edited["source_guids"]) == ("ORIGIN_EDITED", [imported["guid"]])
+    assert edited["prompt"] == "The same by night"
+    assert edited["quality"]
+    assert (report["damaged"]["reason"], list(report["damaged"]["violations"])) == ("INVALID_FIELD", ["info.sha256"])
+    missing = report["missing"]
+    assert (missing["reason"], missing["metadata"]) == ("IMAGE_NOT_FOUND", {"field": "inputs[1]"})
+    assert missing["resource"] == "00000000-0000-0000-0000-000000000000"
+
+
 # --- Sending again ---------------------------------------------------------------------------------------------------
 
 
@@ -210,7 +237,7 @@ def _configured() -> dict[str, int]:
 def test_the_config_repeats_only_what_is_the_same_when_it_is_done_twice() -> None:
     repeated = {method for method, attempts in _configured().items() if attempts > 1}
 
-    assert repeated == {*_METHODS} - {"CreateImage", "DeleteImage", "CreateGeneration"}
+    assert repeated == {*_METHODS} - {"CreateImage", "DeleteImage", "ImportImage", "CreateGeneration"}
 
 
 _ANYBODY = Login("anybody", "anything")

@@ -97,7 +97,10 @@ def test_what_breaks_released_clients_does_not_pass(tmp_path: Path) -> None:
 def test_what_grpc_repeats_is_what_may_be_repeated() -> None:
     (config,) = json.loads(SERVICE_CONFIG.read_text())["methodConfig"]
     services = [service for file in (pb, gpb, upb) for service in file.DESCRIPTOR.services_by_name.values()]
-    once = {("ImageService", "CreateImage"), ("ImageService", "DeleteImage"), ("GenerationService", "CreateGeneration")}
+    once = {
+        *(("ImageService", method) for method in ("CreateImage", "DeleteImage", "ImportImage")),
+        ("GenerationService", "CreateGeneration"),
+    }
 
     assert {(name["service"], name["method"]) for name in config["name"]} == {
         (service.full_name, method.name)

@@ -61,8 +61,8 @@ LATER_COLUMNS = {
     "price_list",
     "is_accounted",
 }
-VERSIONS = [3, 4, 5, 6, 7, 8, 9, 10, 12]
-ENTITIES = {"deletions", "generations", "images", "migrations", "server_values", "users"}
+VERSIONS = [3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
+ENTITIES = {"deletions", "generations", "images", "migrations", "pending_imports", "server_values", "users"}
 TABLES = ENTITIES | {
     "failed_sign_ins",
     "image_batches",
@@ -368,12 +368,12 @@ def test_generations_of_the_first_release_are_kept_in_every_state(first_release:
             context.insert(insert, row)
         context.commit()
 
-    assert upgrade(first_release) == [version for version in VERSIONS if version >= 7]
+    assert upgrade(first_release) == VERSIONS[4:]
     if is_cut_off:
         with first_release.transaction() as context:
             context.execute("DELETE FROM migrations WHERE version >= 8", {})
             context.commit()
-        assert upgrade(first_release) == [version for version in VERSIONS if version >= 8]
+        assert upgrade(first_release) == VERSIONS[5:]
 
     with first_release.reading() as context:
         generations = GenerationRepository(context)
@@ -447,7 +447,7 @@ def test_images_of_version_9_have_no_options(empty_database: Database, tmp_path:
         assert (stored.options, stored.origin, stored.source_guids) == (None, Origin.GENERATED, ())
 
 
-@pytest.mark.parametrize("state", GenerationState)
+@pytest.mark.parametrize("state", sorted(set(GenerationState) - {GenerationState.IMPORTED}))
 def test_requests_of_version_9_can_be_read(empty_database: Database, tmp_path: Path, state: GenerationState) -> None:
     upgrade_to(9, empty_database, tmp_path)
     ann = add_caller(empty_database)

@@ -8,6 +8,7 @@ import ipaddress
 import os
 import signal
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -43,6 +44,7 @@ from pixyproxy.resource.image_servicer import ImageServicer
 from tests.faults.tcp_proxy import tcp_proxy
 from tests.integration.conftest import People, asking
 from tests.support.client_kinds import MakeClient
+from tests.support.image_files import WITH_PROVENANCE, png_chunk, png_with
 from tests.support.openai_stand_in import RunningStandIn
 from tests.support.rpc import TIMEOUT
 from tests.support.servers import Login, RunningServer, running_server
@@ -105,6 +107,44 @@ def test_an_images_life(
     ann.delete_image(made.guid)
     with pytest.raises(NotFoundError):
         ann.get_image(made.guid)
+
+
+def test_an_import(ann: PixyProxyClient, prompt: str, tmp_path: Path) -> None:
+    path = tmp_path / "fox.webp"
+    path.write_bytes(WITH_PROVENANCE["webp"])
+    key = str(uuid.uuid4())
+    made = ann.import_image(path, prompt, tags=["own"], request_id=key)
+    assert (made.prompt, made.tags, made.content_type, made.model) == (prompt, ("own",), "image/webp", "")
+    assert ann.import_image(path.read_bytes(), prompt, tags=["own"], request_id=key) == made
+    assert list(ann.search_images(prompt)) == [made]
+    assert b"".join(ann.stream_content(made.guid)) == path.read_bytes()
+    with pytest.raises(InvalidRequestError) as caught:
+        ann.import_image(io.BytesIO(b"GIF89a"), prompt)
+    assert [violation.field for violation in caught.value.violations] == ["data"]
+
+
+def test_an_import_whose_connection_breaks_is_sent_again(
+    client_of: ClientOf, server: RunningServer, prompt: str
+) -> None:
+    login = server.new_login()
+    data = png_with(png_chunk(b"prVt", bytes(20_000_000)))
+    host, _, port = server.address.rpartition(":")
+    with (
+        tcp_proxy(host, int(port)) as proxy,
+        client_of(server, login, f"127.0.0.1:{proxy.port}") as client,
+    ):
+        broken = threading.Event()
+
+        def break_once(sent: int, _: int) -> None:
+            if sent > 10_000_000 and not broken.is_set():
+                broken.set()
+                proxy.refuse()
+                proxy.resume()
+
+        made = client.import_image(data, prompt, on_progress=break_once)
+        assert broken.is_set()
+        assert [image.guid for image in client.list_images()] == [made.guid]
+        assert made.size_bytes == len(data)
 
 
 def test_all_pages(client_of: ClientOf, server: RunningServer) -> None:

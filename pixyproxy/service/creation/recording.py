@@ -151,7 +151,7 @@ class ImageCreator:
         with self._database.reading() as context:
             generation = GenerationRepository(context).find(author.user_id, creation.request_id)
         if generation is not None and generation.fingerprint != fingerprint:
-            raise RequestIdReusedError("This request_id was used for another request; use a new one for a new request.")
+            raise RequestIdReusedError
         return generation
 
     def _get(self, generation: Generation, author: Caller) -> Image:

@@ -104,9 +104,7 @@ class ImageImporter:
             if known is None:
                 return None
             if known.fingerprint != fingerprint:
-                raise RequestIdReusedError(
-                    "This request_id was used for another request; use a new one for a new request."
-                )
+                raise RequestIdReusedError
             return ImageRepository(context).get(known.image_guid, author)
 
     def _store_and_commit(

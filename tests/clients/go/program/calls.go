@@ -51,6 +51,13 @@ func calls(ctx context.Context) (any, error) {
 			_, err := images.DeleteImage(ctx, &pb.DeleteImageRequest{Guid: guid})
 			return err
 		},
+		"ImportImage": func() error {
+			stream, err := images.ImportImage(ctx)
+			if err == nil {
+				_, err = stream.CloseAndRecv()
+			}
+			return err
+		},
 		"CreateGeneration": func() error {
 			_, err := generations.CreateGeneration(ctx, &pb.CreateGenerationRequest{})
 			return err

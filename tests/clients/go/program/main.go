@@ -23,6 +23,7 @@ var commands = map[string]func(context.Context) (any, error){
 	"repeats": repeats,
 	"watches": watches,
 	"cancels": cancels,
+	"edits":   edits,
 }
 
 func main() {

@@ -31,6 +31,10 @@ export async function calls(images: ImageServiceClient, generations: GenerationS
     const request = GetImageContentRequest.create({ guid });
     for await (const _ of images.getImageContent(request, new Metadata(), { deadline }));
   };
+  const importing = () =>
+    new Promise<void>((resolve, reject) => {
+      images.importImage(new Metadata(), { deadline }, (error) => (error ? reject(error) : resolve())).end();
+    });
   const watching = async () => {
     const request = WatchGenerationRequest.create();
     for await (const _ of generations.watchGeneration(request, new Metadata(), { deadline }));
@@ -42,6 +46,7 @@ export async function calls(images: ImageServiceClient, generations: GenerationS
     GetImageContent: content(),
     UpdateImage: send(images, images.updateImage, UpdateImageRequest.create({ guid, tags: ["sea"] }), { deadline }),
     DeleteImage: send(images, images.deleteImage, DeleteImageRequest.create({ guid }), { deadline }),
+    ImportImage: importing(),
     CreateGeneration: send(generations, generations.createGeneration, CreateGenerationRequest.create(), { deadline }),
     GetGeneration: send(generations, generations.getGeneration, GetGenerationRequest.create(), { deadline }),
     ListGenerations: send(generations, generations.listGenerations, ListGenerationsRequest.create(), { deadline }),

@@ -97,7 +97,7 @@ async function list(images: ImageServiceClient, tag: string, deadline: Date): Pr
 
 const guids = (images: ImageDetail[]) => images.map(({ guid }) => guid);
 
-function describe(image: ImageDetail) {
+export function describe(image: ImageDetail) {
   return {
     guid: image.guid,
     prompt: image.prompt,

@@ -5,6 +5,7 @@ import { credentials } from "@grpc/grpc-js";
 import { calls, repeats } from "./calls.js";
 import { connect, connectGenerations } from "./connect.js";
 import { cancels, watches } from "./generations.js";
+import { edits } from "./edits.js";
 import { journey } from "./journey.js";
 
 const { PIXY_ADDRESS, PIXY_USERNAME, PIXY_PASSWORD } = process.env;
@@ -21,6 +22,7 @@ const commands: { [name: string]: () => Promise<unknown> } = {
   calls: () => calls(images, generations, deadline),
   repeats: () => repeats(images, words, deadline),
   watches: () => watches(generations, generationsOf(words[0]), deadline),
+  edits: () => edits(images, words, deadline),
   cancels: () => cancels(generations, words[0], deadline),
 };
 console.log(JSON.stringify(await commands[command]()));

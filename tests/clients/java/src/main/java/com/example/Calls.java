@@ -15,6 +15,7 @@ import com.pixyproxy.v1.UpdateImageRequest;
 import com.pixyproxy.v1.WatchGenerationRequest;
 import io.grpc.Channel;
 import io.grpc.Status;
+import io.grpc.StatusException;
 import io.grpc.StatusRuntimeException;
 import java.util.Map;
 import java.util.UUID;
@@ -49,6 +50,7 @@ final class Calls {
             Map.entry("GetImageContent", () -> images.getImageContent(content).forEachRemaining(message -> {})),
             Map.entry("UpdateImage", () -> images.updateImage(update)),
             Map.entry("DeleteImage", () -> images.deleteImage(delete)),
+            Map.entry("ImportImage", () -> importNothing(channel)),
             Map.entry("CreateGeneration", () -> generations.createGeneration(start)),
             Map.entry("GetGeneration", () -> generations.getGeneration(GetGenerationRequest.getDefaultInstance())),
             Map.entry("ListGenerations", () -> generations.listGenerations(found)),
@@ -60,6 +62,18 @@ final class Calls {
     threads.shutdown();
     threads.awaitTermination(1, TimeUnit.MINUTES);
     return ended;
+  }
+
+  /** A call without a message, whose error is thrown. */
+  private static void importNothing(Channel channel) {
+    var images = ImageServiceGrpc.newBlockingV2Stub(channel).withDeadlineAfter(1, TimeUnit.MINUTES);
+    try {
+      var call = images.importImage();
+      call.halfClose();
+      call.read();
+    } catch (InterruptedException | StatusException error) {
+      throw Status.fromThrowable(error).asRuntimeException();
+    }
   }
 
   private static int codeOf(Runnable call) {

@@ -120,7 +120,7 @@ final class Journey {
     return images.stream().map(ImageDetail::getGuid).toList();
   }
 
-  private static Map<String, ?> describe(ImageDetail image) {
+  static Map<String, ?> describe(ImageDetail image) {
     return Map.of(
         "guid", image.getGuid(),
         "prompt", image.getPrompt(),

@@ -28,6 +28,7 @@ public final class Program {
       case "calls" -> Calls.calls(channel);
       case "watches" -> Generations.watches(channel, connectTo(arguments[1]));
       case "cancels" -> Generations.cancels(channel, arguments[1]);
+      case "edits" -> Edits.edits(channel, Path.of(arguments[1]), Path.of(arguments[2]));
       case "repeats" -> new Journey(channel, Path.of(arguments[1]), "again").repeats();
       default -> throw new IllegalArgumentException(arguments[0]);
     };
