@@ -126,8 +126,8 @@ def test_the_session_with_grpcurl(served: Served, tmp_path: Path) -> None:
     assert states[-1]["image"]["prompt"] == "A castle at night"
     rows = json.loads(spent)["rows"]
     assert {row["model"] for row in rows} == {"offline-drawing"}
-    # The deleted one as well; and both on the same day, but for around midnight.
-    assert sum(int(row["images"]) for row in rows) == 2
+    # The edited and the deleted one as well, but not the imported one; all on the same day, but for around midnight.
+    assert sum(int(row["images"]) for row in rows) == 3
 
 
 def documents(text: str) -> list[dict[str, Any]]:

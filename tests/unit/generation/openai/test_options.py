@@ -159,7 +159,7 @@ def details(text: object, image: object) -> dict[str, object]:
         ({"input_tokens_details": details(3.0, 4.0), "output_tokens_details": details(0.0, 5.0)}, (3, 4, 0, 5)),
         ({"input_tokens_details": details(3.5, -4), "output_tokens_details": details("0", None)}, (None,) * 4),
         ({"input_tokens_details": details(True, False), "output_tokens_details": details([], {})}, (None,) * 4),
-        ({"input_tokens_details": details(2**63, 2**63 - 1)}, (None, 2**63 - 1, None, None)),
+        ({"input_tokens_details": details(2**31, 2**31 - 1)}, (None, 2**31 - 1, None, None)),
         ({"input_tokens_details": "many", "output_tokens_details": [1, 2]}, (None,) * 4),
         ({"input_tokens_details": None, "output_tokens_details": 7}, (None,) * 4),
         ({}, (None,) * 4),

@@ -511,9 +511,9 @@ def test_a_claim_whose_commit_was_lost_is_queued_again(
     lost: list[int] = []
 
     def submit_and_lose_the_answer(
-        generations: GenerationRepository, generation_id: int, owner: str, lease: timedelta
+        generations: GenerationRepository, generation_id: int, owner: str, lease: timedelta, model: str
     ) -> bool:
-        is_submitted = submit(generations, generation_id, owner, lease)
+        is_submitted = submit(generations, generation_id, owner, lease, model)
         if not lost:
             lost.append(generation_id)
             context: DatabaseContext = generations._context
