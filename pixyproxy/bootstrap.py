@@ -50,6 +50,8 @@ from pixyproxy.service.image_service import ImageService
 from pixyproxy.service.indexer import search_indexer
 from pixyproxy.service.interfaces import GenerationServiceInterface, ImageServiceInterface, UserServiceInterface
 from pixyproxy.service.page_tokens import PageTokens, new_page_token_key
+from pixyproxy.service.renditions.requesting import RenditionRequests
+from pixyproxy.service.renditions.worker import RenditionWorker
 from pixyproxy.service.sign_in.credential_cache import CredentialCache
 from pixyproxy.service.sign_in.passwords import Passwords
 from pixyproxy.service.sign_in.queue import SignInQueue
@@ -85,6 +87,7 @@ class Shared:
         circuits: the circuits of the generation workers.
         recorded: sent to the generation workers when an RPC worker has recorded a request.
         changed: for each RPC worker, sent with the ids of generations that have changed.
+        renditions: sent to the generation workers when an RPC worker has requested a rendition.
     """
 
     generations: tuple[int, ...]
@@ -94,6 +97,7 @@ class Shared:
     circuits: SharedCircuits
     recorded: LocalSignal
     changed: tuple[LocalSignal, ...]
+    renditions: LocalSignal
 
     @classmethod
     def of(cls, settings: Settings, rpc_workers: int = 1) -> Shared:
@@ -107,6 +111,7 @@ class Shared:
             circuits=SharedCircuits(count),
             recorded=LocalSignal(),
             changed=tuple(LocalSignal() for _ in range(rpc_workers)),
+            renditions=LocalSignal(),
         )
 
     def clear(self, rpc_worker: int) -> None:
@@ -218,7 +223,8 @@ def build(settings: Settings, shared: Shared, base: Base, *, rpc_worker: int = 0
             on_change=base.watch.generations.queued,
         )
         leases = Leases(base.database, shared.owners, LEASE)
-        for task in (waiting, leases):
+        renditions = RenditionRequests(base.database, on_request=shared.renditions.send)
+        for task in (waiting, leases, renditions):
             stack.enter_context(closing(task))
             task.start()
         creator = ImageCreator(
@@ -235,7 +241,7 @@ def build(settings: Settings, shared: Shared, base: Base, *, rpc_worker: int = 0
         )
         page_tokens = PageTokens(_page_token_key(base.database))
         yield Application(
-            images=ImageService(base.database, base.store, base.storing, creator, page_tokens),
+            images=ImageService(base.database, base.store, base.storing, creator, page_tokens, renditions),
             generations=GenerationService(base.database, creator, waiting, page_tokens, on_cancel=shared.tell_changed),
             users=build_users(settings, base.database),
             creations=shared.creations.of(rpc_worker),
@@ -249,7 +255,7 @@ def build(settings: Settings, shared: Shared, base: Base, *, rpc_worker: int = 0
 def build_generation_worker(
     settings: Settings, shared: Shared, base: Base, *, number: int = 0
 ) -> Iterator[GenerationWorker]:
-    """Build a generation worker, which also maintains the search index, and close it at the end.
+    """Build a generation worker, which also maintains the search index and makes renditions, and close it at the end.
 
     Args:
         settings: all settings.
@@ -261,6 +267,8 @@ def build_generation_worker(
         indexer = stack.enter_context(closing(search_indexer(base.database)))
         indexer.start()
         owner, limit, observer = shared.owners[number], shared.generations[number], base.watch.generations
+        renditions = RenditionWorker(base.database, base.store, owner=owner, requested=shared.renditions)
+        stack.enter_context(closing(renditions)).start()
         observer.set_slots(limit)
         yield GenerationWorker(
             base.database,
@@ -306,7 +314,7 @@ def open_base(settings: Settings) -> Iterator[Base]:
             watch=watch,
             database=database,
             store=store,
-            storing=ImageStoring(database, store, lease=LEASE),
+            storing=ImageStoring(database, store, lease=LEASE, planned_renditions=settings.planned_renditions),
             limiter=None if settings.images_per_minute is None else RateLimiter(database, settings.images_per_minute),
             defaults=GenerationDefaults(
                 model=settings.model,

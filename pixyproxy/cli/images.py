@@ -11,7 +11,7 @@ from datetime import datetime
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, cast
 
 import typer
 
@@ -45,6 +45,7 @@ from pixyproxy.client import (
     NotFoundError,
     PixyProxyClient,
     PixyProxyClientError,
+    Rendition,
     TryLaterError,
     Visibility,
 )
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
     from pixyproxy.cli.live import Line
 
 _STDIO = "-"
+# More pixels than an image takes on a terminal.
+_SHOWN_RENDITION: Rendition = 1024
 _LARGEST_PAGE = 200
 _HEALTH_TIMEOUT = 5.0
 _ANSWER_TIMEOUT = 2.0
@@ -87,6 +90,12 @@ Tags = Annotated[
 Author = Annotated[str, typer.Option(metavar="USER", help="Only images by this user.", show_default=False)]
 FilenamePart = Annotated[
     str, typer.Option(metavar="TEXT", help="Only images with this text in the filename.", show_default=False)
+]
+Pixels = Annotated[
+    Literal["256", "512", "1024", "2048"] | None,
+    typer.Option(
+        "--rendition", help="A small WebP copy with at most so many pixels across and down.", show_default=False
+    ),
 ]
 WhoSees = Literal["private", "public"]
 Sees = Annotated[
@@ -240,6 +249,7 @@ def fetch(
             show_default=False,
         ),
     ] = "",
+    pixels: Pixels = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -248,14 +258,15 @@ def fetch(
     By default it is saved in the current folder under the image's filename. A download that was interrupted continues
     where it stopped. The whole file is verified.
     """
+    rendition = _rendition(pixels)
     if output == _STDIO:
-        _write_to_stdout(guid)
+        _write_to_stdout(guid, rendition)
         return
     target = Path(output or ".")
     _refuse_bad_target(target, force)
     with _client() as client:
-        path = target / file_name(client.get_image(guid)) if target.is_dir() else target
-        info = _save(client, guid, path, command_line(*sys.argv[1:]), force=force)
+        path = target / file_name(client.get_image(guid), rendition) if target.is_dir() else target
+        info = _save(client, guid, path, command_line(*sys.argv[1:]), force=force, rendition=rendition)
     if as_json:
         typer.echo(json_line({"file": str(path)} | asdict(info)))
     else:
@@ -535,11 +546,17 @@ def _exists(path: Path) -> str:
     return f"{printable(str(path))} exists already; --force overwrites it."
 
 
-def _save(client: _Client, guid: str, path: Path, again: str, *, force: bool) -> ContentInfo:
+def _rendition(pixels: str | None) -> Rendition | None:
+    return None if pixels is None else cast(Rendition, int(pixels))
+
+
+def _save(
+    client: _Client, guid: str, path: Path, again: str, *, force: bool, rendition: Rendition | None = None
+) -> ContentInfo:
     """Save an image; ``again`` is the command that continues after an interruption."""
     try:
         with _bar(printable(path.name), client.server) as on_progress:
-            return client.fetch_content(guid, path, overwrite=force, on_progress=on_progress)
+            return client.fetch_content(guid, path, overwrite=force, rendition=rendition, on_progress=on_progress)
     except FileExistsError:
         _refuse(_exists(path))
     except OSError as error:
@@ -554,10 +571,10 @@ def _save(client: _Client, guid: str, path: Path, again: str, *, force: bool) ->
         raise typer.Exit(INTERRUPTED) from None
 
 
-def _write_to_stdout(guid: str) -> None:
+def _write_to_stdout(guid: str, rendition: Rendition | None) -> None:
     if sys.stdout.isatty():
         _refuse("Image bytes are not written to a terminal: redirect them to a file or a program.")
-    with _client() as client, client.stream_content(guid) as stream:
+    with _client() as client, client.stream_content(guid, rendition=rendition) as stream:
         for chunk in stream:
             sys.stdout.buffer.write(chunk)
         sys.stdout.buffer.flush()
@@ -567,7 +584,10 @@ def _show_image(client: _Client, guid: str) -> None:
     show = _shower("--show")
     if show is None:
         return
-    with _spinner("Loading the image", client.server), client.stream_content(guid) as stream:
+    with (
+        _spinner("Loading the image", client.server),
+        client.stream_content(guid, rendition=_SHOWN_RENDITION) as stream,
+    ):
         data = b"".join(stream)
     show(data)
 

@@ -23,7 +23,7 @@ from pixyproxy.client.errors import (
     UnavailableError,
 )
 from pixyproxy.client.generations import Generation, GenerationError, GenerationState, ImageRequest, PartialImage
-from pixyproxy.client.models import ContentInfo, ImageDetail, ImagePage, Usage, Visibility
+from pixyproxy.client.models import ContentInfo, ImageDetail, ImagePage, Rendition, Usage, Visibility
 from pixyproxy.client.retry import RetryPolicy
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "PartialImage",
     "PixyProxyClient",
     "PixyProxyClientError",
+    "Rendition",
     "RetryPolicy",
     "TryLaterError",
     "UnavailableError",

@@ -19,7 +19,7 @@ from pixyproxy.client.content import BaseContentStream
 from pixyproxy.client.download import Download, OnProgress
 from pixyproxy.client.errors import ContentDamagedError, InvalidRequestError, PixyProxyClientError, error_of
 from pixyproxy.client.generations import Generation, PartialImage, Watch
-from pixyproxy.client.models import ContentInfo, ImageDetail, ImagePage
+from pixyproxy.client.models import ContentInfo, ImageDetail, ImagePage, Rendition
 from pixyproxy.client.retry import Attempts
 
 Answer = TypeVar("Answer")
@@ -146,10 +146,13 @@ class AsyncPixyProxyClient(BaseClient[grpc.aio.Channel]):
         read_offset: int = 0,
         read_limit: int = 0,
         if_none_match: str = "",
+        rendition: Rendition | None = None,
         timeout: float | None = None,
     ) -> AsyncContentStream:
         """Read an image's bytes as they arrive; see PixyProxyClient."""
-        call = calls.get_content(guid, read_offset=read_offset, read_limit=read_limit, if_none_match=if_none_match)
+        call = calls.get_content(
+            guid, read_offset=read_offset, read_limit=read_limit, if_none_match=if_none_match, rendition=rendition
+        )
         return await AsyncContentStream(call, self._invoke, self._attempts(call, timeout))._open()
 
     async def fetch_content(
@@ -158,14 +161,17 @@ class AsyncPixyProxyClient(BaseClient[grpc.aio.Channel]):
         path: str | Path,
         *,
         overwrite: bool = False,
+        rendition: Rendition | None = None,
         on_progress: OnProgress | None = None,
         timeout: float | None = None,
     ) -> ContentInfo:
         """Save an image's bytes as a file, atomically and verified; see PixyProxyClient."""
-        with Download(guid, path, overwrite=overwrite) as download:
+        with Download(guid, path, overwrite=overwrite, rendition=rendition) as download:
             while True:
                 try:
-                    async with await self.stream_content(guid, read_offset=download.held, timeout=timeout) as stream:
+                    async with await self.stream_content(
+                        guid, read_offset=download.held, rendition=rendition, timeout=timeout
+                    ) as stream:
                         await _in_thread(download.begin)
                         async for data in stream:
                             # Faster than in a thread, because it only writes to the system's cache.

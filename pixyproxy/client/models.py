@@ -5,8 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum
+from typing import Literal
 
 from pixyproxy_pb.v1 import image_service_pb2 as pb
+
+Rendition = Literal[256, 512, 1024, 2048]
+"""A small WebP copy of an image, by the most pixels across and down."""
+RENDITIONS: dict[int, pb.Rendition] = {
+    256: pb.RENDITION_256,
+    512: pb.RENDITION_512,
+    1024: pb.RENDITION_1024,
+    2048: pb.RENDITION_2048,
+}
+_PIXELS = {number: pixels for pixels, number in RENDITIONS.items()}
 
 
 class Visibility(IntEnum):
@@ -74,15 +85,18 @@ class ImagePage:
 
 @dataclass(frozen=True, slots=True)
 class ContentInfo:
-    """The image whose bytes are read.
+    """The image or rendition whose bytes are read.
 
     Attributes:
         guid: the image's guid.
-        filename: chosen by its author: check it before you use it as a path.
+        filename: of the image, chosen by its author: check it before you use it as a path.
         content_type: the media type of the bytes.
-        size_bytes: the size of the whole image.
-        sha256: the SHA-256 of the whole image, in lower-case hexadecimal.
+        size_bytes: the size of the whole image or rendition.
+        sha256: the SHA-256 of the whole image or rendition, in lower-case hexadecimal.
         not_modified: whether the caller has these bytes already; if so, none follow.
+        rendition: the most pixels across and down of the rendition; None for the original.
+        width: in pixels.
+        height: in pixels.
     """
 
     guid: str
@@ -91,6 +105,9 @@ class ContentInfo:
     size_bytes: int
     sha256: str
     not_modified: bool
+    rendition: int | None = None
+    width: int = 0
+    height: int = 0
 
 
 def to_detail(image: pb.ImageDetail) -> ImageDetail:
@@ -129,4 +146,7 @@ def to_content_info(info: pb.ContentInfo) -> ContentInfo:
         size_bytes=info.size_bytes,
         sha256=info.sha256,
         not_modified=info.not_modified,
+        rendition=_PIXELS.get(info.rendition),
+        width=info.width,
+        height=info.height,
     )

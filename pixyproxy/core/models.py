@@ -48,6 +48,8 @@ MAX_INPUTS = 16
 MAX_SEARCH_LENGTH = 1024
 # The cost of a search grows with the number of its terms.
 MAX_SEARCH_TERMS = 24
+RENDITION_EDGES = (256, 512, 1024, 2048)
+"""The edges, in pixels, of the squares that renditions fit."""
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 200
 # By default, gRPC clients refuse messages over 4 MiB.
@@ -229,6 +231,12 @@ def _check_input_count(inputs: Any) -> Any:
     return inputs
 
 
+def _check_edge(edge: int) -> int:
+    if edge not in RENDITION_EDGES:
+        raise _refuse("must be a Rendition: RENDITION_256, RENDITION_512, RENDITION_1024 or RENDITION_2048")
+    return edge
+
+
 def _is_unset(value: object) -> bool:
     return value is None or value == ()
 
@@ -246,6 +254,7 @@ ModelName = Annotated[str, AfterValidator(_check_model_name)]
 Size = Annotated[str, AfterValidator(_check_size)]
 PartialImages = Annotated[int, AfterValidator(_check_partial_images)]
 Compression = Annotated[int, AfterValidator(_check_compression)]
+Edge = Annotated[int, AfterValidator(_check_edge)]
 CheckedVisibility = Annotated[Visibility, BeforeValidator(_check_visibility)]
 Quality = Literal["auto", "low", "medium", "high", "xhigh", "max"]
 OutputFormat = Literal["png", "webp", "jpeg"]
@@ -510,12 +519,14 @@ class ContentRequest(Model):
         read_offset: the first byte, counted from 0.
         read_limit: the most bytes; 0 for all to the end.
         if_none_match: the SHA-256 of bytes that the caller has already, or None.
+        rendition: the edge of the rendition in pixels; None for the original.
     """
 
     guid: Guid
     read_offset: NonNegativeInt = 0
     read_limit: NonNegativeInt = 0
     if_none_match: str | None = None
+    rendition: Edge | None = None
 
 
 # --- Generations -----------------------------------------------------------------------------------------------------

@@ -58,6 +58,15 @@ _STATES_OF = {
     number: tuple(state for state in GenerationState if _FROM_STATE[state] == number) for number in _FROM_STATE.values()
 }
 
+_EDGES: dict[int, int] = {
+    pb.RENDITION_256: 256,
+    pb.RENDITION_512: 512,
+    pb.RENDITION_1024: 1024,
+    pb.RENDITION_2048: 2048,
+}
+_UNKNOWN = 0  # no edge, which is refused
+_RENDITIONS = {edge: cast(pb.Rendition, number) for number, edge in _EDGES.items()}
+
 # --- In --------------------------------------------------------------------------------------------------------------
 
 
@@ -145,6 +154,7 @@ def to_content_request(request: pb.GetImageContentRequest) -> ContentRequest:
             "read_offset": request.read_offset,
             "read_limit": request.read_limit,
             "if_none_match": request.if_none_match or None,
+            "rendition": _EDGES.get(request.rendition, _UNKNOWN) if request.rendition else None,
         },
     )
 
@@ -326,6 +336,9 @@ def from_content(content: ImageContent) -> Iterable[pb.GetImageContentResponse |
             size_bytes=image.size_bytes,
             sha256=image.sha256,
             not_modified=not content.is_modified,
+            rendition=pb.RENDITION_UNSPECIFIED if content.rendition is None else _RENDITIONS[content.rendition],
+            width=image.width,
+            height=image.height,
         )
     )
     yield from map(_data_message, content.chunks())

@@ -43,7 +43,7 @@ LATER_COLUMNS = {
     "output_text_tokens",
     "output_image_tokens",
 }
-VERSIONS = [3, 4, 5, 6, 7, 8, 9, 10]
+VERSIONS = [3, 4, 5, 6, 7, 8, 9, 10, 13]
 ENTITIES = {"deletions", "generations", "images", "migrations", "server_values", "users"}
 TABLES = ENTITIES | {
     "failed_sign_ins",
@@ -55,6 +55,7 @@ TABLES = ENTITIES | {
     "partial_images",
     "past_sign_ins",
     "provider_turns",
+    "renditions",
 }
 
 on_servers = pytest.mark.parametrize("migrated", SERVERS, indirect=True)
@@ -348,12 +349,12 @@ def test_generations_of_the_first_release_are_kept_in_every_state(first_release:
             context.insert(insert, row)
         context.commit()
 
-    assert upgrade(first_release) == [7, 8, 9, 10]
+    assert upgrade(first_release) == [7, 8, 9, 10, 13]
     if is_cut_off:
         with first_release.transaction() as context:
             context.execute("DELETE FROM migrations WHERE version >= 8", {})
             context.commit()
-        assert upgrade(first_release) == [8, 9, 10]
+        assert upgrade(first_release) == [8, 9, 10, 13]
 
     with first_release.reading() as context:
         generations = GenerationRepository(context)

@@ -96,7 +96,7 @@ class ImageServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetImageContent(self, request, context):
-        """Streams the bytes of one image. The first message holds `info` and no data, every later one holds data.
+        """Streams the bytes of one image, or of a rendition of it. The first message holds `info` and no data, every later one holds data.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

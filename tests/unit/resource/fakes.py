@@ -103,8 +103,8 @@ class FakeImageService(ImageServiceInterface):
         self._answer(request, caller)
         return self.page
 
-    def get_image_file(self, request: ContentRequest, caller: Caller | None) -> ImageContent:
-        self._answer(request, caller)
+    def get_image_file(self, request: ContentRequest, caller: Caller | None, call: CallScope) -> ImageContent:
+        self._answer(request, caller, call)
         return ImageContent(self.image, self.reader, count=self.image.size_bytes)
 
     def update_image(self, changes: ImageChanges, caller: Caller | None) -> Image:

@@ -1,0 +1,499 @@
+"""Renditions: requested by many, made once, and made again or deleted where they must be."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from PIL import Image as Pillow
+
+from pixyproxy.core.call import CallScope
+from pixyproxy.core.exceptions import (
+    ContentDamagedError,
+    ImageNotFoundError,
+    OffsetOutOfRangeError,
+    PixyProxyException,
+    StorageFullError,
+    TooBusyError,
+)
+from pixyproxy.core.local_signal import LocalSignal
+from pixyproxy.core.models import Caller, ContentRequest, Image, new_guid
+from pixyproxy.data.database import Database, DatabaseContext
+from pixyproxy.data.repositories.deletions import DeletionRepository
+from pixyproxy.data.repositories.images import ImageRepository
+from pixyproxy.data.repositories.renditions import Rendition, RenditionRepository, RenditionState
+from pixyproxy.data.stores.local_image_store import LocalImageStore
+from pixyproxy.data.transactions import in_transaction
+from pixyproxy.service.creation.recovery import Recovery
+from pixyproxy.service.creation.storing import ImageStoring
+from pixyproxy.service.image_copying import CopyOutcome, ImageCopying
+from pixyproxy.service.page_tokens import PageTokens, new_page_token_key
+from pixyproxy.service.public_images import PublicImageService
+from pixyproxy.service.renditions.requesting import RenditionRequests
+from pixyproxy.service.renditions.worker import RenditionWorker
+from tests.contract.records import add_image
+from tests.support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+LONG = 30.0
+NOW = CallScope(0.0)
+
+
+def picture(colour: str = "red", size: tuple[int, int] = (600, 400)) -> bytes:
+    file = io.BytesIO()
+    Pillow.new("RGB", size, colour).save(file, "PNG")
+    return file.getvalue()
+
+
+class CountingStore(LocalImageStore):
+    """Counts the renditions that are written."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.written: list[tuple[str, int]] = []
+
+    def write_rendition(self, guid: str, edge: int, data: Buffer) -> None:
+        self.written.append((guid, edge))
+        super().write_rendition(guid, edge, data)
+
+
+@dataclass
+class Site:
+    """A database, a store, and what requests and makes renditions."""
+
+    database: Database
+    store: CountingStore
+    author: Caller
+
+    def __post_init__(self) -> None:
+        self.signal = LocalSignal()
+        self.storing = ImageStoring(self.database, self.store, lease=timedelta(seconds=15))
+        self.recovery = Recovery(self.database, self.store, self.storing)
+
+    def add(self, data: bytes | None = None) -> Image:
+        data = picture() if data is None else data
+        image = add_image(
+            self.database, self.author, guid=new_guid(), size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest()
+        )
+        self.store.write(image.guid, data)
+        return image
+
+    def requests(self, longest_wait: float = LONG) -> RenditionRequests:
+        return RenditionRequests(self.database, on_request=self.signal.send, longest_wait=longest_wait)
+
+    def service(self, requests: RenditionRequests) -> PublicImageService:
+        return PublicImageService(self.database, self.store, PageTokens(new_page_token_key()), requests)
+
+    def worker(self, owner: str = "worker") -> RenditionWorker:
+        return RenditionWorker(self.database, self.store, owner=owner, requested=self.signal)
+
+    @contextmanager
+    def serving(self, workers: int = 1) -> Iterator[PublicImageService]:
+        with ExitStack() as stack:
+            requests = stack.enter_context(closing(self.requests()))
+            requests.start()
+            for number in range(workers):
+                stack.enter_context(closing(self.worker(f"worker {number}"))).start()
+            yield self.service(requests)
+
+    def read(self, service: PublicImageService, image: Image, edge: int | None = 256) -> bytes:
+        with service.get_image_file(
+            ContentRequest(guid=image.guid, rendition=edge), self.author, CallScope(LONG)
+        ) as content:
+            data = b"".join(content.chunks())
+            assert (content.image.size_bytes, content.image.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+            return data
+
+    def rows(self, image: Image) -> list[Rendition]:
+        with self.database.reading() as context:
+            return RenditionRepository(context).get_of_image(image.guid)
+
+    def request(self, image: Image, edge: int = 256) -> None:
+        in_transaction(
+            self.database,
+            lambda context: RenditionRepository(context).insert([image.guid], edge, RenditionState.REQUESTED),
+        )
+
+    def claim(self, image: Image, owner: str, lease: timedelta) -> None:
+        in_transaction(self.database, lambda context: RenditionRepository(context).claim(image.guid, owner, lease))
+
+    def delete(self, image: Image) -> None:
+        """Delete an image as DeleteImage does."""
+
+        def delete(context: DatabaseContext) -> None:
+            ImageRepository(context).delete(image.id)
+            DeletionRepository(context).insert(image.guid)
+
+        in_transaction(self.database, delete)
+        self.storing.delete_bytes(image.guid)
+
+    def files(self) -> set[str]:
+        folder = self.store._folder
+        return {path.name for path in folder.rglob("*") if path.is_file()}
+
+    def deletions(self) -> int:
+        with self.database.reading() as context:
+            return len(DeletionRepository(context).get_next(10, after=0))
+
+
+@pytest.fixture
+def site(database: Database, tmp_path: Path, alice: Caller) -> Site:
+    return Site(database, CountingStore(tmp_path / "images"), alice)
+
+
+# --- Made once -------------------------------------------------------------------------------------------------------
+
+
+def test_a_hundred_callers_on_two_servers_get_what_is_made_once(site: Site) -> None:
+    image = site.add()
+    with ExitStack() as stack:
+        services = []
+        for _ in range(2):
+            requests = stack.enter_context(closing(site.requests()))
+            requests.start()
+            services.append(site.service(requests))
+        for number in range(2):
+            stack.enter_context(closing(site.worker(f"worker {number}"))).start()
+        start = threading.Barrier(20)
+
+        def read(number: int) -> bytes:
+            if number < 20:
+                start.wait(LONG)
+            return site.read(services[number % 2], image)
+
+        with ThreadPoolExecutor(20) as pool:
+            data = set(pool.map(read, range(100)))
+    assert len(data) == 1
+    assert site.store.written == [(image.guid, 256)]
+
+
+def test_the_second_call_reads_what_the_first_has_had_made(site: Site) -> None:
+    image = site.add()
+    with site.serving() as service:
+        first = {edge: site.read(service, image, edge) for edge in (256, 512, 1024, 2048)}
+    assert len(site.store.written) == 4
+    # Nobody makes anything any more.
+    service = site.service(site.requests(longest_wait=0))
+    assert {edge: site.read(service, image, edge) for edge in first} == first
+    assert site.read(service, image, None) == picture()
+
+
+def test_offsets_limits_and_what_the_caller_has(site: Site) -> None:
+    image = site.add()
+    with site.serving() as service:
+        data = site.read(service, image)
+        sha256 = hashlib.sha256(data).hexdigest()
+
+        def ask(**fields: object) -> bytes | None:
+            request = ContentRequest(guid=image.guid, rendition=256, **fields)
+            with service.get_image_file(request, site.author, CallScope(LONG)) as content:
+                assert (content.rendition, content.image.width, content.image.height) == (256, 256, 171)
+                assert content.image.content_type == "image/webp"
+                return b"".join(content.chunks()) if content.is_modified else None
+
+        assert ask(read_offset=10, read_limit=20) == data[10:30]
+        assert ask(read_offset=len(data)) == b""
+        assert ask(if_none_match=sha256.upper()) is None
+        assert ask(if_none_match=image.sha256) == data
+        with pytest.raises(OffsetOutOfRangeError, match=f"{len(data):,}"):
+            ask(read_offset=len(data) + 1)
+
+
+def test_what_is_planned_is_made_and_preferred_when_somebody_waits(site: Site) -> None:
+    image, other = site.add(), site.add(picture("blue"))
+    storing = ImageStoring(site.database, site.store, lease=timedelta(seconds=15), planned_renditions=(256, 512))
+    for each in (image, other):
+        in_transaction(site.database, lambda context, each=each: storing.plan_renditions(context, each.guid))  # type: ignore[misc]
+    service = site.service(site.requests(longest_wait=0))
+    with pytest.raises(TooBusyError):
+        site.read(service, other)
+
+    worker = site.worker()
+    assert worker.work() == 0
+    assert sorted(site.store.written) == [(other.guid, 256), (other.guid, 512)]
+    assert worker.work() > 0
+    assert len(site.store.written) == 4
+    assert worker.work() == 1.0
+    assert len(site.store.written) == 4
+
+
+# --- Nobody waits for ever -------------------------------------------------------------------------------------------
+
+
+def test_a_call_ends_with_its_deadline_or_when_its_caller_leaves(site: Site) -> None:
+    image = site.add()
+    with closing(site.requests()) as requests:
+        requests.start()
+        with pytest.raises(TooBusyError):
+            requests.get(image.guid, 256, CallScope(0.05))
+        leaving = CallScope()
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(requests.get, image.guid, 256, leaving)
+            wait_until(lambda: requests._waits, LONG, "the call to wait")
+            leaving.leave()
+            with pytest.raises(TooBusyError):
+                waiting.result(LONG)
+        assert not requests._waits
+
+
+def test_the_longest_wait(site: Site) -> None:
+    image = site.add()
+    with closing(site.requests(longest_wait=0.05)) as requests:
+        requests.start()
+        with pytest.raises(TooBusyError):
+            requests.get(image.guid, 256, CallScope())
+
+
+# --- Failures --------------------------------------------------------------------------------------------------------
+
+
+def _flip(site: Site, image: Image) -> None:
+    path = site.store._folder / image.guid[:2] / image.guid[2:4] / image.guid
+    data = bytearray(path.read_bytes())
+    data[-20] ^= 1
+    path.write_bytes(data)
+
+
+def _remove(site: Site, image: Image) -> None:
+    site.store.delete(image.guid)
+
+
+def _cut(site: Site, image: Image) -> None:
+    site.store.write(image.guid, picture()[:-10])
+
+
+@pytest.mark.parametrize("damage", [_flip, _remove, _cut])
+def test_a_damaged_original_is_an_error_until_it_is_repaired(site: Site, damage: Callable[[Site, Image], None]) -> None:
+    image = site.add()
+    damage(site, image)
+    with site.serving() as service:
+        for _ in range(2):
+            with pytest.raises(ContentDamagedError):
+                site.read(service, image)
+    assert site.store.written == []
+
+    site.store.write(image.guid, picture())
+    [row] = site.rows(image)
+    in_transaction(
+        site.database,
+        lambda context: context.execute("UPDATE renditions SET due_at = updated_at WHERE id = :id", {"id": row.id}),
+    )
+    with site.serving() as service:
+        assert Pillow.open(io.BytesIO(site.read(service, image))).size == (256, 171)
+
+
+def test_bytes_that_cannot_be_decoded(site: Site) -> None:
+    image = site.add(b"no picture at all")
+    with site.serving() as service, pytest.raises(ContentDamagedError, match="decoded"):
+        site.read(service, image)
+
+
+@pytest.mark.parametrize("kind", ["missing", "cut"])
+def test_lost_bytes_of_a_rendition_are_made_again(site: Site, kind: str) -> None:
+    image = site.add()
+    with site.serving() as service:
+        data = site.read(service, image)
+        if kind == "missing":
+            site.store.delete_rendition(image.guid, 256)
+        else:
+            LocalImageStore.write_rendition(site.store, image.guid, 256, data[:-1])
+        assert site.read(service, image) == data
+
+
+def test_flipped_bytes_of_a_rendition_end_the_call_and_are_made_again(site: Site) -> None:
+    image = site.add()
+    with site.serving() as service:
+        data = site.read(service, image)
+        LocalImageStore.write_rendition(site.store, image.guid, 256, data[:-1] + bytes([data[-1] ^ 1]))
+        with pytest.raises(ContentDamagedError):
+            site.read(service, image)
+        assert site.read(service, image) == data
+
+
+def test_a_full_store(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = site.add()
+
+    def is_full(*_: object) -> None:
+        raise StorageFullError("There is no room left for images.")
+
+    monkeypatch.setattr(site.store, "write_rendition", is_full)
+    with site.serving() as service, pytest.raises(StorageFullError):
+        site.read(service, image)
+
+
+def test_an_unforeseen_failure_is_internal(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = site.add()
+    monkeypatch.setattr(site.store, "write_rendition", lambda *_: 1 / 0)
+    with site.serving() as service, pytest.raises(PixyProxyException) as caught:
+        site.read(service, image)
+    assert type(caught.value) is PixyProxyException
+
+
+# --- Workers that die ------------------------------------------------------------------------------------------------
+
+
+def test_another_worker_makes_what_a_dead_one_has_claimed(site: Site) -> None:
+    image = site.add()
+    site.request(image)
+    site.claim(image, "dead", timedelta(seconds=0.2))
+    with site.serving() as service:
+        assert site.read(service, image)
+
+
+def test_the_replacement_of_a_dead_worker_does_not_wait_for_its_lease(site: Site) -> None:
+    image = site.add()
+    site.request(image)
+    site.claim(image, "worker 0", timedelta(hours=1))
+    with site.serving() as service:
+        assert site.read(service, image)
+
+
+def test_an_image_that_kills_its_workers_is_left_alone(site: Site) -> None:
+    image = site.add()
+    site.request(image)
+    for _ in range(3):
+        site.claim(image, "dead", timedelta(seconds=-1))
+    site.worker().work()
+    assert site.store.written == []
+    [row] = site.rows(image)
+    assert row.state is RenditionState.FAILED
+    assert row.due_at - row.updated_at > timedelta(minutes=30)
+    with pytest.raises(PixyProxyException, match="cannot be made"):
+        site.requests().get(image.guid, 256, NOW)
+
+
+# --- Deleted images --------------------------------------------------------------------------------------------------
+
+
+def test_renditions_are_deleted_with_their_image(site: Site) -> None:
+    image, other = site.add(), site.add(picture("blue"))
+    with site.serving() as service:
+        for edge in (256, 512):
+            site.read(service, image, edge)
+        site.read(service, other)
+        site.delete(image)
+        assert site.files() == {other.guid, f"{other.guid}.256.webp"}
+        assert site.rows(image) == []
+        assert site.deletions() == 0
+        with pytest.raises(ImageNotFoundError):
+            site.read(service, image)
+
+
+def test_a_rendition_that_is_made_while_its_image_is_deleted_is_deleted_too(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = site.add()
+    site.request(image)
+    write = LocalImageStore.write_rendition
+
+    def write_late(*args: object) -> None:
+        site.delete(image)
+        write(site.store, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(site.store, "write_rendition", write_late)
+    site.worker().work()
+    assert site.files() == {f"{image.guid}.256.webp"}
+    assert site.deletions() == 1
+    site.recovery.run()
+    assert site.files() == set()
+    assert (site.rows(image), site.deletions()) == ([], 0)
+
+
+def test_a_worker_that_dies_between_the_bytes_and_the_row_leaves_nothing_of_a_deleted_image(site: Site) -> None:
+    image = site.add()
+    site.request(image)
+    site.claim(image, "dead", timedelta(seconds=0.3))
+    site.store.write_rendition(image.guid, 256, b"bytes")
+    site.delete(image)
+    assert site.deletions() == 1
+    wait_until(lambda: not site.rows(image)[0].is_leased, LONG, "the lease to end")
+    site.recovery.run()
+    assert site.files() == set()
+    assert site.rows(image) == []
+
+
+def test_the_worker_after_the_dead_one_leaves_nothing_of_a_deleted_image_either(site: Site) -> None:
+    image = site.add()
+    site.request(image)
+    site.claim(image, "dead", timedelta(hours=1))
+    site.store.write_rendition(image.guid, 256, b"bytes")
+    site.delete(image)
+    in_transaction(site.database, lambda context: RenditionRepository(context).expire_leases("dead"))
+    site.worker().work()
+    assert site.files() == set()
+    site.recovery.run()
+    assert (site.rows(image), site.deletions()) == ([], 0)
+
+
+def test_a_worker_that_is_slower_than_its_lease_deletes_what_it_made_of_a_deleted_image(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = site.add()
+    site.request(image)
+    write = LocalImageStore.write_rendition
+
+    def write_late(*args: object) -> None:
+        in_transaction(site.database, lambda context: RenditionRepository(context).expire_leases("worker"))
+        site.delete(image)
+        write(site.store, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(site.store, "write_rendition", write_late)
+    site.worker().work()
+    assert site.files() == set()
+    assert (site.rows(image), site.deletions()) == ([], 0)
+
+
+def test_a_call_whose_image_is_deleted_while_it_waits(site: Site) -> None:
+    image = site.add()
+    with closing(site.requests()) as requests, ThreadPoolExecutor(1) as pool:
+        requests.start()
+        waiting = pool.submit(requests.get, image.guid, 256, CallScope())
+        wait_until(lambda: requests._waits, LONG, "the call to wait")
+        site.delete(image)
+        with pytest.raises(ImageNotFoundError):
+            waiting.result(LONG)
+
+
+def test_a_rendition_that_is_requested_of_an_image_that_does_not_exist_any_more(site: Site) -> None:
+    image = site.add()
+    site.delete(image)
+    site.request(image)
+    site.worker().work()
+    assert site.rows(image) == []
+
+
+def test_what_an_earlier_release_leaves_of_a_deleted_image_is_swept(site: Site) -> None:
+    image, kept = site.add(), site.add(picture("blue"))
+    with site.serving() as service:
+        for each in (image, kept):
+            site.read(service, each)
+    in_transaction(site.database, lambda context: ImageRepository(context).delete(image.id))
+    site.store.delete(image.guid)
+    site.recovery.run()
+    assert site.files() == {kept.guid, f"{kept.guid}.256.webp"}
+    assert (site.rows(image), site.deletions(), len(site.rows(kept))) == ([], 0, 1)
+
+
+def test_copying_leaves_renditions_to_be_made_again_and_deletes_them_in_the_source(site: Site, tmp_path: Path) -> None:
+    image = site.add()
+    with site.serving() as service:
+        data = site.read(service, image)
+    target = CountingStore(tmp_path / "target")
+    copying = ImageCopying(site.database, site.store, target, deletes_source=True)
+    assert [result.outcome for result in copying.run()] == [CopyOutcome.COPIED]
+    assert site.files() == set()
+    moved = Site(site.database, target, site.author)
+    with moved.serving() as service:
+        assert moved.read(service, image) == data
+    assert moved.files() >= {image.guid, f"{image.guid}.256.webp"}
