@@ -232,8 +232,8 @@ class Settings(BaseSettings):
         default=500,
         ge=1,
         le=10_000,
-        description="The most streams (of image bytes, of generations, and of reflection) at a time, of all workers "
-        "together.",
+        description="The most streams (of image bytes, of generations, and of reflection) and calls for thumbnails "
+        "at a time, of all workers together.",
     )
     max_unary_calls: int = Field(
         default=256, ge=1, le=10_000, description="The most other calls at a time, of each worker."

@@ -58,6 +58,7 @@ _STDIO = "-"
 # More pixels than an image takes on a terminal.
 _SHOWN_RENDITION: Rendition = 1024
 _LARGEST_PAGE = 200
+_SHOWN_AT_ONCE = 50
 _HEALTH_TIMEOUT = 5.0
 _ANSWER_TIMEOUT = 2.0
 _NOT_SIGNED_IN = "You are not signed in and see public images only: set PIXYPROXY_USER and PIXYPROXY_PASSWORD."
@@ -82,6 +83,7 @@ def _parse_time(text: str | datetime) -> datetime:
 Guid = Annotated[str, typer.Argument(metavar="GUID", help="The image's guid, as list shows it.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON with the field names of the API.")]
 Show = Annotated[bool, typer.Option("--show", help="Show the image on the terminal.")]
+ShowAll = Annotated[bool, typer.Option("--show", help="Show the images on the terminal.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")]
 Tags = Annotated[
     list[str] | None,
@@ -207,11 +209,12 @@ def list_(
     before: Before = None,
     limit: Limit = 50,
     is_all: All = False,
+    show: ShowAll = False,
     as_json: AsJson = False,
 ) -> None:
     """List images, newest first."""
     filters = _filters(tag, author, filename, visibility, after, before)
-    _list_images(filters, None if is_all else limit, as_json)
+    _list_images(filters, None if is_all else limit, as_json, show=show)
 
 
 @app.command(cls=_Command)
@@ -505,7 +508,8 @@ def _print_image(image: ImageDetail, as_json: bool) -> None:
         typer.echo("\n".join(lines_of(image)))
 
 
-def _list_images(filters: Filters, limit: int | None, as_json: bool) -> None:
+def _list_images(filters: Filters, limit: int | None, as_json: bool, *, show: bool = False) -> None:
+    shower = _shower("--show") if show else None
     with _client() as client:
         images = client.list_images(page_size=min(limit or _LARGEST_PAGE, _LARGEST_PAGE), **filters)
         first = next(images, None)
@@ -513,9 +517,24 @@ def _list_images(filters: Filters, limit: int | None, as_json: bool) -> None:
             if not as_json:
                 warn("No images found." + (f" {_NOT_SIGNED_IN}" if not client.is_signed_in else ""))
             return
-        _print_images(islice(chain([first], images), limit), as_json)
+        listed = islice(chain([first], images), limit)
+        _print_images(listed if shower is None else _shown(client, listed, shower), as_json)
         if limit is not None and sys.stderr.isatty() and next(images, None) is not None:
             warn("There are more; --limit or --all lists them.")
+
+
+def _shown(client: _Client, images: Iterator[ImageDetail], show: Callable[[bytes], None]) -> Iterator[ImageDetail]:
+    """Yield images, each after it was shown. Thumbnails are requested for several at a time."""
+    while page := list(islice(images, _SHOWN_AT_ONCE)):
+        with _spinner("Loading thumbnails", client.server):
+            thumbnails = {one.guid: one for one in client.get_thumbnails([image.guid for image in page])}
+        for image in page:
+            thumbnail = thumbnails[image.guid]
+            if thumbnail.error:
+                warn(f"The image {image.guid} cannot be shown: {printable(thumbnail.error)}")
+            else:
+                show(thumbnail.data)
+            yield image
 
 
 def _print_images(images: Iterable[ImageDetail], as_json: bool) -> None:

@@ -23,7 +23,7 @@ from pixyproxy.client.errors import (
     UnavailableError,
 )
 from pixyproxy.client.generations import Generation, GenerationError, GenerationState, ImageRequest, PartialImage
-from pixyproxy.client.models import ContentInfo, ImageDetail, ImagePage, Rendition, Usage, Visibility
+from pixyproxy.client.models import ContentInfo, ImageDetail, ImagePage, Rendition, Thumbnail, Usage, Visibility
 from pixyproxy.client.retry import RetryPolicy
 
 __all__ = [
@@ -56,6 +56,7 @@ __all__ = [
     "PixyProxyClientError",
     "Rendition",
     "RetryPolicy",
+    "Thumbnail",
     "TryLaterError",
     "UnavailableError",
     "Usage",

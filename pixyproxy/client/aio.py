@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar, Unpack
@@ -19,7 +19,7 @@ from pixyproxy.client.content import BaseContentStream
 from pixyproxy.client.download import Download, OnProgress
 from pixyproxy.client.errors import ContentDamagedError, InvalidRequestError, PixyProxyClientError, error_of
 from pixyproxy.client.generations import Generation, PartialImage, Watch
-from pixyproxy.client.models import ContentInfo, ImageDetail, ImagePage, Rendition
+from pixyproxy.client.models import ContentInfo, ImageDetail, ImagePage, Rendition, Thumbnail
 from pixyproxy.client.retry import Attempts
 
 Answer = TypeVar("Answer")
@@ -183,6 +183,17 @@ class AsyncPixyProxyClient(BaseClient[grpc.aio.Channel]):
                     download.start_over(error)
                 else:
                     return stream.info
+
+    async def get_thumbnails(
+        self, guids: Iterable[str], *, rendition: Rendition = 256, timeout: float | None = None
+    ) -> AsyncIterator[Thumbnail]:
+        """Yield small WebP copies of images; see PixyProxyClient."""
+        rest = list(guids)
+        while rest:
+            page = await self._send(calls.get_thumbnails(rest, rendition), timeout)
+            for thumbnail in page.thumbnails:
+                yield thumbnail
+            rest = [*page.next_guids, *rest[calls.MAX_THUMBNAILS :]]
 
     # --- Generations ---------------------------------------------------------------------------------------------
 

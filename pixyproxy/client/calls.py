@@ -27,14 +27,17 @@ from pixyproxy.client.models import (
     ImageDetail,
     ImagePage,
     Rendition,
+    ThumbnailPage,
     Visibility,
     to_content_info,
     to_detail,
     to_page,
+    to_thumbnail_page,
 )
 
 Answer = TypeVar("Answer")
 
+MAX_THUMBNAILS = 200
 _GENERATION_OPTIONS = pb.GenerationOptions.DESCRIPTOR.fields_by_name
 _SERVICE_NAME = pb.DESCRIPTOR.services_by_name["ImageService"].full_name
 
@@ -213,6 +216,12 @@ def get_content(
     return Call(
         lambda stubs: stubs.images.GetImageContent, request, lambda first: to_content_info(first.info), is_long=True
     )
+
+
+def get_thumbnails(guids: Sequence[str], rendition: Rendition) -> Call[ThumbnailPage]:
+    """Get thumbnails of the first of some images."""
+    request = pb.BatchGetThumbnailsRequest(guids=guids[:MAX_THUMBNAILS], rendition=_rendition(rendition))
+    return Call(lambda stubs: stubs.images.BatchGetThumbnails, request, to_thumbnail_page)
 
 
 def _rendition(pixels: int) -> pb.Rendition:

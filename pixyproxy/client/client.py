@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Self, TypeVar, Unpack
 
@@ -17,7 +17,7 @@ from pixyproxy.client.content import ContentStream
 from pixyproxy.client.download import Download, OnProgress
 from pixyproxy.client.errors import ContentDamagedError, InvalidRequestError, PixyProxyClientError, error_of
 from pixyproxy.client.generations import Generation, PartialImage, Watch
-from pixyproxy.client.models import ContentInfo, ImageDetail, ImagePage, Rendition
+from pixyproxy.client.models import ContentInfo, ImageDetail, ImagePage, Rendition, Thumbnail
 from pixyproxy.client.retry import Attempts
 
 Answer = TypeVar("Answer")
@@ -184,6 +184,25 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
                     download.start_over(error)
                 else:
                     return stream.info
+
+    def get_thumbnails(
+        self, guids: Iterable[str], *, rendition: Rendition = 256, timeout: float | None = None
+    ) -> Iterator[Thumbnail]:
+        """Yield small WebP copies of images; calls are made as needed.
+
+        Thumbnails that the server has not made yet may come after those of later guids. An image that cannot be shown
+        has a thumbnail with an error.
+
+        Args:
+            guids: the images.
+            rendition: the most pixels across and down, 256 or 512.
+            timeout: for each call.
+        """
+        rest = list(guids)
+        while rest:
+            page = self._send(calls.get_thumbnails(rest, rendition), timeout)
+            yield from page.thumbnails
+            rest = [*page.next_guids, *rest[calls.MAX_THUMBNAILS :]]
 
     # --- Generations ---------------------------------------------------------------------------------------------
 

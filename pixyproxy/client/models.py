@@ -110,6 +110,35 @@ class ContentInfo:
     height: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Thumbnail:
+    """A small WebP copy of an image.
+
+    Attributes:
+        guid: the image's guid.
+        data: the bytes; empty after an error.
+        content_type: their media type.
+        width: in pixels.
+        height: in pixels.
+        error: empty, or the reason why there is no thumbnail, such as ``IMAGE_NOT_FOUND``.
+    """
+
+    guid: str
+    data: bytes
+    content_type: str
+    width: int
+    height: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class ThumbnailPage:
+    """Some thumbnails, and the guids of those that are still to be requested."""
+
+    thumbnails: tuple[Thumbnail, ...]
+    next_guids: tuple[str, ...]
+
+
 def to_detail(image: pb.ImageDetail) -> ImageDetail:
     """Convert a message."""
     usage = image.usage
@@ -150,3 +179,11 @@ def to_content_info(info: pb.ContentInfo) -> ContentInfo:
         width=info.width,
         height=info.height,
     )
+
+
+def to_thumbnail_page(page: pb.BatchGetThumbnailsResponse) -> ThumbnailPage:
+    """Convert a message."""
+    thumbnails = tuple(
+        Thumbnail(one.guid, one.data, one.content_type, one.width, one.height, one.error) for one in page.thumbnails
+    )
+    return ThumbnailPage(thumbnails, tuple(page.next_guids))

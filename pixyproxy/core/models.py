@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum, StrEnum
 from typing import Annotated, Any, Literal, NamedTuple, Self
@@ -31,6 +32,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from pixyproxy.core.exceptions import PixyProxyException
 from pixyproxy.core.search_terms import query_terms
 from pixyproxy.core.text import exact_key, has_control_characters
 
@@ -42,6 +44,7 @@ MAX_USERNAME_LENGTH = 64
 ADVISED_PASSWORD_LENGTH = 12
 MAX_PASSWORD_LENGTH = 1024
 MAX_MODEL_NAME_LENGTH = 64
+MAX_THUMBNAILS = 200
 MAX_PARTIAL_IMAGES = 3
 MAX_COMPRESSION = 100
 MAX_INPUTS = 16
@@ -50,6 +53,7 @@ MAX_SEARCH_LENGTH = 1024
 MAX_SEARCH_TERMS = 24
 RENDITION_EDGES = (256, 512, 1024, 2048)
 """The edges, in pixels, of the squares that renditions fit."""
+THUMBNAIL_EDGES = (256, 512)
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 200
 # By default, gRPC clients refuse messages over 4 MiB.
@@ -235,6 +239,18 @@ def _check_edge(edge: int) -> int:
     if edge not in RENDITION_EDGES:
         raise _refuse("must be a Rendition: RENDITION_256, RENDITION_512, RENDITION_1024 or RENDITION_2048")
     return edge
+
+
+def _check_thumbnail_edge(edge: int) -> int:
+    if edge not in THUMBNAIL_EDGES:
+        raise _refuse("must be RENDITION_256 or RENDITION_512")
+    return edge
+
+
+def _check_thumbnail_count(guids: Any) -> Any:
+    if isinstance(guids, (list, tuple)) and len(guids) > MAX_THUMBNAILS:
+        raise _refuse(f"must be at most {MAX_THUMBNAILS} guids, not {len(guids):,}")
+    return guids
 
 
 def _is_unset(value: object) -> bool:
@@ -527,6 +543,45 @@ class ContentRequest(Model):
     read_limit: NonNegativeInt = 0
     if_none_match: str | None = None
     rendition: Edge | None = None
+
+
+class ThumbnailsRequest(Model):
+    """A request for small renditions of several images.
+
+    Attributes:
+        guids: the guids of the images.
+        rendition: the edge of the renditions in pixels.
+    """
+
+    guids: Annotated[tuple[Guid, ...], BeforeValidator(_check_thumbnail_count)] = ()
+    rendition: Annotated[int, AfterValidator(_check_thumbnail_edge)] = THUMBNAIL_EDGES[0]
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A small rendition of an image.
+
+    Attributes:
+        guid: the image's guid.
+        data: the bytes, a WebP; empty after an error.
+        width: in pixels.
+        height: in pixels.
+        error: why there are no bytes, or None.
+    """
+
+    guid: str
+    data: bytes = b""
+    width: int = 0
+    height: int = 0
+    error: PixyProxyException | None = None
+
+
+@dataclass(frozen=True)
+class Thumbnails:
+    """Thumbnails in the order asked for, and the guids of those that were not ready or did not fit."""
+
+    thumbnails: list[Thumbnail]
+    next_guids: list[str]
 
 
 # --- Generations -----------------------------------------------------------------------------------------------------

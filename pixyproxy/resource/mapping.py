@@ -30,11 +30,14 @@ from pixyproxy.core.models import (
     ImagePage,
     ImagePageRequest,
     PartialImage,
+    Thumbnails,
+    ThumbnailsRequest,
     Usage,
 )
 from pixyproxy.core.validation import validated
 from pixyproxy.resource import statuses
 from pixyproxy.service.content import CHUNK_SIZE, ImageContent
+from pixyproxy.service.renditions.requesting import RENDITION_TYPE
 
 # A mask may hold a million wrong names, of which the first few tell as much.
 _MAX_NAMED_PATHS = 8
@@ -157,6 +160,12 @@ def to_content_request(request: pb.GetImageContentRequest) -> ContentRequest:
             "rendition": _EDGES.get(request.rendition, _UNKNOWN) if request.rendition else None,
         },
     )
+
+
+def to_thumbnails_request(request: pb.BatchGetThumbnailsRequest) -> ThumbnailsRequest:
+    """Read a request for thumbnails."""
+    edge = {"rendition": _EDGES.get(request.rendition, _UNKNOWN)} if request.rendition else {}
+    return validated(ThumbnailsRequest, {"guids": tuple(request.guids), **edge})
 
 
 def to_image_changes(request: pb.UpdateImageRequest) -> ImageChanges:
@@ -342,6 +351,25 @@ def from_content(content: ImageContent) -> Iterable[pb.GetImageContentResponse |
         )
     )
     yield from map(_data_message, content.chunks())
+
+
+def from_thumbnails(thumbnails: Thumbnails) -> pb.BatchGetThumbnailsResponse:
+    """Write thumbnails."""
+    return pb.BatchGetThumbnailsResponse(
+        thumbnails=[
+            pb.Thumbnail(guid=thumbnail.guid, error=statuses.reason_of(thumbnail.error))
+            if thumbnail.error is not None
+            else pb.Thumbnail(
+                guid=thumbnail.guid,
+                data=thumbnail.data,
+                content_type=RENDITION_TYPE,
+                width=thumbnail.width,
+                height=thumbnail.height,
+            )
+            for thumbnail in thumbnails.thumbnails
+        ],
+        next_guids=thumbnails.next_guids,
+    )
 
 
 def _data_message(data: bytes) -> bytes:

@@ -19,6 +19,8 @@ from pixyproxy.core.models import (
     ImagePage,
     ImagePageRequest,
     PartialImage,
+    Thumbnails,
+    ThumbnailsRequest,
     User,
     UserCreate,
 )
@@ -65,6 +67,14 @@ class ImageServiceInterface(ABC):
             ContentDamagedError: the bytes are missing or damaged; for a rendition, those of the original.
             TooBusyError: the rendition was not made in time.
             StorageFullError: there is no space for the rendition.
+        """
+
+    @abstractmethod
+    def get_thumbnails(self, request: ThumbnailsRequest, caller: Caller | None, call: CallScope) -> Thumbnails:
+        """Return small renditions of several images; an image that cannot be shown has an error of its own.
+
+        Raises:
+            TooBusyError: none of them was made in time.
         """
 
     @abstractmethod

@@ -14,6 +14,8 @@ from pixyproxy.core.models import (
     ImagePage,
     ImagePageRequest,
     PagePosition,
+    Thumbnails,
+    ThumbnailsRequest,
 )
 from pixyproxy.core.validation import validated, validated_guid
 from pixyproxy.data.database import Database
@@ -25,6 +27,7 @@ from pixyproxy.service.content import ImageContent, TrustedContents, damaged
 from pixyproxy.service.page_tokens import PageTokens
 from pixyproxy.service.pages import read_page
 from pixyproxy.service.renditions.requesting import RENDITION_TYPE, RenditionRequests, open_rendition
+from pixyproxy.service.renditions.thumbnails import ThumbnailReader
 
 # The size of an image in a serialized page without its prompt, filename, author and tags (at most 361 bytes, with the
 # page token), and the overhead of each of these fields.
@@ -41,6 +44,7 @@ class PublicImageService:
         self._database = database
         self._store = store
         self._renditions = renditions
+        self._thumbnails = ThumbnailReader(database, store, renditions)
         self._page_tokens = page_tokens
         self._single_images = GatheredReads(self._get_several)
         self._trusted = TrustedContents()
@@ -96,6 +100,9 @@ class PublicImageService:
             rendition=edge,
             on_damage=partial(self._renditions.request_again, rendition),
         )
+
+    def get_thumbnails(self, request: ThumbnailsRequest, caller: Caller | None, call: CallScope) -> Thumbnails:  # noqa: D102
+        return self._thumbnails.read(validated(ThumbnailsRequest, request), caller, call)
 
     def _get_several(self, wanted: Sequence[tuple[str, Caller | None]]) -> list[Image | None]:
         with self._database.reading() as context:

@@ -19,7 +19,15 @@ _PACKAGES = ["grpc.reflection.v1", "grpc.reflection.v1alpha"]
 _OURS = "pixyproxy.v1.ImageService"
 _GENERATIONS = "pixyproxy.v1.GenerationService"
 _SERVICES = ["grpc.health.v1.Health", *(f"{package}.ServerReflection" for package in _PACKAGES), _GENERATIONS, _OURS]
-_METHODS = ["CreateImage", "DeleteImage", "GetImage", "GetImageContent", "ListImages", "UpdateImage"]
+_METHODS = [
+    "BatchGetThumbnails",
+    "CreateImage",
+    "DeleteImage",
+    "GetImage",
+    "GetImageContent",
+    "ListImages",
+    "UpdateImage",
+]
 
 
 def ask(channel: grpc.Channel, package: str, kinds: Any = reflection_pb2, **question: str) -> Any:

@@ -177,7 +177,9 @@ class Checker:
             _require(case.method in _WRITING and image is not None and is_seen, "NOT_YOURS tells of what is not seen")
             _require(image is not None and not case.person.may_write(image), "NOT_YOURS for one's own image")
         elif refused.reason == "OFFSET_OUT_OF_RANGE":
-            _require(image is not None and is_seen and request.read_offset > image.size_bytes, "it is in range")
+            # A rendition may have any size.
+            size = 0 if image is None or request.rendition else image.size_bytes
+            _require(image is not None and is_seen and request.read_offset > size, "it is in range")
         else:
             _require(refused.reason == "REQUEST_ID_REUSED" and request.request_id != "", f"why {refused.reason}?")
 
@@ -205,6 +207,7 @@ class Checker:
             "GetImage": self._check_got,
             "ListImages": self._check_listed,
             "GetImageContent": self._check_content,
+            "BatchGetThumbnails": self._check_thumbnails,
             "UpdateImage": self._check_updated,
             "DeleteImage": self._check_deleted,
             "CreateGeneration": self._check_started,
@@ -262,6 +265,10 @@ class Checker:
     def _check_content(self, person: Person, request: Any, responses: list[Any]) -> None:
         info, *rest = responses
         image = self._require_known(person, request.guid, None)
+        _require(info.info.rendition == request.rendition, "another rendition")
+        if request.rendition:
+            _require(info.info.content_type == "image/webp", "another type")
+            image = info.info
         names = ("guid", "filename", "content_type", "size_bytes", "sha256")
         _require(all(getattr(info.info, name) == getattr(image, name) for name in names), "other info")
         data = b"".join(part.data for part in rest)
@@ -272,6 +279,13 @@ class Checker:
         _require(len(data) == max(0, min(end, image.size_bytes) - request.read_offset), "another length")
         if len(data) == image.size_bytes:
             _require(hashlib.sha256(data).hexdigest() == image.sha256, "other bytes")
+
+    def _check_thumbnails(self, person: Person, request: Any, response: Any) -> None:
+        answered = [thumbnail.guid for thumbnail in response.thumbnails]
+        _require(sorted([*answered, *response.next_guids]) == sorted(map(str.lower, request.guids)), "other thumbnails")
+        for thumbnail in response.thumbnails:
+            if not thumbnail.error:
+                self._require_known(person, thumbnail.guid, None)
 
     def _check_updated(self, person: Person, request: Any, response: Any) -> None:
         old, new = self.world.images[request.guid.lower()], response.image

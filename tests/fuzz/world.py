@@ -5,6 +5,7 @@ What is known is kept up with every answer, so that each further answer can be c
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import itertools
 import uuid
@@ -39,6 +40,12 @@ TAGS = ("sea", "Sea", "café", "cafe\u0301", "🌊", "a b", "%", "\u202egnp")
 FILENAMES = ("lighthouse.png", "Ärger.PNG", "a%b_c.png", "图片.webp", "\u202egnp.exe")
 _PEOPLE = ("ann", "bob")
 _IMAGES_EACH = 8
+
+
+# A PNG of one pixel; what follows it is ignored where it is decoded.
+_PICTURE = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
 
 
 @dataclass(frozen=True)
@@ -162,7 +169,7 @@ class World:
         stored = store_image(
             self.server,
             Login(author.name, ""),
-            f"the bytes of image {number}".encode() * (1 + number * 997 % 9000),
+            _PICTURE + f"the bytes of image {number}".encode() * (1 + number * 997 % 9000),
             prompt=PROMPTS[number % len(PROMPTS)],
             tags=(TAGS[number % len(TAGS)], TAGS[(number + 3) % len(TAGS)]),
             filename=FILENAMES[number % len(FILENAMES)],

@@ -10,12 +10,14 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, cast
 
 import grpc
 import pytest
 from PIL import Image
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
+from pixyproxy.core.models import Visibility, new_guid
 from pixyproxy.data.repositories.renditions import RenditionRepository, RenditionState
 from tests.integration.conftest import People
 from tests.support.client_kinds import MakeClient
@@ -31,6 +33,9 @@ _RENDITIONS = {
     pb.RENDITION_1024: 1024,
     pb.RENDITION_2048: 2048,
 }
+
+
+_GUID = "123e4567-e89b-42d3-a456-426614174000"
 
 
 def picture(size: tuple[int, int] = (1200, 800), seed: int = 0) -> bytes:
@@ -89,7 +94,7 @@ def test_each_rendition_and_the_original(several: RunningServer, reader: ImageCl
 
 @pytest.mark.parametrize("number", [5, -1, 256, 2**31 - 1])
 def test_an_unknown_rendition(reader: ImageClient, number: int) -> None:
-    refused = reader.refused(pb.GetImageContentRequest(guid="x", rendition=number))  # type: ignore[arg-type]
+    refused = reader.refused(pb.GetImageContentRequest(guid="x", rendition=cast(pb.Rendition, number)))
     assert (refused.code, refused.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
     assert list(refused.violations) == ["guid", "rendition"]
 
@@ -203,6 +208,79 @@ def test_on_create_256_and_512_are_made_without_being_asked_for(tmp_path: Path) 
         )
 
 
+# --- Thumbnails ------------------------------------------------------------------------------------------------------
+
+
+def _thumbnails(caller: ImageClient, *guids: str, **fields: Any) -> pb.BatchGetThumbnailsResponse:
+    request = pb.BatchGetThumbnailsRequest(guids=guids, **fields)
+    answer: pb.BatchGetThumbnailsResponse = caller.stub.BatchGetThumbnails(
+        request, metadata=caller.metadata, timeout=TIMEOUT
+    )
+    return answer
+
+
+def test_a_page_of_thumbnails_with_errors_beside_them(several: RunningServer, reader: ImageClient) -> None:
+    login = several.new_login()
+    public = store_image(several, login, picture(), visibility=Visibility.PUBLIC)
+    hidden = store_image(several, login, picture(seed=1))
+    damaged = store_image(several, login, picture(seed=2), visibility=Visibility.PUBLIC)
+    several.image_file(damaged.guid).write_bytes(b"x" * damaged.size_bytes)
+    guids = [hidden.guid, public.guid, new_guid(), damaged.guid, public.guid]
+
+    answer = _thumbnails(ImageClient(several), *guids)
+    assert [one.guid for one in answer.thumbnails] == guids
+    assert [one.error for one in answer.thumbnails] == ["IMAGE_NOT_FOUND", "", "IMAGE_NOT_FOUND", "CONTENT_DAMAGED", ""]
+    assert not answer.next_guids
+    info, data = reader.content(public.guid, rendition=pb.RENDITION_256)
+    shown = pb.Thumbnail(guid=public.guid, data=data, content_type="image/webp", width=info.width, height=info.height)
+    assert answer.thumbnails[1] == answer.thumbnails[4] == shown
+    assert answer.thumbnails[0] == pb.Thumbnail(guid=hidden.guid, error="IMAGE_NOT_FOUND")
+
+    [of_author] = _thumbnails(ImageClient(several, login), hidden.guid, rendition=pb.RENDITION_512).thumbnails
+    assert (of_author.error, of_author.width) == ("", 512)
+
+
+def test_a_gallery_page_of_fifty_that_nobody_has_seen_yet(several: RunningServer, reader: ImageClient) -> None:
+    guids = [store_image(several, several.admin, picture(seed=seed)).guid for seed in range(50)]
+    rest, calls = list(guids), 0
+    shown: dict[str, bytes] = {}
+    while rest:
+        answer = _thumbnails(reader, *rest)
+        assert answer.thumbnails
+        assert not any(one.error for one in answer.thumbnails)
+        shown |= {one.guid: one.data for one in answer.thumbnails}
+        rest = list(answer.next_guids)
+        calls += 1
+    assert set(shown) == set(guids)
+    again = _thumbnails(reader, *guids)
+    assert [(one.guid, one.data) for one in again.thumbnails] == [(guid, shown[guid]) for guid in guids]
+    assert again.ByteSize() < 2_000_000
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (pb.BatchGetThumbnailsRequest(guids=[_GUID] * 201), "guids"),
+        (pb.BatchGetThumbnailsRequest(guids=[_GUID, "no guid", _GUID]), "guids[1]"),
+        (pb.BatchGetThumbnailsRequest(guids=[_GUID, ""]), "guids[1]"),
+        (pb.BatchGetThumbnailsRequest(guids=[_GUID], rendition=pb.RENDITION_1024), "rendition"),
+        (pb.BatchGetThumbnailsRequest(guids=[_GUID], rendition=pb.RENDITION_2048), "rendition"),
+        (pb.BatchGetThumbnailsRequest(guids=[_GUID], rendition=cast(pb.Rendition, 256)), "rendition"),
+        (pb.BatchGetThumbnailsRequest(guids=[_GUID], rendition=cast(pb.Rendition, -1)), "rendition"),
+    ],
+)
+def test_wrong_requests_for_thumbnails(reader: ImageClient, request_: pb.BatchGetThumbnailsRequest, field: str) -> None:
+    refused = reader.refused(request_)
+    assert (refused.code, refused.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+    assert list(refused.violations) == [field]
+
+
+def test_two_hundred_and_none(reader: ImageClient) -> None:
+    answer = _thumbnails(reader, *[_GUID] * 200)
+    assert [(one.guid, one.error) for one in answer.thumbnails] == [(_GUID, "IMAGE_NOT_FOUND")] * 200
+    assert _thumbnails(reader) == pb.BatchGetThumbnailsResponse()
+
+
 # --- Clients ---------------------------------------------------------------------------------------------------------
 
 
@@ -220,6 +298,18 @@ def test_the_clients_read_and_save_renditions(
     assert client.fetch_content(image.guid, tmp_path / "whole.png").rendition is None
     with pytest.raises(ValueError, match="no rendition with 300 pixels"):
         client.stream_content(image.guid, rendition=300)  # type: ignore[arg-type]
+    client.close()
+
+
+def test_the_clients_get_thumbnails(server: RunningServer, people: People, make_client: MakeClient) -> None:
+    guids = [store_image(server, people.ann, picture((300, 200), seed)).guid for seed in range(3)]
+    client = make_client(server.address, username=people.ann.username, password=people.ann.password)
+    found = {one.guid: one for one in client.get_thumbnails([*guids, _GUID])}
+    assert set(found) == {*guids, _GUID}
+    assert all((found[guid].width, found[guid].error) == (256, "") for guid in guids)
+    assert (found[_GUID].error, found[_GUID].data) == ("IMAGE_NOT_FOUND", b"")
+    many = list(client.get_thumbnails([_GUID] * 450, rendition=512))
+    assert len(many) == 450
     client.close()
 
 

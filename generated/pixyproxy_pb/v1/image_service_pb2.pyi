@@ -244,6 +244,38 @@ class ContentInfo(_message.Message):
     height: int
     def __init__(self, guid: _Optional[str] = ..., filename: _Optional[str] = ..., content_type: _Optional[str] = ..., size_bytes: _Optional[int] = ..., sha256: _Optional[str] = ..., not_modified: _Optional[bool] = ..., rendition: _Optional[_Union[Rendition, str]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ...) -> None: ...
 
+class BatchGetThumbnailsRequest(_message.Message):
+    __slots__ = ("guids", "rendition")
+    GUIDS_FIELD_NUMBER: _ClassVar[int]
+    RENDITION_FIELD_NUMBER: _ClassVar[int]
+    guids: _containers.RepeatedScalarFieldContainer[str]
+    rendition: Rendition
+    def __init__(self, guids: _Optional[_Iterable[str]] = ..., rendition: _Optional[_Union[Rendition, str]] = ...) -> None: ...
+
+class BatchGetThumbnailsResponse(_message.Message):
+    __slots__ = ("thumbnails", "next_guids")
+    THUMBNAILS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_GUIDS_FIELD_NUMBER: _ClassVar[int]
+    thumbnails: _containers.RepeatedCompositeFieldContainer[Thumbnail]
+    next_guids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, thumbnails: _Optional[_Iterable[_Union[Thumbnail, _Mapping]]] = ..., next_guids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Thumbnail(_message.Message):
+    __slots__ = ("guid", "data", "content_type", "width", "height", "error")
+    GUID_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_TYPE_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    guid: str
+    data: bytes
+    content_type: str
+    width: int
+    height: int
+    error: str
+    def __init__(self, guid: _Optional[str] = ..., data: _Optional[bytes] = ..., content_type: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
+
 class UpdateImageRequest(_message.Message):
     __slots__ = ("guid", "filename", "tags", "visibility", "update_mask")
     GUID_FIELD_NUMBER: _ClassVar[int]

@@ -101,6 +101,8 @@ class RenditionRepository:
 
     def get(self, image_guids: Sequence[str], edge: int) -> dict[str, Rendition]:
         """Return the renditions with one edge, by the guids of their images, as far as they are known."""
+        if not image_guids:
+            return {}
         names = {f"guid{number}": guid for number, guid in enumerate(image_guids)}
         found = self._select(
             f"image_guid IN ({', '.join(f':{name}' for name in names)}) AND edge = :edge", names | {"edge": edge}

@@ -79,11 +79,7 @@ class RenditionRequests:
             TooBusyError: it is not made in time.
             PixyProxyException: it cannot be made; a ContentDamagedError if the image is damaged.
         """
-        rendition = self._requested([image_guid], edge).get(image_guid)
-        if rendition is not None and not rendition.is_final:
-            self._wait_for([rendition.id], call)
-            with self._database.reading() as context:
-                rendition = RenditionRepository(context).get([image_guid], edge).get(image_guid)
+        rendition = self.get_several([image_guid], edge, call).get(image_guid)
         if rendition is None:
             raise ImageNotFoundError(image_guid)
         if rendition.state is RenditionState.FAILED:
@@ -91,6 +87,25 @@ class RenditionRequests:
         if rendition.state is not RenditionState.MADE:
             raise TooBusyError("The rendition is not made yet; try again.")
         return rendition
+
+    def get_several(
+        self, image_guids: Sequence[str], edge: int, call: CallScope, longest_wait: float | None = None
+    ) -> dict[str, Rendition]:
+        """Return renditions, by the guids of their images, once all are made or cannot be made, or as they are then.
+
+        Args:
+            image_guids: the images; those that were deleted meanwhile may be missing in the result.
+            edge: the edge of the renditions in pixels.
+            call: the call, whose end ends the wait.
+            longest_wait: the most seconds to wait, by default those of ``get``.
+        """
+        renditions = self._requested(image_guids, edge)
+        pending = [rendition.id for rendition in renditions.values() if not rendition.is_final]
+        if pending:
+            self._wait_for(pending, call, self._longest_wait if longest_wait is None else longest_wait)
+            with self._database.reading() as context:
+                renditions = RenditionRepository(context).get(image_guids, edge)
+        return renditions
 
     def get_again(self, damaged: Rendition, call: CallScope) -> Rendition:
         """Return a rendition whose bytes were missing or damaged once it is made again. Raises as ``get``."""
@@ -131,8 +146,7 @@ class RenditionRequests:
                 continue  # Another call was faster.
             self._on_request()
 
-    def _wait_for(self, ids: Collection[int], call: CallScope) -> None:
-        """Wait until renditions are made, or cannot be made, or until the call or the longest wait is over."""
+    def _wait_for(self, ids: Collection[int], call: CallScope, longest_wait: float) -> None:
         wait = _Wait(ids)
         with self._lock:
             self._waits.add(wait)
@@ -140,7 +154,7 @@ class RenditionRequests:
         try:
             call.on_leaving(wait.is_over.set)
             remaining = call.remaining()
-            wait.is_over.wait(self._longest_wait if remaining is None else min(remaining, self._longest_wait))
+            wait.is_over.wait(longest_wait if remaining is None else min(remaining, longest_wait))
         finally:
             with self._lock:
                 self._waits.remove(wait)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pixyproxy.core.call import CallScope
+from pixyproxy.core.exceptions import ImageNotFoundError
 from pixyproxy.core.models import (
     Caller,
     ContentRequest,
@@ -17,6 +18,9 @@ from pixyproxy.core.models import (
     ImagePage,
     ImagePageRequest,
     Origin,
+    Thumbnail,
+    Thumbnails,
+    ThumbnailsRequest,
     Usage,
     Visibility,
 )
@@ -106,6 +110,10 @@ class FakeImageService(ImageServiceInterface):
     def get_image_file(self, request: ContentRequest, caller: Caller | None, call: CallScope) -> ImageContent:
         self._answer(request, caller, call)
         return ImageContent(self.image, self.reader, count=self.image.size_bytes)
+
+    def get_thumbnails(self, request: ThumbnailsRequest, caller: Caller | None, call: CallScope) -> Thumbnails:
+        self._answer(request, caller, call)
+        return Thumbnails([Thumbnail(GUID, DATA, 256, 192), Thumbnail(OTHER_GUID, error=ImageNotFoundError(GUID))], [])
 
     def update_image(self, changes: ImageChanges, caller: Caller | None) -> Image:
         self._answer(changes, caller)

@@ -26,7 +26,7 @@ from pixyproxy.core.exceptions import (
     TooBusyError,
 )
 from pixyproxy.core.local_signal import LocalSignal
-from pixyproxy.core.models import Caller, ContentRequest, Image, new_guid
+from pixyproxy.core.models import Caller, ContentRequest, Image, Thumbnails, ThumbnailsRequest, new_guid
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.deletions import DeletionRepository
 from pixyproxy.data.repositories.images import ImageRepository
@@ -39,6 +39,7 @@ from pixyproxy.service.image_copying import CopyOutcome, ImageCopying
 from pixyproxy.service.page_tokens import PageTokens, new_page_token_key
 from pixyproxy.service.public_images import PublicImageService
 from pixyproxy.service.renditions.requesting import RenditionRequests
+from pixyproxy.service.renditions.thumbnails import ThumbnailReader
 from pixyproxy.service.renditions.worker import RenditionWorker
 from tests.contract.records import add_image
 from tests.support.waiting import wait_until
@@ -497,3 +498,100 @@ def test_copying_leaves_renditions_to_be_made_again_and_deletes_them_in_the_sour
     with moved.serving() as service:
         assert moved.read(service, image) == data
     assert moved.files() >= {image.guid, f"{image.guid}.256.webp"}
+
+
+# --- Thumbnails ------------------------------------------------------------------------------------------------------
+
+
+def thumbnails(service: PublicImageService, caller: Caller | None, *guids: str, edge: int = 256) -> Thumbnails:
+    return service.get_thumbnails(ThumbnailsRequest(guids=guids, rendition=edge), caller, CallScope(LONG))
+
+
+def answered(found: Thumbnails) -> list[tuple[str, str]]:
+    """The guids in order, each with the kind of its error."""
+    return [(one.guid, type(one.error).__name__ if one.error else "") for one in found.thumbnails]
+
+
+def test_thumbnails_come_in_the_order_asked_each_with_an_error_of_its_own(site: Site) -> None:
+    first, second = site.add(), site.add(picture("blue", (400, 600)))
+    broken, missing = site.add(b"no picture"), new_guid()
+    with site.serving() as service:
+        asked = (second.guid, missing, first.guid.upper(), broken.guid, second.guid)
+        found = thumbnails(service, site.author, *asked)
+        expected = ["", "ImageNotFoundError", "", "ContentDamagedError", ""]
+        assert answered(found) == list(zip(map(str.lower, asked), expected, strict=True))
+        assert [(one.width, one.height) for one in found.thumbnails] == [
+            (171, 256),
+            (0, 0),
+            (256, 171),
+            (0, 0),
+            (171, 256),
+        ]
+        assert found.thumbnails[0].data == found.thumbnails[4].data == site.read(service, second)
+        assert found.next_guids == []
+        assert answered(thumbnails(service, None, first.guid)) == [(first.guid, "ImageNotFoundError")]
+        assert thumbnails(service, None) == Thumbnails([], [])
+        [large] = thumbnails(service, site.author, first.guid, edge=512).thumbnails
+        assert large.width == 512
+
+
+def test_thumbnails_beyond_the_limit_are_left_to_the_next_call(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = [site.add(picture(colour)) for colour in ("red", "blue", "green", "white")]
+    with site.serving() as service:
+        sizes = [len(site.read(service, image)) for image in images]
+        room = sizes[0] + sizes[1] + 96 * 4
+        monkeypatch.setattr("pixyproxy.service.renditions.thumbnails.MAX_PAGE_BYTES", room)
+        rest = [image.guid for image in images]
+        calls = 0
+        got: list[str] = []
+        while rest:
+            found = thumbnails(service, site.author, *rest)
+            got += [one.guid for one in found.thumbnails]
+            rest = found.next_guids
+            calls += 1
+        assert sorted(got) == sorted(image.guid for image in images)
+        assert calls > 1
+
+
+def test_those_that_are_not_made_in_time_are_left_to_the_next_call(site: Site) -> None:
+    made, late = site.add(), site.add(picture("blue"))
+    with site.serving() as service:
+        site.read(service, made)
+    with closing(site.requests()) as requests:
+        requests.start()
+        reader = ThumbnailReader(site.database, site.store, requests, longest_wait=0.05)
+        found = reader.read(ThumbnailsRequest(guids=(late.guid, made.guid)), site.author, CallScope(LONG))
+        assert (answered(found), found.next_guids) == ([(made.guid, "")], [late.guid])
+        # There is nothing else to return: the call waits for longer.
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(reader.read, ThumbnailsRequest(guids=(late.guid,)), site.author, CallScope(LONG))
+            wait_until(lambda: requests._waits, LONG, "the call to wait")
+            site.worker().work()
+            assert answered(waiting.result(LONG)) == [(late.guid, "")]
+
+
+def test_a_call_that_gets_nothing_in_time(site: Site) -> None:
+    image = site.add()
+    with closing(site.requests()) as requests:
+        requests.start()
+        reader = ThumbnailReader(site.database, site.store, requests, longest_wait=0.01)
+        with pytest.raises(TooBusyError):
+            reader.read(ThumbnailsRequest(guids=(image.guid,)), site.author, CallScope(0.1))
+
+
+def test_lost_bytes_of_thumbnails_are_made_again(site: Site) -> None:
+    images = [site.add(picture(colour)) for colour in ("red", "blue", "green")]
+    with site.serving() as service:
+        before = {image.guid: site.read(service, image) for image in images}
+        site.store.delete_rendition(images[0].guid, 256)
+        LocalImageStore.write_rendition(site.store, images[1].guid, 256, bytes(len(before[images[1].guid])))
+        rest = [image.guid for image in images]
+        after: dict[str, bytes] = {}
+        while rest:
+            found = thumbnails(service, site.author, *rest)
+            after |= {one.guid: one.data for one in found.thumbnails}
+            rest = found.next_guids
+        assert after == before
+        for image in images:
+            site.store.delete_rendition(image.guid, 256)
+        assert thumbnails(service, site.author, *before).thumbnails[0].data == before[images[0].guid]
