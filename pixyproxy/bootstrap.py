@@ -27,6 +27,7 @@ from pixyproxy.core.slots import SharedSlots, Slots
 from pixyproxy.data import init
 from pixyproxy.data.database import Database
 from pixyproxy.data.mysql import MySQLDatabase
+from pixyproxy.data.repositories.renditions import PLACEHOLDER
 from pixyproxy.data.repositories.server_values import ServerValueRepository
 from pixyproxy.data.sqlite import SQLiteDatabase
 from pixyproxy.data.stores.bucket_address import BucketAddress, is_url
@@ -50,6 +51,7 @@ from pixyproxy.service.image_service import ImageService
 from pixyproxy.service.indexer import search_indexer
 from pixyproxy.service.interfaces import GenerationServiceInterface, ImageServiceInterface, UserServiceInterface
 from pixyproxy.service.page_tokens import PageTokens, new_page_token_key
+from pixyproxy.service.renditions.placeholders import placeholder_planner
 from pixyproxy.service.renditions.requesting import RenditionRequests
 from pixyproxy.service.renditions.worker import RenditionWorker
 from pixyproxy.service.sign_in.credential_cache import CredentialCache
@@ -268,7 +270,10 @@ def build_generation_worker(
         indexer.start()
         owner, limit, observer = shared.owners[number], shared.generations[number], base.watch.generations
         renditions = RenditionWorker(base.database, base.store, owner=owner, requested=shared.renditions)
-        stack.enter_context(closing(renditions)).start()
+        planner = placeholder_planner(base.database)
+        for task in (renditions, planner):
+            stack.enter_context(closing(task))
+            task.start()
         observer.set_slots(limit)
         yield GenerationWorker(
             base.database,
@@ -314,7 +319,9 @@ def open_base(settings: Settings) -> Iterator[Base]:
             watch=watch,
             database=database,
             store=store,
-            storing=ImageStoring(database, store, lease=LEASE, planned_renditions=settings.planned_renditions),
+            storing=ImageStoring(
+                database, store, lease=LEASE, planned_renditions=(PLACEHOLDER, *settings.planned_renditions)
+            ),
             limiter=None if settings.images_per_minute is None else RateLimiter(database, settings.images_per_minute),
             defaults=GenerationDefaults(
                 model=settings.model,

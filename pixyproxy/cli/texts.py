@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shlex
@@ -45,6 +46,7 @@ def json_of(image: ImageDetail) -> dict[str, Any]:
         "visibility": f"VISIBILITY_{image.visibility.name}",
         "created_at": _rfc3339(image.created_at),
         "updated_at": _rfc3339(image.updated_at),
+        "placeholder": base64.b64encode(image.placeholder).decode(),
     }
 
 

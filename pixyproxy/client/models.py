@@ -56,6 +56,7 @@ class ImageDetail:
         created_at: when it was generated.
         updated_at: when its filename, tags or visibility last changed.
         usage: the tokens that the provider counted, or None.
+        placeholder: a ThumbHash, or empty until it is computed.
     """
 
     guid: str
@@ -73,6 +74,7 @@ class ImageDetail:
     created_at: datetime
     updated_at: datetime
     usage: Usage | None
+    placeholder: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +160,7 @@ def to_detail(image: pb.ImageDetail) -> ImageDetail:
         created_at=image.created_at.ToDatetime(tzinfo=UTC),
         updated_at=image.updated_at.ToDatetime(tzinfo=UTC),
         usage=Usage(usage.input_tokens, usage.output_tokens, usage.total_tokens) if image.HasField("usage") else None,
+        placeholder=image.placeholder,
     )
 
 

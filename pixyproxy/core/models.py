@@ -391,6 +391,7 @@ class ImageDetail(ImageDetailUpdate):
         options: the options that were used; None for imported images, and for those of earlier releases.
         origin: where it comes from.
         source_guids: the images that it was made from.
+        placeholder: its ThumbHash; None until that is computed, shortly after it was committed.
         created_at: when it was generated.
         updated_at: when its filename, tags or visibility last changed.
     """
@@ -407,6 +408,7 @@ class ImageDetail(ImageDetailUpdate):
     options: GenerationOptions | None = None
     origin: Origin = Origin.GENERATED
     source_guids: tuple[Guid, ...] = ()
+    placeholder: bytes | None = None
     created_at: datetime
     updated_at: datetime
 

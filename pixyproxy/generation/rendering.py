@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from PIL import Image, ImageCms, ImageOps
 
 from pixyproxy.generation.image_format import FORMATS, MAX_PIXELS, NotAnImageError
+from pixyproxy.generation.thumbhash import thumbhash
 
 # 6 to 20 kB for a photograph at 256 pixels.
 _QUALITY = 80
 # Before the precise resizing, an image is averaged over whole pixels to a size that is still so many times too large.
 _GAP = 1.5
 _STRIP_PIXELS = 1_000_000
+PLACEHOLDER_PIXELS = 48
+"""The most pixels across and down of what a placeholder is made from."""
 
 Size = tuple[int, int]
 
@@ -35,38 +37,44 @@ class Rendered:
     height: int
 
 
-def render(data: bytes, edges: Sequence[int]) -> Iterator[tuple[int, Rendered]]:
-    """Make renditions of an encoded image, which is decoded once.
+@dataclass(frozen=True)
+class SmallImage:
+    """A decoded image that was shrunk: upright, in sRGB, as RGB or RGBA, without metadata.
 
-    A rendition fits a square, and is never larger than the image. It is upright and in sRGB, shows the first frame of
-    an animation, keeps transparency, and has no metadata.
+    Attributes:
+        image: the pixels.
+        whole: the width and height of the whole image when upright.
+    """
 
-    Args:
-        data: a PNG, WebP or JPEG.
-        edges: the lengths of the squares' edges in pixels.
+    image: Image.Image
+    whole: Size
 
-    Yields:
-        The edge and the rendition, the largest first.
+    def within(self, edge: int) -> Image.Image:
+        """Return the image shrunk to fit a square of ``edge`` pixels."""
+        # From the whole image's size: this one's is rounded.
+        return self.image.resize(_fitted(self.whole, edge), Image.Resampling.LANCZOS)
+
+
+def render(small: SmallImage, edge: int) -> Rendered:
+    """Make the rendition of an image that fits a square of ``edge`` pixels. It is never larger than the image."""
+    image = small.within(edge)
+    file = io.BytesIO()
+    image.save(file, "WEBP", quality=_QUALITY)
+    return Rendered(file.getvalue(), image.width, image.height)
+
+
+def placeholder_of(small: SmallImage) -> bytes:
+    """Return the ThumbHash of an image. Of more pixels it would hardly be another one, and take longer."""
+    return thumbhash(small.within(PLACEHOLDER_PIXELS))
+
+
+def decode_small(data: bytes, edge: int) -> SmallImage:
+    """Decode the first frame of a PNG, WebP or JPEG, and shrink it to fit a square of ``edge`` pixels.
+
+    Beside the decoded image, with up to 4 bytes a pixel, this needs little memory.
 
     Raises:
         NotAnImageError: the bytes are no PNG, WebP or JPEG, are damaged, or have more than ``MAX_PIXELS``.
-    """
-    image, size = decode_small(data, max(edges))
-    for edge in sorted(edges, reverse=True):
-        # Of the whole image's size: that of the larger rendition is rounded.
-        image = image.resize(_fitted(size, edge), Image.Resampling.LANCZOS)
-        file = io.BytesIO()
-        image.save(file, "WEBP", quality=_QUALITY)
-        yield edge, Rendered(file.getvalue(), image.width, image.height)
-
-
-def decode_small(data: bytes, edge: int) -> tuple[Image.Image, Size]:
-    """Decode an image, and shrink it to fit a square of ``edge`` pixels.
-
-    Beside the decoded image, with up to 4 bytes a pixel, this needs little memory. Raises as ``render``.
-
-    Returns:
-        The small image, upright, in sRGB, as RGB or RGBA; and the width and height of the whole image when upright.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -80,7 +88,7 @@ def decode_small(data: bytes, edge: int) -> tuple[Image.Image, Size]:
             small = _averaged(image, size).resize(size, Image.Resampling.LANCZOS)
             small = _in_srgb(small, image.info.get("icc_profile"))
             upright = _upright(small, image.info.get("exif"))
-            return upright, whole if upright.size == size else whole[::-1]
+            return SmallImage(upright, whole if upright.size == size else whole[::-1])
     except NotAnImageError:
         raise
     # For damaged bytes, Pillow raises almost any exception, including warnings that are turned into errors.

@@ -249,6 +249,7 @@ def from_image(image: Image) -> pb.ImageDetail:
         options=None if image.options is None else pb.GenerationOptions(**_set_fields(image.options)),
         origin=cast(pb.Origin, image.origin.value),
         source_guids=image.source_guids,
+        placeholder=image.placeholder or b"",
     )
 
 

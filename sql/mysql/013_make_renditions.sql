@@ -27,3 +27,14 @@ CREATE TABLE IF NOT EXISTS renditions (
   CONSTRAINT renditions_U1 UNIQUE (image_guid, edge),
   INDEX renditions_I1 (state, due_at)
 ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
+
+-- A ThumbHash; NULL until it is computed. A row of renditions with the edge 0 stands for one that is to be computed.
+-- MySQL has no ADD COLUMN IF NOT EXISTS: the statement is prepared only where the column is missing.
+SET @is_missing = (
+  SELECT COUNT(*) = 0 FROM information_schema.columns
+  WHERE table_schema = DATABASE() AND table_name = 'images' AND column_name = 'placeholder'
+);
+SET @statement = IF(@is_missing, 'ALTER TABLE images ADD COLUMN placeholder VARBINARY(32) NULL', 'DO 0');
+PREPARE change_images FROM @statement;
+EXECUTE change_images;
+DEALLOCATE PREPARE change_images;

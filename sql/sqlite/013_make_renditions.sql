@@ -22,4 +22,6 @@ CREATE TABLE renditions (
   updated_at DATETIME NOT NULL,
   CONSTRAINT renditions_U1 UNIQUE (image_guid, edge)
 );
+-- A ThumbHash; NULL until it is computed. A row of renditions with the edge 0 stands for one that is to be computed.
+ALTER TABLE images ADD COLUMN placeholder BLOB NULL;
 CREATE INDEX renditions_I1 ON renditions (state, due_at);

@@ -13,14 +13,16 @@ from pixyproxy.core.error_records import from_record
 from pixyproxy.core.exceptions import ConstraintViolationError, ContentDamagedError
 from pixyproxy.core.models import new_guid
 from pixyproxy.data.database import Database
+from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.repositories.renditions import (
+    PLACEHOLDER,
     Rendition,
     RenditionClaim,
     RenditionRepository,
     RenditionState,
 )
 from pixyproxy.data.transactions import in_transaction
-from tests.contract.records import add_caller, add_image
+from tests.contract.records import NOON, add_caller, add_image, get_image
 
 LEASE = timedelta(minutes=1)
 OVER = timedelta(seconds=-1)
@@ -34,7 +36,10 @@ def do(database: Database, work: Callable[[RenditionRepository], Result]) -> Res
 def add(database: Database, *edges: int, guid: str = "", state: RenditionState = RenditionState.REQUESTED) -> str:
     guid = guid or new_guid()
     for edge in edges:
-        do(database, lambda renditions, edge=edge: renditions.insert([guid], edge, state))  # type: ignore[misc]
+        if state is RenditionState.PLANNED:
+            do(database, lambda renditions, edge=edge: renditions.plan([guid], edge))  # type: ignore[misc]
+        else:
+            do(database, lambda renditions, edge=edge: renditions.request([guid], edge))  # type: ignore[misc]
     return guid
 
 
@@ -74,7 +79,7 @@ def test_it_is_requested_claimed_and_made(database: Database) -> None:
 
 def test_several_at_a_time(database: Database) -> None:
     guids = [new_guid() for _ in range(3)]
-    do(database, lambda renditions: renditions.insert(guids[:2], 256, RenditionState.REQUESTED))
+    do(database, lambda renditions: renditions.request(guids[:2], 256))
     add(database, 512, guid=guids[0])
 
     found = do(database, lambda renditions: renditions.get(guids, 256))
@@ -85,7 +90,7 @@ def test_several_at_a_time(database: Database) -> None:
     assert do(database, lambda renditions: renditions.get_several([])) == {}
     assert {rendition.edge for rendition in do(database, lambda r: r.get_of_image(guids[0]))} == {256, 512}
     with pytest.raises(ConstraintViolationError):
-        do(database, lambda renditions: renditions.insert(guids, 256, RenditionState.REQUESTED))
+        do(database, lambda renditions: renditions.request(guids, 256))
     assert set(do(database, lambda renditions: renditions.get(guids, 256))) == set(guids[:2])
 
 
@@ -221,3 +226,34 @@ def test_each_is_claimed_once_by_workers_that_race(database: Database) -> None:
     with ThreadPoolExecutor(4) as pool:
         claimed = [guid for guids in pool.map(claim_all, range(4)) for guid in guids]
     assert sorted(claimed) == sorted(guids)
+
+
+def test_images_without_a_placeholder(database: Database) -> None:
+    ann = add_caller(database)
+    images = [add_image(database, ann, created_at=NOON + timedelta(minutes=number)) for number in range(5)]
+    with_one, planned, new = images[1], images[2], images[4]
+    hashed = bytes(range(0, 250, 10))
+    in_transaction(database, lambda context: ImageRepository(context).set_placeholder(with_one.guid, hashed))
+    add(database, PLACEHOLDER, guid=planned.guid, state=RenditionState.PLANNED)
+    add(database, 256, guid=images[3].guid)
+
+    def look(after: int, limit: int = 10) -> tuple[list[str], int]:
+        return do(database, lambda r: r.get_without_placeholder(limit, after=after, before=new.created_at))
+
+    assert look(0, limit=3) == ([images[0].guid], planned.id)
+    assert look(planned.id) == ([images[3].guid], images[3].id)
+    assert look(images[3].id) == ([], images[3].id)
+    assert [do(database, lambda r, limit=limit: r.count_planned(limit)) for limit in (1, 5)] == [1, 1]  # type: ignore[misc]
+    assert get_image(database, with_one.guid, ann) == with_one.model_copy(update={"placeholder": hashed})
+    assert type(get_image(database, with_one.guid, ann).placeholder) is bytes
+    assert get_image(database, new.guid, ann).placeholder is None
+
+
+def test_what_is_planned_takes_the_place_of_what_was_known(database: Database) -> None:
+    guid = add(database, 256)
+    claim(database)
+    complete(database, guid, 256)
+    add(database, 256, guid=guid, state=RenditionState.PLANNED)
+    planned = get(database, guid, 256)
+    assert (planned.state, planned.sha256) == (RenditionState.PLANNED, None)
+    assert claim(database) == RenditionClaim(guid, (256,), is_requested=False, attempts=1)

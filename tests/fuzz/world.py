@@ -19,7 +19,7 @@ from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from pixyproxy.core.models import UserClass, Visibility
 from tests.support.generation_client import GenerationClient, generation_stub
-from tests.support.image_client import ImageClient
+from tests.support.image_client import ImageClient, without_placeholder
 from tests.support.servers import ANYBODY, Login, Metadata, RunningServer, running_server
 from tests.support.stored_images import store_image
 
@@ -156,7 +156,7 @@ class World:
         """Remember an image as it is now."""
         if image.guid not in self.images:
             self.guids.append(image.guid)
-        self.images[image.guid] = image
+        self.images[image.guid] = without_placeholder(image)
 
     def note_deleted(self, guid: str) -> None:
         """Forget an image, and put another one of its author in its place."""
@@ -180,8 +180,8 @@ class World:
     def get(self, guid: str) -> pb.ImageDetail:
         """Get an image as the one who sees everything."""
         request = pb.GetImageRequest(guid=guid)
-        image: pb.ImageDetail = self.server.images.GetImage(request, metadata=self.admin.metadata, timeout=30).image
-        return image
+        answer = self.server.images.GetImage(request, metadata=self.admin.metadata, timeout=30)
+        return without_placeholder(answer.image)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import random
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -181,7 +182,7 @@ def test_they_are_deleted_with_their_image(several: RunningServer, reader: Image
 
 def test_an_image_that_is_deleted_while_callers_wait_for_a_rendition(several: RunningServer) -> None:
     reader = ImageClient(several, several.admin)
-    for seed in range(5):
+    for seed in range(3):
         image = store_image(several, several.admin, picture((2000, 1400), seed))
         with ThreadPoolExecutor(4) as pool:
             reads = [pool.submit(reader.content, image.guid, rendition=pb.RENDITION_512) for _ in range(3)]
@@ -279,6 +280,26 @@ def test_two_hundred_and_none(reader: ImageClient) -> None:
     answer = _thumbnails(reader, *[_GUID] * 200)
     assert [(one.guid, one.error) for one in answer.thumbnails] == [(_GUID, "IMAGE_NOT_FOUND")] * 200
     assert _thumbnails(reader) == pb.BatchGetThumbnailsResponse()
+
+
+# --- Placeholders ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("output_format", ["png", "webp", "jpeg"])
+def test_a_new_image_soon_has_a_placeholder(reader: ImageClient, output_format: str) -> None:
+    image = reader.create(options=pb.GenerationOptions(size="1024x1024", output_format=output_format))
+    placeholder = wait_until(lambda: reader.placeholder(image.guid), TIMEOUT, "the placeholder")
+    assert 5 <= len(placeholder) <= 30
+    request = pb.ListImagesRequest(guid=image.guid)
+    [listed] = reader.stub.ListImages(request, metadata=reader.metadata, timeout=TIMEOUT).images
+    assert listed.placeholder == placeholder
+    assert reader.get(image.guid) == image
+
+
+def test_images_that_nobody_has_planned_a_placeholder_for_get_one(several: RunningServer, reader: ImageClient) -> None:
+    earlier = datetime.now(UTC) - timedelta(hours=1)
+    image = store_image(several, several.admin, picture(), created_at=earlier)
+    wait_until(lambda: reader.placeholder(image.guid), TIMEOUT, "the placeholder")
 
 
 # --- Clients ---------------------------------------------------------------------------------------------------------

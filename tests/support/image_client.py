@@ -15,6 +15,12 @@ SMALL = pb.GenerationOptions(size="64x64")
 """Options for pictures that are made in no time."""
 
 
+def without_placeholder(image: pb.ImageDetail) -> pb.ImageDetail:
+    """A detail without its placeholder, which may come between two looks at an image."""
+    image.ClearField("placeholder")
+    return image
+
+
 class ImageClient:
     """Calls a server as one caller; what is refused raises grpc.RpcError.
 
@@ -35,21 +41,26 @@ class ImageClient:
     def create(self, prompt: str = "a lighthouse", *, timeout: float = TIMEOUT, **fields: Any) -> pb.ImageDetail:
         """Make an image, a small one where the fields hold no options."""
         request = pb.CreateImageRequest(prompt=prompt, **({"options": SMALL} | fields))
-        image: pb.ImageDetail = self._call("CreateImage", request, timeout).image
-        return image
+        return without_placeholder(self._call("CreateImage", request, timeout).image)
 
     def create_public(self, prompt: str = "a lighthouse", **fields: Any) -> pb.ImageDetail:
         """Make an image that everybody sees."""
         return self.create(prompt, visibility=pb.VISIBILITY_PUBLIC, **fields)
 
     def get(self, guid: str) -> pb.ImageDetail:
-        """Get an image's detail."""
+        """Get an image's detail, without its placeholder."""
+        return without_placeholder(self._call("GetImage", pb.GetImageRequest(guid=guid)).image)
+
+    def placeholder(self, guid: str) -> bytes:
+        """Get an image's placeholder, empty while there is none."""
         image: pb.ImageDetail = self._call("GetImage", pb.GetImageRequest(guid=guid)).image
-        return image
+        return image.placeholder
 
     def page(self, **fields: Any) -> pb.ListImagesResponse:
         """List a page."""
         page: pb.ListImagesResponse = self._call("ListImages", pb.ListImagesRequest(**fields))
+        for image in page.images:
+            without_placeholder(image)
         return page
 
     def pages(self, **fields: Any) -> Iterator[list[pb.ImageDetail]]:
@@ -78,8 +89,7 @@ class ImageClient:
         request = pb.UpdateImageRequest(guid=guid, **fields)
         if mask is not None:
             request.update_mask.CopyFrom(FieldMask(paths=mask))
-        image: pb.ImageDetail = self._call("UpdateImage", request).image
-        return image
+        return without_placeholder(self._call("UpdateImage", request).image)
 
     def delete(self, guid: str) -> None:
         """Delete an image."""

@@ -63,7 +63,7 @@ class Usage(_message.Message):
     def __init__(self, input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., total_tokens: _Optional[int] = ..., input_text_tokens: _Optional[int] = ..., input_image_tokens: _Optional[int] = ..., output_text_tokens: _Optional[int] = ..., output_image_tokens: _Optional[int] = ...) -> None: ...
 
 class ImageDetail(_message.Message):
-    __slots__ = ("guid", "filename", "prompt", "tags", "author", "visibility", "content_type", "size_bytes", "sha256", "width", "height", "model", "created_at", "updated_at", "usage", "options", "origin", "source_guids")
+    __slots__ = ("guid", "filename", "prompt", "tags", "author", "visibility", "content_type", "size_bytes", "sha256", "width", "height", "model", "created_at", "updated_at", "usage", "options", "origin", "source_guids", "placeholder")
     GUID_FIELD_NUMBER: _ClassVar[int]
     FILENAME_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
@@ -82,6 +82,7 @@ class ImageDetail(_message.Message):
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     ORIGIN_FIELD_NUMBER: _ClassVar[int]
     SOURCE_GUIDS_FIELD_NUMBER: _ClassVar[int]
+    PLACEHOLDER_FIELD_NUMBER: _ClassVar[int]
     guid: str
     filename: str
     prompt: str
@@ -100,7 +101,8 @@ class ImageDetail(_message.Message):
     options: GenerationOptions
     origin: Origin
     source_guids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, guid: _Optional[str] = ..., filename: _Optional[str] = ..., prompt: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., author: _Optional[str] = ..., visibility: _Optional[_Union[Visibility, str]] = ..., content_type: _Optional[str] = ..., size_bytes: _Optional[int] = ..., sha256: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., model: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., options: _Optional[_Union[GenerationOptions, _Mapping]] = ..., origin: _Optional[_Union[Origin, str]] = ..., source_guids: _Optional[_Iterable[str]] = ...) -> None: ...
+    placeholder: bytes
+    def __init__(self, guid: _Optional[str] = ..., filename: _Optional[str] = ..., prompt: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., author: _Optional[str] = ..., visibility: _Optional[_Union[Visibility, str]] = ..., content_type: _Optional[str] = ..., size_bytes: _Optional[int] = ..., sha256: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., model: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., options: _Optional[_Union[GenerationOptions, _Mapping]] = ..., origin: _Optional[_Union[Origin, str]] = ..., source_guids: _Optional[_Iterable[str]] = ..., placeholder: _Optional[bytes] = ...) -> None: ...
 
 class GenerationOptions(_message.Message):
     __slots__ = ("model", "size", "quality", "output_format", "background", "moderation", "output_compression", "partial_images", "input_fidelity")

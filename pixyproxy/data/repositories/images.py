@@ -36,7 +36,7 @@ _COLUMNS = """
   images.visibility, images.content_type, images.size_bytes, images.sha256, images.width, images.height, images.model,
   images.input_tokens, images.output_tokens, images.total_tokens, images.input_text_tokens, images.input_image_tokens,
   images.output_text_tokens, images.output_image_tokens, images.options, images.origin, images.source_guids,
-  images.created_at, images.updated_at
+  images.placeholder, images.created_at, images.updated_at
 """
 _SELECT = f"SELECT {_COLUMNS} FROM images JOIN users ON users.id = images.author_id"  # noqa: S608
 _NO_OPTIONS = dict.fromkeys(GenerationOptions.model_fields)
@@ -166,6 +166,13 @@ class ImageRepository:
         )
         after = replace(before, filename=image.filename, tags=image.tags, visibility=image.visibility)
         self._index.change(image.id, before, after)
+
+    def set_placeholder(self, guid: str, placeholder: bytes) -> None:
+        """Store the placeholder of an image, if the image exists."""
+        self._context.execute(
+            "UPDATE images SET placeholder = :placeholder WHERE guid = :guid",
+            {"guid": guid, "placeholder": placeholder},
+        )
 
     def delete(self, image_id: int) -> None:
         """Delete an image, also from the search index."""

@@ -17,6 +17,9 @@ from pixyproxy.data.database import DatabaseContext, Row, in_list
 _COLUMNS = "id, image_guid, edge, state, owner, due_at, sha256, size_bytes, width, height, error, updated_at"
 _NOBODY = ""
 
+PLACEHOLDER = 0
+"""The edge that stands for the placeholder of an image, whose row is deleted when it is made."""
+
 
 class RenditionState(StrEnum):
     """How far a rendition has come."""
@@ -135,20 +138,56 @@ class RenditionRepository:
         )
         return {row["image_guid"] for row in rows if row["is_orphan"]}, rows[-1]["id"] if rows else 0
 
+    def count_planned(self, limit: int) -> int:
+        """Return the number of planned renditions, ``limit`` at most."""
+        rows = self._context.fetch_all(
+            "SELECT id FROM renditions WHERE state = :state LIMIT :limit",
+            {"state": RenditionState.PLANNED.value, "limit": limit},
+        )
+        return len(rows)
+
+    def get_without_placeholder(self, limit: int, *, after: int, before: datetime) -> tuple[list[str], int]:
+        """Look at the next images after an id that were created before a time.
+
+        Returns:
+            The guids of those without a placeholder for which none is planned or has failed, and the id of the last
+            image, or ``after`` if there are no more.
+        """
+        rows = self._context.fetch_all(
+            """
+            SELECT page.id, page.guid, page.placeholder IS NULL AND renditions.id IS NULL AS is_missing
+            FROM (
+              SELECT id, guid, placeholder FROM images WHERE id > :after AND created_at < :before
+              ORDER BY id LIMIT :limit
+            ) AS page
+            LEFT JOIN renditions ON renditions.image_guid = page.guid AND renditions.edge = :placeholder
+            ORDER BY page.id
+            """,
+            {"after": after, "before": before, "limit": limit, "placeholder": PLACEHOLDER},
+        )
+        return [row["guid"] for row in rows if row["is_missing"]], rows[-1]["id"] if rows else after
+
     # --- Request -------------------------------------------------------------------------------------------------
 
-    def insert(self, image_guids: Sequence[str], edge: int, state: RenditionState) -> None:
-        """Add renditions to be made.
+    def request(self, image_guids: Sequence[str], edge: int) -> None:
+        """Add renditions that somebody waits for.
 
         Raises:
             ConstraintViolationError: one is known already.
         """
+        self._add("INSERT", image_guids, edge, RenditionState.REQUESTED)
+
+    def plan(self, image_guids: Sequence[str], edge: int) -> None:
+        """Add renditions that nobody waits for, in place of those that are known, which must not fail a commit."""
+        self._add("REPLACE", image_guids, edge, RenditionState.PLANNED)
+
+    def _add(self, verb: str, image_guids: Sequence[str], edge: int, state: RenditionState) -> None:
         if not image_guids:
             return
         now = datetime.now(UTC)
         self._context.execute_many(
-            """
-            INSERT INTO renditions (image_guid, edge, state, owner, due_at, attempts, updated_at)
+            f"""
+            {verb} INTO renditions (image_guid, edge, state, owner, due_at, attempts, updated_at)
             VALUES (:image_guid, :edge, :state, :nobody, :now, 0, :now)
             """,
             [

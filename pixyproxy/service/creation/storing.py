@@ -20,7 +20,7 @@ from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.deletions import DeletionRepository
 from pixyproxy.data.repositories.generations import Generation, GenerationRepository
 from pixyproxy.data.repositories.images import ImageRepository
-from pixyproxy.data.repositories.renditions import RenditionRepository, RenditionState
+from pixyproxy.data.repositories.renditions import RenditionRepository
 from pixyproxy.data.stores.image_store import ImageStore
 from pixyproxy.data.transactions import in_transaction
 from pixyproxy.service.creation.retrying import Result, retried
@@ -58,7 +58,7 @@ class ImageStoring:
             database: where details are committed.
             store: where bytes and manifests are stored.
             lease: how long a lease lasts.
-            planned_renditions: the edges of the renditions that are made of every image, in pixels.
+            planned_renditions: the edges of the renditions that are made of every image, in pixels, or ``PLACEHOLDER``.
             retry_interval: seconds between two attempts to write to a store that is unavailable.
             give_up_after: seconds after which such attempts end.
         """
@@ -127,7 +127,7 @@ class ImageStoring:
     def plan_renditions(self, context: DatabaseContext, guid: str) -> None:
         """Plan the renditions of a new image, in the transaction that commits it."""
         for edge in self._planned_renditions:
-            RenditionRepository(context).insert([guid], edge, RenditionState.PLANNED)
+            RenditionRepository(context).plan([guid], edge)
 
     def rescue(self, generation: Generation) -> bool:
         """Commit the stored image of a generation whose worker has ended; return whether an image is committed.

@@ -101,11 +101,13 @@ class RenditionRequests:
         """
         renditions = self._requested(image_guids, edge)
         pending = [rendition.id for rendition in renditions.values() if not rendition.is_final]
-        if pending:
-            self._wait_for(pending, call, self._longest_wait if longest_wait is None else longest_wait)
-            with self._database.reading() as context:
-                renditions = RenditionRepository(context).get(image_guids, edge)
-        return renditions
+        if not pending:
+            return renditions
+        self._wait_for(pending, call, self._longest_wait if longest_wait is None else longest_wait)
+        with self._database.reading() as context:
+            # By their ids: after a deletion of the image, another call may have requested the rendition again.
+            found = RenditionRepository(context).get_several([rendition.id for rendition in renditions.values()])
+        return {rendition.image_guid: rendition for rendition in found.values()}
 
     def get_again(self, damaged: Rendition, call: CallScope) -> Rendition:
         """Return a rendition whose bytes were missing or damaged once it is made again. Raises as ``get``."""
@@ -125,7 +127,7 @@ class RenditionRequests:
             for rendition in to_repeat:
                 renditions.request_again(rendition)
             renditions.prefer([rendition.id for rendition in planned])
-            renditions.insert(missing, edge, RenditionState.REQUESTED)
+            renditions.request(missing, edge)
 
         while True:
             with self._database.reading() as context:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 
 from pixyproxy.core.call import CallScope
-from pixyproxy.core.exceptions import ImageNotFoundError, TooBusyError
+from pixyproxy.core.exceptions import ContentDamagedError, ImageNotFoundError, TooBusyError
 from pixyproxy.core.models import MAX_PAGE_BYTES, Caller, Thumbnail, Thumbnails, ThumbnailsRequest
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.images import ImageRepository
@@ -80,6 +80,9 @@ class ThumbnailReader:
         reader = open_rendition(self._store, rendition)
         if reader is None:
             return None
-        with reader:
-            data = reader.read(reader.size)
+        try:
+            with reader:
+                data = reader.read(reader.size)
+        except ContentDamagedError:
+            return None
         return data if hashlib.sha256(data).hexdigest() == rendition.sha256 else None

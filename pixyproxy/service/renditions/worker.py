@@ -15,14 +15,15 @@ from pixyproxy.core.exceptions import (
     PixyProxyException,
 )
 from pixyproxy.core.local_signal import LocalSignal, wait_for_any
+from pixyproxy.core.models import Image
 from pixyproxy.core.periodic_task import PeriodicTask
-from pixyproxy.data.database import Database
+from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.images import ImageRepository
-from pixyproxy.data.repositories.renditions import RenditionClaim, RenditionRepository
+from pixyproxy.data.repositories.renditions import PLACEHOLDER, RenditionClaim, RenditionRepository
 from pixyproxy.data.stores.image_store import ImageStore
 from pixyproxy.data.transactions import in_transaction
 from pixyproxy.generation.image_format import NotAnImageError
-from pixyproxy.generation.rendering import Rendered, render
+from pixyproxy.generation.rendering import PLACEHOLDER_PIXELS, Rendered, decode_small, placeholder_of, render
 from pixyproxy.service.content import damaged
 
 _logger = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class RenditionWorker:
         """Stop the thread after the image that it works on."""
         self._ended.send()
         self._task.close()
+        self._ended.close()
 
     def _run(self) -> float:
         if self._has_predecessor:
@@ -106,9 +108,12 @@ class RenditionWorker:
                 _logger.error("The workers that made renditions of the image %s have died.", claim.image_guid)
                 self._fail(claim, PixyProxyException("The rendition cannot be made."), _AFTER_CRASHES)
                 return
-            data = self._read(claim.image_guid)
-            for edge, rendered in render(data, claim.edges):
-                self._keep(claim.image_guid, edge, rendered)
+            small = decode_small(self._read(claim.image_guid), max(*claim.edges, PLACEHOLDER_PIXELS))
+            for edge in claim.edges:
+                if edge == PLACEHOLDER:
+                    self._keep_placeholder(claim.image_guid, placeholder_of(small))
+                else:
+                    self._keep(claim.image_guid, edge, render(small, edge))
         except ImageNotFoundError:
             self._forget(claim)
         except (DBConnectionError, ConflictError):
@@ -124,15 +129,20 @@ class RenditionWorker:
 
     def _read(self, guid: str) -> bytes:
         """Return the bytes of an image, checked."""
-        with self._database.reading() as context:
-            image = ImageRepository(context).get_any(guid)
-        with self._store.open(guid) as reader:
-            if reader.size != image.size_bytes:
-                raise damaged()
-            data = reader.read(reader.size)
+        image = self._get_image(guid)
+        try:
+            with self._store.open(guid) as reader:
+                data = reader.read(image.size_bytes) if reader.size == image.size_bytes else b""
+        except ContentDamagedError:
+            self._get_image(guid)  # If the image was deleted meanwhile, this raises ImageNotFoundError.
+            raise
         if hashlib.sha256(data).hexdigest() != image.sha256:
             raise damaged()
         return data
+
+    def _get_image(self, guid: str) -> Image:
+        with self._database.reading() as context:
+            return ImageRepository(context).get_any(guid)
 
     def _keep(self, guid: str, edge: int, rendered: Rendered) -> None:
         self._store.write_rendition(guid, edge, rendered.data)
@@ -151,6 +161,14 @@ class RenditionWorker:
         if not is_known:
             # The image was deleted after the lease had expired.
             self._store.delete_rendition(guid, edge)
+
+    def _keep_placeholder(self, guid: str, placeholder: bytes) -> None:
+        def keep(context: DatabaseContext) -> None:
+            ImageRepository(context).set_placeholder(guid, placeholder)
+            renditions = RenditionRepository(context)
+            renditions.delete([found.id for found in renditions.get([guid], PLACEHOLDER).values()])
+
+        in_transaction(self._database, keep)
 
     def _fail(self, claim: RenditionClaim, error: PixyProxyException, pause: timedelta = _AFTER_FAILURE) -> None:
         again_at = datetime.now(UTC) + pause

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 from PIL import Image, ImageCms
 
-from pixyproxy.generation import rendering
 from pixyproxy.generation.image_format import MAX_PIXELS, NotAnImageError
-from pixyproxy.generation.rendering import Rendered, render
+from pixyproxy.generation.rendering import Rendered, decode_small, placeholder_of, render
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 _TOLERANCE = 12
@@ -29,9 +28,7 @@ def halves(mode: str, left: Any, right: Any, size: tuple[int, int] = (600, 400))
 
 
 def rendition(data: bytes, edge: int = 256) -> Image.Image:
-    [(made, rendered)] = render(data, [edge])
-    assert made == edge
-    image = opened(rendered)
+    image = opened(render(decode_small(data, edge), edge))
     assert max(image.size) <= edge
     return image
 
@@ -76,24 +73,23 @@ def test_it_fits_the_square_in_the_same_proportions_and_is_never_enlarged(
     assert rendition(encoded(halves("RGB", RED, BLUE, size), kind), edge).size == expected
 
 
-def test_several_are_made_of_one_decoding_largest_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    decodings = []
-    decode = rendering.decode_small
+def test_several_are_made_of_one_decoding_as_each_of_its_own() -> None:
+    data = encoded(halves("RGB", RED, BLUE, (900, 600)))
+    small = decode_small(data, 1024)
+    for edge, size in ((256, (256, 171)), (1024, (900, 600)), (512, (512, 341))):
+        image = opened(render(small, edge))
+        assert image.size == size
+        assert_colours(image, RED, BLUE)
 
-    def counted(data: bytes, edge: int) -> Any:
-        decodings.append(edge)
-        return decode(data, edge)
 
-    monkeypatch.setattr(rendering, "decode_small", counted)
-    made = list(render(encoded(halves("RGB", RED, BLUE, (900, 600))), [256, 1024, 512]))
-    assert [(edge, rendered.width, rendered.height) for edge, rendered in made] == [
-        (1024, 900, 600),
-        (512, 512, 341),
-        (256, 256, 171),
-    ]
-    assert decodings == [1024]
-    for _, rendered in made:
-        assert_colours(opened(rendered), RED, BLUE)
+def test_a_placeholder_shows_what_the_image_shows() -> None:
+    upright = placeholder_of(decode_small(encoded(halves("RGB", RED, BLUE, (900, 600))), 256))
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    turned = encoded(halves("RGB", BLUE, RED, (900, 600)), exif=exif.tobytes())
+    assert placeholder_of(decode_small(turned, 48)) == upright
+    assert 5 <= len(upright) <= 30
+    assert placeholder_of(decode_small(encoded(halves("RGBA", (*RED, 0), (*BLUE, 255))), 48)) != upright
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
@@ -220,7 +216,7 @@ def test_an_animation_by_its_first_frame(kind: str) -> None:
 )
 def test_what_is_no_image(data: bytes) -> None:
     with pytest.raises(NotAnImageError):
-        list(render(data, [256]))
+        decode_small(data, 256)
 
 
 def test_the_most_pixels_and_one_row_more() -> None:
@@ -228,4 +224,4 @@ def test_the_most_pixels_and_one_row_more() -> None:
     height = MAX_PIXELS // width
     assert rendition(encoded(Image.new("1", (width, height)), compress_level=1)).size == (256, 256)
     with pytest.raises(NotAnImageError, match="pixels"):
-        list(render(encoded(Image.new("1", (width, height + 1)), compress_level=1), [256]))
+        decode_small(encoded(Image.new("1", (width, height + 1)), compress_level=1), 256)

@@ -74,6 +74,7 @@ def make_image(**changes: Any) -> Image:
         "options": GenerationOptions(model="a-model", quality="low", output_format="webp", output_compression=0),
         "origin": Origin.EDITED,
         "source_guids": (OTHER_GUID,),
+        "placeholder": b"hash",
         "created_at": datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC),
         "updated_at": datetime(2026, 1, 2, 3, 4, 6, tzinfo=UTC),
     }

@@ -88,6 +88,7 @@ def test_get_image_returns_every_field(server: Any, images: FakeImageService) ->
         options=pb.GenerationOptions(model="a-model", quality="low", output_format="webp", output_compression=0),
         origin=pb.ORIGIN_EDITED,
         source_guids=[OTHER_GUID],
+        placeholder=b"hash",
     )
     assert images.asked == [(GUID, None)]
 

@@ -51,6 +51,7 @@ def test_no_image_takes_more_of_a_page_than_is_reckoned() -> None:
         width=2**31 - 1,
         height=2**31 - 1,
         model="x" * 64,
+        placeholder=bytes(32),
         usage=Usage(input_tokens=most, output_tokens=most, total_tokens=most),
         created_at=EARLY + timedelta(microseconds=999_999),
         updated_at=EARLY + timedelta(microseconds=999_999),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,14 +30,17 @@ from pixyproxy.core.models import Caller, ContentRequest, Image, Thumbnails, Thu
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.deletions import DeletionRepository
 from pixyproxy.data.repositories.images import ImageRepository
-from pixyproxy.data.repositories.renditions import Rendition, RenditionRepository, RenditionState
+from pixyproxy.data.repositories.renditions import PLACEHOLDER, Rendition, RenditionRepository, RenditionState
+from pixyproxy.data.stores.image_store import ContentReader
 from pixyproxy.data.stores.local_image_store import LocalImageStore
 from pixyproxy.data.transactions import in_transaction
+from pixyproxy.generation.rendering import decode_small, placeholder_of
 from pixyproxy.service.creation.recovery import Recovery
 from pixyproxy.service.creation.storing import ImageStoring
 from pixyproxy.service.image_copying import CopyOutcome, ImageCopying
 from pixyproxy.service.page_tokens import PageTokens, new_page_token_key
 from pixyproxy.service.public_images import PublicImageService
+from pixyproxy.service.renditions.placeholders import take_step
 from pixyproxy.service.renditions.requesting import RenditionRequests
 from pixyproxy.service.renditions.thumbnails import ThumbnailReader
 from pixyproxy.service.renditions.worker import RenditionWorker
@@ -123,7 +126,7 @@ class Site:
     def request(self, image: Image, edge: int = 256) -> None:
         in_transaction(
             self.database,
-            lambda context: RenditionRepository(context).insert([image.guid], edge, RenditionState.REQUESTED),
+            lambda context: RenditionRepository(context).request([image.guid], edge),
         )
 
     def claim(self, image: Image, owner: str, lease: timedelta) -> None:
@@ -437,6 +440,21 @@ def test_the_worker_after_the_dead_one_leaves_nothing_of_a_deleted_image_either(
     assert (site.rows(image), site.deletions()) == ([], 0)
 
 
+def test_an_image_that_is_deleted_just_before_its_bytes_are_read_is_not_damaged(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = site.add()
+    site.request(image)
+
+    def open_late(guid: str) -> ContentReader:
+        site.delete(image)
+        return LocalImageStore.open(site.store, guid)
+
+    monkeypatch.setattr(site.store, "open", open_late)
+    site.worker().work()
+    assert site.rows(image) == []
+
+
 def test_a_worker_that_is_slower_than_its_lease_deletes_what_it_made_of_a_deleted_image(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -462,6 +480,23 @@ def test_a_call_whose_image_is_deleted_while_it_waits(site: Site) -> None:
         waiting = pool.submit(requests.get, image.guid, 256, CallScope())
         wait_until(lambda: requests._waits, LONG, "the call to wait")
         site.delete(image)
+        with pytest.raises(ImageNotFoundError):
+            waiting.result(LONG)
+
+
+def test_a_call_whose_image_is_deleted_is_told_so_even_if_another_one_requests_the_rendition_again(site: Site) -> None:
+    image = site.add()
+    with closing(site.requests()) as requests, ThreadPoolExecutor(1) as pool:
+        requests.start()
+        waiting = pool.submit(requests.get, image.guid, 256, CallScope())
+        wait_until(lambda: requests._waits, LONG, "the call to wait")
+
+        def drop_and_request(context: DatabaseContext) -> None:
+            renditions = RenditionRepository(context)
+            renditions.delete([row.id for row in renditions.get_of_image(image.guid)])
+            renditions.request([image.guid], 256)
+
+        in_transaction(site.database, drop_and_request)
         with pytest.raises(ImageNotFoundError):
             waiting.result(LONG)
 
@@ -595,3 +630,69 @@ def test_lost_bytes_of_thumbnails_are_made_again(site: Site) -> None:
         for image in images:
             site.store.delete_rendition(image.guid, 256)
         assert thumbnails(service, site.author, *before).thumbnails[0].data == before[images[0].guid]
+
+
+# --- Placeholders ----------------------------------------------------------------------------------------------------
+
+
+def plan_placeholder(site: Site, image: Image) -> None:
+    storing = ImageStoring(
+        site.database, site.store, lease=timedelta(seconds=15), planned_renditions=(PLACEHOLDER, 256)
+    )
+    in_transaction(site.database, lambda context: storing.plan_renditions(context, image.guid))
+
+
+def placeholder(site: Site, image: Image) -> bytes | None:
+    with site.database.reading() as context:
+        return ImageRepository(context).get_any(image.guid).placeholder
+
+
+def test_a_placeholder_is_computed_with_the_renditions_of_an_image(site: Site) -> None:
+    image = site.add()
+    plan_placeholder(site, image)
+    assert placeholder(site, image) is None
+    site.worker().work()
+    expected = placeholder_of(decode_small(picture(), 256))
+    assert placeholder(site, image) == expected
+    assert [(row.edge, row.state) for row in site.rows(image)] == [(256, RenditionState.MADE)]
+
+
+def test_an_image_that_cannot_be_decoded_has_no_placeholder_and_is_not_tried_for_ever(site: Site) -> None:
+    image = site.add(b"no picture")
+    assert take_step(site.database, timedelta())
+    site.worker().work()
+    [row] = site.rows(image)
+    assert (row.edge, row.state, placeholder(site, image)) == (PLACEHOLDER, RenditionState.FAILED, None)
+    assert not take_step(site.database, timedelta())
+    assert site.worker().work() == 1.0
+
+
+def test_images_of_earlier_releases_get_placeholders_each_once(site: Site) -> None:
+    images = [site.add() for _ in range(120)]
+    plan_placeholder(site, images[-1])
+    with ThreadPoolExecutor(4) as pool:
+        steps = list(pool.map(lambda _: take_step(site.database, timedelta()), range(4)))
+    assert any(steps)
+    while take_step(site.database, timedelta()):
+        pass
+    # Enough is planned for now.
+    assert sum(bool(site.rows(image)) for image in images) < 120
+    worker = site.worker()
+    while worker.work() != 1.0 or take_step(site.database, timedelta()):
+        pass
+    assert {placeholder(site, image) for image in images} == {placeholder_of(decode_small(picture(), 256))}
+    assert [row.edge for image in images for row in site.rows(image)] == [256]
+    assert not take_step(site.database, timedelta())
+
+
+def test_new_images_are_left_to_those_who_commit_them(site: Site) -> None:
+    data = picture()
+    image = add_image(
+        site.database,
+        site.author,
+        size_bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        created_at=datetime.now(UTC),
+    )
+    assert not take_step(site.database)
+    assert site.rows(image) == []
