@@ -9,13 +9,14 @@ import subprocess
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import grpc
 import httpx2
 import openai
+from google.protobuf.message import Message
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from benchmarks import dataset
@@ -30,6 +31,7 @@ Figures = defaultdict[str, list[float]]
 
 MIB = 1024 * 1024
 CONNECTIONS = 64
+GALLERY_PAGE = 50
 WORKERS = 2
 STALLED_READERS = 200
 STREAMS = 500
@@ -120,6 +122,35 @@ def contents(site: Site, figures: Figures) -> None:
         before = server.rss()
         with site.loader.stalled(server.address, [site.content_request], site.second, STALLED_READERS) as begun:
             figures["content: KiB a stalled reader"].append((server.rss() - before) / begun / 1024)
+
+
+def thumbnails(site: Site, figures: Figures) -> None:
+    """BatchGetThumbnails of a gallery page beside GetImage, with one connection."""
+    site.put_database_on(site.both)
+    with (
+        # Without a provider it draws the images itself.
+        serving(_SERVE, site.both, site.folder / "thumbnails", site.settings | _ALL_WORKERS) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        prompts = [f"thumbnail {number}" for number in range(GALLERY_PAGE)]
+        guids = [_create(site, channel, prompt) for prompt in prompts]
+        request = pb.BatchGetThumbnailsRequest(guids=guids)
+        began = time.perf_counter()
+        rest = guids
+        while rest:
+            page = pb.BatchGetThumbnailsRequest(guids=rest)
+            rest = list(image_stub(channel).BatchGetThumbnails(page, metadata=site.login.metadata).next_guids)
+        figures["thumbnails: all made, s"].append(time.perf_counter() - began)
+        answer = image_stub(channel).BatchGetThumbnails(request, metadata=site.login.metadata)
+        figures["thumbnails: MB a page"].append(answer.ByteSize() / 1e6)
+
+        def p50(method: str, requests: Sequence[Message]) -> float:
+            options = {"connections": 1, "seconds": site.seconds, "warm_up": 0.7}
+            return site.loader.grpc(server.address, method, requests, site.both, **options).p50_ms
+
+        for _ in range(site.rounds):
+            figures["thumbnails: p50, ms"].append(p50("BatchGetThumbnails", [request]))
+            figures["thumbnails: GetImage p50, ms"].append(p50("GetImage", site.image_requests))
 
 
 def under_stress(site: Site, figures: Figures) -> None:
@@ -278,8 +309,12 @@ def _busy_generations(site: Site, server: Serving) -> Iterator[None]:
             caller.result()
 
 
-def _create(site: Site, channel: grpc.Channel, prompt: str, timeout: float | None = None) -> None:
-    image_stub(channel).CreateImage(pb.CreateImageRequest(prompt=prompt), metadata=site.login.metadata, timeout=timeout)
+def _create(site: Site, channel: grpc.Channel, prompt: str, timeout: float | None = None) -> str:
+    """Create an image, and return its guid."""
+    request = pb.CreateImageRequest(prompt=prompt)
+    answer = image_stub(channel).CreateImage(request, metadata=site.login.metadata, timeout=timeout)
+    guid: str = answer.image.guid
+    return guid
 
 
 def _create_at_once(site: Site, server: Serving, prompt: str, count: int, timeout: float | None = None) -> int:

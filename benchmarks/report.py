@@ -114,6 +114,14 @@ def rows_of(figures: Figures) -> list[Row]:
         ),
         plain("GetImageContent, first byte, ms", "content: pixyproxy, first byte, ms", Goal("≤", 2)),
         plain("GetImageContent, KiB a stalled reader", "content: KiB a stalled reader"),
+        ratio(
+            "BatchGetThumbnails, 50 images, p50 / GetImage",
+            "thumbnails: p50, ms",
+            "thumbnails: GetImage p50, ms",
+            Goal("≤", 8),
+        ),
+        plain("BatchGetThumbnails, 50 images at 256 pixels, MB", "thumbnails: MB a page", Goal("≤", 2)),
+        plain("BatchGetThumbnails, 50 images, s until all are made", "thumbnails: all made, s"),
         Row(
             "GetImage, p99 with all generations and 200 stalled readers / idle",
             [busy / statistics.median(figures["idle p99, ms"]) for busy in figures["busy p99, ms"]],

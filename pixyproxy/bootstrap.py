@@ -23,10 +23,12 @@ from pixyproxy.core.exceptions import (
 )
 from pixyproxy.core.local_signal import LocalSignal
 from pixyproxy.core.models import GenerationDefaults, new_guid
+from pixyproxy.core.periodic_task import PeriodicTask
 from pixyproxy.core.slots import SharedSlots, Slots
 from pixyproxy.data import init
 from pixyproxy.data.database import Database
 from pixyproxy.data.mysql import MySQLDatabase
+from pixyproxy.data.repositories.renditions import PLACEHOLDER
 from pixyproxy.data.repositories.server_values import ServerValueRepository
 from pixyproxy.data.sqlite import SQLiteDatabase
 from pixyproxy.data.stores.bucket_address import BucketAddress, is_url
@@ -58,6 +60,9 @@ from pixyproxy.service.interfaces import (
     UserServiceInterface,
 )
 from pixyproxy.service.page_tokens import PageTokens, new_page_token_key
+from pixyproxy.service.renditions.placeholders import placeholder_planner
+from pixyproxy.service.renditions.requesting import RenditionRequests
+from pixyproxy.service.renditions.worker import RenditionWorker
 from pixyproxy.service.salvaging import KeptAnswer, read_kept
 from pixyproxy.service.sign_in.credential_cache import CredentialCache
 from pixyproxy.service.sign_in.passwords import Passwords
@@ -101,6 +106,7 @@ class Shared:
         prices: the price list.
         recorded: sent to the generation workers when an RPC worker has recorded a request.
         changed: for each RPC worker, sent with the ids of generations that have changed.
+        renditions: sent to the generation workers when an RPC worker has requested a rendition.
     """
 
     generations: tuple[int, ...]
@@ -112,6 +118,7 @@ class Shared:
     prices: PriceList
     recorded: LocalSignal
     changed: tuple[LocalSignal, ...]
+    renditions: LocalSignal
 
     @classmethod
     def of(cls, settings: Settings, rpc_workers: int = 1) -> Shared:
@@ -131,6 +138,7 @@ class Shared:
             prices=_read_price_list(settings),
             recorded=LocalSignal(),
             changed=tuple(LocalSignal() for _ in range(rpc_workers)),
+            renditions=LocalSignal(),
         )
 
     def clear(self, rpc_worker: int) -> None:
@@ -247,7 +255,8 @@ def build(settings: Settings, shared: Shared, base: Base, *, rpc_worker: int = 0
             on_change=base.watch.generations.queued,
         )
         leases = Leases(base.database, shared.owners, LEASE)
-        for task in (waiting, leases):
+        renditions = RenditionRequests(base.database, on_request=shared.renditions.send)
+        for task in (waiting, leases, renditions):
             stack.enter_context(closing(task))
             task.start()
         creator = ImageCreator(
@@ -265,7 +274,7 @@ def build(settings: Settings, shared: Shared, base: Base, *, rpc_worker: int = 0
         importer = ImageImporter(base.database, base.store, base.storing, max_bytes=settings.max_import_bytes)
         page_tokens = PageTokens(_page_token_key(base.database))
         yield Application(
-            images=ImageService(base.database, base.store, base.storing, creator, importer, page_tokens),
+            images=ImageService(base.database, base.store, base.storing, creator, importer, page_tokens, renditions),
             generations=GenerationService(base.database, creator, waiting, page_tokens, on_cancel=shared.tell_changed),
             usage=UsageService(base.database),
             users=build_users(settings, base.database),
@@ -281,7 +290,9 @@ def build(settings: Settings, shared: Shared, base: Base, *, rpc_worker: int = 0
 def build_generation_worker(
     settings: Settings, shared: Shared, base: Base, *, number: int = 0
 ) -> Iterator[GenerationWorker]:
-    """Build a generation worker, which also maintains the search index and the costs, and close it at the end.
+    """Build a generation worker, which also makes renditions and maintains the search index and the costs.
+
+    It is closed at the end.
 
     Args:
         settings: all settings.
@@ -290,10 +301,16 @@ def build_generation_worker(
         number: the number of the worker, from 0 on.
     """
     with ExitStack() as stack:
-        for task in (search_indexer(base.database), accountant(base.database, shared.prices)):
+        owner, limit, observer = shared.owners[number], shared.generations[number], base.watch.generations
+        tasks: tuple[RenditionWorker | PeriodicTask, ...] = (
+            search_indexer(base.database),
+            accountant(base.database, shared.prices),
+            RenditionWorker(base.database, base.store, owner=owner, requested=shared.renditions),
+            placeholder_planner(base.database),
+        )
+        for task in tasks:
             stack.enter_context(closing(task))
             task.start()
-        owner, limit, observer = shared.owners[number], shared.generations[number], base.watch.generations
         observer.set_slots(limit)
         yield GenerationWorker(
             base.database,
@@ -340,7 +357,9 @@ def open_base(settings: Settings) -> Iterator[Base]:
             watch=watch,
             database=database,
             store=store,
-            storing=ImageStoring(database, store, lease=LEASE),
+            storing=ImageStoring(
+                database, store, lease=LEASE, planned_renditions=(PLACEHOLDER, *settings.planned_renditions)
+            ),
             limiter=None if settings.images_per_minute is None else RateLimiter(database, settings.images_per_minute),
             defaults=GenerationDefaults(
                 model=settings.model,

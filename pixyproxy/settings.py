@@ -177,6 +177,10 @@ class Settings(BaseSettings):
         description="Where image bytes are stored: a folder, or s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, "
         "az://CONTAINER/PREFIX.",
     )
+    renditions: Literal["on-demand", "on-create"] = Field(
+        default="on-demand",
+        description="When renditions are made: on-demand, or on-create for those of 256 and 512 pixels of new images.",
+    )
     image_store_timeout: float = Field(
         default=10.0, gt=0, le=600, description="The most seconds to wait for an object store without receiving data."
     )
@@ -256,8 +260,8 @@ class Settings(BaseSettings):
         default=500,
         ge=1,
         le=10_000,
-        description="The most streams (of image bytes, of generations, and of reflection) at a time, of all workers "
-        "together.",
+        description="The most streams (of image bytes, of generations, and of reflection) and calls for thumbnails "
+        "at a time, of all workers together.",
     )
     max_imports: int = Field(
         default=4,
@@ -405,6 +409,11 @@ class Settings(BaseSettings):
     def generation_limit(self, workers: int) -> int:
         """Return the most submitted generations with a number of RPC workers."""
         return self.max_generations or workers * _GENERATIONS_A_WORKER
+
+    @property
+    def planned_renditions(self) -> tuple[int, ...]:
+        """The edges of the renditions that are made of every new image, in pixels."""
+        return (256, 512) if self.renditions == "on-create" else ()
 
     @property
     def sqlite_path(self) -> Path | None:

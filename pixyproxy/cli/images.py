@@ -11,7 +11,7 @@ from datetime import datetime
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, cast
 
 import typer
 
@@ -45,6 +45,7 @@ from pixyproxy.client import (
     NotFoundError,
     PixyProxyClient,
     PixyProxyClientError,
+    Rendition,
     TryLaterError,
     Visibility,
 )
@@ -54,7 +55,10 @@ if TYPE_CHECKING:
     from pixyproxy.cli.live import Line
 
 _STDIO = "-"
+# More pixels than an image takes on a terminal.
+_SHOWN_RENDITION: Rendition = 1024
 _LARGEST_PAGE = 200
+_SHOWN_AT_ONCE = 50
 _HEALTH_TIMEOUT = 5.0
 _ANSWER_TIMEOUT = 2.0
 _NOT_SIGNED_IN = "You are not signed in and see public images only: set PIXYPROXY_USER and PIXYPROXY_PASSWORD."
@@ -79,6 +83,7 @@ def _parse_time(text: str | datetime) -> datetime:
 Guid = Annotated[str, typer.Argument(metavar="GUID", help="The image's guid, as list shows it.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON with the field names of the API.")]
 Show = Annotated[bool, typer.Option("--show", help="Show the image on the terminal.")]
+ShowAll = Annotated[bool, typer.Option("--show", help="Show the images on the terminal.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")]
 Tags = Annotated[
     list[str] | None,
@@ -87,6 +92,12 @@ Tags = Annotated[
 Author = Annotated[str, typer.Option(metavar="USER", help="Only images by this user.", show_default=False)]
 FilenamePart = Annotated[
     str, typer.Option(metavar="TEXT", help="Only images with this text in the filename.", show_default=False)
+]
+Pixels = Annotated[
+    Literal["256", "512", "1024", "2048"] | None,
+    typer.Option(
+        "--rendition", help="A small WebP copy with at most so many pixels across and down.", show_default=False
+    ),
 ]
 WhoSees = Literal["private", "public"]
 Sees = Annotated[
@@ -307,11 +318,12 @@ def list_(
     before: Before = None,
     limit: Limit = 50,
     is_all: All = False,
+    show: ShowAll = False,
     as_json: AsJson = False,
 ) -> None:
     """List images, newest first."""
     filters = _filters(tag, author, filename, visibility, after, before)
-    _list_images(filters, None if is_all else limit, as_json)
+    _list_images(filters, None if is_all else limit, as_json, show=show)
 
 
 @app.command(cls=_Command)
@@ -349,6 +361,7 @@ def fetch(
             show_default=False,
         ),
     ] = "",
+    pixels: Pixels = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -357,14 +370,15 @@ def fetch(
     By default it is saved in the current folder under the image's filename. A download that was interrupted continues
     where it stopped. The whole file is verified.
     """
+    rendition = _rendition(pixels)
     if output == _STDIO:
-        _write_to_stdout(guid)
+        _write_to_stdout(guid, rendition)
         return
     target = Path(output or ".")
     _refuse_bad_target(target, force)
     with _client() as client:
-        path = target / file_name(client.get_image(guid)) if target.is_dir() else target
-        info = _save(client, guid, path, command_line(*sys.argv[1:]), force=force)
+        path = target / file_name(client.get_image(guid), rendition) if target.is_dir() else target
+        info = _save(client, guid, path, command_line(*sys.argv[1:]), force=force, rendition=rendition)
     if as_json:
         typer.echo(json_line({"file": str(path)} | asdict(info)))
     else:
@@ -653,7 +667,8 @@ def _print_image(image: ImageDetail, as_json: bool) -> None:
         typer.echo("\n".join(lines_of(image)))
 
 
-def _list_images(filters: Filters, limit: int | None, as_json: bool) -> None:
+def _list_images(filters: Filters, limit: int | None, as_json: bool, *, show: bool = False) -> None:
+    shower = _shower("--show") if show else None
     with _client() as client:
         images = client.list_images(page_size=min(limit or _LARGEST_PAGE, _LARGEST_PAGE), **filters)
         first = next(images, None)
@@ -661,9 +676,24 @@ def _list_images(filters: Filters, limit: int | None, as_json: bool) -> None:
             if not as_json:
                 warn("No images found." + (f" {_NOT_SIGNED_IN}" if not client.is_signed_in else ""))
             return
-        _print_images(islice(chain([first], images), limit), as_json)
+        listed = islice(chain([first], images), limit)
+        _print_images(listed if shower is None else _shown(client, listed, shower), as_json)
         if limit is not None and sys.stderr.isatty() and next(images, None) is not None:
             warn("There are more; --limit or --all lists them.")
+
+
+def _shown(client: _Client, images: Iterator[ImageDetail], show: Callable[[bytes], None]) -> Iterator[ImageDetail]:
+    """Yield images, each after it was shown. Thumbnails are requested for several at a time."""
+    while page := list(islice(images, _SHOWN_AT_ONCE)):
+        with _spinner("Loading thumbnails", client.server):
+            thumbnails = {one.guid: one for one in client.get_thumbnails([image.guid for image in page])}
+        for image in page:
+            thumbnail = thumbnails[image.guid]
+            if thumbnail.error:
+                warn(f"The image {image.guid} cannot be shown: {printable(thumbnail.error)}")
+            else:
+                show(thumbnail.data)
+            yield image
 
 
 def _print_images(images: Iterable[ImageDetail], as_json: bool) -> None:
@@ -694,11 +724,17 @@ def _exists(path: Path) -> str:
     return f"{printable(str(path))} exists already; --force overwrites it."
 
 
-def _save(client: _Client, guid: str, path: Path, again: str, *, force: bool) -> ContentInfo:
+def _rendition(pixels: str | None) -> Rendition | None:
+    return None if pixels is None else cast(Rendition, int(pixels))
+
+
+def _save(
+    client: _Client, guid: str, path: Path, again: str, *, force: bool, rendition: Rendition | None = None
+) -> ContentInfo:
     """Save an image; ``again`` is the command that continues after an interruption."""
     try:
         with _bar(printable(path.name), client.server) as on_progress:
-            return client.fetch_content(guid, path, overwrite=force, on_progress=on_progress)
+            return client.fetch_content(guid, path, overwrite=force, rendition=rendition, on_progress=on_progress)
     except FileExistsError:
         _refuse(_exists(path))
     except OSError as error:
@@ -713,10 +749,10 @@ def _save(client: _Client, guid: str, path: Path, again: str, *, force: bool) ->
         raise typer.Exit(INTERRUPTED) from None
 
 
-def _write_to_stdout(guid: str) -> None:
+def _write_to_stdout(guid: str, rendition: Rendition | None) -> None:
     if sys.stdout.isatty():
         _refuse("Image bytes are not written to a terminal: redirect them to a file or a program.")
-    with _client() as client, client.stream_content(guid) as stream:
+    with _client() as client, client.stream_content(guid, rendition=rendition) as stream:
         for chunk in stream:
             sys.stdout.buffer.write(chunk)
         sys.stdout.buffer.flush()
@@ -726,7 +762,10 @@ def _show_image(client: _Client, guid: str) -> None:
     show = _shower("--show")
     if show is None:
         return
-    with _spinner("Loading the image", client.server), client.stream_content(guid) as stream:
+    with (
+        _spinner("Loading the image", client.server),
+        client.stream_content(guid, rendition=_SHOWN_RENDITION) as stream,
+    ):
         data = b"".join(stream)
     show(data)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shlex
@@ -47,6 +48,7 @@ def json_of(image: ImageDetail) -> dict[str, Any]:
         "updated_at": _rfc3339(image.updated_at),
         "options": image.options and image.options.as_dict(),
         "origin": f"ORIGIN_{image.origin.name}",
+        "placeholder": base64.b64encode(image.placeholder).decode(),
     }
 
 
@@ -147,13 +149,14 @@ def local_time(time: datetime) -> str:
     return f"{time.astimezone():%Y-%m-%d %H:%M}"
 
 
-def file_name(info: ContentInfo | ImageDetail) -> str:
-    """Return a safe file name for an image: no path, not hidden, not like an option, not too long."""
+def file_name(info: ContentInfo | ImageDetail, rendition: int | None = None) -> str:
+    """Return a safe file name for an image or a rendition: no path, not hidden, not like an option, not too long."""
     name = _UNSAFE_IN_NAMES.sub("_", info.filename).lstrip(".- ") or info.guid
     stem, dot, ending = name.rpartition(".")
     if not dot or len(ending.encode()) > _MAX_ENDING_BYTES:
         stem, dot, ending = name, "", ""
-    return stem.encode()[:_MAX_NAME_BYTES].decode(errors="ignore") + dot + ending
+    stem = stem.encode()[:_MAX_NAME_BYTES].decode(errors="ignore")
+    return stem + dot + ending if rendition is None else f"{stem}-{rendition}.webp"
 
 
 def _visible(found: re.Match[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from pixyproxy.client.content import BaseContentStream
 from pixyproxy.client.download import Download, OnProgress
 from pixyproxy.client.errors import ContentDamagedError, InvalidRequestError, PixyProxyClientError, error_of
 from pixyproxy.client.generations import Generation, PartialImage, Watch
-from pixyproxy.client.models import ContentInfo, ImageDetail, ImagePage
+from pixyproxy.client.models import ContentInfo, ImageDetail, ImagePage, Rendition, Thumbnail
 from pixyproxy.client.retry import Attempts
 from pixyproxy.client.upload import Source, Upload
 from pixyproxy.client.usage import UsageGrouping, UsageRow
@@ -171,10 +171,13 @@ class AsyncPixyProxyClient(BaseClient[grpc.aio.Channel]):
         read_offset: int = 0,
         read_limit: int = 0,
         if_none_match: str = "",
+        rendition: Rendition | None = None,
         timeout: float | None = None,
     ) -> AsyncContentStream:
         """Read an image's bytes as they arrive; see PixyProxyClient."""
-        call = calls.get_content(guid, read_offset=read_offset, read_limit=read_limit, if_none_match=if_none_match)
+        call = calls.get_content(
+            guid, read_offset=read_offset, read_limit=read_limit, if_none_match=if_none_match, rendition=rendition
+        )
         return await AsyncContentStream(call, self._invoke, self._attempts(call, timeout))._open()
 
     async def fetch_content(
@@ -183,14 +186,17 @@ class AsyncPixyProxyClient(BaseClient[grpc.aio.Channel]):
         path: str | Path,
         *,
         overwrite: bool = False,
+        rendition: Rendition | None = None,
         on_progress: OnProgress | None = None,
         timeout: float | None = None,
     ) -> ContentInfo:
         """Save an image's bytes as a file, atomically and verified; see PixyProxyClient."""
-        with Download(guid, path, overwrite=overwrite) as download:
+        with Download(guid, path, overwrite=overwrite, rendition=rendition) as download:
             while True:
                 try:
-                    async with await self.stream_content(guid, read_offset=download.held, timeout=timeout) as stream:
+                    async with await self.stream_content(
+                        guid, read_offset=download.held, rendition=rendition, timeout=timeout
+                    ) as stream:
                         await _in_thread(download.begin)
                         async for data in stream:
                             # Faster than in a thread, because it only writes to the system's cache.
@@ -202,6 +208,17 @@ class AsyncPixyProxyClient(BaseClient[grpc.aio.Channel]):
                     download.start_over(error)
                 else:
                     return stream.info
+
+    async def get_thumbnails(
+        self, guids: Iterable[str], *, rendition: Rendition = 256, timeout: float | None = None
+    ) -> AsyncIterator[Thumbnail]:
+        """Yield small WebP copies of images; see PixyProxyClient."""
+        rest = list(guids)
+        while rest:
+            page = await self._send(calls.get_thumbnails(rest, rendition), timeout)
+            for thumbnail in page.thumbnails:
+                yield thumbnail
+            rest = [*page.next_guids, *rest[calls.MAX_THUMBNAILS :]]
 
     # --- Generations ---------------------------------------------------------------------------------------------
 

@@ -24,18 +24,23 @@ from pixyproxy.client.generations import (
     to_generation_page,
 )
 from pixyproxy.client.models import (
+    RENDITIONS,
     ContentInfo,
     ImageDetail,
     ImagePage,
+    Rendition,
+    ThumbnailPage,
     Visibility,
     to_content_info,
     to_detail,
     to_page,
+    to_thumbnail_page,
 )
 from pixyproxy.client.usage import UsageGrouping, UsageRow, to_rows
 
 Answer = TypeVar("Answer")
 
+MAX_THUMBNAILS = 200
 _GENERATION_OPTIONS = pb.GenerationOptions.DESCRIPTOR.fields_by_name
 _SERVICE_NAME = pb.DESCRIPTOR.services_by_name["ImageService"].full_name
 
@@ -241,14 +246,32 @@ def list_images(page_size: int, page_token: str, **filters: Unpack[Filters]) -> 
     return Call(lambda stubs: stubs.images.ListImages, request, to_page)
 
 
-def get_content(guid: str, *, read_offset: int, read_limit: int, if_none_match: str) -> Call[ContentInfo]:
-    """Read an image's bytes."""
+def get_content(
+    guid: str, *, read_offset: int, read_limit: int, if_none_match: str, rendition: Rendition | None = None
+) -> Call[ContentInfo]:
+    """Read an image's bytes, or those of a rendition."""
     request = pb.GetImageContentRequest(
-        guid=guid, read_offset=read_offset, read_limit=read_limit, if_none_match=if_none_match
+        guid=guid,
+        read_offset=read_offset,
+        read_limit=read_limit,
+        if_none_match=if_none_match,
+        rendition=None if rendition is None else _rendition(rendition),
     )
     return Call(
         lambda stubs: stubs.images.GetImageContent, request, lambda first: to_content_info(first.info), is_long=True
     )
+
+
+def get_thumbnails(guids: Sequence[str], rendition: Rendition) -> Call[ThumbnailPage]:
+    """Get thumbnails of the first of some images."""
+    request = pb.BatchGetThumbnailsRequest(guids=guids[:MAX_THUMBNAILS], rendition=_rendition(rendition))
+    return Call(lambda stubs: stubs.images.BatchGetThumbnails, request, to_thumbnail_page)
+
+
+def _rendition(pixels: int) -> pb.Rendition:
+    if pixels not in RENDITIONS:
+        raise ValueError(f"There is no rendition with {pixels} pixels, but with {', '.join(map(str, RENDITIONS))}.")
+    return RENDITIONS[pixels]
 
 
 def create_generation(prompt: str, **options: Unpack[CreateOptions]) -> Call[Generation]:

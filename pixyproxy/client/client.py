@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Self, TypeVar, Unpack
@@ -18,7 +18,7 @@ from pixyproxy.client.content import ContentStream
 from pixyproxy.client.download import Download, OnProgress
 from pixyproxy.client.errors import ContentDamagedError, InvalidRequestError, PixyProxyClientError, error_of
 from pixyproxy.client.generations import Generation, PartialImage, Watch
-from pixyproxy.client.models import ContentInfo, ImageDetail, ImagePage
+from pixyproxy.client.models import ContentInfo, ImageDetail, ImagePage, Rendition, Thumbnail
 from pixyproxy.client.retry import Attempts
 from pixyproxy.client.upload import Source, Upload
 from pixyproxy.client.usage import UsageGrouping, UsageRow
@@ -163,6 +163,7 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
         read_offset: int = 0,
         read_limit: int = 0,
         if_none_match: str = "",
+        rendition: Rendition | None = None,
         timeout: float | None = None,
     ) -> ContentStream:
         """Read an image's bytes as they arrive.
@@ -171,10 +172,14 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
             guid: the image's guid.
             read_offset: the first byte.
             read_limit: the most bytes; 0 for all to the end.
-            if_none_match: the SHA-256 of bytes that you have. If they are the image's, no bytes are sent.
+            if_none_match: the SHA-256 of bytes that you have. If they are those asked for, no bytes are sent.
+            rendition: the most pixels across and down of a small WebP copy, 256, 512, 1024 or 2048; by default, the
+                original is read.
             timeout: for all bytes, in seconds; by default the client's ``long_timeout``.
         """
-        call = calls.get_content(guid, read_offset=read_offset, read_limit=read_limit, if_none_match=if_none_match)
+        call = calls.get_content(
+            guid, read_offset=read_offset, read_limit=read_limit, if_none_match=if_none_match, rendition=rendition
+        )
         return ContentStream(call, self._invoke, self._attempts(call, timeout))._open()
 
     def fetch_content(
@@ -183,6 +188,7 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
         path: str | Path,
         *,
         overwrite: bool = False,
+        rendition: Rendition | None = None,
         on_progress: OnProgress | None = None,
         timeout: float | None = None,
     ) -> ContentInfo:
@@ -194,6 +200,7 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
             guid: the image's guid.
             path: the file, in an existing folder.
             overwrite: whether to replace an existing file.
+            rendition: as for ``stream_content``.
             on_progress: called with the number of received bytes and of all bytes.
             timeout: for all bytes, in seconds; by default the client's ``long_timeout``.
 
@@ -201,10 +208,12 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
             FileExistsError: the file exists, and ``overwrite`` is not set.
             OSError: the file cannot be written.
         """
-        with Download(guid, path, overwrite=overwrite) as download:
+        with Download(guid, path, overwrite=overwrite, rendition=rendition) as download:
             while True:
                 try:
-                    with self.stream_content(guid, read_offset=download.held, timeout=timeout) as stream:
+                    with self.stream_content(
+                        guid, read_offset=download.held, rendition=rendition, timeout=timeout
+                    ) as stream:
                         download.begin()
                         for data in stream:
                             download.write(data)
@@ -215,6 +224,25 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
                     download.start_over(error)
                 else:
                     return stream.info
+
+    def get_thumbnails(
+        self, guids: Iterable[str], *, rendition: Rendition = 256, timeout: float | None = None
+    ) -> Iterator[Thumbnail]:
+        """Yield small WebP copies of images; calls are made as needed.
+
+        Thumbnails that the server has not made yet may come after those of later guids. An image that cannot be shown
+        has a thumbnail with an error.
+
+        Args:
+            guids: the images.
+            rendition: the most pixels across and down, 256 or 512.
+            timeout: for each call.
+        """
+        rest = list(guids)
+        while rest:
+            page = self._send(calls.get_thumbnails(rest, rendition), timeout)
+            yield from page.thumbnails
+            rest = [*page.next_guids, *rest[calls.MAX_THUMBNAILS :]]
 
     # --- Generations ---------------------------------------------------------------------------------------------
 

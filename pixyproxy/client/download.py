@@ -24,15 +24,16 @@ _LOCKED_BYTE = 2**31 - 2
 
 
 class Download:
-    """A hidden file, ``.pixyproxy-GUID.part``, which is renamed once all bytes are received and verified.
+    """A hidden file, which is renamed once all bytes are received and verified.
 
+    It is named ``.pixyproxy-GUID.part``, or ``.pixyproxy-GUID-PIXELS.part`` for a rendition.
     It is locked within this context. After an interruption it stays, and the next download continues with it.
 
     Attributes:
         held: its size in bytes.
     """
 
-    def __init__(self, guid: str, path: str | Path, *, overwrite: bool) -> None:
+    def __init__(self, guid: str, path: str | Path, *, overwrite: bool, rendition: int | None = None) -> None:
         """Open or create the file.
 
         Raises:
@@ -44,7 +45,8 @@ class Download:
         self._path = Path(path)
         self._overwrite = overwrite
         self._refuse_existing()
-        self._part = self._path.with_name(f".pixyproxy-{_checked_guid(guid)}.part")
+        kind = "" if rendition is None else f"-{rendition}"
+        self._part = self._path.with_name(f".pixyproxy-{_checked_guid(guid)}{kind}.part")
         self._file = _open_locked(self._part)
         self.held = self._file.seek(0, os.SEEK_END)
         self._is_resumed = self.held > 0

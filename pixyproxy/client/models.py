@@ -5,9 +5,19 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import IntEnum
-from typing import Any
+from typing import Any, Literal
 
 from pixyproxy_pb.v1 import image_service_pb2 as pb
+
+Rendition = Literal[256, 512, 1024, 2048]
+"""A small WebP copy of an image, by the most pixels across and down."""
+RENDITIONS: dict[int, pb.Rendition] = {
+    256: pb.RENDITION_256,
+    512: pb.RENDITION_512,
+    1024: pb.RENDITION_1024,
+    2048: pb.RENDITION_2048,
+}
+_PIXELS = {number: pixels for pixels, number in RENDITIONS.items()}
 
 
 class Visibility(IntEnum):
@@ -109,6 +119,7 @@ class ImageDetail:
         origin: where it comes from.
         source_guids: the images that it was made from, as far as they exist and you may see them.
         cost: what the provider charges for it, or None if that is unknown.
+        placeholder: a ThumbHash, or empty until it is computed.
     """
 
     guid: str
@@ -130,6 +141,7 @@ class ImageDetail:
     origin: Origin
     source_guids: tuple[str, ...]
     cost: Cost | None
+    placeholder: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,15 +154,18 @@ class ImagePage:
 
 @dataclass(frozen=True, slots=True)
 class ContentInfo:
-    """The image whose bytes are read.
+    """The image or rendition whose bytes are read.
 
     Attributes:
         guid: the image's guid.
-        filename: chosen by its author: check it before you use it as a path.
+        filename: of the image, chosen by its author: check it before you use it as a path.
         content_type: the media type of the bytes.
-        size_bytes: the size of the whole image.
-        sha256: the SHA-256 of the whole image, in lower-case hexadecimal.
+        size_bytes: the size of the whole image or rendition.
+        sha256: the SHA-256 of the whole image or rendition, in lower-case hexadecimal.
         not_modified: whether the caller has these bytes already; if so, none follow.
+        rendition: the most pixels across and down of the rendition; None for the original.
+        width: in pixels.
+        height: in pixels.
     """
 
     guid: str
@@ -159,6 +174,38 @@ class ContentInfo:
     size_bytes: int
     sha256: str
     not_modified: bool
+    rendition: int | None = None
+    width: int = 0
+    height: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Thumbnail:
+    """A small WebP copy of an image.
+
+    Attributes:
+        guid: the image's guid.
+        data: the bytes; empty after an error.
+        content_type: their media type.
+        width: in pixels.
+        height: in pixels.
+        error: empty, or the reason why there is no thumbnail, such as ``IMAGE_NOT_FOUND``.
+    """
+
+    guid: str
+    data: bytes
+    content_type: str
+    width: int
+    height: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class ThumbnailPage:
+    """Some thumbnails, and the guids of those that are still to be requested."""
+
+    thumbnails: tuple[Thumbnail, ...]
+    next_guids: tuple[str, ...]
 
 
 def to_detail(image: pb.ImageDetail) -> ImageDetail:
@@ -184,6 +231,7 @@ def to_detail(image: pb.ImageDetail) -> ImageDetail:
         origin=Origin(image.origin or Origin.GENERATED),
         source_guids=tuple(image.source_guids),
         cost=Cost(image.cost.nano_usd, image.cost.price_list) if image.HasField("cost") else None,
+        placeholder=image.placeholder,
     )
 
 
@@ -210,4 +258,15 @@ def to_content_info(info: pb.ContentInfo) -> ContentInfo:
         size_bytes=info.size_bytes,
         sha256=info.sha256,
         not_modified=info.not_modified,
+        rendition=_PIXELS.get(info.rendition),
+        width=info.width,
+        height=info.height,
     )
+
+
+def to_thumbnail_page(page: pb.BatchGetThumbnailsResponse) -> ThumbnailPage:
+    """Convert a message."""
+    thumbnails = tuple(
+        Thumbnail(one.guid, one.data, one.content_type, one.width, one.height, one.error) for one in page.thumbnails
+    )
+    return ThumbnailPage(thumbnails, tuple(page.next_guids))

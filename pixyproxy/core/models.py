@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum, StrEnum
 from typing import Annotated, Any, Literal, NamedTuple, Self
@@ -32,6 +33,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from pixyproxy.core.exceptions import PixyProxyException
 from pixyproxy.core.search_terms import query_terms
 from pixyproxy.core.text import exact_key, has_control_characters
 
@@ -43,6 +45,7 @@ MAX_USERNAME_LENGTH = 64
 ADVISED_PASSWORD_LENGTH = 12
 MAX_PASSWORD_LENGTH = 1024
 MAX_MODEL_NAME_LENGTH = 64
+MAX_THUMBNAILS = 200
 MAX_PARTIAL_IMAGES = 3
 MAX_COMPRESSION = 100
 MAX_INPUTS = 16
@@ -52,6 +55,9 @@ MAX_USAGE_DAYS = 400
 MAX_USAGE_ROWS = 10_000
 # The cost of a search grows with the number of its terms.
 MAX_SEARCH_TERMS = 24
+RENDITION_EDGES = (256, 512, 1024, 2048)
+"""The edges, in pixels, of the squares that renditions fit."""
+THUMBNAIL_EDGES = (256, 512)
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 200
 MAX_IMPORT_BYTES = 64 * 1024 * 1024
@@ -250,6 +256,24 @@ def _check_input_count(inputs: Any) -> Any:
     return inputs
 
 
+def _check_edge(edge: int) -> int:
+    if edge not in RENDITION_EDGES:
+        raise _refuse("must be a Rendition: RENDITION_256, RENDITION_512, RENDITION_1024 or RENDITION_2048")
+    return edge
+
+
+def _check_thumbnail_edge(edge: int) -> int:
+    if edge not in THUMBNAIL_EDGES:
+        raise _refuse("must be RENDITION_256 or RENDITION_512")
+    return edge
+
+
+def _check_thumbnail_count(guids: Any) -> Any:
+    if isinstance(guids, (list, tuple)) and len(guids) > MAX_THUMBNAILS:
+        raise _refuse(f"must be at most {MAX_THUMBNAILS} guids, not {len(guids):,}")
+    return guids
+
+
 def _is_unset(value: object) -> bool:
     return value is None or value == ()
 
@@ -268,6 +292,7 @@ ModelName = Annotated[str, AfterValidator(_check_model_name)]
 Size = Annotated[str, AfterValidator(_check_size)]
 PartialImages = Annotated[int, AfterValidator(_check_partial_images)]
 Compression = Annotated[int, AfterValidator(_check_compression)]
+Edge = Annotated[int, AfterValidator(_check_edge)]
 CheckedVisibility = Annotated[Visibility, BeforeValidator(_check_visibility)]
 Quality = Literal["auto", "low", "medium", "high", "xhigh", "max"]
 OutputFormat = Literal["png", "webp", "jpeg"]
@@ -403,6 +428,7 @@ class ImageDetail(ImageDetailUpdate):
         source_guids: the images that it was made from.
         cost: what the provider charges for it, or None if that is unknown. In a detail in which the field is not set,
             such as that of an earlier release, nobody has tried to determine it.
+        placeholder: its ThumbHash; None until that is computed, shortly after it was committed.
         created_at: when it was generated or imported.
         updated_at: when its filename, tags or visibility last changed.
     """
@@ -421,6 +447,7 @@ class ImageDetail(ImageDetailUpdate):
     origin: Origin = Origin.GENERATED
     source_guids: tuple[Guid, ...] = ()
     cost: Cost | None = None
+    placeholder: bytes | None = None
     created_at: datetime
     updated_at: datetime
 
@@ -569,12 +596,53 @@ class ContentRequest(Model):
         read_offset: the first byte, counted from 0.
         read_limit: the most bytes; 0 for all to the end.
         if_none_match: the SHA-256 of bytes that the caller has already, or None.
+        rendition: the edge of the rendition in pixels; None for the original.
     """
 
     guid: Guid
     read_offset: NonNegativeInt = 0
     read_limit: NonNegativeInt = 0
     if_none_match: str | None = None
+    rendition: Edge | None = None
+
+
+class ThumbnailsRequest(Model):
+    """A request for small renditions of several images.
+
+    Attributes:
+        guids: the guids of the images.
+        rendition: the edge of the renditions in pixels.
+    """
+
+    guids: Annotated[tuple[Guid, ...], BeforeValidator(_check_thumbnail_count)] = ()
+    rendition: Annotated[int, AfterValidator(_check_thumbnail_edge)] = THUMBNAIL_EDGES[0]
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A small rendition of an image.
+
+    Attributes:
+        guid: the image's guid.
+        data: the bytes, a WebP; empty after an error.
+        width: in pixels.
+        height: in pixels.
+        error: why there are no bytes, or None.
+    """
+
+    guid: str
+    data: bytes = b""
+    width: int = 0
+    height: int = 0
+    error: PixyProxyException | None = None
+
+
+@dataclass(frozen=True)
+class Thumbnails:
+    """Thumbnails in the order asked for, and the guids of those that were not ready or did not fit."""
+
+    thumbnails: list[Thumbnail]
+    next_guids: list[str]
 
 
 # --- Generations -----------------------------------------------------------------------------------------------------

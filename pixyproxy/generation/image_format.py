@@ -13,6 +13,9 @@ from PIL import Image
 MAX_PIXELS = 64_000_000
 """The most pixels of an image: nearly eight times 3840x2160, and below the limit at which Pillow warns."""
 
+FORMATS = ("PNG", "WEBP", "JPEG")
+"""The formats of images, by Pillow's names."""
+
 # Pillow reads a JPEG that contains a second image, such as a gain map, as MPO.
 CONTENT_TYPES = {"PNG": "image/png", "WEBP": "image/webp", "JPEG": "image/jpeg", "MPO": "image/jpeg"}
 _PNG_END = b"IEND\xaeB`\x82"
@@ -52,7 +55,7 @@ def inspect_image(data: bytes | mmap) -> ImageFormat:
     try:
         # A mapping has the methods of a file already, and need not be copied.
         file = io.BytesIO(data) if isinstance(data, bytes) else cast(IO[bytes], data)
-        image = Image.open(file, formats=("PNG", "WEBP", "JPEG"))
+        image = Image.open(file, formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise NotAnImageError(f"the image has more than {MAX_PIXELS:,} pixels")
         if image.format == "PNG":

@@ -44,6 +44,17 @@ class ObservedImageStore(ImageStore):
     def delete(self, guid: str) -> None:  # noqa: D102  inherited
         recorded(self._record, "delete", "", self._store.delete, guid)
 
+    def write_rendition(self, guid: str, edge: int, data: Buffer) -> None:  # noqa: D102  inherited
+        recorded(self._record, "write_rendition", "", self._store.write_rendition, guid, edge, data)
+        self._moved("write", memoryview(data).nbytes)
+
+    def open_rendition(self, guid: str, edge: int) -> ContentReader:  # noqa: D102  inherited
+        reader = recorded(self._record, "open_rendition", "", self._store.open_rendition, guid, edge)
+        return _ObservedReader(reader, self._record, self._moved)
+
+    def delete_rendition(self, guid: str, edge: int) -> None:  # noqa: D102  inherited
+        recorded(self._record, "delete_rendition", "", self._store.delete_rendition, guid, edge)
+
     def write_manifest(self, guid: str, manifest: str) -> None:  # noqa: D102  inherited
         recorded(self._record, "write_manifest", "", self._store.write_manifest, guid, manifest)
 

@@ -45,8 +45,15 @@ class ImageServicer(pb_grpc.ImageServiceServicer):
     def GetImageContent(  # noqa: D102
         self, request: pb.GetImageContentRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.GetImageContentResponse | bytes]:
-        with self._images.get_image_file(mapping.to_content_request(request), caller.get()) as content:
+        wanted = mapping.to_content_request(request)
+        with self._images.get_image_file(wanted, caller.get(), call_scope_of(context)) as content:
             yield from mapping.from_content(content)
+
+    def BatchGetThumbnails(  # noqa: D102
+        self, request: pb.BatchGetThumbnailsRequest, context: grpc.ServicerContext
+    ) -> pb.BatchGetThumbnailsResponse:
+        wanted = mapping.to_thumbnails_request(request)
+        return mapping.from_thumbnails(self._images.get_thumbnails(wanted, caller.get(), call_scope_of(context)))
 
     def UpdateImage(self, request: pb.UpdateImageRequest, context: grpc.ServicerContext) -> pb.UpdateImageResponse:  # noqa: D102
         image = self._images.update_image(mapping.to_image_changes(request), caller.get())

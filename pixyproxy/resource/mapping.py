@@ -32,6 +32,8 @@ from pixyproxy.core.models import (
     ImagePage,
     ImagePageRequest,
     PartialImage,
+    Thumbnails,
+    ThumbnailsRequest,
     Usage,
     UsageGrouping,
     UsageRequest,
@@ -40,6 +42,7 @@ from pixyproxy.core.models import (
 from pixyproxy.core.validation import fields_within, validated
 from pixyproxy.resource import statuses
 from pixyproxy.service.content import CHUNK_SIZE, ImageContent
+from pixyproxy.service.renditions.requesting import RENDITION_TYPE
 
 # A mask may hold a million wrong names, of which the first few tell as much.
 _MAX_NAMED_PATHS = 8
@@ -68,6 +71,15 @@ _STATES_OF = {
     number: tuple(state for state, its_number in _FROM_STATE.items() if its_number == number)
     for number in _FROM_STATE.values()
 }
+
+_EDGES: dict[int, int] = {
+    pb.RENDITION_256: 256,
+    pb.RENDITION_512: 512,
+    pb.RENDITION_1024: 1024,
+    pb.RENDITION_2048: 2048,
+}
+_UNKNOWN = 0  # no edge, which is refused
+_RENDITIONS = {edge: cast(pb.Rendition, number) for number, edge in _EDGES.items()}
 
 # --- In --------------------------------------------------------------------------------------------------------------
 
@@ -203,8 +215,15 @@ def to_content_request(request: pb.GetImageContentRequest) -> ContentRequest:
             "read_offset": request.read_offset,
             "read_limit": request.read_limit,
             "if_none_match": request.if_none_match or None,
+            "rendition": _EDGES.get(request.rendition, _UNKNOWN) if request.rendition else None,
         },
     )
+
+
+def to_thumbnails_request(request: pb.BatchGetThumbnailsRequest) -> ThumbnailsRequest:
+    """Read a request for thumbnails."""
+    edge = {"rendition": _EDGES.get(request.rendition, _UNKNOWN)} if request.rendition else {}
+    return validated(ThumbnailsRequest, {"guids": tuple(request.guids), **edge})
 
 
 def to_image_changes(request: pb.UpdateImageRequest) -> ImageChanges:
@@ -292,6 +311,7 @@ def from_image(image: Image) -> pb.ImageDetail:
         origin=cast(pb.Origin, image.origin.value),
         source_guids=image.source_guids,
         cost=None if image.cost is None else pb.Cost(**dict(image.cost)),
+        placeholder=image.placeholder or b"",
     )
 
 
@@ -393,9 +413,31 @@ def from_content(content: ImageContent) -> Iterable[pb.GetImageContentResponse |
             size_bytes=image.size_bytes,
             sha256=image.sha256,
             not_modified=not content.is_modified,
+            rendition=pb.RENDITION_UNSPECIFIED if content.rendition is None else _RENDITIONS[content.rendition],
+            width=image.width,
+            height=image.height,
         )
     )
     yield from map(_data_message, content.chunks())
+
+
+def from_thumbnails(thumbnails: Thumbnails) -> pb.BatchGetThumbnailsResponse:
+    """Write thumbnails."""
+    return pb.BatchGetThumbnailsResponse(
+        thumbnails=[
+            pb.Thumbnail(guid=thumbnail.guid, error=statuses.reason_of(thumbnail.error))
+            if thumbnail.error is not None
+            else pb.Thumbnail(
+                guid=thumbnail.guid,
+                data=thumbnail.data,
+                content_type=RENDITION_TYPE,
+                width=thumbnail.width,
+                height=thumbnail.height,
+            )
+            for thumbnail in thumbnails.thumbnails
+        ],
+        next_guids=thumbnails.next_guids,
+    )
 
 
 def _data_message(data: bytes) -> bytes:

@@ -25,7 +25,7 @@ class Bulkhead(Enum):
     GENERATION = "generation"
     """Calls that wait for a generation."""
     STREAM = "stream"
-    """Streams, which last until the client has read them."""
+    """Streams, which last until the client has read them, and other calls that read image bytes."""
     IMPORT = "import"
     """Imports, which hold temporary files."""
     UNARY = "unary"
@@ -72,6 +72,8 @@ POLICIES: Mapping[str, MethodPolicy] = {
     _IMAGES + "GetImage": MethodPolicy(Credentials.OPTIONAL, Bulkhead.UNARY, Repeat.ALWAYS),
     _IMAGES + "ListImages": MethodPolicy(Credentials.OPTIONAL, Bulkhead.UNARY, Repeat.ALWAYS),
     _IMAGES + "GetImageContent": MethodPolicy(Credentials.OPTIONAL, Bulkhead.STREAM, Repeat.ALWAYS),
+    # It reads image bytes and may wait for them, which must not take the slots of GetImage.
+    _IMAGES + "BatchGetThumbnails": MethodPolicy(Credentials.OPTIONAL, Bulkhead.STREAM, Repeat.ALWAYS),
     _IMAGES + "UpdateImage": MethodPolicy(Credentials.REQUIRED, Bulkhead.UNARY, Repeat.ALWAYS),
     # A second answer would be NOT_FOUND.
     _IMAGES + "DeleteImage": MethodPolicy(Credentials.REQUIRED, Bulkhead.UNARY, Repeat.NEVER),

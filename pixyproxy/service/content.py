@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from types import TracebackType
 from typing import Self
 
@@ -45,7 +45,8 @@ class ImageContent:
     """The bytes of an image, or a part of them, open for reading by one thread; closed by the end of a ``with``.
 
     Attributes:
-        image: the image.
+        image: the image; for a rendition, with the size, hash, type, width and height of that.
+        rendition: the edge of the rendition in pixels, or None for the original.
         is_modified: False if the caller has the bytes already; then there are none to read.
     """
 
@@ -57,9 +58,23 @@ class ImageContent:
         offset: int = 0,
         count: int = 0,
         trusted: TrustedContents | None = None,
+        rendition: int | None = None,
+        on_damage: Callable[[], object] = lambda: None,
     ) -> None:
-        """Read ``count`` bytes from ``offset`` on out of ``reader``; without one, the caller has them already."""
+        """Read bytes of an image or of a rendition.
+
+        Args:
+            image: the image, or what differs in the rendition in its place.
+            reader: the bytes, or None if the caller has them already.
+            offset: the first byte to read.
+            count: the number of bytes to read.
+            trusted: what was checked a moment ago.
+            rendition: the edge of the rendition in pixels, or None for the original.
+            on_damage: called when the bytes turn out to be damaged.
+        """
         self.image = image
+        self.rendition = rendition
+        self._on_damage = on_damage
         self.is_modified = reader is not None
         self._trusted = TrustedContents() if trusted is None else trusted
         self._reader = reader
@@ -78,9 +93,13 @@ class ImageContent:
         check = _Check(self.image, self._reader, self._trusted) if self._left == self.image.size_bytes else None
         if self._offset:
             self._reader.seek(self._offset)
-        while self._left > 0:
-            # Not in a variable, which would keep the chunk while it is sent.
-            yield self._next_chunk(self._reader, check)
+        try:
+            while self._left > 0:
+                # Not in a variable, which would keep the chunk while it is sent.
+                yield self._next_chunk(self._reader, check)
+        except ContentDamagedError:
+            self._on_damage()
+            raise
 
     def _next_chunk(self, reader: ContentReader, check: _Check | None) -> bytes:
         chunk = reader.read(min(CHUNK_SIZE, self._left))

@@ -28,6 +28,7 @@ from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.generations import GenerationRepository
 from pixyproxy.data.repositories.image_copies import ImageCopyRepository, ImageToCopy
 from pixyproxy.data.repositories.images import ImageRepository
+from pixyproxy.data.repositories.renditions import RenditionRepository
 from pixyproxy.data.stores.image_store import ImageStore
 from pixyproxy.data.transactions import in_transaction
 
@@ -115,7 +116,7 @@ class ImageCopying:
                 verified = [result.guid for result in results if result.is_verified_now]
                 self._record_copies(verified)
                 if self._deletes_source:
-                    list(pool.map(self._source.delete, verified))
+                    list(pool.map(self._delete_from_source, verified))
         # Image bytes whose detail is not committed, for recovery by servers on the target.
         yield from _failures(self._copy_uncommitted, self._source.list_manifests())
         # Answers that were set aside, which are few and also stay in the source.
@@ -153,6 +154,14 @@ class ImageCopying:
             return CopyResult(image.guid, CopyOutcome.DAMAGED)
         self._target.write(image.guid, data)
         return CopyResult(image.guid, CopyOutcome.COPIED)
+
+    def _delete_from_source(self, guid: str) -> None:
+        """Delete the bytes of an image and of its renditions, which are made again on demand."""
+        with self._database.reading() as context:
+            renditions = RenditionRepository(context).get_of_image(guid)
+        for rendition in renditions:
+            self._source.delete_rendition(guid, rendition.edge)
+        self._source.delete(guid)
 
     def _exists(self, image: ImageToCopy) -> bool:
         try:

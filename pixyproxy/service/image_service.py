@@ -11,6 +11,7 @@ from pixyproxy.service.interfaces import ImageServiceInterface
 from pixyproxy.service.page_tokens import PageTokens
 from pixyproxy.service.private_images import PrivateImageService
 from pixyproxy.service.public_images import PublicImageService
+from pixyproxy.service.renditions.requesting import RenditionRequests
 
 
 class ImageService(PublicImageService, PrivateImageService, ImageServiceInterface):
@@ -24,6 +25,7 @@ class ImageService(PublicImageService, PrivateImageService, ImageServiceInterfac
         creator: ImageCreator,
         importer: ImageImporter,
         page_tokens: PageTokens,
+        renditions: RenditionRequests,
     ) -> None:
-        PublicImageService.__init__(self, database, store, page_tokens)
+        PublicImageService.__init__(self, database, store, page_tokens, renditions)
         PrivateImageService.__init__(self, database, storing, creator, importer)

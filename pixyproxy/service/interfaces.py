@@ -20,6 +20,8 @@ from pixyproxy.core.models import (
     ImagePage,
     ImagePageRequest,
     PartialImage,
+    Thumbnails,
+    ThumbnailsRequest,
     UsageRequest,
     UsageRow,
     User,
@@ -72,12 +74,24 @@ class ImageServiceInterface(ABC):
         """Return a page of the images that match a filter, newest first."""
 
     @abstractmethod
-    def get_image_file(self, request: ContentRequest, caller: Caller | None) -> ImageContent:
-        """Return the bytes of an image, to be read once, in chunks.
+    def get_image_file(self, request: ContentRequest, caller: Caller | None, call: CallScope) -> ImageContent:
+        """Return the bytes of an image or of a rendition, to be read once, in chunks.
+
+        The first call for a rendition waits until it is made.
 
         Raises:
             OffsetOutOfRangeError: the offset is beyond the last byte.
-            ContentDamagedError: the bytes are missing or damaged.
+            ContentDamagedError: the bytes are missing or damaged; for a rendition, those of the original.
+            TooBusyError: the rendition was not made in time.
+            StorageFullError: there is no space for the rendition.
+        """
+
+    @abstractmethod
+    def get_thumbnails(self, request: ThumbnailsRequest, caller: Caller | None, call: CallScope) -> Thumbnails:
+        """Return small renditions of several images; an image that cannot be shown has an error of its own.
+
+        Raises:
+            TooBusyError: none of them was made in time.
         """
 
     @abstractmethod

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
+from pixyproxy.core.call import CallScope
 from pixyproxy.core.exceptions import ContentDamagedError, ImageNotFoundError, OffsetOutOfRangeError
 from pixyproxy.core.models import (
     Caller,
@@ -12,15 +14,20 @@ from pixyproxy.core.models import (
     ImagePage,
     ImagePageRequest,
     PagePosition,
+    Thumbnails,
+    ThumbnailsRequest,
 )
 from pixyproxy.core.validation import validated, validated_guid
 from pixyproxy.data.database import Database
 from pixyproxy.data.gathering import GatheredReads
 from pixyproxy.data.repositories.images import ImageRepository
+from pixyproxy.data.repositories.renditions import Rendition
 from pixyproxy.data.stores.image_store import ContentReader, ImageStore
 from pixyproxy.service.content import ImageContent, TrustedContents, damaged
 from pixyproxy.service.page_tokens import PageTokens
 from pixyproxy.service.pages import read_page
+from pixyproxy.service.renditions.requesting import RENDITION_TYPE, RenditionRequests, open_rendition
+from pixyproxy.service.renditions.thumbnails import ThumbnailReader
 
 # The size of an image in a serialized page without its prompt, filename, author, tags and sources (at most 600 bytes,
 # with the page token), and the overhead of each of these fields.
@@ -31,9 +38,13 @@ _FIELD_BYTES = 4
 class PublicImageService:
     """The reading methods of ``ImageServiceInterface``, which documents them."""
 
-    def __init__(self, database: Database, store: ImageStore, page_tokens: PageTokens) -> None:
+    def __init__(
+        self, database: Database, store: ImageStore, page_tokens: PageTokens, renditions: RenditionRequests
+    ) -> None:
         self._database = database
         self._store = store
+        self._renditions = renditions
+        self._thumbnails = ThumbnailReader(database, store, renditions)
         self._page_tokens = page_tokens
         self._single_images = GatheredReads(self._get_several)
         self._trusted = TrustedContents()
@@ -54,20 +65,44 @@ class PublicImageService:
         token = None if end is None else self._page_tokens.seal(end, request.filter, caller)
         return ImagePage.model_construct(images=tuple(images), next_page_token=token)
 
-    def get_image_file(self, request: ContentRequest, caller: Caller | None) -> ImageContent:  # noqa: D102
+    def get_image_file(self, request: ContentRequest, caller: Caller | None, call: CallScope) -> ImageContent:  # noqa: D102
         request = validated(ContentRequest, request)
         image = self.get_image_by_guid(request.guid, caller)
-        if (request.if_none_match or "").lower() == image.sha256:
+        if request.rendition is not None:
+            return self._get_rendition(image, request, request.rendition, call)
+        if _has_already(request, image):
             return ImageContent(image)
-        if request.read_offset > image.size_bytes:
-            raise OffsetOutOfRangeError(
-                f"read_offset is {request.read_offset:,}, beyond the image's {image.size_bytes:,} bytes."
-            )
+        count = _count_of(request, image)
         reader = self._open(image, caller)
-        count = image.size_bytes - request.read_offset
-        if request.read_limit:
-            count = min(count, request.read_limit)
         return ImageContent(image, reader, offset=request.read_offset, count=count, trusted=self._trusted)
+
+    def _get_rendition(self, image: Image, request: ContentRequest, edge: int, call: CallScope) -> ImageContent:
+        rendition = self._renditions.get(image.guid, edge, call)
+        shown = _shown(image, rendition)
+        if _has_already(request, shown):
+            return ImageContent(shown, rendition=edge)
+        count = _count_of(request, shown)
+        reader = open_rendition(self._store, rendition)
+        if reader is None:
+            rendition = self._renditions.get_again(rendition, call)
+            shown = _shown(image, rendition)
+            # A later release may make other bytes from the same image.
+            count = _count_of(request, shown)
+            reader = open_rendition(self._store, rendition)
+            if reader is None:
+                raise damaged()
+        return ImageContent(
+            shown,
+            reader,
+            offset=request.read_offset,
+            count=count,
+            trusted=self._trusted,
+            rendition=edge,
+            on_damage=partial(self._renditions.request_again, rendition),
+        )
+
+    def get_thumbnails(self, request: ThumbnailsRequest, caller: Caller | None, call: CallScope) -> Thumbnails:  # noqa: D102
+        return self._thumbnails.read(validated(ThumbnailsRequest, request), caller, call)
 
     def _get_several(self, wanted: Sequence[tuple[str, Caller | None]]) -> list[Image | None]:
         with self._database.reading() as context:
@@ -97,6 +132,30 @@ class PublicImageService:
             reader.close()
             raise damaged()
         return reader
+
+
+def _shown(image: Image, rendition: Rendition) -> Image:
+    """Return an image with what differs in a rendition."""
+    changes = {name: getattr(rendition, name) for name in ("size_bytes", "sha256", "width", "height")}
+    return image.model_copy(update={**changes, "content_type": RENDITION_TYPE})
+
+
+def _has_already(request: ContentRequest, image: Image) -> bool:
+    return (request.if_none_match or "").lower() == image.sha256
+
+
+def _count_of(request: ContentRequest, image: Image) -> int:
+    """Return the number of bytes to read.
+
+    Raises:
+        OffsetOutOfRangeError: the offset is beyond the last byte.
+    """
+    if request.read_offset > image.size_bytes:
+        raise OffsetOutOfRangeError(
+            f"read_offset is {request.read_offset:,}, beyond the image's {image.size_bytes:,} bytes."
+        )
+    count = image.size_bytes - request.read_offset
+    return min(count, request.read_limit) if request.read_limit else count
 
 
 def _bytes_in_page(image: Image) -> int:

@@ -26,7 +26,16 @@ _SERVICES = [
     _OURS,
     _USAGE,
 ]
-_METHODS = ["CreateImage", "DeleteImage", "GetImage", "GetImageContent", "ImportImage", "ListImages", "UpdateImage"]
+_METHODS = [
+    "BatchGetThumbnails",
+    "CreateImage",
+    "DeleteImage",
+    "GetImage",
+    "GetImageContent",
+    "ImportImage",
+    "ListImages",
+    "UpdateImage",
+]
 
 
 def ask(channel: grpc.Channel, package: str, kinds: Any = reflection_pb2, **question: str) -> Any:

@@ -19,6 +19,7 @@ _EMPTIED_TABLES = (
     "image_batches",
     "image_blocks",
     "image_copies",
+    "renditions",
     "images",
     "partial_images",
     "usage_days",

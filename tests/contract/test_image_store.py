@@ -117,6 +117,32 @@ def test_images_do_not_get_in_each_others_way(store: ImageStore) -> None:
     assert {guid: read_all(store, guid) for guid in guids[1:]} == {guid: pictures[guid] for guid in guids[1:]}
 
 
+def test_renditions_are_stored_beside_the_image_and_by_themselves(store: ImageStore) -> None:
+    other = new_guid()
+    images = {guid: picture(1000, seed) for seed, guid in enumerate((GUID, other))}
+    renditions = {(guid, edge): picture(edge, edge) for guid in images for edge in (256, 512)}
+    for guid, data in images.items():
+        store.write(guid, data)
+    for (guid, edge), data in renditions.items():
+        store.write_rendition(guid, edge, b"first")
+        store.write_rendition(guid, edge, data)
+
+    def read(guid: str, edge: int) -> bytes:
+        with store.open_rendition(guid, edge) as reader:
+            reader.seek(0)
+            return reader.read(reader.size)
+
+    assert {key: read(*key) for key in renditions} == renditions
+    for _ in range(2):
+        store.delete_rendition(GUID, 256)
+    with pytest.raises(ContentDamagedError):
+        read(GUID, 256)
+    store.delete(other)
+    del renditions[GUID, 256]
+    assert {key: read(*key) for key in renditions} == renditions
+    assert read_all(store, GUID) == images[GUID]
+
+
 def test_writing_again_takes_the_place_of_what_was_there(store: ImageStore) -> None:
     store.write(GUID, b"the longer first one")
     store.write(GUID, b"the second")

@@ -61,7 +61,7 @@ LATER_COLUMNS = {
     "price_list",
     "is_accounted",
 }
-VERSIONS = [3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
+VERSIONS = [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]
 ENTITIES = {"deletions", "generations", "images", "migrations", "pending_imports", "server_values", "users"}
 TABLES = ENTITIES | {
     "failed_sign_ins",
@@ -73,6 +73,7 @@ TABLES = ENTITIES | {
     "partial_images",
     "past_sign_ins",
     "provider_turns",
+    "renditions",
     "usage_days",
     "usage_tail",
 }
@@ -627,7 +628,7 @@ def test_text_is_stored_in_all_its_characters_and_compared_exactly(database: Dat
         "SELECT column_name AS c FROM information_schema.columns "
         "WHERE table_schema = DATABASE() AND data_type = 'varbinary'",
     )
-    assert {row["c"] for row in binary} == {"username_key", "filename_key", "term"}
+    assert {row["c"] for row in binary} == {"username_key", "filename_key", "term", "placeholder"}
 
 
 @on_sqlite

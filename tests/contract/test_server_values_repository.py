@@ -76,3 +76,13 @@ def test_what_is_not_committed_has_not_happened(database: Database) -> None:
         assert (values.get("name"), values.get("other")) == ("second", "value")
 
     assert (get(database, "name"), get(database, "other")) == ("first", None)
+
+
+def test_a_value_is_replaced_only_if_it_is_as_it_was_read(database: Database) -> None:
+    with database.transaction() as context:
+        values = ServerValueRepository(context)
+        assert not values.replace("position", "0", "1")
+        values.insert("position", "0")
+        assert values.replace("position", "0", "1")
+        assert not values.replace("position", "0", "2")
+        assert values.get("position") == "1"

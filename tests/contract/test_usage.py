@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,10 +31,10 @@ from pixyproxy.data.repositories.generations import Generation, GenerationReposi
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.repositories.usage import UsageRepository
 from pixyproxy.data.repositories.users import UserRepository
-from pixyproxy.data.transactions import in_transaction
+from pixyproxy.data.stores.local_image_store import LocalImageStore
 from pixyproxy.generation.price_list import DEFAULT_PRICE_LIST, read_price_list
 from pixyproxy.service.accounting import account_some, accountant, fold_some
-from pixyproxy.service.creation.storing import _commit
+from pixyproxy.service.creation.storing import ImageStoring
 from tests.contract.databases import open_database
 from tests.contract.records import NOON, add_caller, add_image, add_images, detail_of
 from tests.support.waiting import wait_until
@@ -236,7 +237,7 @@ def end(database: Database, generation: Generation, state: GenerationState) -> N
 
 
 def test_unknown_outcomes_are_counted_apart_and_move_when_an_image_turns_up(
-    database: Database, ann: Caller, root: Caller
+    database: Database, ann: Caller, root: Caller, tmp_path: Path
 ) -> None:
     today = datetime.now(UTC).date()
     around = (today - timedelta(days=1), today + timedelta(days=1))
@@ -255,8 +256,9 @@ def test_unknown_outcomes_are_counted_apart_and_move_when_an_image_turns_up(
 
     now = datetime.now(UTC)
     detail = detail_of(ann, guid=generations[0].image_guid, usage=USAGE, cost=COST, created_at=now)
+    storing = ImageStoring(database, LocalImageStore(tmp_path), lease=timedelta(minutes=1))
     for _ in range(2):  # Recovery may do it twice.
-        in_transaction(database, lambda context: _commit(context, generations[0], detail))
+        storing.commit(generations[0], detail)
     assert summary(database, ann, days=around) == [used(1, costs=1, unknown_outcomes=2)]
     assert summary(database, ann, days=(FIRST, today - timedelta(days=2))) == [UsageRow()]
 

@@ -84,6 +84,8 @@ def _requests(world: World, random: Random) -> list[Message]:
         ),
         pb.ListImagesRequest(page_size=3, page_token=world.tokens[-1].token if world.tokens else "", tags=["sea"]),
         pb.GetImageContentRequest(guid=guid, read_offset=5, read_limit=100, if_none_match="0" * 64),
+        pb.GetImageContentRequest(guid=guid, read_limit=100, rendition=pb.RENDITION_256),
+        pb.BatchGetThumbnailsRequest(guids=[guid, random.choice(world.guids)], rendition=pb.RENDITION_512),
         pb.UpdateImageRequest(
             guid=guid,
             filename="changed.png",

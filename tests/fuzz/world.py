@@ -5,6 +5,7 @@ What is known is kept up with every answer, so that each further answer can be c
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import itertools
 import uuid
@@ -18,7 +19,7 @@ from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from pixyproxy.core.models import UserClass, Visibility
 from tests.support.generation_client import GenerationClient, generation_stub
-from tests.support.image_client import ImageClient
+from tests.support.image_client import ImageClient, without_placeholder
 from tests.support.servers import ANYBODY, Login, Metadata, RunningServer, running_server
 from tests.support.stored_images import store_image
 
@@ -39,6 +40,12 @@ TAGS = ("sea", "Sea", "café", "cafe\u0301", "🌊", "a b", "%", "\u202egnp")
 FILENAMES = ("lighthouse.png", "Ärger.PNG", "a%b_c.png", "图片.webp", "\u202egnp.exe")
 _PEOPLE = ("ann", "bob")
 _IMAGES_EACH = 8
+
+
+# A PNG of one pixel; what follows it is ignored where it is decoded.
+_PICTURE = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
 
 
 @dataclass(frozen=True)
@@ -149,7 +156,7 @@ class World:
         """Remember an image as it is now."""
         if image.guid not in self.images:
             self.guids.append(image.guid)
-        self.images[image.guid] = image
+        self.images[image.guid] = without_placeholder(image)
 
     def note_deleted(self, guid: str) -> None:
         """Forget an image, and put another one of its author in its place."""
@@ -162,7 +169,7 @@ class World:
         stored = store_image(
             self.server,
             Login(author.name, ""),
-            f"the bytes of image {number}".encode() * (1 + number * 997 % 9000),
+            _PICTURE + f"the bytes of image {number}".encode() * (1 + number * 997 % 9000),
             prompt=PROMPTS[number % len(PROMPTS)],
             tags=(TAGS[number % len(TAGS)], TAGS[(number + 3) % len(TAGS)]),
             filename=FILENAMES[number % len(FILENAMES)],
@@ -173,8 +180,8 @@ class World:
     def get(self, guid: str) -> pb.ImageDetail:
         """Get an image as the one who sees everything."""
         request = pb.GetImageRequest(guid=guid)
-        image: pb.ImageDetail = self.server.images.GetImage(request, metadata=self.admin.metadata, timeout=30).image
-        return image
+        answer = self.server.images.GetImage(request, metadata=self.admin.metadata, timeout=30)
+        return without_placeholder(answer.image)
 
 
 @contextlib.contextmanager

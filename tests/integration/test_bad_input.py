@@ -13,7 +13,7 @@ from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from pixyproxy.core.models import GenerationOptions
 from tests.integration.conftest import People
-from tests.support.image_client import SMALL, ImageClient
+from tests.support.image_client import SMALL, ImageClient, without_placeholder
 from tests.support.openai_stand_in import RunningStandIn
 from tests.support.rpc import TIMEOUT, Refusal, call_id_of, raw_stream, raw_unary, refusal
 from tests.support.servers import RunningServer, basic
@@ -256,7 +256,7 @@ def test_bytes_that_are_no_message_from_nobody(client: ImageClient) -> None:
 def test_a_field_that_is_not_known_here_is_passed_over(client: ImageClient, image: pb.ImageDetail) -> None:
     later = pb.GetImageRequest(guid=image.guid).SerializeToString() + b"\xfa\x3e\x05later"
     answer = _raw(client.server.channel, "GetImage")(later, metadata=client.metadata, timeout=TIMEOUT)
-    assert pb.GetImageResponse.FromString(answer).image == image
+    assert without_placeholder(pb.GetImageResponse.FromString(answer).image) == image
 
 
 @pytest.mark.parametrize(
@@ -330,7 +330,7 @@ def test_several_authorizations_are_none(client: ImageClient, image: pb.ImageDet
 def test_an_authorization_that_is_spelt_otherwise(client: ImageClient, image: pb.ImageDetail, spell: str) -> None:
     metadata = (("authorization", spell.format(client.metadata[0][1].removeprefix("Basic "))),)
     call = client.stub.GetImage.with_call(pb.GetImageRequest(guid=image.guid), metadata=metadata, timeout=TIMEOUT)
-    assert call[0].image == image
+    assert without_placeholder(call[0].image) == image
     assert call_id_of(call[1])
 
 

@@ -352,6 +352,19 @@ def test_a_picture_is_shown_as_the_terminal_can(
     assert ("▀" in terminal.raw) is (beginning == "\x1b[38;2;")
 
 
+def test_a_list_shows_its_pictures(server: RunningServer, people: People, asked: Env) -> None:
+    tag = "shown-in-a-list"
+    caller = ImageClient(server, people.ann)
+    guids = [caller.create("a castle", tags=[tag]).guid for _ in range(2)]
+    damaged = caller.create("a ruin", tags=[tag]).guid
+    server.image_file(damaged).write_bytes(b"x")
+    with at_a_terminal("list", "--tag", tag, "--show", env=asked(server, people.ann, TERM="xterm-kitty")) as terminal:
+        assert terminal.end() == 0
+    assert terminal.raw.count("\x1b_Ga=T,f=100,q=2,c=") == 2
+    assert all(guid in terminal.text for guid in (*guids, damaged))
+    assert f"The image {damaged} cannot be shown: CONTENT_DAMAGED" in terminal.text
+
+
 def test_bytes_are_not_written_to_a_terminal(server: RunningServer, people: People, asked: Env) -> None:
     guid = ImageClient(server, people.ann).create("a castle").guid
     with at_a_terminal("fetch", guid, "-o", "-", env=asked(server, people.ann)) as terminal:

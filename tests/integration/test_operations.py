@@ -79,6 +79,7 @@ def test_reflection_tells_what_is_served(server: RunningServer) -> None:
         "GetImage",
         "ListImages",
         "GetImageContent",
+        "BatchGetThumbnails",
         "UpdateImage",
         "DeleteImage",
     ]

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -84,12 +85,17 @@ def ann(client_of: ClientOf, server: RunningServer, people: People) -> Iterator[
         yield client
 
 
+def _settled(image: ImageDetail) -> ImageDetail:
+    """A detail without its placeholder, which may come between two looks at an image."""
+    return replace(image, placeholder=b"")
+
+
 def test_an_images_life(
     client_of: ClientOf, server: RunningServer, ann: PixyProxyClient, prompt: str, tmp_path: Path
 ) -> None:
     made = ann.create_image(prompt, tags=["sea"], size="64x64", output_format="webp")
     assert (made.prompt, made.tags, made.width, made.content_type) == (prompt, ("sea",), 64, "image/webp")
-    assert list(ann.search_images(prompt)) == [made]
+    assert [_settled(image) for image in ann.search_images(prompt)] == [_settled(made)]
     assert list(ann.list_images(guid=made.guid, visibility=Visibility.PUBLIC)) == []
 
     with client_of(server, None) as anybody:
@@ -98,7 +104,7 @@ def test_an_images_life(
         with pytest.raises(CredentialsError):
             anybody.delete_image(made.guid)
         changed = ann.update_image(made.guid, visibility=Visibility.PUBLIC)
-        assert anybody.get_image(made.guid) == changed
+        assert _settled(anybody.get_image(made.guid)) == _settled(changed)
         assert changed.tags == made.tags
         info = anybody.fetch_content(made.guid, tmp_path / "picture.webp")
     assert (tmp_path / "picture.webp").stat().st_size == info.size_bytes == made.size_bytes

@@ -66,6 +66,7 @@ _WRONG: dict[str, list[str]] = {
     "PIXYPROXY_ALLOW_LOW_MODERATION": ["maybe"],
     "PIXYPROXY_MAX_QUEUED": ["0", "-1", "1000001", "many"],
     "PIXYPROXY_GENERATION_RETENTION": ["0", "-1", "36501", "never"],
+    "PIXYPROXY_RENDITIONS": ["never", "on_create"],
     "PIXYPROXY_MAX_STREAMS": ["0", "10001", "x"],
     "PIXYPROXY_MAX_UNARY_CALLS": ["0", "10001", "x"],
     "PIXYPROXY_STALL_TIMEOUT": ["0", "3601", "nan"],

@@ -9,6 +9,7 @@ from pixyproxy_pb.v1 import generation_service_pb2 as gpb
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 from pixyproxy_pb.v1.generation_service_pb2_grpc import GenerationServiceStub
 
+from tests.support.image_client import without_placeholder
 from tests.support.rpc import TIMEOUT, Refusal, refusal
 from tests.support.servers import Login, RunningServer
 from tests.support.waiting import wait_until
@@ -45,8 +46,7 @@ class GenerationClient:
     def get(self, guid: str = "", *, request_id: str = "") -> gpb.Generation:
         """Get a generation."""
         key = {"guid": guid} if guid else {"request_id": request_id}
-        generation: gpb.Generation = self._call("GetGeneration", gpb.GetGenerationRequest(**key)).generation
-        return generation
+        return _settled(self._call("GetGeneration", gpb.GetGenerationRequest(**key)).generation)
 
     def page(self, **fields: Any) -> gpb.ListGenerationsResponse:
         """List a page."""
@@ -115,7 +115,7 @@ class Watch:
         messages = iter(self.call)
         for message in messages:
             if message.HasField("generation"):
-                self.generations.append(message.generation)
+                self.generations.append(_settled(message.generation))
                 self.seen.append(message.generation.state)
             else:
                 announced = message.partial_image
@@ -128,6 +128,12 @@ class Watch:
                 assert announced.content_type == "image/png"
                 self.seen.append((announced.index, bytes(data)))
             yield self.seen[-1]
+
+
+def _settled(generation: gpb.Generation) -> gpb.Generation:
+    if generation.HasField("image"):
+        without_placeholder(generation.image)
+    return generation
 
 
 def generation_stub(channel: Any) -> Any:

@@ -22,6 +22,12 @@ def import_requests(data: bytes, *, piece: int = 64 * 1024, **info: Any) -> Iter
         yield pb.ImportImageRequest(data=data[start : start + piece])
 
 
+def without_placeholder(image: pb.ImageDetail) -> pb.ImageDetail:
+    """A detail without its placeholder, which may come between two looks at an image."""
+    image.ClearField("placeholder")
+    return image
+
+
 class ImageClient:
     """Calls a server as one caller; what is refused raises grpc.RpcError.
 
@@ -42,8 +48,7 @@ class ImageClient:
     def create(self, prompt: str = "a lighthouse", *, timeout: float = TIMEOUT, **fields: Any) -> pb.ImageDetail:
         """Make an image, a small one where the fields hold no options."""
         request = pb.CreateImageRequest(prompt=prompt, **({"options": SMALL} | fields))
-        image: pb.ImageDetail = self._call("CreateImage", request, timeout).image
-        return image
+        return without_placeholder(self._call("CreateImage", request, timeout).image)
 
     def create_public(self, prompt: str = "a lighthouse", **fields: Any) -> pb.ImageDetail:
         """Make an image that everybody sees."""
@@ -59,13 +64,19 @@ class ImageClient:
         return refusal(self.stub.ImportImage, iter(requests), self.metadata)
 
     def get(self, guid: str) -> pb.ImageDetail:
-        """Get an image's detail."""
+        """Get an image's detail, without its placeholder."""
+        return without_placeholder(self._call("GetImage", pb.GetImageRequest(guid=guid)).image)
+
+    def placeholder(self, guid: str) -> bytes:
+        """Get an image's placeholder, empty while there is none."""
         image: pb.ImageDetail = self._call("GetImage", pb.GetImageRequest(guid=guid)).image
-        return image
+        return image.placeholder
 
     def page(self, **fields: Any) -> pb.ListImagesResponse:
         """List a page."""
         page: pb.ListImagesResponse = self._call("ListImages", pb.ListImagesRequest(**fields))
+        for image in page.images:
+            without_placeholder(image)
         return page
 
     def pages(self, **fields: Any) -> Iterator[list[pb.ImageDetail]]:
@@ -94,8 +105,7 @@ class ImageClient:
         request = pb.UpdateImageRequest(guid=guid, **fields)
         if mask is not None:
             request.update_mask.CopyFrom(FieldMask(paths=mask))
-        image: pb.ImageDetail = self._call("UpdateImage", request).image
-        return image
+        return without_placeholder(self._call("UpdateImage", request).image)
 
     def delete(self, guid: str) -> None:
         """Delete an image."""

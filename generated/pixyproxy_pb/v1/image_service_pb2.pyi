@@ -23,6 +23,14 @@ class Origin(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ORIGIN_GENERATED: _ClassVar[Origin]
     ORIGIN_EDITED: _ClassVar[Origin]
     ORIGIN_IMPORTED: _ClassVar[Origin]
+
+class Rendition(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    RENDITION_UNSPECIFIED: _ClassVar[Rendition]
+    RENDITION_256: _ClassVar[Rendition]
+    RENDITION_512: _ClassVar[Rendition]
+    RENDITION_1024: _ClassVar[Rendition]
+    RENDITION_2048: _ClassVar[Rendition]
 VISIBILITY_UNSPECIFIED: Visibility
 VISIBILITY_PRIVATE: Visibility
 VISIBILITY_PUBLIC: Visibility
@@ -30,6 +38,11 @@ ORIGIN_UNSPECIFIED: Origin
 ORIGIN_GENERATED: Origin
 ORIGIN_EDITED: Origin
 ORIGIN_IMPORTED: Origin
+RENDITION_UNSPECIFIED: Rendition
+RENDITION_256: Rendition
+RENDITION_512: Rendition
+RENDITION_1024: Rendition
+RENDITION_2048: Rendition
 
 class Usage(_message.Message):
     __slots__ = ("input_tokens", "output_tokens", "total_tokens", "input_text_tokens", "input_image_tokens", "output_text_tokens", "output_image_tokens")
@@ -58,7 +71,7 @@ class Cost(_message.Message):
     def __init__(self, nano_usd: _Optional[int] = ..., price_list: _Optional[str] = ...) -> None: ...
 
 class ImageDetail(_message.Message):
-    __slots__ = ("guid", "filename", "prompt", "tags", "author", "visibility", "content_type", "size_bytes", "sha256", "width", "height", "model", "created_at", "updated_at", "usage", "options", "origin", "source_guids", "cost")
+    __slots__ = ("guid", "filename", "prompt", "tags", "author", "visibility", "content_type", "size_bytes", "sha256", "width", "height", "model", "created_at", "updated_at", "usage", "options", "origin", "source_guids", "cost", "placeholder")
     GUID_FIELD_NUMBER: _ClassVar[int]
     FILENAME_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
@@ -78,6 +91,7 @@ class ImageDetail(_message.Message):
     ORIGIN_FIELD_NUMBER: _ClassVar[int]
     SOURCE_GUIDS_FIELD_NUMBER: _ClassVar[int]
     COST_FIELD_NUMBER: _ClassVar[int]
+    PLACEHOLDER_FIELD_NUMBER: _ClassVar[int]
     guid: str
     filename: str
     prompt: str
@@ -97,7 +111,8 @@ class ImageDetail(_message.Message):
     origin: Origin
     source_guids: _containers.RepeatedScalarFieldContainer[str]
     cost: Cost
-    def __init__(self, guid: _Optional[str] = ..., filename: _Optional[str] = ..., prompt: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., author: _Optional[str] = ..., visibility: _Optional[_Union[Visibility, str]] = ..., content_type: _Optional[str] = ..., size_bytes: _Optional[int] = ..., sha256: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., model: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., options: _Optional[_Union[GenerationOptions, _Mapping]] = ..., origin: _Optional[_Union[Origin, str]] = ..., source_guids: _Optional[_Iterable[str]] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ...) -> None: ...
+    placeholder: bytes
+    def __init__(self, guid: _Optional[str] = ..., filename: _Optional[str] = ..., prompt: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., author: _Optional[str] = ..., visibility: _Optional[_Union[Visibility, str]] = ..., content_type: _Optional[str] = ..., size_bytes: _Optional[int] = ..., sha256: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., model: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., options: _Optional[_Union[GenerationOptions, _Mapping]] = ..., origin: _Optional[_Union[Origin, str]] = ..., source_guids: _Optional[_Iterable[str]] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ..., placeholder: _Optional[bytes] = ...) -> None: ...
 
 class GenerationOptions(_message.Message):
     __slots__ = ("model", "size", "quality", "output_format", "background", "moderation", "output_compression", "partial_images", "input_fidelity")
@@ -228,16 +243,18 @@ class ListImagesResponse(_message.Message):
     def __init__(self, images: _Optional[_Iterable[_Union[ImageDetail, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class GetImageContentRequest(_message.Message):
-    __slots__ = ("guid", "read_offset", "read_limit", "if_none_match")
+    __slots__ = ("guid", "read_offset", "read_limit", "if_none_match", "rendition")
     GUID_FIELD_NUMBER: _ClassVar[int]
     READ_OFFSET_FIELD_NUMBER: _ClassVar[int]
     READ_LIMIT_FIELD_NUMBER: _ClassVar[int]
     IF_NONE_MATCH_FIELD_NUMBER: _ClassVar[int]
+    RENDITION_FIELD_NUMBER: _ClassVar[int]
     guid: str
     read_offset: int
     read_limit: int
     if_none_match: str
-    def __init__(self, guid: _Optional[str] = ..., read_offset: _Optional[int] = ..., read_limit: _Optional[int] = ..., if_none_match: _Optional[str] = ...) -> None: ...
+    rendition: Rendition
+    def __init__(self, guid: _Optional[str] = ..., read_offset: _Optional[int] = ..., read_limit: _Optional[int] = ..., if_none_match: _Optional[str] = ..., rendition: _Optional[_Union[Rendition, str]] = ...) -> None: ...
 
 class GetImageContentResponse(_message.Message):
     __slots__ = ("info", "data")
@@ -248,20 +265,58 @@ class GetImageContentResponse(_message.Message):
     def __init__(self, info: _Optional[_Union[ContentInfo, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class ContentInfo(_message.Message):
-    __slots__ = ("guid", "filename", "content_type", "size_bytes", "sha256", "not_modified")
+    __slots__ = ("guid", "filename", "content_type", "size_bytes", "sha256", "not_modified", "rendition", "width", "height")
     GUID_FIELD_NUMBER: _ClassVar[int]
     FILENAME_FIELD_NUMBER: _ClassVar[int]
     CONTENT_TYPE_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
     NOT_MODIFIED_FIELD_NUMBER: _ClassVar[int]
+    RENDITION_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
     guid: str
     filename: str
     content_type: str
     size_bytes: int
     sha256: str
     not_modified: bool
-    def __init__(self, guid: _Optional[str] = ..., filename: _Optional[str] = ..., content_type: _Optional[str] = ..., size_bytes: _Optional[int] = ..., sha256: _Optional[str] = ..., not_modified: _Optional[bool] = ...) -> None: ...
+    rendition: Rendition
+    width: int
+    height: int
+    def __init__(self, guid: _Optional[str] = ..., filename: _Optional[str] = ..., content_type: _Optional[str] = ..., size_bytes: _Optional[int] = ..., sha256: _Optional[str] = ..., not_modified: _Optional[bool] = ..., rendition: _Optional[_Union[Rendition, str]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ...) -> None: ...
+
+class BatchGetThumbnailsRequest(_message.Message):
+    __slots__ = ("guids", "rendition")
+    GUIDS_FIELD_NUMBER: _ClassVar[int]
+    RENDITION_FIELD_NUMBER: _ClassVar[int]
+    guids: _containers.RepeatedScalarFieldContainer[str]
+    rendition: Rendition
+    def __init__(self, guids: _Optional[_Iterable[str]] = ..., rendition: _Optional[_Union[Rendition, str]] = ...) -> None: ...
+
+class BatchGetThumbnailsResponse(_message.Message):
+    __slots__ = ("thumbnails", "next_guids")
+    THUMBNAILS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_GUIDS_FIELD_NUMBER: _ClassVar[int]
+    thumbnails: _containers.RepeatedCompositeFieldContainer[Thumbnail]
+    next_guids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, thumbnails: _Optional[_Iterable[_Union[Thumbnail, _Mapping]]] = ..., next_guids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Thumbnail(_message.Message):
+    __slots__ = ("guid", "data", "content_type", "width", "height", "error")
+    GUID_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_TYPE_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    guid: str
+    data: bytes
+    content_type: str
+    width: int
+    height: int
+    error: str
+    def __init__(self, guid: _Optional[str] = ..., data: _Optional[bytes] = ..., content_type: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
 
 class UpdateImageRequest(_message.Message):
     __slots__ = ("guid", "filename", "tags", "visibility", "update_mask")

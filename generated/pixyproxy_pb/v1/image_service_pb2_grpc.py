@@ -60,6 +60,11 @@ class ImageServiceStub:
                 request_serializer=pixyproxy__pb_dot_v1_dot_image__service__pb2.GetImageContentRequest.SerializeToString,
                 response_deserializer=pixyproxy__pb_dot_v1_dot_image__service__pb2.GetImageContentResponse.FromString,
                 _registered_method=True)
+        self.BatchGetThumbnails = channel.unary_unary(
+                '/pixyproxy.v1.ImageService/BatchGetThumbnails',
+                request_serializer=pixyproxy__pb_dot_v1_dot_image__service__pb2.BatchGetThumbnailsRequest.SerializeToString,
+                response_deserializer=pixyproxy__pb_dot_v1_dot_image__service__pb2.BatchGetThumbnailsResponse.FromString,
+                _registered_method=True)
         self.UpdateImage = channel.unary_unary(
                 '/pixyproxy.v1.ImageService/UpdateImage',
                 request_serializer=pixyproxy__pb_dot_v1_dot_image__service__pb2.UpdateImageRequest.SerializeToString,
@@ -111,7 +116,19 @@ class ImageServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetImageContent(self, request, context):
-        """Streams the bytes of one image. The first message holds `info` and no data, every later one holds data.
+        """Streams the bytes of one image, or of a rendition of it. The first message holds `info` and no data, every later one holds data.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchGetThumbnails(self, request, context):
+        """Returns small renditions of several images, such as those of a page of a gallery. An image that cannot be shown has an
+        error of its own; the call succeeds.
+
+        Thumbnails that are not made yet are waited for, for at most two seconds in all, or longer if there is nothing else to
+        return. Those that are not made by then, and those beyond 3 MiB, are named in next_guids: ask for them in the next call.
+        Every call returns at least one thumbnail or error, so that such calls come to an end.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -160,6 +177,11 @@ def add_ImageServiceServicer_to_server(servicer, server):
                     servicer.GetImageContent,
                     request_deserializer=pixyproxy__pb_dot_v1_dot_image__service__pb2.GetImageContentRequest.FromString,
                     response_serializer=pixyproxy__pb_dot_v1_dot_image__service__pb2.GetImageContentResponse.SerializeToString,
+            ),
+            'BatchGetThumbnails': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchGetThumbnails,
+                    request_deserializer=pixyproxy__pb_dot_v1_dot_image__service__pb2.BatchGetThumbnailsRequest.FromString,
+                    response_serializer=pixyproxy__pb_dot_v1_dot_image__service__pb2.BatchGetThumbnailsResponse.SerializeToString,
             ),
             'UpdateImage': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateImage,
@@ -308,6 +330,33 @@ class ImageService:
             '/pixyproxy.v1.ImageService/GetImageContent',
             pixyproxy__pb_dot_v1_dot_image__service__pb2.GetImageContentRequest.SerializeToString,
             pixyproxy__pb_dot_v1_dot_image__service__pb2.GetImageContentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchGetThumbnails(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pixyproxy.v1.ImageService/BatchGetThumbnails',
+            pixyproxy__pb_dot_v1_dot_image__service__pb2.BatchGetThumbnailsRequest.SerializeToString,
+            pixyproxy__pb_dot_v1_dot_image__service__pb2.BatchGetThumbnailsResponse.FromString,
             options,
             channel_credentials,
             insecure,

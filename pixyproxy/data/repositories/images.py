@@ -39,7 +39,7 @@ _COLUMNS = """
   images.visibility, images.content_type, images.size_bytes, images.sha256, images.width, images.height, images.model,
   images.input_tokens, images.output_tokens, images.total_tokens, images.input_text_tokens, images.input_image_tokens,
   images.output_text_tokens, images.output_image_tokens, images.options, images.origin, images.source_guids,
-  images.cost_nano_usd, images.price_list, images.created_at, images.updated_at
+  images.cost_nano_usd, images.price_list, images.placeholder, images.created_at, images.updated_at
 """
 _SELECT = f"SELECT {_COLUMNS} FROM images JOIN users ON users.id = images.author_id"  # noqa: S608
 _INSERT = """
@@ -100,6 +100,13 @@ class ImageRepository:
         return self._with_visible_sources(
             [(image if image is not None and _may_see(caller, image) else None, caller) for image, caller in found]
         )
+
+    def visible(self, guids: Sequence[str], caller: Caller | None) -> set[str]:
+        """Return those guids that are of images which ``caller`` may see."""
+        if not guids:
+            return set()
+        sql, parameters = _several_query([(guid, caller) for guid in guids], "SELECT images.guid FROM images")
+        return {row["guid"] for row in self._context.fetch_all(sql, parameters)}
 
     def _with_visible_sources(self, found: Sequence[tuple[Image | None, Caller | None]]) -> list[Image | None]:
         """Return images without those sources that are deleted, or that the caller beside each may not see."""
@@ -177,6 +184,13 @@ class ImageRepository:
         )
         after = replace(before, filename=image.filename, tags=image.tags, visibility=image.visibility)
         self._index.change(image.id, before, after)
+
+    def set_placeholder(self, guid: str, placeholder: bytes) -> None:
+        """Store the placeholder of an image, if the image exists."""
+        self._context.execute(
+            "UPDATE images SET placeholder = :placeholder WHERE guid = :guid",
+            {"guid": guid, "placeholder": placeholder},
+        )
 
     def delete(self, image_id: int) -> None:
         """Delete an image, also from the search index; its row must be locked. What was spent stays counted."""

@@ -27,6 +27,14 @@ class ServerValueRepository:
             {"guid": new_guid(), "name": name, "value": value},
         )
 
+    def replace(self, name: str, old: str, new: str) -> bool:
+        """Store a value in place of ``old``; return False if the name has another value."""
+        replaced = self._context.execute(
+            "UPDATE server_values SET value = :new WHERE name = :name AND value = :old",
+            {"name": name, "old": old, "new": new},
+        )
+        return replaced == 1
+
     def set(self, name: str, value: str) -> None:
         """Store the value of a name, in place of an earlier one."""
         # One statement: between two, another transaction could insert the first value.

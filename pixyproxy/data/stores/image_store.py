@@ -91,6 +91,18 @@ class ImageStore(ABC):
         """Delete the bytes of an image, if there are any."""
 
     @abstractmethod
+    def write_rendition(self, guid: str, edge: int, data: Buffer) -> None:
+        """Store the bytes of a rendition of an image, which fits a square of ``edge`` pixels. Raises as ``write``."""
+
+    @abstractmethod
+    def open_rendition(self, guid: str, edge: int) -> ContentReader:
+        """Open the bytes of a rendition. Raises as ``open``."""
+
+    @abstractmethod
+    def delete_rendition(self, guid: str, edge: int) -> None:
+        """Delete the bytes of a rendition, if there are any."""
+
+    @abstractmethod
     def write_manifest(self, guid: str, manifest: str) -> None:
         """Store the manifest of an image, durably and atomically. Raises as ``write``."""
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from pixyproxy.core.exceptions import ConfigurationError, ContentDamagedError, PixyProxyException, StorageFullError
 from pixyproxy.core.models import new_guid
 from pixyproxy.data.stores.image_store import ContentReader
-from pixyproxy.data.stores.path_image_store import PathImageStore, content_path
+from pixyproxy.data.stores.path_image_store import PathImageStore
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -56,12 +56,6 @@ class LocalImageStore(PathImageStore):
         if not is_writable or room.f_bavail * room.f_frsize < images * _ROOM_PER_IMAGE:
             raise StorageFullError("There is no room left for images; nothing was generated.")
 
-    def open(self, guid: str) -> ContentReader:  # noqa: D102  inherited
-        try:
-            return _LocalReader(_opened(self._folder / content_path(guid)))
-        except FileNotFoundError as error:
-            raise ContentDamagedError("The stored bytes of the image are missing.") from error
-
     def delete_partial_writes(self) -> None:  # noqa: D102  inherited
         for name in self._names_in(self._parts.name):
             _delete_if_abandoned(self._parts / name)
@@ -76,6 +70,12 @@ class LocalImageStore(PathImageStore):
             _fsync_folder(file.parent)
         except OSError as error:
             raise _translated(error) from error
+
+    def _open(self, path: str) -> ContentReader:
+        try:
+            return _LocalReader(_opened(self._folder / path))
+        except FileNotFoundError as error:
+            raise ContentDamagedError("The stored bytes of the image are missing.") from error
 
     def _get(self, path: str) -> bytes | None:
         try:

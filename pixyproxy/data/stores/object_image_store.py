@@ -27,7 +27,7 @@ from pixyproxy.core.exceptions import (
 )
 from pixyproxy.data.stores.bucket_address import BucketAddress
 from pixyproxy.data.stores.image_store import ContentReader
-from pixyproxy.data.stores.path_image_store import PathImageStore, content_path
+from pixyproxy.data.stores.path_image_store import PathImageStore
 
 if TYPE_CHECKING:
     from obstore import BytesStream, GetOptions
@@ -124,9 +124,6 @@ class ObjectImageStore(PathImageStore):
         _send(self._objects, f".room/{random.randrange(_ROOM_KEYS)}", b"room")  # noqa: S311  no secret
         self._had_room_at = time.monotonic()
 
-    def open(self, guid: str) -> ContentReader:  # noqa: D102  inherited
-        return _ObjectReader(self._objects, content_path(guid))
-
     def delete_partial_writes(self) -> None:
         """Do nothing: an upload that is interrupted leaves nothing."""
 
@@ -136,6 +133,9 @@ class ObjectImageStore(PathImageStore):
         if not self._holds(path, sent):
             _logger.error("The object store accepted %s and has other bytes.", path)
             raise StorageUnavailableError("The image store does not keep what it is given.")
+
+    def _open(self, path: str) -> ContentReader:
+        return _ObjectReader(self._objects, path)
 
     def _holds(self, key: str, data: memoryview) -> bool:
         """Tell whether an object has the bytes that were sent; not every store checks what it receives."""

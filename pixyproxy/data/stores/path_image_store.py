@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pixyproxy.core.exceptions import ContentDamagedError
 from pixyproxy.core.models import new_guid
-from pixyproxy.data.stores.image_store import ImageStore
+from pixyproxy.data.stores.image_store import ContentReader, ImageStore
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -24,6 +24,10 @@ class PathImageStore(ImageStore):
     @abstractmethod
     def _put(self, path: str, data: Buffer) -> None:
         """Store bytes. Raises as ``write``."""
+
+    @abstractmethod
+    def _open(self, path: str) -> ContentReader:
+        """Open the bytes under a path. Raises as ``open``."""
 
     @abstractmethod
     def _get(self, path: str) -> bytes | None:
@@ -44,8 +48,20 @@ class PathImageStore(ImageStore):
     def write(self, guid: str, data: Buffer) -> None:  # noqa: D102  inherited
         self._put(content_path(guid), data)
 
+    def open(self, guid: str) -> ContentReader:  # noqa: D102  inherited
+        return self._open(content_path(guid))
+
     def delete(self, guid: str) -> None:  # noqa: D102  inherited
         self._remove(content_path(guid))
+
+    def write_rendition(self, guid: str, edge: int, data: Buffer) -> None:  # noqa: D102  inherited
+        self._put(_rendition_path(guid, edge), data)
+
+    def open_rendition(self, guid: str, edge: int) -> ContentReader:  # noqa: D102  inherited
+        return self._open(_rendition_path(guid, edge))
+
+    def delete_rendition(self, guid: str, edge: int) -> None:  # noqa: D102  inherited
+        self._remove(_rendition_path(guid, edge))
 
     def write_manifest(self, guid: str, manifest: str) -> None:  # noqa: D102  inherited
         self._put(f"{_MANIFESTS}/{guid}", manifest.encode())
@@ -85,3 +101,7 @@ class PathImageStore(ImageStore):
 def content_path(guid: str) -> str:
     """Return the path of image bytes: two levels of 256 folders keep folders small at millions of images."""
     return f"{guid[0:2]}/{guid[2:4]}/{guid}"
+
+
+def _rendition_path(guid: str, edge: int) -> str:
+    return f"{content_path(guid)}.{edge}.webp"

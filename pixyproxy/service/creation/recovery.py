@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TypeVar
@@ -13,6 +14,7 @@ from cachetools import TTLCache
 
 from pixyproxy.core.exceptions import (
     CallerGoneError,
+    ConstraintViolationError,
     DBConnectionError,
     OutcomeUnknownError,
     PixyProxyException,
@@ -25,6 +27,7 @@ from pixyproxy.data.repositories.deletions import DeletionRepository
 from pixyproxy.data.repositories.generation_details import GenerationDetailRepository
 from pixyproxy.data.repositories.generations import Generation, GenerationRepository
 from pixyproxy.data.repositories.pending_imports import PendingImportRepository
+from pixyproxy.data.repositories.renditions import RenditionRepository
 from pixyproxy.data.stores.image_store import ImageStore
 from pixyproxy.data.transactions import in_transaction
 from pixyproxy.service.creation.storing import ImageStoring
@@ -84,6 +87,8 @@ class Recovery:
         self._forget_at = 0.0
         # The deletion that failed last, or 0. The next run begins after it.
         self._failed_deletion = 0
+        # The rendition that was checked last; after the last of all, 0.
+        self._seen_rendition = 0
         self._task = PeriodicTask("recovery", self._run, retry_interval=retry_interval)
 
     def start(self) -> None:
@@ -113,6 +118,7 @@ class Recovery:
             self._commit_listed,
             self._end_expired,
             self._discard_imports,
+            self._find_orphans,
             self._finish_deletions,
             self._delete_partials,
             self._forget_requests,
@@ -168,6 +174,19 @@ class Recovery:
                 # The store may be unavailable: leave the rest to the next run.
                 self._failed_deletion = deletion.id
                 return
+
+    def _find_orphans(self) -> None:
+        """Record deletions for images whose renditions are still there, such as those that an earlier release deleted.
+
+        Each run looks at the next few renditions.
+        """
+        with self._database.reading() as context:
+            orphans, self._seen_rendition = RenditionRepository(context).get_orphans(
+                _ROWS_A_RUN, after=self._seen_rendition
+            )
+        for guid in orphans:
+            with suppress(ConstraintViolationError):  # Its deletion is recorded.
+                in_transaction(self._database, partial(_insert_deletion, guid))
 
     def _delete_partials(self) -> None:
         """Delete the partial images of generations that ended long enough ago for all watchers to have seen them."""
@@ -246,6 +265,10 @@ class Recovery:
         if guid not in self._reported and len(self._reported) < self._reported.maxsize:
             self._reported[guid] = None
             _logger.error("The image %s %s", guid, what, exc_info=traceback)
+
+
+def _insert_deletion(guid: str, context: DatabaseContext) -> None:
+    DeletionRepository(context).insert(guid)
 
 
 def _worker_died() -> OutcomeUnknownError:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.deletions import DeletionRepository
 from pixyproxy.data.repositories.generations import Generation, GenerationRepository
 from pixyproxy.data.repositories.images import ImageRepository
+from pixyproxy.data.repositories.renditions import RenditionRepository
 from pixyproxy.data.stores.image_store import ImageStore
 from pixyproxy.data.transactions import in_transaction
 from pixyproxy.service.creation.retrying import Result, retried
@@ -47,6 +48,7 @@ class ImageStoring:
         store: ImageStore,
         *,
         lease: timedelta,
+        planned_renditions: Sequence[int] = (),
         retry_interval: float = 1.0,
         give_up_after: float = 600.0,
     ) -> None:
@@ -56,12 +58,14 @@ class ImageStoring:
             database: where details are committed.
             store: where bytes and manifests are stored.
             lease: how long a lease lasts.
+            planned_renditions: the edges of the renditions that are made of every image, in pixels, or ``PLACEHOLDER``.
             retry_interval: seconds between two attempts to write to a store that is unavailable.
             give_up_after: seconds after which such attempts end.
         """
         self._database = database
         self._store = store
         self._lease = lease
+        self._planned_renditions = planned_renditions
         self._retry_interval = retry_interval
         self._give_up_after = give_up_after
 
@@ -116,9 +120,21 @@ class ImageStoring:
         Raises:
             DBConnectionError: the database is unavailable.
         """
-        image = in_transaction(self._database, lambda context: _commit(context, generation, detail))
+        image = in_transaction(self._database, lambda context: self._commit(context, generation, detail))
         self._drop_manifest(detail.guid)
         return image
+
+    def _commit(self, context: DatabaseContext, generation: Generation, detail: ImageDetail) -> Image:
+        images = ImageRepository(context)
+        if not GenerationRepository(context).succeed(generation):
+            return images.get_any(detail.guid)
+        self.plan_renditions(context, detail.guid)
+        return images.insert(detail, generation.author_id)
+
+    def plan_renditions(self, context: DatabaseContext, guid: str) -> None:
+        """Plan the renditions of a new image, in the transaction that commits it."""
+        for edge in self._planned_renditions:
+            RenditionRepository(context).plan([guid], edge)
 
     def rescue(self, generation: Generation) -> bool:
         """Commit the stored image of a generation whose worker has ended; return whether an image is committed.
@@ -157,10 +173,24 @@ class ImageStoring:
         return True
 
     def delete_bytes(self, guid: str) -> None:
-        """Delete the bytes of a deleted image, and the record of its deletion."""
+        """Delete the bytes of a deleted image and of its renditions, and the record of its deletion.
+
+        If a rendition is being made, that and the record are left to recovery.
+        """
         self._store.delete_manifest(guid)
         self._store.delete(guid)
-        in_transaction(self._database, lambda context: DeletionRepository(context).delete(guid))
+        with self._database.reading() as context:
+            renditions = RenditionRepository(context).get_of_image(guid)
+        idle = [rendition for rendition in renditions if not rendition.is_leased]
+        for rendition in idle:
+            self._store.delete_rendition(guid, rendition.edge)
+
+        def delete(context: DatabaseContext) -> None:
+            RenditionRepository(context).delete([rendition.id for rendition in idle])
+            if len(idle) == len(renditions):
+                DeletionRepository(context).delete(guid)
+
+        in_transaction(self._database, delete)
 
     def _until_stored(self, write: Callable[[], Result], give_up_at: float) -> Result:
         return retried(write, StorageUnavailableError, interval=self._retry_interval, give_up_at=give_up_at)
@@ -181,10 +211,3 @@ class ImageStoring:
             self._store.delete_manifest(guid)
         except PixyProxyException as error:
             _logger.warning("The manifest of the image %s could not be deleted: %s", guid, error.message)
-
-
-def _commit(context: DatabaseContext, generation: Generation, detail: ImageDetail) -> Image:
-    images = ImageRepository(context)
-    if GenerationRepository(context).succeed(generation):
-        return images.insert(detail, generation.author_id)
-    return images.get_any(detail.guid)

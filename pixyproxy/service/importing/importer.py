@@ -69,7 +69,7 @@ class ImageImporter:
         Args:
             database: where details are committed.
             store: where bytes are stored.
-            storing: deletes bytes.
+            storing: plans renditions, and deletes bytes.
             max_bytes: the most bytes of an image.
             longest_write: how long storing and committing may take; after that, the import counts as dead.
         """
@@ -118,6 +118,7 @@ class ImageImporter:
                 return None
             if asked.request_id is not None:
                 GenerationRepository(context).insert_import(author.user_id, asked.request_id, fingerprint, detail.guid)
+            self._storing.plan_renditions(context, detail.guid)
             return ImageRepository(context).insert(detail, author.user_id)
 
         in_transaction(self._database, lambda context: PendingImportRepository(context).insert(detail.guid, expires_at))

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pixyproxy.core.call import CallScope
+from pixyproxy.core.exceptions import ImageNotFoundError
 from pixyproxy.core.models import (
     Caller,
     ContentRequest,
@@ -20,6 +21,9 @@ from pixyproxy.core.models import (
     ImagePage,
     ImagePageRequest,
     Origin,
+    Thumbnail,
+    Thumbnails,
+    ThumbnailsRequest,
     Usage,
     Visibility,
 )
@@ -74,6 +78,7 @@ def make_image(**changes: Any) -> Image:
         "origin": Origin.EDITED,
         "source_guids": (OTHER_GUID,),
         "cost": Cost(nano_usd=31_730_000, price_list="2026-11-21"),
+        "placeholder": b"hash",
         "created_at": datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC),
         "updated_at": datetime(2026, 1, 2, 3, 4, 6, tzinfo=UTC),
     }
@@ -111,9 +116,13 @@ class FakeImageService(ImageServiceInterface):
         self._answer(request, caller)
         return self.page
 
-    def get_image_file(self, request: ContentRequest, caller: Caller | None) -> ImageContent:
-        self._answer(request, caller)
+    def get_image_file(self, request: ContentRequest, caller: Caller | None, call: CallScope) -> ImageContent:
+        self._answer(request, caller, call)
         return ImageContent(self.image, self.reader, count=self.image.size_bytes)
+
+    def get_thumbnails(self, request: ThumbnailsRequest, caller: Caller | None, call: CallScope) -> Thumbnails:
+        self._answer(request, caller, call)
+        return Thumbnails([Thumbnail(GUID, DATA, 256, 192), Thumbnail(OTHER_GUID, error=ImageNotFoundError(GUID))], [])
 
     def update_image(self, changes: ImageChanges, caller: Caller | None) -> Image:
         self._answer(changes, caller)

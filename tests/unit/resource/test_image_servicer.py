@@ -50,9 +50,19 @@ def call(server: Any, method: str, request: Message) -> Any:
     return response
 
 
+class _Context:
+    """What the servicer asks of a call that has no deadline and is never cancelled."""
+
+    def time_remaining(self) -> None:
+        return None
+
+    def add_callback(self, callback: object) -> bool:
+        return True
+
+
 def call_directly(images: FakeImageService, method: str, request: Message) -> Any:
     """Call the servicer's method itself, for the exceptions that it leaves to the interceptor."""
-    return getattr(ImageServicer(images), method)(request, None)
+    return getattr(ImageServicer(images), method)(request, _Context())
 
 
 def test_get_image_returns_every_field(server: Any, images: FakeImageService) -> None:
@@ -79,6 +89,7 @@ def test_get_image_returns_every_field(server: Any, images: FakeImageService) ->
         origin=pb.ORIGIN_EDITED,
         source_guids=[OTHER_GUID],
         cost=pb.Cost(nano_usd=31_730_000, price_list="2026-11-21"),
+        placeholder=b"hash",
     )
     assert images.asked == [(GUID, None)]
 
@@ -181,6 +192,8 @@ def test_content_comes_as_info_and_then_chunks(server: Any, images: FakeImageSer
         size_bytes=len(DATA),
         sha256=images.image.sha256,
         not_modified=False,
+        width=640,
+        height=480,
     )
     assert first.data == b""
     assert not any(chunk.HasField("info") for chunk in chunks)

@@ -47,6 +47,7 @@ def test_nothing_can_be_written_without_credentials() -> None:
     anonymous = {name for name, policy in POLICIES.items() if policy.credentials is not Credentials.REQUIRED}
 
     assert {name.rpartition("/")[2] for name in anonymous if name.startswith("/pixyproxy.")} == {
+        "BatchGetThumbnails",
         "GetImage",
         "ListImages",
         "GetImageContent",
@@ -58,8 +59,9 @@ def test_what_sends_a_stream_is_in_the_bulkhead_of_streams() -> None:
     for name, policy in POLICIES.items():
         _, service, method = name.split("/")
         is_stream = pool.FindServiceByName(service).methods_by_name[method].server_streaming
-        # Watchers of health hold no thread.
-        assert (policy.bulkhead is Bulkhead.STREAM) == (is_stream and service != health.SERVICE_NAME), name
+        # Watchers of health hold no thread; thumbnails are read, and waited for, as the bytes of streams are.
+        reads_bytes = is_stream or method == "BatchGetThumbnails"
+        assert (policy.bulkhead is Bulkhead.STREAM) == (reads_bytes and service != health.SERVICE_NAME), name
 
 
 def test_the_published_service_config_repeats_what_may_always_be_repeated() -> None:
@@ -80,6 +82,7 @@ def test_the_published_service_config_repeats_what_may_always_be_repeated() -> N
         calls.get_image("guid"),
         calls.list_images(1, ""),
         calls.get_content("guid", read_offset=0, read_limit=0, if_none_match=""),
+        calls.get_thumbnails(["guid"], 256),
         calls.create_generation("a prompt"),
         calls.get_generation("guid", ""),
         calls.list_generations(1, ""),

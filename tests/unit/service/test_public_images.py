@@ -23,6 +23,7 @@ from pixyproxy.resource.mapping import from_image_page
 from pixyproxy.service import public_images
 from pixyproxy.service.page_tokens import PageTokens, new_page_token_key
 from pixyproxy.service.public_images import PublicImageService
+from pixyproxy.service.renditions.requesting import RenditionRequests
 from tests.contract.records import add_images
 from tests.unit.resource.fakes import make_image
 
@@ -33,7 +34,8 @@ COUNT = 120
 
 @pytest.fixture
 def service(database: Database, store: LocalImageStore) -> PublicImageService:
-    return PublicImageService(database, store, PageTokens(new_page_token_key()))
+    renditions = RenditionRequests(database, on_request=lambda: None)
+    return PublicImageService(database, store, PageTokens(new_page_token_key()), renditions)
 
 
 def test_no_image_takes_more_of_a_page_than_is_reckoned() -> None:
@@ -49,6 +51,7 @@ def test_no_image_takes_more_of_a_page_than_is_reckoned() -> None:
         width=2**31 - 1,
         height=2**31 - 1,
         model="x" * 64,
+        placeholder=bytes(32),
         usage=Usage(input_tokens=most, output_tokens=most, total_tokens=most),
         created_at=EARLY + timedelta(microseconds=999_999),
         updated_at=EARLY + timedelta(microseconds=999_999),

@@ -1,0 +1,334 @@
+"""The renditions of images, made or yet to be made.
+
+The table is the queue, too: workers of any server claim from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+
+from pixyproxy.core.error_records import to_record
+from pixyproxy.core.exceptions import PixyProxyException
+from pixyproxy.data.database import DatabaseContext, Row, in_list
+
+_COLUMNS = "id, image_guid, edge, state, owner, due_at, sha256, size_bytes, width, height, error, updated_at"
+_NOBODY = ""
+
+PLACEHOLDER = 0
+"""The edge that stands for the placeholder of an image, whose row is deleted when it is made."""
+
+
+class RenditionState(StrEnum):
+    """How far a rendition has come."""
+
+    REQUESTED = "requested"
+    PLANNED = "planned"
+    """To be made when no other is requested: nobody waits for it."""
+    MADE = "made"
+    FAILED = "failed"
+
+
+_OPEN = f"('{RenditionState.REQUESTED}', '{RenditionState.PLANNED}')"
+
+
+@dataclass(frozen=True)
+class Rendition:
+    """A rendition of an image.
+
+    Attributes:
+        id: the row's id.
+        image_guid: the image.
+        edge: the length of the edge of the square that it fits, in pixels.
+        state: how far it has come.
+        owner: the worker that has claimed it, or empty.
+        due_at: when a worker may claim it, such as the end of a lease; of a failed one, when it may be requested again.
+        sha256: of its bytes, in lower-case hexadecimal; like the next ones, None unless it is made.
+        size_bytes: the number of its bytes.
+        width: in pixels.
+        height: in pixels.
+        error: the record of the error if it has failed, or None; see ``pixyproxy.core.error_records``.
+        updated_at: when the row last changed.
+    """
+
+    id: int
+    image_guid: str
+    edge: int
+    state: RenditionState
+    owner: str
+    due_at: datetime
+    sha256: str | None
+    size_bytes: int | None
+    width: int | None
+    height: int | None
+    error: str | None
+    updated_at: datetime
+
+    @property
+    def is_final(self) -> bool:
+        """Whether no worker is going to change it."""
+        return self.state in (RenditionState.MADE, RenditionState.FAILED)
+
+    @property
+    def is_leased(self) -> bool:
+        """Whether a worker may be making it."""
+        return not self.is_final and self.owner != _NOBODY and self.due_at > datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class RenditionClaim:
+    """All renditions of one image that a worker has claimed.
+
+    Attributes:
+        image_guid: the image.
+        edges: which renditions.
+        is_requested: whether somebody waits for one of them.
+        attempts: how often the most often claimed of them was claimed.
+    """
+
+    image_guid: str
+    edges: tuple[int, ...]
+    is_requested: bool
+    attempts: int
+
+
+class RenditionRepository:
+    """The renditions, within one database context."""
+
+    def __init__(self, context: DatabaseContext) -> None:
+        self._context = context
+
+    # --- Read ----------------------------------------------------------------------------------------------------
+
+    def get(self, image_guids: Sequence[str], edge: int) -> dict[str, Rendition]:
+        """Return the renditions with one edge, by the guids of their images, as far as they are known."""
+        if not image_guids:
+            return {}
+        names = {f"guid{number}": guid for number, guid in enumerate(image_guids)}
+        found = self._select(
+            f"image_guid IN ({', '.join(f':{name}' for name in names)}) AND edge = :edge", names | {"edge": edge}
+        )
+        return {rendition.image_guid: rendition for rendition in found}
+
+    def get_several(self, ids: Collection[int]) -> dict[int, Rendition]:
+        """Return renditions by their ids; those of deleted images may be missing."""
+        found = self._select(f"id IN ({in_list(ids)})", {}) if ids else []
+        return {rendition.id: rendition for rendition in found}
+
+    def get_of_image(self, image_guid: str) -> list[Rendition]:
+        """Return all renditions of an image."""
+        return self._select("image_guid = :image_guid", {"image_guid": image_guid})
+
+    def get_orphans(self, limit: int, *, after: int) -> tuple[set[str], int]:
+        """Look at the next renditions after an id.
+
+        Returns:
+            The guids of their images that do not exist, and the id of the last rendition, or 0 if there are no more.
+        """
+        rows = self._context.fetch_all(
+            """
+            SELECT page.id, page.image_guid, images.id IS NULL AS is_orphan
+            FROM (SELECT id, image_guid FROM renditions WHERE id > :after ORDER BY id LIMIT :limit) AS page
+            LEFT JOIN images ON images.guid = page.image_guid
+            ORDER BY page.id
+            """,
+            {"after": after, "limit": limit},
+        )
+        return {row["image_guid"] for row in rows if row["is_orphan"]}, rows[-1]["id"] if rows else 0
+
+    def count_planned(self, limit: int) -> int:
+        """Return the number of planned renditions, ``limit`` at most."""
+        rows = self._context.fetch_all(
+            "SELECT id FROM renditions WHERE state = :state LIMIT :limit",
+            {"state": RenditionState.PLANNED.value, "limit": limit},
+        )
+        return len(rows)
+
+    def get_without_placeholder(self, limit: int, *, after: int, before: datetime) -> tuple[list[str], int]:
+        """Look at the next images after an id that were created before a time.
+
+        Returns:
+            The guids of those without a placeholder for which none is planned or has failed, and the id of the last
+            image, or ``after`` if there are no more.
+        """
+        rows = self._context.fetch_all(
+            """
+            SELECT page.id, page.guid, page.placeholder IS NULL AND renditions.id IS NULL AS is_missing
+            FROM (
+              SELECT id, guid, placeholder FROM images WHERE id > :after AND created_at < :before
+              ORDER BY id LIMIT :limit
+            ) AS page
+            LEFT JOIN renditions ON renditions.image_guid = page.guid AND renditions.edge = :placeholder
+            ORDER BY page.id
+            """,
+            {"after": after, "before": before, "limit": limit, "placeholder": PLACEHOLDER},
+        )
+        return [row["guid"] for row in rows if row["is_missing"]], rows[-1]["id"] if rows else after
+
+    # --- Request -------------------------------------------------------------------------------------------------
+
+    def request(self, image_guids: Sequence[str], edge: int) -> None:
+        """Add renditions that somebody waits for.
+
+        Raises:
+            ConstraintViolationError: one is known already.
+        """
+        self._add("INSERT", image_guids, edge, RenditionState.REQUESTED)
+
+    def plan(self, image_guids: Sequence[str], edge: int) -> None:
+        """Add renditions that nobody waits for, in place of those that are known, which must not fail a commit."""
+        self._add("REPLACE", image_guids, edge, RenditionState.PLANNED)
+
+    def _add(self, verb: str, image_guids: Sequence[str], edge: int, state: RenditionState) -> None:
+        if not image_guids:
+            return
+        now = datetime.now(UTC)
+        self._context.execute_many(
+            f"""
+            {verb} INTO renditions (image_guid, edge, state, owner, due_at, attempts, updated_at)
+            VALUES (:image_guid, :edge, :state, :nobody, :now, 0, :now)
+            """,
+            [
+                {"image_guid": guid, "edge": edge, "state": state.value, "nobody": _NOBODY, "now": now}
+                for guid in sorted(image_guids)
+            ],
+        )
+
+    def prefer(self, ids: Collection[int]) -> None:
+        """Note that somebody waits for renditions that were only planned."""
+        if ids:
+            self._context.execute(
+                f"UPDATE renditions SET state = :requested WHERE id IN ({in_list(ids)}) AND state = :planned",  # noqa: S608
+                {"requested": RenditionState.REQUESTED.value, "planned": RenditionState.PLANNED.value},
+            )
+
+    def request_again(self, rendition: Rendition) -> None:
+        """Have a rendition made again that has failed or whose bytes are damaged, unless it has changed since."""
+        self._context.execute(
+            """
+            UPDATE renditions SET state = :requested, owner = :nobody, due_at = :now, attempts = 0, updated_at = :now
+            WHERE id = :id AND state = :state AND updated_at = :updated_at
+            """,
+            {
+                "id": rendition.id,
+                "state": rendition.state.value,
+                "updated_at": rendition.updated_at,
+                "requested": RenditionState.REQUESTED.value,
+                "nobody": _NOBODY,
+                "now": datetime.now(UTC),
+            },
+        )
+
+    # --- Make ----------------------------------------------------------------------------------------------------
+
+    def next_due(self) -> str | None:
+        """Return the guid of the image whose renditions are due for longest, requested ones first, or None."""
+        for state in (RenditionState.REQUESTED, RenditionState.PLANNED):
+            image_guid: str | None = self._context.fetch_value(
+                "SELECT image_guid FROM renditions WHERE state = :state AND due_at <= :now ORDER BY due_at LIMIT 1",
+                {"state": state.value, "now": datetime.now(UTC)},
+            )
+            if image_guid is not None:
+                return image_guid
+        return None
+
+    def claim(self, image_guid: str, owner: str, lease: timedelta) -> RenditionClaim | None:
+        """Claim all renditions of an image that are due; return None if another worker has claimed them before."""
+        now = datetime.now(UTC)
+        parameters = {"image_guid": image_guid, "owner": owner, "now": now, "due_at": now + lease}
+        self._context.execute(
+            f"""
+            UPDATE renditions SET owner = :owner, due_at = :due_at, attempts = attempts + 1, updated_at = :now
+            WHERE image_guid = :image_guid AND state IN {_OPEN} AND due_at <= :now
+            """,  # noqa: S608
+            parameters,
+        )
+        rows = self._context.fetch_all(
+            f"""
+            SELECT edge, state, attempts FROM renditions
+            WHERE image_guid = :image_guid AND state IN {_OPEN} AND owner = :owner AND due_at = :due_at
+            """,  # noqa: S608
+            parameters,
+        )
+        if not rows:
+            return None
+        return RenditionClaim(
+            image_guid=image_guid,
+            edges=tuple(row["edge"] for row in rows),
+            is_requested=any(row["state"] == RenditionState.REQUESTED for row in rows),
+            attempts=max(row["attempts"] for row in rows),
+        )
+
+    def expire_leases(self, owner: str) -> None:
+        """End the leases of a worker that has ended."""
+        self._context.execute(
+            f"""
+            UPDATE renditions SET owner = :nobody, due_at = :now, updated_at = :now
+            WHERE state IN {_OPEN} AND owner = :owner
+            """,  # noqa: S608
+            {"owner": owner, "nobody": _NOBODY, "now": datetime.now(UTC)},
+        )
+
+    def complete(
+        self, image_guid: str, edge: int, owner: str, *, sha256: str, size_bytes: int, width: int, height: int
+    ) -> bool:
+        """Note that the bytes of a claimed rendition are stored; return False if its row was deleted meanwhile."""
+        completed = self._context.execute(
+            f"""
+            UPDATE renditions SET state = :made, owner = :nobody, attempts = 0, error = NULL, sha256 = :sha256,
+              size_bytes = :size_bytes, width = :width, height = :height, updated_at = :now
+            WHERE image_guid = :image_guid AND edge = :edge AND state IN {_OPEN} AND owner = :owner
+            """,  # noqa: S608
+            {
+                "image_guid": image_guid,
+                "edge": edge,
+                "owner": owner,
+                "made": RenditionState.MADE.value,
+                "nobody": _NOBODY,
+                "sha256": sha256,
+                "size_bytes": size_bytes,
+                "width": width,
+                "height": height,
+                "now": datetime.now(UTC),
+            },
+        )
+        return completed == 1 or bool(self.get([image_guid], edge))
+
+    def fail(self, claim: RenditionClaim, owner: str, error: PixyProxyException, again_at: datetime) -> None:
+        """Note that the renditions of a claim that are not made yet cannot be made; report it until ``again_at``."""
+        self._context.execute(
+            f"""
+            UPDATE renditions
+            SET state = :failed, owner = :nobody, error = :error, due_at = :again_at, updated_at = :now
+            WHERE image_guid = :image_guid AND state IN {_OPEN} AND owner = :owner
+            """,  # noqa: S608
+            {
+                "image_guid": claim.image_guid,
+                "owner": owner,
+                "failed": RenditionState.FAILED.value,
+                "nobody": _NOBODY,
+                "error": to_record(error),
+                "again_at": again_at,
+                "now": datetime.now(UTC),
+            },
+        )
+
+    # --- Delete --------------------------------------------------------------------------------------------------
+
+    def drop(self, claim: RenditionClaim, owner: str) -> None:
+        """Delete the renditions of a claim that are not made."""
+        self._context.execute(
+            f"DELETE FROM renditions WHERE image_guid = :image_guid AND state IN {_OPEN} AND owner = :owner",  # noqa: S608
+            {"image_guid": claim.image_guid, "owner": owner},
+        )
+
+    def delete(self, ids: Collection[int]) -> None:
+        """Delete renditions."""
+        if ids:
+            self._context.execute(f"DELETE FROM renditions WHERE id IN ({in_list(ids)})", {})  # noqa: S608
+
+    def _select(self, condition: str, parameters: Row) -> list[Rendition]:
+        rows = self._context.fetch_all(f"SELECT {_COLUMNS} FROM renditions WHERE {condition}", parameters)  # noqa: S608
+        return [Rendition(**(row | {"state": RenditionState(row["state"])})) for row in rows]

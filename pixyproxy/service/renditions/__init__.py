@@ -1,0 +1,1 @@
+"""Renditions: RPC workers request them and wait, generation workers make them."""
