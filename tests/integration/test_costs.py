@@ -43,15 +43,14 @@ def answering(answer: RecordedAnswer) -> str:
     return f"[[fault:rightly:usage64={base64.urlsafe_b64encode(json.dumps(answer.usage).encode()).decode()}]]"
 
 
-@pytest.mark.parametrize(
-    "answer", [answer for answer in RECORDED_ANSWERS if answer.model in _MODELS and not answer.is_edit], ids=str
-)
+@pytest.mark.parametrize("answer", [answer for answer in RECORDED_ANSWERS if answer.model in _MODELS], ids=str)
 def test_an_image_has_the_cost_of_the_providers_answer(
     provider_server: RunningServer, artist: ImageClient, prompt: str, answer: RecordedAnswer
 ) -> None:
     options = pb.GenerationOptions(size="64x64", model=answer.model, partial_images=int(answer.is_streamed))
+    inputs = [pb.ImageInput(guid=artist.create("a source").guid)] if answer.is_edit else []
 
-    made = artist.create(f"{prompt} {answering(answer)}", options=options)
+    made = artist.create(f"{prompt} {answering(answer)}", options=options, inputs=inputs)
 
     assert made.HasField("cost") == (answer.nano_usd is not None)
     if answer.nano_usd is not None:
