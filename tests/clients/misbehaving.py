@@ -119,6 +119,10 @@ class _Servicer(image_service_pb2_grpc.ImageServiceServicer, generation_service_
         self._take("ImportImage", list(requests), context)
         return pb.ImportImageResponse(image=_DETAIL)
 
+    def BatchGetThumbnails(self, request: Any, context: grpc.ServicerContext) -> pb.BatchGetThumbnailsResponse:
+        self._take("BatchGetThumbnails", request, context)
+        return pb.BatchGetThumbnailsResponse()
+
     def CreateGeneration(self, request: Any, context: grpc.ServicerContext) -> gpb.CreateGenerationResponse:
         self._take("CreateGeneration", request, context)
         return gpb.CreateGenerationResponse(generation=_QUEUED)

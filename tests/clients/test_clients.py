@@ -31,7 +31,14 @@ from tests.support.waiting import wait_until
 _SIZE = 300_000
 _RESUMED_AT = 100_000
 _METHODS = ["CreateImage", "GetImage", "ListImages", "GetImageContent", "UpdateImage", "DeleteImage", "ImportImage"]
-_METHODS += ["CreateGeneration", "GetGeneration", "ListGenerations", "WatchGeneration", "CancelGeneration"]
+_METHODS += [
+    "BatchGetThumbnails",
+    "CreateGeneration",
+    "GetGeneration",
+    "ListGenerations",
+    "WatchGeneration",
+    "CancelGeneration",
+]
 
 each_client = pytest.mark.parametrize("project", PROJECTS, ids=str)
 
@@ -213,9 +220,15 @@ def test_a_picture_is_imported_and_edited(project: Project, server: RunningServe
     assert edited["prompt"] == "The same by night"
     assert edited["quality"]
     assert (report["damaged"]["reason"], list(report["damaged"]["violations"])) == ("INVALID_FIELD", ["info.sha256"])
+    order = [imported["guid"], "00000000-0000-0000-0000-000000000000", edited["guid"]]
     missing = report["missing"]
     assert (missing["reason"], missing["metadata"]) == ("IMAGE_NOT_FOUND", {"field": "inputs[1]"})
     assert missing["resource"] == "00000000-0000-0000-0000-000000000000"
+    first, nothing, last = sorted(report["thumbnails"], key=lambda one: order.index(one["guid"]))
+    for thumbnail in (first, last):
+        assert (thumbnail["content_type"], thumbnail["error"], thumbnail["is_there"]) == ("image/webp", "", True)
+    assert (first["width"], first["height"]) == (256, 192)
+    assert (nothing["error"], nothing["is_there"]) == ("IMAGE_NOT_FOUND", False)
 
 
 # --- Sending again ---------------------------------------------------------------------------------------------------

@@ -51,6 +51,10 @@ func calls(ctx context.Context) (any, error) {
 			_, err := images.DeleteImage(ctx, &pb.DeleteImageRequest{Guid: guid})
 			return err
 		},
+		"BatchGetThumbnails": func() error {
+			_, err := images.BatchGetThumbnails(ctx, &pb.BatchGetThumbnailsRequest{Guids: []string{guid}})
+			return err
+		},
 		"ImportImage": func() error {
 			stream, err := images.ImportImage(ctx)
 			if err == nil {

@@ -10,7 +10,8 @@ import (
 	pb "example.com/client/pixyproxypb"
 )
 
-// edits imports a picture twice under one request_id, and a mask; edits the picture; and provokes refusals of both.
+// edits imports a picture twice under one request_id, and a mask; edits the picture; fetches thumbnails; and provokes
+// refusals.
 func edits(ctx context.Context) (any, error) {
 	connection, images := connectAsUser()
 	defer connection.Close()
@@ -43,12 +44,17 @@ func edits(ctx context.Context) (any, error) {
 	_, missing := images.CreateImage(ctx, &pb.CreateImageRequest{
 		Prompt: "Nothing", Inputs: []*pb.ImageInput{{Guid: imported.Guid}, {Guid: uuid.Nil.String()}},
 	})
+	thumbnails, err := thumbnailsOf(ctx, images, imported.Guid, uuid.Nil.String(), edited.Image.Guid)
+	if err != nil {
+		return nil, err
+	}
 	return map[string]any{
-		"imported": describeSource(imported),
-		"again":    again.Guid,
-		"edited":   describeSource(edited.Image),
-		"damaged":  explain(damaged, nil),
-		"missing":  explain(missing, nil),
+		"imported":   describeSource(imported),
+		"again":      again.Guid,
+		"edited":     describeSource(edited.Image),
+		"damaged":    explain(damaged, nil),
+		"missing":    explain(missing, nil),
+		"thumbnails": thumbnails,
 	}, nil
 }
 
@@ -59,6 +65,29 @@ func importFile(ctx context.Context, images pb.ImageServiceClient, info *pb.Impo
 	}
 	defer file.Close()
 	return pixyproxy.Import(ctx, images, info, file)
+}
+
+// thumbnailsOf asks for thumbnails until all have come: a call may leave some to the next one.
+func thumbnailsOf(ctx context.Context, images pb.ImageServiceClient, guids ...string) ([]map[string]any, error) {
+	thumbnails := []map[string]any{}
+	for len(guids) > 0 {
+		response, err := images.BatchGetThumbnails(ctx, &pb.BatchGetThumbnailsRequest{Guids: guids})
+		if err != nil {
+			return nil, err
+		}
+		for _, thumbnail := range response.Thumbnails {
+			thumbnails = append(thumbnails, map[string]any{
+				"guid":         thumbnail.Guid,
+				"content_type": thumbnail.ContentType,
+				"width":        thumbnail.Width,
+				"height":       thumbnail.Height,
+				"is_there":     len(thumbnail.Data) > 0,
+				"error":        thumbnail.Error,
+			})
+		}
+		guids = response.NextGuids
+	}
+	return thumbnails, nil
 }
 
 func describeSource(image *pb.ImageDetail) map[string]any {

@@ -14,6 +14,7 @@ import {
   WatchGenerationRequest,
 } from "./generated/pixyproxy/v1/generation_service.js";
 import {
+  BatchGetThumbnailsRequest,
   CreateImageRequest,
   DeleteImageRequest,
   GetImageContentRequest,
@@ -46,6 +47,12 @@ export async function calls(images: ImageServiceClient, generations: GenerationS
     GetImageContent: content(),
     UpdateImage: send(images, images.updateImage, UpdateImageRequest.create({ guid, tags: ["sea"] }), { deadline }),
     DeleteImage: send(images, images.deleteImage, DeleteImageRequest.create({ guid }), { deadline }),
+    BatchGetThumbnails: send(
+      images,
+      images.batchGetThumbnails,
+      BatchGetThumbnailsRequest.create({ guids: [guid] }),
+      { deadline },
+    ),
     ImportImage: importing(),
     CreateGeneration: send(generations, generations.createGeneration, CreateGenerationRequest.create(), { deadline }),
     GetGeneration: send(generations, generations.getGeneration, GetGenerationRequest.create(), { deadline }),

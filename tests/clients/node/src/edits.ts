@@ -4,6 +4,7 @@ import type { ServiceError } from "@grpc/grpc-js";
 
 import { send } from "./connect.js";
 import {
+  BatchGetThumbnailsRequest,
   CreateImageRequest,
   type ImageDetail,
   type ImageServiceClient,
@@ -16,7 +17,7 @@ import { refusalOf, repeat } from "./refusal.js";
 
 const NOBODYS = "00000000-0000-0000-0000-000000000000";
 
-/** Import a picture twice under one request id, and a mask; edit the picture; and provoke refusals of both. */
+/** Import a picture twice under one request id, and a mask; edit the picture; get thumbnails; and provoke refusals. */
 export async function edits(images: ImageServiceClient, [photo, maskFile]: string[], deadline: Date) {
   const info = ImportImageInfo.create({ prompt: "a photo", tags: ["holiday"], requestId: randomUUID() });
   const imported = await importImage(images, info, photo, deadline);
@@ -40,7 +41,22 @@ export async function edits(images: ImageServiceClient, [photo, maskFile]: strin
     missing: await refused(
       send(images, images.createImage, CreateImageRequest.create({ prompt: "Nothing", inputs }), { deadline }),
     ),
+    thumbnails: await thumbnailsOf(images, [imported.guid, NOBODYS, edited.image!.guid], deadline),
   };
+}
+
+/** Ask for thumbnails until all have come: a call may leave some to the next one. */
+async function thumbnailsOf(images: ImageServiceClient, wanted: string[], deadline: Date) {
+  const found = [];
+  for (let guids = wanted; guids.length; ) {
+    const request = BatchGetThumbnailsRequest.create({ guids });
+    const { thumbnails, nextGuids } = await send(images, images.batchGetThumbnails, request, { deadline });
+    for (const { guid, contentType, width, height, data, error } of thumbnails) {
+      found.push({ guid, content_type: contentType, width, height, is_there: data.length > 0, error });
+    }
+    guids = nextGuids;
+  }
+  return found;
 }
 
 function describeSource(image: ImageDetail) {

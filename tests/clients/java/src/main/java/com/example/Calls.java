@@ -1,5 +1,6 @@
 package com.example;
 
+import com.pixyproxy.v1.BatchGetThumbnailsRequest;
 import com.pixyproxy.v1.CancelGenerationRequest;
 import com.pixyproxy.v1.CreateGenerationRequest;
 import com.pixyproxy.v1.CreateImageRequest;
@@ -37,6 +38,7 @@ final class Calls {
     var content = GetImageContentRequest.newBuilder().setGuid(guid).build();
     var update = UpdateImageRequest.newBuilder().setGuid(guid).addTags("sea").build();
     var delete = DeleteImageRequest.newBuilder().setGuid(guid).build();
+    var thumbnails = BatchGetThumbnailsRequest.newBuilder().addGuids(guid).build();
     var start = CreateGenerationRequest.getDefaultInstance();
     var found = ListGenerationsRequest.getDefaultInstance();
     var watch = WatchGenerationRequest.getDefaultInstance();
@@ -50,6 +52,7 @@ final class Calls {
             Map.entry("GetImageContent", () -> images.getImageContent(content).forEachRemaining(message -> {})),
             Map.entry("UpdateImage", () -> images.updateImage(update)),
             Map.entry("DeleteImage", () -> images.deleteImage(delete)),
+            Map.entry("BatchGetThumbnails", () -> images.batchGetThumbnails(thumbnails)),
             Map.entry("ImportImage", () -> importNothing(channel)),
             Map.entry("CreateGeneration", () -> generations.createGeneration(start)),
             Map.entry("GetGeneration", () -> generations.getGeneration(GetGenerationRequest.getDefaultInstance())),

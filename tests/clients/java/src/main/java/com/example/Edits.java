@@ -2,16 +2,19 @@ package com.example;
 
 import com.example.pixyproxy.Import;
 import com.example.pixyproxy.Refusal;
+import com.pixyproxy.v1.BatchGetThumbnailsRequest;
 import com.pixyproxy.v1.CreateImageRequest;
 import com.pixyproxy.v1.GenerationOptions;
 import com.pixyproxy.v1.ImageDetail;
 import com.pixyproxy.v1.ImageInput;
 import com.pixyproxy.v1.ImageServiceGrpc;
+import com.pixyproxy.v1.ImageServiceGrpc.ImageServiceBlockingStub;
 import com.pixyproxy.v1.ImportImageInfo;
 import io.grpc.Channel;
 import io.grpc.Deadline;
 import io.grpc.StatusRuntimeException;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
@@ -25,7 +28,7 @@ final class Edits {
 
   private Edits() {}
 
-  /** Imports a picture twice under one request_id, and a mask; edits the picture; and provokes refusals of both. */
+  /** Imports a picture twice under one request_id, and a mask; edits it; gets thumbnails; and provokes refusals. */
   static Map<String, ?> edits(Channel channel, Path photo, Path maskFile) throws Exception {
     var images = ImageServiceGrpc.newBlockingStub(channel).withDeadline(DEADLINE);
     var sending = ImageServiceGrpc.newStub(channel);
@@ -56,7 +59,30 @@ final class Edits {
         "again", again.getGuid(),
         "edited", describe(edited),
         "damaged", refused(() -> Import.importImage(sending, wrong, photo, DEADLINE)),
-        "missing", refused(() -> images.createImage(missing)));
+        "missing", refused(() -> images.createImage(missing)),
+        "thumbnails",
+            thumbnails(images, List.of(imported.getGuid(), new UUID(0, 0).toString(), edited.getGuid())));
+  }
+
+  /** Asks for thumbnails until all have come: a call may leave some to the next one. */
+  private static List<Map<String, ?>> thumbnails(ImageServiceBlockingStub images, List<String> guids) {
+    var found = new ArrayList<Map<String, ?>>();
+    while (!guids.isEmpty()) {
+      var request = BatchGetThumbnailsRequest.newBuilder().addAllGuids(guids).build();
+      var response = images.batchGetThumbnails(request);
+      for (var thumbnail : response.getThumbnailsList()) {
+        found.add(
+            Map.of(
+                "guid", thumbnail.getGuid(),
+                "content_type", thumbnail.getContentType(),
+                "width", thumbnail.getWidth(),
+                "height", thumbnail.getHeight(),
+                "is_there", !thumbnail.getData().isEmpty(),
+                "error", thumbnail.getError()));
+      }
+      guids = List.copyOf(response.getNextGuidsList());
+    }
+    return found;
   }
 
   private static String newId() {
