@@ -56,8 +56,7 @@ class ImageClient:
 
     def import_image(self, data: bytes, *, timeout: float = TIMEOUT, **info: Any) -> pb.ImageDetail:
         """Import an image, in pieces."""
-        image: pb.ImageDetail = self._call("ImportImage", import_requests(data, **info), timeout).image
-        return image
+        return without_placeholder(self._call("ImportImage", import_requests(data, **info), timeout).image)
 
     def import_refused(self, requests: Iterable[pb.ImportImageRequest]) -> Refusal:
         """Send messages of an import that must be refused."""
