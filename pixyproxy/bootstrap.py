@@ -63,7 +63,6 @@ from pixyproxy.service.page_tokens import PageTokens, new_page_token_key
 from pixyproxy.service.renditions.placeholders import placeholder_planner
 from pixyproxy.service.renditions.requesting import RenditionRequests
 from pixyproxy.service.renditions.worker import RenditionWorker
-from pixyproxy.service.salvaging import KeptAnswer, read_kept
 from pixyproxy.service.sign_in.credential_cache import CredentialCache
 from pixyproxy.service.sign_in.passwords import Passwords
 from pixyproxy.service.sign_in.queue import SignInQueue
@@ -79,6 +78,7 @@ if TYPE_CHECKING:
     from pixyproxy.generation.openai.client import OpenAIGenerator, ProviderModel
     from pixyproxy.observability.metrics import Metrics
     from pixyproxy.observability.telemetry import Telemetry
+    from pixyproxy.service.salvaging import KeptAnswer
 
 _logger = logging.getLogger(__name__)
 
@@ -394,6 +394,9 @@ def build_copying(settings: Settings, source: str, target: str, *, deletes_sourc
 
 def read_kept_answer(settings: Settings, guid: str) -> KeptAnswer:
     """Read what was kept aside in the server's store; raises as ``read_kept``."""
+    # It imports what decodes answers, which only generation workers need.
+    from pixyproxy.service.salvaging import read_kept  # noqa: PLC0415
+
     with open_current_database(settings) as database:
         return read_kept(database, _open_store(settings), guid)
 

@@ -23,9 +23,10 @@ from tests.integration.conftest import asking, reassure
 from tests.support.image_client import SMALL, ImageClient
 from tests.support.image_urls import OTHER_FILES, SECRET, picture_for
 from tests.support.openai_stand_in import RunningStandIn, Submission, make_picture, start_stand_in
-from tests.support.rpc import Refusal
+from tests.support.rpc import TIMEOUT, Refusal
 from tests.support.servers import Finished, RunningServer, environment, prepare_database, run_command, running_server
 from tests.support.typed import at_a_terminal
+from tests.support.waiting import wait_until
 
 _ENCODINGS = httpx2.Client().headers["accept-encoding"].split(", ")
 
@@ -94,7 +95,11 @@ def test_further_images_of_an_answer_are_noted(
     artist: ImageClient, provider_server: RunningServer, prompt: str
 ) -> None:
     create(artist, f"{prompt} [[fault:images=3]]")
-    assert [line for line in provider_server.log_lines if " WARNING " in line and "sent 3 images" in line]
+    wait_until(
+        lambda: [line for line in provider_server.log_lines if " WARNING " in line and "sent 3 images" in line],
+        TIMEOUT,
+        "the warning",
+    )
 
 
 # --- A URL in its place ----------------------------------------------------------------------------------------------

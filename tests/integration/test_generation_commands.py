@@ -187,9 +187,10 @@ def test_without_a_terminal_nothing_is_asked(site: Site, prompt: str) -> None:
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
+        known = site.server.log.count("[WatchGeneration:")
         site.wait_for(prompt, "queued")
         # It watches by the time that its call is logged.
-        wait_until(lambda: "[WatchGeneration:" in site.server.log, TIMEOUT, "the watch to begin")
+        wait_until(lambda: site.server.log.count("[WatchGeneration:") > known, TIMEOUT, "the watch to begin")
         process.send_signal(signal.SIGINT)
         stdout, stderr = process.communicate(timeout=TIMEOUT)
     assert (process.returncode, stdout) == (130, "")

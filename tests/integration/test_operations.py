@@ -76,6 +76,7 @@ def test_reflection_tells_what_is_served(server: RunningServer) -> None:
     file = database.FindFileContainingSymbol(_SERVICE)
     assert [method.name for method in file.service[0].method] == [
         "CreateImage",
+        "ImportImage",
         "GetImage",
         "ListImages",
         "GetImageContent",

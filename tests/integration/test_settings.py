@@ -68,6 +68,8 @@ _WRONG: dict[str, list[str]] = {
     "PIXYPROXY_GENERATION_RETENTION": ["0", "-1", "36501", "never"],
     "PIXYPROXY_RENDITIONS": ["never", "on_create"],
     "PIXYPROXY_MAX_STREAMS": ["0", "10001", "x"],
+    "PIXYPROXY_MAX_IMPORTS": ["0", "-1", "x"],
+    "PIXYPROXY_MAX_IMPORT_BYTES": ["0", "-1", str(64 * 1024 * 1024 + 1), "x"],
     "PIXYPROXY_MAX_UNARY_CALLS": ["0", "10001", "x"],
     "PIXYPROXY_STALL_TIMEOUT": ["0", "3601", "nan"],
     "PIXYPROXY_IMAGES_PER_MINUTE": ["0", "x"],
