@@ -200,6 +200,14 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="a server has one process on this system")
+def test_a_process_that_has_written_nothing_yet_is_no_error(tmp_path: Path) -> None:
+    with running_server(tmp_path / "server", METRICS_ON | {"TMPDIR": str(tmp_path)}) as server:
+        (folder,) = tmp_path.glob("pixyproxy-metrics-*")
+        (folder / f"gauge_liveall_{os.getpid()}.db").touch()
+        (folder / f"counter_{os.getpid()}.db").touch()
+        assert scrape(server).total("pixyproxy_generation_slots") > 0
+
+
 def test_rpc_workers_are_shown_together_and_what_one_counted_outlives_it(tmp_path: Path) -> None:
     limit, calls = "pixyproxy_database_connections_limit", Counter[int]()
 
