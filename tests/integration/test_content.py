@@ -49,7 +49,13 @@ def test_first_comes_what_it_is_and_then_chunk_by_chunk_what_is_in_it(reader: Im
     first, *others = reader.chunks(image.guid)
     assert first.data == b""
     assert first.info == pb.ContentInfo(
-        guid=image.guid, filename="direct.png", content_type="image/png", size_bytes=_SIZE, sha256=image.sha256
+        guid=image.guid,
+        filename="direct.png",
+        content_type="image/png",
+        size_bytes=_SIZE,
+        sha256=image.sha256,
+        width=image.width,
+        height=image.height,
     )
     assert not any(answer.HasField("info") for answer in others)
     assert [len(answer.data) for answer in others] == [_CHUNK, _CHUNK, _CHUNK, 1000]

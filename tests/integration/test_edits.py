@@ -458,6 +458,8 @@ def test_sixteen_inputs_take_little_memory(ann: ImageClient, stand_in: RunningSt
     size, count = 20 * _MIB, 16
     guids = [ann.create(f"{number} {new_guid()} [[fault:large={size}]]").guid for number in range(count)]
     edit(ann, "whatever the first edit takes, it takes now", guids[0])
+    # Their placeholders take memory, too.
+    wait_until(lambda: all(ann.placeholder(guid) for guid in guids), TIMEOUT, "all placeholders")
     before = most = ann.server.rss
     call = ann.stub.CreateImage.future(
         pb.CreateImageRequest(prompt=prompt, options=SMALL, **edit_of(*guids)), metadata=ann.metadata, timeout=TIMEOUT

@@ -225,7 +225,8 @@ class RunningServer:
 
     def stored_files(self) -> set[Path]:
         """All files in the image store, those that stand there for a moment included."""
-        return {path for path in self.image_folder.rglob("*") if path.is_file()}
+        # Unlike rglob, it tolerates folders that are removed meanwhile.
+        return {Path(folder, name) for folder, _, names in os.walk(self.image_folder) for name in names}
 
     @property
     def output(self) -> str:
