@@ -110,7 +110,8 @@ class ScriptedServer(grpc.GenericRpcHandler):
 def scripted_server() -> Iterator[ScriptedServer]:
     scripted = ScriptedServer()
     with ThreadPoolExecutor(16) as pool:
-        server = grpc.server(pool, [scripted])
+        # A port of its own: other programs of the tests share theirs.
+        server = grpc.server(pool, [scripted], options=[("grpc.so_reuseport", 0)])
         scripted.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         server.start()
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import queue
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -61,6 +62,7 @@ class Play:
     def __init__(self, server: ScriptedServer, client: PixyProxyClient) -> None:
         self.server = server
         self.client = client
+        self._last: Future[Any] = Future()
 
     def begin(self, call: Callable[[], Any]) -> Future[Any]:
         future: Future[Any] = Future()
@@ -73,11 +75,16 @@ class Play:
 
         # One whose call nobody answers, because a test has failed, must not keep the run from ending.
         threading.Thread(target=run, daemon=True).start()
+        self._last = future
         return future
 
     def take(self, method: str) -> tuple[Any, Rpc]:
         """Wait for the next call, and return its request and what answers it."""
-        rpc = self.server.take(method, TIMEOUT)
+        try:
+            rpc = self.server.take(method, TIMEOUT)
+        except queue.Empty as error:
+            outcome = self._last.exception() if self._last.done() else "none yet"
+            raise TimeoutError(f"no call of {method} came; the outcome of the last one: {outcome!r}") from error
         return rpc.request, rpc
 
     def has_more(self, method: str) -> bool:
