@@ -681,6 +681,9 @@ class Handler(BaseHTTPRequestHandler):
         defaults = {"Content-Type": "application/json", "x-request-id": self.server.new_request_id()}
         if length is not None:
             defaults["Content-Length"] = str(length)
+        if self.close_connection:
+            # Unannounced, the end would race with the client's next request on the connection.
+            defaults["Connection"] = "close"
         for name, value in (defaults | (headers or {})).items():
             self.send_header(name, value)
         self.end_headers()
