@@ -5,17 +5,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.support.gateways import running_gateway
 from tests.support.leaving_out import Required
 from tests.support.object_stores import free_port
 from tests.support.openai_stand_in import RunningStandIn
 from tests.support.programs import Program, run_install
-from tests.support.waiting import wait_until
 
 MASTER_KEY = "sk-the-gateway-s-key"
 
@@ -60,28 +58,9 @@ def running_litellm(folder: Path, config: str, stand_in: RunningStandIn) -> Iter
         "OPENAI_BASE_URL": stand_in.base_url,  # for models
         "OPENAI_API_BASE": stand_in.base_url.removesuffix("/v1"),  # for what is passed through
     }
-    with (folder / "litellm.log").open("wb") as log:
-        process = subprocess.Popen(
-            [*command, "--host", "127.0.0.1", "--port", str(port), "--telemetry", "False"],
-            env=environment,
-            cwd=folder,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
     address = f"http://127.0.0.1:{port}"
-    try:
-        wait_until(lambda: process.poll() is not None or _serves(address), _START_TIMEOUT, "LiteLLM to serve")
-        assert process.poll() is None, (folder / "litellm.log").read_text()
-        yield address
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _serves(address: str) -> bool:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(f"{address}/health/liveliness", timeout=10):
-            return True
-    except OSError:
-        return False
+    command += ["--host", "127.0.0.1", "--port", str(port), "--telemetry", "False"]
+    with running_gateway(
+        "litellm", command, environment, folder, address, "/health/liveliness", _START_TIMEOUT
+    ) as running:
+        yield running

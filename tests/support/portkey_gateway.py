@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import subprocess
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.support.gateways import running_gateway
 from tests.support.leaving_out import Required
 from tests.support.object_stores import free_port
 from tests.support.programs import Program, run_install
-from tests.support.waiting import wait_until
 
 _VERSION = "1.15.2"
 _START_TIMEOUT = 60.0
@@ -43,28 +41,7 @@ def running_portkey(folder: Path) -> Iterator[str]:
     node = shutil.which("node")
     assert node is not None, "npm is here without Node"
     port = free_port()
-    with (folder / "portkey.log").open("wb") as log:
-        process = subprocess.Popen(
-            [node, str(script), f"--port={port}", "--headless"],
-            env={"HOME": str(folder)},
-            cwd=folder,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
+    command = [node, str(script), f"--port={port}", "--headless"]
     address = f"http://127.0.0.1:{port}"
-    try:
-        wait_until(lambda: process.poll() is not None or _serves(address), _START_TIMEOUT, "Portkey to serve")
-        assert process.poll() is None, (folder / "portkey.log").read_text()
-        yield address
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _serves(address: str) -> bool:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(address, timeout=10):
-            return True
-    except OSError:
-        return False
+    with running_gateway("portkey", command, {"HOME": str(folder)}, folder, address, "", _START_TIMEOUT) as running:
+        yield running
