@@ -53,10 +53,11 @@ faults: $(VENV)/.made-dev ## Inject all faults (some minutes), and write benchma
 fuzz: $(VENV)/.made-dev ## Send 100,000 malformed inputs to a server (about ten minutes)
 	@PYTHONPATH=tests/support/early $(BIN)/python -m tests.fuzz --inputs 100000
 
-# ONLY=page_tokens, or several names, leaves out the other modules.
+# ONLY=page_tokens, or several names, leaves out the other modules. CONTINUE=1 goes on with the last run, and runs its
+# survivors again.
 .PHONY: mutants
 mutants: $(VENV)/.made-dev,mutants ## Change the code bit by bit, and see that tests notice (half an hour)
-	@PYTHONPATH=tests/support/early $(BIN)/python -m tests.mutants --only $(ONLY)
+	@PYTHONPATH=tests/support/early $(BIN)/python -m tests.mutants $(if $(CONTINUE),--continue) --only $(ONLY)
 
 .PHONY: bench-million
 bench-million: $(VENV)/.made-dev ## Measure search among a million images (an hour the first time), and write benchmarks/results/million.md

@@ -14,7 +14,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -63,19 +62,35 @@ def main() -> int:
     arguments = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
     arguments.add_argument("--only", nargs="*", default=[], help="names of modules, such as page_tokens")
     arguments.add_argument("--processes", type=int, default=os.cpu_count())
+    arguments.add_argument(
+        "--continue", action="store_true", dest="continued", help="keep the results of the last run but the survivors"
+    )
     given = arguments.parse_args()
-    began = time.monotonic()
     os.chdir(_ROOT)
-    shutil.rmtree(_RESULTS, ignore_errors=True)
+    if given.continued:
+        _forget_survivors()
+    else:
+        shutil.rmtree(_RESULTS, ignore_errors=True)
     patterns = [f"*.{name}.*" for name in given.only]
     command = ["mutmut", "run", "--max-children", str(given.processes), *patterns]
     # It starts mypy with the first Python there.
     search_path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     subprocess.run(command, check=True, env=os.environ | {"PATH": search_path})
-    return report(given.only, time.monotonic() - began)
+    return report(given.only)
 
 
-def report(only: Sequence[str], seconds: float) -> int:
+def _forget_survivors() -> None:
+    """Have the mutants run again that no test noticed: there may be new tests."""
+    for meta in _RESULTS.rglob("*.py.meta"):
+        content = json.loads(meta.read_text(encoding="utf-8"))
+        results = content["exit_code_by_key"]
+        for name, exit_code in results.items():
+            if status_by_exit_code[exit_code] not in {*_KILLED, "caught by type check"}:
+                results[name] = None
+        meta.write_text(json.dumps(content), encoding="utf-8")
+
+
+def report(only: Sequence[str]) -> int:
     """Print and write what the run has found, and return 1 where a mutant survived that is not explained."""
     explained = {
         Survivor(function, entry["change"].strip())
@@ -108,8 +123,8 @@ def report(only: Sequence[str], seconds: float) -> int:
         print(f"{survivor.function}\n{survivor.change}\n")  # noqa: T201
     if not only:
         _PAGE.write_text(
-            f"# make mutants\n\nLast full run: {datetime.now(UTC):%Y-%m-%d}, {seconds / 60:.0f} minutes on "
-            f"{os.cpu_count()} cores, mutmut {version('mutmut')}.\n\n{_LEGEND}\n{table}\n",
+            f"# make mutants\n\nLast full run: {datetime.now(UTC):%Y-%m-%d}, mutmut {version('mutmut')}.\n\n"
+            f"{_LEGEND}\n{table}\n",
             encoding="utf-8",
         )
     return 1 if unexplained else 0
