@@ -53,11 +53,11 @@ faults: $(VENV)/.made-dev ## Inject all faults (some minutes), and write benchma
 fuzz: $(VENV)/.made-dev ## Send 100,000 malformed inputs to a server (about ten minutes)
 	@PYTHONPATH=tests/support/early $(BIN)/python -m tests.fuzz --inputs 100000
 
-# ONLY=page_tokens, or several names, leaves out the other modules. CONTINUE=1 goes on with the last run, and runs its
-# survivors again.
+# ONLY=page_tokens, or several names, leaves out the other modules; FRESH=1 runs also what is known to be
+# killed.
 .PHONY: mutants
-mutants: $(VENV)/.made-dev,mutants ## Change the code bit by bit, and see that tests notice (half an hour)
-	@PYTHONPATH=tests/support/early $(BIN)/python -m tests.mutants $(if $(CONTINUE),--continue) --only $(ONLY)
+mutants: $(VENV)/.made-dev,mutants ## Change the code bit by bit, and see that tests notice (an hour the first time)
+	@PYTHONPATH=tests/support/early $(BIN)/python -m tests.mutants $(if $(FRESH),--fresh) --only $(ONLY)
 
 .PHONY: bench-million
 bench-million: $(VENV)/.made-dev ## Measure search among a million images (an hour the first time), and write benchmarks/results/million.md

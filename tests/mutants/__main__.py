@@ -1,7 +1,10 @@
-"""The run of all mutants: ``python -m tests.mutants``. Prints the table, and writes it after a full run.
+"""The run of mutants: ``python -m tests.mutants``. Prints the table, and writes it unless modules are left out.
 
 mutmut changes one thing at a time in the modules that pyproject.toml names, and runs the tests that reach it. A mutant
 that no test notices is a survivor. explained.toml explains those that no test can notice; any other fails the run.
+
+A whole run takes more than an hour. So results.json has what became of each mutant, with a hash of the function it is
+in; what was killed is run again only when its function has changed.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import libcst
 from mutmut.mutation.diff_apply import get_diff_for_mutant, read_functions_from_index
@@ -29,6 +33,7 @@ from mutmut.stats import status_by_exit_code
 _ROOT = Path(__file__).parents[2]
 _RESULTS = _ROOT / "mutants"
 _EXPLAINED = Path(__file__).with_name("explained.toml")
+_KNOWN = Path(__file__).with_name("results.json")
 _PAGE = _ROOT / "benchmarks/results/mutants.md"
 _LEGEND = """\
 - *killed by tests*: a test failed, or did not end.
@@ -36,8 +41,9 @@ _LEGEND = """\
 - *texts*: it differs only in texts of errors and of the log.
 - *explained*: it differs in nothing that a user relies on; `tests/mutants/explained.toml` says why.
 """
-_HEAD = ("module", "mutants", "killed by tests", "killed by types", "texts", "explained", "survived")
+_HEAD = ("module", "mutants", "killed by tests", "killed by types", "texts", "explained", "survived", "not run")
 _KILLED = {"killed", "timeout", "segfault"}
+_LETTERS = {"killed": "k", "segfault": "k", "timeout": "t", "caught by type check": "c"}
 # What takes a text for people, in an argument that is not named.
 _WITH_TEXT = re.compile(r"(Error|Exception)(\.of)?$|super\(\)\.__init__$|_log_failure$|_report$")
 _WITH_NAME = re.compile(r"(Thread|ThreadPoolExecutor|PeriodicTask)$")
@@ -58,36 +64,74 @@ class Survivor:
 
 
 def main() -> int:
-    """Run the mutants; return 1 where one survived that is not explained."""
+    """Run the mutants; return 1 where one survived that is not explained, or was not run."""
     arguments = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
     arguments.add_argument("--only", nargs="*", default=[], help="names of modules, such as page_tokens")
     arguments.add_argument("--processes", type=int, default=os.cpu_count())
-    arguments.add_argument(
-        "--continue", action="store_true", dest="continued", help="keep the results of the last run but the survivors"
-    )
+    arguments.add_argument("--fresh", action="store_true", help="run all, whatever is known of them")
     given = arguments.parse_args()
     os.chdir(_ROOT)
-    if given.continued:
-        _forget_survivors()
-    else:
-        shutil.rmtree(_RESULTS, ignore_errors=True)
+    shutil.rmtree(_RESULTS, ignore_errors=True)
+    if not given.fresh:
+        _restore_results()
     patterns = [f"*.{name}.*" for name in given.only]
     command = ["mutmut", "run", "--max-children", str(given.processes), *patterns]
     # It starts mypy with the first Python there.
     search_path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    subprocess.run(command, check=True, env=os.environ | {"PATH": search_path})
+    try:
+        subprocess.run(command, check=True, env=os.environ | {"PATH": search_path})
+    except KeyboardInterrupt:
+        print("\nInterrupted. The next run goes on from here.\n")  # noqa: T201
+    _keep_results()
     return report(given.only)
 
 
-def _forget_survivors() -> None:
-    """Have the mutants run again that no test noticed: there may be new tests."""
-    for meta in _RESULTS.rglob("*.py.meta"):
-        content = json.loads(meta.read_text(encoding="utf-8"))
-        results = content["exit_code_by_key"]
-        for name, exit_code in results.items():
-            if status_by_exit_code[exit_code] not in {*_KILLED, "caught by type check"}:
-                results[name] = None
-        meta.write_text(json.dumps(content), encoding="utf-8")
+# --- What is known of earlier runs -----------------------------------------------------------------------------------
+
+
+def _keep_results() -> None:
+    """Write what became of each mutant: for each function its hash, and a letter for each of its mutants."""
+    known: dict[str, dict[str, list[str]]] = {}
+    for path, meta in _metas():
+        letters: dict[str, str] = {}
+        for name, exit_code in meta["exit_code_by_key"].items():
+            function = name.rpartition(".")[2].partition("__mutmut_")[0]
+            letters[function] = letters.get(function, "") + _LETTERS.get(status_by_exit_code[exit_code], "-")
+        known[path] = {
+            function: [meta["hash_by_function_name"][function], results] for function, results in letters.items()
+        }
+    _KNOWN.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _restore_results() -> None:
+    """Have mutmut run only what is not known to be killed."""
+    if not _KNOWN.exists():
+        return
+    exit_codes = {"k": 1, "t": 36, "c": 37, "-": None}
+    for path, functions in json.loads(_KNOWN.read_text(encoding="utf-8")).items():
+        module = path.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+        meta = {
+            "exit_code_by_key": {
+                f"{module}.{function}__mutmut_{number}": exit_codes[letter]
+                for function, (_, letters) in functions.items()
+                for number, letter in enumerate(letters, 1)
+            },
+            "hash_by_function_name": {function: digest for function, (digest, _) in functions.items()},
+            "durations_by_key": {},
+            "estimated_durations_by_key": {},
+        }
+        file = _RESULTS / f"{path}.meta"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(meta), encoding="utf-8")
+
+
+def _metas() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Give what mutmut keeps of each module."""
+    for meta in sorted(_RESULTS.rglob("*.py.meta")):
+        yield str(meta.relative_to(_RESULTS).with_suffix("")), json.loads(meta.read_text(encoding="utf-8"))
+
+
+# --- The report ------------------------------------------------------------------------------------------------------
 
 
 def report(only: Sequence[str]) -> int:
@@ -104,7 +148,9 @@ def report(only: Sequence[str]) -> int:
         for name, exit_code in results.items():
             status = status_by_exit_code[exit_code]
             survivor = None
-            if status in _KILLED:
+            if exit_code is None:
+                kind = "not run"
+            elif status in _KILLED:
                 kind = "killed by tests"
             elif status == "caught by type check":
                 kind = "killed by types"
@@ -123,18 +169,16 @@ def report(only: Sequence[str]) -> int:
         print(f"{survivor.function}\n{survivor.change}\n")  # noqa: T201
     if not only:
         _PAGE.write_text(
-            f"# make mutants\n\nLast full run: {datetime.now(UTC):%Y-%m-%d}, mutmut {version('mutmut')}.\n\n"
-            f"{_LEGEND}\n{table}\n",
+            f"# make mutants\n\n{datetime.now(UTC):%Y-%m-%d}, with mutmut {version('mutmut')}.\n\n{_LEGEND}\n{table}\n",
             encoding="utf-8",
         )
-    return 1 if unexplained else 0
+    return 1 if unexplained or any(counted["not run"] for counted in counts.values()) else 0
 
 
 def _results(only: Sequence[str]) -> Iterator[tuple[str, dict[str, int | None]]]:
     """Give the exit codes of the mutants of each module, by name."""
-    for meta in sorted(_RESULTS.rglob("*.py.meta")):
-        path = str(meta.relative_to(_RESULTS).with_suffix(""))
-        results = json.loads(meta.read_text(encoding="utf-8"))["exit_code_by_key"]
+    for path, meta in _metas():
+        results = meta["exit_code_by_key"]
         if results and (not only or Path(path).stem in only):
             yield path, results
 
