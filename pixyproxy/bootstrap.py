@@ -60,6 +60,7 @@ from pixyproxy.service.interfaces import (
     UserServiceInterface,
 )
 from pixyproxy.service.page_tokens import PageTokens, new_page_token_key
+from pixyproxy.service.quotas import Quotas
 from pixyproxy.service.renditions.placeholders import placeholder_planner
 from pixyproxy.service.renditions.requesting import RenditionRequests
 from pixyproxy.service.renditions.worker import RenditionWorker
@@ -259,11 +260,13 @@ def build(settings: Settings, shared: Shared, base: Base, *, rpc_worker: int = 0
         for task in (waiting, leases, renditions):
             stack.enter_context(closing(task))
             task.start()
+        quotas = _build_quotas(settings, shared, base)
         creator = ImageCreator(
             base.database,
             base.storing,
             waiting,
             defaults=base.defaults,
+            quotas=quotas,
             require_closed=shared.circuits.require_closed,
             limiter=base.limiter,
             trace_headers=base.watch.trace_headers,
@@ -276,7 +279,7 @@ def build(settings: Settings, shared: Shared, base: Base, *, rpc_worker: int = 0
         yield Application(
             images=ImageService(base.database, base.store, base.storing, creator, importer, page_tokens, renditions),
             generations=GenerationService(base.database, creator, waiting, page_tokens, on_cancel=shared.tell_changed),
-            usage=UsageService(base.database),
+            usage=UsageService(base.database, quotas),
             users=build_users(settings, base.database),
             creations=shared.creations.of(rpc_worker),
             streams=shared.streams.of(rpc_worker),
@@ -319,6 +322,7 @@ def build_generation_worker(
             stack.enter_context(closing(_build_generator(settings, base.watch))),
             defaults=base.defaults,
             prices=shared.prices,
+            quotas=_build_quotas(settings, shared, base),
             limit=limit,
             owner=owner,
             leases=Leases(base.database, [owner], LEASE),
@@ -339,6 +343,10 @@ def build_generation_worker(
             observer=observer,
             continuing=base.watch.continuing,
         )
+
+
+def _build_quotas(settings: Settings, shared: Shared, base: Base) -> Quotas:
+    return Quotas(base.database, shared.prices, base.defaults, settings.user_limits)
 
 
 @contextmanager

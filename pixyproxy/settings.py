@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import unquote, urlsplit
@@ -13,12 +14,16 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pixyproxy.core.exceptions import ConfigurationError
 from pixyproxy.core.models import (
+    MAX_GENERATIONS_AT_ONCE,
+    MAX_IMAGES_PER_DAY,
     MAX_IMPORT_BYTES,
+    MAX_USD_PER_DAY,
     TRANSPARENT_RULE,
     Background,
     ModelName,
     OutputFormat,
     Quality,
+    QuotaLimits,
     Size,
     can_show,
 )
@@ -289,6 +294,27 @@ class Settings(BaseSettings):
         le=100_000,
         description="The most requests to the provider within any minute; further ones are queued.",
     )
+    user_usd_per_day: Decimal | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_USD_PER_DAY,
+        decimal_places=9,
+        allow_inf_nan=False,
+        description="The most US dollars that a user may spend on a day, in UTC, unless `pixyproxy user limit` sets "
+        "another limit; unlimited by default.",
+    )
+    user_images_per_day: int | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_IMAGES_PER_DAY,
+        description="The most images that a user may generate on a day, in UTC, likewise.",
+    )
+    user_generations_at_once: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_GENERATIONS_AT_ONCE,
+        description="The most submitted generations of a user at a time, likewise; further ones are queued.",
+    )
     max_failed_sign_ins: int = Field(
         default=10,
         ge=1,
@@ -409,6 +435,16 @@ class Settings(BaseSettings):
     def generation_limit(self, workers: int) -> int:
         """Return the most submitted generations with a number of RPC workers."""
         return self.max_generations or workers * _GENERATIONS_A_WORKER
+
+    @property
+    def user_limits(self) -> QuotaLimits:
+        """The limits of users without limits of their own."""
+        usd = self.user_usd_per_day
+        return QuotaLimits(
+            nano_usd_per_day=None if usd is None else int(usd.scaleb(9)),
+            images_per_day=self.user_images_per_day,
+            generations_at_once=self.user_generations_at_once,
+        )
 
     @property
     def planned_renditions(self) -> tuple[int, ...]:

@@ -37,10 +37,11 @@ COMMANDS = {
     "health": (_IMAGES, "Check whether a server is serving (exit status 0 or 5)."),
     "generations": (_GENERATIONS, "List, watch, cancel and salvage generations."),
     "usage": (_USAGE, "Show what was spent: images, tokens and costs."),
+    "quota": (_USAGE, "Show what is limited for a user, and what is used of it."),
     "serve": (_ADMIN, "Serve until SIGTERM or Ctrl-C, with a process for each core."),
     "models": (_ADMIN, "List the models that the provider's account offers."),
     "db": (_ADMIN, "Make or upgrade the tables of the database."),
-    "user": (_ADMIN, "Add, list, change and remove users."),
+    "user": (_ADMIN, "Add, list, change, limit and remove users."),
     "images": (_ADMIN, "Copy the bytes of all images into another store."),
 }
 """For each command its module, and the line that ``pixyproxy --help`` shows."""

@@ -7,8 +7,9 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, NamedTuple, NoReturn
 
 import typer
 from pydantic import SecretStr
@@ -31,7 +32,16 @@ from pixyproxy.core.exceptions import (
     InvalidFieldError,
     RecordNotFoundError,
 )
-from pixyproxy.core.models import ADVISED_PASSWORD_LENGTH, UserClass, UserCreate
+from pixyproxy.core.models import (
+    ADVISED_PASSWORD_LENGTH,
+    MAX_GENERATIONS_AT_ONCE,
+    MAX_IMAGES_PER_DAY,
+    MAX_USD_PER_DAY,
+    UNLIMITED,
+    QuotaName,
+    UserClass,
+    UserCreate,
+)
 from pixyproxy.core.text import exact_key
 from pixyproxy.core.validation import validated
 from pixyproxy.data import init
@@ -50,7 +60,7 @@ _NOT_COPIED = (CopyOutcome.MISSING, CopyOutcome.DAMAGED, CopyOutcome.FAILED)
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 database_commands = typer.Typer(help="Make or upgrade the tables of the database.", no_args_is_help=True)
-user_commands = typer.Typer(help="Add, list, change and remove users.", no_args_is_help=True)
+user_commands = typer.Typer(help="Add, list, change, limit and remove users.", no_args_is_help=True)
 app.add_typer(database_commands, name="db")
 image_commands = typer.Typer(help="Copy the bytes of all images into another store.", no_args_is_help=True)
 app.add_typer(user_commands, name="user")
@@ -173,6 +183,46 @@ def change_password(name: Name, password_stdin: PasswordStdin = False) -> None:
     _say(f"Changed the password of {name}.")
 
 
+@user_commands.command("limit", cls=Command)
+def limit_user(
+    name: Name,
+    usd_per_day: Annotated[
+        str | None, typer.Option(metavar="USD", help="The most US dollars that the user may spend on a day.")
+    ] = None,
+    images_per_day: Annotated[
+        str | None, typer.Option(metavar="N", help="The most images that the user may generate on a day.")
+    ] = None,
+    generations_at_once: Annotated[
+        str | None, typer.Option(metavar="N", help="The most generations submitted at a time; others are queued.")
+    ] = None,
+) -> None:
+    """Show or set what a user may spend.
+
+    Without options, it shows the limits. The value "default" removes a limit of the user's own, so that the one of the
+    servers' settings holds; "unlimited" also exempts the user from that. Days are those of UTC. Limits hold at once,
+    and what was spent today counts.
+    """
+    changes = {
+        "nano_usd_per_day": _parse_limit("--usd-per-day", usd_per_day, 0, MAX_USD_PER_DAY, digits=9),
+        "images_per_day": _parse_limit("--images-per-day", images_per_day, 0, MAX_IMAGES_PER_DAY),
+        "generations_at_once": _parse_limit("--generations-at-once", generations_at_once, 1, MAX_GENERATIONS_AT_ONCE),
+    }
+    with _users() as users:
+        limits = users.get_limits(name)
+        given = {field: limit.value for field, limit in changes.items() if limit is not None}
+        if given:
+            limits = limits.model_copy(update=given)
+            users.set_limits(name, limits)
+    for (field, limit), option in zip(limits, QuotaName, strict=True):
+        if limit is None:
+            shown = "default"
+        elif limit == UNLIMITED:
+            shown = "unlimited"
+        else:
+            shown = f"{Decimal(limit).scaleb(-9).normalize():,f}" if field.startswith("nano") else f"{limit:,}"
+        _say(f"{option.value:<19} {shown}")
+
+
 @user_commands.command("remove", cls=Command)
 def remove_user(name: Name) -> None:
     """Remove a user.
@@ -277,6 +327,30 @@ def _users() -> Iterator[UserServiceInterface]:
     set_up_logging("WARNING")
     with open_current_database(settings) as database:
         yield build_users(settings, database)
+
+
+class _Limit(NamedTuple):
+    """A limit as it is stored for a user."""
+
+    value: int | None
+
+
+def _parse_limit(option: str, text: str | None, lowest: int, highest: int, *, digits: int = 0) -> _Limit | None:
+    """Read a limit in units of the last of ``digits`` decimals; return None if the option is not given."""
+    if text is None:
+        return None
+    if text in ("default", "unlimited"):
+        return _Limit(None if text == "default" else UNLIMITED)
+    try:
+        number = Decimal(text)
+        if lowest <= number <= highest and (value := number.scaleb(digits)) == value.to_integral_value():
+            return _Limit(int(value))
+    except InvalidOperation:
+        pass
+    what = f"an amount with at most {digits} decimals" if digits else "a whole number"
+    raise typer.BadParameter(
+        f"{printable(text)!r} is not {what} from {lowest:,} to {highest:,}, default or unlimited.", param_hint=option
+    )
 
 
 def _read_password(from_stdin: bool) -> str:

@@ -44,8 +44,8 @@ def json_of(image: ImageDetail) -> dict[str, Any]:
     """Return all fields of an image, with the names of the API's JSON; numbers stay numbers."""
     return asdict(image) | {
         "visibility": f"VISIBILITY_{image.visibility.name}",
-        "created_at": _rfc3339(image.created_at),
-        "updated_at": _rfc3339(image.updated_at),
+        "created_at": rfc3339(image.created_at),
+        "updated_at": rfc3339(image.updated_at),
         "options": image.options and image.options.as_dict(),
         "origin": f"ORIGIN_{image.origin.name}",
         "placeholder": base64.b64encode(image.placeholder).decode(),
@@ -110,7 +110,7 @@ def json_of_generation(generation: Generation) -> dict[str, Any]:
         "image": generation.image and json_of(generation.image),
         "error": error
         and asdict(error) | {"retry_after": None if error.retry_after is None else f"{error.retry_after}s"},
-        **{name: time and _rfc3339(time) for name, time in times.items()},
+        **{name: time and rfc3339(time) for name, time in times.items()},
     }
 
 
@@ -171,5 +171,6 @@ def _shell_escape(found: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}"
 
 
-def _rfc3339(time: datetime) -> str:
+def rfc3339(time: datetime) -> str:
+    """Format a time in UTC."""
     return time.isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""The command that shows what was spent."""
+"""The commands that show what was spent, and what may be spent."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import typer
 
 from pixyproxy.cli import warn
 from pixyproxy.cli.images import AsJson, _client, _Command, _refuse
-from pixyproxy.cli.texts import json_line, printable
-from pixyproxy.client import UsageGrouping, UsageRow
+from pixyproxy.cli.texts import json_line, printable, rfc3339
+from pixyproxy.client import Quota, UsageGrouping, UsageRow
 
 _NUMBERS = tuple(field.name for field in fields(UsageRow) if field.type == "int")
 _TITLES = {
@@ -102,6 +102,45 @@ def usage(
         _print_table(rows, names)
     else:
         warn("Nothing was spent in this period.")
+
+
+@app.command(cls=_Command)
+def quota(
+    author: Annotated[str, typer.Argument(metavar="[USER]", help="The user; by default, oneself.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Show what is limited for a user, and what is used of it.
+
+    Only admins see the quotas of others. RESERVED is what submitted generations may use. Days are those of UTC.
+    """
+    with _client(must_sign_in=True) as client:
+        quotas = client.get_quotas(author)
+    if as_json:
+        for one in quotas:
+            typer.echo(json_line(asdict(one) | {"resets_at": one.resets_at and rfc3339(one.resets_at)}))
+    elif not sys.stdout.isatty():
+        for one in quotas:
+            resets_at = "" if one.resets_at is None else rfc3339(one.resets_at)
+            typer.echo("\t".join([printable(one.name), *map(str, (one.limit, one.used, one.reserved)), resets_at]))
+    elif quotas:
+        _print_quotas(quotas)
+    else:
+        warn("Nothing is limited." if not author else f"Nothing is limited for {printable(author)}, as far as you see.")
+
+
+def _print_quotas(quotas: Sequence[Quota]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0))
+    for title in ("QUOTA", "LIMIT", "USED", "RESERVED", "RESETS AT"):
+        table.add_column(title, justify="left" if title in ("QUOTA", "RESETS AT") else "right", overflow="fold")
+    for one in quotas:
+        unit = "nano_usd" if one.name == "usd_per_day" else ""
+        resets_at = "" if one.resets_at is None else f"{one.resets_at:%Y-%m-%d %H:%M} UTC"
+        numbers = [_shown(unit, number) for number in (one.limit, one.used, one.reserved)]
+        table.add_row(printable(one.name), *numbers, resets_at)
+    Console(highlight=False, markup=False).print(table)
 
 
 def _end_of(day: date) -> datetime:

@@ -37,7 +37,7 @@ from pixyproxy.client.models import (
 )
 from pixyproxy.client.retry import RetryPolicy
 from pixyproxy.client.upload import Source
-from pixyproxy.client.usage import UsageGrouping, UsageRow
+from pixyproxy.client.usage import Quota, UsageGrouping, UsageRow
 
 __all__ = [
     "TLS",
@@ -71,6 +71,7 @@ __all__ = [
     "PartialImage",
     "PixyProxyClient",
     "PixyProxyClientError",
+    "Quota",
     "Rendition",
     "RetryPolicy",
     "Source",

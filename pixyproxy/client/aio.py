@@ -23,7 +23,7 @@ from pixyproxy.client.generations import Generation, PartialImage, Watch
 from pixyproxy.client.models import ContentInfo, ImageDetail, ImagePage, Rendition, Thumbnail
 from pixyproxy.client.retry import Attempts
 from pixyproxy.client.upload import Source, Upload
-from pixyproxy.client.usage import UsageGrouping, UsageRow
+from pixyproxy.client.usage import Quota, UsageGrouping, UsageRow
 
 Answer = TypeVar("Answer")
 
@@ -276,6 +276,10 @@ class AsyncPixyProxyClient(BaseClient[grpc.aio.Channel]):
     ) -> list[UsageRow]:
         """Sum up what was spent in a period; see PixyProxyClient."""
         return await self._send(calls.summarize_usage(start, end, group_by, author), timeout)
+
+    async def get_quotas(self, author: str = "", *, timeout: float | None = None) -> list[Quota]:
+        """Return what is limited for an author, and what is used of it; see PixyProxyClient."""
+        return await self._send(calls.get_quotas(author), timeout)
 
     # --- Calls ---------------------------------------------------------------------------------------------------
 

@@ -36,7 +36,7 @@ from pixyproxy.client.models import (
     to_page,
     to_thumbnail_page,
 )
-from pixyproxy.client.usage import UsageGrouping, UsageRow, to_rows
+from pixyproxy.client.usage import Quota, UsageGrouping, UsageRow, to_quotas, to_rows
 
 Answer = TypeVar("Answer")
 
@@ -321,6 +321,11 @@ def summarize_usage(
     fields: dict[str, Any] = {"start": start, "end": end, "group_by": group_by, "author": author}
     request = upb.SummarizeUsageRequest(**fields)
     return Call(lambda stubs: stubs.usage.SummarizeUsage, request, to_rows)
+
+
+def get_quotas(author: str) -> Call[list[Quota]]:
+    """Get what is limited for an author."""
+    return Call(lambda stubs: stubs.usage.GetQuota, upb.GetQuotaRequest(author=author), to_quotas)
 
 
 def _creation(prompt: str, options: CreateOptions) -> pb.CreateImageRequest:

@@ -21,7 +21,7 @@ from pixyproxy.client.generations import Generation, PartialImage, Watch
 from pixyproxy.client.models import ContentInfo, ImageDetail, ImagePage, Rendition, Thumbnail
 from pixyproxy.client.retry import Attempts
 from pixyproxy.client.upload import Source, Upload
-from pixyproxy.client.usage import UsageGrouping, UsageRow
+from pixyproxy.client.usage import Quota, UsageGrouping, UsageRow
 
 Answer = TypeVar("Answer")
 
@@ -339,6 +339,15 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
             timeout: in seconds.
         """
         return self._send(calls.summarize_usage(start, end, group_by, author), timeout)
+
+    def get_quotas(self, author: str = "", *, timeout: float | None = None) -> list[Quota]:
+        """Return what is limited for an author, and what is used of it; empty if nothing is limited.
+
+        Args:
+            author: the username; empty for the caller. Only an admin sees the quotas of others.
+            timeout: in seconds.
+        """
+        return self._send(calls.get_quotas(author), timeout)
 
     # --- Calls ---------------------------------------------------------------------------------------------------
 

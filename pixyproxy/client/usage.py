@@ -1,8 +1,9 @@
-"""What was spent."""
+"""What was spent, and what may be spent."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import IntEnum
 
 from pixyproxy_pb.v1 import usage_service_pb2 as upb
@@ -46,3 +47,36 @@ class UsageRow:
 def to_rows(summary: upb.SummarizeUsageResponse) -> list[UsageRow]:
     """Convert a message."""
     return [UsageRow(**{name: getattr(row, name) for name in UsageRow.__slots__}) for row in summary.rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """A limit of an author, and what is used of it.
+
+    Attributes:
+        name: what is limited: ``usd_per_day``, ``images_per_day`` or ``generations_at_once``.
+        limit: the limit, in billionths of a US dollar for ``usd_per_day``, otherwise a count.
+        used: what is used of it; it may exceed the limit.
+        reserved: what submitted generations may use of it.
+        resets_at: when ``used`` becomes 0; None for ``generations_at_once``.
+    """
+
+    name: str
+    limit: int
+    used: int
+    reserved: int
+    resets_at: datetime | None
+
+
+def to_quotas(answer: upb.GetQuotaResponse) -> list[Quota]:
+    """Convert a message."""
+    return [
+        Quota(
+            name=quota.name,
+            limit=quota.limit,
+            used=quota.used,
+            reserved=quota.reserved,
+            resets_at=quota.resets_at.ToDatetime(UTC) if quota.HasField("resets_at") else None,
+        )
+        for quota in answer.quotas
+    ]

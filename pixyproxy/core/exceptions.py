@@ -97,6 +97,35 @@ class TooBusyError(PixyProxyException):
     """A limit of the server is reached; nothing was done for the call."""
 
 
+class QuotaExhaustedError(PixyProxyException):
+    """A quota of the author is used up; nothing was submitted.
+
+    Attributes:
+        quota: the name of the quota.
+        author: the username of the author.
+    """
+
+    def __init__(self, message: str, *, quota: str, author: str, retry_after: float) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.quota = quota
+        self.author = author
+
+
+class PriceUnknownError(PixyProxyException):
+    """The costs of the author are limited, and the model of the request has no price.
+
+    Attributes:
+        field: the field of the request that names the model.
+    """
+
+    def __init__(self, model: str) -> None:
+        super().__init__(
+            f"The model {model} cannot be used: your costs are limited, and the server's price list has no price for "
+            "it. Choose another model."
+        )
+        self.field = "options.model"
+
+
 # --- Credentials -----------------------------------------------------------------------------------------------------
 
 

@@ -53,6 +53,11 @@ MAX_SEARCH_LENGTH = 1024
 MAX_USAGE_DAYS = 400
 # They are less than 4 MiB, over which gRPC clients refuse messages by default.
 MAX_USAGE_ROWS = 10_000
+MAX_USD_PER_DAY = 1_000_000
+MAX_IMAGES_PER_DAY = 1_000_000_000
+MAX_GENERATIONS_AT_ONCE = 1_000_000
+UNLIMITED = -1
+"""In place of the limit of a user to whom the server's default does not apply."""
 # The cost of a search grows with the number of its terms.
 MAX_SEARCH_TERMS = 24
 RENDITION_EDGES = (256, 512, 1024, 2048)
@@ -785,6 +790,64 @@ class UsageRow(Model):
     output_tokens: int = 0
     nano_usd: int = 0
     images_without_cost: int = 0
+
+
+class QuotaName(StrEnum):
+    """What is limited for each author; the values are the names of the API."""
+
+    USD_PER_DAY = "usd_per_day"
+    IMAGES_PER_DAY = "images_per_day"
+    GENERATIONS_AT_ONCE = "generations_at_once"
+
+
+class QuotaLimits(Model):
+    """The limits of an author; None where there is none. Days are those of UTC.
+
+    As it is stored for a user, None is the server's default, and ``UNLIMITED`` no limit.
+
+    Attributes:
+        nano_usd_per_day: the most that may be spent on a day, in billionths of a US dollar.
+        images_per_day: the most images that may be generated on a day.
+        generations_at_once: the most generations that may be submitted at a time.
+    """
+
+    nano_usd_per_day: int | None = Field(default=None, ge=UNLIMITED, le=MAX_USD_PER_DAY * 10**9)
+    images_per_day: int | None = Field(default=None, ge=UNLIMITED, le=MAX_IMAGES_PER_DAY)
+    generations_at_once: int | None = Field(default=None, ge=UNLIMITED, le=MAX_GENERATIONS_AT_ONCE)
+
+    @property
+    def has_any(self) -> bool:
+        """Whether anything is limited."""
+        return any(limit is not None for _, limit in self)
+
+    def over(self, defaults: QuotaLimits) -> QuotaLimits:
+        """Return the limits that hold for a user with these stored limits."""
+        chosen = {name: getattr(defaults, name) if limit is None else limit for name, limit in self}
+        return QuotaLimits.of_checked({name: None if limit == UNLIMITED else limit for name, limit in chosen.items()})
+
+
+class QuotaRequest(Model):
+    """A request for the quotas of an author; None for those of the caller."""
+
+    author: Username | None = None
+
+
+class Quota(Model):
+    """A limit of an author, and what is used of it.
+
+    Attributes:
+        name: what is limited.
+        limit: the limit, in billionths of a US dollar or as a count.
+        used: what is used of it.
+        reserved: what submitted generations may use of it.
+        resets_at: when ``used`` becomes 0; None if it does not.
+    """
+
+    name: QuotaName
+    limit: int
+    used: int
+    reserved: int = 0
+    resets_at: datetime | None = None
 
 
 # --- Users -----------------------------------------------------------------------------------------------------------

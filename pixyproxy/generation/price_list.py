@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from pixyproxy.core.exceptions import ConfigurationError
-from pixyproxy.core.models import Cost, Model, ModelName, Usage
+from pixyproxy.core.models import Cost, GenerationOptions, Model, ModelName, Usage
 
 DEFAULT_PRICE_LIST = Path(__file__).with_name("price_list.toml")
 
@@ -23,6 +23,15 @@ _NANO_USD_PER_TOKEN = 1000
 """The price of a token in billionths of a dollar where a million tokens cost a dollar."""
 _MAX_NANO_USD = 2**63 - 1  # what a database's integer holds
 _SNAPSHOT = re.compile(r"(.+)-\d{4}-\d{2}-\d{2}")
+
+# The most tokens that a generation is assumed to take; docs/decisions/quotas.md says why.
+_MEGAPIXEL = 2**20
+_OUTPUT_TOKENS_A_MEGAPIXEL = {"low": 512, "medium": 2048, "high": 8192, "auto": 8192, "xhigh": 16_384, "max": 32_768}
+_PIXELS_OF_AUTO = 1536 * 1024
+_TOKENS_A_PARTIAL_IMAGE = 256
+_TOKENS_AN_INPUT = 8192
+_TOKENS_BESIDE_THE_PROMPT = 256
+_OUTPUT_TEXT_TOKENS = 4096
 
 
 _PROBLEMS = {"missing": "is missing", "extra_forbidden": "is not a key of a price list"}
@@ -74,6 +83,33 @@ class ModelPrices(Model):
         )
         return None if None in parts else sum(filter(None, parts), Fraction(0))
 
+    def most_nano_usd(self, prompt: str, options: GenerationOptions, inputs: int) -> int:
+        """Return what a generation is assumed to cost at most.
+
+        Args:
+            prompt: its prompt.
+            options: its options, with the defaults.
+            inputs: the number of its inputs, with the mask.
+        """
+        pixels = _PIXELS_OF_AUTO
+        if options.size not in (None, "auto"):
+            width, height = str(options.size).split("x")
+            pixels = int(width) * int(height)
+        image_tokens = Fraction(max(pixels, _MEGAPIXEL), _MEGAPIXEL) * _OUTPUT_TOKENS_A_MEGAPIXEL[
+            options.quality or "auto"
+        ] + _TOKENS_A_PARTIAL_IMAGE * (options.partial_images or 0)
+        # A token has at least a byte.
+        text_tokens = len(prompt.encode()) + _TOKENS_BESIDE_THE_PROMPT
+        return math.ceil(
+            _NANO_USD_PER_TOKEN
+            * (
+                text_tokens * Fraction(self.text_input)
+                + inputs * _TOKENS_AN_INPUT * Fraction(self.image_input or 0)
+                + _OUTPUT_TEXT_TOKENS * Fraction(self.text_output or 0)
+                + image_tokens * Fraction(self.image_output)
+            )
+        )
+
 
 def _nano_usd(
     total: int, text: int | None, image: int | None, text_price: Decimal | None, image_price: Decimal | None
@@ -111,12 +147,26 @@ class PriceList(Model):
             usage: the tokens that the provider counted, or None.
             has_inputs: whether it was made from other images.
         """
-        snapshot = _SNAPSHOT.fullmatch(model)
-        prices = self.models.get(model) or (self.models.get(snapshot[1]) if snapshot else None)
+        prices = self._prices_of(model)
         nano_usd = None if prices is None else prices.nano_usd(usage, has_inputs=has_inputs)
         if nano_usd is None or nano_usd > _MAX_NANO_USD:
             return None
         return Cost(nano_usd=math.floor(nano_usd + Fraction(1, 2)), price_list=self.name)
+
+    def most_nano_usd(self, prompt: str, options: GenerationOptions, inputs: int) -> int | None:
+        """Return what a generation costs at most, as far as is known; None if its model has no price.
+
+        Args:
+            prompt: its prompt.
+            options: its options, with the defaults.
+            inputs: the number of its inputs, with the mask.
+        """
+        prices = self._prices_of(options.model or "")
+        return None if prices is None else prices.most_nano_usd(prompt, options, inputs)
+
+    def _prices_of(self, model: str) -> ModelPrices | None:
+        snapshot = _SNAPSHOT.fullmatch(model)
+        return self.models.get(model) or (self.models.get(snapshot[1]) if snapshot else None)
 
 
 # --- Reading a price list --------------------------------------------------------------------------------------------

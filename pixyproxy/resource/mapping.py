@@ -32,6 +32,8 @@ from pixyproxy.core.models import (
     ImagePage,
     ImagePageRequest,
     PartialImage,
+    Quota,
+    QuotaRequest,
     Thumbnails,
     ThumbnailsRequest,
     Usage,
@@ -206,6 +208,11 @@ def to_usage_request(request: upb.SummarizeUsageRequest) -> UsageRequest:
     )
 
 
+def to_quota_request(request: upb.GetQuotaRequest) -> QuotaRequest:
+    """Read a request for quotas."""
+    return validated(QuotaRequest, {"author": request.author or None})
+
+
 def to_content_request(request: pb.GetImageContentRequest) -> ContentRequest:
     """Read a request for bytes."""
     return validated(
@@ -368,6 +375,11 @@ def from_generation_event(event: GenerationDetail | PartialImage) -> Iterator[gp
 def from_usage_rows(rows: Iterable[UsageRow]) -> upb.SummarizeUsageResponse:
     """Write a summary of what was spent."""
     return upb.SummarizeUsageResponse(rows=[upb.UsageRow(**dict(row)) for row in rows])
+
+
+def from_quotas(quotas: Iterable[Quota]) -> upb.GetQuotaResponse:
+    """Write the quotas of an author."""
+    return upb.GetQuotaResponse(quotas=[upb.Quota(**dict(quota)) for quota in quotas])
 
 
 def _from_image_creation(creation: ImageCreation) -> pb.CreateImageRequest:

@@ -83,6 +83,7 @@ POLICIES: Mapping[str, MethodPolicy] = {
     _GENERATIONS + "WatchGeneration": MethodPolicy(Credentials.REQUIRED, Bulkhead.STREAM, Repeat.ALWAYS),
     _GENERATIONS + "CancelGeneration": MethodPolicy(Credentials.REQUIRED, Bulkhead.UNARY, Repeat.ALWAYS),
     _USAGE + "SummarizeUsage": MethodPolicy(Credentials.REQUIRED, Bulkhead.UNARY, Repeat.ALWAYS),
+    _USAGE + "GetQuota": MethodPolicy(Credentials.REQUIRED, Bulkhead.UNARY, Repeat.ALWAYS),
     # The package does not implement Health.List.
     _HEALTH + "Check": _HEALTH_CALL,
     _HEALTH + "Watch": _HEALTH_CALL,

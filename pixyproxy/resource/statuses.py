@@ -46,7 +46,7 @@ def _bad_request(error: exc.InvalidFieldError) -> list[Message]:
     return [bad_request]
 
 
-def _bad_parameter(error: exc.ProviderRequestInvalidError) -> list[Message]:
+def _bad_parameter(error: exc.ProviderRequestInvalidError | exc.PriceUnknownError) -> list[Message]:
     return _bad_request(exc.InvalidFieldError.of(error.field, error.message))
 
 
@@ -75,6 +75,11 @@ def _provider_quota(error: exc.ProviderQuotaError) -> list[Message]:
     return [error_details_pb2.QuotaFailure(violations=[violation])]
 
 
+def _quota(error: exc.QuotaExhaustedError) -> list[Message]:
+    violation = error_details_pb2.QuotaFailure.Violation(subject=f"user:{error.author}", description=error.message)
+    return [error_details_pb2.QuotaFailure(violations=[violation])]
+
+
 def _refusal(error: exc.PromptRefusedError) -> dict[str, str]:
     known = {"stage": error.stage, "categories": ",".join(error.categories)}
     return {name: value for name, value in known.items() if value}
@@ -89,6 +94,10 @@ RULES: dict[type[BaseException], Rule] = {
     exc.OffsetOutOfRangeError: Rule(code_pb2.OUT_OF_RANGE, "OFFSET_OUT_OF_RANGE"),
     exc.RequestIdReusedError: Rule(code_pb2.ALREADY_EXISTS, "REQUEST_ID_REUSED"),
     exc.TooBusyError: Rule(code_pb2.RESOURCE_EXHAUSTED, "TOO_BUSY"),
+    exc.QuotaExhaustedError: Rule(
+        code_pb2.RESOURCE_EXHAUSTED, "QUOTA_EXHAUSTED", metadata=lambda error: {"quota": error.quota}, details=_quota
+    ),
+    exc.PriceUnknownError: Rule(code_pb2.INVALID_ARGUMENT, "INVALID_FIELD", details=_bad_parameter),
     exc.CredentialsMissingError: Rule(code_pb2.UNAUTHENTICATED, "CREDENTIALS_MISSING"),
     exc.CredentialsInvalidError: Rule(code_pb2.UNAUTHENTICATED, "CREDENTIALS_INVALID"),
     exc.TooManySignInsError: Rule(code_pb2.RESOURCE_EXHAUSTED, "TOO_MANY_SIGN_INS"),

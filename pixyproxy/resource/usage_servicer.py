@@ -12,7 +12,7 @@ from pixyproxy.service.interfaces import UsageServiceInterface
 
 
 class UsageServicer(pb_grpc.UsageServiceServicer):
-    """Serves what was spent; the proto file documents the methods. Errors are left to the exception interceptor."""
+    """Serves usage and quotas; the proto file documents the methods. Errors are left to the exception interceptor."""
 
     def __init__(self, usage: UsageServiceInterface) -> None:
         self._usage = usage
@@ -22,3 +22,6 @@ class UsageServicer(pb_grpc.UsageServiceServicer):
     ) -> pb.SummarizeUsageResponse:
         rows = self._usage.summarize_usage(mapping.to_usage_request(request), caller.get())
         return mapping.from_usage_rows(rows)
+
+    def GetQuota(self, request: pb.GetQuotaRequest, context: grpc.ServicerContext) -> pb.GetQuotaResponse:  # noqa: D102
+        return mapping.from_quotas(self._usage.get_quotas(mapping.to_quota_request(request), caller.get()))

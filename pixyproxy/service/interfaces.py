@@ -20,6 +20,9 @@ from pixyproxy.core.models import (
     ImagePage,
     ImagePageRequest,
     PartialImage,
+    Quota,
+    QuotaLimits,
+    QuotaRequest,
     Thumbnails,
     ThumbnailsRequest,
     UsageRequest,
@@ -45,6 +48,8 @@ class ImageServiceInterface(ABC):
             CredentialsMissingError: there is no caller.
             CredentialsInvalidError: the user was removed meanwhile.
             ImageNotFoundError: an input does not exist, or the caller may not see it.
+            QuotaExhaustedError: a quota of the caller is used up.
+            PriceUnknownError: the costs of the caller are limited, and that of the request is unknown.
             RequestIdReusedError: the request id was used for another request.
             OutcomeUnknownError: it is unknown whether an earlier request with that id was executed.
             TooBusyError: too many generations are queued.
@@ -169,6 +174,15 @@ class UsageServiceInterface(ABC):
             DBConnectionError: the database is unavailable.
         """
 
+    @abstractmethod
+    def get_quotas(self, request: QuotaRequest, caller: Caller | None) -> list[Quota]:
+        """Return what is limited for the caller, or an admin's user, and what is used of it.
+
+        Raises:
+            CredentialsMissingError: there is no caller.
+            DBConnectionError: the database is unavailable.
+        """
+
 
 class UserServiceInterface(ABC):
     """Manages and authenticates users."""
@@ -210,6 +224,22 @@ class UserServiceInterface(ABC):
     @abstractmethod
     def remove_user(self, username: str) -> bool:
         """Remove a user, but not the user's images. Return whether the name stays taken because of them.
+
+        Raises:
+            RecordNotFoundError: there is no such user.
+        """
+
+    @abstractmethod
+    def get_limits(self, username: str) -> QuotaLimits:
+        """Return the stored limits of a user.
+
+        Raises:
+            RecordNotFoundError: there is no such user.
+        """
+
+    @abstractmethod
+    def set_limits(self, username: str, limits: QuotaLimits) -> None:
+        """Store the limits of a user, in place of earlier ones.
 
         Raises:
             RecordNotFoundError: there is no such user.

@@ -1,25 +1,37 @@
-"""What was spent: images, tokens and costs."""
+"""What was spent: images, tokens and costs; and what may be spent."""
 
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, time, timedelta
 
 from pixyproxy.core.exceptions import InvalidFieldError
-from pixyproxy.core.models import MAX_USAGE_DAYS, MAX_USAGE_ROWS, Caller, UsageRequest, UsageRow
+from pixyproxy.core.models import (
+    MAX_USAGE_DAYS,
+    MAX_USAGE_ROWS,
+    Caller,
+    Quota,
+    QuotaRequest,
+    UsageRequest,
+    UsageRow,
+)
+from pixyproxy.core.text import exact_key
 from pixyproxy.core.validation import validated
 from pixyproxy.data.database import Database
+from pixyproxy.data.repositories.quotas import QuotaRepository
 from pixyproxy.data.repositories.usage import UsageRepository
 from pixyproxy.service.interfaces import UsageServiceInterface
 from pixyproxy.service.private_images import signed_in
+from pixyproxy.service.quotas import Quotas
 
 _FIRST_TIME = datetime.min.replace(tzinfo=UTC)
 
 
 class UsageService(UsageServiceInterface):
-    """Sums up what was spent."""
+    """Sums up what was spent, and shows quotas."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, quotas: Quotas) -> None:
         self._database = database
+        self._quotas = quotas
 
     def summarize_usage(self, request: UsageRequest, caller: Caller | None) -> list[UsageRow]:  # noqa: D102
         caller = signed_in(caller)
@@ -35,6 +47,17 @@ class UsageService(UsageServiceInterface):
                 f"the summary would have more than {MAX_USAGE_ROWS:,} rows; group by less, or shorten the period",
             )
         return rows
+
+    def get_quotas(self, request: QuotaRequest, caller: Caller | None) -> list[Quota]:  # noqa: D102
+        caller = signed_in(caller)
+        author = validated(QuotaRequest, request).author
+        if author is None or exact_key(author) == exact_key(caller.username):
+            return self._quotas.get(caller.user_id)
+        if not caller.is_admin:
+            return []
+        with self._database.reading() as context:
+            author_id = QuotaRepository(context).find_author(author)
+        return [] if author_id is None else self._quotas.get(author_id)
 
 
 def _days_of(request: UsageRequest) -> tuple[date, date]:

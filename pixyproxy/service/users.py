@@ -8,10 +8,11 @@ import time
 from pydantic import SecretStr
 
 from pixyproxy.core.exceptions import ConstraintViolationError, CredentialsInvalidError, RecordNotFoundError
-from pixyproxy.core.models import Caller, User, UserCreate
+from pixyproxy.core.models import Caller, QuotaLimits, User, UserCreate
 from pixyproxy.core.text import exact_key
 from pixyproxy.core.validation import validated
 from pixyproxy.data.database import Database
+from pixyproxy.data.repositories.quotas import QuotaRepository
 from pixyproxy.data.repositories.users import UserRepository
 from pixyproxy.service.interfaces import UserServiceInterface
 from pixyproxy.service.sign_in.credential_cache import CredentialCache
@@ -99,6 +100,16 @@ class UserService(UserServiceInterface):
             keeps_name = users.remove(users.get(username).id)
             context.commit()
         return keeps_name
+
+    def get_limits(self, username: str) -> QuotaLimits:  # noqa: D102
+        with self._database.reading() as context:
+            return QuotaRepository(context).get(UserRepository(context).get(username).id)
+
+    def set_limits(self, username: str, limits: QuotaLimits) -> None:  # noqa: D102
+        limits = validated(QuotaLimits, limits)
+        with self._database.transaction() as context:
+            QuotaRepository(context).set(UserRepository(context).get(username).id, limits)
+            context.commit()
 
     def _hash(self, password: str) -> SecretStr:
         return SecretStr(self._passwords.hash(password))

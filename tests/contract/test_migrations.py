@@ -61,7 +61,7 @@ LATER_COLUMNS = {
     "price_list",
     "is_accounted",
 }
-VERSIONS = [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]
+VERSIONS = [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]
 ENTITIES = {"deletions", "generations", "images", "migrations", "pending_imports", "server_values", "users"}
 TABLES = ENTITIES | {
     "failed_sign_ins",
@@ -73,6 +73,7 @@ TABLES = ENTITIES | {
     "partial_images",
     "past_sign_ins",
     "provider_turns",
+    "quotas",
     "renditions",
     "usage_days",
     "usage_tail",

@@ -24,6 +24,7 @@ from tests.faults import (
     imports,
     providers,
     queued,
+    quotas,
     races,
     stopping,
     storage,
@@ -202,11 +203,7 @@ def _others(bench: Bench, servers: Databases) -> Iterator[Scenario]:
             yield partial(queued.everything_killed, bench, url, hold, times=2)
     for url in servers.everywhere():
         yield partial(queued.one_of_two_killed, bench, url, times=2)
-    for url in servers.everywhere():
-        yield partial(races.one_server, bench, url, rounds=5)
-    yield partial(races.several_servers, bench, servers.on_mysql(), rounds=10)
-    yield partial(races.one_of_several_killed, bench, servers.on_mysql(), rounds=4, seed=1)
-    yield partial(races.one_of_several_killed, bench, servers.on_mariadb(), rounds=4, seed=2)
+    yield from _races(bench, servers)
     for url in servers.everywhere():
         yield partial(callers.leaving, bench, url, times=5)
     for url in servers.everywhere():
@@ -235,6 +232,16 @@ def _generations(bench: Bench, servers: Databases) -> Iterator[Scenario]:
         yield partial(streams.generation_worker_killed, bench, url, times=3)
     for url in servers.everywhere():
         yield partial(providers.faulty_streams, bench, url, rounds=2)
+
+
+def _races(bench: Bench, servers: Databases) -> Iterator[Scenario]:
+    for url in servers.everywhere():
+        yield partial(races.one_server, bench, url, rounds=5)
+    yield partial(races.several_servers, bench, servers.on_mysql(), rounds=10)
+    yield partial(races.one_of_several_killed, bench, servers.on_mysql(), rounds=4, seed=1)
+    yield partial(races.one_of_several_killed, bench, servers.on_mariadb(), rounds=4, seed=2)
+    for seed, url in enumerate(servers.everywhere()):
+        yield partial(quotas.raced, bench, url, callers=64, limit=50, servers=1 if url is None else 3, seed=seed)
 
 
 def _absences(bench: Bench) -> Iterator[Scenario]:

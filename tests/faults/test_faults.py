@@ -20,6 +20,7 @@ from tests.faults import (
     imports,
     providers,
     queued,
+    quotas,
     races,
     stopping,
     storage,
@@ -189,6 +190,10 @@ def test_callers_race_on_several_servers(bench: Bench, mysql_url: str) -> None:
 
 def test_callers_race_and_a_server_is_killed(bench: Bench, mysql_url: str) -> None:
     check(races.one_of_several_killed(bench, mysql_url, rounds=1, seed=1), recovered_within=30)
+
+
+def test_callers_race_for_a_quota_and_a_server_is_killed(bench: Bench, mysql_url: str) -> None:
+    check(quotas.raced(bench, mysql_url, callers=8, limit=6, servers=2, seed=1), recovered_within=30)
 
 
 def test_cancellations_race_with_claims(bench: Bench, mysql_url: str) -> None:

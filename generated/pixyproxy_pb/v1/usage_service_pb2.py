@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#pixyproxy_pb/v1/usage_service.proto\x12\x0cpixyproxy.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaa\x01\n\x15SummarizeUsageRequest\x12)\n\x05start\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x03\x65nd\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\x08group_by\x18\x03 \x03(\x0e\x32\x1b.pixyproxy.v1.UsageGrouping\x12\x0e\n\x06\x61uthor\x18\x04 \x01(\t\">\n\x16SummarizeUsageResponse\x12$\n\x04rows\x18\x01 \x03(\x0b\x32\x16.pixyproxy.v1.UsageRow\"\xbc\x01\n\x08UsageRow\x12\x0e\n\x06\x61uthor\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x03 \x01(\t\x12\x0e\n\x06images\x18\x04 \x01(\x03\x12\x18\n\x10unknown_outcomes\x18\x05 \x01(\x03\x12\x14\n\x0cinput_tokens\x18\x06 \x01(\x03\x12\x15\n\routput_tokens\x18\x07 \x01(\x03\x12\x10\n\x08nano_usd\x18\x08 \x01(\x03\x12\x1b\n\x13images_without_cost\x18\t \x01(\x03*|\n\rUsageGrouping\x12\x1e\n\x1aUSAGE_GROUPING_UNSPECIFIED\x10\x00\x12\x19\n\x15USAGE_GROUPING_AUTHOR\x10\x01\x12\x18\n\x14USAGE_GROUPING_MODEL\x10\x02\x12\x16\n\x12USAGE_GROUPING_DAY\x10\x03\x32k\n\x0cUsageService\x12[\n\x0eSummarizeUsage\x12#.pixyproxy.v1.SummarizeUsageRequest\x1a$.pixyproxy.v1.SummarizeUsageResponseB\'\n\x10\x63om.pixyproxy.v1B\x11UsageServiceProtoP\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#pixyproxy_pb/v1/usage_service.proto\x12\x0cpixyproxy.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaa\x01\n\x15SummarizeUsageRequest\x12)\n\x05start\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x03\x65nd\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\x08group_by\x18\x03 \x03(\x0e\x32\x1b.pixyproxy.v1.UsageGrouping\x12\x0e\n\x06\x61uthor\x18\x04 \x01(\t\">\n\x16SummarizeUsageResponse\x12$\n\x04rows\x18\x01 \x03(\x0b\x32\x16.pixyproxy.v1.UsageRow\"\xbc\x01\n\x08UsageRow\x12\x0e\n\x06\x61uthor\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x03 \x01(\t\x12\x0e\n\x06images\x18\x04 \x01(\x03\x12\x18\n\x10unknown_outcomes\x18\x05 \x01(\x03\x12\x14\n\x0cinput_tokens\x18\x06 \x01(\x03\x12\x15\n\routput_tokens\x18\x07 \x01(\x03\x12\x10\n\x08nano_usd\x18\x08 \x01(\x03\x12\x1b\n\x13images_without_cost\x18\t \x01(\x03\"!\n\x0fGetQuotaRequest\x12\x0e\n\x06\x61uthor\x18\x01 \x01(\t\"7\n\x10GetQuotaResponse\x12#\n\x06quotas\x18\x01 \x03(\x0b\x32\x13.pixyproxy.v1.Quota\"s\n\x05Quota\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x03\x12\x0c\n\x04used\x18\x03 \x01(\x03\x12\x10\n\x08reserved\x18\x04 \x01(\x03\x12-\n\tresets_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*|\n\rUsageGrouping\x12\x1e\n\x1aUSAGE_GROUPING_UNSPECIFIED\x10\x00\x12\x19\n\x15USAGE_GROUPING_AUTHOR\x10\x01\x12\x18\n\x14USAGE_GROUPING_MODEL\x10\x02\x12\x16\n\x12USAGE_GROUPING_DAY\x10\x03\x32\xb6\x01\n\x0cUsageService\x12[\n\x0eSummarizeUsage\x12#.pixyproxy.v1.SummarizeUsageRequest\x1a$.pixyproxy.v1.SummarizeUsageResponse\x12I\n\x08GetQuota\x12\x1d.pixyproxy.v1.GetQuotaRequest\x1a\x1e.pixyproxy.v1.GetQuotaResponseB\'\n\x10\x63om.pixyproxy.v1B\x11UsageServiceProtoP\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,14 +33,20 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pixyproxy_pb.v1.usage_servi
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\020com.pixyproxy.v1B\021UsageServiceProtoP\001'
-  _globals['_USAGEGROUPING']._serialized_start=514
-  _globals['_USAGEGROUPING']._serialized_end=638
+  _globals['_USAGEGROUPING']._serialized_start=723
+  _globals['_USAGEGROUPING']._serialized_end=847
   _globals['_SUMMARIZEUSAGEREQUEST']._serialized_start=87
   _globals['_SUMMARIZEUSAGEREQUEST']._serialized_end=257
   _globals['_SUMMARIZEUSAGERESPONSE']._serialized_start=259
   _globals['_SUMMARIZEUSAGERESPONSE']._serialized_end=321
   _globals['_USAGEROW']._serialized_start=324
   _globals['_USAGEROW']._serialized_end=512
-  _globals['_USAGESERVICE']._serialized_start=640
-  _globals['_USAGESERVICE']._serialized_end=747
+  _globals['_GETQUOTAREQUEST']._serialized_start=514
+  _globals['_GETQUOTAREQUEST']._serialized_end=547
+  _globals['_GETQUOTARESPONSE']._serialized_start=549
+  _globals['_GETQUOTARESPONSE']._serialized_end=604
+  _globals['_QUOTA']._serialized_start=606
+  _globals['_QUOTA']._serialized_end=721
+  _globals['_USAGESERVICE']._serialized_start=850
+  _globals['_USAGESERVICE']._serialized_end=1032
 # @@protoc_insertion_point(module_scope)

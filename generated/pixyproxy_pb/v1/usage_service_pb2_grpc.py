@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class UsageServiceStub:
-    """Shows what was spent.
+    """Shows what was spent, and what may be spent.
     """
 
     def __init__(self, channel):
@@ -40,16 +40,28 @@ class UsageServiceStub:
                 request_serializer=pixyproxy__pb_dot_v1_dot_usage__service__pb2.SummarizeUsageRequest.SerializeToString,
                 response_deserializer=pixyproxy__pb_dot_v1_dot_usage__service__pb2.SummarizeUsageResponse.FromString,
                 _registered_method=True)
+        self.GetQuota = channel.unary_unary(
+                '/pixyproxy.v1.UsageService/GetQuota',
+                request_serializer=pixyproxy__pb_dot_v1_dot_usage__service__pb2.GetQuotaRequest.SerializeToString,
+                response_deserializer=pixyproxy__pb_dot_v1_dot_usage__service__pb2.GetQuotaResponse.FromString,
+                _registered_method=True)
 
 
 class UsageServiceServicer:
-    """Shows what was spent.
+    """Shows what was spent, and what may be spent.
     """
 
     def SummarizeUsage(self, request, context):
         """Sums up what the caller has spent in a period; for an admin, what everybody has.
 
         A deleted image stays in the sums. Imported images are not in them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetQuota(self, request, context):
+        """Returns what is limited for the caller, and what is used of it; for an admin, also for others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -63,6 +75,11 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     request_deserializer=pixyproxy__pb_dot_v1_dot_usage__service__pb2.SummarizeUsageRequest.FromString,
                     response_serializer=pixyproxy__pb_dot_v1_dot_usage__service__pb2.SummarizeUsageResponse.SerializeToString,
             ),
+            'GetQuota': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetQuota,
+                    request_deserializer=pixyproxy__pb_dot_v1_dot_usage__service__pb2.GetQuotaRequest.FromString,
+                    response_serializer=pixyproxy__pb_dot_v1_dot_usage__service__pb2.GetQuotaResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'pixyproxy.v1.UsageService', rpc_method_handlers)
@@ -72,7 +89,7 @@ def add_UsageServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class UsageService:
-    """Shows what was spent.
+    """Shows what was spent, and what may be spent.
     """
 
     @staticmethod
@@ -92,6 +109,33 @@ class UsageService:
             '/pixyproxy.v1.UsageService/SummarizeUsage',
             pixyproxy__pb_dot_v1_dot_usage__service__pb2.SummarizeUsageRequest.SerializeToString,
             pixyproxy__pb_dot_v1_dot_usage__service__pb2.SummarizeUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetQuota(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pixyproxy.v1.UsageService/GetQuota',
+            pixyproxy__pb_dot_v1_dot_usage__service__pb2.GetQuotaRequest.SerializeToString,
+            pixyproxy__pb_dot_v1_dot_usage__service__pb2.GetQuotaResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -14,12 +14,21 @@ from typing import Any
 
 from pixyproxy.core.error_records import to_record
 from pixyproxy.core.exceptions import PixyProxyException
-from pixyproxy.core.models import Caller, GenerationState, ImageCreation, PartialImage, UserClass, new_guid
+from pixyproxy.core.models import (
+    Caller,
+    GenerationState,
+    ImageCreation,
+    PartialImage,
+    QuotaLimits,
+    UserClass,
+    new_guid,
+)
 from pixyproxy.data.database import DatabaseContext, Row, in_list
 
 _COLUMNS = """
   generations.id, generations.author_id, generations.fingerprint, generations.image_guid, generations.state,
-  generations.lease_expires_at, generations.attempts, generations.partials, generations.created_at, generations.error
+  generations.lease_expires_at, generations.attempts, generations.partials, generations.created_at, generations.error,
+  generations.reserved_nano_usd
 """
 _NOBODY = ""
 
@@ -39,6 +48,7 @@ class Generation:
         partials: how many partial images have come.
         created_at: when it was recorded.
         error: the record of the error that ended it, or None; see ``pixyproxy.core.error_records``.
+        reserved_nano_usd: what it was assumed to cost at most when it was submitted, or None.
     """
 
     id: int
@@ -51,6 +61,7 @@ class Generation:
     created_at: datetime
     partials: int = 0
     error: str | None = None
+    reserved_nano_usd: int | None = None
 
     @property
     def is_leased(self) -> bool:
@@ -78,12 +89,13 @@ class RequestContext:
 
 @dataclass(frozen=True)
 class QueuedGeneration:
-    """A generation with all that it takes to run it."""
+    """A generation with all that it takes to run it; ``limits`` are those stored for its author, None for no row."""
 
     generation: Generation
     creation: ImageCreation
     author: Caller
     context: RequestContext
+    limits: QuotaLimits | None = None
 
 
 class GenerationRepository:
@@ -114,6 +126,7 @@ class GenerationRepository:
             "partials": 0,
             "created_at": now,
             "error": None,
+            "reserved_nano_usd": None,
         }
         row["id"] = self._context.insert(
             """
@@ -252,15 +265,24 @@ class GenerationRepository:
             f"""
             SELECT {_COLUMNS}, generations.request, generations.request_id, generations.call_id,
               generations.trace_headers, generations.deadline_at,
-              users.guid AS author_guid, users.username, users.class_key
+              users.guid AS author_guid, users.username, users.class_key,
+              quotas.author_id AS limited_author_id, {", ".join(QuotaLimits.model_fields)}
             FROM generations JOIN users ON users.id = generations.author_id
+              LEFT JOIN quotas ON quotas.author_id = generations.author_id
             WHERE generations.id = :id AND generations.state = :state
             """,  # noqa: S608
             {"id": generation_id, "state": GenerationState.QUEUED.value},
         )
         return None if row is None else _dict_to_queued(row)
 
-    def submit(self, generation_id: int, owner: str, lease: timedelta, model: str | None = None) -> bool:
+    def submit(
+        self,
+        generation_id: int,
+        owner: str,
+        lease: timedelta,
+        model: str | None = None,
+        reserved_nano_usd: int | None = None,
+    ) -> bool:
         """Note that a worker is about to submit a queued generation; return False where it is queued no more.
 
         Args:
@@ -268,19 +290,21 @@ class GenerationRepository:
             owner: the worker.
             lease: how long its lease lasts.
             model: the model that is going to be asked, for the usage.
+            reserved_nano_usd: what it costs at most, or None if that is unknown.
         """
         now = datetime.now(UTC)
         submitted = self._context.execute(
             """
             UPDATE generations
             SET state = :submitted, owner = :owner, lease_expires_at = :lease_expires_at, submitted_at = :now,
-              attempts = attempts + 1, model = :model, updated_at = :now
+              attempts = attempts + 1, model = :model, reserved_nano_usd = :reserved_nano_usd, updated_at = :now
             WHERE id = :id AND state = :queued
             """,
             {
                 "id": generation_id,
                 "owner": owner,
                 "model": model,
+                "reserved_nano_usd": reserved_nano_usd,
                 "lease_expires_at": now + lease,
                 "submitted": GenerationState.SUBMITTED.value,
                 "queued": GenerationState.QUEUED.value,
@@ -471,6 +495,7 @@ def _dict_to_generation(row: Row) -> Generation:
         partials=row["partials"],
         created_at=row["created_at"],
         error=row["error"],
+        reserved_nano_usd=row["reserved_nano_usd"],
     )
 
 
@@ -489,4 +514,7 @@ def _dict_to_queued(row: Row) -> QueuedGeneration:
             trace_headers=json.loads(row["trace_headers"]),
             deadline_at=row["deadline_at"],
         ),
+        limits=None
+        if row["limited_author_id"] is None
+        else QuotaLimits.of_checked({name: row[name] for name in QuotaLimits.model_fields}),
     )

@@ -65,8 +65,13 @@ class ImageRepository:
         self._limits = limits
         self._index = SearchIndexRepository(context, limits.layout)
 
-    def insert(self, detail: ImageDetail, author_id: int) -> Image:
+    def insert(self, detail: ImageDetail, author_id: int, reserved_nano_usd: int | None = None) -> Image:
         """Add an image, and count it in the usage if its detail says what it cost, or that this is unknown.
+
+        Args:
+            detail: its detail.
+            author_id: the id of its author.
+            reserved_nano_usd: what quotas count if its cost is unknown.
 
         Raises:
             ConstraintViolationError: the guid is taken, or the author does not exist.
@@ -76,7 +81,7 @@ class ImageRepository:
         self._index.add(image_id, _indexed(detail, author_id))
         if row["is_accounted"] and detail.origin is not Origin.IMPORTED:
             UsageRepository(self._context).add(
-                [Spending.of(author_id, detail.created_at, detail.model, detail.usage, detail.cost)]
+                [Spending.of(author_id, detail.created_at, detail.model, detail.usage, detail.cost, reserved_nano_usd)]
             )
         return Image.model_construct(**dict(detail), id=image_id, author_id=author_id)
 

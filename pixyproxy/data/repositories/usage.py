@@ -18,7 +18,9 @@ from pixyproxy.data.database import Database, DatabaseContext, in_list
 
 _NUMBERS = ("images", "images_without_cost", "input_tokens", "output_tokens", "nano_usd")
 _KEY = ("day", "author_id", "model")
-_INSERT = f"({', '.join((*_KEY, *_NUMBERS))}) VALUES ({', '.join(f':{name}' for name in (*_KEY, *_NUMBERS))})"
+# What quotas count for images whose cost is unknown is in no summary.
+_STORED = (*_NUMBERS, "assumed_nano_usd")
+_INSERT = f"({', '.join((*_KEY, *_STORED))}) VALUES ({', '.join(f':{name}' for name in (*_KEY, *_STORED))})"
 _COUNTS = (*_NUMBERS, "unknown_outcomes")
 _KEY_OF = {UsageGrouping.DAY: "day", UsageGrouping.AUTHOR: "author_id", UsageGrouping.MODEL: "model"}
 
@@ -35,10 +37,19 @@ class Spending:
     input_tokens: int
     output_tokens: int
     nano_usd: int
+    assumed_nano_usd: int = 0
 
     @classmethod
-    def of(cls, author_id: int, created_at: datetime, model: str, usage: Usage | None, cost: Cost | None) -> Spending:
-        """Return what was spent on an image."""
+    def of(
+        cls,
+        author_id: int,
+        created_at: datetime,
+        model: str,
+        usage: Usage | None,
+        cost: Cost | None,
+        reserved_nano_usd: int | None = None,
+    ) -> Spending:
+        """Return what was spent on an image; if its cost is unknown, it is assumed to be what was reserved."""
         return cls(
             day=created_at.astimezone(UTC).date().isoformat(),
             author_id=author_id,
@@ -48,6 +59,7 @@ class Spending:
             input_tokens=0 if usage is None else usage.input_tokens,
             output_tokens=0 if usage is None else usage.output_tokens,
             nano_usd=0 if cost is None else cost.nano_usd,
+            assumed_nano_usd=reserved_nano_usd or 0 if cost is None else 0,
         )
 
 
@@ -75,12 +87,12 @@ class UsageRepository:
             ids: the ids of the oldest rows. Because all others begin with the oldest as well, they wait here.
             database: the database of this context.
         """
-        columns = ", ".join((*_KEY, *_NUMBERS))
+        columns = ", ".join((*_KEY, *_STORED))
         rows = self._context.fetch_all(
             f"SELECT {columns} FROM usage_tail WHERE id IN ({in_list(ids)}) ORDER BY id{database.for_update}",  # noqa: S608
             {},
         )
-        additions = ", ".join(f"{name} = {name} + :{name}" for name in _NUMBERS)
+        additions = ", ".join(f"{name} = {name} + :{name}" for name in _STORED)
         for used in _summed(Spending(**row) for row in rows):
             is_there = self._context.execute(
                 f"UPDATE usage_days SET {additions} WHERE day = :day AND author_id = :author_id AND model = :model",  # noqa: S608
@@ -165,7 +177,7 @@ def _summed(used: Iterable[Spending]) -> list[Spending]:
         sums[key] = (
             one
             if before is None
-            else replace(before, **{name: getattr(before, name) + getattr(one, name) for name in _NUMBERS})
+            else replace(before, **{name: getattr(before, name) + getattr(one, name) for name in _STORED})
         )
     return [sums[key] for key in sorted(sums)]
 

@@ -92,6 +92,7 @@ class UserRepository:
                 "UPDATE users SET removed_at = :now, updated_at = :now, password = '' WHERE id = :id", parameters
             )
             return True
+        self._context.execute("DELETE FROM quotas WHERE author_id = :id", {"id": user_id})
         self._context.execute("DELETE FROM users WHERE id = :id", {"id": user_id})
         return False
 

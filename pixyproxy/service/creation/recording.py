@@ -50,6 +50,7 @@ from pixyproxy.service.creation.inputs import pin_inputs
 from pixyproxy.service.creation.rate_limiter import RateLimiter
 from pixyproxy.service.creation.storing import ImageStoring
 from pixyproxy.service.creation.waiting import WaitingCalls
+from pixyproxy.service.quotas import Quotas
 
 _MAY_BE_QUEUED = (GenerationState.FAILED, GenerationState.RECORDED)
 _RUNNING = (GenerationState.QUEUED, GenerationState.SUBMITTED)
@@ -65,6 +66,7 @@ class ImageCreator:
         waiting: WaitingCalls,
         *,
         defaults: GenerationDefaults,
+        quotas: Quotas,
         require_closed: Callable[[], None],
         limiter: RateLimiter | None,
         trace_headers: Callable[[], Mapping[str, str]],
@@ -79,6 +81,7 @@ class ImageCreator:
             storing: commits stored images whose worker has ended.
             waiting: waits for generations.
             defaults: the options that a request leaves open.
+            quotas: limits what authors spend.
             require_closed: raises while nothing is submitted because the provider is down.
             limiter: limits submissions, or None.
             trace_headers: returns the headers that continue the trace of the running call.
@@ -90,6 +93,7 @@ class ImageCreator:
         self._storing = storing
         self._waiting = waiting
         self._defaults = defaults
+        self._quotas = quotas
         self._require_closed = require_closed
         self._limiter = limiter
         self._trace_headers = trace_headers
@@ -104,6 +108,7 @@ class ImageCreator:
             generation = self._find(creation, author, fingerprint)
             if generation is None or self._may_be_queued(generation):
                 self._check_options(creation)
+                self._quotas.require_left(creation, author)
                 pinned = pin_inputs(self._database, creation, author)
                 self._require_closed()
                 self._require_time(author, call)
@@ -125,6 +130,8 @@ class ImageCreator:
 
         Raises:
             ImageNotFoundError: an input does not exist, or the author may not see it.
+            QuotaExhaustedError: a quota of the author is used up.
+            PriceUnknownError: the costs of the author are limited, and that of the request is unknown.
             RequestIdReusedError: the request id was used for another request.
             TooBusyError: too many generations are queued.
         """
@@ -133,6 +140,7 @@ class ImageCreator:
             generation = self._find(creation, author, fingerprint)
             if generation is None or self._is_free(generation):
                 self._check_options(creation)
+                self._quotas.require_left(creation, author)
                 pinned = pin_inputs(self._database, creation, author)
                 self._require_room()
                 context = replace(self._context_of(CallScope()), is_detached=True)

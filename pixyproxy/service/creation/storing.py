@@ -129,7 +129,7 @@ class ImageStoring:
         if not GenerationRepository(context).succeed(generation):
             return images.get_any(detail.guid)
         self.plan_renditions(context, detail.guid)
-        return images.insert(detail, generation.author_id)
+        return images.insert(detail, generation.author_id, generation.reserved_nano_usd)
 
     def plan_renditions(self, context: DatabaseContext, guid: str) -> None:
         """Plan the renditions of a new image, in the transaction that commits it."""

@@ -26,10 +26,12 @@ from pixyproxy.core.exceptions import (
     InputUnreadableError,
     OutcomeUnknownError,
     PixyProxyException,
+    PriceUnknownError,
     ProviderError,
     ProviderModelUnknownError,
     ProviderRequestInvalidError,
     ProviderUnavailableError,
+    QuotaExhaustedError,
     StorageFullError,
     StorageUnavailableError,
     UnreadableAnswerError,
@@ -58,6 +60,7 @@ from pixyproxy.service.creation.rate_limiter import RateLimiter
 from pixyproxy.service.creation.recovery import Recovery
 from pixyproxy.service.creation.retrying import retried
 from pixyproxy.service.creation.storing import ImageStoring
+from pixyproxy.service.quotas import QuotaReservedError, Quotas
 
 Result = TypeVar("Result")
 
@@ -85,6 +88,7 @@ class GenerationWorker:
         *,
         defaults: GenerationDefaults,
         prices: PriceList,
+        quotas: Quotas,
         limit: int,
         owner: str,
         leases: Leases,
@@ -110,6 +114,7 @@ class GenerationWorker:
             generator: generates images.
             defaults: the options that a request leaves open.
             prices: what images cost.
+            quotas: limits what authors spend.
             limit: the most submitted generations at a time.
             owner: the name of this worker. A predecessor of the same name must have ended.
             leases: renews the leases of this worker.
@@ -133,6 +138,7 @@ class GenerationWorker:
         self._generator = generator
         self._defaults = defaults
         self._prices = prices
+        self._quotas = quotas
         self._limit = limit
         self._owner = owner
         self._leases = leases
@@ -156,6 +162,8 @@ class GenerationWorker:
         self._retries_at: list[float] = []
         self._doubtful: set[int] = set()
         self._unreadable: set[int] = set()
+        # Authors whose generations wait for submitted ones of theirs to end.
+        self._waiting_authors: set[int] = set()
         self._served_at: LRUCache[int, float] = LRUCache(_MAX_REMEMBERED_AUTHORS)
         self._lock = threading.Lock()
 
@@ -214,6 +222,7 @@ class GenerationWorker:
     def _claim_all(self) -> float:
         """Claim as many generations as possible; return the seconds until the next attempt."""
         self._return_doubtful()
+        self._waiting_authors.clear()
         while self._submitted < self._limit and not self._is_ending:
             pause = self._claim_next()
             if pause is not None:
@@ -232,10 +241,14 @@ class GenerationWorker:
             self._doubtful.clear()
 
     def _claim_next(self) -> float | None:
-        """Claim and submit one generation; return None on success, else the seconds until the next attempt."""
+        """Claim and submit one generation, if possible; return None, or the seconds until it may be possible."""
         with self._database.reading() as context:
             oldest = GenerationRepository(context).oldest_queued()
-        oldest = {author_id: found for author_id, found in oldest.items() if found not in self._unreadable}
+        oldest = {
+            author_id: found
+            for author_id, found in oldest.items()
+            if found not in self._unreadable and author_id not in self._waiting_authors
+        }
         if not oldest:
             return self._until_retry()
         permit = self._breaker.admit()
@@ -257,7 +270,7 @@ class GenerationWorker:
             self._breaker.withdraw(permit)
             raise
         self._breaker.withdraw(permit)
-        return 0.0  # Other workers were faster; there may be more.
+        return None  # Other workers were faster, or the authors have no quota left; there may be more.
 
     def _until_retry(self) -> float:
         """Return the seconds until this worker's next retry is due, or until the next poll."""
@@ -287,9 +300,15 @@ class GenerationWorker:
             return False
         generation = queued.generation
         try:
-            in_transaction(self._database, lambda context: self._submit(context, queued))
+            reserved = in_transaction(self._database, lambda context: self._submit(context, queued))
         except ConstraintViolationError:
-            return False  # Another server took the slot of the rate limiter.
+            return False  # Another server took the slot of the rate limiter, or locked the quotas for the first time.
+        except QuotaReservedError:
+            self._waiting_authors.add(generation.author_id)
+            return False
+        except (QuotaExhaustedError, PriceUnknownError) as error:
+            self._end_queued(generation, GenerationState.FAILED, error)
+            return False
         except _NotSubmitted as reason:
             if reason.wait is not None:
                 raise
@@ -297,7 +316,12 @@ class GenerationWorker:
         except DBConnectionError:
             self._doubtful.add(generation.id)
             raise
-        submitted = replace(generation, state=GenerationState.SUBMITTED, attempts=generation.attempts + 1)
+        submitted = replace(
+            generation,
+            state=GenerationState.SUBMITTED,
+            attempts=generation.attempts + 1,
+            reserved_nano_usd=reserved,
+        )
         self._on_change(generation.id)
         with self._lock:
             self._submitted += 1
@@ -322,17 +346,25 @@ class GenerationWorker:
             state, error = GenerationState.OUTCOME_UNKNOWN, OutcomeUnknownError("The image was generated before.")
         except (StorageFullError, StorageUnavailableError) as failure:
             state, error = GenerationState.FAILED, failure
-        self._persist(lambda context: GenerationRepository(context).end(generation, state, error))
-        self._on_change(generation.id)
+        self._end_queued(generation, state, error)
         return False
 
-    def _submit(self, context: DatabaseContext, queued: QueuedGeneration) -> None:
+    def _end_queued(self, generation: Generation, state: GenerationState, error: PixyProxyException) -> None:
+        self._persist(lambda context: GenerationRepository(context).end(generation, state, error))
+        self._on_change(generation.id)
+
+    def _submit(self, context: DatabaseContext, queued: QueuedGeneration) -> int | None:
+        """Note that a generation is submitted; return what it costs at most, as ``Quotas.reserve``."""
+        reserved = self._quotas.reserve(context, queued)
         wait = 0.0 if self._limiter is None else self._limiter.take(context)
         if wait > 0:
             raise _NotSubmitted(wait)
         model = queued.creation.options.model or self._defaults.model
-        if not GenerationRepository(context).submit(queued.generation.id, self._owner, self._leases.duration, model):
+        if not GenerationRepository(context).submit(
+            queued.generation.id, self._owner, self._leases.duration, model, reserved
+        ):
             raise _NotSubmitted
+        return reserved
 
     # --- Generate ------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pixyproxy.core.exceptions import ConfigurationError
-from pixyproxy.core.models import Cost, Usage
+from pixyproxy.core.models import Cost, GenerationOptions, Usage
 from pixyproxy.generation.openai.client import _read_usage
 from pixyproxy.generation.price_list import DEFAULT_PRICE_LIST, ModelPrices, PriceList, read_price_list
 from tests.support.recorded_answers import RECORDED_ANSWERS, RecordedAnswer
@@ -172,3 +172,40 @@ def test_numbers_are_exact(tmp_path: Path) -> None:
         name="x",
         models={"a": ModelPrices(text_input=Decimal(5), image_input=Decimal("0.1"), image_output=Decimal("30.5"))},
     )
+
+
+# --- What an image costs at most -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "inputs", "output_tokens", "input_tokens"),
+    [
+        ({}, 0, 12_288, 0),
+        ({"size": "auto", "quality": "auto"}, 0, 12_288, 0),
+        ({"size": "1024x1024", "quality": "low"}, 0, 512, 0),
+        ({"size": "1024x1024", "quality": "medium"}, 0, 2_048, 0),
+        ({"size": "1536x1024", "quality": "high"}, 0, 12_288, 0),
+        ({"size": "1024x1024", "quality": "max"}, 0, 32_768, 0),
+        # A small image costs more for each of its pixels.
+        ({"size": "16x16", "quality": "high"}, 0, 8_192, 0),
+        ({"size": "1024x1024", "quality": "low", "partial_images": 3}, 0, 512 + 768, 0),
+        ({"size": "1024x1024", "quality": "low"}, 2, 512, 16_384),
+    ],
+)
+def test_an_image_costs_at_most_what_its_options_and_inputs_make(
+    options: dict[str, Any], inputs: int, output_tokens: int, input_tokens: int
+) -> None:
+    most = DEFAULTS.most_nano_usd("ü", GenerationOptions(model="gpt-image-2", **options), inputs)
+    assert most == output_tokens * 30_000 + input_tokens * 8_000 + (2 + 256) * 5_000
+
+
+def test_what_a_model_costs_at_most_is_known_where_it_has_a_price() -> None:
+    assert DEFAULTS.most_nano_usd("x", GenerationOptions(model="gpt-image-2-2026-04-21"), 0) is not None
+    assert DEFAULTS.most_nano_usd("x", GenerationOptions(model="who-knows"), 0) is None
+    assert prices().most_nano_usd("x", GenerationOptions(model="a", size="99999x99999", quality="max"), 16) == 0
+
+
+@pytest.mark.parametrize("answer", RECORDED_ANSWERS, ids=str)
+def test_recorded_answers_cost_less_than_the_most(answer: RecordedAnswer) -> None:
+    most = DEFAULTS.most_nano_usd("x", GenerationOptions(model=answer.model), int(answer.is_edit))
+    assert most is None or answer.nano_usd is None or answer.nano_usd <= most

@@ -55,6 +55,12 @@ def test_every_exception_has_a_status_of_its_own() -> None:
         (exc.ProviderRequestInvalidError("options.size", "m"), "INVALID_ARGUMENT", "INVALID_FIELD"),
         (exc.ProviderRateLimitedError("m"), "RESOURCE_EXHAUSTED", "PROVIDER_RATE_LIMITED"),
         (exc.TooBusyError("m"), "RESOURCE_EXHAUSTED", "TOO_BUSY"),
+        (
+            exc.QuotaExhaustedError("m", quota="images_per_day", author="ann", retry_after=60.0),
+            "RESOURCE_EXHAUSTED",
+            "QUOTA_EXHAUSTED",
+        ),
+        (exc.PriceUnknownError("m"), "INVALID_ARGUMENT", "INVALID_FIELD"),
         (exc.ProviderQuotaError("m"), "RESOURCE_EXHAUSTED", "PROVIDER_QUOTA"),
         (exc.ProviderMisconfiguredError("m"), "FAILED_PRECONDITION", "PROVIDER_MISCONFIGURED"),
         (exc.ProviderModelUnknownError("m"), "FAILED_PRECONDITION", "PROVIDER_MISCONFIGURED"),

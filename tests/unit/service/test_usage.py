@@ -48,7 +48,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
 
 def summarize(asked: Asked, **fields: Any) -> list[UsageRow]:
     database: Any = asked
-    return UsageService(database).summarize_usage(UsageRequest(**fields), ANN)
+    return UsageService(database, quotas=database).summarize_usage(UsageRequest(**fields), ANN)
 
 
 def refused(asked: Asked, **fields: Any) -> str:
@@ -114,5 +114,5 @@ def test_a_summary_of_too_many_rows_is_refused(asked: Asked) -> None:
 def test_nobody_who_is_not_signed_in_learns_anything(asked: Asked) -> None:
     database: Any = asked
     with pytest.raises(CredentialsMissingError):
-        UsageService(database).summarize_usage(UsageRequest(), None)
+        UsageService(database, quotas=database).summarize_usage(UsageRequest(), None)
     assert asked.days is None

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from pixyproxy.core.local_signal import LocalSignal
-from pixyproxy.core.models import Cost, GenerationDefaults, ImageDetail, PartialImage, Usage, new_guid
+from pixyproxy.core.models import Cost, GenerationDefaults, ImageDetail, PartialImage, QuotaLimits, Usage, new_guid
 from pixyproxy.data.database import Database
 from pixyproxy.data.stores.image_store import ImageStore
 from pixyproxy.generation.circuit_breaker import CircuitBreaker, SharedCircuits
@@ -31,11 +31,13 @@ from pixyproxy.service.creation.waiting import WaitingCalls
 from pixyproxy.service.creation.worker import GenerationWorker
 from pixyproxy.service.generations import GenerationService
 from pixyproxy.service.page_tokens import PageTokens
+from pixyproxy.service.quotas import Quotas
 
 DEFAULTS = GenerationDefaults(
     model="default-model", size="auto", quality="auto", output_format="png", background="auto"
 )
 LEASE = timedelta(seconds=2)
+NO_LIMITS = QuotaLimits()
 PRICES = PriceList(
     name="of-tests", models={DEFAULTS.model: ModelPrices(text_input=Decimal("0.003"), image_output=Decimal(1))}
 )
@@ -118,6 +120,7 @@ class Server:
         poll_interval: seconds between two looks for what other servers have recorded.
         clock: that of the circuit breaker.
         defaults: what to generate where a request leaves it open.
+        limits: the quotas of users without limits of their own.
         trace_headers: what makes others' work a part of a call's trace.
     """
 
@@ -138,6 +141,7 @@ class Server:
     close_timeout: float = 10.0
     clock: Callable[[], float] = time.monotonic
     defaults: GenerationDefaults = DEFAULTS
+    limits: QuotaLimits = NO_LIMITS
     trace_headers: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -168,11 +172,13 @@ class Server:
             interval=0.05,
             give_up_after=5.0,
         )
+        self.quotas = Quotas(self.database, PRICES, self.defaults, self.limits)
         self.creator = ImageCreator(
             self.database,
             self.storing,
             self.waiting,
             defaults=self.defaults,
+            quotas=self.quotas,
             require_closed=self.circuits.require_closed,
             limiter=self.limiter,
             trace_headers=lambda: self.trace_headers,
@@ -190,6 +196,7 @@ class Server:
             self.generator,
             defaults=self.defaults,
             prices=PRICES,
+            quotas=self.quotas,
             limit=self.limit,
             owner=self.owner,
             leases=Leases(self.database, [self.owner], self.lease),

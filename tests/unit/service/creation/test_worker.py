@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -511,9 +512,9 @@ def test_a_claim_whose_commit_was_lost_is_queued_again(
     lost: list[int] = []
 
     def submit_and_lose_the_answer(
-        generations: GenerationRepository, generation_id: int, owner: str, lease: timedelta, model: str
+        generations: GenerationRepository, generation_id: int, owner: str, lease: timedelta, *rest: Any
     ) -> bool:
-        is_submitted = submit(generations, generation_id, owner, lease, model)
+        is_submitted = submit(generations, generation_id, owner, lease, *rest)
         if not lost:
             lost.append(generation_id)
             context: DatabaseContext = generations._context

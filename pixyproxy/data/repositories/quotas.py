@@ -1,0 +1,121 @@
+"""The limits of users, and what is used of them.
+
+What is used is not stored but read: from the usage, and from the states of generations. So every change of these counts
+in the transaction that makes it, and a crash leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, time, timedelta
+
+from pixyproxy.core.models import GenerationState, QuotaLimits
+from pixyproxy.core.text import exact_key
+from pixyproxy.data.database import Database, DatabaseContext
+
+_COLUMNS = tuple(QuotaLimits.model_fields)
+
+
+@dataclass(frozen=True)
+class QuotaUse:
+    """What an author has used.
+
+    Attributes:
+        images: the images generated today, and today's unknown outcomes.
+        nano_usd: what they cost; what is unknown counts with the most that it may be.
+        submitted: the submitted generations.
+        reserved_nano_usd: what these cost at most.
+    """
+
+    images: int
+    nano_usd: int
+    submitted: int
+    reserved_nano_usd: int
+
+
+class QuotaRepository:
+    """The quotas, within one database context."""
+
+    def __init__(self, context: DatabaseContext) -> None:
+        self._context = context
+
+    def get(self, author_id: int) -> QuotaLimits:
+        """Return the stored limits of a user."""
+        return self._select(author_id) or QuotaLimits()
+
+    def lock(self, author_id: int, database: Database) -> QuotaLimits:
+        """Return the stored limits of a user who has a row, and make other transactions wait that lock them.
+
+        To read what earlier ones have changed, it must come before any other query of the transaction.
+        """
+        return self._select(author_id, database.for_update) or QuotaLimits()
+
+    def insert(self, author_id: int) -> None:
+        """Store that a user has no limits, and lock them, if there is no row to lock.
+
+        A lock of a missing row would be one of a gap, which several transactions can have, and then none can insert.
+
+        Raises:
+            ConstraintViolationError: there is a row.
+        """
+        self._context.execute("INSERT INTO quotas (author_id) VALUES (:author_id)", {"author_id": author_id})
+
+    def set(self, author_id: int, limits: QuotaLimits) -> None:
+        """Store the limits of a user, in place of earlier ones."""
+        self._context.execute(
+            f"REPLACE INTO quotas (author_id, {', '.join(_COLUMNS)}) "  # noqa: S608
+            f"VALUES (:author_id, {', '.join(f':{name}' for name in _COLUMNS)})",
+            {"author_id": author_id, **dict(limits)},
+        )
+
+    def find_author(self, username: str) -> int | None:
+        """Return the id of the user with a name, perhaps a removed one, or None."""
+        return self._context.fetch_value(
+            "SELECT id FROM users WHERE username_key = :username_key", {"username_key": exact_key(username)}
+        )
+
+    def get_use(self, author_id: int, now: datetime) -> QuotaUse:
+        """Return what an author has used on the day of ``now``, in UTC.
+
+        What is counted for the next day counts as well: other servers' clocks may be ahead.
+        """
+        row = self._context.fetch_one(
+            # One statement: a generation that ends meanwhile is either submitted or in the usage.
+            """
+            SELECT
+              CAST(COALESCE(SUM(images), 0) AS SIGNED) AS images,
+              CAST(COALESCE(SUM(nano_usd), 0) AS SIGNED) AS nano_usd,
+              CAST(COALESCE(SUM(submitted), 0) AS SIGNED) AS submitted,
+              CAST(COALESCE(SUM(reserved_nano_usd), 0) AS SIGNED) AS reserved_nano_usd
+            FROM (
+              SELECT images, nano_usd + assumed_nano_usd AS nano_usd, 0 AS submitted, 0 AS reserved_nano_usd
+              FROM usage_days WHERE author_id = :author_id AND day >= :today AND day <= :tomorrow
+              UNION ALL
+              SELECT images, nano_usd + assumed_nano_usd, 0, 0
+              FROM usage_tail WHERE author_id = :author_id AND day >= :today AND day <= :tomorrow
+              UNION ALL
+              SELECT 1, COALESCE(reserved_nano_usd, 0), 0, 0
+              FROM generations WHERE author_id = :author_id AND state = :unknown AND finished_at >= :midnight
+              UNION ALL
+              SELECT 0, 0, 1, COALESCE(reserved_nano_usd, 0)
+              FROM generations WHERE author_id = :author_id AND state = :submitted
+            ) AS counted
+            """,
+            {
+                "author_id": author_id,
+                "today": now.date().isoformat(),
+                "tomorrow": (now.date() + timedelta(days=1)).isoformat(),
+                "midnight": datetime.combine(now.date(), time.min, now.tzinfo),
+                "unknown": GenerationState.OUTCOME_UNKNOWN.value,
+                "submitted": GenerationState.SUBMITTED.value,
+            },
+        )
+        assert row is not None  # noqa: S101  sums without groups are always a row
+        return QuotaUse(**row)
+
+    def _select(self, author_id: int, for_update: str = "") -> QuotaLimits | None:
+        row = self._context.fetch_one(
+            f"SELECT {', '.join(_COLUMNS)} FROM quotas WHERE author_id = :author_id{for_update}",  # noqa: S608
+            {"author_id": author_id},
+        )
+        return None if row is None else QuotaLimits.of_checked(row)
