@@ -24,6 +24,7 @@ _EMPTIED_TABLES = (
     "partial_images",
     "usage_days",
     "usage_tail",
+    "audit_outbox",
     "generations",
     "users",
     "server_values",

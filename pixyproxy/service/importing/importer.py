@@ -29,6 +29,7 @@ from pixyproxy.core.exceptions import (
 from pixyproxy.core.models import Caller, Image, ImageDetail, ImageImport, Origin, new_guid
 from pixyproxy.core.text import default_filename
 from pixyproxy.data.database import Database, DatabaseContext
+from pixyproxy.data.repositories.audit_outbox import AuditOutboxRepository
 from pixyproxy.data.repositories.deletions import DeletionRepository
 from pixyproxy.data.repositories.generations import GenerationRepository
 from pixyproxy.data.repositories.images import ImageRepository
@@ -119,6 +120,7 @@ class ImageImporter:
             if asked.request_id is not None:
                 GenerationRepository(context).insert_import(author.user_id, asked.request_id, fingerprint, detail.guid)
             self._storing.plan_renditions(context, detail.guid)
+            AuditOutboxRepository(context).add("image.imported", author.username, detail.guid, author=author.username)
             return ImageRepository(context).insert(detail, author.user_id)
 
         in_transaction(self._database, lambda context: PendingImportRepository(context).insert(detail.guid, expires_at))
