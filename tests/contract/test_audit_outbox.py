@@ -128,8 +128,13 @@ def test_several_writers_write_each_line_once(audited: Database, tmp_path: Path)
 
 def test_changes_are_made_while_lines_are_written(audited: Database, log: AuditLog, path: Path) -> None:
     guids = [[new_guid() for _ in range(50)] for _ in range(3)]
+
+    def add_one_by_one(own: list[str]) -> None:
+        for guid in own:
+            add(audited, guid)
+
     with writing_audit_log(audited, log, outcome_of, interval=0.0), ThreadPoolExecutor(3) as pool:
-        list(pool.map(lambda own: [add(audited, guid) for guid in own], guids))
+        list(pool.map(add_one_by_one, guids))
     # The end has waited for the last line.
     assert sorted(guids_in(path)) == sorted(guid for own in guids for guid in own)
 
