@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from pixyproxy.core.exceptions import (
     ConfigurationError,
     ConstraintViolationError,
+    PixyProxyException,
     StorageMisconfiguredError,
     StorageUnavailableError,
 )
@@ -26,6 +27,7 @@ from pixyproxy.core.models import GenerationDefaults, new_guid
 from pixyproxy.core.periodic_task import PeriodicTask
 from pixyproxy.core.slots import SharedSlots, Slots
 from pixyproxy.data import init
+from pixyproxy.data.audit_log import AuditLog
 from pixyproxy.data.database import Database
 from pixyproxy.data.mysql import MySQLDatabase
 from pixyproxy.data.repositories.renditions import PLACEHOLDER
@@ -40,7 +42,9 @@ from pixyproxy.generation.price_list import DEFAULT_PRICE_LIST, PriceList, read_
 from pixyproxy.generation.retry import RetryPolicy
 from pixyproxy.observability.exposition import MetricsExposition
 from pixyproxy.observability.watch import Watch
+from pixyproxy.resource.statuses import code_of, reason_of
 from pixyproxy.service.accounting import accountant
+from pixyproxy.service.auditing import writing_audit_log
 from pixyproxy.service.creation.leases import Leases
 from pixyproxy.service.creation.rate_limiter import RateLimiter
 from pixyproxy.service.creation.recording import ImageCreator
@@ -105,6 +109,7 @@ class Shared:
         owners: the name of each generation worker, which its replacement takes over.
         circuits: the circuits of the generation workers.
         prices: the price list.
+        audit_log: the audit log, or None.
         recorded: sent to the generation workers when an RPC worker has recorded a request.
         changed: for each RPC worker, sent with the ids of generations that have changed.
         renditions: sent to the generation workers when an RPC worker has requested a rendition.
@@ -117,6 +122,7 @@ class Shared:
     owners: tuple[str, ...]
     circuits: SharedCircuits
     prices: PriceList
+    audit_log: AuditLog | None
     recorded: LocalSignal
     changed: tuple[LocalSignal, ...]
     renditions: LocalSignal
@@ -126,7 +132,7 @@ class Shared:
         """Make the shared parts for a number of RPC workers.
 
         Raises:
-            ConfigurationError: the price list has errors.
+            ConfigurationError: the price list has errors, or the audit log cannot be written.
         """
         limit, count = settings.generation_limit(rpc_workers), settings.generation_workers
         return cls(
@@ -137,6 +143,7 @@ class Shared:
             owners=tuple(new_guid() for _ in range(count)),
             circuits=SharedCircuits(count),
             prices=_read_price_list(settings),
+            audit_log=_open_audit_log(settings),
             recorded=LocalSignal(),
             changed=tuple(LocalSignal() for _ in range(rpc_workers)),
             renditions=LocalSignal(),
@@ -204,7 +211,12 @@ def open_database(settings: Settings) -> Iterator[Database]:
         with suppress(OSError):  # The file exists, or SQLite reports the error.
             # SQLite itself would not let the group write to it, regardless of the umask.
             path.touch(0o660, exist_ok=False)
-        database = SQLiteDatabase(path, pool_size=settings.database_pool_size, pool_wait=settings.database_timeout)
+        database = SQLiteDatabase(
+            path,
+            pool_size=settings.database_pool_size,
+            pool_wait=settings.database_timeout,
+            is_audited=settings.audit_log is not None,
+        )
     else:
         database = MySQLDatabase(
             settings.mysql_address,
@@ -212,6 +224,7 @@ def open_database(settings: Settings) -> Iterator[Database]:
             pool_wait=settings.database_timeout,
             connect_timeout=settings.database_timeout,
             query_timeout=settings.database_timeout,
+            is_audited=settings.audit_log is not None,
         )
     with closing(database):
         yield database
@@ -314,6 +327,8 @@ def build_generation_worker(
         for task in tasks:
             stack.enter_context(closing(task))
             task.start()
+        if shared.audit_log is not None:
+            stack.enter_context(writing_audit_log(base.database, shared.audit_log, _outcome_of))
         observer.set_slots(limit)
         yield GenerationWorker(
             base.database,
@@ -538,6 +553,19 @@ def _read_price_list(settings: Settings) -> PriceList:
         return read_price_list(settings.price_list or DEFAULT_PRICE_LIST)
     except ConfigurationError as error:
         raise ConfigurationError(f"PIXYPROXY_PRICE_LIST: {error.message}") from error
+
+
+def _open_audit_log(settings: Settings) -> AuditLog | None:
+    if settings.audit_log is None:
+        return None
+    try:
+        return AuditLog(settings.audit_log)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"PIXYPROXY_AUDIT_LOG: {error.message}") from error
+
+
+def _outcome_of(error: PixyProxyException) -> dict[str, str]:
+    return {"outcome": code_of(error), "reason": reason_of(error)}
 
 
 def _page_token_key(database: Database) -> str:

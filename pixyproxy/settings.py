@@ -338,6 +338,11 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field(
         default="text", description="The format of log lines: text, or json with one object a line."
     )
+    audit_log: str | None = Field(
+        default=None,
+        description="The file that gets a JSON line for each change and each generation, or - for standard output; "
+        "none by default.",
+    )
     metrics_listen: Annotated[str, AfterValidator(_check_listen)] | None = Field(
         default=None, description="Where to serve metrics to Prometheus, as host:port; nowhere by default."
     )

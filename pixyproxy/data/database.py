@@ -18,6 +18,9 @@ Parameters = Mapping[str, Any]
 class DatabaseContext(ABC):
     """A connection in use by one thread, outside of a transaction or within one."""
 
+    is_audited = False
+    """Whether changes add lines to the outbox of the audit log."""
+
     @abstractmethod
     def fetch_all(self, sql: str, parameters: Parameters) -> list[Row]:
         """Run a query and return all its rows.

@@ -112,6 +112,7 @@ class MySQLDatabase(Database):
         connect_timeout: float,
         query_timeout: float,
         migration_wait: float = 60.0,
+        is_audited: bool = False,
     ) -> None:
         """Make a database without connecting to it.
 
@@ -122,9 +123,11 @@ class MySQLDatabase(Database):
             connect_timeout: the most seconds to wait for a new connection.
             query_timeout: the most seconds to wait for the result of a statement.
             migration_wait: the most seconds to wait for another migration.
+            is_audited: whether changes add lines to the outbox of the audit log.
         """
         self._address = address
         self._migration_wait = migration_wait
+        self._is_audited = is_audited
         self._connect_timeout = connect_timeout
         self._query_timeout = query_timeout
         self._pool = ConnectionPool(self._connect, _disconnect, size=pool_size, wait=pool_wait)
@@ -200,6 +203,7 @@ class MySQLDatabase(Database):
     def _context(self, *, begin: bool) -> Iterator[DatabaseContext]:
         connection, was_used = self._pool.acquire()
         context = _MySQLContext(connection, self._pool, may_be_dead=was_used)
+        context.is_audited = self._is_audited
         try:
             if begin:
                 context.begin()

@@ -46,7 +46,14 @@ class SQLiteDatabase(Database):
     for_update = ""  # BEGIN IMMEDIATE admits one writer at a time.
 
     def __init__(
-        self, path: Path, *, pool_size: int, pool_wait: float, busy_timeout: float = 5.0, migration_wait: float = 60.0
+        self,
+        path: Path,
+        *,
+        pool_size: int,
+        pool_wait: float,
+        busy_timeout: float = 5.0,
+        migration_wait: float = 60.0,
+        is_audited: bool = False,
     ) -> None:
         """Make a database without opening it.
 
@@ -56,10 +63,12 @@ class SQLiteDatabase(Database):
             pool_wait: the most seconds to wait for one of them.
             busy_timeout: the most seconds to wait for another writer.
             migration_wait: the most seconds to wait for another migration.
+            is_audited: whether changes add lines to the outbox of the audit log.
         """
         self._path = path
         self._busy_timeout = busy_timeout
         self._migration_wait = migration_wait
+        self._is_audited = is_audited
         self._pool = ConnectionPool(self._connect, sqlite3.Connection.close, size=pool_size, wait=pool_wait)
 
     def reading(self) -> AbstractContextManager[DatabaseContext]:  # noqa: D102  inherited
@@ -116,7 +125,7 @@ class SQLiteDatabase(Database):
         try:
             if begin:
                 _run(connection, "BEGIN IMMEDIATE", {})
-            yield _SQLiteContext(connection)
+            yield _SQLiteContext(connection, is_audited=self._is_audited)
         finally:
             if connection.in_transaction:
                 with suppress(sqlite3.Error):  # SQLite rolls back by itself after some errors.
@@ -125,8 +134,9 @@ class SQLiteDatabase(Database):
 
 
 class _SQLiteContext(DatabaseContext):
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, *, is_audited: bool = False) -> None:
         self._connection = connection
+        self.is_audited = is_audited
 
     def fetch_all(self, sql: str, parameters: Parameters) -> list[Row]:
         rows: list[Row] = _run(self._connection, sql, parameters).fetchall()

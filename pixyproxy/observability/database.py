@@ -80,6 +80,7 @@ class _ObservedUse(AbstractContextManager[DatabaseContext]):
 
 class _ObservedContext(DatabaseContext):
     def __init__(self, context: DatabaseContext, record: Record) -> None:
+        self.is_audited = context.is_audited
         self._context = context
         self._record = record
 

@@ -93,10 +93,12 @@ class GenerationService(GenerationServiceInterface):
         return self._watch(found.id, call)
 
     def cancel_generation(self, guid: str, caller: Caller | None) -> GenerationDetail:  # noqa: D102
-        found = self._find(GenerationKey(guid=validated_guid(guid)), signed_in(caller))
+        canceller = signed_in(caller)
+        found = self._find(GenerationKey(guid=validated_guid(guid)), canceller)
         error = GenerationCancelledError("The generation was cancelled before it was submitted; nothing was generated.")
         is_cancelled = in_transaction(
-            self._database, lambda context: GenerationRepository(context).cancel(found.id, error)
+            self._database,
+            lambda context: GenerationRepository(context).cancel(found.id, error, canceller.username),
         )
         if is_cancelled:
             self._on_cancel(found.id)

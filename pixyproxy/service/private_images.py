@@ -11,6 +11,7 @@ from pixyproxy.core.exceptions import CredentialsMissingError, NotYoursError, Pi
 from pixyproxy.core.models import Caller, Image, ImageChanges, ImageCreation, ImageImport
 from pixyproxy.core.validation import validated, validated_guid
 from pixyproxy.data.database import Database, DatabaseContext
+from pixyproxy.data.repositories.audit_outbox import AuditOutboxRepository
 from pixyproxy.data.repositories.deletions import DeletionRepository
 from pixyproxy.data.repositories.generation_details import GenerationDetailRepository
 from pixyproxy.data.repositories.images import ImageRepository
@@ -48,6 +49,13 @@ class PrivateImageService:
             now = max(datetime.now(UTC), image.created_at)
             image = image.model_copy(update={**changes.changed_fields(), "updated_at": now})
             ImageRepository(context).update(image)
+            AuditOutboxRepository(context).add(
+                "image.updated",
+                author.username,
+                image.guid,
+                author=image.author,
+                fields=sorted(changes.changed_fields()),
+            )
             return image
 
         return in_transaction(self._database, change)
@@ -61,6 +69,7 @@ class PrivateImageService:
             ImageRepository(context).delete(image.id)
             DeletionRepository(context).insert(guid)
             GenerationDetailRepository(context).forget_request(guid)
+            AuditOutboxRepository(context).add("image.deleted", author.username, guid, author=image.author)
 
         in_transaction(self._database, delete)
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 from pydantic import SecretStr
 
@@ -11,7 +12,8 @@ from pixyproxy.core.exceptions import ConstraintViolationError, CredentialsInval
 from pixyproxy.core.models import Caller, QuotaLimits, User, UserCreate
 from pixyproxy.core.text import exact_key
 from pixyproxy.core.validation import validated
-from pixyproxy.data.database import Database
+from pixyproxy.data.database import Database, DatabaseContext
+from pixyproxy.data.repositories.audit_outbox import COMMAND, AuditOutboxRepository
 from pixyproxy.data.repositories.quotas import QuotaRepository
 from pixyproxy.data.repositories.users import UserRepository
 from pixyproxy.service.interfaces import UserServiceInterface
@@ -70,6 +72,7 @@ class UserService(UserServiceInterface):
         try:
             with self._database.transaction() as context:
                 created = UserRepository(context).insert(hashed)
+                _audit(context, "user.added", created, class_key=created.class_key.value)
                 context.commit()
         except ConstraintViolationError as error:
             raise ConstraintViolationError(
@@ -91,13 +94,17 @@ class UserService(UserServiceInterface):
         hashed = self._hash(new.password.get_secret_value())
         with self._database.transaction() as context:
             users = UserRepository(context)
-            users.update_password(users.get(username).id, hashed)
+            user = users.get(username)
+            users.update_password(user.id, hashed)
+            _audit(context, "user.password_changed", user)
             context.commit()
 
     def remove_user(self, username: str) -> bool:  # noqa: D102
         with self._database.transaction() as context:
             users = UserRepository(context)
-            keeps_name = users.remove(users.get(username).id)
+            user = users.get(username)
+            keeps_name = users.remove(user.id)
+            _audit(context, "user.removed", user)
             context.commit()
         return keeps_name
 
@@ -108,7 +115,9 @@ class UserService(UserServiceInterface):
     def set_limits(self, username: str, limits: QuotaLimits) -> None:  # noqa: D102
         limits = validated(QuotaLimits, limits)
         with self._database.transaction() as context:
-            QuotaRepository(context).set(UserRepository(context).get(username).id, limits)
+            user = UserRepository(context).get(username)
+            QuotaRepository(context).set(user.id, limits)
+            _audit(context, "user.limits_changed", user, limits=dict(limits))
             context.commit()
 
     def _hash(self, password: str) -> SecretStr:
@@ -158,3 +167,7 @@ class UserService(UserServiceInterface):
             if revision != self._cache.revision:
                 self._cache.keep_unchanged(users.changed_at(), revision)
         self._refresh_at = time.monotonic() + self._refresh_interval
+
+
+def _audit(context: DatabaseContext, action: str, user: User, **facts: Any) -> None:
+    AuditOutboxRepository(context).add(action, COMMAND, user.guid, username=user.username, **facts)

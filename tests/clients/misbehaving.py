@@ -15,8 +15,9 @@ from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 from pixyproxy_pb.v1 import generation_service_pb2 as gpb
-from pixyproxy_pb.v1 import generation_service_pb2_grpc, image_service_pb2_grpc
+from pixyproxy_pb.v1 import generation_service_pb2_grpc, image_service_pb2_grpc, usage_service_pb2_grpc
 from pixyproxy_pb.v1 import image_service_pb2 as pb
+from pixyproxy_pb.v1 import usage_service_pb2 as upb
 
 PICTURE = bytes(range(256)) * 1000
 PARTIAL_IMAGES = (PICTURE[:1000], PICTURE[:100_000])
@@ -70,6 +71,7 @@ def misbehaving(refusal: Refusal) -> Iterator[MisbehavingServer]:
     servicer = _Servicer(refusal, running.attempts)
     image_service_pb2_grpc.add_ImageServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+    usage_service_pb2_grpc.add_UsageServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     server.start()
     try:
         yield running
@@ -77,7 +79,11 @@ def misbehaving(refusal: Refusal) -> Iterator[MisbehavingServer]:
         server.stop(0).wait()
 
 
-class _Servicer(image_service_pb2_grpc.ImageServiceServicer, generation_service_pb2_grpc.GenerationServiceServicer):
+class _Servicer(
+    image_service_pb2_grpc.ImageServiceServicer,
+    generation_service_pb2_grpc.GenerationServiceServicer,
+    usage_service_pb2_grpc.UsageServiceServicer,
+):
     def __init__(self, refusal: Refusal, attempts: list[tuple[str, Any]]) -> None:
         self._refusal = refusal
         self._attempts = attempts
@@ -154,6 +160,10 @@ class _Servicer(image_service_pb2_grpc.ImageServiceServicer, generation_service_
     def CancelGeneration(self, request: Any, context: grpc.ServicerContext) -> gpb.CancelGenerationResponse:
         self._take("CancelGeneration", request, context)
         return gpb.CancelGenerationResponse(generation=_QUEUED)
+
+    def SummarizeUsage(self, request: Any, context: grpc.ServicerContext) -> upb.SummarizeUsageResponse:
+        self._take("SummarizeUsage", request, context)
+        return upb.SummarizeUsageResponse()
 
     def _take(self, method: str, request: Any, context: grpc.ServicerContext) -> int:
         """Refuse the attempt, or return its number."""

@@ -16,7 +16,9 @@ import pytest
 from PIL import Image
 from pixyproxy_pb.v1 import generation_service_pb2 as gpb
 from pixyproxy_pb.v1 import image_service_pb2 as pb
+from pixyproxy_pb.v1 import usage_service_pb2 as upb
 from pixyproxy_pb.v1.generation_service_pb2_grpc import GenerationServiceStub
+from pixyproxy_pb.v1.usage_service_pb2_grpc import UsageServiceStub
 
 from pixyproxy.core.models import Visibility
 from tests.clients.conftest import TwoServers
@@ -30,6 +32,7 @@ from tests.support.waiting import wait_until
 
 _SIZE = 300_000
 _RESUMED_AT = 100_000
+_SERVICES = ("ImageService", "GenerationService", "UsageService")
 _METHODS = ["CreateImage", "GetImage", "ListImages", "GetImageContent", "UpdateImage", "DeleteImage", "ImportImage"]
 _METHODS += [
     "BatchGetThumbnails",
@@ -38,6 +41,7 @@ _METHODS += [
     "ListGenerations",
     "WatchGeneration",
     "CancelGeneration",
+    "SummarizeUsage",
 ]
 
 each_client = pytest.mark.parametrize("project", PROJECTS, ids=str)
@@ -122,6 +126,7 @@ def test_the_whole_job(project: Project, server: RunningServer, tmp_path: Path, 
         it_streams_to_a_file_and_goes_on_where_a_file_ends,
         it_updates_what_the_mask_names,
         it_deletes,
+        it_sees_what_it_has_used,
         it_provokes_all_these_errors_and_no_others,
     ):
         with subtests.test(check.__name__):
@@ -178,6 +183,24 @@ def it_deletes(journey: Journey) -> None:
     refused = journey.author.refused(pb.GetImageRequest(guid=journey.report["created"]["guid"]))
 
     assert refused.reason == "IMAGE_NOT_FOUND"
+
+
+def it_sees_what_it_has_used(journey: Journey) -> None:
+    usage = UsageServiceStub(journey.author.server.channel)  # type: ignore[no-untyped-call]
+    request = upb.SummarizeUsageRequest(group_by=[upb.USAGE_GROUPING_AUTHOR, upb.USAGE_GROUPING_DAY])
+    rows = usage.SummarizeUsage(request, metadata=journey.login.metadata, timeout=TIMEOUT).rows
+
+    assert journey.report["usage"] == [
+        {
+            "author": row.author,
+            "day": row.day,
+            "images": row.images,
+            "unknown_outcomes": row.unknown_outcomes,
+        }
+        for row in rows
+    ]
+    assert {row.author for row in rows} == {journey.login.username}
+    assert sum(row.images for row in rows) > 0
 
 
 def it_provokes_all_these_errors_and_no_others(journey: Journey) -> None:
@@ -240,9 +263,7 @@ def _configured() -> dict[str, int]:
     for config in json.loads(SERVICE_CONFIG.read_text())["methodConfig"]:
         assert config["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
         for name in config["name"]:
-            if name["service"] == "pixyproxy.v1.UsageService":
-                continue  # The programs do not call it.
-            assert name["service"] in ("pixyproxy.v1.ImageService", "pixyproxy.v1.GenerationService")
+            assert name["service"].removeprefix("pixyproxy.v1.") in _SERVICES
             attempts[name["method"]] = config["retryPolicy"]["maxAttempts"]
     return attempts
 

@@ -25,6 +25,7 @@ _EMPTIED_TABLES = (
     "usage_days",
     "usage_tail",
     "quotas",
+    "audit_outbox",
     "generations",
     "users",
     "server_values",

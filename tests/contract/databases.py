@@ -36,10 +36,19 @@ def address_of(url: str) -> MySQLAddress:
     )
 
 
-def open_database(url: str, *, pool_size: int = 8, timeout: float = _TIMEOUT, **waits: float) -> Database:
+def open_database(
+    url: str, *, pool_size: int = 8, timeout: float = _TIMEOUT, is_audited: bool = False, **waits: float
+) -> Database:
     """Open a database; ``timeout``, in seconds, is that of every step, and ``waits`` those of this kind of database."""
     if url.startswith(_SQLITE):
-        return SQLiteDatabase(Path(url.removeprefix(_SQLITE)), pool_size=pool_size, pool_wait=timeout, **waits)
+        path = Path(url.removeprefix(_SQLITE))
+        return SQLiteDatabase(path, pool_size=pool_size, pool_wait=timeout, is_audited=is_audited, **waits)
     return MySQLDatabase(
-        address_of(url), pool_size=pool_size, pool_wait=timeout, connect_timeout=timeout, query_timeout=timeout, **waits
+        address_of(url),
+        pool_size=pool_size,
+        pool_wait=timeout,
+        connect_timeout=timeout,
+        query_timeout=timeout,
+        is_audited=is_audited,
+        **waits,
     )

@@ -61,9 +61,10 @@ LATER_COLUMNS = {
     "price_list",
     "is_accounted",
 }
-VERSIONS = [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]
+VERSIONS = [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]
 ENTITIES = {"deletions", "generations", "images", "migrations", "pending_imports", "server_values", "users"}
 TABLES = ENTITIES | {
+    "audit_outbox",
     "failed_sign_ins",
     "image_batches",
     "image_blocks",

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from tests.faults.audit_log import check_audit_log
 from tests.faults.outcome import Outcome
 from tests.faults.site import OUTCOME_UNKNOWN, STILL_UNDER_WAY, WAIT_TIMEOUT, Answer, Site, Wish
 from tests.support.openai_stand_in import Fault, Submission
@@ -42,6 +43,7 @@ def audit(site: Site, server: RunningServer, outcome: Outcome, expected: Expecte
         _check_wish(site, server, wish, outcome)
     _check_store(server, outcome)
     _check_generations(server, outcome)
+    check_audit_log(site, _rows(server, "SELECT guid, image_guid, state FROM generations"), outcome)
     _check_bill(site, outcome)
     outcome.acknowledged += sum(wish.image is not None for wish in site.wishes)
 
@@ -128,11 +130,15 @@ def _wait_until_tidy(server: RunningServer, outcome: Outcome) -> None:
 def _untidy(server: RunningServer) -> list[str]:
     store = server.image_folder
     left = [str(path.relative_to(store)) for name in (".notes", ".parts") for path in (store / name).glob("*")]
-    return left + [
-        f"{what} of {row['image_guid']}"
-        for what, table in (("deletion", "deletions"), ("import", "pending_imports"))
-        for row in _rows(server, f"SELECT image_guid FROM {table}")
-    ]
+    return (
+        left
+        + [
+            f"{what} of {row['image_guid']}"
+            for what, table in (("deletion", "deletions"), ("import", "pending_imports"))
+            for row in _rows(server, f"SELECT image_guid FROM {table}")
+        ]
+        + [f"line {row['line']}" for row in _rows(server, "SELECT line FROM audit_outbox")]
+    )
 
 
 def _check_store(server: RunningServer, outcome: Outcome) -> None:

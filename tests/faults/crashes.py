@@ -15,6 +15,7 @@ from typing import TypedDict
 
 from tests.faults.audit import Expected, ask_until_settled, audit
 from tests.faults.crashing_server import (
+    AUDIT_POINTS,
     CREATE_POINTS,
     DELETE_POINTS,
     EDIT_POINTS,
@@ -46,7 +47,7 @@ _UNKNOWN = (
     "bytes written, not renamed",
     "before the bytes are sent",
 )
-_AFTER_COMMIT = ("committed", "before the manifest is deleted", "the manifest is deleted")
+_AFTER_COMMIT = ("committed", "before the manifest is deleted", "the manifest is deleted", *AUDIT_POINTS)
 """Here the call may be answered before the process dies."""
 _FAILS_ONCE = "503:times=1:retry-after-ms=100"
 _WORKERS = 6

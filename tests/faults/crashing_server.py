@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pixyproxy import bootstrap, cli
+from pixyproxy.data.audit_log import AuditLog
 from pixyproxy.data.repositories.deletions import DeletionRepository
 from pixyproxy.data.repositories.generations import GenerationRepository
 from pixyproxy.data.repositories.images import ImageRepository
@@ -146,6 +147,12 @@ QUEUE_AGAIN_POINTS = {
 }
 """These are reached where the provider fails once, in a way that costs nothing."""
 
+AUDIT_POINTS = {
+    "audit lines locked, not written, not committed": CrashPoint(AuditLog, "append"),
+    "audit lines written, not committed": CrashPoint(AuditLog, "append", is_after=True),
+}
+"""These are reached soon after the commit."""
+
 
 def _points_of(store: type[ImageStore], writing: dict[str, CrashPoint]) -> dict[str, CrashPoint]:
     """All points of creating an image, those of writing its bytes among them."""
@@ -163,6 +170,7 @@ def _points_of(store: type[ImageStore], writing: dict[str, CrashPoint]) -> dict[
         "committed": CrashPoint(storing, "in_transaction", is_after=True),
         "before the manifest is deleted": CrashPoint(store, "delete_manifest"),
         "the manifest is deleted": CrashPoint(store, "delete_manifest", is_after=True),
+        **AUDIT_POINTS,
     }
 
 

@@ -104,6 +104,7 @@ class Wish:
         is_changing: whether an update or a deletion was asked for whose outcome was lost, so that either may be.
         is_deleted: whether somebody was told that it is deleted.
         tags: what tags it may have: the last that were confirmed, and those asked for since.
+        updates: how many changes of it were confirmed, or fewer.
         told: every answer to a request for it.
     """
 
@@ -116,6 +117,7 @@ class Wish:
     may_be_deleted: bool = False
     is_deleted: bool = False
     tags: list[tuple[str, ...]] = field(default_factory=lambda: [()])
+    updates: int = 0
     told: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -152,6 +154,10 @@ class Site:
         env = environment(self.folder, self.settings)
         return Path(env.get(OBJECT_STORE_FOLDER) or env["PIXYPROXY_IMAGE_STORE"])
 
+    def audit_logs(self) -> list[Path]:
+        """The audit logs of all its servers so far."""
+        return sorted(self.folder.glob("audit-*.jsonl"))
+
     # --- Its servers ---------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
@@ -161,9 +167,10 @@ class Site:
         command += ["--crash-at", crash_at] if crash_at else []
         command += ["--crash-at", pause_at, "--pause"] if pause_at else []
         command += ["--lease", str(self.lease)] if self.lease else []
-        env = {"PYTHONPATH": str(ROOT), **self.settings, **settings}
         with self._lock:
             number = next(self._numbers)
+        own = {"PYTHONPATH": str(ROOT), "PIXYPROXY_AUDIT_LOG": str(self.folder / f"audit-{number}.jsonl")}
+        env = {**own, **self.settings, **settings}
         # Each in a folder of its own for what it writes; where they keep images and details is a setting.
         if "PIXYPROXY_DATABASE_URL" not in env:
             env["PIXYPROXY_DATABASE_URL"] = f"sqlite:///{self.folder / 'pixyproxy.db'}"
@@ -254,6 +261,7 @@ class Site:
         answer = answer_to(lambda: server.images.UpdateImage(request, metadata=self.login.metadata, timeout=timeout))
         if answer.is_ok:
             wish.tags = [tuple(tags)]
+            wish.updates += 1
         return answer
 
     def delete(self, server: RunningServer, wish: Wish, timeout: float = WAIT_TIMEOUT) -> Answer:

@@ -1,11 +1,11 @@
-"""One input, as bytes, to one method; and what every answer to it must be."""
+"""One input, the bytes of its messages, to one method; and what every answer to it must be."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from pixyproxy_pb.v1 import generation_service_pb2 as gpb
 from pixyproxy_pb.v1 import image_service_pb2 as pb
+from pixyproxy_pb.v1 import usage_service_pb2 as upb
 
 from pixyproxy.core.search_terms import index_terms, query_terms
 from pixyproxy.core.text import caseless_key, exact_key
@@ -27,16 +28,16 @@ METHODS: Mapping[str, tuple[str, type[Any], type[Any]]] = {
         getattr(messages, method.input_type.name),
         getattr(messages, method.output_type.name),
     )
-    for messages in (pb, gpb)
+    for messages in (pb, gpb, upb)
     for service in messages.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
 """The path, the request and the response of each method, by its name."""
 _WRITING = ("CreateImage", "UpdateImage", "DeleteImage")
 _OF_GENERATIONS = tuple(method.name for method in gpb.DESCRIPTOR.services_by_name["GenerationService"].methods)
-_CREATING = ("CreateImage", "CreateGeneration")
+_CREATING = ("CreateImage", "CreateGeneration", "ImportImage")
 _STREAMS = ("GetImageContent", "WatchGeneration")
-_SIGNED_IN = (*_WRITING, *_OF_GENERATIONS)
+_SIGNED_IN = (*_WRITING, "ImportImage", *_OF_GENERATIONS, "SummarizeUsage")
 _TIMEOUT = 30.0
 _GUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 # From here on gRPC may refuse metadata; see CORE_STATUSES.
@@ -57,23 +58,40 @@ class Case:
         data: the bytes of the request, a message or not.
         person: who calls.
         metadata: what is sent along beside the credentials.
+        more: the bytes of further messages, for ``ImportImage`` alone.
     """
 
     method: str
     data: bytes
     person: Person = NOBODY
     metadata: Metadata = ()
+    more: tuple[bytes, ...] = ()
 
     @classmethod
-    def of(cls, request: Message, person: Person = NOBODY, metadata: Metadata = ()) -> Case:
-        """The case that a request message makes."""
-        return cls(type(request).__name__.removesuffix("Request"), request.SerializeToString(), person, metadata)
+    def of(
+        cls,
+        request: Message | Sequence[Message],
+        person: Person = NOBODY,
+        metadata: Metadata = (),
+    ) -> Case:
+        """The case that a request message makes, or several."""
+        first, *more = [request] if isinstance(request, Message) else request
+        data, *others = (message.SerializeToString() for message in (first, *more))
+        return cls(type(first).__name__.removesuffix("Request"), data, person, metadata, tuple(others))
 
     @property
     def request(self) -> Any | None:
-        """The request message, or None where the bytes are none."""
+        """The first request message, or None where the bytes are none."""
+        return self._decoded(self.data)
+
+    @property
+    def rest(self) -> list[Any | None]:
+        """The further messages, with None where the bytes are none."""
+        return [self._decoded(data) for data in self.more]
+
+    def _decoded(self, data: bytes) -> Any | None:
         try:
-            return METHODS[self.method][1].FromString(self.data)
+            return METHODS[self.method][1].FromString(data)
         except DecodeError:
             return None
 
@@ -118,13 +136,19 @@ class Checker:
             return case
         if self.world.creates_left > 0:
             return case
-        image = pb.CreateImageRequest(request_id=self.world.spent_ids[case.person.name])
-        spent = image if case.method == "CreateImage" else gpb.CreateGenerationRequest(request=image)
+        request_id = self.world.spent_ids[case.person.name]
+        image = pb.CreateImageRequest(request_id=request_id)
+        spent: Message = {
+            "CreateImage": image,
+            "CreateGeneration": gpb.CreateGenerationRequest(request=image),
+            "ImportImage": pb.ImportImageRequest(info=pb.ImportImageInfo(request_id=request_id)),
+        }[case.method]
         # Of a field that comes twice, the last one counts.
         return replace(case, data=case.data + spent.SerializeToString())
 
     def _send(self, case: Case) -> list[Any] | Refusal | CoreStatus:
-        call = self._call(case.method)(case.data, metadata=(*case.person.metadata, *case.metadata), timeout=_TIMEOUT)
+        requests = iter((case.data, *case.more)) if case.method == "ImportImage" else case.data
+        call = self._call(case.method)(requests, metadata=(*case.person.metadata, *case.metadata), timeout=_TIMEOUT)
         try:
             responses = list(call)
         except grpc.RpcError as error:
@@ -136,9 +160,9 @@ class Checker:
         """A method that sends bytes as they are; on the wire, one answer is a stream of one."""
         if method not in self._calls:
             path, _, response = METHODS[method]
-            self._calls[method] = self.world.server.channel.unary_stream(
-                path, request_serializer=None, response_deserializer=response.FromString
-            )
+            channel = self.world.server.channel
+            make_call = channel.stream_stream if method == "ImportImage" else channel.unary_stream
+            self._calls[method] = make_call(path, request_serializer=None, response_deserializer=response.FromString)
         return self._calls[method]
 
     # --- Refusals ------------------------------------------------------------------------------------------------
@@ -156,22 +180,32 @@ class Checker:
             _require(refused.reason == expected, f"{refused.reason} in place of {expected}")
         elif case.request is None:
             _require(refused.reason == "MALFORMED_REQUEST", f"{refused.reason} for what is no message")
+        elif refused.reason == "MALFORMED_REQUEST":
+            _require(None in case.rest, "MALFORMED_REQUEST for messages")
         else:
             self._check_refused_request(case, case.request, refused)
 
     def _check_refused_request(self, case: Case, request: Any, refused: Refusal) -> None:
         guid = getattr(request, "guid", "").lower()
         image = self.world.images.get(guid)
-        is_seen = image is not None and case.person.may_see(image)
+        is_seen = self._is_seen(case.person, guid)
         if refused.reason == "INVALID_FIELD":
             _require(bool(refused.violations), "INVALID_FIELD that names no field")
             unknown = [path for path in refused.violations if not _has_field(request, path)]
             _require(not unknown, f"fields that there are not: {unknown}")
+        elif case.method == "ImportImage":
+            is_known = refused.reason == "IMAGE_NOT_FOUND"  # The image of its request id is deleted.
+            _require(is_known or refused.reason == "REQUEST_ID_REUSED", f"why {refused.reason}?")
+            _require(request.info.request_id != "", f"{refused.reason} without a request id")
+        elif refused.reason == "IMAGE_NOT_FOUND" and case.method in ("CreateImage", "CreateGeneration"):
+            creation = request if case.method == "CreateImage" else request.request
+            sources = [*creation.inputs, *([creation.mask] if creation.HasField("mask") else [])]
+            is_hidden = any(not self._is_seen(case.person, source.guid) for source in sources)
+            _require(creation.request_id != "" or is_hidden, "NOT_FOUND for nothing")
         elif case.method in _OF_GENERATIONS:
             self._check_refused_generation(case, request, refused)
-        elif refused.reason == "IMAGE_NOT_FOUND" and case.method in ("CreateImage", "ListImages"):
-            _require(case.method == "CreateImage" and request.request_id != "", "NOT_FOUND for nothing")
         elif refused.reason == "IMAGE_NOT_FOUND":
+            _require(case.method != "ListImages", "NOT_FOUND for a list")
             _require(not is_seen, f"{guid} is there, and the caller may see it")
             _require(refused.resource is not None and refused.resource.resource_name == guid, "another ResourceInfo")
         elif refused.reason == "NOT_YOURS":
@@ -183,6 +217,10 @@ class Checker:
             _require(image is not None and is_seen and request.read_offset > size, "it is in range")
         else:
             _require(refused.reason == "REQUEST_ID_REUSED" and request.request_id != "", f"why {refused.reason}?")
+
+    def _is_seen(self, person: Person, guid: str) -> bool:
+        image = self.world.images.get(guid.lower())
+        return image is not None and person.may_see(image)
 
     def _check_refused_generation(self, case: Case, request: Any, refused: Refusal) -> None:
         generation = self.world.generation_of(request, case.person)
@@ -199,8 +237,8 @@ class Checker:
     # --- Answers -------------------------------------------------------------------------------------------------
 
     def _check_ok(self, case: Case, responses: list[Any]) -> None:
-        request = case.request
-        _require(request is not None, "an answer to what is no message")
+        request = [case.request, *case.rest] if case.method == "ImportImage" else case.request
+        _require(case.request is not None and None not in case.rest, "an answer to what is no message")
         _require(not case.person.is_refused, "an answer in spite of wrong credentials")
         _require(case.person.name != "" or case.method not in _SIGNED_IN, "an answer without credentials")
         checks: dict[str, Callable[[Person, Any, Any], object]] = {
@@ -215,6 +253,8 @@ class Checker:
             "GetGeneration": self._check_got_generation,
             "ListGenerations": self._check_listed_generations,
             "WatchGeneration": self._check_watched,
+            "ImportImage": self._check_imported,
+            "SummarizeUsage": self._check_summarized,
         }
         for response in responses:
             _without_placeholders(response)
@@ -240,6 +280,33 @@ class Checker:
             _require(request.options.size == f"{image.width}x{image.height}", "another size")
         if request.options.output_format:
             _require(image.content_type == f"image/{request.options.output_format}", "another type")
+
+    def _check_imported(self, person: Person, requests: list[Any], response: Any) -> None:
+        info, image = requests[0].info, response.image
+        data = b"".join(request.data for request in requests)
+        _require(image.sha256 == hashlib.sha256(data).hexdigest(), "other bytes")
+        _require(image.author == person.name, "another author")
+        if image.guid in self.world.images:
+            _require(info.request_id != "", "an image twice without a request id")
+            return
+        self.world.creates_left -= 1
+        self.world.note_image(image)
+        _require(image.origin == pb.ORIGIN_IMPORTED, "another origin")
+        _require(image.prompt == info.prompt, "another prompt")
+        _require(list(image.tags) == _distinct(info.tags), "other tags")
+        _require(image.visibility == (info.visibility or pb.VISIBILITY_PRIVATE), "another visibility")
+
+    def _check_summarized(self, person: Person, request: Any, response: Any) -> None:
+        named = {upb.USAGE_GROUPING_AUTHOR: "author", upb.USAGE_GROUPING_MODEL: "model", upb.USAGE_GROUPING_DAY: "day"}
+        names = [named[group] for group in request.group_by]
+        _require(len(set(names)) == len(names), "a group twice")
+        _require(bool(names) or len(response.rows) == 1, f"{len(response.rows)} rows of a sum")
+        if "author" in names and not person.is_admin:
+            _require({row.author for row in response.rows} <= {person.name}, "others' usage")
+        keys = [(row.day, row.author, row.model) for row in response.rows]
+        _require(len(set(keys)) == len(keys), "a row twice")
+        for name in {*named.values()} - {*names}:
+            _require(not any(getattr(row, name) for row in response.rows), f"a {name} that was not asked for")
 
     def _check_got(self, person: Person, request: Any, response: Any) -> None:
         self._require_known(person, request.guid, response.image)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from pixyproxy_pb.v1 import generation_service_pb2 as gpb
 from pixyproxy_pb.v1 import image_service_pb2 as pb
+from pixyproxy_pb.v1 import usage_service_pb2 as upb
 
 from tests.fuzz.cases import Case, Checker
-from tests.fuzz.world import FILENAMES, NOBODY, PROMPTS, TAGS, Person, World
+from tests.fuzz.world import FILENAMES, NOBODY, PICTURE, PROMPTS, TAGS, Person, World
 from tests.support.servers import Metadata, basic
 
 Drawn = TypeVar("Drawn")
@@ -287,6 +288,51 @@ def _generations(world: World) -> SearchStrategy[Message]:
     )
 
 
+def _usages() -> SearchStrategy[Message]:
+    groups = st.lists(st.integers(1, 3), max_size=3, unique=True)
+    return st.builds(
+        upb.SummarizeUsageRequest,
+        start=_times(),
+        end=_times(),
+        group_by=_weighted((3, groups), (1, st.lists(_weighted((3, st.integers(0, 4)), (1, _INT32)), max_size=5))),
+        author=_weighted((2, st.just("")), (1, _texts("ann", "bob", "root", "Ann"))),
+    )
+
+
+def _imports(world: World) -> SearchStrategy[Sequence[Message]]:
+    """The messages of imports, in a right order and in others."""
+    right = st.builds(
+        pb.ImportImageInfo,
+        prompt=st.sampled_from(("", *PROMPTS)),
+        tags=st.lists(st.sampled_from(TAGS), max_size=3),
+        visibility=st.integers(0, 2),
+    )
+    wild = st.builds(
+        pb.ImportImageInfo,
+        prompt=_texts(*PROMPTS),
+        tags=_tags(),
+        visibility=_visibilities(),
+        filename=_texts(*FILENAMES),
+        request_id=st.one_of(
+            st.just(""), st.uuids().map(str), st.sampled_from(sorted(world.spent_ids.values())), _texts()
+        ),
+        sha256=_weighted((4, st.just("")), (1, _texts("0" * 64))),
+    )
+    infos = st.builds(pb.ImportImageRequest, info=_weighted((1, right), (2, wild)))
+    whole = st.integers(1, len(PICTURE)).map(
+        lambda size: [
+            pb.ImportImageRequest(data=PICTURE[start : start + size]) for start in range(0, len(PICTURE), size)
+        ]
+    )
+    pieces = st.builds(pb.ImportImageRequest, data=st.binary(max_size=100))
+    anything = st.one_of(infos, pieces, st.builds(pb.ImportImageRequest))
+    return _weighted(
+        (3, st.builds(lambda info, data: [info, *data], infos, whole)),
+        (1, st.builds(lambda info, data, end: [info, *data, end], infos, whole, anything)),
+        (1, st.lists(anything, min_size=1, max_size=4)),
+    )
+
+
 # --- Callers ---------------------------------------------------------------------------------------------------------
 
 
@@ -357,7 +403,7 @@ def _extra_metadata() -> SearchStrategy[tuple[tuple[str, str | bytes], ...]]:
 
 def cases(world: World) -> SearchStrategy[Case]:
     """Calls of every method."""
-    requests: SearchStrategy[Message] = _weighted(
+    requests: SearchStrategy[Message | Sequence[Message]] = _weighted(
         (4, _creations(world)),
         (2, st.builds(pb.GetImageRequest, guid=_guids(world))),
         (5, _listings(world)),
@@ -365,6 +411,8 @@ def cases(world: World) -> SearchStrategy[Case]:
         (4, _updates(world)),
         (1, st.builds(pb.DeleteImageRequest, guid=_guids(world))),
         (6, _generations(world)),
+        (1, _usages()),
+        (1, _imports(world)),
     )
     return st.builds(Case.of, requests, _people(world), _extra_metadata())
 

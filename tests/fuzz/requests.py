@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -15,11 +16,12 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from pixyproxy_pb.v1 import generation_service_pb2 as gpb
 from pixyproxy_pb.v1 import image_service_pb2 as pb
+from pixyproxy_pb.v1 import usage_service_pb2 as upb
 
 from tests.fuzz.answers import CoreStatus, read_refusal
 from tests.fuzz.cases import Case, Checker
 from tests.fuzz.mutations import MESSAGE_MUTATIONS, mutated
-from tests.fuzz.world import NOBODY, World
+from tests.fuzz.world import NOBODY, PICTURE, World
 
 _TIMEOUT = 30.0
 _REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
@@ -55,15 +57,17 @@ def fuzz_requests(checker: Checker, number: int, inputs: int) -> int:
         if random.randrange(_OTHERS):
             request = random.choice(_requests(checker.world, random))
             case = Case.of(request, random.choice((*checker.world.people, NOBODY)))
-            data = mutated(random, case.data, MESSAGE_MUTATIONS)
-            checker.check(Case(case.method, data, case.person))
+            messages = [case.data, *case.more]
+            at = random.randrange(len(messages))
+            messages[at] = mutated(random, messages[at], MESSAGE_MUTATIONS)
+            checker.check(replace(case, data=messages[0], more=tuple(messages[1:])))
         else:
             _check_other(checker, random)
     return inputs
 
 
-def _requests(world: World, random: Random) -> list[Message]:
-    """A good request for each method."""
+def _requests(world: World, random: Random) -> list[Message | Sequence[Message]]:
+    """A good request for each method, of one message or several."""
     guid, generation = random.choice(world.guids), random.choice(list(world.generations))
     return [
         pb.CreateImageRequest(
@@ -107,6 +111,18 @@ def _requests(world: World, random: Random) -> list[Message]:
             created_after=Timestamp(seconds=1_700_000_000),
         ),
         gpb.CancelGenerationRequest(guid=generation),
+        upb.SummarizeUsageRequest(
+            start=Timestamp(seconds=1_700_000_000),
+            end=Timestamp(seconds=1_702_000_000),
+            group_by=["USAGE_GROUPING_AUTHOR", "USAGE_GROUPING_DAY"],
+            author="ann",
+        ),
+        [
+            pb.ImportImageRequest(
+                info=pb.ImportImageInfo(prompt="a photo", tags=["sea"], filename="photo.png", request_id=guid)
+            ),
+            *(pb.ImportImageRequest(data=PICTURE[start : start + 100]) for start in range(0, len(PICTURE), 100)),
+        ],
     ]
 
 

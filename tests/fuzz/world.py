@@ -43,7 +43,7 @@ _IMAGES_EACH = 8
 
 
 # A PNG of one pixel; what follows it is ignored where it is decoded.
-_PICTURE = base64.b64decode(
+PICTURE = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
 
@@ -169,7 +169,7 @@ class World:
         stored = store_image(
             self.server,
             Login(author.name, ""),
-            _PICTURE + f"the bytes of image {number}".encode() * (1 + number * 997 % 9000),
+            PICTURE + f"the bytes of image {number}".encode() * (1 + number * 997 % 9000),
             prompt=PROMPTS[number % len(PROMPTS)],
             tags=(TAGS[number % len(TAGS)], TAGS[(number + 3) % len(TAGS)]),
             filename=FILENAMES[number % len(FILENAMES)],

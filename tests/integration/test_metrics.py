@@ -17,7 +17,8 @@ from pixyproxy_pb.v1 import image_service_pb2 as pb
 from pixyproxy.resource import statuses
 from tests.integration.conftest import asking
 from tests.support.certificates import Authority
-from tests.support.image_client import SMALL, ImageClient
+from tests.support.image_client import SMALL, ImageClient, import_requests
+from tests.support.image_files import encode
 from tests.support.metrics import METRICS_ON, Scrape, metrics_url, scrape, scrape_url
 from tests.support.openai_stand_in import RunningStandIn
 from tests.support.rpc import TIMEOUT, call_id_of, raw_unary, refusal
@@ -54,6 +55,8 @@ def test_calls_are_counted_by_method_and_code(metered: RunningServer, prompt: st
     for _ in range(3):
         client.get(made.guid)
     client.content(made.guid)
+    imported = client.import_image(encode("png"))
+    client.import_refused(import_requests(b"no image"))
     refusal(metered.images.GetImage, pb.GetImageRequest(guid=made.guid))
     refusal(metered.images.CreateImage, pb.CreateImageRequest(prompt=prompt))
 
@@ -62,11 +65,13 @@ def test_calls_are_counted_by_method_and_code(metered: RunningServer, prompt: st
     assert _handled(shown, "GetImage", "NOT_FOUND") == 1
     assert _handled(shown, "GetImageContent", "OK") == 1
     assert _handled(shown, "CreateImage", "UNAUTHENTICATED") == 1
+    assert _handled(shown, "ImportImage", "OK") == _handled(shown, "ImportImage", "INVALID_ARGUMENT") == 1
     assert shown.total("grpc_server_started_total") == shown.total("grpc_server_handled_total")
     assert shown.total("grpc_server_handling_seconds_count", grpc_method="GetImage") == 4
     assert shown.total("grpc_server_handling_seconds_sum", grpc_method="CreateImage") > 0
     assert shown.total("pixyproxy_errors_total", reason="IMAGE_NOT_FOUND") == 1
-    assert shown.total("pixyproxy_store_bytes_total", direction="write") == made.size_bytes
+    written = made.size_bytes + imported.size_bytes
+    assert shown.total("pixyproxy_store_bytes_total", direction="write") == written
     assert shown.total("pixyproxy_store_bytes_total", direction="read") == made.size_bytes
     assert shown.total("pixyproxy_database_statement_seconds_count", operation="commit") > 0
     assert shown.total("pixyproxy_database_connection_use_seconds_total") > 0

@@ -15,7 +15,8 @@ from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from tests.integration.conftest import asking
 from tests.support.database_servers import fresh_database
-from tests.support.image_client import SMALL, ImageClient
+from tests.support.image_client import SMALL, ImageClient, import_requests
+from tests.support.image_files import encode
 from tests.support.openai_stand_in import RunningStandIn
 from tests.support.otlp_receiver import RunningReceiver, running_receiver
 from tests.support.rpc import TIMEOUT, call_id_of, raw_unary, refusal
@@ -182,6 +183,18 @@ def test_a_trace_that_its_caller_does_not_record_is_not_sent(traced: RunningServ
     traced.images.ListImages(pb.ListImagesRequest(), metadata=headers, timeout=TIMEOUT)
     _wait_for_spans(receiver, loud, f"{_SERVICE}/ListImages")
     assert quiet not in {span["trace_id"] for span in receiver.spans}
+
+
+def test_an_import_is_one_trace(traced: RunningServer, receiver: RunningReceiver, prompt: str) -> None:
+    trace, caller_span, headers = _new_trace()
+    traced.images.ImportImage(
+        import_requests(encode("png"), prompt=prompt), metadata=traced.admin.metadata + headers, timeout=TIMEOUT
+    )
+    spans = _wait_for_spans(receiver, trace, f"{_SERVICE}/ImportImage")
+    root = _named(spans, f"{_SERVICE}/ImportImage")
+    assert (root["parent_id"], root["attributes"]["rpc.response.status_code"]) == (caller_span, "OK")
+    assert {span["parent_id"] for span in spans if span["name"] == "store write"} == {root["span_id"]}
+    assert prompt not in receiver.text
 
 
 def test_errors_in_traces_and_in_metrics(traced: RunningServer, receiver: RunningReceiver, prompt: str) -> None:

@@ -16,6 +16,7 @@ from pixyproxy.core.error_records import to_record
 from pixyproxy.core.exceptions import PixyProxyException
 from pixyproxy.core.models import (
     Caller,
+    Cost,
     GenerationState,
     ImageCreation,
     PartialImage,
@@ -24,6 +25,7 @@ from pixyproxy.core.models import (
     new_guid,
 )
 from pixyproxy.data.database import DatabaseContext, Row, in_list
+from pixyproxy.data.repositories.audit_outbox import RECOVERY, AuditOutboxRepository
 
 _COLUMNS = """
   generations.id, generations.author_id, generations.fingerprint, generations.image_guid, generations.state,
@@ -425,10 +427,20 @@ class GenerationRepository:
                 "now": now,
             },
         )
+        if changed:
+            self._audit(
+                generation.id, f"generation.{state.name.lower()}", actor=RECOVERY if if_expired else None, error=error
+            )
         return changed == 1
 
-    def cancel(self, generation_id: int, error: PixyProxyException) -> bool:
-        """Cancel a queued generation; return False where it is queued no more."""
+    def cancel(self, generation_id: int, error: PixyProxyException, canceller: str | None = None) -> bool:
+        """Cancel a queued generation; return False where it is queued no more.
+
+        Args:
+            generation_id: its id.
+            error: the error for those who wait for it.
+            canceller: the username of who cancels it; by default its author.
+        """
         cancelled = self._context.execute(
             """
             UPDATE generations SET state = :cancelled, error = :error, finished_at = :now, updated_at = :now
@@ -442,9 +454,11 @@ class GenerationRepository:
                 "now": datetime.now(UTC),
             },
         )
+        if cancelled:
+            self._audit(generation_id, "generation.cancelled", actor=canceller, error=error)
         return cancelled == 1
 
-    def succeed(self, generation: Generation) -> bool:
+    def succeed(self, generation: Generation, cost: Cost | None = None) -> bool:
         """Note that the image of a generation is stored; return False where that was noted before.
 
         Whoever has the image may do so, even when the owner was taken for dead meanwhile, and whatever the state: a
@@ -463,7 +477,39 @@ class GenerationRepository:
                 "now": datetime.now(UTC),
             },
         )
+        if changed:
+            self._audit(generation.id, "image.created", cost=cost)
         return changed == 1
+
+    def _audit(
+        self,
+        generation_id: int,
+        action: str,
+        *,
+        actor: str | None = None,
+        error: PixyProxyException | None = None,
+        cost: Cost | None = None,
+    ) -> None:
+        """Add the end of a generation to the audit log; ``actor`` is by default its author."""
+        if not self._context.is_audited:
+            return
+        row = self._context.fetch_one(
+            """
+            SELECT generations.guid, generations.image_guid, generations.call_id, users.username
+            FROM generations JOIN users ON users.id = generations.author_id WHERE generations.id = :id
+            """,
+            {"id": generation_id},
+        )
+        assert row is not None  # noqa: S101  this transaction has changed it
+        author, facts = row["username"], {}
+        if cost is not None:
+            facts["cost"] = dict(cost)
+        if error is None:
+            facts["generation_guid"] = row["guid"]
+        guid = row["guid"] if error else row["image_guid"]
+        AuditOutboxRepository(self._context).add(
+            action, actor or author, guid, error=error, call_id=row["call_id"], author=author, **facts
+        )
 
     def _select(self, condition: str, **parameters: Any) -> list[Generation]:
         rows = self._context.fetch_all(

@@ -67,7 +67,7 @@ class LocalImageStore(PathImageStore):
                 _make_durable_folder(folder, self._folder)
             while not _write_whole(self._parts / new_guid(), file, data):
                 pass
-            _fsync_folder(file.parent)
+            fsync_folder(file.parent)
         except OSError as error:
             raise _translated(error) from error
 
@@ -195,10 +195,11 @@ def _make_durable_folder(folder: Path, top: Path) -> None:
     if folder != top:
         _make_durable_folder(folder.parent, top)
     folder.mkdir(exist_ok=True)
-    _fsync_folder(folder.parent)
+    fsync_folder(folder.parent)
 
 
-def _fsync_folder(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
+    """Make the names of new and renamed files in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -126,7 +126,7 @@ class ImageStoring:
 
     def _commit(self, context: DatabaseContext, generation: Generation, detail: ImageDetail) -> Image:
         images = ImageRepository(context)
-        if not GenerationRepository(context).succeed(generation):
+        if not GenerationRepository(context).succeed(generation, detail.cost):
             return images.get_any(detail.guid)
         self.plan_renditions(context, detail.guid)
         return images.insert(detail, generation.author_id, generation.reserved_nano_usd)

@@ -12,6 +12,7 @@ import hashlib
 import logging
 import mmap
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from pixyproxy.core.exceptions import (
 from pixyproxy.core.models import Caller, Image, ImageDetail, ImageImport, Origin, new_guid
 from pixyproxy.core.text import default_filename
 from pixyproxy.data.database import Database, DatabaseContext
+from pixyproxy.data.repositories.audit_outbox import AuditOutboxRepository
 from pixyproxy.data.repositories.deletions import DeletionRepository
 from pixyproxy.data.repositories.generations import GenerationRepository
 from pixyproxy.data.repositories.images import ImageRepository
@@ -63,6 +65,8 @@ class ImageImporter:
         *,
         max_bytes: int,
         longest_write: timedelta = timedelta(minutes=10),
+        min_rate: int = 16 * 1024,
+        slow_start: float = 60.0,
     ) -> None:
         """Import nothing yet.
 
@@ -72,16 +76,20 @@ class ImageImporter:
             storing: plans renditions, and deletes bytes.
             max_bytes: the most bytes of an image.
             longest_write: how long storing and committing may take; after that, the import counts as dead.
+            min_rate: the bytes that must come per second, on average.
+            slow_start: seconds without that rule.
         """
         self._database = database
         self._store = store
         self._storing = storing
         self._max_bytes = max_bytes
         self._longest_write = longest_write
+        self._min_rate = min_rate
+        self._slow_start = slow_start
 
     def import_image(self, asked: ImageImport, data: Iterable[bytes], author: Caller) -> Image:
         """Store an image, or return the one of its request id. Raises as ``ImageServiceInterface.import_image``."""
-        with _received(data, self._max_bytes) as file:
+        with _received(self._in_time(data), self._max_bytes) as file:
             if asked.sha256 not in (None, file.sha256):
                 raise InvalidFieldError.of("info.sha256", "must be the SHA-256 of the data")
             fingerprint = _fingerprint(asked, file.sha256)
@@ -94,6 +102,19 @@ class ImageImporter:
                 raise InvalidFieldError.of("data", str(error)) from error
             detail = _detail_of(asked, file, picture, author)
             return self._store_and_commit(asked, detail, file.data, author, fingerprint)
+
+    def _in_time(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield pieces as long as they come fast enough: a sender that drips bytes would hold a slot for long."""
+        began, size = time.monotonic(), 0
+        for piece in pieces:
+            size += len(piece)
+            if time.monotonic() - began > self._slow_start + size / self._min_rate:
+                raise InvalidFieldError.of(
+                    "data",
+                    f"must come with {self._min_rate // 1024} KiB a second or more, on average after the first "
+                    f"{self._slow_start:g} s",
+                )
+            yield piece
 
     def _find(self, asked: ImageImport, author: Caller, fingerprint: str) -> Image | None:
         """Return the image that was imported under the request id, or None."""
@@ -119,6 +140,7 @@ class ImageImporter:
             if asked.request_id is not None:
                 GenerationRepository(context).insert_import(author.user_id, asked.request_id, fingerprint, detail.guid)
             self._storing.plan_renditions(context, detail.guid)
+            AuditOutboxRepository(context).add("image.imported", author.username, detail.guid, author=author.username)
             return ImageRepository(context).insert(detail, author.user_id)
 
         in_transaction(self._database, lambda context: PendingImportRepository(context).insert(detail.guid, expires_at))

@@ -11,7 +11,7 @@ import (
 	"google.golang.org/grpc/credentials"
 )
 
-//go:generate protoc -I../protos --go_out=.. --go_opt=module=example.com/client --go_opt=Mpixyproxy/v1/image_service.proto=example.com/client/pixyproxypb --go_opt=Mpixyproxy/v1/generation_service.proto=example.com/client/pixyproxypb --go-grpc_out=.. --go-grpc_opt=module=example.com/client --go-grpc_opt=Mpixyproxy/v1/image_service.proto=example.com/client/pixyproxypb --go-grpc_opt=Mpixyproxy/v1/generation_service.proto=example.com/client/pixyproxypb pixyproxy/v1/image_service.proto pixyproxy/v1/generation_service.proto
+//go:generate protoc -I../protos --go_out=.. --go_opt=module=example.com/client --go_opt=Mpixyproxy/v1/image_service.proto=example.com/client/pixyproxypb --go_opt=Mpixyproxy/v1/generation_service.proto=example.com/client/pixyproxypb --go_opt=Mpixyproxy/v1/usage_service.proto=example.com/client/pixyproxypb --go-grpc_out=.. --go-grpc_opt=module=example.com/client --go-grpc_opt=Mpixyproxy/v1/image_service.proto=example.com/client/pixyproxypb --go-grpc_opt=Mpixyproxy/v1/generation_service.proto=example.com/client/pixyproxypb --go-grpc_opt=Mpixyproxy/v1/usage_service.proto=example.com/client/pixyproxypb pixyproxy/v1/image_service.proto pixyproxy/v1/generation_service.proto pixyproxy/v1/usage_service.proto
 
 //go:embed service_config.json
 var serviceConfig string

@@ -19,6 +19,7 @@ func calls(ctx context.Context) (any, error) {
 	connection, images := connectAsUser()
 	defer connection.Close()
 	generations := pb.NewGenerationServiceClient(connection)
+	usage := pb.NewUsageServiceClient(connection)
 	guid := uuid.NewString()
 	methods := map[string]func() error{
 		"CreateImage": func() error {
@@ -86,6 +87,10 @@ func calls(ctx context.Context) (any, error) {
 		},
 		"CancelGeneration": func() error {
 			_, err := generations.CancelGeneration(ctx, &pb.CancelGenerationRequest{})
+			return err
+		},
+		"SummarizeUsage": func() error {
+			_, err := usage.SummarizeUsage(ctx, &pb.SummarizeUsageRequest{})
 			return err
 		},
 	}

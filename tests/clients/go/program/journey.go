@@ -73,6 +73,10 @@ func journey(ctx context.Context) (any, error) {
 	if _, err := images.DeleteImage(ctx, &pb.DeleteImageRequest{Guid: created.Guid}); err != nil {
 		return nil, err
 	}
+	usage, err := summarize(ctx, pb.NewUsageServiceClient(connection))
+	if err != nil {
+		return nil, err
+	}
 	return map[string]any{
 		"created":    describe(created),
 		"again":      again.Image.Guid,
@@ -85,7 +89,24 @@ func journey(ctx context.Context) (any, error) {
 		"resumed":    resumed,
 		"updated":    describe(updated.Image),
 		"refusals":   refusals,
+		"usage":      usage,
 	}, nil
+}
+
+func summarize(ctx context.Context, usage pb.UsageServiceClient) ([]map[string]any, error) {
+	summary, err := usage.SummarizeUsage(ctx, &pb.SummarizeUsageRequest{
+		GroupBy: []pb.UsageGrouping{pb.UsageGrouping_USAGE_GROUPING_AUTHOR, pb.UsageGrouping_USAGE_GROUPING_DAY},
+	})
+	rows := []map[string]any{}
+	for _, row := range summary.GetRows() {
+		rows = append(rows, map[string]any{
+			"author":           row.Author,
+			"day":              row.Day,
+			"images":           row.Images,
+			"unknown_outcomes": row.UnknownOutcomes,
+		})
+	}
+	return rows, err
 }
 
 func create(ctx context.Context, images pb.ImageServiceClient, word string) (*pb.ImageDetail, *pb.CreateImageRequest, error) {

@@ -23,10 +23,16 @@ import {
   ListImagesRequest,
   UpdateImageRequest,
 } from "./generated/pixyproxy/v1/image_service.js";
+import { SummarizeUsageRequest, type UsageServiceClient } from "./generated/pixyproxy/v1/usage_service.js";
 import { create, createRequest } from "./journey.js";
 
 /** Make each call once, and report with which codes they ended: what is sent again, gRPC itself sent again. */
-export async function calls(images: ImageServiceClient, generations: GenerationServiceClient, deadline: Date) {
+export async function calls(
+  images: ImageServiceClient,
+  generations: GenerationServiceClient,
+  usage: UsageServiceClient,
+  deadline: Date,
+) {
   const guid = randomUUID();
   const content = async () => {
     const request = GetImageContentRequest.create({ guid });
@@ -59,6 +65,7 @@ export async function calls(images: ImageServiceClient, generations: GenerationS
     ListGenerations: send(generations, generations.listGenerations, ListGenerationsRequest.create(), { deadline }),
     WatchGeneration: watching(),
     CancelGeneration: send(generations, generations.cancelGeneration, CancelGenerationRequest.create(), { deadline }),
+    SummarizeUsage: send(usage, usage.summarizeUsage, SummarizeUsageRequest.create(), { deadline }),
   };
   const ended: { [method: string]: status } = {};
   await Promise.all(

@@ -15,6 +15,7 @@ import {
 
 import { GenerationServiceClient } from "./generated/pixyproxy/v1/generation_service.js";
 import { ImageServiceClient } from "./generated/pixyproxy/v1/image_service.js";
+import { UsageServiceClient } from "./generated/pixyproxy/v1/usage_service.js";
 
 const SERVICE_CONFIG = readFileSync(new URL("../service_config.json", import.meta.url), "utf8");
 
@@ -36,6 +37,16 @@ export function connectGenerations(
   password = "",
 ): GenerationServiceClient {
   return new GenerationServiceClient(address, transport, options(username, password));
+}
+
+/** The same for usage. */
+export function connectUsage(
+  address: string,
+  transport: ChannelCredentials,
+  username = "",
+  password = "",
+): UsageServiceClient {
+  return new UsageServiceClient(address, transport, options(username, password));
 }
 
 function options(username: string, password: string) {

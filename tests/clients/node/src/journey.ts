@@ -17,6 +17,7 @@ import {
   UpdateImageRequest,
   visibilityToJSON,
 } from "./generated/pixyproxy/v1/image_service.js";
+import { SummarizeUsageRequest, UsageGrouping, type UsageServiceClient } from "./generated/pixyproxy/v1/usage_service.js";
 import { refusalOf, repeat } from "./refusal.js";
 
 const SIZE = "64x64";
@@ -27,7 +28,13 @@ type Connect = (username?: string, password?: string) => ImageServiceClient;
 type Hear = (header: Metadata) => void;
 
 /** Take a picture from its creation to its end, and provoke every error that a client can. */
-export async function journey(images: ImageServiceClient, words: string[], deadline: Date, connectAs: Connect) {
+export async function journey(
+  images: ImageServiceClient,
+  usage: UsageServiceClient,
+  words: string[],
+  deadline: Date,
+  connectAs: Connect,
+) {
   const [folder, word, others, damaged] = words;
   const request = createRequest(word);
   const created = await create(images, request, deadline);
@@ -63,7 +70,20 @@ export async function journey(images: ImageServiceClient, words: string[], deadl
     resumed,
     updated: describe(updated.image!),
     refusals,
+    usage: await summarize(usage, deadline),
   };
+}
+
+async function summarize(usage: UsageServiceClient, deadline: Date) {
+  const groupBy = [UsageGrouping.USAGE_GROUPING_AUTHOR, UsageGrouping.USAGE_GROUPING_DAY];
+  const request = SummarizeUsageRequest.create({ groupBy });
+  const { rows } = await send(usage, usage.summarizeUsage, request, { deadline });
+  return rows.map(({ author, day, images, unknownOutcomes }) => ({
+    author,
+    day,
+    images,
+    unknown_outcomes: unknownOutcomes,
+  }));
 }
 
 export function createRequest(word: string): CreateImageRequest {

@@ -3,7 +3,7 @@
 import { credentials } from "@grpc/grpc-js";
 
 import { calls, repeats } from "./calls.js";
-import { connect, connectGenerations } from "./connect.js";
+import { connect, connectGenerations, connectUsage } from "./connect.js";
 import { cancels, watches } from "./generations.js";
 import { edits } from "./edits.js";
 import { journey } from "./journey.js";
@@ -17,9 +17,10 @@ const generationsOf = (address: string) =>
   connectGenerations(address, credentials.createInsecure(), PIXY_USERNAME, PIXY_PASSWORD);
 const images = connectAs(PIXY_USERNAME, PIXY_PASSWORD);
 const generations = generationsOf(PIXY_ADDRESS!);
+const usage = connectUsage(PIXY_ADDRESS!, credentials.createInsecure(), PIXY_USERNAME, PIXY_PASSWORD);
 const commands: { [name: string]: () => Promise<unknown> } = {
-  journey: () => journey(images, words, deadline, connectAs),
-  calls: () => calls(images, generations, deadline),
+  journey: () => journey(images, usage, words, deadline, connectAs),
+  calls: () => calls(images, generations, usage, deadline),
   repeats: () => repeats(images, words, deadline),
   watches: () => watches(generations, generationsOf(words[0]), deadline),
   edits: () => edits(images, words, deadline),

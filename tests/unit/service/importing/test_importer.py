@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -77,9 +77,7 @@ def ann(database: Database) -> Caller:
     return add_caller(database, "ann")
 
 
-def import_image(
-    database: Database, store: Store, storing: ImageStoring, author: Caller, **options: timedelta
-) -> Image:
+def import_image(database: Database, store: Store, storing: ImageStoring, author: Caller, **options: Any) -> Image:
     chosen = ImageImporter(database, store, storing, max_bytes=100_000, **options)
     return chosen.import_image(ImageImport(request_id=new_guid()), iter([encode("png")]), author)
 
@@ -100,6 +98,19 @@ def failing(error: Exception) -> Callable[[], object]:
         raise error
 
     return fail
+
+
+def test_data_that_comes_too_slowly_is_refused(
+    database: Database, store: Store, storing: ImageStoring, ann: Caller
+) -> None:
+    with pytest.raises(InvalidFieldError) as caught:
+        import_image(database, store, storing, ann, min_rate=10**15, slow_start=0.0)
+    assert caught.value.violations[0].field == "data"
+    assert "KiB a second or more" in caught.value.message
+    assert left(database, store) == []
+    # Slow for a while, and slow all the time, but fast enough.
+    assert import_image(database, store, storing, ann, min_rate=10**15).guid
+    assert import_image(database, store, storing, ann, min_rate=1, slow_start=0.0).guid
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])

@@ -12,7 +12,9 @@ import com.pixyproxy.v1.GetImageRequest;
 import com.pixyproxy.v1.ImageServiceGrpc;
 import com.pixyproxy.v1.ListGenerationsRequest;
 import com.pixyproxy.v1.ListImagesRequest;
+import com.pixyproxy.v1.SummarizeUsageRequest;
 import com.pixyproxy.v1.UpdateImageRequest;
+import com.pixyproxy.v1.UsageServiceGrpc;
 import com.pixyproxy.v1.WatchGenerationRequest;
 import io.grpc.Channel;
 import io.grpc.Status;
@@ -32,6 +34,7 @@ final class Calls {
   static Map<String, ?> calls(Channel channel) throws InterruptedException {
     var images = ImageServiceGrpc.newBlockingStub(channel).withDeadlineAfter(1, TimeUnit.MINUTES);
     var generations = GenerationServiceGrpc.newBlockingStub(channel).withDeadlineAfter(1, TimeUnit.MINUTES);
+    var usage = UsageServiceGrpc.newBlockingStub(channel).withDeadlineAfter(1, TimeUnit.MINUTES);
     var guid = UUID.randomUUID().toString();
     var create = CreateImageRequest.newBuilder().setPrompt("a lighthouse").build();
     var get = GetImageRequest.newBuilder().setGuid(guid).build();
@@ -43,6 +46,7 @@ final class Calls {
     var found = ListGenerationsRequest.getDefaultInstance();
     var watch = WatchGenerationRequest.getDefaultInstance();
     var cancel = CancelGenerationRequest.getDefaultInstance();
+    var summarize = SummarizeUsageRequest.getDefaultInstance();
 
     var calls =
         Map.<String, Runnable>ofEntries(
@@ -58,7 +62,8 @@ final class Calls {
             Map.entry("GetGeneration", () -> generations.getGeneration(GetGenerationRequest.getDefaultInstance())),
             Map.entry("ListGenerations", () -> generations.listGenerations(found)),
             Map.entry("WatchGeneration", () -> generations.watchGeneration(watch).forEachRemaining(message -> {})),
-            Map.entry("CancelGeneration", () -> generations.cancelGeneration(cancel)));
+            Map.entry("CancelGeneration", () -> generations.cancelGeneration(cancel)),
+            Map.entry("SummarizeUsage", () -> usage.summarizeUsage(summarize)));
     var threads = Executors.newFixedThreadPool(calls.size());
     var ended = new ConcurrentHashMap<String, Integer>();
     calls.forEach((method, call) -> threads.execute(() -> ended.put(method, codeOf(call))));

@@ -12,7 +12,11 @@ import com.pixyproxy.v1.ImageDetail;
 import com.pixyproxy.v1.ImageServiceGrpc;
 import com.pixyproxy.v1.ImageServiceGrpc.ImageServiceBlockingStub;
 import com.pixyproxy.v1.ListImagesRequest;
+import com.pixyproxy.v1.SummarizeUsageRequest;
 import com.pixyproxy.v1.UpdateImageRequest;
+import com.pixyproxy.v1.UsageGrouping;
+import com.pixyproxy.v1.UsageServiceGrpc;
+import com.pixyproxy.v1.UsageServiceGrpc.UsageServiceBlockingStub;
 import io.grpc.Channel;
 import io.grpc.Deadline;
 import io.grpc.Metadata;
@@ -40,11 +44,13 @@ final class Journey {
 
   private final Deadline deadline = Deadline.after(1, TimeUnit.MINUTES);
   private final ImageServiceBlockingStub images;
+  private final UsageServiceBlockingStub usage;
   private final Path path;
   private final String word;
 
   Journey(Channel channel, Path folder, String word) {
     this.images = ImageServiceGrpc.newBlockingStub(channel).withDeadline(deadline);
+    this.usage = UsageServiceGrpc.newBlockingStub(channel).withDeadline(deadline);
     this.path = folder.resolve("picture.png");
     this.word = word;
   }
@@ -81,7 +87,26 @@ final class Journey {
     report.put("updated", describe(images.updateImage(update).getImage()));
     report.put("refusals", provoke(created, request, others, damaged));
     images.deleteImage(DeleteImageRequest.newBuilder().setGuid(created.getGuid()).build());
+    report.put("usage", summarize());
     return report;
+  }
+
+  private List<Map<String, ?>> summarize() {
+    var request =
+        SummarizeUsageRequest.newBuilder()
+            .addGroupBy(UsageGrouping.USAGE_GROUPING_AUTHOR)
+            .addGroupBy(UsageGrouping.USAGE_GROUPING_DAY)
+            .build();
+    var rows = new ArrayList<Map<String, ?>>();
+    for (var row : usage.summarizeUsage(request).getRowsList()) {
+      rows.add(
+          Map.of(
+              "author", row.getAuthor(),
+              "day", row.getDay(),
+              "images", row.getImages(),
+              "unknown_outcomes", row.getUnknownOutcomes()));
+    }
+    return rows;
   }
 
   /** Creates and downloads a picture at a server that refuses once what it then does. */
