@@ -80,7 +80,7 @@ class Quotas:
         if queued.limits is None:
             quotas.insert(author.user_id)
         else:
-            limits = quotas.lock(author.user_id, self._database).over(self._defaults)
+            limits = quotas.lock(author.user_id).over(self._defaults)
         use = quotas.get_use(author.user_id, now)
         cost = self._require_left(creation, author, limits, use, now)
         for limit, needed in (

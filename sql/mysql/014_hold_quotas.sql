@@ -5,13 +5,14 @@
 SET NAMES utf8mb4 COLLATE utf8mb4_unicode_ci;
 SET time_zone = '+00:00';
 
--- The limits of users. NULL takes the server's default, -1 is unlimited. A claim locks the row of its author, so that of
--- two claims of an author the second one sees the first.
+-- The limits of users. NULL takes the server's default, -1 is unlimited. A claim changes and so locks the row
+-- of its author, so that of two claims of an author the second one sees the first.
 CREATE TABLE IF NOT EXISTS quotas (
   author_id BIGINT UNSIGNED NOT NULL,
   nano_usd_per_day BIGINT NULL,
   images_per_day BIGINT NULL,
   generations_at_once BIGINT NULL,
+  claims BIGINT UNSIGNED NOT NULL DEFAULT 0,
   PRIMARY KEY (author_id),
   CONSTRAINT quotas_F1 FOREIGN KEY (author_id) REFERENCES users (id)
 ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;

@@ -8,6 +8,7 @@ CREATE TABLE quotas (
   nano_usd_per_day INTEGER NULL,
   images_per_day INTEGER NULL,
   generations_at_once INTEGER NULL,
+  claims INTEGER NOT NULL DEFAULT 0,
   PRIMARY KEY (author_id),
   CONSTRAINT quotas_F1 FOREIGN KEY (author_id) REFERENCES users (id)
 );

@@ -11,7 +11,7 @@ from datetime import datetime, time, timedelta
 
 from pixyproxy.core.models import GenerationState, QuotaLimits
 from pixyproxy.core.text import exact_key
-from pixyproxy.data.database import Database, DatabaseContext
+from pixyproxy.data.database import DatabaseContext
 
 _COLUMNS = tuple(QuotaLimits.model_fields)
 
@@ -43,12 +43,16 @@ class QuotaRepository:
         """Return the stored limits of a user."""
         return self._select(author_id) or QuotaLimits()
 
-    def lock(self, author_id: int, database: Database) -> QuotaLimits:
+    def lock(self, author_id: int) -> QuotaLimits:
         """Return the stored limits of a user who has a row, and make other transactions wait that lock them.
 
-        To read what earlier ones have changed, it must come before any other query of the transaction.
+        To read what earlier ones have changed, it must come before any other query of the transaction. The row is
+        changed, because the nodes of a cluster do not know one another's locks: of two that change a row, one fails.
         """
-        return self._select(author_id, database.for_update) or QuotaLimits()
+        self._context.execute(
+            "UPDATE quotas SET claims = claims + 1 WHERE author_id = :author_id", {"author_id": author_id}
+        )
+        return self._select(author_id) or QuotaLimits()
 
     def insert(self, author_id: int) -> None:
         """Store that a user has no limits, and lock them, if there is no row to lock.
@@ -113,9 +117,9 @@ class QuotaRepository:
         assert row is not None  # noqa: S101  sums without groups are always a row
         return QuotaUse(**row)
 
-    def _select(self, author_id: int, for_update: str = "") -> QuotaLimits | None:
+    def _select(self, author_id: int) -> QuotaLimits | None:
         row = self._context.fetch_one(
-            f"SELECT {', '.join(_COLUMNS)} FROM quotas WHERE author_id = :author_id{for_update}",  # noqa: S608
+            f"SELECT {', '.join(_COLUMNS)} FROM quotas WHERE author_id = :author_id",  # noqa: S608
             {"author_id": author_id},
         )
         return None if row is None else QuotaLimits.of_checked(row)
