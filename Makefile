@@ -7,7 +7,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 BUF = npm exec --yes --loglevel=error --package=@bufbuild/buf@1.75.0 -- buf
 RELEASED_CONTRACT := protos/released.binpb
-PROTOS := $(addprefix pixyproxy/v1/,image_service.proto generation_service.proto usage_service.proto)
+PROTOS := $(addprefix pixyproxy/v1/,image_service.proto image_download_service.proto generation_service.proto \
+	usage_service.proto)
+# googleapis, which a dependency installs.
+GOOGLEAPIS = "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 DESCRIPTOR := dist/pixyproxy.v1.binpb
 # The first installed Python of at least 3.11; `make PYTHON=… run` selects another one.
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python3.14; do \
@@ -77,7 +80,7 @@ lint: $(VENV)/.made-dev ## Check format, style and types
 .PHONY: lint-proto
 lint-proto: ## Check the API contract, also against the last release (needs npm)
 	@$(BUF) lint
-	@$(BUF) format --diff --exit-code
+	@$(BUF) format protos --diff --exit-code
 	@$(BUF) breaking --against $(RELEASED_CONTRACT)
 
 .PHONY: release-contract
@@ -95,13 +98,13 @@ generate: $(VENV)/.made-dev ## Regenerate generated/ from protos/
 	@# The package is pixyproxy_pb, beside pixyproxy itself, so the protos must import one another by that name here.
 	@protos=$$(mktemp -d) && trap 'rm -rf "$$protos"' EXIT && cp -r protos/pixyproxy "$$protos/pixyproxy_pb" && \
 		sed -i.original 's#import "pixyproxy/#import "pixyproxy_pb/#' "$$protos"/pixyproxy_pb/v1/*.proto && \
-		$(BIN)/python -m grpc_tools.protoc -I"$$protos" --python_out=generated --pyi_out=generated \
+		$(BIN)/python -m grpc_tools.protoc -I"$$protos" -I$(GOOGLEAPIS) --python_out=generated --pyi_out=generated \
 			--grpc_python_out=generated $(PROTOS:pixyproxy/%=pixyproxy_pb/%)
 
 .PHONY: descriptor
 descriptor: $(VENV)/.made-dev ## Write dist/pixyproxy.v1.binpb: the contract and google.rpc's errors, for tools
 	@mkdir -p $(dir $(DESCRIPTOR))
-	@$(BIN)/python -m grpc_tools.protoc -Iprotos -I"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+	@$(BIN)/python -m grpc_tools.protoc -Iprotos -I$(GOOGLEAPIS) \
 		--include_imports --include_source_info --descriptor_set_out=$(DESCRIPTOR) \
 		$(PROTOS) google/rpc/error_details.proto google/rpc/status.proto
 	@echo $(DESCRIPTOR)
