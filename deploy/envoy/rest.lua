@@ -22,7 +22,7 @@ function envoy_on_request(handle)
   if view == "thumbnail" and not ("&" .. query):find("&rendition=", 1, true) then
     append(parameters, "rendition", "RENDITION_256")
   end
-  local held = (headers:get("if-none-match") or ""):match('^"(%x+)"$')
+  local held = (headers:get("if-none-match") or ""):match('^W?/?"(%x+)"$')
   if held then
     append(parameters, "ifNoneMatch", held)
   end
