@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -36,10 +37,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class RestClient:
-    """A caller, who signs in if there is a login."""
+    """A caller, who signs in if there is a login, and uses TLS if there is a context for it."""
 
     address: str
     login: Login | None = None
+    tls: ssl.SSLContext | None = None
 
     def send(
         self,
@@ -51,7 +53,10 @@ class RestClient:
         """Send a request; a body that is not bytes is sent as JSON."""
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         credentials = dict(self.login.metadata) if self.login else {}
-        with contextlib.closing(http.client.HTTPConnection(self.address, timeout=TIMEOUT)) as connection:
+        connection = http.client.HTTPConnection(self.address, timeout=TIMEOUT)
+        if self.tls is not None:
+            connection = http.client.HTTPSConnection(self.address, timeout=TIMEOUT, context=self.tls)
+        with contextlib.closing(connection):
             connection.request(method, path, data, {**credentials, **(headers or {})})
             response = connection.getresponse()
             names = {name.lower(): value for name, value in response.getheaders()}
