@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, cast
@@ -482,15 +482,15 @@ def from_thumbnails(thumbnails: Thumbnails) -> pb.BatchGetThumbnailsResponse:
     )
 
 
-def _data_message(data: bytes, kind: type[pb.GetImageContentResponse | HttpBody]) -> bytes:
+def _data_message(data: bytes, kind: Callable[..., Any]) -> bytes:
     """Serialise a message that holds nothing but data."""
     return b"".join((_before_data(len(data), kind), data))
 
 
 @lru_cache
-def _before_data(length: int, kind: type[pb.GetImageContentResponse | HttpBody]) -> bytes:
+def _before_data(length: int, kind: Callable[..., Any]) -> bytes:
     """Return what comes before so many bytes of data in a serialised message."""
-    message = kind(data=bytes(length)).SerializeToString()
+    message: bytes = kind(data=bytes(length)).SerializeToString()
     return message[: len(message) - length]
 
 

@@ -102,4 +102,6 @@ def _made(kind: type[BaseException]) -> BaseException:
         return exc.InvalidFieldError.of("guid", "is wrong")
     if kind is exc.ProviderRequestInvalidError:
         return exc.ProviderRequestInvalidError("options.size", "is wrong")
+    if kind is exc.OffsetOutOfRangeError:
+        return exc.OffsetOutOfRangeError(9, 5)
     return kind("message")

@@ -213,8 +213,9 @@ def test_damage_before_the_first_byte(ann: RestClient, server: RunningServer, pe
 def test_grpc_clients_of_the_download_service(address: str, image: ImageDetail, people: People) -> None:
     """What is for HTTP is metadata to them, and does not touch their statuses."""
     with grpc.insecure_channel(address, options=(("grpc.enable_http_proxy", 0),)) as channel:
+        stub = ImageDownloadServiceStub(channel)  # type: ignore[no-untyped-call]
         request = dpb.DownloadImageRequest(guid=image.guid, read_offset=10, read_limit=70_000)
-        call = ImageDownloadServiceStub(channel).DownloadImage(request, metadata=people.ann.metadata, timeout=TIMEOUT)
+        call = stub.DownloadImage(request, metadata=people.ann.metadata, timeout=TIMEOUT)
         first, *others = call
         assert first.content_type == "image/png"
         assert b"".join(body.data for body in (first, *others)) == _DATA[10:70_010]
@@ -296,6 +297,7 @@ def test_pages_of_named_origins_only(address: str) -> None:
         preflight = anybody.send("OPTIONS", _NOBODYS, headers=asked)
         assert preflight.headers.get("access-control-allow-origin") == allowed
         assert "access-control-allow-credentials" not in preflight.headers
+        assert anybody.send("OPTIONS", _NOBODYS, headers=asked | {"origin": ""}).status == 405
         answer = anybody.get("/image", origin=origin)
         assert (answer.status, answer.headers.get("access-control-allow-origin")) == (200, allowed)
 
