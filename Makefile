@@ -7,8 +7,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 BUF = npm exec --yes --loglevel=error --package=@bufbuild/buf@1.75.0 -- buf
 RELEASED_CONTRACT := protos/released.binpb
-PROTOS := $(addprefix pixyproxy/v1/,image_service.proto generation_service.proto usage_service.proto)
+PROTOS := $(addprefix pixyproxy/v1/,image_service.proto image_download_service.proto generation_service.proto \
+	usage_service.proto)
+# googleapis, which a dependency installs.
+GOOGLEAPIS = "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 DESCRIPTOR := dist/pixyproxy.v1.binpb
+REST_DESCRIPTOR = $(dir $(DESCRIPTOR))pixyproxy.rest.binpb
+OPENAPI := docs/openapi.yaml
+OPENAPI_GENERATOR := github.com/google/gnostic/cmd/protoc-gen-openapi@v0.7.1
 # The first installed Python of at least 3.11; `make PYTHON=… run` selects another one.
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python3.14; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
@@ -78,7 +84,7 @@ lint: $(VENV)/.made-dev ## Check format, style and types
 .PHONY: lint-proto
 lint-proto: ## Check the API contract, also against the last release (needs npm)
 	@$(BUF) lint
-	@$(BUF) format --diff --exit-code
+	@$(BUF) format protos --diff --exit-code
 	@$(BUF) breaking --against $(RELEASED_CONTRACT)
 
 .PHONY: release-contract
@@ -96,16 +102,32 @@ generate: $(VENV)/.made-dev ## Regenerate generated/ from protos/
 	@# The package is pixyproxy_pb, beside pixyproxy itself, so the protos must import one another by that name here.
 	@protos=$$(mktemp -d) && trap 'rm -rf "$$protos"' EXIT && cp -r protos/pixyproxy "$$protos/pixyproxy_pb" && \
 		sed -i.original 's#import "pixyproxy/#import "pixyproxy_pb/#' "$$protos"/pixyproxy_pb/v1/*.proto && \
-		$(BIN)/python -m grpc_tools.protoc -I"$$protos" --python_out=generated --pyi_out=generated \
+		$(BIN)/python -m grpc_tools.protoc -I"$$protos" -I$(GOOGLEAPIS) --python_out=generated --pyi_out=generated \
 			--grpc_python_out=generated $(PROTOS:pixyproxy/%=pixyproxy_pb/%)
 
 .PHONY: descriptor
-descriptor: $(VENV)/.made-dev ## Write dist/pixyproxy.v1.binpb: the contract and google.rpc's errors, for tools
+descriptor: $(VENV)/.made-dev ## Write dist/pixyproxy.v1.binpb (the contract and google.rpc's errors) and pixyproxy.rest.binpb (with HTTP rules)
 	@mkdir -p $(dir $(DESCRIPTOR))
-	@$(BIN)/python -m grpc_tools.protoc -Iprotos -I"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+	@$(BIN)/python -m grpc_tools.protoc -Iprotos -I$(GOOGLEAPIS) \
 		--include_imports --include_source_info --descriptor_set_out=$(DESCRIPTOR) \
 		$(PROTOS) google/rpc/error_details.proto google/rpc/status.proto
-	@echo $(DESCRIPTOR)
+	@$(BIN)/python deploy/envoy/rest_descriptor.py $(DESCRIPTOR) $(REST_DESCRIPTOR)
+	@echo $(DESCRIPTOR) $(REST_DESCRIPTOR)
+
+.PHONY: openapi
+openapi: descriptor ## Write docs/openapi.yaml, which describes the REST API (needs Go)
+	@made=$$(mktemp -d) && trap 'rm -rf "$$made"' EXIT && GOBIN="$$made" go install $(OPENAPI_GENERATOR) && \
+		$(BIN)/python -m grpc_tools.protoc --descriptor_set_in=$(REST_DESCRIPTOR) \
+			--plugin="$$made/protoc-gen-openapi" --openapi_out="$$made" \
+			--openapi_opt=enum_type=string,Mpixyproxy/v1/image_service.proto=pixyproxy.v1/v1 \
+			--openapi_opt=Mpixyproxy/v1/image_download_service.proto=pixyproxy.v1/v1 \
+			$(addprefix pixyproxy/v1/,image_service.proto image_download_service.proto) && \
+		$(BIN)/python deploy/envoy/openapi.py "$$made/openapi.yaml" $(OPENAPI)
+
+.PHONY: lint-openapi
+lint-openapi: ## Check docs/openapi.yaml (needs npm)
+	@npm exec --yes --loglevel=error --package=@redocly/cli@2.77.0 -- redocly lint \
+		--skip-rule=info-license --skip-rule=operation-4xx-response $(OPENAPI)
 
 .PHONY: clean
 clean: ## Remove the environment and all caches, but not images and databases

@@ -81,7 +81,15 @@ class UnknownMethodError(PixyProxyException):
 
 
 class OffsetOutOfRangeError(PixyProxyException):
-    """The offset of a read is beyond the last byte."""
+    """The offset of a read is beyond the last byte.
+
+    Attributes:
+        size: the number of bytes that there are.
+    """
+
+    def __init__(self, offset: int, size: int) -> None:
+        super().__init__(f"read_offset is {offset:,}, beyond the image's {size:,} bytes.")
+        self.size = size
 
 
 class RequestIdReusedError(PixyProxyException):

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, cast
 
+from google.api.httpbody_pb2 import HttpBody
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 from pixyproxy_pb.v1 import generation_service_pb2 as gpb
+from pixyproxy_pb.v1 import image_download_service_pb2 as dpb
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 from pixyproxy_pb.v1 import usage_service_pb2 as upb
 
 from pixyproxy.core.error_records import from_record
-from pixyproxy.core.exceptions import FieldViolation, InvalidFieldError, ProviderRequestInvalidError
+from pixyproxy.core.exceptions import (
+    FieldViolation,
+    InvalidFieldError,
+    OffsetOutOfRangeError,
+    ProviderRequestInvalidError,
+)
 from pixyproxy.core.models import (
     DEFAULT_PAGE_SIZE,
     MAX_PAGE_SIZE,
@@ -46,6 +53,7 @@ from pixyproxy.resource import statuses
 from pixyproxy.service.content import CHUNK_SIZE, ImageContent
 from pixyproxy.service.renditions.requesting import RENDITION_TYPE
 
+_HTTP_CODE = "x-http-code"
 # A mask may hold a million wrong names, of which the first few tell as much.
 _MAX_NAMED_PATHS = 8
 _UPDATABLE = ("filename", "tags", "visibility")
@@ -213,7 +221,7 @@ def to_quota_request(request: upb.GetQuotaRequest) -> QuotaRequest:
     return validated(QuotaRequest, {"author": request.author or None})
 
 
-def to_content_request(request: pb.GetImageContentRequest) -> ContentRequest:
+def to_content_request(request: pb.GetImageContentRequest | dpb.DownloadImageRequest) -> ContentRequest:
     """Read a request for bytes."""
     return validated(
         ContentRequest,
@@ -430,7 +438,41 @@ def from_content(content: ImageContent) -> Iterable[pb.GetImageContentResponse |
             height=image.height,
         )
     )
-    yield from map(_data_message, content.chunks())
+    yield from (_data_message(data, pb.GetImageContentResponse) for data in content.chunks())
+
+
+def from_download(content: ImageContent) -> Iterator[HttpBody | bytes]:
+    """Write the bytes of an image as HTTP bodies.
+
+    Raises:
+        OffsetOutOfRangeError: there are no bytes in the range, for which HTTP has no answer but an error.
+    """
+    if content.is_modified and not content.count:
+        raise OffsetOutOfRangeError(content.offset, content.image.size_bytes)
+    chunks = content.chunks()
+    yield HttpBody(content_type=content.image.content_type, data=next(chunks, b""))
+    yield from (_data_message(data, HttpBody) for data in chunks)
+
+
+def from_content_to_headers(content: ImageContent, request: ContentRequest) -> Iterator[tuple[str, str]]:
+    """Write the headers of the HTTP response, as the proto file describes them."""
+    image = content.image
+    yield "etag", f'"{image.sha256}"'
+    # The bytes never change, but the image may be deleted, or hidden from the caller.
+    yield "cache-control", "private, no-cache"
+    if not content.is_modified:
+        yield _HTTP_CODE, "304"
+        return
+    yield "x-http-content-length", str(content.count)
+    if request.read_offset or request.read_limit:
+        yield _HTTP_CODE, "206"
+        yield "content-range", f"bytes {content.offset}-{content.offset + content.count - 1}/{image.size_bytes}"
+
+
+def from_offset_error_to_headers(error: OffsetOutOfRangeError) -> Iterator[tuple[str, str]]:
+    """Write the headers of the HTTP response for a range that the image does not have."""
+    yield _HTTP_CODE, "416"
+    yield "content-range", f"bytes */{error.size}"
 
 
 def from_thumbnails(thumbnails: Thumbnails) -> pb.BatchGetThumbnailsResponse:
@@ -452,15 +494,15 @@ def from_thumbnails(thumbnails: Thumbnails) -> pb.BatchGetThumbnailsResponse:
     )
 
 
-def _data_message(data: bytes) -> bytes:
+def _data_message(data: bytes, kind: Callable[..., Any]) -> bytes:
     """Serialise a message that holds nothing but data."""
-    return b"".join((_before_data(len(data)), data))
+    return b"".join((_before_data(len(data), kind), data))
 
 
 @lru_cache
-def _before_data(length: int) -> bytes:
+def _before_data(length: int, kind: Callable[..., Any]) -> bytes:
     """Return what comes before so many bytes of data in a serialised message."""
-    message = pb.GetImageContentResponse(data=bytes(length)).SerializeToString()
+    message: bytes = kind(data=bytes(length)).SerializeToString()
     return message[: len(message) - length]
 
 

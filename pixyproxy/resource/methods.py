@@ -57,6 +57,7 @@ class MethodPolicy:
 
 
 _IMAGES = "/pixyproxy.v1.ImageService/"
+_DOWNLOADS = "/pixyproxy.v1.ImageDownloadService/"
 _GENERATIONS = "/pixyproxy.v1.GenerationService/"
 _USAGE = "/pixyproxy.v1.UsageService/"
 _HEALTH = "/grpc.health.v1.Health/"
@@ -77,6 +78,7 @@ POLICIES: Mapping[str, MethodPolicy] = {
     _IMAGES + "UpdateImage": MethodPolicy(Credentials.REQUIRED, Bulkhead.UNARY, Repeat.ALWAYS),
     # A second answer would be NOT_FOUND.
     _IMAGES + "DeleteImage": MethodPolicy(Credentials.REQUIRED, Bulkhead.UNARY, Repeat.NEVER),
+    _DOWNLOADS + "DownloadImage": MethodPolicy(Credentials.OPTIONAL, Bulkhead.STREAM, Repeat.ALWAYS),
     _GENERATIONS + "CreateGeneration": MethodPolicy(Credentials.REQUIRED, Bulkhead.UNARY, Repeat.WITH_REQUEST_ID),
     _GENERATIONS + "GetGeneration": MethodPolicy(Credentials.REQUIRED, Bulkhead.UNARY, Repeat.ALWAYS),
     _GENERATIONS + "ListGenerations": MethodPolicy(Credentials.REQUIRED, Bulkhead.UNARY, Repeat.ALWAYS),

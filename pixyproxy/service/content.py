@@ -46,6 +46,8 @@ class ImageContent:
 
     Attributes:
         image: the image; for a rendition, with the size, hash, type, width and height of that.
+        offset: the first byte that is read.
+        count: the number of bytes that are read.
         rendition: the edge of the rendition in pixels, or None for the original.
         is_modified: False if the caller has the bytes already; then there are none to read.
     """
@@ -78,7 +80,8 @@ class ImageContent:
         self.is_modified = reader is not None
         self._trusted = TrustedContents() if trusted is None else trusted
         self._reader = reader
-        self._offset = offset
+        self.offset = offset
+        self.count = count
         self._left = count
 
     def chunks(self) -> Iterator[bytes]:
@@ -91,8 +94,8 @@ class ImageContent:
         if self._reader is None:
             return
         check = _Check(self.image, self._reader, self._trusted) if self._left == self.image.size_bytes else None
-        if self._offset:
-            self._reader.seek(self._offset)
+        if self.offset:
+            self._reader.seek(self.offset)
         try:
             while self._left > 0:
                 # Not in a variable, which would keep the chunk while it is sent.

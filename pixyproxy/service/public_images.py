@@ -151,9 +151,7 @@ def _count_of(request: ContentRequest, image: Image) -> int:
         OffsetOutOfRangeError: the offset is beyond the last byte.
     """
     if request.read_offset > image.size_bytes:
-        raise OffsetOutOfRangeError(
-            f"read_offset is {request.read_offset:,}, beyond the image's {image.size_bytes:,} bytes."
-        )
+        raise OffsetOutOfRangeError(request.read_offset, image.size_bytes)
     count = image.size_bytes - request.read_offset
     return min(count, request.read_limit) if request.read_limit else count
 

@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from pixyproxy_pb.v1 import generation_service_pb2_grpc, image_service_pb2_grpc, usage_service_pb2_grpc
+from pixyproxy_pb.v1 import (
+    generation_service_pb2_grpc,
+    image_download_service_pb2_grpc,
+    image_service_pb2_grpc,
+    usage_service_pb2_grpc,
+)
 
 from pixyproxy.bootstrap import Application
 from pixyproxy.core.slots import SharedSlots, Slots
@@ -20,6 +25,7 @@ from pixyproxy.resource import reflection
 from pixyproxy.resource.client_address import ClientAddresses
 from pixyproxy.resource.connections import ConnectionLimiter, ConnectionLimits
 from pixyproxy.resource.generation_servicer import GenerationServicer
+from pixyproxy.resource.image_download_servicer import ImageDownloadServicer
 from pixyproxy.resource.image_servicer import ImageServicer
 from pixyproxy.resource.interceptors.authentication import AuthenticationInterceptor
 from pixyproxy.resource.interceptors.bulkheads import BulkheadInterceptor
@@ -113,6 +119,9 @@ class Server:
             compression=grpc.Compression.NoCompression,
         )
         image_service_pb2_grpc.add_ImageServiceServicer_to_server(ImageServicer(application.images), self._server)
+        image_download_service_pb2_grpc.add_ImageDownloadServiceServicer_to_server(
+            ImageDownloadServicer(application.images), self._server
+        )
         generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(
             GenerationServicer(application.generations), self._server
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from google.protobuf import descriptor_pb2
 from pixyproxy_pb.v1 import generation_service_pb2 as gpb
+from pixyproxy_pb.v1 import image_download_service_pb2 as dpb
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 from pixyproxy_pb.v1 import usage_service_pb2 as upb
 
@@ -63,6 +64,7 @@ def lint_with(changes: dict[str, str], folder: Path) -> subprocess.CompletedProc
     shutil.copytree(ROOT / "protos", folder / "protos")
     for name in ("Makefile", "buf.yaml"):
         shutil.copy(ROOT / name, folder)
+    shutil.copytree(ROOT / "third_party", folder / "third_party")
     text = (folder / _PROTO).read_text()
     for old, new in changes.items():
         assert old in text
@@ -96,7 +98,7 @@ def test_what_breaks_released_clients_does_not_pass(tmp_path: Path) -> None:
 
 def test_what_grpc_repeats_is_what_may_be_repeated() -> None:
     (config,) = json.loads(SERVICE_CONFIG.read_text())["methodConfig"]
-    services = [service for file in (pb, gpb, upb) for service in file.DESCRIPTOR.services_by_name.values()]
+    services = [service for file in (pb, dpb, gpb, upb) for service in file.DESCRIPTOR.services_by_name.values()]
     once = {
         *(("ImageService", method) for method in ("CreateImage", "DeleteImage", "ImportImage")),
         ("GenerationService", "CreateGeneration"),

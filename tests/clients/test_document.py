@@ -9,6 +9,7 @@ from pathlib import Path
 
 from google.rpc import code_pb2
 from pixyproxy_pb.v1 import generation_service_pb2 as gpb
+from pixyproxy_pb.v1 import image_download_service_pb2 as dpb
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 from pixyproxy_pb.v1 import usage_service_pb2 as upb
 
@@ -60,7 +61,7 @@ def test_what_grpc_sends_again_is_told() -> None:
     repeated = {
         name["method"] for config in json.loads(SERVICE_CONFIG.read_text())["methodConfig"] for name in config["name"]
     }
-    services = [service for file in (pb, gpb, upb) for service in file.DESCRIPTOR.services_by_name.values()]
+    services = [service for file in (pb, dpb, gpb, upb) for service in file.DESCRIPTOR.services_by_name.values()]
     methods = [method.name for service in services for method in service.methods]
     assert told == {method: method in repeated for method in methods}
 
@@ -101,4 +102,6 @@ def _made(kind: type[BaseException]) -> BaseException:
         return exc.InvalidFieldError.of("guid", "is wrong")
     if kind is exc.ProviderRequestInvalidError:
         return exc.ProviderRequestInvalidError("options.size", "is wrong")
+    if kind is exc.OffsetOutOfRangeError:
+        return exc.OffsetOutOfRangeError(9, 5)
     return kind("message")

@@ -18,11 +18,13 @@ from tests.support.servers import RunningServer, running_server
 _PACKAGES = ["grpc.reflection.v1", "grpc.reflection.v1alpha"]
 _OURS = "pixyproxy.v1.ImageService"
 _GENERATIONS = "pixyproxy.v1.GenerationService"
+_DOWNLOADS = "pixyproxy.v1.ImageDownloadService"
 _USAGE = "pixyproxy.v1.UsageService"
 _SERVICES = [
     "grpc.health.v1.Health",
     *(f"{package}.ServerReflection" for package in _PACKAGES),
     _GENERATIONS,
+    _DOWNLOADS,
     _OURS,
     _USAGE,
 ]

@@ -9,7 +9,7 @@ import socket
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,13 +17,15 @@ import grpc
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from pixyproxy.client import ImageDetail, PixyProxyClient, PixyProxyClientError
-from tests.support.haproxy import running_haproxy
 from tests.support.servers import Login, Metadata, RunningServer, image_stub, prepare_database, running_server
 from tests.support.threads import at_work
 from tests.support.waiting import wait_until
 
 WAIT_TIMEOUT = 60.0
 """Seconds that anything may take that is waited for."""
+
+Balancer = Callable[[Path, str, Sequence[str]], contextlib.AbstractContextManager[None]]
+"""Runs a balancer in a folder, on an address, in front of three replicas."""
 
 _REPLICAS = 3
 _WORKERS = "2"
@@ -71,27 +73,27 @@ class Fleet:
     def wait_until_balanced(self) -> None:
         """Wait until the balancer sends calls to all replicas."""
         # Counted from here on, and not from call to call: a log is written some milliseconds late.
-        before = [server.log.count("REQUEST END") for server in self.replicas]
+        before = [calls_of(server, "ListImages") for server in self.replicas]
 
         def all_were_called() -> bool:
             with self.channel() as channel:
                 for _ in range(2 * _REPLICAS):
                     image_stub(channel).ListImages(pb.ListImagesRequest(page_size=1), timeout=WAIT_TIMEOUT)
-            return all(server.log.count("REQUEST END") > old for server, old in zip(self.replicas, before, strict=True))
+            return all(calls_of(server, "ListImages") > old for server, old in zip(self.replicas, before, strict=True))
 
         wait_until(all_were_called, WAIT_TIMEOUT, "calls to reach all replicas")
 
 
 @contextlib.contextmanager
-def running_fleet(folder: Path, settings: Mapping[str, str]) -> Iterator[Fleet]:
-    """Run three replicas behind HAProxy; ``settings`` name the database server, the image store and the provider."""
+def running_fleet(folder: Path, settings: Mapping[str, str], run_balancer: Balancer) -> Iterator[Fleet]:
+    """Run three replicas behind a balancer; ``settings`` name the database, the image store and the provider."""
     with contextlib.ExitStack() as stack:
         balancer, *addresses = free_addresses(1 + _REPLICAS)
         login = prepare_database(dict(settings))
         fleet = Fleet(balancer, login, [], folder, settings, addresses, stack)
         for place in range(_REPLICAS):
             fleet.start(place)
-        stack.enter_context(running_haproxy(folder / "balancer", balancer, addresses))
+        stack.enter_context(run_balancer(folder / "balancer", balancer, addresses))
         fleet.wait_until_balanced()
         yield fleet
 
@@ -168,6 +170,11 @@ def _read(client: PixyProxyClient, guid: str) -> None:
     with client.stream_content(guid) as stream:
         for _ in stream:
             pass
+
+
+def calls_of(server: RunningServer, method: str) -> int:
+    """How many calls of a method have ended on a replica, as its log says."""
+    return sum(f"[{method}:" in line and "REQUEST END" in line for line in server.log_lines)
 
 
 def content_of(server: RunningServer, guid: str, metadata: Metadata) -> bytes:

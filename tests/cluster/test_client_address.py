@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import grpc
 import pytest
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
-from tests.cluster.fleet import free_addresses
+from tests.cluster.fleet import Balancer, free_addresses
 from tests.faults.tcp_proxy import tcp_proxy
 from tests.support.envoy import running_envoy
 from tests.support.haproxy import running_haproxy
@@ -24,8 +23,6 @@ from tests.support.waiting import wait_until
 
 _ATTACKER, _USER = "127.0.0.2", "127.0.0.3"
 _MAX_FAILURES = 3
-
-Balancer = Callable[[Path, str, Sequence[str]], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,22 @@ from pathlib import Path
 import pytest
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
-from tests.cluster.fleet import WAIT_TIMEOUT, Fleet, Load, content_of, running_fleet
+from tests.cluster.fleet import WAIT_TIMEOUT, Balancer, Fleet, Load, calls_of, content_of, running_fleet
 from tests.faults.site import OUTCOME_UNKNOWN, Answer, answer_to
+from tests.faults.tcp_proxy import tcp_proxy
 from tests.support.database_servers import DatabaseServer, fresh_database
+from tests.support.envoy import running_envoy
+from tests.support.haproxy import running_haproxy
 from tests.support.image_client import SMALL
 from tests.support.object_stores import RunningObjectStore
 from tests.support.openai_stand_in import RunningStandIn, start_stand_in
+from tests.support.rpc import refusal
 from tests.support.servers import RunningServer, basic, image_stub
 from tests.support.waiting import wait_until
 
 _CALLERS = 8
+
+behind_each_balancer = pytest.mark.parametrize("balancer", [running_haproxy, running_envoy], ids=["haproxy", "envoy"])
 
 StartFleet = Callable[..., Fleet]
 
@@ -36,10 +42,10 @@ def stand_in() -> Iterator[RunningStandIn]:
 def start_fleet(
     tmp_path: Path, mysql_server: DatabaseServer, s3_server: RunningObjectStore, stand_in: RunningStandIn
 ) -> Iterator[StartFleet]:
-    """Start a fleet, with settings of the test's own beside the usual ones."""
+    """Start a fleet behind a balancer, with settings of the test's own beside the usual ones."""
     with ExitStack() as stack:
 
-        def start(**settings: str) -> Fleet:
+        def start(balancer: Balancer = running_haproxy, **settings: str) -> Fleet:
             usual = {
                 "PIXYPROXY_DATABASE_URL": stack.enter_context(fresh_database(mysql_server)),
                 "OPENAI_API_KEY": stand_in.api_key,
@@ -47,7 +53,7 @@ def start_fleet(
                 "PIXYPROXY_IMAGE_STORE": f"{s3_server.url}/{uuid.uuid4().hex}",
                 **s3_server.env,
             }
-            return stack.enter_context(running_fleet(tmp_path, usual | settings))
+            return stack.enter_context(running_fleet(tmp_path, usual | settings, balancer))
 
         yield start
 
@@ -82,9 +88,12 @@ def test_one_request_id_raced_over_all_replicas_is_one_generation(
         assert stand_in.count(prompt) == 1
 
 
-def test_killed_replica_loses_no_acknowledged_image(start_fleet: StartFleet, stand_in: RunningStandIn) -> None:
+@behind_each_balancer
+def test_killed_replica_loses_no_acknowledged_image(
+    start_fleet: StartFleet, stand_in: RunningStandIn, balancer: Balancer
+) -> None:
     """Callers see no error either, but for generations that the killed replica had sent: those may be unknown."""
-    fleet = start_fleet()
+    fleet = start_fleet(balancer)
     load = Load(fleet)
     with load.running(_CALLERS):
         load.wait_for("create", 20)
@@ -99,8 +108,11 @@ def test_killed_replica_loses_no_acknowledged_image(start_fleet: StartFleet, sta
     _assert_all_there(fleet, load, stand_in)
 
 
-def test_rolling_restart_shows_no_failed_call(start_fleet: StartFleet, stand_in: RunningStandIn) -> None:
-    fleet = start_fleet(PIXYPROXY_DRAIN_DELAY="1")
+@behind_each_balancer
+def test_rolling_restart_shows_no_failed_call(
+    start_fleet: StartFleet, stand_in: RunningStandIn, balancer: Balancer
+) -> None:
+    fleet = start_fleet(balancer, PIXYPROXY_DRAIN_DELAY="1")
     load = Load(fleet)
     with load.running(_CALLERS):
         load.wait_for("create", 20)
@@ -111,6 +123,42 @@ def test_rolling_restart_shows_no_failed_call(start_fleet: StartFleet, stand_in:
             load.wait_for("create", 10)
     assert load.failures == {}
     _assert_all_there(fleet, load, stand_in)
+
+
+def test_frozen_replica_delays_calls_and_fails_none(start_fleet: StartFleet, stand_in: RunningStandIn) -> None:
+    """Envoy ends the calls of a replica that answers no pings; generations that it has sent may be unknown."""
+    fleet = start_fleet(running_envoy)
+    load = Load(fleet)
+    # The callers end while the replica is frozen.
+    with ExitStack() as freezing, load.running(_CALLERS):
+        load.wait_for("create", 20)
+        freezing.enter_context(fleet.replicas[0].frozen())
+        load.wait_for("create", 20)
+    assert load.answers.pop(("create", f"FAILED_PRECONDITION {OUTCOME_UNKNOWN}"), 0) <= _CALLERS
+    assert load.failures == {}
+    _assert_all_there(fleet, load, stand_in)
+
+
+def test_database_outage_takes_no_replica_out_of_service(start_fleet: StartFleet, mysql_server: DatabaseServer) -> None:
+    with fresh_database(mysql_server) as url, tcp_proxy(mysql_server.host, mysql_server.port) as network:
+        through_network = url.replace(f"{mysql_server.host}:{mysql_server.port}", f"127.0.0.1:{network.port}")
+        fleet = start_fleet(running_envoy, PIXYPROXY_DATABASE_URL=through_network)
+        network.refuse()
+        with fleet.channel() as channel:
+            before = [calls_of(server, "Check") for server in fleet.replicas]
+
+            def was_checked_often() -> bool:
+                refused = refusal(image_stub(channel).ListImages, pb.ListImagesRequest())
+                assert refused.reason == "DATABASE_UNAVAILABLE"
+                return all(
+                    calls_of(server, "Check") > old + 8 for server, old in zip(fleet.replicas, before, strict=True)
+                )
+
+            wait_until(was_checked_often, WAIT_TIMEOUT, "health checks of all replicas")
+        network.resume()
+        with fleet.client() as client:
+            client.list_page()
+        fleet.wait_until_balanced()
 
 
 def test_pacing_holds_for_the_fleet(start_fleet: StartFleet, stand_in: RunningStandIn) -> None:
@@ -148,10 +196,10 @@ def test_failed_sign_ins_count_for_the_fleet(start_fleet: StartFleet) -> None:
 
 def test_calls_of_one_connection_are_shared_out(start_fleet: StartFleet) -> None:
     fleet = start_fleet()
-    before = [server.log.count("REQUEST END") for server in fleet.replicas]
+    before = [calls_of(server, "ListImages") for server in fleet.replicas]
 
     def taken() -> list[int]:
-        return [server.log.count("REQUEST END") - old for server, old in zip(fleet.replicas, before, strict=True)]
+        return [calls_of(server, "ListImages") - old for server, old in zip(fleet.replicas, before, strict=True)]
 
     with fleet.channel() as channel:
         for _ in range(60):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from google.rpc import code_pb2
 from pixyproxy_pb.v1 import generation_service_pb2 as gpb
+from pixyproxy_pb.v1 import image_download_service_pb2 as dpb
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 from pixyproxy_pb.v1 import usage_service_pb2 as upb
 
@@ -32,10 +33,10 @@ def test_every_setting_is_listed_with_its_default() -> None:
 def test_every_rpc_is_described() -> None:
     for method in pb.DESCRIPTOR.services_by_name["ImageService"].methods:
         assert f"\n## {method.name}\n" in API
-    for service in ("GenerationService", "UsageService"):
-        file = {"GenerationService": gpb, "UsageService": upb}[service]
-        for method in file.DESCRIPTOR.services_by_name[service].methods:
-            assert f"\n### {method.name}\n" in API
+    for file in (dpb, gpb, upb):
+        for service in file.DESCRIPTOR.services_by_name.values():
+            for method in service.methods:
+                assert f"\n### {method.name}\n" in API
 
 
 def test_every_state_of_a_generation_is_described() -> None:

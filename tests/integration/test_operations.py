@@ -28,6 +28,7 @@ from tests.support.waiting import wait_until
 
 _SERVICE = "pixyproxy.v1.ImageService"
 _GENERATION_SERVICE = "pixyproxy.v1.GenerationService"
+_DOWNLOAD_SERVICE = "pixyproxy.v1.ImageDownloadService"
 _USAGE_SERVICE = "pixyproxy.v1.UsageService"
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -40,7 +41,7 @@ _CREDENTIALS: list[Metadata] = [ANYBODY, basic("nobody", "a wrong password"), ((
 @pytest.mark.parametrize("metadata", _CREDENTIALS, ids=["nobody", "wrong", "nonsense"])
 def test_health_needs_no_credentials_and_looks_at_none(server: RunningServer, metadata: Metadata) -> None:
     stub = health_stub(server.channel)
-    for service in ("", _SERVICE, _GENERATION_SERVICE, _USAGE_SERVICE):
+    for service in ("", _SERVICE, _DOWNLOAD_SERVICE, _GENERATION_SERVICE, _USAGE_SERVICE):
         answer, call = stub.Check.with_call(
             health_pb2.HealthCheckRequest(service=service), metadata=metadata, timeout=TIMEOUT
         )
@@ -67,6 +68,7 @@ def test_reflection_tells_what_is_served(server: RunningServer) -> None:
     database = ProtoReflectionDescriptorDatabase(server.channel)
     assert set(database.get_services()) == {
         _SERVICE,
+        _DOWNLOAD_SERVICE,
         _GENERATION_SERVICE,
         _USAGE_SERVICE,
         "grpc.health.v1.Health",

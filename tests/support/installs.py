@@ -8,6 +8,7 @@ from tests.clients.projects import due
 from tests.support.backup_programs import PACKAGES
 from tests.support.database_binaries import DatabaseKind
 from tests.support.database_servers import needs_install
+from tests.support.envoy import ENVOY
 from tests.support.grpcurl import GRPCURL
 from tests.support.litellm_proxy import LITELLM
 from tests.support.object_stores import AZURITE, VERSITYGW
@@ -21,7 +22,7 @@ def expected_installs() -> Iterator[str]:
     for kind in DatabaseKind:
         if needs_install(kind):
             yield f"{kind.label} ({kind.size})"
-    for program in (VERSITYGW, AZURITE, GRPCURL, PROMTOOL, LITELLM, PORTKEY, *PACKAGES.values()):
+    for program in (VERSITYGW, AZURITE, ENVOY, GRPCURL, PROMTOOL, LITELLM, PORTKEY, *PACKAGES.values()):
         if program.is_due:
             yield f"{program.name} ({program.size})"
     projects = due()

@@ -323,6 +323,18 @@ class RunningServer:
                 targets.append(link.readlink())
         return [target for target in targets if target.is_relative_to(self.env["PIXYPROXY_IMAGE_STORE"])]
 
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stop all its processes until the end of the context."""
+        pids = {self.process.pid, *self._children}
+        try:
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            yield
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+
     # --- Ending it -----------------------------------------------------------------------------------------------
 
     def terminate(self) -> None:

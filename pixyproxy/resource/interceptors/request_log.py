@@ -91,11 +91,11 @@ def _line_of(behavior: Behavior) -> int:
     return code.co_firstlineno if code else 0
 
 
-def send_call_id(context: grpc.ServicerContext, new_id: str) -> None:
-    """Send a call's id in the initial metadata, unless it was sent already."""
+def send_call_id(context: grpc.ServicerContext, new_id: str, *others: tuple[str, str]) -> None:
+    """Send a call's id, and other initial metadata, unless the id was sent already."""
     # gRPC raises ValueError if it was, and a bare Exception if the call is cancelled.
     with suppress(Exception):
-        context.send_initial_metadata(((_METADATA_KEY, new_id),))
+        context.send_initial_metadata(((_METADATA_KEY, new_id), *others))
 
 
 def code_of(context: grpc.ServicerContext) -> str:

@@ -292,7 +292,7 @@ def test_a_time_without_a_zone_is_refused(play: Play) -> None:
         (exc.TooManySignInsError("no"), TryLaterError),
         (exc.PromptRefusedError("no", categories=["violence"]), InvalidRequestError),
         (exc.RequestIdReusedError("no"), InvalidRequestError),
-        (exc.OffsetOutOfRangeError("no"), InvalidRequestError),
+        (exc.OffsetOutOfRangeError(9, 5), InvalidRequestError),
         (exc.OutcomeUnknownError("no"), OutcomeUnknownError),
         (exc.ProviderUnavailableError("no"), UnavailableError),
         (exc.ProviderTimeoutError("no"), DeadlineExceededError),
@@ -566,7 +566,7 @@ def test_what_is_left_of_something_else_is_thrown_away(play: Play, tmp_path: Pat
     request, rpc = play.take("GetImageContent")
     assert request.read_offset == len(left)
     if len(left) > len(DATA):
-        refuse(rpc, exc.OffsetOutOfRangeError("no"))
+        refuse(rpc, exc.OffsetOutOfRangeError(9, 5))
     else:
         send(rpc, DATA[len(left) :])
         rpc.end()

@@ -51,6 +51,7 @@ def test_nothing_can_be_written_without_credentials() -> None:
         "GetImage",
         "ListImages",
         "GetImageContent",
+        "DownloadImage",
     }
 
 

@@ -68,7 +68,7 @@ def test_every_exception_has_a_status_of_its_own() -> None:
         (exc.ProviderTimeoutError("m"), "DEADLINE_EXCEEDED", "PROVIDER_TIMEOUT"),
         (exc.RequestIdReusedError("m"), "ALREADY_EXISTS", "REQUEST_ID_REUSED"),
         (exc.OutcomeUnknownError("m"), "FAILED_PRECONDITION", "OUTCOME_UNKNOWN"),
-        (exc.OffsetOutOfRangeError("m"), "OUT_OF_RANGE", "OFFSET_OUT_OF_RANGE"),
+        (exc.OffsetOutOfRangeError(9, 5), "OUT_OF_RANGE", "OFFSET_OUT_OF_RANGE"),
         (exc.DBConnectionError("m"), "UNAVAILABLE", "DATABASE_UNAVAILABLE"),
         (exc.ConflictError("m"), "ABORTED", "CONFLICT"),
         (exc.StorageFullError("m"), "RESOURCE_EXHAUSTED", "STORAGE_FULL"),
