@@ -6,7 +6,6 @@ import json
 import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
@@ -15,7 +14,7 @@ from pixyproxy_pb.v1 import image_service_pb2 as pb
 from pixyproxy_pb.v1 import usage_service_pb2 as upb
 from pixyproxy_pb.v1.usage_service_pb2_grpc import UsageServiceStub
 
-from pixyproxy.client import AsyncPixyProxyClient, PixyProxyClient
+from pixyproxy.client import PixyProxyClient
 from tests.integration.conftest import asking
 from tests.support.generation_client import GenerationClient
 from tests.support.image_client import ImageClient
@@ -107,15 +106,6 @@ def test_edits_cost_what_they_cost_and_imports_nothing(
     assert (usd.name, usd.used) == ("usd_per_day", made.cost.nano_usd + edited.cost.nano_usd)
 
 
-@pytest.mark.anyio
-async def test_the_asynchronous_client_reads_quotas(server: RunningServer) -> None:
-    login = server.new_login()
-    limit(server, login, "--generations-at-once", "3")
-    async with AsyncPixyProxyClient(server.address, username=login.username, password=login.password) as client:
-        [quota] = await client.get_quotas()
-    assert (quota.name, quota.limit, quota.resets_at) == ("generations_at_once", 3, None)
-
-
 def test_it_needs_credentials_and_a_valid_name(server: RunningServer) -> None:
     stub = UsageServiceStub(server.channel)  # type: ignore[no-untyped-call]
     assert refusal(stub.GetQuota, upb.GetQuotaRequest()).reason == "CREDENTIALS_MISSING"
@@ -172,13 +162,10 @@ def test_the_command_shows_quotas(server: RunningServer, tmp_path: Path) -> None
     [
         ("--usd-per-day", "-1"),
         ("--usd-per-day", "nan"),
-        ("--usd-per-day", "1000001"),
         ("--usd-per-day", "0.0000000001"),
         ("--images-per-day", "1.5"),
-        ("--images-per-day", "many"),
         ("--images-per-day", "1e99"),
         ("--generations-at-once", "0"),
-        ("--generations-at-once", ""),
     ],
 )
 def test_an_absurd_limit_is_refused(tmp_path: Path, option: str, value: str) -> None:
@@ -193,13 +180,3 @@ def test_an_unknown_user_has_no_limits(tmp_path: Path) -> None:
         done = run_command("user", "limit", "nobody", *options, env=environment(tmp_path))
         assert (done.status, done.stdout) == (1, "")
         assert "There is no user nobody." in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [("USD_PER_DAY", "-1"), ("IMAGES_PER_DAY", "x"), ("GENERATIONS_AT_ONCE", "0")]
-)
-def test_an_absurd_default_is_refused(tmp_path: Path, name: str, value: str) -> None:
-    variable = f"PIXYPROXY_USER_{name}"
-    done: Any = run_command("user", "list", env=environment(tmp_path, {variable: value}))
-    assert done.status == 1
-    assert variable in done.stderr

@@ -55,9 +55,9 @@ class QuotaRepository:
         return self._select(author_id) or QuotaLimits()
 
     def insert(self, author_id: int) -> None:
-        """Store that a user has no limits, and lock them, if there is no row to lock.
+        """Insert the row of a user without limits of its own, and lock it.
 
-        A lock of a missing row would be one of a gap, which several transactions can have, and then none can insert.
+        ``lock`` would lock the gap of a missing row, which several transactions can do, and then none can insert it.
 
         Raises:
             ConstraintViolationError: there is a row.

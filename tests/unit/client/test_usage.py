@@ -10,7 +10,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from pixyproxy_pb.v1 import usage_service_pb2 as upb
 
-from pixyproxy.client import RetryPolicy, UsageGrouping, UsageRow
+from pixyproxy.client import Quota, RetryPolicy, UsageGrouping, UsageRow
 from tests.support.client_kinds import MakeClient
 from tests.support.scripted_server import scripted_server
 from tests.unit.client.test_client import TIMEOUT, Play, answer
@@ -52,6 +52,20 @@ def test_by_default_everything_is_left_to_the_server(play: Play) -> None:
 
     assert request == upb.SummarizeUsageRequest()
     assert call.result(TIMEOUT) == []
+
+
+def test_quotas_are_asked_for_and_read_whole(play: Play) -> None:
+    call = play.begin(lambda: play.client.get_quotas("ann"))
+    request, rpc = play.take("GetQuota")
+    resets_at = Timestamp(seconds=int(NOON.timestamp()))
+    daily = upb.Quota(name="images_per_day", limit=4, used=2, reserved=1, resets_at=resets_at)
+    answer(rpc, upb.GetQuotaResponse(quotas=[daily, upb.Quota(name="generations_at_once", limit=3)]))
+
+    assert request == upb.GetQuotaRequest(author="ann")
+    assert call.result(TIMEOUT) == [
+        Quota("images_per_day", limit=4, used=2, reserved=1, resets_at=NOON),
+        Quota("generations_at_once", limit=3, used=0, reserved=0, resets_at=None),
+    ]
 
 
 @pytest.mark.parametrize("times", [{"start": NOON.replace(tzinfo=None)}, {"end": NOON.replace(tzinfo=None)}])
