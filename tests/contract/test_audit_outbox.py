@@ -92,7 +92,7 @@ def test_a_line_has_its_fields_whatever_is_in_a_username(audited: Database, log:
             context.commit()
     finally:
         call_id.reset(token)
-    add(audited, "h")
+    add(audited, "h", call_id="")
 
     write_some(audited, log, outcome_of)
 

@@ -25,6 +25,8 @@ RECOVERY = "system:recovery"
 """The actor of what recovery does."""
 
 _NO_CALL = "-"
+# Generations of the first release have an empty one.
+_NO_CALLS = (_NO_CALL, "")
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class AuditOutboxRepository:
             "actor": actor,
             "guid": guid,
             **facts,
-            **({} if call_id == _NO_CALL else {"call_id": call_id}),
+            **({} if call_id in _NO_CALLS else {"call_id": call_id}),
         }
         self._context.insert(
             "INSERT INTO audit_outbox (line, error) VALUES (:line, :error)",

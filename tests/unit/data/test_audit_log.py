@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pixyproxy.core.exceptions import ConfigurationError, PixyProxyException, for_log
-from pixyproxy.data.audit_log import AuditLog
+from pixyproxy.data.audit_log import AuditLog, _write_all
 
 
 @pytest.fixture
@@ -84,6 +84,25 @@ def test_lines_of_several_writers_stay_whole(path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda log, own: [log.append([line]) for line in own], logs, lines)) == [[1] * 50] * 4
     assert sorted(path.read_bytes().splitlines()) == sorted(line for own in lines for line in own)
+
+
+def test_a_pipe_whose_reader_stops_is_not_waited_for() -> None:
+    reader, writer = os.pipe()
+    lines = [str(number).encode() + b"x" * 1000 for number in range(1000)]
+    try:
+        count = _write_all(writer, lines)
+        assert 0 < count < len(lines)
+        with pytest.raises(BlockingIOError):
+            _write_all(writer, lines[count:])
+        taken = os.read(reader, 2**20)
+        assert taken.splitlines() == lines[:count]
+        assert taken.endswith(b"\n")
+        assert _write_all(writer, lines[count : count + 3]) == 3
+    finally:
+        os.close(reader)
+    with pytest.raises(BrokenPipeError):
+        _write_all(writer, lines)
+    os.close(writer)
 
 
 def _folder_is_missing(path: Path) -> str:
