@@ -50,9 +50,9 @@ class ImageDownloadServiceServicer:
     def DownloadImage(self, request, context):
         """Streams the bytes of one image, or of a rendition of it. The first message has their media type.
 
-        The initial metadata has the headers of the HTTP response: etag, cache-control, content-disposition, and
-        content-range where the request has read_offset or read_limit; x-http-code, the status where it is not 200; and
-        x-http-content-length, the number of bytes that follow.
+        The initial metadata has the headers of the HTTP response: etag, cache-control, and content-range where the request
+        has read_offset or read_limit; x-http-code, the status where it is not 200; and x-http-content-length, the number of
+        bytes that follow.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
