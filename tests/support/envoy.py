@@ -39,15 +39,36 @@ ENVOY = Program(
 
 
 @contextlib.contextmanager
-def running_envoy(folder: Path, listen: str, replicas: Sequence[str]) -> Iterator[None]:
-    """Run Envoy on `listen` in front of three replicas, all of them as host:port."""
+def running_envoy(
+    folder: Path,
+    listen: str,
+    replicas: Sequence[str],
+    *,
+    origin: str = "",
+    listeners: Sequence[dict[str, Any]] = (),
+) -> Iterator[None]:
+    """Run Envoy in front of replicas.
+
+    Args:
+        folder: for its configuration and its log.
+        listen: its own host:port.
+        replicas: host:port of each.
+        origin: the origin whose pages may call the replicas, in place of that of the configuration.
+        listeners: further listeners, in the form of Envoy's configuration.
+    """
     configuration = yaml.safe_load(_CONFIGURATION.read_text(encoding="utf-8"))
-    (listener,) = configuration["static_resources"]["listeners"]
-    (cluster,) = configuration["static_resources"]["clusters"]
+    resources = configuration["static_resources"]
+    (listener,) = resources["listeners"]
+    listener["address"] = _address(listen)
+    (cluster,) = resources["clusters"]
     (locality,) = cluster["load_assignment"]["endpoints"]
-    addresses = [listener["address"], *(endpoint["endpoint"]["address"] for endpoint in locality["lb_endpoints"])]
-    for address, wanted in zip(addresses, (listen, *replicas), strict=True):
-        address["socket_address"] = _socket_address(wanted)
+    locality["lb_endpoints"] = [{"endpoint": {"address": _address(replica)}} for replica in replicas]
+    if origin:
+        (network_filter,) = listener["filter_chains"][0]["filters"]
+        (host,) = network_filter["typed_config"]["route_config"]["virtual_hosts"]
+        cors = host["typed_per_filter_config"]["envoy.filters.http.cors"]
+        cors["allow_origin_string_match"] = [{"exact": origin}]
+    resources["listeners"] += listeners
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "envoy.yaml").write_text(yaml.safe_dump(configuration), encoding="utf-8")
     # Without hot restart, several may run on a machine.
@@ -60,7 +81,7 @@ def running_envoy(folder: Path, listen: str, replicas: Sequence[str]) -> Iterato
     with (folder / "envoy.log").open("wb") as log:
         process = subprocess.Popen([*command, "--concurrency", "1"], stdout=log, stderr=subprocess.STDOUT)
     try:
-        port = _socket_address(listen)["port_value"]
+        port = int(listen.rpartition(":")[2])
         wait_until(lambda: process.poll() is not None or listens(port), _TIMEOUT, "Envoy to listen")
         assert process.poll() is None, (folder / "envoy.log").read_text(encoding="utf-8")
         yield
@@ -69,6 +90,6 @@ def running_envoy(folder: Path, listen: str, replicas: Sequence[str]) -> Iterato
         process.wait()
 
 
-def _socket_address(address: str) -> dict[str, Any]:
+def _address(address: str) -> dict[str, Any]:
     host, _, port = address.rpartition(":")
-    return {"address": host, "port_value": int(port)}
+    return {"socket_address": {"address": host, "port_value": int(port)}}
