@@ -4,7 +4,7 @@ import { images, persist, textOf } from "./api.js";
 import type { ImageDetail } from "./generated/pixyproxy/v1/image_service_pb.js";
 import { announce, problemOf } from "./page.js";
 
-const PAGE_SIZE = 100;
+const PAGE_SIZE = 200;
 
 export class ImageList {
   private found: ImageDetail[] = [];
@@ -34,6 +34,7 @@ export class ImageList {
   add(image: ImageDetail): void {
     if (this.prompt || this.found.some(({ guid }) => guid === image.guid)) return;
     this.found = [image, ...this.found];
+    announce(this.summary());
     this.show(this.found, !this.pageToken, true);
   }
 
