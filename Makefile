@@ -20,7 +20,10 @@ PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python3
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
 
 .PHONY: help
+.PHONY: help
 help: ## Show this list
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.made-%: pyproject.toml
@@ -40,7 +43,7 @@ TEST_WORKERS = $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 .PHONY: test
 test: $(VENV)/.made-dev ## Run all tests (prints first what it installs, with sizes)
 	@$(BIN)/python -m tests.support.installs
-	@PYTHONPATH=tests/support/early $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal --ignore tests/cluster
+	@PYTHONPATH=tests/support/early $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal --ignore tests/cluster --ignore tests/gallery
 
 .PHONY: test-fast
 test-fast: $(VENV)/.made-dev ## Run unit tests and SQLite tests (under a minute, installs nothing)
@@ -50,6 +53,32 @@ test-fast: $(VENV)/.made-dev ## Run unit tests and SQLite tests (under a minute,
 .PHONY: test-cluster
 test-cluster: $(VENV)/.made-dev ## Run replicas behind HAProxy and Envoy, on MySQL and an S3 server (Debian, root)
 	@PYTHONPATH=tests/support/early $(BIN)/python -m pytest tests/cluster
+
+# The page of the gallery is built by the Node of the environment.
+GALLERY := deploy/gallery
+GALLERY_NPM = PATH="$(abspath $(BIN)):$$PATH" npm --prefix $(GALLERY) --no-audit --no-fund --loglevel=error
+
+$(GALLERY)/node_modules/.made: $(GALLERY)/package.json $(GALLERY)/package-lock.json $(VENV)/.made-dev,gallery
+	@echo "Installing what builds the page in $(GALLERY)/node_modules (175 MB, once) …"
+	@$(GALLERY_NPM) ci
+	@touch $@
+
+$(GALLERY)/build/gallery.js: $(GALLERY)/node_modules/.made $(addprefix protos/,$(PROTOS)) \
+		$(wildcard $(addprefix $(GALLERY)/,*.json *.html *.css src/*.ts buf.gen.yaml))
+	@$(MAKE) --no-print-directory descriptor DESCRIPTOR=$(GALLERY)/build/pixyproxy.v1.binpb >/dev/null
+	@$(GALLERY_NPM) run --silent build
+
+.PHONY: gallery-page
+gallery-page: $(GALLERY)/build/gallery.js ## Build the page of the gallery in deploy/gallery/build
+
+.PHONY: gallery
+gallery: gallery-page ## Serve a gallery for browsers: PixyProxy, Envoy and the page (prints first what it installs)
+	@exec $(BIN)/python -m tests.gallery
+
+.PHONY: test-gallery
+test-gallery: $(VENV)/.made-dev,gallery,browser gallery-page ## Test the gallery in Chromium (prints first what it installs)
+	@$(BIN)/python -m tests.support.installs gallery
+	@PYTHONPATH=tests/support/early $(BIN)/python -m pytest tests/gallery
 
 .PHONY: faults
 faults: $(VENV)/.made-dev ## Inject all faults (some minutes), and write benchmarks/results/faults.md

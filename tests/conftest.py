@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 
 from tests.support.needs import needs_of
@@ -10,6 +12,9 @@ pytest_plugins = [
     "tests.support.database_fixtures",
     "tests.support.object_store_fixtures",
 ]
+
+# Playwright comes with `make test-gallery`.
+collect_ignore = [] if find_spec("playwright") else ["gallery"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

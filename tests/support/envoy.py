@@ -43,11 +43,23 @@ ENVOY = Program(
 
 @contextlib.contextmanager
 def running_envoy(
-    folder: Path, listen: str, replicas: Sequence[str], authority: Authority | None = None
+    folder: Path,
+    listen: str,
+    replicas: Sequence[str],
+    authority: Authority | None = None,
+    *,
+    origin: str = "",
+    listeners: Sequence[dict[str, Any]] = (),
 ) -> Iterator[None]:
-    """Run Envoy on `listen` in front of three replicas, all of them as host:port.
+    """Run Envoy in front of replicas.
 
-    With an authority, which has signed the certificates of the replicas, it serves TLS, and speaks it to them.
+    Args:
+        folder: for its configuration and its log.
+        listen: its own host:port.
+        replicas: host:port of each.
+        authority: what has signed the certificates of the replicas. With it, Envoy serves TLS, and speaks it to them.
+        origin: the origin whose pages may call the replicas, in place of that of the configuration.
+        listeners: further listeners, in the form of Envoy's configuration.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_descriptor(folder / "pixyproxy.v1.binpb")
@@ -59,12 +71,18 @@ def running_envoy(
             (folder / name).write_bytes(pem)
         text = text.replace("#tls ", "").replace("pixyproxy.internal", "localhost")
     configuration = yaml.safe_load(text)
-    (listener,) = configuration["static_resources"]["listeners"]
-    (cluster,) = configuration["static_resources"]["clusters"]
+    resources = configuration["static_resources"]
+    (listener,) = resources["listeners"]
+    listener["address"] = _address(listen)
+    (cluster,) = resources["clusters"]
     (locality,) = cluster["load_assignment"]["endpoints"]
-    addresses = [listener["address"], *(endpoint["endpoint"]["address"] for endpoint in locality["lb_endpoints"])]
-    for address, wanted in zip(addresses, (listen, *replicas), strict=True):
-        address["socket_address"] = _socket_address(wanted)
+    locality["lb_endpoints"] = [{"endpoint": {"address": _address(replica)}} for replica in replicas]
+    if origin:
+        (network_filter,) = listener["filter_chains"][0]["filters"]
+        (host,) = network_filter["typed_config"]["route_config"]["virtual_hosts"]
+        cors = host["typed_per_filter_config"]["envoy.filters.http.cors"]
+        cors["allow_origin_string_match"] = [{"exact": origin}]
+    resources["listeners"] += listeners
     (folder / "envoy.yaml").write_text(yaml.safe_dump(configuration), encoding="utf-8")
     # Without hot restart, several may run on a machine.
     command: list[str | Path] = [
@@ -76,7 +94,7 @@ def running_envoy(
     with (folder / "envoy.log").open("wb") as log:
         process = subprocess.Popen([*command, "--concurrency", "1"], stdout=log, stderr=subprocess.STDOUT)
     try:
-        port = _socket_address(listen)["port_value"]
+        port = int(listen.rpartition(":")[2])
         wait_until(lambda: process.poll() is not None or listens(port), _TIMEOUT, "Envoy to listen")
         assert process.poll() is None, (folder / "envoy.log").read_text(encoding="utf-8")
         yield
@@ -85,6 +103,6 @@ def running_envoy(
         process.wait()
 
 
-def _socket_address(address: str) -> dict[str, Any]:
+def _address(address: str) -> dict[str, Any]:
     host, _, port = address.rpartition(":")
-    return {"address": host, "port_value": int(port)}
+    return {"socket_address": {"address": host, "port_value": int(port)}}

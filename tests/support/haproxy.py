@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.support.leaving_out import Required, leave_out
 from tests.support.object_stores import listens
-from tests.support.programs import InstallError, install_once, run_install
+from tests.support.programs import InstallError, install_debian_package, install_once
 from tests.support.waiting import wait_until
 
 _CONFIGURATION = Path(__file__).parents[2] / "deploy" / "haproxy" / "haproxy.cfg"
@@ -22,7 +22,7 @@ _TIMEOUT = 30.0
 def haproxy_program() -> str:
     """Return HAProxy's program, installing it the first time where root on Debian can."""
     try:
-        return install_once("haproxy", _find, _install)
+        return install_once("haproxy", _find, lambda: install_debian_package("haproxy"))
     except InstallError as error:
         reason = str(error)
     # Outside of the handler, so that the report shows the reason once.
@@ -31,20 +31,6 @@ def haproxy_program() -> str:
 
 def _find() -> str | None:
     return shutil.which("haproxy", path=_PATH)
-
-
-def _install() -> None:
-    if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise InstallError("HAProxy is not here: install it, or run as root on Debian")
-    # Its package must not start one with the machine.
-    environment = {"PATH": _PATH, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1", "LC_ALL": "C"}
-    install = ("apt-get", "install", "-y", "--no-install-recommends", "haproxy")
-    try:
-        run_install(install, environment)
-    except InstallError:
-        # A fresh machine has no package lists, an old one has stale ones.
-        run_install(("apt-get", "update"), environment)
-        run_install(install, environment)
 
 
 @contextlib.contextmanager

@@ -1,11 +1,16 @@
-"""Says what `make test` is about to install, and how large that is: ``python -m tests.support.installs``."""
+"""Says what `make test` is about to install, and how large that is: ``python -m tests.support.installs``.
+
+With the argument ``gallery``, what `make test-gallery` is about to install.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 from tests.clients.projects import due
 from tests.support.backup_programs import PACKAGES
+from tests.support.chromium import chromium_is_due
 from tests.support.database_binaries import DatabaseKind
 from tests.support.database_servers import needs_install
 from tests.support.envoy import ENVOY
@@ -31,11 +36,19 @@ def expected_installs() -> Iterator[str]:
         yield f"clients in {names} (80 MB each, and what their package managers keep)"
 
 
+def gallery_installs() -> Iterator[str]:
+    """The same for the tests of the gallery."""
+    if ENVOY.is_due:
+        yield f"{ENVOY.name} ({ENVOY.size})"
+    if chromium_is_due():
+        yield "Chromium (415 MB, a package of Debian)"
+
+
 def main() -> None:
     """Print it, where there is anything."""
     try:
         check_may_install("anything")
-        installs = list(expected_installs())
+        installs = list(gallery_installs() if "gallery" in sys.argv[1:] else expected_installs())
     except InstallError:
         return
     if installs:

@@ -25,6 +25,7 @@ class Required(StrEnum):
     CLIENTS = "PIXYPROXY_TEST_REQUIRE_CLIENTS"
     GATEWAYS = "PIXYPROXY_TEST_REQUIRE_GATEWAYS"
     CLUSTER = "PIXYPROXY_TEST_REQUIRE_CLUSTER"
+    GALLERY = "PIXYPROXY_TEST_REQUIRE_GALLERY"
 
 
 def leave_out(what: str, why: str, required: Required) -> NoReturn:

@@ -119,6 +119,25 @@ def run_install(command: Sequence[str], env: Mapping[str, str] | None = None, cw
         raise InstallError(f"{name} failed: {said}")
 
 
+def install_debian_package(package: str) -> None:
+    """Install a package of Debian, and what it needs, in the system.
+
+    Raises:
+        InstallError: This is not Debian, the user is not root, or it fails.
+    """
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        raise InstallError(f"{package} is not here: install it, or run as root on Debian")
+    # A service must not be started with the package.
+    environment = {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1", "LC_ALL": "C"}
+    install = ("apt-get", "install", "-y", "--no-install-recommends", package)
+    try:
+        run_install(install, environment)
+    except InstallError:
+        # A fresh machine has no package lists, an old one has stale ones.
+        run_install(("apt-get", "update"), environment)
+        run_install(install, environment)
+
+
 @dataclass(frozen=True)
 class Program:
     """A program that is installed into a folder of its own.
@@ -147,11 +166,19 @@ class Program:
     def folder(self) -> Path:
         """Return its folder, after installing it where it is not here; where that cannot be, the test is left out."""
         try:
-            return install_once(self.name, self._find, self._install)
+            return self.installed()
         except InstallError as error:
             reason = str(error)
         # Outside of the handler, so that the report shows the reason once.
         return leave_out(self.purpose, reason, self.required)
+
+    def installed(self) -> Path:
+        """Return its folder, after installing it where it is not here.
+
+        Raises:
+            InstallError: It cannot be installed.
+        """
+        return install_once(self.name, self._find, self._install)
 
     @property
     def _path(self) -> Path:
