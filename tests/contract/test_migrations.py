@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -704,7 +704,7 @@ def test_the_administrators_scripts_make_a_database_and_a_user_for_it_alone(kind
 
         address = address_of(server.url("pixyproxy"))
         as_user = MySQLDatabase(
-            type(address)(address.host, address.port, "pixyproxy", SecretStr(password), "pixyproxy"),
+            replace(address, user="pixyproxy", password=SecretStr(password)),
             pool_size=2,
             pool_wait=10,
             connect_timeout=10,
