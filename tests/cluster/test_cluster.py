@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
-from tests.cluster.fleet import WAIT_TIMEOUT, Fleet, Load, content_of, running_fleet
+from tests.cluster.fleet import WAIT_TIMEOUT, Fleet, Load, assert_all_there, content_of, running_fleet
 from tests.faults.site import OUTCOME_UNKNOWN, Answer, answer_to
 from tests.support.database_servers import DatabaseServer, fresh_database
 from tests.support.image_client import SMALL
@@ -96,7 +96,7 @@ def test_killed_replica_loses_no_acknowledged_image(start_fleet: StartFleet, sta
     unknown = load.answers.pop(("create", f"FAILED_PRECONDITION {OUTCOME_UNKNOWN}"), 0)
     assert unknown <= _CALLERS * len(fleet.replicas)
     assert load.failures == {}
-    _assert_all_there(fleet, load, stand_in)
+    assert_all_there(fleet, load, stand_in)
 
 
 def test_rolling_restart_shows_no_failed_call(start_fleet: StartFleet, stand_in: RunningStandIn) -> None:
@@ -110,7 +110,7 @@ def test_rolling_restart_shows_no_failed_call(start_fleet: StartFleet, stand_in:
             fleet.wait_until_balanced()
             load.wait_for("create", 10)
     assert load.failures == {}
-    _assert_all_there(fleet, load, stand_in)
+    assert_all_there(fleet, load, stand_in)
 
 
 def test_pacing_holds_for_the_fleet(start_fleet: StartFleet, stand_in: RunningStandIn) -> None:
@@ -158,13 +158,3 @@ def test_calls_of_one_connection_are_shared_out(start_fleet: StartFleet) -> None
             image_stub(channel).ListImages(pb.ListImagesRequest(page_size=1), timeout=WAIT_TIMEOUT)
     wait_until(lambda: sum(taken()) >= 60, WAIT_TIMEOUT, "all calls to be logged")
     assert min(taken()) >= 10
-
-
-def _assert_all_there(fleet: Fleet, load: Load, stand_in: RunningStandIn) -> None:
-    """Every image that a caller was told of is there, on every replica, and was asked of the provider once."""
-    assert load.made
-    for number, (prompt, image) in enumerate(load.made.items()):
-        server = fleet.replicas[number % len(fleet.replicas)]
-        data = content_of(server, image.guid, fleet.login.metadata)
-        assert hashlib.sha256(data).hexdigest() == image.sha256
-        assert stand_in.count(prompt) == 1

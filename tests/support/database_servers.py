@@ -13,7 +13,7 @@ import secrets
 import shutil
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -108,28 +108,42 @@ class RunningServer:
     Data in a folder that was given stays.
     """
 
-    def __init__(self, binary: ServerBinary, data: Path | None = None, options: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        binary: ServerBinary,
+        data: Path | None = None,
+        options: tuple[str, ...] = (),
+        *,
+        password: str = "",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         """Prepare the data; `start` starts it.
 
         Args:
             binary: its program.
             data: a folder inside of `binary.work` for data that is to stay, in place of one that is removed.
             options: more options for the program, which come after all others.
+            password: of root; by default one of its own.
+            environment: variables for the program, beside those of this process.
         """
         template = _template(binary)
         self._binary = binary
         self._options = options
+        self._environment = environment
         self._kept = KeptCommand(binary.work / "running")
         self._data = data or self._kept.folder / "data"
-        self._password = secrets.token_hex(16)
+        self._password = password or secrets.token_hex(16)
         self._port: int | None = None
         if not self._data.exists():
             shutil.copytree(template, self._data)
         self._start_script = self._kept.folder / "start.sql"
         self._start_script.write_text(_root_account(self._password))
 
-    def start(self) -> DatabaseServer:
+    def start(self, *options: str) -> DatabaseServer:
         """Start, always on the port of the first start, and wait until the server answers.
+
+        Args:
+            options: more options for this start.
 
         Raises:
             NoServerError: It does not start; the message holds the end of its log.
@@ -137,7 +151,7 @@ class RunningServer:
         ports = [self._port] if self._port else random.sample(_PORTS, _PORT_TRIES)
         for port in filter(_is_free, ports):
             self._port = port
-            self._kept.start(self._command(port))
+            self._kept.start([*self._command(port), *options], self._environment)
             try:
                 return wait_until(self._answer, _START_TIMEOUT, "it to answer")
             except (ChildProcessError, TimeoutError) as error:
