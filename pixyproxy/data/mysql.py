@@ -6,7 +6,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -24,8 +24,10 @@ from pixyproxy.core.exceptions import (
     PixyProxyException,
     StorageFullError,
 )
+from pixyproxy.core.periodic_task import PeriodicTask
 from pixyproxy.data.database import Database, DatabaseContext, Parameters, Row
 from pixyproxy.data.hosts import Host, HostOrder
+from pixyproxy.data.migration_lease import RENEWAL_SECONDS, MigrationLease
 from pixyproxy.data.pool import ConnectionPool
 
 if mysql.connector.HAVE_CEXT:
@@ -157,14 +159,32 @@ class MySQLDatabase(Database):
             lock = {"name": f"{_MIGRATION_LOCK}:{self._address.database}"[:64], "seconds": self._migration_wait}
             if context.fetch_value("SELECT GET_LOCK(:name, :seconds)", lock) != 1:
                 raise ConflictError("Another process is changing the tables; try again in a minute.", retry_after=60)
-            yield context
+            lease = MigrationLease()
+            lease.take(context, self._migration_wait)
+            try:
+                with closing(self._renewing(lease)):
+                    yield context
+            finally:
+                with suppress(PixyProxyException):  # Then it ends as that of a process that dies.
+                    lease.give_back(context)
         finally:
             _disconnect(connection)  # This releases the lock.
 
-    def has_table(self, name: str) -> bool:  # noqa: D102  inherited
+    def _renewing(self, lease: MigrationLease) -> PeriodicTask:
+        """Start to renew a lease in the background."""
+
+        def renew() -> float:
+            with self.reading() as context:
+                lease.renew(context)
+            return RENEWAL_SECONDS
+
+        task = PeriodicTask("migration lease", renew, retry_interval=RENEWAL_SECONDS)
+        task.start()
+        return task
+
+    def has_table(self, context: DatabaseContext, name: str) -> bool:  # noqa: D102  inherited
         sql = "SELECT 1 FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = :name"
-        with self.reading() as context:
-            return context.fetch_value(sql, {"name": name}) is not None
+        return context.fetch_value(sql, {"name": name}) is not None
 
     def close(self) -> None:  # noqa: D102  inherited
         self._pool.close()

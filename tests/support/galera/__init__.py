@@ -86,7 +86,7 @@ class Node:
             closing(connection.cursor()) as cursor,
         ):
             cursor.execute(sql)
-            return list(cursor.fetchall()) if cursor.with_rows else []
+            return list(cursor.fetchall()) if cursor.description else []
 
 
 @dataclass
