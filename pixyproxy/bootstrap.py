@@ -312,6 +312,8 @@ def build_generation_worker(
             stack.enter_context(closing(task))
             task.start()
         observer.set_slots(limit)
+        if number == 0:
+            warn_of_stale_reads(base.database)
         yield GenerationWorker(
             base.database,
             base.store,
@@ -530,6 +532,20 @@ def _read_price_list(settings: Settings) -> PriceList:
         return read_price_list(settings.price_list or DEFAULT_PRICE_LIST)
     except ConfigurationError as error:
         raise ConfigurationError(f"PIXYPROXY_PRICE_LIST: {error.message}") from error
+
+
+def warn_of_stale_reads(database: Database) -> None:
+    """Log a warning if a node of a Galera cluster may answer a read without what another node has just committed."""
+    if database.kind != "mysql":
+        return
+    with database.reading() as context:
+        rows = context.fetch_all("SHOW VARIABLES WHERE Variable_name IN ('wsrep_on', 'wsrep_sync_wait')", {})
+    values = {row["Variable_name"]: row["Value"] for row in rows}
+    if values.get("wsrep_on") == "ON" and not int(values["wsrep_sync_wait"]) & 1:
+        _logger.warning(
+            "The database is a Galera cluster with wsrep_sync_wait=0: a read on one node may miss what was written "
+            "just before on another one. Set wsrep_sync_wait=1 on all nodes, unless a balancer sends all servers to the same node."
+        )
 
 
 def _page_token_key(database: Database) -> str:

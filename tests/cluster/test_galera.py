@@ -6,13 +6,16 @@ import contextlib
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
+from pixyproxy.bootstrap import warn_of_stale_reads
 from tests.cluster.fleet import Load, assert_all_there, running_fleet
+from tests.contract.databases import open_database
 from tests.contract.test_migrations import VERSIONS, outcomes_of_upgrades
 from tests.support.addresses import free_addresses
 from tests.support.database_servers import fresh_database
@@ -74,6 +77,20 @@ def _database(galera: GaleraCluster, folder: Path, *, balanced: bool) -> Iterato
         yield url._replace(netloc=f"{url.username}:{url.password}@{hosts}").geturl()
 
 
+def test_server_warns_of_stale_reads(galera: GaleraCluster, caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        fresh_database(galera.servers[0]) as url,
+        closing(open_database(url, pool_size=1)) as database,
+    ):
+        warn_of_stale_reads(database)
+        assert not caplog.messages
+        with database.reading() as context:
+            context.execute("SET SESSION wsrep_sync_wait = 0", {})
+        warn_of_stale_reads(database)
+        (message,) = caplog.messages
+        assert "wsrep_sync_wait=1" in message
+
+
 def test_processes_that_upgrade_on_all_nodes_at_once_do_it_once(galera: GaleraCluster) -> None:
     with fresh_database(galera.servers[0]) as url:
         name = urlsplit(url).path.removeprefix("/")
@@ -108,7 +125,7 @@ def test_lost_node_loses_no_image_and_bills_none_twice(
     with _database(galera, tmp_path, balanced=balanced) as url:
         settings = {
             "PIXYPROXY_DATABASE_URL": url,
-            # Longer than Galera takes to give a node up, so that statements end as the node says, and not by themselves.
+            # Longer than Galera takes to give a node up, so that it is the node that ends statements.
             "PIXYPROXY_DATABASE_TIMEOUT": "10",
             "OPENAI_API_KEY": stand_in.api_key,
             "OPENAI_BASE_URL": stand_in.base_url,
