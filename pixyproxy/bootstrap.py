@@ -543,8 +543,8 @@ def warn_of_stale_reads(database: Database) -> None:
     values = {row["Variable_name"]: row["Value"] for row in rows}
     if values.get("wsrep_on") == "ON" and not int(values["wsrep_sync_wait"]) & 1:
         _logger.warning(
-            "The database is a Galera cluster with wsrep_sync_wait=0: a read on one node may miss what was written "
-            "just before on another one. Set wsrep_sync_wait=1 on all nodes, unless a balancer sends all servers to the same node."
+            "The database is a Galera cluster with wsrep_sync_wait=0: a read on one node may miss what was just "
+            "written on another one. Set wsrep_sync_wait=1 on all nodes, unless a balancer sends all servers to one."
         )
 
 

@@ -17,19 +17,13 @@ from tests.faults.site import OUTCOME_UNKNOWN, Answer, answer_to
 from tests.support.database_servers import DatabaseServer, fresh_database
 from tests.support.image_client import SMALL
 from tests.support.object_stores import RunningObjectStore
-from tests.support.openai_stand_in import RunningStandIn, start_stand_in
+from tests.support.openai_stand_in import RunningStandIn
 from tests.support.servers import RunningServer, basic, image_stub
 from tests.support.waiting import wait_until
 
 _CALLERS = 8
 
 StartFleet = Callable[..., Fleet]
-
-
-@pytest.fixture(scope="module")
-def stand_in() -> Iterator[RunningStandIn]:
-    with start_stand_in() as running:
-        yield running
 
 
 @pytest.fixture

@@ -45,6 +45,7 @@ __all__ = [
     "NoServerError",
     "PrivateServer",
     "RunningServer",
+    "execute_on",
     "fresh_database",
     "launch_server",
     "needs_install",
@@ -55,6 +56,7 @@ __all__ = [
 _START_TIMEOUT = 120.0
 _STOP_TIMEOUT = 60.0
 _CONNECT_TIMEOUT = 10
+_READ_TIMEOUT = 60
 _DROP_TIMEOUT = 10
 _PORT_TRIES = 10
 # Below the ports that systems hand out by themselves: a client that keeps calling a stopped server's port there
@@ -136,6 +138,8 @@ class RunningServer:
         self._port: int | None = None
         if not self._data.exists():
             shutil.copytree(template, self._data)
+            # Servers that replicate must have different ids.
+            (self._data / "auto.cnf").unlink(missing_ok=True)
         self._start_script = self._kept.folder / "start.sql"
         self._start_script.write_text(_root_account(self._password))
 
@@ -319,6 +323,16 @@ def fresh_database(server: DatabaseServer) -> Iterator[str]:
                 cursor.execute(f"DROP DATABASE {name}")
 
 
+def execute_on(server: DatabaseServer, *statements: str) -> list[Any]:
+    """Run statements on a server, and return the rows of the last one."""
+    rows: list[Any] = []
+    with _cursor(server) as cursor:
+        for statement in statements:
+            cursor.execute(statement)
+            rows = list(cursor.fetchall()) if cursor.description else []
+    return rows
+
+
 def _identify(kind: DatabaseKind, host: str, port: int, user: str, password: str) -> DatabaseServer:
     server = DatabaseServer(kind, host, port, user, password, version="")
     with _cursor(server) as cursor:
@@ -335,6 +349,7 @@ def _cursor(server: DatabaseServer) -> Iterator[Any]:
         user=server.user,
         password=server.password,
         connection_timeout=_CONNECT_TIMEOUT,
+        read_timeout=_READ_TIMEOUT,
     )
     with contextlib.closing(connection), contextlib.closing(connection.cursor()) as cursor:
         yield cursor
@@ -354,6 +369,8 @@ def _is_free(port: int) -> bool:
 def _root_account(password: str) -> str:
     """What makes an account out of a template's data, at every start; one statement a line."""
     return (
+        # Each member of a replicated group makes it.
+        "SET sql_log_bin = 0;\n"
         f"CREATE USER IF NOT EXISTS 'root'@'127.0.0.1' IDENTIFIED BY '{password}';\n"
         # Data that stayed knows an earlier one.
         f"ALTER USER 'root'@'127.0.0.1' IDENTIFIED BY '{password}';\n"

@@ -16,7 +16,7 @@ import mysql.connector
 
 from tests.support.addresses import free_addresses
 from tests.support.database_binaries import DatabaseKind, NoServerError, find_binary, install_binary
-from tests.support.database_servers import DatabaseServer, RunningServer
+from tests.support.database_servers import DatabaseServer, RunningServer, execute_on
 from tests.support.leaving_out import Required, leave_out
 from tests.support.programs import debian_program
 from tests.support.waiting import wait_until
@@ -72,21 +72,7 @@ class Node:
     def execute(self, sql: str) -> list[Any]:
         """Run a statement as root, and return its rows."""
         assert self.server is not None
-        with (
-            closing(
-                mysql.connector.connect(
-                    host=self.server.host,
-                    port=self.server.port,
-                    user=self.server.user,
-                    password=self.server.password,
-                    connection_timeout=2,
-                    read_timeout=20,
-                )
-            ) as connection,
-            closing(connection.cursor()) as cursor,
-        ):
-            cursor.execute(sql)
-            return list(cursor.fetchall()) if cursor.description else []
+        return execute_on(self.server, sql)
 
 
 @dataclass
