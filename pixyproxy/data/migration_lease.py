@@ -7,6 +7,7 @@ a row that all nodes have: of several transactions that take it, the cluster com
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 from pixyproxy.core.exceptions import ConflictError
 from pixyproxy.core.models import new_guid
@@ -54,14 +55,16 @@ class MigrationLease:
             ConflictError: another process still has it after ``wait`` seconds.
         """
         context.execute(_CREATE, {})
-        context.execute(_FILL, {"lease": _LEASE, "polls": _POLLS})
+        with suppress(ConflictError):  # Another process on another node has done it.
+            context.execute(_FILL, {"lease": _LEASE, "polls": _POLLS})
         give_up_at = time.monotonic() + wait
         last_counter, polls = None, 0
         while not self._try(context, last_counter if polls >= _POLLS_WITHOUT_RENEWAL else None):
             if time.monotonic() >= give_up_at:
                 raise ConflictError("Another process is changing the tables; try again in a minute.", retry_after=60)
             time.sleep(self._poll_interval)
-            context.execute(_COUNT, {"id": _POLLS, "holder": _NOBODY})
+            with suppress(ConflictError):  # With another process that waits; the cluster takes writes.
+                context.execute(_COUNT, {"id": _POLLS, "holder": _NOBODY})
             counter = context.fetch_value("SELECT counter FROM migration_lease WHERE id = :id", {"id": _LEASE})
             last_counter, polls = counter, polls + 1 if counter == last_counter else 0
 
