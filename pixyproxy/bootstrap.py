@@ -330,6 +330,8 @@ def build_generation_worker(
         if shared.audit_log is not None:
             stack.enter_context(writing_audit_log(base.database, shared.audit_log, _outcome_of))
         observer.set_slots(limit)
+        if number == 0:
+            warn_of_stale_reads(base.database)
         yield GenerationWorker(
             base.database,
             base.store,
@@ -566,6 +568,20 @@ def _open_audit_log(settings: Settings) -> AuditLog | None:
 
 def _outcome_of(error: PixyProxyException) -> dict[str, str]:
     return {"outcome": code_of(error), "reason": reason_of(error)}
+
+
+def warn_of_stale_reads(database: Database) -> None:
+    """Log a warning if a node of a Galera cluster may answer a read without what another node has just committed."""
+    if database.kind != "mysql":
+        return
+    with database.reading() as context:
+        rows = context.fetch_all("SHOW VARIABLES WHERE Variable_name IN ('wsrep_on', 'wsrep_sync_wait')", {})
+    values = {row["Variable_name"]: row["Value"] for row in rows}
+    if values.get("wsrep_on") == "ON" and not int(values["wsrep_sync_wait"]) & 1:
+        _logger.warning(
+            "The database is a Galera cluster with wsrep_sync_wait=0: a read on one node may miss what was just "
+            "written on another one. Set wsrep_sync_wait=1 on all nodes, unless a balancer sends all servers to one."
+        )
 
 
 def _page_token_key(database: Database) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -28,6 +29,7 @@ from pixyproxy.core.models import (
     can_show,
 )
 from pixyproxy.core.provider_limits import has_documented_sizes, quality_problem, size_problem
+from pixyproxy.data.hosts import Host
 from pixyproxy.data.mysql import MySQLAddress
 from pixyproxy.data.stores.bucket_address import BucketAddress, is_url
 from pixyproxy.generation.image_hosts import ImageHosts
@@ -80,6 +82,22 @@ def _check_image_hosts(text: str) -> str:
             "must be comma-separated hosts, each with a port or without, such as images.example.com,10.0.0.5:9000"
         ) from None
     return text
+
+
+def _split_mysql_url(url: str) -> tuple[SplitResult, list[tuple[str, int | None]]]:
+    """Split the URL of a MySQL database; return its parts, and its hosts and ports, which one alone may lack.
+
+    Raises:
+        ValueError: a host or a port is malformed or missing.
+    """
+    netloc = re.split("[/?#]", url.removeprefix(_MYSQL_URL), maxsplit=1)[0]
+    login, at, hosts = netloc.rpartition("@")
+    path = url.removeprefix(_MYSQL_URL + netloc)
+    urls = [urlsplit(f"{_MYSQL_URL}{login}{at}{host}{path}") for host in hosts.split(",")]
+    hosts_and_ports = [(one.hostname or "", one.port) for one in urls]
+    if len(urls) > 1 and not all(host for host, _ in hosts_and_ports):
+        raise ValueError
+    return urls[0], hosts_and_ports
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -162,9 +180,12 @@ class Settings(BaseSettings):
     )
     database_url: SecretStr = Field(
         default=SecretStr("sqlite:///pixyproxy.db"),
-        description="sqlite:///PATH, or mysql://user:password@host:port/name for MySQL and MariaDB.",
+        description="sqlite:///PATH, or mysql://user:password@host:port/name for MySQL and MariaDB. A cluster has "
+        "several host:port, separated by commas.",
     )
-    database_host: str | None = Field(default=None, description="The database's host, in place of the URL's.")
+    database_host: str | None = Field(
+        default=None, description="The database's host, or several separated by commas, in place of the URL's."
+    )
     database_port: int | None = Field(
         default=None, ge=1, le=65_535, description="The database's port, in place of the URL's."
     )
@@ -365,12 +386,12 @@ class Settings(BaseSettings):
         if text.startswith(_SQLITE_URL) and len(text) > len(_SQLITE_URL):
             return url
         try:
-            is_mysql = text.startswith(_MYSQL_URL) and (urlsplit(text).port or _MYSQL_PORT) > 0
+            if text.startswith(_MYSQL_URL):
+                _split_mysql_url(text)
+                return url
         except ValueError:
-            is_mysql = False
-        if not is_mysql:
-            raise _refuse("must be sqlite:///PATH or mysql://user:password@host:port/name")
-        return url
+            pass
+        raise _refuse("must be sqlite:///PATH or mysql://user:password@host:port/name, or several host:port,host:port")
 
     @field_validator("image_store")
     @classmethod
@@ -472,13 +493,14 @@ class Settings(BaseSettings):
             ConfigurationError: the name of the database is missing.
         """
         url = self.database_url.get_secret_value()
-        parts = urlsplit(url if url.startswith(_MYSQL_URL) else _MYSQL_URL)
+        parts, hosts = _split_mysql_url(url if url.startswith(_MYSQL_URL) else _MYSQL_URL)
         name = self.database_name or unquote(parts.path.removeprefix("/"))
         if not name:
             raise ConfigurationError("PIXYPROXY_DATABASE_NAME: the name of the database is missing.")
+        if self.database_host is not None:
+            hosts = [(name.strip(), parts.port) for name in self.database_host.split(",")]
         return MySQLAddress(
-            host=self.database_host or parts.hostname or "127.0.0.1",
-            port=self.database_port or parts.port or _MYSQL_PORT,
+            hosts=tuple(Host(name or "127.0.0.1", self.database_port or port or _MYSQL_PORT) for name, port in hosts),
             user=self.database_user or unquote(parts.username or ""),
             password=self.database_password or SecretStr(unquote(parts.password or "")),
             database=name,

@@ -21,13 +21,14 @@ _THREADS = 8
 def main() -> None:
     """Select for as many seconds as the first argument says."""
     address = load_settings().mysql_address
+    (host,) = address.hosts
     ends_at = time.monotonic() + float(sys.argv[1])
     counts = itertools.count()
 
     def select(first: int) -> None:
         connection = mysql.connector.connect(
-            host=address.host,
-            port=address.port,
+            host=host.name,
+            port=host.port,
             user=address.user,
             password=address.password.get_secret_value(),
             database=address.database,

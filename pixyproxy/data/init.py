@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pixyproxy.core.exceptions import ConfigurationError
 from pixyproxy.core.models import new_guid
-from pixyproxy.data.database import Database, statements_of
+from pixyproxy.data.database import Database, DatabaseContext, statements_of
 
 _PACKAGE = Path(__file__).parent.parent
 # The scripts are inside of an installed package, and beside the package in a checkout.
@@ -26,10 +26,14 @@ def migrations_for(kind: str, scripts: Path = SCRIPTS) -> dict[int, Path]:
 
 def schema_version(database: Database) -> int:
     """Return the number of the last script that was run on the database, or 0 if it has no tables."""
-    if not database.has_table("migrations"):
-        return 0
     with database.reading() as context:
-        return context.fetch_value("SELECT MAX(version) FROM migrations", {}) or 0
+        return _version_in(context, database)
+
+
+def _version_in(context: DatabaseContext, database: Database) -> int:
+    if not database.has_table(context, "migrations"):
+        return 0
+    return context.fetch_value("SELECT MAX(version) FROM migrations", {}) or 0
 
 
 def upgrade(database: Database, scripts: Path = SCRIPTS) -> list[int]:
@@ -41,7 +45,8 @@ def upgrade(database: Database, scripts: Path = SCRIPTS) -> list[int]:
         DBConnectionError: the database cannot be reached.
     """
     with database.migrating() as context:
-        current = schema_version(database)
+        # In this context: in a cluster, another connection may lead to a node that is behind.
+        current = _version_in(context, database)
         migrations = migrations_for(database.kind, scripts)
         _refuse_later_release(current, max(migrations))
         pending = {version: path for version, path in migrations.items() if version > current}

@@ -6,7 +6,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -24,7 +24,10 @@ from pixyproxy.core.exceptions import (
     PixyProxyException,
     StorageFullError,
 )
+from pixyproxy.core.periodic_task import PeriodicTask
 from pixyproxy.data.database import Database, DatabaseContext, Parameters, Row
+from pixyproxy.data.hosts import Host, HostOrder
+from pixyproxy.data.migration_lease import RENEWAL_SECONDS, MigrationLease
 from pixyproxy.data.pool import ConnectionPool
 
 if mysql.connector.HAVE_CEXT:
@@ -36,12 +39,18 @@ Result = TypeVar("Result")
 
 # Error numbers of the server and of the client library; the manual's "Error Message Reference" lists them.
 _CONSTRAINT_ERRORS = frozenset({1022, 1048, 1062, 1169, 1216, 1217, 1451, 1452, 1557, 1586, 3819, 4025})
-_CONFLICT_ERRORS = frozenset({1205, 1213, 1020, 3572})
+# 3101: Group Replication could not certify the transaction.
+_CONFLICT_ERRORS = frozenset({1205, 1213, 1020, 3101, 3572})
 _FULL_ERRORS = frozenset({1021, 1041, 1114})
 _CONNECTION_ERRORS = frozenset(
     {1040, 1042, 1043, 1044, 1045, 1049, 1053, 1077, 1129, 1130, 1152, 1158, 1159, 1160, 1161, 1203, 1226, 1290}
     | {1317, 1792, 1836, 1927, 3024, 3168, 3169, 4031}
+    # Of a node of a cluster: not ready or without the others (Galera), the same (Group Replication).
+    | {1047, 1180, 3100, 3796, 3797, 3798, 3799}
 )
+# Galera reports with this number whatever prevents a commit: also a conflict, which the text says.
+_COMMIT_ERROR = 1180
+_COMMIT_CONFLICT = re.compile(r"\b149\b|deadlock", re.IGNORECASE)
 _CLIENT_ERRORS = range(2000, 3000)
 _DENIED_ERRORS = frozenset({1142, 1143, 1227})
 _WRONG_USER = (
@@ -60,10 +69,12 @@ _NO_ANSWER = (
     "No database server answers at {host}:{port}. Check that it runs, and PIXYPROXY_DATABASE_HOST and "
     "PIXYPROXY_DATABASE_PORT, or PIXYPROXY_DATABASE_URL."
 )
+_READ_ONLY = "The database server at {host}:{port} is read-only."
 _DIAGNOSES = {
     1040: _NO_CONNECTION_LEFT,
     1044: _MISSING_RIGHTS,
     1045: _WRONG_USER,
+    1047: "The Galera node at {host}:{port} is not ready: it has lost most of the cluster, or is still joining.",
     1049: "The database server at {host}:{port} has no database {name}. Check PIXYPROXY_DATABASE_NAME, or "
     "PIXYPROXY_DATABASE_URL; sql/mysql/001 creates the database.",
     1130: "The database server at {host}:{port} does not allow connections from this host.",
@@ -88,10 +99,9 @@ _MIGRATION_TIMEOUT_SECONDS = 24 * 3600
 
 @dataclass(frozen=True)
 class MySQLAddress:
-    """The address of a database on a MySQL or MariaDB server, with the credentials."""
+    """The address of a database on a MySQL or MariaDB server, or on the nodes of a cluster, with the credentials."""
 
-    host: str
-    port: int
+    hosts: tuple[Host, ...]
     user: str
     password: SecretStr
     database: str
@@ -120,12 +130,13 @@ class MySQLDatabase(Database):
             address: the address.
             pool_size: the most connections at a time.
             pool_wait: the most seconds to wait for one of them.
-            connect_timeout: the most seconds to wait for a new connection.
+            connect_timeout: the most seconds to wait for a new connection; several hosts share them.
             query_timeout: the most seconds to wait for the result of a statement.
             migration_wait: the most seconds to wait for another migration.
             is_audited: whether changes add lines to the outbox of the audit log.
         """
         self._address = address
+        self._hosts = HostOrder(address.hosts)
         self._migration_wait = migration_wait
         self._is_audited = is_audited
         self._connect_timeout = connect_timeout
@@ -151,25 +162,56 @@ class MySQLDatabase(Database):
             lock = {"name": f"{_MIGRATION_LOCK}:{self._address.database}"[:64], "seconds": self._migration_wait}
             if context.fetch_value("SELECT GET_LOCK(:name, :seconds)", lock) != 1:
                 raise ConflictError("Another process is changing the tables; try again in a minute.", retry_after=60)
-            yield context
+            lease = MigrationLease()
+            lease.take(context, self._migration_wait)
+            try:
+                with closing(self._renewing(lease)):
+                    yield context
+            finally:
+                with suppress(PixyProxyException):  # Then it ends as that of a process that dies.
+                    lease.give_back(context)
         finally:
             _disconnect(connection)  # This releases the lock.
 
-    def has_table(self, name: str) -> bool:  # noqa: D102  inherited
+    def _renewing(self, lease: MigrationLease) -> PeriodicTask:
+        """Start to renew a lease in the background."""
+
+        def renew() -> float:
+            with self.reading() as context:
+                lease.renew(context)
+            return RENEWAL_SECONDS
+
+        task = PeriodicTask("migration lease", renew, retry_interval=RENEWAL_SECONDS)
+        task.start()
+        return task
+
+    def has_table(self, context: DatabaseContext, name: str) -> bool:  # noqa: D102  inherited
         sql = "SELECT 1 FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = :name"
-        with self.reading() as context:
-            return context.fetch_value(sql, {"name": name}) is not None
+        return context.fetch_value(sql, {"name": name}) is not None
 
     def close(self) -> None:  # noqa: D102  inherited
         self._pool.close()
 
     def _connect(self, query_timeout: float | None = None) -> Any:
-        timeout = _whole_seconds(self._query_timeout if query_timeout is None else query_timeout)
+        """Connect to the first host that can be used."""
+        timeout = self._query_timeout if query_timeout is None else query_timeout
+        refusals: list[PixyProxyException] = []
+        for host in self._hosts.in_order():
+            try:
+                return self._connect_to(host, _whole_seconds(timeout))
+            except PixyProxyException as refusal:
+                self._hosts.report_failure(host)
+                refusals.append(refusal)
+        if len(refusals) == 1:
+            raise refusals[0]
+        raise _away("\n".join(refusal.diagnosis for refusal in refusals)) from refusals[0]
 
+    def _connect_to(self, host: Host, timeout: int) -> Any:
+        connection = None
         try:
-            return mysql.connector.connect(
-                host=self._address.host,
-                port=self._address.port,
+            connection = mysql.connector.connect(
+                host=host.name,
+                port=host.port,
                 user=self._address.user,
                 password=self._address.password.get_secret_value(),
                 database=self._address.database,
@@ -183,26 +225,40 @@ class MySQLDatabase(Database):
                 # The row count of an UPDATE includes rows that it matches and does not change.
                 client_flags=[ClientFlag.FOUND_ROWS],
                 use_pure=not mysql.connector.HAVE_CEXT,
-                connection_timeout=_whole_seconds(self._connect_timeout),
+                connection_timeout=_whole_seconds(self._connect_timeout / len(self._hosts)),
                 read_timeout=timeout,
                 write_timeout=timeout,
                 allow_local_infile=False,
             )
+            # A Galera node that has lost the others lets clients sign in, and even answers SELECT without a table.
+            connection.cmd_query("DO 1")
+            if len(self._hosts) > 1 and self._is_read_only(connection):
+                raise _away(self._diagnosis(_READ_ONLY, host))
         except mysql.connector.Error as error:
+            _disconnect(connection)
             refusal = _translated(error)
-            refusal.diagnosis = _DIAGNOSES.get(error.errno, _OTHER_REFUSAL).format(
-                host=self._address.host,
-                port=self._address.port,
-                user=self._address.user,
-                name=self._address.database,
-                number=error.errno,
-            )
+            refusal.diagnosis = self._diagnosis(_DIAGNOSES.get(error.errno, _OTHER_REFUSAL), host, error.errno)
             raise refusal from error
+        except BaseException:
+            _disconnect(connection)
+            raise
+        return connection
+
+    def _report_silence(self, connection: Any) -> None:
+        self._hosts.report_failure(Host(connection.server_host, connection.server_port))
+
+    def _is_read_only(self, connection: Any) -> bool:
+        """Tell whether a server takes no writes, as a secondary of Group Replication."""
+        return bool(_MySQLContext(connection).fetch_value("SELECT @@GLOBAL.read_only", {}))
+
+    def _diagnosis(self, text: str, host: Host, number: int | None = None) -> str:
+        name, user = self._address.database, self._address.user
+        return text.format(host=host.name, port=host.port, user=user, name=name, number=number)
 
     @contextmanager
     def _context(self, *, begin: bool) -> Iterator[DatabaseContext]:
         connection, was_used = self._pool.acquire()
-        context = _MySQLContext(connection, self._pool, may_be_dead=was_used)
+        context = _MySQLContext(connection, self._pool, self._report_silence, may_be_dead=was_used)
         context.is_audited = self._is_audited
         try:
             if begin:
@@ -223,12 +279,27 @@ class _MySQLContext(DatabaseContext):
         is_connected: whether there still is a connection to release.
     """
 
-    def __init__(self, connection: Any, pool: ConnectionPool[Any] | None = None, *, may_be_dead: bool = False) -> None:
-        """Use a connection; ``pool`` replaces one that may be dead if its first statement fails."""
+    def __init__(
+        self,
+        connection: Any,
+        pool: ConnectionPool[Any] | None = None,
+        on_silence: Callable[[Any], None] = lambda _: None,
+        *,
+        may_be_dead: bool = False,
+    ) -> None:
+        """Use a connection.
+
+        Args:
+            connection: the driver's connection.
+            pool: replaces a connection that may be dead if its first statement fails.
+            on_silence: called with a connection whose server has not answered in time.
+            may_be_dead: whether the connection was used before.
+        """
         self.connection = connection
         self.is_reusable = True
         self.is_connected = True
         self._pool = pool
+        self._on_silence = on_silence
         self._may_be_dead = may_be_dead
         self._in_transaction = False
 
@@ -290,10 +361,15 @@ class _MySQLContext(DatabaseContext):
         try:
             result = _guarded(work)
         except DBConnectionError:
+            if self._pool is None:
+                raise
             is_silent = time.monotonic() - began > _SILENCE_SECONDS
-            if self._pool is not None and is_silent:
+            if is_silent:
+                self._on_silence(self.connection)
                 self._pool.report_silence(began)
-            if self._pool is None or is_silent or not may_be_dead:
+            if is_silent or not may_be_dead:
+                # Its server has ended, is read-only or has left its cluster: the idle connections to it are of no use.
+                self._pool.close_idle()
                 raise
             self.is_connected = False
             self.connection = self._pool.renew(self.connection)
@@ -356,13 +432,17 @@ def _translated(error: mysql.connector.Error) -> PixyProxyException:
     number = error.errno or 0
     if number in _CONSTRAINT_ERRORS:
         return ConstraintViolationError("The record breaks a rule of the database.")
-    if number in _CONFLICT_ERRORS:
+    if number in _CONFLICT_ERRORS or (number == _COMMIT_ERROR and _COMMIT_CONFLICT.search(error.msg or "")):
         return ConflictError("Another change was in the way; nothing was changed. Try again.", retry_after=0.1)
     if number in _FULL_ERRORS:
         return StorageFullError("There is no room left for the details of images.")
     # Errors of the driver itself have no number, such as "MySQL Connection not available" for a dead connection.
     is_drivers = number <= 0 and isinstance(error, (mysql.connector.InterfaceError, mysql.connector.OperationalError))
     if number in _CONNECTION_ERRORS or number in _CLIENT_ERRORS or is_drivers:
-        return DBConnectionError("The database cannot be reached; try again.", retry_after=1.0)
+        return _away()
     diagnosis = _MISSING_RIGHTS if number in _DENIED_ERRORS else f"The database refused a statement: error {number}."
     return PixyProxyException("The database refused a statement.", diagnosis=diagnosis)
+
+
+def _away(diagnosis: str = "") -> DBConnectionError:
+    return DBConnectionError("The database cannot be reached; try again.", retry_after=1.0, diagnosis=diagnosis)

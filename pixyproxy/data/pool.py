@@ -81,7 +81,7 @@ class ConnectionPool(Generic[Connection]):
             DBConnectionError: a new one could not be opened; the caller then has none.
         """
         self._disconnect(dead)
-        self._close_idle()
+        self.close_idle()
         return self._open()
 
     def release(self, connection: Connection, *, reusable: bool) -> None:
@@ -96,7 +96,7 @@ class ConnectionPool(Generic[Connection]):
         else:
             self._disconnect(connection)
             if self._is_down or self._closed:
-                self._close_idle()
+                self.close_idle()
         self._slots.release()
 
     def report_silence(self, since: float) -> None:
@@ -107,10 +107,19 @@ class ConnectionPool(Generic[Connection]):
         if self._last_answer_at < since + self._silence_tolerance:
             self._is_down = True
 
+    def close_idle(self) -> None:
+        """Close the connections that nobody uses."""
+        while self._idle:
+            try:
+                connection = self._idle.pop()
+            except IndexError:  # Another thread took the last one.
+                return
+            self._disconnect(connection)
+
     def close(self) -> None:
         """Close all idle connections now, and each one in use when it is returned."""
         self._closed = True
-        self._close_idle()
+        self.close_idle()
 
     def _open(self, *, has_waited: bool = False) -> Connection:
         """Open a connection in the slot of this thread, which is released if that fails."""
@@ -139,11 +148,3 @@ class ConnectionPool(Generic[Connection]):
                 return False
             self._next_attempt_at = now + self._retry_interval
             return True
-
-    def _close_idle(self) -> None:
-        while self._idle:
-            try:
-                connection = self._idle.pop()
-            except IndexError:  # Another thread took the last one.
-                return
-            self._disconnect(connection)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import accumulate
 
 from pixyproxy.core.periodic_task import PeriodicTask
 from pixyproxy.data.database import Database
 from pixyproxy.data.search.index import SearchIndexRepository
 from pixyproxy.data.search.postings import DEFAULT_LAYOUT, BlockLayout
+from pixyproxy.data.shared_lease import SharedLease
 from pixyproxy.data.transactions import in_transaction
+
+_LEASE = "search_index_lease"
+_LEASE_DURATION = timedelta(seconds=30)
 
 
 @dataclass(frozen=True)
@@ -37,26 +42,28 @@ LARGE_STEP = SealingStep(16_384, 2**24)
 
 
 def search_indexer(database: Database, interval: float = 5.0, step: SealingStep = SMALL_STEP) -> PeriodicTask:
-    """Return the task that seals long tails in the background. Any number of servers may run it at the same time.
+    """Return the task that seals long tails in the background. Any number of servers may run it; one at a time seals.
 
     Args:
         database: the database.
         interval: the seconds between two looks at a short tail.
         step: how much to seal in one transaction.
     """
+    # On the nodes of a cluster, locks of rows do not make servers wait for one another: all but one would work in vain.
+    lease = SharedLease(database, _LEASE, _LEASE_DURATION)
 
     def seal() -> float:
         started = time.monotonic()
-        has_worked = take_step(database, step)
+        has_worked = take_step(database, step, lease)
         # While the tail is long, the task pauses as long as it works, to leave half of the time to other threads.
         return time.monotonic() - started if has_worked else interval
 
     return PeriodicTask("search index", seal, retry_interval=interval)
 
 
-def take_step(database: Database, step: SealingStep = SMALL_STEP) -> bool:
-    """Take one step if the tail is long enough for it; return whether it was."""
-    return _reopen(database, step) or _seal_oldest(database, step, even_if_short=False) > 0
+def take_step(database: Database, step: SealingStep = SMALL_STEP, lease: SharedLease | None = None) -> bool:
+    """Take one step if the tail is long enough for it, and the lease if there is one; return whether it was taken."""
+    return _reopen(database, step) or _seal_oldest(database, step, lease, even_if_short=False) > 0
 
 
 def seal_all(database: Database, report: Callable[[int, int], None], step: SealingStep = LARGE_STEP) -> None:
@@ -80,14 +87,16 @@ def seal_all(database: Database, report: Callable[[int, int], None], step: Seali
         report(done, max(count, done))
 
 
-def _seal_oldest(database: Database, step: SealingStep, *, even_if_short: bool) -> int:
+def _seal_oldest(
+    database: Database, step: SealingStep, lease: SharedLease | None = None, *, even_if_short: bool
+) -> int:
     """Seal the images with the lowest ids in the tail, unless it is short; return how many."""
     with database.reading() as context:
         tail = SearchIndexRepository(context).get_unsealed(step.images)
     sizes = zip(tail, accumulate(tail.values()), strict=True)
     image_ids = [image_id for image_id, size in sizes if size <= step.size] or list(tail)[:1]
     is_long = len(image_ids) == step.images or len(image_ids) < len(tail)
-    if not image_ids or not (is_long or even_if_short):
+    if not image_ids or not (is_long or even_if_short) or not (lease is None or lease.take()):
         return 0
     in_transaction(database, lambda context: SearchIndexRepository(context, step.layout).seal(image_ids, database))
     return len(image_ids)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
-import random
-import socket
 import threading
 import uuid
 from collections import Counter
@@ -17,6 +16,8 @@ import grpc
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from pixyproxy.client import ImageDetail, PixyProxyClient, PixyProxyClientError
+from tests.support.addresses import free_addresses
+from tests.support.openai_stand_in import RunningStandIn
 from tests.support.servers import Login, Metadata, RunningServer, image_stub, prepare_database, running_server
 from tests.support.threads import at_work
 from tests.support.waiting import wait_until
@@ -98,27 +99,18 @@ def running_fleet(folder: Path, settings: Mapping[str, str], run_balancer: Balan
         yield fleet
 
 
-def free_addresses(count: int) -> list[str]:
-    """Addresses below the ports that the system hands out by itself, so that they stay free over a restart."""
-    found: list[str] = []
-    while len(found) < count:
-        port = random.randrange(15_000, 30_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            found.append(f"127.0.0.1:{port}")
-    return found
-
-
 @dataclass
 class Load:
     """Callers who make, read and change images until they are told to stop.
 
     Attributes:
+        asked: the prompts of all calls.
         made: what each prompt's caller was told that there is.
         answers: how often each kind of call came to what.
     """
 
     fleet: Fleet
+    asked: list[str] = field(default_factory=list)
     made: dict[str, ImageDetail] = field(default_factory=dict)
     answers: Counter[tuple[str, str]] = field(default_factory=Counter)
     _stopping: threading.Event = field(default_factory=threading.Event)
@@ -142,6 +134,7 @@ class Load:
         with self.fleet.client() as client:
             while not self._stopping.is_set():
                 prompt = f"a fleet {uuid.uuid4().hex}"
+                self.asked.append(prompt)
                 made: list[ImageDetail] = []
                 self._note("create", lambda: made.append(client.create_image(prompt, size="64x64")))  # noqa: B023
                 for image in made:
@@ -183,3 +176,13 @@ def content_of(server: RunningServer, guid: str, metadata: Metadata) -> bytes:
         pb.GetImageContentRequest(guid=guid), metadata=metadata, timeout=WAIT_TIMEOUT
     )
     return b"".join(message.data for message in messages)
+
+
+def assert_all_there(fleet: Fleet, load: Load, stand_in: RunningStandIn) -> None:
+    """Every image that a caller was told of is there, on every replica, and was asked of the provider once."""
+    assert load.made
+    for number, (prompt, image) in enumerate(load.made.items()):
+        server = fleet.replicas[number % len(fleet.replicas)]
+        data = content_of(server, image.guid, fleet.login.metadata)
+        assert hashlib.sha256(data).hexdigest() == image.sha256
+        assert stand_in.count(prompt) == 1

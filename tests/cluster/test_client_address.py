@@ -12,8 +12,9 @@ import grpc
 import pytest
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
-from tests.cluster.fleet import Balancer, free_addresses
+from tests.cluster.fleet import Balancer
 from tests.faults.tcp_proxy import tcp_proxy
+from tests.support.addresses import free_addresses
 from tests.support.envoy import running_envoy
 from tests.support.haproxy import running_haproxy
 from tests.support.image_client import SMALL

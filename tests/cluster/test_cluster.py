@@ -12,7 +12,16 @@ from pathlib import Path
 import pytest
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
-from tests.cluster.fleet import WAIT_TIMEOUT, Balancer, Fleet, Load, calls_of, content_of, running_fleet
+from tests.cluster.fleet import (
+    WAIT_TIMEOUT,
+    Balancer,
+    Fleet,
+    Load,
+    assert_all_there,
+    calls_of,
+    content_of,
+    running_fleet,
+)
 from tests.faults.site import OUTCOME_UNKNOWN, Answer, answer_to
 from tests.faults.tcp_proxy import tcp_proxy
 from tests.support.database_servers import DatabaseServer, fresh_database
@@ -20,7 +29,7 @@ from tests.support.envoy import running_envoy
 from tests.support.haproxy import running_haproxy
 from tests.support.image_client import SMALL
 from tests.support.object_stores import RunningObjectStore
-from tests.support.openai_stand_in import RunningStandIn, start_stand_in
+from tests.support.openai_stand_in import RunningStandIn
 from tests.support.rpc import refusal
 from tests.support.servers import RunningServer, basic, image_stub
 from tests.support.waiting import wait_until
@@ -30,12 +39,6 @@ _CALLERS = 8
 behind_each_balancer = pytest.mark.parametrize("balancer", [running_haproxy, running_envoy], ids=["haproxy", "envoy"])
 
 StartFleet = Callable[..., Fleet]
-
-
-@pytest.fixture(scope="module")
-def stand_in() -> Iterator[RunningStandIn]:
-    with start_stand_in() as running:
-        yield running
 
 
 @pytest.fixture
@@ -105,7 +108,7 @@ def test_killed_replica_loses_no_acknowledged_image(
     unknown = load.answers.pop(("create", f"FAILED_PRECONDITION {OUTCOME_UNKNOWN}"), 0)
     assert unknown <= _CALLERS * len(fleet.replicas)
     assert load.failures == {}
-    _assert_all_there(fleet, load, stand_in)
+    assert_all_there(fleet, load, stand_in)
 
 
 @behind_each_balancer
@@ -122,7 +125,7 @@ def test_rolling_restart_shows_no_failed_call(
             fleet.wait_until_balanced()
             load.wait_for("create", 10)
     assert load.failures == {}
-    _assert_all_there(fleet, load, stand_in)
+    assert_all_there(fleet, load, stand_in)
 
 
 def test_frozen_replica_delays_calls_and_fails_none(start_fleet: StartFleet, stand_in: RunningStandIn) -> None:
@@ -136,7 +139,7 @@ def test_frozen_replica_delays_calls_and_fails_none(start_fleet: StartFleet, sta
         load.wait_for("create", 20)
     assert load.answers.pop(("create", f"FAILED_PRECONDITION {OUTCOME_UNKNOWN}"), 0) <= _CALLERS
     assert load.failures == {}
-    _assert_all_there(fleet, load, stand_in)
+    assert_all_there(fleet, load, stand_in)
 
 
 def test_database_outage_takes_no_replica_out_of_service(start_fleet: StartFleet, mysql_server: DatabaseServer) -> None:
@@ -206,13 +209,3 @@ def test_calls_of_one_connection_are_shared_out(start_fleet: StartFleet) -> None
             image_stub(channel).ListImages(pb.ListImagesRequest(page_size=1), timeout=WAIT_TIMEOUT)
     wait_until(lambda: sum(taken()) >= 60, WAIT_TIMEOUT, "all calls to be logged")
     assert min(taken()) >= 10
-
-
-def _assert_all_there(fleet: Fleet, load: Load, stand_in: RunningStandIn) -> None:
-    """Every image that a caller was told of is there, on every replica, and was asked of the provider once."""
-    assert load.made
-    for number, (prompt, image) in enumerate(load.made.items()):
-        server = fleet.replicas[number % len(fleet.replicas)]
-        data = content_of(server, image.guid, fleet.login.metadata)
-        assert hashlib.sha256(data).hexdigest() == image.sha256
-        assert stand_in.count(prompt) == 1

@@ -11,7 +11,7 @@ import grpc
 import pytest
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
-from tests.cluster.fleet import free_addresses
+from tests.support.addresses import free_addresses
 from tests.support.certificates import Authority
 from tests.support.envoy import running_envoy
 from tests.support.rest import RestClient

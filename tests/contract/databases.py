@@ -8,6 +8,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import SecretStr
 
 from pixyproxy.data.database import Database
+from pixyproxy.data.hosts import Host
 from pixyproxy.data.mysql import MySQLAddress, MySQLDatabase
 from pixyproxy.data.sqlite import SQLiteDatabase
 
@@ -28,8 +29,7 @@ def address_of(url: str) -> MySQLAddress:
     assert parts.hostname is not None
     assert parts.port is not None
     return MySQLAddress(
-        host=parts.hostname,
-        port=parts.port,
+        hosts=(Host(parts.hostname, parts.port),),
         user=unquote(parts.username or ""),
         password=SecretStr(unquote(parts.password or "")),
         database=parts.path.removeprefix("/"),

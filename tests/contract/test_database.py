@@ -24,12 +24,15 @@ from pixyproxy.core.exceptions import (
 )
 from pixyproxy.core.models import new_guid
 from pixyproxy.data.database import Database, DatabaseContext
+from pixyproxy.data.hosts import Host
 from pixyproxy.data.init import upgrade
 from pixyproxy.data.mysql import MySQLDatabase
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.repositories.server_values import ServerValueRepository
+from pixyproxy.data.transactions import in_transaction
 from tests.contract.databases import SERVERS, address_of, open_database, sqlite_url
 from tests.contract.records import add_caller, add_image, get_image
+from tests.faults.tcp_proxy import tcp_proxy
 from tests.support.database_servers import DatabaseKind, fresh_database, private_server
 from tests.support.waiting import wait_until
 
@@ -420,14 +423,15 @@ def test_a_query_that_is_killed_is_an_error_and_the_next_one_works(database: Dat
 
 @on_servers
 def test_a_closed_port_is_an_error_without_details(database_url: str) -> None:
-    address = replace(address_of(database_url), port=closed_port())
+    host = Host("127.0.0.1", closed_port())
+    address = replace(address_of(database_url), hosts=(host,))
     database = MySQLDatabase(address, pool_size=1, pool_wait=1, connect_timeout=1, query_timeout=1)
 
     with closing(database), pytest.raises(DBConnectionError) as refused:
         names(database)
 
     assert refused.value.retry_after is not None
-    for secret in (address.host, str(address.port), address.user, address.database):
+    for secret in (host.name, str(host.port), address.user, address.database):
         assert secret not in refused.value.message
 
 
@@ -446,6 +450,112 @@ def test_a_refused_sign_in_is_an_error_without_details(database_url: str, wrong:
             names(database)
         assert address.user not in refused.value.message
         assert address.database not in refused.value.message
+
+
+# --- Clusters --------------------------------------------------------------------------------------------------------
+
+
+@on_servers
+@pytest.mark.parametrize(
+    ("number", "text", "error"),
+    [
+        (1047, "WSREP has not yet prepared node for application use", DBConnectionError),
+        (1180, "Got error 149 'Lock deadlock; Retry transaction' during COMMIT", ConflictError),
+        (1180, "Got error 35 'Resource deadlock avoided' during COMMIT", ConflictError),
+        (1180, "Got error 5 'Input/output error' during COMMIT", DBConnectionError),
+        (1180, "Got error 1149 'Something else' during COMMIT", DBConnectionError),
+        (3100, "Error on observer while running replication hook 'before_commit'.", DBConnectionError),
+        (3101, "Plugin instructed the server to rollback the current transaction.", ConflictError),
+        (3797, "Error while waiting for group transactions commit", DBConnectionError),
+    ],
+)
+def test_conditions_of_a_cluster_are_conflicts_and_connection_errors(
+    database: Database, number: int, text: str, error: type[PixyProxyException]
+) -> None:
+    signal = f"SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = {number}, MESSAGE_TEXT = :text"
+    with pytest.raises(error), database.transaction() as context:
+        context.execute(signal, {"text": text})
+
+    assert names(database) == []
+
+
+def open_on(url: str, *hosts: Host, timeout: float = 20) -> Database:
+    """Open the database of a URL on some hosts."""
+    address = replace(address_of(url), hosts=hosts)
+    return MySQLDatabase(address, pool_size=4, pool_wait=timeout, connect_timeout=timeout, query_timeout=timeout)
+
+
+@on_servers
+def test_the_next_host_is_used_if_one_is_away(database_url: str) -> None:
+    (host,) = address_of(database_url).hosts
+
+    with closing(open_on(database_url, Host(host.name, closed_port()), host)) as database:
+        assert names(database) == []
+
+
+@on_servers
+def test_a_lost_connection_is_replaced_by_one_to_the_next_host(database_url: str) -> None:
+    (host,) = address_of(database_url).hosts
+    attempts: list[int] = []
+
+    with (
+        tcp_proxy(*host) as first,
+        tcp_proxy(*host) as second,
+        closing(open_on(database_url, Host("127.0.0.1", first.port), Host("127.0.0.1", second.port))) as database,
+    ):
+
+        def insert(context: DatabaseContext) -> None:
+            attempts.append(1)
+            if len(attempts) == 1:
+                first.refuse()
+            context.insert(INSERT, value_row("once"))
+
+        in_transaction(database, insert)
+        assert names(database) == ["once"]
+        assert len(attempts) == 2
+
+        first.resume()
+        second.refuse()
+        assert names(database) == ["once"]
+
+
+@on_servers
+def test_a_host_that_does_not_answer_is_tried_last(database_url: str) -> None:
+    (host,) = address_of(database_url).hosts
+
+    with (
+        tcp_proxy(*host) as first,
+        closing(open_on(database_url, Host("127.0.0.1", first.port), host, timeout=1)) as database,
+    ):
+        assert names(database) == []
+        first.silence()
+        with pytest.raises(DBConnectionError):
+            names(database)
+        started = time.monotonic()
+        assert names(database) == []
+        assert time.monotonic() - started < 1
+
+
+@on_servers
+def test_if_no_host_can_be_used_each_one_s_reason_is_told_to_the_operator(database_url: str) -> None:
+    away = Host("127.0.0.1", closed_port())
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        other = Host("localhost", listener.getsockname()[1])
+
+        def greet() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+
+        with ThreadPoolExecutor(1) as threads, closing(open_on(database_url, away, other, timeout=5)) as database:
+            threads.submit(greet)
+            with pytest.raises(DBConnectionError) as refused:
+                names(database)
+
+    first, second = refused.value.diagnosis.splitlines()
+    assert first.startswith(f"No database server answers at 127.0.0.1:{away.port}.")
+    assert second.startswith(f"No database server answers at localhost:{other.port}.")
+    assert str(away.port) not in refused.value.message
 
 
 @pytest.mark.parametrize("kind", DatabaseKind)

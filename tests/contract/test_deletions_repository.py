@@ -22,7 +22,8 @@ def test_deletions_come_back_oldest_first_until_they_are_done(database: Database
         oldest = deletions.get_next(2, after=0)
         assert [deletion.image_guid for deletion in oldest] == guids[:2]
         assert [deletion.image_guid for deletion in deletions.get_next(10, after=oldest[0].id)] == guids[1:]
-        assert deletions.get_next(10, after=oldest[1].id + 1) == []
+        (last,) = deletions.get_next(10, after=oldest[1].id)
+        assert deletions.get_next(10, after=last.id) == []
         deletions.delete(guids[0])
         deletions.delete(new_guid())
         assert [deletion.image_guid for deletion in deletions.get_next(10, after=0)] == guids[1:]

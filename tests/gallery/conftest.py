@@ -13,8 +13,8 @@ from typing import Literal
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, ViewportSize, expect, sync_playwright
 
-from tests.cluster.fleet import free_addresses
 from tests.gallery.site import running_gallery
+from tests.support.addresses import free_addresses
 from tests.support.chromium import chromium_program
 from tests.support.openai_stand_in import RunningStandIn, start_stand_in
 from tests.support.servers import RunningServer, running_server

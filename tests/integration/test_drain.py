@@ -31,11 +31,12 @@ _HANGING = {"PIXYPROXY_DATABASE_TIMEOUT": "3600", "PIXYPROXY_DRAIN_TIMEOUT": "0.
 def _locked(url: str) -> Iterator[Any]:
     """Lock the tables, so that whoever asks for them hangs; give a connection beside it."""
     address = address_of(url)
+    (host,) = address.hosts
 
     def connect() -> Any:
         return mysql.connector.connect(
-            host=address.host,
-            port=address.port,
+            host=host.name,
+            port=host.port,
             user=address.user,
             password=address.password.get_secret_value(),
             database=address.database,

@@ -38,6 +38,8 @@ _WRONG: dict[str, list[str]] = {
         "mysql:name",
         f"mysql://me:{_SECRET}@host:port/name",
         f"mysql://me:{_SECRET}@host:99999/name",
+        f"mysql://me:{_SECRET}@host,,other/name",
+        f"mysql://me:{_SECRET}@host,other:port/name",
         _SECRET,
     ],
     "PIXYPROXY_DATABASE_PORT": ["0", "65536", "x", "-1"],
@@ -225,6 +227,26 @@ def test_settings_show_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.mysql_address.password.get_secret_value() == _SECRET
 
 
+@pytest.mark.parametrize(
+    ("settings", "hosts"),
+    [
+        ({}, [("127.0.0.1", 3306), ("db2", 3307), ("::1", 3308)]),
+        ({"PIXYPROXY_DATABASE_PORT": "1"}, [("127.0.0.1", 1), ("db2", 1), ("::1", 1)]),
+        ({"PIXYPROXY_DATABASE_HOST": "a, b"}, [("a", 3306), ("b", 3306)]),
+        ({"PIXYPROXY_DATABASE_URL": "mysql://me:pw@/name"}, [("127.0.0.1", 3306)]),
+    ],
+)
+def test_a_database_may_have_several_hosts(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], hosts: list[tuple[str, int]]
+) -> None:
+    monkeypatch.setenv("PIXYPROXY_DATABASE_URL", "mysql://me:p%2Cw@127.0.0.1,db2:3307,[::1]:3308/name")
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    address = load_settings().mysql_address
+    assert list(address.hosts) == hosts
+    assert (address.user, address.database) == ("me", "name")
+
+
 @contextmanager
 def _built() -> Iterator[None]:
     loaded = load_settings()
@@ -267,6 +289,20 @@ def test_a_database_that_cannot_be_reached_is_no_reason_to_hang(tmp_path: Path) 
         done = run_command("serve", env=environment(tmp_path, {"PIXYPROXY_DATABASE_URL": url}))
     assert done.status == 1
     assert "No database server answers" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert _SECRET not in done.stderr
+
+
+def test_if_all_hosts_of_a_database_are_away_the_reason_of_each_is_told(tmp_path: Path) -> None:
+    with socket.socket() as one, socket.socket() as two:
+        for taken in (one, two):
+            taken.bind(("127.0.0.1", 0))
+        hosts = [f"127.0.0.1:{taken.getsockname()[1]}" for taken in (one, two)]
+        url = f"mysql://me:{_SECRET}@{','.join(hosts)}/name"
+        done = run_command("serve", env=environment(tmp_path, {"PIXYPROXY_DATABASE_URL": url}))
+    assert done.status == 1
+    for host in hosts:
+        assert f"No database server answers at {host}" in done.stderr
     assert "Traceback" not in done.stderr
     assert _SECRET not in done.stderr
 

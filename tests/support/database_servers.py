@@ -13,7 +13,7 @@ import secrets
 import shutil
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ __all__ = [
     "NoServerError",
     "PrivateServer",
     "RunningServer",
+    "execute_on",
     "fresh_database",
     "launch_server",
     "needs_install",
@@ -55,6 +56,7 @@ __all__ = [
 _START_TIMEOUT = 120.0
 _STOP_TIMEOUT = 60.0
 _CONNECT_TIMEOUT = 10
+_READ_TIMEOUT = 60
 _DROP_TIMEOUT = 10
 _PORT_TRIES = 10
 # Below the ports that systems hand out by themselves: a client that keeps calling a stopped server's port there
@@ -108,28 +110,44 @@ class RunningServer:
     Data in a folder that was given stays.
     """
 
-    def __init__(self, binary: ServerBinary, data: Path | None = None, options: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        binary: ServerBinary,
+        data: Path | None = None,
+        options: tuple[str, ...] = (),
+        *,
+        password: str = "",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         """Prepare the data; `start` starts it.
 
         Args:
             binary: its program.
             data: a folder inside of `binary.work` for data that is to stay, in place of one that is removed.
             options: more options for the program, which come after all others.
+            password: of root; by default one of its own.
+            environment: variables for the program, beside those of this process.
         """
         template = _template(binary)
         self._binary = binary
         self._options = options
+        self._environment = environment
         self._kept = KeptCommand(binary.work / "running")
         self._data = data or self._kept.folder / "data"
-        self._password = secrets.token_hex(16)
+        self._password = password or secrets.token_hex(16)
         self._port: int | None = None
         if not self._data.exists():
             shutil.copytree(template, self._data)
+            # Servers that replicate must have different ids.
+            (self._data / "auto.cnf").unlink(missing_ok=True)
         self._start_script = self._kept.folder / "start.sql"
         self._start_script.write_text(_root_account(self._password))
 
-    def start(self) -> DatabaseServer:
+    def start(self, *options: str) -> DatabaseServer:
         """Start, always on the port of the first start, and wait until the server answers.
+
+        Args:
+            options: more options for this start.
 
         Raises:
             NoServerError: It does not start; the message holds the end of its log.
@@ -137,7 +155,7 @@ class RunningServer:
         ports = [self._port] if self._port else random.sample(_PORTS, _PORT_TRIES)
         for port in filter(_is_free, ports):
             self._port = port
-            self._kept.start(self._command(port))
+            self._kept.start([*self._command(port), *options], self._environment)
             try:
                 return wait_until(self._answer, _START_TIMEOUT, "it to answer")
             except (ChildProcessError, TimeoutError) as error:
@@ -305,6 +323,16 @@ def fresh_database(server: DatabaseServer) -> Iterator[str]:
                 cursor.execute(f"DROP DATABASE {name}")
 
 
+def execute_on(server: DatabaseServer, *statements: str) -> list[Any]:
+    """Run statements on a server, and return the rows of the last one."""
+    rows: list[Any] = []
+    with _cursor(server) as cursor:
+        for statement in statements:
+            cursor.execute(statement)
+            rows = list(cursor.fetchall()) if cursor.description else []
+    return rows
+
+
 def _identify(kind: DatabaseKind, host: str, port: int, user: str, password: str) -> DatabaseServer:
     server = DatabaseServer(kind, host, port, user, password, version="")
     with _cursor(server) as cursor:
@@ -321,6 +349,7 @@ def _cursor(server: DatabaseServer) -> Iterator[Any]:
         user=server.user,
         password=server.password,
         connection_timeout=_CONNECT_TIMEOUT,
+        read_timeout=_READ_TIMEOUT,
     )
     with contextlib.closing(connection), contextlib.closing(connection.cursor()) as cursor:
         yield cursor
@@ -340,6 +369,8 @@ def _is_free(port: int) -> bool:
 def _root_account(password: str) -> str:
     """What makes an account out of a template's data, at every start; one statement a line."""
     return (
+        # Each member of a replicated group makes it.
+        "SET sql_log_bin = 0;\n"
         f"CREATE USER IF NOT EXISTS 'root'@'127.0.0.1' IDENTIFIED BY '{password}';\n"
         # Data that stayed knows an earlier one.
         f"ALTER USER 'root'@'127.0.0.1' IDENTIFIED BY '{password}';\n"

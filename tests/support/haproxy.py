@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tests.support.leaving_out import Required, leave_out
@@ -14,7 +14,7 @@ from tests.support.object_stores import listens
 from tests.support.programs import InstallError, install_debian_package, install_once
 from tests.support.waiting import wait_until
 
-_CONFIGURATION = Path(__file__).parents[2] / "deploy" / "haproxy" / "haproxy.cfg"
+_CONFIGURATIONS = Path(__file__).parents[2] / "deploy" / "haproxy"
 _PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"))
 _TIMEOUT = 30.0
 
@@ -37,12 +37,30 @@ def _find() -> str | None:
 def running_haproxy(folder: Path, listen: str, replicas: Sequence[str]) -> Iterator[None]:
     """Run HAProxy on `listen` in front of three replicas, all of them as host:port."""
     one, two, three = replicas
-    port = int(listen.rpartition(":")[2])
     environment = {"PIXYPROXY_BALANCER": listen, "PIXYPROXY_1": one, "PIXYPROXY_2": two, "PIXYPROXY_3": three}
+    with _running(folder, listen, "haproxy.cfg", environment):
+        yield
+
+
+@contextlib.contextmanager
+def running_database_haproxy(folder: Path, listen: str, nodes: Sequence[str]) -> Iterator[None]:
+    """Run HAProxy on `listen` in front of the three nodes of a Galera cluster, all of them as host:port."""
+    one, two, three = nodes
+    environment = {"PIXYPROXY_DATABASE": listen, "NODE_1": one, "NODE_2": two, "NODE_3": three}
+    with _running(folder, listen, "galera.cfg", environment):
+        yield
+
+
+@contextlib.contextmanager
+def _running(folder: Path, listen: str, configuration: str, environment: Mapping[str, str]) -> Iterator[None]:
+    port = int(listen.rpartition(":")[2])
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "haproxy.log").open("wb") as log:
         process = subprocess.Popen(
-            [haproxy_program(), "-f", str(_CONFIGURATION)], env=environment, stdout=log, stderr=subprocess.STDOUT
+            [haproxy_program(), "-f", str(_CONFIGURATIONS / configuration)],
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
         )
     try:
         wait_until(lambda: process.poll() is not None or listens(port), _TIMEOUT, "HAProxy to listen")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pixyproxy.core.exceptions import ConflictError, ConstraintViolationError
+from pixyproxy.core.exceptions import ConflictError, ConstraintViolationError, DBConnectionError
 from pixyproxy.data import init
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.server_values import ServerValueRepository
@@ -61,6 +61,20 @@ def test_conflicts_without_end_are_told(database: Database) -> None:
     with pytest.raises(ConflictError):
         in_transaction(database, work)
     assert 1 < len(runs) < 10
+
+
+def test_connection_lost_before_the_commit_is_no_reason_to_give_up(database: Database) -> None:
+    runs: list[int] = []
+
+    def work(context: DatabaseContext) -> None:
+        ServerValueRepository(context).insert("name", "value")
+        runs.append(1)
+        if len(runs) == 1:
+            raise DBConnectionError("lost")
+
+    in_transaction(database, work)
+    assert runs == [1, 1]
+    assert value_of(database, "name") == "value"
 
 
 def test_other_errors_are_not_tried_again_and_roll_back(database: Database) -> None:

@@ -1,0 +1,111 @@
+"""Replicas on a Galera cluster whose nodes are killed, frozen and cut off."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from pixyproxy.bootstrap import warn_of_stale_reads
+from tests.cluster.lost_nodes import Fault, lose_nodes, url_on
+from tests.contract.databases import open_database
+from tests.contract.test_migrations import PROJECT, VERSIONS, outcomes_of_upgrades
+from tests.support.addresses import free_addresses
+from tests.support.database_binaries import DatabaseKind
+from tests.support.database_servers import fresh_database
+from tests.support.galera import GaleraCluster, Node, galera_cluster
+from tests.support.haproxy import running_database_haproxy
+from tests.support.object_stores import RunningObjectStore
+from tests.support.openai_stand_in import RunningStandIn
+
+# Galera takes 6 seconds to give a node up, and a statement that waits for a lost node ends after 10.
+_BACK_WITHIN = 30.0
+# The whole suite passes, and takes some minutes.
+_SUITES = ("deletions_repository", "generations_repository")
+
+
+@pytest.fixture(scope="module")
+def galera() -> Iterator[GaleraCluster]:
+    with galera_cluster("--wsrep-sync-wait=1") as cluster:
+        cluster.nodes[0].execute("CREATE USER haproxy@'127.0.0.1' IDENTIFIED VIA mysql_native_password")
+        yield cluster
+
+
+def test_contract_suites_pass_on_a_node(galera: GaleraCluster) -> None:
+    suites = [f"tests/contract/test_{name}.py" for name in _SUITES]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "mariadb", *suites],
+        env=os.environ | {DatabaseKind.MARIADB.url_variable: galera.servers[0].url("")},
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_server_warns_of_stale_reads(galera: GaleraCluster, caplog: pytest.LogCaptureFixture) -> None:
+    with fresh_database(galera.servers[0]) as url, closing(open_database(url, pool_size=1)) as database:
+        warn_of_stale_reads(database)
+        assert not caplog.messages
+        with database.reading() as context:
+            context.execute("SET SESSION wsrep_sync_wait = 0", {})
+        warn_of_stale_reads(database)
+        (message,) = caplog.messages
+        assert "wsrep_sync_wait=1" in message
+
+
+def test_processes_that_upgrade_on_all_nodes_at_once_do_it_once(galera: GaleraCluster) -> None:
+    with fresh_database(galera.servers[0]) as url:
+        name = urlsplit(url).path.removeprefix("/")
+        assert outcomes_of_upgrades([server.url(name) for server in galera.servers]) == ["[]", "[]", str(VERSIONS)]
+
+
+def _fault(galera: GaleraCluster, number: int, lose: Callable[[Node], None], heal: Callable[[Node], None]) -> Fault:
+    node = galera.nodes[number]
+
+    def heal_and_wait() -> None:
+        heal(node)
+        galera.wait_until_whole()
+
+    return Fault(lambda: lose(node), heal_and_wait)
+
+
+def test_lost_node_of_a_list_loses_no_image_and_bills_none_twice(
+    galera: GaleraCluster, stand_in: RunningStandIn, s3_server: RunningObjectStore, tmp_path: Path
+) -> None:
+    # The node after the one that was lost is used next.
+    faults = [
+        _fault(galera, 0, Node.kill, Node.start),
+        _fault(galera, 1, Node.freeze, Node.thaw),
+        _fault(galera, 2, Node.isolate, Node.reconnect),
+    ]
+    with fresh_database(galera.servers[0]) as url:
+        hosts = [f"{server.host}:{server.port}" for server in galera.servers]
+        lose_nodes(url_on(url, hosts), tmp_path, s3_server, stand_in, faults, _BACK_WITHIN)
+
+
+@pytest.mark.parametrize("faults", ["short", "long"])
+def test_lost_node_behind_a_balancer_loses_no_image_and_bills_none_twice(
+    galera: GaleraCluster,
+    stand_in: RunningStandIn,
+    s3_server: RunningObjectStore,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    faults: str,
+) -> None:
+    # The balancer uses the first node that there is.
+    injected = [_fault(galera, 0, Node.isolate, Node.reconnect)]
+    if faults == "long":
+        request.getfixturevalue("long_form")
+        injected = [_fault(galera, 0, Node.freeze, Node.thaw), _fault(galera, 0, Node.kill, Node.start)]
+    (balancer,) = free_addresses(1)
+    nodes = [f"{server.host}:{server.port}" for server in galera.servers]
+    with fresh_database(galera.servers[0]) as url, running_database_haproxy(tmp_path / "database", balancer, nodes):
+        lose_nodes(url_on(url, [balancer]), tmp_path, s3_server, stand_in, injected, _BACK_WITHIN)

@@ -1,0 +1,117 @@
+"""A group of three MySQL servers with Group Replication, single-primary, on this machine, for tests of faults."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+
+from tests.support.addresses import free_addresses
+from tests.support.database_binaries import DatabaseKind, NoServerError, find_binary, install_binary
+from tests.support.database_servers import DatabaseServer, RunningServer, execute_on
+from tests.support.leaving_out import Required, leave_out
+from tests.support.waiting import wait_until
+
+_MEMBERS = 3
+_TIMEOUT = 120.0
+_OPTIONS = (
+    "--log-bin=binlog",
+    "--gtid-mode=ON",
+    "--enforce-gtid-consistency=ON",
+    "--report-host=127.0.0.1",
+    "--performance-schema=ON",
+    "--plugin-load-add=group_replication.so",
+    "--loose-group-replication-start-on-boot=OFF",
+    "--loose-group-replication-recovery-get-public-key=ON",
+    "--loose-group-replication-unreachable-majority-timeout=10",
+)
+_STATES = "SELECT MEMBER_STATE FROM performance_schema.replication_group_members"
+
+
+@dataclass
+class Member:
+    """A member of the group."""
+
+    running: RunningServer
+    server: DatabaseServer
+
+    @property
+    def is_primary(self) -> bool:
+        """Whether it takes writes."""
+        return execute_on(self.server, "SELECT @@GLOBAL.read_only") == [(0,)]
+
+    def start(self) -> None:
+        """Start it after it was killed; it joins the group again."""
+        self.running.start()
+        execute_on(self.server, "START GROUP_REPLICATION")
+
+
+@dataclass
+class ReplicationGroup:
+    """Three members."""
+
+    members: list[Member]
+
+    @property
+    def servers(self) -> list[DatabaseServer]:
+        """The servers of all members."""
+        return [member.server for member in self.members]
+
+    def primary(self) -> Member:
+        """Return the member that takes writes; all must run."""
+        return wait_until(
+            lambda: next((member for member in self.members if member.is_primary), None), _TIMEOUT, "a primary"
+        )
+
+    def wait_until_whole(self) -> None:
+        """Wait until all members see all members."""
+
+        def is_whole() -> bool:
+            return all(execute_on(server, _STATES) == [("ONLINE",)] * _MEMBERS for server in self.servers)
+
+        wait_until(is_whole, _TIMEOUT, "the members to form a group")
+
+
+@contextlib.contextmanager
+def replication_group() -> Iterator[ReplicationGroup]:
+    """Run three members; the test is left out where they are not to be had."""
+    reason = ""
+    try:
+        binary = find_binary(DatabaseKind.MYSQL) or install_binary(DatabaseKind.MYSQL)
+    except NoServerError as error:
+        reason = str(error)
+    # Outside of the handler, so that the report shows the reason once.
+    if reason:
+        leave_out("a group of MySQL servers", reason, Required.CLUSTER)
+    addresses, name, password = free_addresses(_MEMBERS), uuid.uuid4(), secrets.token_hex(16)
+    with contextlib.ExitStack() as stack:
+        running = []
+        for number, address in enumerate(addresses, start=1):
+            of_member = (
+                *_OPTIONS,
+                f"--server-id={number}",
+                f"--loose-group-replication-group-name={name}",
+                f"--loose-group-replication-local-address={address}",
+                f"--loose-group-replication-group-seeds={','.join(addresses)}",
+            )
+            running.append(stack.enter_context(closing(RunningServer(binary, options=of_member, password=password))))
+        with ThreadPoolExecutor(_MEMBERS) as pool:
+            servers = list(pool.map(RunningServer.start, running))
+        first, *others = servers
+        for server in servers:
+            execute_on(
+                server,
+                f"CHANGE REPLICATION SOURCE TO SOURCE_USER = 'root', SOURCE_PASSWORD = '{password}' "
+                "FOR CHANNEL 'group_replication_recovery'",
+            )
+        execute_on(first, "SET GLOBAL group_replication_bootstrap_group = ON", "START GROUP_REPLICATION")
+        execute_on(first, "SET GLOBAL group_replication_bootstrap_group = OFF")
+        for server in others:
+            execute_on(server, "START GROUP_REPLICATION")
+        group = ReplicationGroup([Member(one, server) for one, server in zip(running, servers, strict=True)])
+        group.wait_until_whole()
+        yield group
