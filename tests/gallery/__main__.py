@@ -29,7 +29,9 @@ def main() -> int:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
     # Envoy names the addresses of callers, so that failed sign-ins are counted by address.
-    environment = {**os.environ, "PIXYPROXY_LISTEN": _SERVER, "PIXYPROXY_TRUSTED_PROXIES": "127.0.0.1"}
+    here = {"PIXYPROXY_LISTEN": _SERVER, "PIXYPROXY_TRUSTED_PROXIES": "127.0.0.1"}
+    # The health checks of Envoy would hide the address and the first password in the log.
+    environment = {"PIXYPROXY_LOG_LEVEL": "WARNING", **os.environ, **here}
     with (
         subprocess.Popen([sys.executable, "-m", "pixyproxy", "serve"], env=environment) as server,
         tempfile.TemporaryDirectory() as folder,
