@@ -2,6 +2,10 @@
 
 A search reads the tail, then the blocks of the index, those with the newest images first, and of each block only the
 runs that can have images of the page. Each match is checked against its image.
+
+A filter can match the index in many more images than it finds: a filename that has all parts of the filter in another
+order, or words that are common and hardly ever occur together. So a page has a budget of posting lists and of images
+to check. A search that has spent it stops, and says from where the next page continues.
 """
 
 from __future__ import annotations
@@ -17,8 +21,8 @@ from pixyproxy.data.database import DatabaseContext, in_list
 from pixyproxy.data.repositories.image_conditions import Conditions
 from pixyproxy.data.search.posting_store import Block, Found, PostingRepository
 from pixyproxy.data.search.postings import DEFAULT_LAYOUT, BlockLayout, Posting, intersection, union
-from pixyproxy.data.search.run_bounds import RunBounds, microseconds
-from pixyproxy.data.search.terms import Wanted, joined, text_terms, wanted_by
+from pixyproxy.data.search.run_bounds import RunBounds, microseconds, time_of
+from pixyproxy.data.search.terms import Wanted, broadened, joined, text_terms, wanted_by
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class SearchLimits:
         most_blocks: the most blocks of a query.
         most_terms: the most terms of a query; a block that lacks one of them is not read for the others.
         most_images: the most images that are checked with one query where few of them match.
+        page_postings: the posting lists that a page may read; a search reads one block in any case.
+        page_images: the images that a page may check; a search checks one run in any case.
         layout: the layout of the index.
     """
 
@@ -39,10 +45,35 @@ class SearchLimits:
     most_blocks: int = 256
     most_terms: int = 8
     most_images: int = 1_000
+    page_postings: int = 1_024
+    page_images: int = 2_000
     layout: BlockLayout = DEFAULT_LAYOUT
 
 
 DEFAULT_LIMITS = SearchLimits()
+
+# Later than all images of the same time.
+_LAST_ID = 2**63 - 1
+# A match that is checked against its prompt takes as long as so many others (prompts of benchmarks.million, SQLite).
+_IMAGES_PER_PROMPT = 8
+
+
+@dataclass
+class SearchBudget:
+    """What the searches of one page may still read.
+
+    Attributes:
+        postings: posting lists.
+        images: images to check.
+    """
+
+    postings: int
+    images: int
+
+    @classmethod
+    def of(cls, limits: SearchLimits) -> SearchBudget:
+        """Return the budget of a new page."""
+        return cls(limits.page_postings, limits.page_images)
 
 
 class _Page:
@@ -63,9 +94,18 @@ class _Page:
         """Tell whether the page is full with images that were created after a time, given in microseconds."""
         return len(self._found) == self._limit and microseconds(self._found[-1][0]) > newest
 
+    def keep_after(self, time: int) -> None:
+        """Drop the images that were not created after a time, given in microseconds."""
+        self._found = [found for found in self._found if microseconds(found[0]) > time]
+
 
 class ImageSearch:
-    """One search, within one database context."""
+    """One search, within one database context.
+
+    Attributes:
+        end: after the search, the position from which another one continues, if this one has spent its budget. All
+            matches before it have been found.
+    """
 
     def __init__(
         self,
@@ -76,7 +116,12 @@ class ImageSearch:
         limit: int,
         after: PagePosition | None,
         limits: SearchLimits = DEFAULT_LIMITS,
+        budget: SearchBudget | None = None,
     ) -> None:
+        self.end: PagePosition | None = None
+        self._budget = SearchBudget.of(limits) if budget is None else budget
+        self._wanted: list[Wanted] = []
+        self._checks_prompts = False
         self._context = context
         self._limits = limits
         self._postings = PostingRepository(context, limits.layout)
@@ -98,11 +143,11 @@ class ImageSearch:
         conditions.add_scope(self._caller)
         if self._filter.guid is not None:
             return self._one(conditions)
-        wanted = wanted_by(self._filter, author_id, self._caller)
+        self._wanted = wanted_by(self._filter, author_id, self._caller)
         page = _Page(self._limit)
         # The tail is read first: an image that is sealed meanwhile is found in the blocks.
-        page.add(self._in_tail(wanted, conditions))
-        self._add_sealed(page, wanted, conditions)
+        page.add(self._in_tail(conditions))
+        self._add_sealed(page, conditions)
         return page.image_ids
 
     def _one(self, conditions: Conditions) -> list[int]:
@@ -113,14 +158,12 @@ class ImageSearch:
         )
         if row is None or not self._has_tags(row["tags"]):
             return []
-        texts = joined(text_terms(row["prompt"], ()))
-        words = wanted_by(ImageFilter(prompt=self._filter.prompt), None, None)
-        return [row["id"]] if all(word.text in texts for word in words if word.text is not None) else []
+        return [row["id"]] if self._has_words(row["prompt"]) else []
 
     # --- The tail ----------------------------------------------------------------------------------------------------
 
-    def _in_tail(self, wanted: Sequence[Wanted], conditions: Conditions) -> list[tuple[datetime, int]]:
-        texts = {f"text{number}": each.text for number, each in enumerate(wanted) if each.text is not None}
+    def _in_tail(self, conditions: Conditions) -> list[tuple[datetime, int]]:
+        texts = {f"text{number}": each.text for number, each in enumerate(self._wanted) if each.text is not None}
         instr = [f"INSTR(image_tail.terms, :{name}) > 0" for name in texts]
         rows = self._context.fetch_all(
             # A cross join, whose order SQLite keeps: the tail is short, and the images are many.
@@ -134,44 +177,61 @@ class ImageSearch:
 
     # --- The blocks --------------------------------------------------------------------------------------------------
 
-    def _add_sealed(self, page: _Page, wanted: Sequence[Wanted], conditions: Conditions) -> None:
-        layout = self._limits.layout
+    def _add_sealed(self, page: _Page, conditions: Conditions) -> None:
         enough = self._limit  # images to check with one query
         candidates: list[int] = []
-        for blocks in self._windows(self._blocks()):
-            if page.is_full_before(blocks[0].newest):
+        for newest, image_ids in self._sealed():
+            if page.is_full_before(newest):
                 break
-            matches = self._matches(blocks, wanted)
-            for newest, block, run in self._runs(blocks, matches):
-                if page.is_full_before(newest):
-                    break
-                first = layout.first_id(block)
-                candidates += [first + offset for offset in layout.offsets_in_run(matches[block], run)]
-                if len(candidates) >= enough:
-                    page.add(self._matching(candidates, conditions))
-                    candidates = []
-                    enough = min(2 * enough, self._limits.most_images)
+            # Posting lists that were read are used up.
+            is_spent = self._budget.images <= 0 or (not image_ids and self._budget.postings <= 0)
+            stops = is_spent and self._is_past_start(newest)
+            if candidates and (stops or len(candidates) >= enough):
+                page.add(self._matching(candidates, conditions))
+                candidates = []
+                enough = min(2 * enough, self._limits.most_images)
+            if stops:
+                page.keep_after(newest)
+                self.end = PagePosition(time_of(newest), _LAST_ID)
+                break
+            self._budget.images -= len(image_ids) * (_IMAGES_PER_PROMPT if self._checks_prompts else 1)
+            candidates += image_ids
         if candidates:
             page.add(self._matching(candidates, conditions))
+
+    def _sealed(self) -> Iterator[tuple[int, Sequence[int]]]:
+        """Yield the images that the blocks have under all that is wanted, those of a run at a time.
+
+        With each, yield the creation time in microseconds of the newest image that may be among them or follow. Before
+        blocks are read, yield their time without images.
+        """
+        layout = self._limits.layout
+        blocks, size = self._blocks(), self._limits.first_blocks
+        while blocks:
+            yield blocks[0].newest, ()
+            read, matches = self._matches(blocks[:size])
+            blocks = blocks[len(read) :]
+            for newest, block, run in self._runs(read, matches):
+                first = layout.first_id(block)
+                image_ids = [first + offset for offset in layout.offsets_in_run(matches[block], run)]
+                yield max(newest, blocks[0].newest) if blocks else newest, image_ids
+            size = min(size * self._limits.block_growth, self._limits.most_blocks)
+
+    def _is_past_start(self, newest: int) -> bool:
+        """Tell whether images as old as ``newest`` are behind the search's position, so that a new one progresses."""
+        return self._after is None or newest < microseconds(self._after.created_at)
 
     def _blocks(self) -> list[Block]:
         """Return the blocks that can have images of the page, the one with the newest image first."""
         blocks = [block for block in self._postings.get_blocks() if self._is_in_time(block.oldest, block.newest)]
         return sorted(blocks, key=lambda block: block.newest, reverse=True)
 
-    def _windows(self, blocks: Sequence[Block]) -> Iterator[Sequence[Block]]:
-        """Split blocks into those that are read with one query."""
-        size = self._limits.first_blocks
-        while blocks:
-            yield blocks[:size]
-            blocks = blocks[size:]
-            size = min(size * self._limits.block_growth, self._limits.most_blocks)
-
     def _is_in_time(self, oldest: int, newest: int) -> bool:
         """Tell whether the filter and the position allow images that were created between two times."""
         after, before = self._filter.created_after, self._filter.created_before
         return (
-            (after is None or newest > microseconds(after))
+            oldest <= newest  # otherwise there are none
+            and (after is None or newest > microseconds(after))
             and (before is None or oldest < microseconds(before))
             and (self._after is None or oldest <= microseconds(self._after.created_at))
         )
@@ -193,16 +253,31 @@ class ImageSearch:
                 ]
         return sorted(runs, reverse=True)
 
-    def _matches(self, blocks: Sequence[Block], wanted: Sequence[Wanted]) -> dict[int, Posting]:
-        """Return for each of these blocks the images that are indexed under all that is wanted, if there are any."""
-        numbers: Sequence[int] = [block.number for block in blocks]
+    def _matches(self, blocks: Sequence[Block]) -> tuple[Sequence[Block], dict[int, Posting]]:
+        """Return the images that are indexed under all that is wanted, by block.
+
+        Also return the blocks that were read: the first of ``blocks``, at least one, as many as the budget allows.
+        """
+        places = {block.number: place for place, block in enumerate(blocks)}
+        numbers = [*places]
         matches: dict[int, Posting] = {}
-        for some in self._steps(wanted, len(blocks)):
+        for some in self._steps(self._wanted, len(blocks)):
             terms = [term for each in some for term in each.terms]
             prefix = next((each.prefix for each in some if each.prefix is not None), None)
-            matches = _narrowed(matches, numbers, some, self._postings.find(numbers, terms, prefix))
+            allowed = max(1, self._budget.postings // max(1, len(terms)))
+            if len(numbers) > allowed:
+                blocks = blocks[: places[numbers[allowed]]]
+                numbers = numbers[:allowed]
+            found = self._postings.find(numbers, terms, prefix, self._limits.page_postings)
+            self._budget.postings -= sum(map(len, found.values()))
+            if prefix is not None and _count_of(prefix, found) >= self._limits.page_postings:
+                # Some are missing.
+                self._wanted = [broadened(each) for each in self._wanted]
+                self._checks_prompts = True
+                return self._matches(blocks)
+            matches = _narrowed(matches, numbers, some, found)
             numbers = [*matches]
-        return matches
+        return blocks, matches
 
     def _steps(self, wanted: Sequence[Wanted], blocks: int) -> Iterator[Sequence[Wanted]]:
         """Split what is wanted into what is looked up with one query.
@@ -221,19 +296,33 @@ class ImageSearch:
 
     def _matching(self, image_ids: Sequence[int], conditions: Conditions) -> list[tuple[datetime, int]]:
         """Return those of the images that match and that the caller may see."""
+        prompt = ", images.prompt" if self._checks_prompts else ""
         rows = self._context.fetch_all(
             # Without ORDER BY, for which the servers would walk the index of times.
-            "SELECT images.id, images.created_at, images.tags FROM images "  # noqa: S608
+            f"SELECT images.id, images.created_at, images.tags{prompt} FROM images "  # noqa: S608
             f"WHERE images.id IN ({in_list(image_ids)}) AND {conditions.beside_ids()}",
             conditions.parameters,
         )
-        return [(row["created_at"], row["id"]) for row in rows if self._has_tags(row["tags"])]
+        return [
+            (row["created_at"], row["id"])
+            for row in rows
+            if self._has_tags(row["tags"]) and (not prompt or self._has_words(row["prompt"]))
+        ]
+
+    def _has_words(self, prompt: str) -> bool:
+        texts = joined(text_terms(prompt, ()))
+        words = wanted_by(ImageFilter(prompt=self._filter.prompt), None, None)
+        return all(word.text in texts for word in words if word.text is not None)
 
     def _has_tags(self, tags: str) -> bool:
         if not self._filter.tags:
             return True
         keys = {exact_key(tag) for tag in json.loads(tags)}
         return all(exact_key(tag) in keys for tag in self._filter.tags)
+
+
+def _count_of(prefix: str, found: Found) -> int:
+    return sum(term.startswith(prefix) for lists in found.values() for term in lists)
 
 
 def _narrowed(

@@ -1,0 +1,152 @@
+"""What a page may cost whatever is searched for, on every database: rows and images, counted.
+
+The queries are made by an adversary that reads the index: parts of filenames whose grams all occur in many images and
+which no filename has, common terms that hardly ever meet, prefixes of many words, and what other callers hide.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pixyproxy.core.models import Caller, Image, ImageFilter, PagePosition, Visibility
+from pixyproxy.data.database import Database, DatabaseContext, Parameters, Row
+from pixyproxy.data.repositories.images import ImageRepository
+from pixyproxy.data.search.query import SearchLimits
+from tests.contract.page_model import expected_images
+from tests.contract.records import add_caller, add_images, minutes
+from tests.contract.small_blocks import LIMITS
+from tests.contract.test_search_index import seal, sealed_terms
+
+_IMAGES = 960
+_WORDS = ("castle", "moon", "river", "harbour", "lantern")
+_LIMIT = 10
+_BOUNDED = replace(LIMITS, page_postings=24, page_images=32, most_images=32)
+_UNBOUNDED = replace(LIMITS, page_postings=10**6, page_images=10**6, most_images=10**6)
+_MOST_TERMS = 40  # of a query of the adversary
+# The blocks, the posting lists and images of the budget, one block and one run beyond it, and the page itself.
+_MOST_ROWS = _IMAGES // 64 + 1 + 2 * 24 + _MOST_TERMS + 32 + 2 * 8 + 4 * _LIMIT
+
+
+class _CountingContext:
+    """A context that counts the rows that a search reads: those it fetches, and the images that it looks up by id."""
+
+    def __init__(self, context: DatabaseContext) -> None:
+        self._context = context
+        self.rows = 0
+
+    def fetch_all(self, sql: str, parameters: Parameters) -> list[Row]:
+        rows = self._context.fetch_all(sql, parameters)
+        ids = re.search(r"images\.id IN \(([0-9, ]+)\)", sql)
+        self.rows += max(len(rows), ids[1].count(",") + 1 if ids else 0)
+        return rows
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+
+def _pages(
+    database: Database, image_filter: ImageFilter, caller: Caller | None, limits: SearchLimits
+) -> Iterator[tuple[list[Image], int]]:
+    """Yield all pages, each with the number of rows that it cost."""
+    after: PagePosition | None = None
+    while True:
+        with database.reading() as context:
+            counting = _CountingContext(context)
+            images, end = ImageRepository(counting, limits).get_page(  # type: ignore[arg-type]
+                image_filter, caller, limit=_LIMIT, after=after
+            )
+        yield images, counting.rows
+        if end is None and len(images) < _LIMIT:
+            return
+        previous, after = after, end or PagePosition(images[-1].created_at, images[-1].id)
+        assert previous is None or (after.created_at, after.id) < (previous.created_at, previous.id)
+
+
+def _fill(database: Database, authors: list[Caller]) -> list[Image]:
+    """Add images that have much in common and little together."""
+    randomness = random.Random(20261122)
+    images = []
+    for number in range(_IMAGES):
+        words = randomness.sample(_WORDS, len(_WORDS) - 1)
+        parts = randomness.sample(("never", "heron", "erone", "onev", "evero", "verone"), 5)
+        row = {
+            "prompt": f"{' '.join(words)} photo{number:04}",
+            "filename": "-".join(parts),
+            "tags": (f"half {number % 2}", f"third {number % 3}", "all"),
+            "visibility": Visibility.PRIVATE if number % 8 else Visibility.PUBLIC,
+            "created_at": minutes(number),
+        }
+        images += add_images(database, authors[number % 2], [row])
+    return images
+
+
+def _unmatched_filenames(images: list[Image], terms: dict[int, set[str]]) -> Iterator[str]:
+    """Yield texts of common grams, each of which overlaps the one before, that no filename contains."""
+    common = [
+        gram
+        for gram in {term[1:] for each in terms.values() for term in each if term[0] == "f" and len(term) == 4}
+        if sum(f"f{gram}" in each for each in terms.values()) > _IMAGES // 2
+    ]
+    followers = {gram: sorted(other for other in common if other[:2] == gram[1:]) for gram in common}
+    walks = sorted(common)
+    for _ in range(8):
+        walks = [walk + other[2] for walk in walks for other in followers[walk[-3:]]][:2_000]
+    missing = [walk for walk in walks if all(walk not in image.filename for image in images)]
+    yield from missing[:: max(1, len(missing) // 5)]
+
+
+def _queries(images: list[Image], terms: dict[int, set[str]]) -> Iterator[ImageFilter]:
+    filenames = ["neveronever", *_unmatched_filenames(images, terms)]
+    assert len(filenames) > 3
+    yield from (ImageFilter(filename=filename) for filename in filenames)
+    yield ImageFilter(filename=filenames[0], tags=("all", "half 0"), created_before=minutes(_IMAGES // 2))
+    yield ImageFilter(prompt=" ".join(_WORDS) + " ")
+    yield ImageFilter(prompt=" ".join(_WORDS[1:]), tags=("all", "half 0", "half 1"))
+    yield ImageFilter(prompt=" ".join(_WORDS[1:]), tags=("half 1", "third 0"), filename="never-heron")
+    yield ImageFilter(tags=("third 0", "third 1"))
+    yield from (ImageFilter(prompt=prompt, tags=("half 0", "half 1")) for prompt in ("photo", "photo0", "c"))
+    yield ImageFilter(prompt="castle photo", filename=filenames[1])
+    yield ImageFilter(author="bob", visibility=Visibility.PRIVATE, tags=("all",))
+    yield ImageFilter(author="bob", tags=("half 0",))  # Ann's alone.
+
+
+def test_no_page_is_expensive_and_none_is_lost(database: Database) -> None:
+    ann, bob = add_caller(database, "ann"), add_caller(database, "bob")
+    images = _fill(database, [ann, bob])
+    seal(database)
+    dearest = 0
+
+    for image_filter, caller in itertools.product(_queries(images, sealed_terms(database)), (None, ann)):
+        pages = list(_pages(database, image_filter, caller, _BOUNDED))
+        found = [image for page, _ in pages for image in page]
+        assert found == expected_images(images, image_filter, caller), (image_filter, caller)
+        assert max(rows for _, rows in pages) <= _MOST_ROWS, (image_filter, caller)
+        dearest = max(dearest, *(rows for _, rows in _pages(database, image_filter, caller, _UNBOUNDED)))
+
+    assert dearest > 4 * _MOST_ROWS  # Without a budget, or the adversary would be none.
+
+
+@pytest.mark.parametrize("tags", [("all",), ("half 0", "half 1")], ids=["found", "not found"])
+def test_searches_of_one_page_share_its_budget(database: Database, tags: tuple[str, ...]) -> None:
+    ann = add_caller(database, "ann")
+    images = _fill(database, [ann, ann])
+    seal(database)
+    wanted = ImageFilter(filename="never", tags=tags)
+
+    with database.reading() as context:
+        counting = _CountingContext(context)
+        repository = ImageRepository(counting, _BOUNDED)  # type: ignore[arg-type]
+        first, end = repository.get_page(wanted, ann, limit=200, after=None)
+        before = counting.rows
+        second, end = repository.get_page(wanted, ann, limit=200, after=end)
+
+    assert end is not None
+    assert len(second) <= len(first) <= len(images) // 10
+    assert counting.rows - before < before
