@@ -4,13 +4,16 @@ A search reads the tail, then the blocks of the index, those with the newest ima
 runs that can have images of the page. Each match is checked against its image.
 
 A filter can match the index in many more images than it finds: a filename that has all parts of the filter in another
-order, or words that are common and hardly ever occur together. So a page has a budget of posting lists and of images
-to check. A search that has spent it stops, and says from where the next page continues.
+order, or words that are common and hardly ever occur together. So a page has a budget of work. A search that has
+spent it stops, and says from where the next page continues.
 """
 
 from __future__ import annotations
 
+import heapq
 import json
+import math
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,7 +23,7 @@ from pixyproxy.core.text import exact_key
 from pixyproxy.data.database import DatabaseContext, in_list
 from pixyproxy.data.repositories.image_conditions import Conditions
 from pixyproxy.data.search.posting_store import Block, Found, PostingRepository
-from pixyproxy.data.search.postings import DEFAULT_LAYOUT, BlockLayout, Posting, intersection, union
+from pixyproxy.data.search.postings import DEFAULT_LAYOUT, BlockLayout, Posting, intersection, size, union
 from pixyproxy.data.search.run_bounds import RunBounds, microseconds, time_of
 from pixyproxy.data.search.terms import Wanted, broadened, joined, text_terms, wanted_by
 
@@ -33,20 +36,23 @@ class SearchLimits:
         first_blocks: the blocks of the first query; most pages are filled from these.
         block_growth: how many times as many blocks each further query reads.
         most_blocks: the most blocks of a query.
+        first_terms: the terms of the first query of some blocks, once it is known which terms are rare.
         most_terms: the most terms of a query; a block that lacks one of them is not read for the others.
         most_images: the most images that are checked with one query where few of them match.
-        page_postings: the posting lists that a page may read; a search reads one block in any case.
-        page_images: the images that a page may check; a search checks one run in any case.
+        page_work: the work that a page may take: 1 for each image that is checked, more for each posting list. A
+            search that has to begins with one block and one run in any case.
+        image_work: the part of it that is kept for images.
         layout: the layout of the index.
     """
 
     first_blocks: int = 4
     block_growth: int = 16
     most_blocks: int = 256
+    first_terms: int = 2
     most_terms: int = 8
     most_images: int = 1_000
-    page_postings: int = 1_024
-    page_images: int = 2_000
+    page_work: int = 2_500
+    image_work: int = 500
     layout: BlockLayout = DEFAULT_LAYOUT
 
 
@@ -54,26 +60,17 @@ DEFAULT_LIMITS = SearchLimits()
 
 # Later than all images of the same time.
 _LAST_ID = 2**63 - 1
-# A match that is checked against its prompt takes as long as so many others (prompts of benchmarks.million, SQLite).
-_IMAGES_PER_PROMPT = 8
+# What takes about as long as to check so many images (benchmarks.million, SQLite): to read a posting list, and to check
+# an image against its prompt.
+_POSTING_WORK = 10
+_PROMPT_WORK = 10
 
 
 @dataclass
 class SearchBudget:
-    """What the searches of one page may still read.
+    """The work that the searches of one page may still take, in images to check."""
 
-    Attributes:
-        postings: posting lists.
-        images: images to check.
-    """
-
-    postings: int
-    images: int
-
-    @classmethod
-    def of(cls, limits: SearchLimits) -> SearchBudget:
-        """Return the budget of a new page."""
-        return cls(limits.page_postings, limits.page_images)
+    left: int
 
 
 class _Page:
@@ -119,7 +116,8 @@ class ImageSearch:
         budget: SearchBudget | None = None,
     ) -> None:
         self.end: PagePosition | None = None
-        self._budget = SearchBudget.of(limits) if budget is None else budget
+        self._budget = SearchBudget(limits.page_work) if budget is None else budget
+        self._frequencies: dict[Wanted, float] = {}
         self._wanted: list[Wanted] = []
         self._checks_prompts = False
         self._context = context
@@ -181,20 +179,20 @@ class ImageSearch:
         enough = self._limit  # images to check with one query
         candidates: list[int] = []
         for newest, image_ids in self._sealed():
-            if page.is_full_before(newest):
-                break
-            # Posting lists that were read are used up.
-            is_spent = self._budget.images <= 0 or (not image_ids and self._budget.postings <= 0)
-            stops = is_spent and self._is_past_start(newest)
+            # Otherwise blocks are read next.
+            kept = 0 if image_ids else self._limits.image_work
+            stops = self._budget.left <= kept and self._is_past_start(newest)
             if candidates and (stops or len(candidates) >= enough):
                 page.add(self._matching(candidates, conditions))
                 candidates = []
                 enough = min(2 * enough, self._limits.most_images)
+            if page.is_full_before(newest):
+                break
             if stops:
                 page.keep_after(newest)
                 self.end = PagePosition(time_of(newest), _LAST_ID)
                 break
-            self._budget.images -= len(image_ids) * (_IMAGES_PER_PROMPT if self._checks_prompts else 1)
+            self._budget.left -= len(image_ids) * (_PROMPT_WORK if self._checks_prompts else 1)
             candidates += image_ids
         if candidates:
             page.add(self._matching(candidates, conditions))
@@ -206,16 +204,16 @@ class ImageSearch:
         blocks are read, yield their time without images.
         """
         layout = self._limits.layout
-        blocks, size = self._blocks(), self._limits.first_blocks
+        blocks, count = self._blocks(), self._limits.first_blocks
         while blocks:
             yield blocks[0].newest, ()
-            read, matches = self._matches(blocks[:size])
+            read, matches = self._matches(blocks[:count])
             blocks = blocks[len(read) :]
             for newest, block, run in self._runs(read, matches):
                 first = layout.first_id(block)
                 image_ids = [first + offset for offset in layout.offsets_in_run(matches[block], run)]
                 yield max(newest, blocks[0].newest) if blocks else newest, image_ids
-            size = min(size * self._limits.block_growth, self._limits.most_blocks)
+            count = min(count * self._limits.block_growth, self._limits.most_blocks)
 
     def _is_past_start(self, newest: int) -> bool:
         """Tell whether images as old as ``newest`` are behind the search's position, so that a new one progresses."""
@@ -236,22 +234,25 @@ class ImageSearch:
             and (self._after is None or oldest <= microseconds(self._after.created_at))
         )
 
-    def _runs(self, blocks: Sequence[Block], matches: Mapping[int, Posting]) -> list[tuple[int, int, int]]:
-        """Return the runs that may have matches, the one with the newest image first.
+    def _runs(self, blocks: Sequence[Block], matches: Mapping[int, Posting]) -> Iterator[tuple[int, int, int]]:
+        """Yield the runs that may have matches, the one with the newest image first.
 
         A run is given as the creation time of its newest image in microseconds, its block, and its number in that.
         """
         layout = self._limits.layout
-        runs = []
-        for block in blocks:
-            if block.number in matches:
+        # A page takes few of the runs of many blocks, so those of a block are looked at when it is their turn.
+        waiting = deque(block for block in blocks if block.number in matches)
+        runs: list[tuple[int, int, int]] = []
+        while waiting or runs:
+            while waiting and (not runs or waiting[0].newest >= -runs[0][0]):
+                block = waiting.popleft()
                 bounds = RunBounds.decode(block.bounds, layout.runs)
-                runs += [
-                    (bounds.newest[run], block.number, run)
-                    for run in layout.runs_of(matches[block.number])
-                    if self._is_in_time(bounds.oldest[run], bounds.newest[run])
-                ]
-        return sorted(runs, reverse=True)
+                for run in layout.runs_of(matches[block.number]):
+                    if self._is_in_time(bounds.oldest[run], bounds.newest[run]):
+                        heapq.heappush(runs, (-bounds.newest[run], block.number, run))
+            if runs:
+                newest, number, run = heapq.heappop(runs)
+                yield -newest, number, run
 
     def _matches(self, blocks: Sequence[Block]) -> tuple[Sequence[Block], dict[int, Posting]]:
         """Return the images that are indexed under all that is wanted, by block.
@@ -261,38 +262,61 @@ class ImageSearch:
         places = {block.number: place for place, block in enumerate(blocks)}
         numbers = [*places]
         matches: dict[int, Posting] = {}
-        for some in self._steps(self._wanted, len(blocks)):
-            terms = [term for each in some for term in each.terms]
-            prefix = next((each.prefix for each in some if each.prefix is not None), None)
-            allowed = max(1, self._budget.postings // max(1, len(terms)))
+        for some in self._steps(len(blocks)):
+            allowed = max(1, self._lists(self._budget.left) // max(1, sum(len(each.terms) for each in some)))
             if len(numbers) > allowed:
                 blocks = blocks[: places[numbers[allowed]]]
                 numbers = numbers[:allowed]
-            found = self._postings.find(numbers, terms, prefix, self._limits.page_postings)
-            self._budget.postings -= sum(map(len, found.values()))
-            if prefix is not None and _count_of(prefix, found) >= self._limits.page_postings:
-                # Some are missing.
-                self._wanted = [broadened(each) for each in self._wanted]
+            found = self._find(numbers, some)
+            if found is None:
                 self._checks_prompts = True
-                return self._matches(blocks)
+                self._wanted = [broadened(each) for each in self._wanted]
+                some = [broadened(each) for each in some]
+                found = self._find(numbers, some) or {}
+            for each in some:
+                self._frequencies.setdefault(each, _frequency(each, found) / len(numbers))
             matches = _narrowed(matches, numbers, some, found)
             numbers = [*matches]
+            if not numbers:
+                break
         return blocks, matches
 
-    def _steps(self, wanted: Sequence[Wanted], blocks: int) -> Iterator[Sequence[Wanted]]:
+    def _find(self, blocks: Sequence[int], wanted: Sequence[Wanted]) -> Found | None:
+        """Return the posting lists of what is wanted, or None if too many terms have the prefix that is."""
+        terms = [term for each in wanted for term in each.terms]
+        prefix = next((each.prefix for each in wanted if each.prefix is not None), None)
+        most = self._lists(self._limits.page_work) // 2
+        if prefix is not None and self._lists(self._budget.left) < most:
+            return None
+        found = self._postings.find(blocks, terms, prefix, most)
+        self._budget.left -= _POSTING_WORK * sum(map(len, found.values()))
+        if prefix is not None and sum(term.startswith(prefix) for lists in found.values() for term in lists) >= most:
+            return None  # Some may be missing.
+        return found
+
+    def _lists(self, work: int) -> int:
+        """Return how many posting lists may be read with some work, apart from what is kept for images."""
+        return (work - self._limits.image_work) // _POSTING_WORK
+
+    def _steps(self, blocks: int) -> Iterator[Sequence[Wanted]]:
         """Split what is wanted into what is looked up with one query.
 
-        In few blocks a few terms are looked up together. In many the prefix, of which there is one at most, comes last,
-        because it may stand for many terms.
+        In few blocks a few terms are looked up together. In many, those come first that were rare in the blocks read
+        before, and the prefix, of which there is one at most, comes last, because it may stand for many terms.
         """
-        size = self._limits.most_terms
-        if blocks <= self._limits.first_blocks and len(wanted) <= size:
-            yield wanted
+        count = self._limits.most_terms
+        if blocks <= self._limits.first_blocks and len(self._wanted) <= count:
+            yield self._wanted
             return
-        exact = [each for each in wanted if each.prefix is None]
-        for start in range(0, len(exact), size):
-            yield exact[start : start + size]
-        yield from ([each] for each in wanted if each.prefix is not None)
+        exact = [each for each in self._wanted if each.prefix is None]
+        if self._frequencies:
+            exact.sort(key=lambda each: self._frequencies.get(each, math.inf))
+            count = self._limits.first_terms
+        while exact:
+            yield exact[:count]
+            exact = exact[count:]
+            count = min(2 * count, self._limits.most_terms)
+        yield from ([each] for each in self._wanted if each.prefix is not None)
 
     def _matching(self, image_ids: Sequence[int], conditions: Conditions) -> list[tuple[datetime, int]]:
         """Return those of the images that match and that the caller may see."""
@@ -321,8 +345,8 @@ class ImageSearch:
         return all(exact_key(tag) in keys for tag in self._filter.tags)
 
 
-def _count_of(prefix: str, found: Found) -> int:
-    return sum(term.startswith(prefix) for lists in found.values() for term in lists)
+def _frequency(wanted: Wanted, found: Found) -> int:
+    return sum(size(lists[term]) for lists in found.values() for term in wanted.terms if term in lists)
 
 
 def _narrowed(
