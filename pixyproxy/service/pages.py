@@ -25,8 +25,8 @@ def read_page(
     """Read a page.
 
     Args:
-        read: returns at most so many items after a position, in their order; and None, or the position at which the page
-            must end because it would be too expensive to look further.
+        read: returns at most so many items after a position, in their order; and None, or the position at which the
+            page must end because it would be too expensive to look further.
         page_size: the most items on the page.
         after: the position after which it begins, or None.
         position_of: returns the position of an item.

@@ -267,32 +267,28 @@ class ImageSearch:
             if len(numbers) > allowed:
                 blocks = blocks[: places[numbers[allowed]]]
                 numbers = numbers[:allowed]
-            found = self._find(numbers, some)
-            if found is None:
-                self._checks_prompts = True
-                self._wanted = [broadened(each) for each in self._wanted]
-                some = [broadened(each) for each in some]
-                found = self._find(numbers, some) or {}
-            for each in some:
+            looked_up, found = self._find(numbers, some)
+            for each in looked_up:
                 self._frequencies.setdefault(each, _frequency(each, found) / len(numbers))
-            matches = _narrowed(matches, numbers, some, found)
+            matches = _narrowed(matches, numbers, looked_up, found)
             numbers = [*matches]
             if not numbers:
                 break
         return blocks, matches
 
-    def _find(self, blocks: Sequence[int], wanted: Sequence[Wanted]) -> Found | None:
-        """Return the posting lists of what is wanted, or None if too many terms have the prefix that is."""
+    def _find(self, blocks: Sequence[int], wanted: Sequence[Wanted]) -> tuple[Sequence[Wanted], Found]:
+        """Return the posting lists of what is wanted; or of something broader, if too many terms have its prefix."""
         terms = [term for each in wanted for term in each.terms]
         prefix = next((each.prefix for each in wanted if each.prefix is not None), None)
-        most = self._lists(self._limits.page_work) // 2
-        if prefix is not None and self._lists(self._budget.left) < most:
-            return None
-        found = self._postings.find(blocks, terms, prefix, most)
-        self._budget.left -= _POSTING_WORK * sum(map(len, found.values()))
-        if prefix is not None and sum(term.startswith(prefix) for lists in found.values() for term in lists) >= most:
-            return None  # Some may be missing.
-        return found
+        most_prefixed = self._lists(self._limits.page_work) // 2
+        if prefix is None or self._lists(self._budget.left) >= most_prefixed:
+            found = self._postings.find(blocks, terms, prefix, most_prefixed)
+            self._budget.left -= _POSTING_WORK * sum(map(len, found.values()))
+            if prefix is None or _count_of(prefix, found) < most_prefixed:
+                return wanted, found
+        self._checks_prompts = True
+        self._wanted = [broadened(each) for each in self._wanted]
+        return self._find(blocks, [broadened(each) for each in wanted])
 
     def _lists(self, work: int) -> int:
         """Return how many posting lists may be read with some work, apart from what is kept for images."""
@@ -343,6 +339,10 @@ class ImageSearch:
             return True
         keys = {exact_key(tag) for tag in json.loads(tags)}
         return all(exact_key(tag) in keys for tag in self._filter.tags)
+
+
+def _count_of(prefix: str, found: Found) -> int:
+    return sum(term.startswith(prefix) for lists in found.values() for term in lists)
 
 
 def _frequency(wanted: Wanted, found: Found) -> int:
