@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 
 from pixyproxy.core.models import Caller, ImageFilter, PagePosition
 from pixyproxy.core.text import exact_key
@@ -39,8 +40,8 @@ class SearchLimits:
         first_terms: the terms of the first query of some blocks, once it is known which terms are rare.
         most_terms: the most terms of a query; a block that lacks one of them is not read for the others.
         most_images: the most images that are checked with one query where few of them match.
-        page_work: the work that a page may take: 1 for each image that is checked, more for each posting list. A
-            search that has to begins with one block and one run in any case.
+        page_work: the work that a page may take: 1 for each image that is checked, more for each posting list. Each
+            search reads one block and checks one run in any case.
         image_work: the part of it that is kept for images.
         layout: the layout of the index.
     """
@@ -331,8 +332,12 @@ class ImageSearch:
 
     def _has_words(self, prompt: str) -> bool:
         texts = joined(text_terms(prompt, ()))
+        return all(text in texts for text in self._word_texts)
+
+    @cached_property
+    def _word_texts(self) -> list[str]:
         words = wanted_by(ImageFilter(prompt=self._filter.prompt), None, None)
-        return all(word.text in texts for word in words if word.text is not None)
+        return [word.text for word in words if word.text is not None]
 
     def _has_tags(self, tags: str) -> bool:
         if not self._filter.tags:
