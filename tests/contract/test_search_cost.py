@@ -28,7 +28,7 @@ _PARTS = ("never", "heron", "erone", "onev", "evero", "verone")
 _LIMIT = 10
 _BOUNDED = replace(LIMITS, page_work=250, image_work=50, most_images=32)
 _UNBOUNDED = replace(LIMITS, page_work=10**9, most_images=10**6)
-_POSTING_WORK = 10
+_POSTING_WORK = 8
 _MOST_TERMS = 16  # of a query of the adversary
 # The blocks, the work of the searches, with one block's posting lists and two runs beyond it, and the page itself.
 _MOST_WORK = _IMAGES // 64 + 1 + 250 + _POSTING_WORK * _MOST_TERMS + 2 * 8 + 2 * _LIMIT

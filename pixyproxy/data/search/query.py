@@ -52,8 +52,8 @@ class SearchLimits:
     first_terms: int = 2
     most_terms: int = 8
     most_images: int = 1_000
-    page_work: int = 2_500
-    image_work: int = 500
+    page_work: int = 1_600
+    image_work: int = 300
     layout: BlockLayout = DEFAULT_LAYOUT
 
 
@@ -63,8 +63,8 @@ DEFAULT_LIMITS = SearchLimits()
 _LAST_ID = 2**63 - 1
 # What takes about as long as to check so many images (benchmarks.million, SQLite): to read a posting list, and to check
 # an image against its prompt.
-_POSTING_WORK = 10
-_PROMPT_WORK = 10
+_POSTING_WORK = 8
+_PROMPT_WORK = 8
 
 
 @dataclass
@@ -263,8 +263,20 @@ class ImageSearch:
         places = {block.number: place for place, block in enumerate(blocks)}
         numbers = [*places]
         matches: dict[int, Posting] = {}
-        for some in self._steps(len(blocks)):
-            allowed = max(1, self._lists(self._budget.left) // max(1, sum(len(each.terms) for each in some)))
+        few: dict[int, Posting] = {}
+        steps = [*self._steps(len(blocks))]
+        for place, some in enumerate(steps):
+            terms = sum(len(each.terms) for each in some)
+            if matches and all(each.text is None for rest in steps[place:] for each in rest):
+                # To check a few images takes less work than to read posting lists that exclude them. What is left has
+                # no words or tags, so the columns of the images tell.
+                few |= {
+                    number: posting for number, posting in matches.items() if size(posting) <= _POSTING_WORK * terms
+                }
+                numbers = [number for number in numbers if number not in few]
+                if not numbers:
+                    break
+            allowed = max(1, self._lists(self._budget.left) // max(1, terms))
             if len(numbers) > allowed:
                 blocks = blocks[: places[numbers[allowed]]]
                 numbers = numbers[:allowed]
@@ -275,7 +287,7 @@ class ImageSearch:
             numbers = [*matches]
             if not numbers:
                 break
-        return blocks, matches
+        return blocks, matches | few
 
     def _find(self, blocks: Sequence[int], wanted: Sequence[Wanted]) -> tuple[Sequence[Wanted], Found]:
         """Return the posting lists of what is wanted; or of something broader, if too many terms have its prefix."""
