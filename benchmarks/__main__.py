@@ -14,6 +14,7 @@ _ALL = (
     measurements.on_one_core,
     measurements.on_two_cores,
     measurements.contents,
+    measurements.contents_beside_go,
     measurements.thumbnails,
     measurements.under_stress,
     measurements.creation,

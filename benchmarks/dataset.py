@@ -8,6 +8,7 @@ import secrets
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 
 from pixyproxy_pb.v1 import image_service_pb2 as pb
@@ -23,6 +24,8 @@ from tests.support.servers import Login, settings_in
 
 IMAGES = 2_000
 CONTENT_BYTES = 4 * 1024 * 1024
+CONTENT_SIZES = (CONTENT_BYTES, 64 * 1024, 1024 * 1024, 20 * 1024 * 1024)
+"""The sizes of the images that have bytes: the first ones."""
 
 _PROMPT = "A lighthouse on a cliff above a stormy sea at dusk, oil on canvas, number {}, with gulls and a distant ship"
 _BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -33,6 +36,7 @@ def details(author: str) -> Iterator[ImageDetail]:
     numbers = random.Random(1)
     for number in range(IMAGES):
         created_at = _BEGAN + timedelta(seconds=number)
+        size = CONTENT_SIZES[number] if number < len(CONTENT_SIZES) else CONTENT_BYTES
         yield ImageDetail(
             guid=str(uuid.UUID(int=numbers.getrandbits(128), version=4)),
             prompt=_PROMPT.format(number),
@@ -41,8 +45,8 @@ def details(author: str) -> Iterator[ImageDetail]:
             visibility=Visibility.PRIVATE if number % 2 else Visibility.PUBLIC,
             author=author,
             content_type="image/png",
-            size_bytes=CONTENT_BYTES,
-            sha256=hashlib.sha256(content()).hexdigest() if number == 0 else f"{number:064x}",
+            size_bytes=size,
+            sha256=_sha256_of(size) if number < len(CONTENT_SIZES) else f"{number:064x}",
             width=1024,
             height=1024,
             model="gpt-image-2.5-flare",
@@ -70,15 +74,22 @@ def prepare(settings: dict[str, str]) -> Login:
             for detail in details(login.username):
                 images.insert(detail, author_id)
             context.commit()
-    LocalImageStore(Path(settings["PIXYPROXY_IMAGE_STORE"])).write(guids()[0], content())
+    store = LocalImageStore(Path(settings["PIXYPROXY_IMAGE_STORE"]))
+    for guid, size in zip(guids(), CONTENT_SIZES, strict=False):
+        store.write(guid, content(size))
     return login
 
 
-def content() -> bytes:
-    """Return the bytes of the first image: not zeros, all of which the system keeps in a single page."""
-    return random.Random(2).randbytes(CONTENT_BYTES)
+def content(size: int = CONTENT_BYTES) -> bytes:
+    """Return the bytes of an image: not zeros, all of which the system keeps in a single page."""
+    return random.Random(2).randbytes(size)
+
+
+@cache
+def _sha256_of(size: int) -> str:
+    return hashlib.sha256(content(size)).hexdigest()
 
 
 def guids() -> list[str]:
-    """Return the guids of all images; the first one has bytes."""
+    """Return the guids of all images; the first ones have bytes."""
     return [detail.guid for detail in details("painter")]

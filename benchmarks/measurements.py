@@ -20,6 +20,7 @@ from google.protobuf.message import Message
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from benchmarks import dataset
+from benchmarks.dataset import CONTENT_SIZES
 from benchmarks.load import Load
 from benchmarks.processes import ROOT, Cores, Serving, let_loose, on_cores, python, serving
 from benchmarks.site import Site
@@ -86,7 +87,7 @@ def on_two_cores(site: Site, figures: Figures) -> None:
             driver: start(driver, python("benchmarks.peers.fastapi_service", str(WORKERS)), PEER_DRIVER=driver)
             for driver in ("mysql-connector", "asyncmy")
         }
-        peer = start("go", (str(site.programs.peer),), PEER_DATABASE=_go_address(site), GOMAXPROCS=str(WORKERS))
+        peer = stack.enter_context(_go_peer(site, "two-go"))
         for _ in range(site.rounds):
             figures["two cores: pixyproxy"].append(_get_images(site, workers, site.both).rate)
             figures["two cores: one process on both"].append(_get_images(site, single, site.both).rate)
@@ -122,6 +123,28 @@ def contents(site: Site, figures: Figures) -> None:
         before = server.rss()
         with site.loader.stalled(server.address, [site.content_request], site.second, STALLED_READERS) as begun:
             figures["content: KiB a stalled reader"].append((server.rss() - before) / begun / 1024)
+
+
+def contents_beside_go(site: Site, figures: Figures) -> None:
+    """GetImageContent of several sizes with everything on both cores, beside a service in Go that does the same."""
+    site.put_database_on(site.both)
+    with (
+        serving(_SERVE, site.both, site.folder / "sizes", site.settings | _ALL_WORKERS) as server,
+        _go_peer(site, "sizes-go") as peer,
+    ):
+        for _, (guid, size) in itertools.product(range(site.rounds), zip(dataset.guids(), CONTENT_SIZES, strict=False)):
+            for name, one in (("pixyproxy", server), ("go", peer)):
+                request = pb.GetImageContentRequest(guid=guid)
+                load = site.loader.grpc(
+                    one.address,
+                    "GetImageContent",
+                    [request],
+                    site.both,
+                    connections=8,
+                    seconds=site.seconds,
+                    warm_up=0.5,
+                )
+                figures[f"content: {name}, {size // 1024} KiB, 8 readers, a second"].append(load.rate)
 
 
 def thumbnails(site: Site, figures: Figures) -> None:
@@ -248,6 +271,15 @@ def _select_rate(site: Site) -> float:
     command = [*on_cores(site.first), *python("benchmarks.peers.driver", str(site.seconds))]
     done = subprocess.run(command, env=site.settings, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     return float(done.stdout)
+
+
+def _go_peer(site: Site, name: str) -> contextlib.AbstractContextManager[Serving]:
+    settings = {
+        "PEER_DATABASE": _go_address(site),
+        "PEER_STORE": site.settings["PIXYPROXY_IMAGE_STORE"],
+        "GOMAXPROCS": str(WORKERS),
+    }
+    return serving((str(site.programs.peer),), site.both, site.folder / name, settings)
 
 
 def _go_address(site: Site) -> str:

@@ -112,6 +112,15 @@ def rows_of(figures: Figures) -> list[Row]:
             )
             for name in CONTENT_OPTIMIZATIONS
         ),
+        *(
+            ratio(
+                f"GetImageContent, {size} KiB, 8 readers, all on two cores, 2 workers / grpc-go",
+                f"content: pixyproxy, {size} KiB, 8 readers, a second",
+                f"content: go, {size} KiB, 8 readers, a second",
+                Goal("≥", goal),
+            )
+            for size, goal in ((64, 0.45), (1024, 0.75), (4096, 0.9), (20480, 0.9))
+        ),
         plain("GetImageContent, first byte, ms", "content: pixyproxy, first byte, ms", Goal("≤", 2)),
         plain("GetImageContent, KiB a stalled reader", "content: KiB a stalled reader"),
         ratio(

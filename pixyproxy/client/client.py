@@ -127,7 +127,8 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
         """Get a page of images, newest first.
 
         Args:
-            page_size: the most images on the page, up to 200; 0 for 50. Long prompts make a page shorter.
+            page_size: the most images on the page, up to 200; 0 for 50. Long prompts make a page shorter, and a search
+                of hardly any matches may give an empty page that is not the last.
             page_token: the ``next_page_token`` of the page before, with the same filters; empty for the first page.
             timeout: in seconds.
             **filters: see Filters.

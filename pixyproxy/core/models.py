@@ -587,7 +587,7 @@ class ImagePageRequest(Model):
 
 
 class ImagePage(Model):
-    """A page of images, newest first; ``next_page_token`` is None on the last page."""
+    """A page of images, newest first; ``next_page_token`` is None on the last page, and only there."""
 
     images: tuple[Image, ...]
     next_page_token: str | None = None

@@ -105,7 +105,6 @@ class SQLiteDatabase(Database):
             )
         except sqlite3.Error as error:
             raise _translated(error) from error
-        connection.row_factory = _row_of
         try:
             # Readers and the writer do not block one another, and a commit is on the disk when it returns.
             with suppress(ConflictError):
@@ -138,8 +137,7 @@ class _SQLiteContext(DatabaseContext):
         self.is_audited = is_audited
 
     def fetch_all(self, sql: str, parameters: Parameters) -> list[Row]:
-        rows: list[Row] = _run(self._connection, sql, parameters).fetchall()
-        return rows
+        return _rows_of(_run(self._connection, sql, parameters))
 
     def execute(self, sql: str, parameters: Parameters) -> int:
         return _run(self._connection, sql, parameters).rowcount
@@ -179,13 +177,17 @@ def _to_sqlite(value: Any) -> Any:
     return value
 
 
-def _row_of(cursor: sqlite3.Cursor, values: Sequence[Any]) -> Row:
-    """Return a row as a dict, with times in place of the texts in columns whose names end in ``_at``."""
-    row = {column[0]: value for column, value in zip(cursor.description, values, strict=True)}
-    for name, value in row.items():
-        if name.endswith("_at") and isinstance(value, str):
-            row[name] = datetime.fromisoformat(value).replace(tzinfo=UTC)
-    return row
+def _rows_of(cursor: sqlite3.Cursor) -> list[Row]:
+    """Return rows as dicts, with times in place of the texts in columns whose names end in ``_at``."""
+    # A row factory, which is called for each row, takes four times as long.
+    names = [column[0] for column in cursor.description or ()]
+    times = [name for name in names if name.endswith("_at")]
+    rows = [dict(zip(names, values, strict=True)) for values in cursor]
+    for row in rows if times else ():
+        for name in times:
+            if isinstance(row[name], str):
+                row[name] = datetime.fromisoformat(row[name]).replace(tzinfo=UTC)
+    return rows
 
 
 def _translated(error: sqlite3.Error) -> PixyProxyException:

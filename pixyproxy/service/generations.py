@@ -142,7 +142,7 @@ class GenerationService(GenerationServiceInterface):
         with self._database.reading() as context:
             generations = GenerationDetailRepository(context)
             return read_page(
-                lambda limit, after: generations.get_page(request.filter, caller, limit=limit, after=after),
+                lambda limit, after: (generations.get_page(request.filter, caller, limit=limit, after=after), None),
                 page_size=request.page_size,
                 after=after,
                 position_of=lambda found: PagePosition(found.detail.created_at, found.id),

@@ -15,7 +15,7 @@ _ITEMS_A_QUERY = DEFAULT_PAGE_SIZE + 1
 
 
 def read_page(
-    read: Callable[[int, PagePosition | None], Sequence[Item]],
+    read: Callable[[int, PagePosition | None], tuple[Sequence[Item], PagePosition | None]],
     *,
     page_size: int,
     after: PagePosition | None,
@@ -25,7 +25,8 @@ def read_page(
     """Read a page.
 
     Args:
-        read: returns at most so many items after a position, in their order.
+        read: returns at most so many items after a position, in their order; and None, or the position at which the
+            page must end because it would be too expensive to look further.
         page_size: the most items on the page.
         after: the position after which it begins, or None.
         position_of: returns the position of an item.
@@ -39,12 +40,12 @@ def read_page(
     while True:
         # One more than requested shows whether there is another page.
         limit = min(_ITEMS_A_QUERY, page_size + 1 - len(page))
-        found = read(limit, after)
+        found, end = read(limit, after)
         for item in found:
             size += bytes_of(item)
             if len(page) == page_size or (page and size > MAX_PAGE_BYTES):
                 return page, position_of(page[-1])
             page.append(item)
-        if len(found) < limit:
-            return page, None
+        if end is not None or len(found) < limit:
+            return page, end
         after = position_of(found[-1])

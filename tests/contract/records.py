@@ -93,9 +93,26 @@ def get_page(
     limits: SearchLimits = DEFAULT_LIMITS,
 ) -> list[Image]:
     """Return the page after an image."""
-    position = None if after is None else PagePosition(after.created_at, after.id)
+    images, _ = get_page_and_end(database, image_filter, caller, limit=limit, after=_position(after), limits=limits)
+    return images
+
+
+def get_page_and_end(
+    database: Database,
+    image_filter: ImageFilter,
+    caller: Caller | None,
+    *,
+    limit: int,
+    after: PagePosition | None,
+    limits: SearchLimits = DEFAULT_LIMITS,
+) -> tuple[list[Image], PagePosition | None]:
+    """Return the page after a position, and where it ended before its limit, if it did."""
     with database.reading() as context:
-        return ImageRepository(context, limits).get_page(image_filter, caller, limit=limit, after=position)
+        return ImageRepository(context, limits).get_page(image_filter, caller, limit=limit, after=after)
+
+
+def _position(image: Image | None) -> PagePosition | None:
+    return None if image is None else PagePosition(image.created_at, image.id)
 
 
 def walk(
@@ -108,12 +125,14 @@ def walk(
 ) -> list[Image]:
     """Return all pages, one after the other."""
     images: list[Image] = []
-    while page := get_page(
-        database, image_filter, caller, limit=limit, after=images[-1] if images else None, limits=limits
-    ):
+    after: PagePosition | None = None
+    while True:
+        page, end = get_page_and_end(database, image_filter, caller, limit=limit, after=after, limits=limits)
         assert len(page) <= limit
         images += page
-    return images
+        if end is None and not page:
+            return images
+        after = end or _position(images[-1])
 
 
 def minutes(count: float) -> datetime:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -27,7 +27,7 @@ from pixyproxy.data.transactions import in_transaction
 from tests.contract.databases import KINDS
 from tests.contract.page_model import expected_images
 from tests.contract.records import add_caller, add_image, add_images, minutes
-from tests.contract.small_blocks import LAYOUT, LIMITS, get_page, walk
+from tests.contract.small_blocks import LAYOUT, LIMITS, TIGHT_LIMITS, get_page, walk
 from tests.contract.test_images_pages import FILENAMES, TAGS, USERNAMES, random_filter, random_images
 
 PUBLIC = Visibility.PUBLIC
@@ -122,7 +122,8 @@ def test_pages_are_those_of_the_model_whatever_is_sealed(database: Database, see
         for _ in range(12):
             image_filter = random_filter(randomness, list(images.values()))
             caller = randomness.choice(callers)
-            pages = walk(database, image_filter, caller, limit=randomness.choice((3, 19, 200)))
+            limit, limits = randomness.choice((3, 19, 200)), (LIMITS, TIGHT_LIMITS)[number % 2]
+            pages = walk(database, image_filter, caller, limit=limit, limits=limits)
             expected = expected_images(images.values(), image_filter, caller)
             assert guids(pages) == guids(expected), (image_filter, caller)
             assert pages == expected
@@ -311,9 +312,9 @@ def test_a_page_reads_no_more_blocks_than_it_takes(
     read: set[int] = set()
     find = PostingRepository.find
 
-    def recording(self: PostingRepository, blocks: Collection[int], terms: Sequence[str], prefix: str | None) -> Found:
+    def recording(self: PostingRepository, blocks: Collection[int], *others: Any) -> Found:
         read.update(blocks)
-        return find(self, blocks, terms, prefix)
+        return find(self, blocks, *others)
 
     monkeypatch.setattr(PostingRepository, "find", recording)
     fox = ImageFilter(prompt="fox")

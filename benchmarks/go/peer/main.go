@@ -1,5 +1,6 @@
-// Command peer does GetImage as PixyProxy does, in Go with grpc-go: HTTP Basic credentials checked by a remembered keyed
-// hash, the same query with the same scope over the same kind of connection, and a log line at the start and the end.
+// Command peer does GetImage and GetImageContent as PixyProxy does, in Go with grpc-go: HTTP Basic credentials checked by
+// a remembered keyed hash, the same query with the same scope over the same kind of connection, the same file in the same
+// chunks, and a log line at the start and the end.
 package main
 
 import (
@@ -13,9 +14,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -34,6 +37,7 @@ import (
 
 const (
 	poolSize   = 16
+	chunkSize  = 64 << 10
 	flushEvery = 20 * time.Millisecond
 	userQuery  = "SELECT id, password FROM users WHERE username_key = ? AND removed_at IS NULL"
 	imageQuery = `SELECT images.guid, users.username, images.filename, images.prompt, images.tags, images.visibility,
@@ -58,8 +62,10 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	peer := &peer{database: database, query: query, lines: newLines(), known: newKnown()}
-	server := grpc.NewServer(grpc.UnaryInterceptor(peer.aroundCall))
+	peer := &peer{
+		database: database, query: query, store: os.Getenv("PEER_STORE"), lines: newLines(), known: newKnown(),
+	}
+	server := grpc.NewServer(grpc.UnaryInterceptor(peer.aroundCall), grpc.StreamInterceptor(peer.aroundStream))
 	pb.RegisterImageServiceServer(server, peer)
 	fmt.Printf("listening on %s\n", listener.Addr())
 	log.Fatal(server.Serve(listener))
@@ -69,6 +75,7 @@ type peer struct {
 	pb.UnimplementedImageServiceServer
 	database *sql.DB
 	query    *sql.Stmt
+	store    string
 	lines    *lines
 	known    *known
 	calls    atomic.Int64
@@ -78,32 +85,97 @@ type userKey struct{}
 
 func (p *peer) aroundCall(
 	ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler,
-) (any, error) {
+) (answer any, err error) {
+	err = p.around(ctx, info.FullMethod, func(user int64) error {
+		answer, err = handler(context.WithValue(ctx, userKey{}, user), request)
+		return err
+	})
+	return answer, err
+}
+
+func (p *peer) aroundStream(
+	server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler,
+) error {
+	return p.around(stream.Context(), info.FullMethod, func(user int64) error {
+		return handler(server, &userStream{stream, context.WithValue(stream.Context(), userKey{}, user)})
+	})
+}
+
+type userStream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (s *userStream) Context() context.Context { return s.ctx }
+
+func (p *peer) around(ctx context.Context, fullMethod string, call func(user int64) error) error {
 	started := time.Now()
 	id := fmt.Sprintf("peer-%s-%d", started.Format("20060102T150405.000000"), p.calls.Add(1))
-	method := info.FullMethod[strings.LastIndexByte(info.FullMethod, '/')+1:]
+	method := fullMethod[strings.LastIndexByte(fullMethod, '/')+1:]
 	p.lines.write(started, id, method, "REQUEST START")
 	if err := grpc.SendHeader(ctx, metadata.Pairs("x-request-id", id)); err != nil {
-		return nil, err
+		return err
 	}
 	user, err := p.authenticate(ctx)
-	var answer any
 	if err == nil {
-		answer, err = handler(context.WithValue(ctx, userKey{}, user), request)
+		err = call(user)
 	}
 	ended := time.Now()
 	took := float64(ended.Sub(started).Microseconds()) / 1000
 	p.lines.write(ended, id, method, fmt.Sprintf("REQUEST END %s %.1f ms", status.Code(err), took))
-	return answer, err
+	return err
 }
 
 func (p *peer) GetImage(ctx context.Context, request *pb.GetImageRequest) (*pb.GetImageResponse, error) {
+	image, err := p.find(ctx, request.Guid)
+	if err != nil {
+		return nil, err
+	}
+	return &pb.GetImageResponse{Image: image}, nil
+}
+
+func (p *peer) GetImageContent(
+	request *pb.GetImageContentRequest, stream grpc.ServerStreamingServer[pb.GetImageContentResponse],
+) error {
+	image, err := p.find(stream.Context(), request.Guid)
+	if err != nil {
+		return err
+	}
+	file, err := os.Open(filepath.Join(p.store, image.Guid[0:2], image.Guid[2:4], image.Guid))
+	if err != nil {
+		return status.Error(codes.DataLoss, "The stored bytes of the image are missing.")
+	}
+	defer file.Close()
+	info := &pb.ContentInfo{
+		Guid: image.Guid, Filename: image.Filename, ContentType: image.ContentType, SizeBytes: image.SizeBytes,
+		Sha256: image.Sha256, Width: image.Width, Height: image.Height,
+	}
+	if err := stream.Send(&pb.GetImageContentResponse{Info: info}); err != nil {
+		return err
+	}
+	chunk := make([]byte, chunkSize)
+	for {
+		count, err := file.Read(chunk)
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return status.Error(codes.DataLoss, "The stored bytes of the image cannot be read.")
+		}
+		if err := stream.Send(&pb.GetImageContentResponse{Data: chunk[:count]}); err != nil {
+			return err
+		}
+	}
+}
+
+// find returns an image that the caller may see.
+func (p *peer) find(ctx context.Context, guid string) (*pb.ImageDetail, error) {
 	image := &pb.ImageDetail{}
 	var tags []byte
 	var visibility int32
 	var input, output, total sql.NullInt64
 	var created, updated time.Time
-	err := p.query.QueryRowContext(ctx, request.Guid, ctx.Value(userKey{})).Scan(
+	err := p.query.QueryRowContext(ctx, guid, ctx.Value(userKey{})).Scan(
 		&image.Guid, &image.Author, &image.Filename, &image.Prompt, &tags, &visibility, &image.ContentType,
 		&image.SizeBytes, &image.Sha256, &image.Width, &image.Height, &image.Model, &input, &output, &total,
 		&created, &updated)
@@ -121,7 +193,7 @@ func (p *peer) GetImage(ctx context.Context, request *pb.GetImageRequest) (*pb.G
 	if total.Valid {
 		image.Usage = &pb.Usage{InputTokens: input.Int64, OutputTokens: output.Int64, TotalTokens: total.Int64}
 	}
-	return &pb.GetImageResponse{Image: image}, nil
+	return image, nil
 }
 
 // --- Credentials ----------------------------------------------------------------------------------------------------

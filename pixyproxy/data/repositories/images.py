@@ -32,7 +32,7 @@ from pixyproxy.data.repositories.image_conditions import (
 from pixyproxy.data.repositories.image_costs import ImageCostRepository
 from pixyproxy.data.repositories.usage import Spending, UsageRepository
 from pixyproxy.data.search.index import Indexed, SearchIndexRepository
-from pixyproxy.data.search.query import DEFAULT_LIMITS, ImageSearch, SearchLimits
+from pixyproxy.data.search.query import DEFAULT_LIMITS, ImageSearch, SearchBudget, SearchLimits
 
 _COLUMNS = """
   images.id, images.guid, images.author_id, users.username AS author, images.filename, images.prompt, images.tags,
@@ -63,6 +63,7 @@ class ImageRepository:
     def __init__(self, context: DatabaseContext, limits: SearchLimits = DEFAULT_LIMITS) -> None:
         self._context = context
         self._limits = limits
+        self._budget = SearchBudget(limits.page_work)
         self._index = SearchIndexRepository(context, limits.layout)
 
     def insert(self, detail: ImageDetail, author_id: int, reserved_nano_usd: int | None = None) -> Image:
@@ -146,12 +147,16 @@ class ImageRepository:
 
     def get_page(
         self, image_filter: ImageFilter, caller: Caller | None, *, limit: int, after: PagePosition | None
-    ) -> list[Image]:
-        """Return the newest ``limit`` images that match, that ``caller`` may see, and that come after a position."""
+    ) -> tuple[list[Image], PagePosition | None]:
+        """Return the newest ``limit`` images that match, that ``caller`` may see, and that come after a position.
+
+        Also return None, or the position from which to continue if the searches of this repository have read as much
+        as one page may: then there may be fewer images, or none.
+        """
         if _takes_search(image_filter, caller):
             return self._search(image_filter, caller, limit=limit, after=after)
         sql, parameters = _page_query(image_filter, caller, limit, after)
-        return self._page_of(self._context.fetch_all(sql, parameters), caller)
+        return self._page_of(self._context.fetch_all(sql, parameters), caller), None
 
     def _page_of(self, rows: Sequence[Row], caller: Caller | None) -> list[Image]:
         page = self._with_visible_sources([(_dict_to_image(row), caller) for row in rows])
@@ -159,19 +164,27 @@ class ImageRepository:
 
     def _search(
         self, image_filter: ImageFilter, caller: Caller | None, *, limit: int, after: PagePosition | None
-    ) -> list[Image]:
+    ) -> tuple[list[Image], PagePosition | None]:
         parameters: dict[str, Any] = {}
         scope = scope_of(caller, parameters)
         while True:
-            search = ImageSearch(self._context, image_filter, caller, limit=limit, after=after, limits=self._limits)
+            search = ImageSearch(
+                self._context,
+                image_filter,
+                caller,
+                limit=limit,
+                after=after,
+                limits=self._limits,
+                budget=self._budget,
+            )
             image_ids = search.image_ids()
             if not image_ids:
-                return []
+                return [], search.end
             sql = f"{_SELECT} WHERE images.id IN ({in_list(image_ids)}) AND {without_index(scope)}"
             rows = self._context.fetch_all(sql, parameters)
             if len(rows) == len(image_ids):
                 places = {image_id: place for place, image_id in enumerate(image_ids)}
-                return self._page_of(sorted(rows, key=lambda row: places[row["id"]]), caller)
+                return self._page_of(sorted(rows, key=lambda row: places[row["id"]]), caller), search.end
             # An image was deleted or hidden meanwhile. A page that is too short would be taken for the last one.
 
     def update(self, image: Image) -> None:

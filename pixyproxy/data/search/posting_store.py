@@ -52,19 +52,27 @@ class PostingRepository:
         sql = "SELECT block AS number, oldest, newest, bounds, has_batches FROM image_blocks"
         return [Block(**row) for row in self._context.fetch_all(sql, {})]
 
-    def find(self, blocks: Collection[int], terms: Sequence[str], prefix: str | None = None) -> Found:
-        """Return the posting lists of some terms, and of all terms with a prefix, in blocks given by number."""
+    def find(
+        self, blocks: Collection[int], terms: Sequence[str], prefix: str | None = None, most_prefixed: int = 0
+    ) -> Found:
+        """Return the posting lists of some terms, and of terms with a prefix, in blocks given by number.
+
+        Of those with the prefix, return ``most_prefixed`` at most, in no order.
+        """
         found: dict[int, dict[str, Posting]] = defaultdict(dict)
         if not blocks:
             return found
         select = f"SELECT block, term, posting FROM image_postings WHERE block IN ({in_list(blocks)}) AND"  # noqa: S608
         names, parameters = _named(terms)
+        bounds: dict[str, str | int] = {}
         # A union, because not every database walks the index for a single condition with OR.
         parts = [f"{select} term IN ({names})"] if terms else []
         if prefix is not None:
-            parts.append(f"{select} term >= :first AND term < :end")
-            parameters |= {"first": prefix, "end": prefix + _LAST_CHARACTER}
-        for row in self._context.fetch_all(" UNION ALL ".join(parts), parameters):
+            prefixed = f"{select} term >= :first AND term < :end LIMIT :most"
+            # A union of SQLite takes no LIMIT in a part of it.
+            parts.append(f"SELECT block, term, posting FROM ({prefixed}) AS prefixed")  # noqa: S608
+            bounds = {"first": prefix, "end": prefix + _LAST_CHARACTER, "most": most_prefixed}
+        for row in self._context.fetch_all(" UNION ALL ".join(parts), {**parameters, **bounds}):
             found[row["block"]][as_text(row["term"])] = self._layout.decode(row["posting"])
         return found
 

@@ -93,6 +93,11 @@ class BlockLayout:
 DEFAULT_LAYOUT = BlockLayout()
 
 
+def size(posting: Posting) -> int:
+    """Return the number of offsets in a posting list."""
+    return len(posting) if isinstance(posting, frozenset) else posting.bit_count()
+
+
 def difference(posting: Posting, removed: Iterable[int]) -> Posting:
     """Return a posting list without some offsets."""
     if isinstance(posting, frozenset):

@@ -17,6 +17,11 @@ def microseconds(time: datetime) -> int:
     return (time - _EPOCH) // _MICROSECOND
 
 
+def time_of(microseconds: int) -> datetime:
+    """Return the time of ``microseconds`` since 1970."""
+    return _EPOCH + microseconds * _MICROSECOND
+
+
 @dataclass
 class RunBounds:
     """The creation times of the oldest and of the newest image of each run, in microseconds since 1970."""

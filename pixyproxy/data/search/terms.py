@@ -98,6 +98,13 @@ def wanted_by(image_filter: ImageFilter, author_id: int | None, caller: Caller |
     return list(dict.fromkeys(wanted))
 
 
+def broadened(wanted: Wanted) -> Wanted:
+    """Return a requirement with a single term in place of a prefix. More images may meet it."""
+    if wanted.prefix is None:
+        return wanted
+    return Wanted((f"p{wanted.prefix[1 : 1 + SHORT_PREFIX_LENGTH]}",), text=wanted.text)
+
+
 def _wanted_word(term: SearchTerm) -> Wanted:
     if not term.is_prefix:
         return Wanted((f"w{term.text}",), text=_whole(f"w{term.text}"))

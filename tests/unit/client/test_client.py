@@ -258,9 +258,11 @@ def test_pages_are_asked_for_as_they_are_needed(play: Play) -> None:
 
     rest = play.begin(lambda: list(images))
     second, rpc = play.take("ListImages")
+    answer(rpc, pb.ListImagesResponse(next_page_token="even more"))  # A page without images need not be the last.
+    third, rpc = play.take("ListImages")
     answer(rpc, pb.ListImagesResponse(images=[DETAIL]))
     assert len(rest.result(TIMEOUT)) == 1
-    assert (first.page_token, second.page_token) == ("", "more")
+    assert (first.page_token, second.page_token, third.page_token) == ("", "more", "even more")
     second.page_token = ""
     assert first == second
     assert (first.page_size, first.author, first.created_after.seconds) == (2, "ann", 1_767_225_600)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -62,6 +63,28 @@ def test_no_image_takes_more_of_a_page_than_is_reckoned() -> None:
     assert page.ByteSize() <= public_images._bytes_in_page(image) <= MAX_PAGE_BYTES
 
 
+def test_a_page_without_images_has_a_token_if_its_search_took_too_much_work(
+    service: PublicImageService, database: Database, alice: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [image] = add_images(database, alice, [{"prompt": "a castle", "created_at": EARLY}])
+    request = ImagePageRequest(filter=ImageFilter(prompt="castle"))
+    get_page = ImageRepository.get_page
+    positions: list[PagePosition | None] = []
+    cut = PagePosition(EARLY + timedelta(days=1), 2**63 - 1)
+
+    def cut_short_once(repository: ImageRepository, *arguments: Any, after: PagePosition | None, **named: Any) -> Any:
+        positions.append(after)
+        return get_page(repository, *arguments, after=after, **named) if len(positions) > 1 else ([], cut)
+
+    monkeypatch.setattr(ImageRepository, "get_page", cut_short_once)
+    first = service.get_all_images(request, alice)
+    assert first.images == ()
+    second = service.get_all_images(request.model_copy(update={"page_token": first.next_page_token}), alice)
+
+    assert (second.images, second.next_page_token) == ((image,), None)
+    assert positions == [None, cut]
+
+
 def test_a_page_reads_little_more_than_it_has_room_for(
     service: PublicImageService, database: Database, alice: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -71,9 +94,9 @@ def test_a_page_reads_little_more_than_it_has_room_for(
     get_page = ImageRepository.get_page
 
     def counted(*arguments: object, **named: object) -> object:
-        images = get_page(*arguments, **named)  # type: ignore[arg-type]
+        images, end = get_page(*arguments, **named)  # type: ignore[arg-type]
         read.append(len(images))
-        return images
+        return images, end
 
     monkeypatch.setattr(ImageRepository, "get_page", counted)
     page = service.get_all_images(ImagePageRequest(page_size=200), alice)
