@@ -141,6 +141,23 @@ def test_failures_are_over_after_the_window_and_go(database: Database) -> None:
     assert count_rows(database) == 2
 
 
+def test_failures_count_to_the_end_of_the_window(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    monkeypatch.setattr("pixyproxy.service.sign_in.throttle.database_now", lambda *_: now)
+    throttle = SignInThrottle(database, 1, 60)
+    for _ in range(10):
+        throttle.note_failure("alice", ADDRESS)
+
+    now += timedelta(seconds=59.5)
+    with pytest.raises(TooManySignInsError) as refused:
+        throttle.require_allowed("alice", ADDRESS)
+    assert refused.value.retry_after == 0.5
+    assert throttle.standing_of("bob", ADDRESS).is_slowed
+    now += timedelta(seconds=0.5)
+    throttle.require_allowed("alice", ADDRESS)
+    assert not throttle.standing_of("bob", ADDRESS).is_slowed
+
+
 def test_servers_of_all_releases_count_under_the_same_name(database: Database) -> None:
     SignInThrottle(database, 1, 60).note_failure("名前", ADDRESS)
 

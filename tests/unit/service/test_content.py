@@ -88,6 +88,18 @@ def test_bytes_that_are_written_to_while_they_are_read_are_damaged() -> None:
         list(chunks)
 
 
+def test_bytes_that_are_written_to_while_they_are_hashed_are_not_trusted() -> None:
+    trusted = TrustedContents()
+    reader = Reader(_DATA, "one state")
+    chunks = ImageContent(_image(), reader, count=len(_DATA), trusted=trusted).chunks()
+    first = next(chunks)
+    reader.now = "another state"
+    assert first + b"".join(chunks) == _DATA
+    for state in ("one state", "another state"):
+        with pytest.raises(ContentDamagedError):
+            _read(Reader(_OTHER, state), trusted)
+
+
 def test_the_same_file_is_not_trusted_for_other_bytes() -> None:
     trusted = TrustedContents()
     _read(Reader(_DATA, "one state"), trusted)

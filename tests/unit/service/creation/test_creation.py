@@ -464,6 +464,9 @@ def test_a_model_that_the_caller_named_is_the_callers_mistake(
     assert refused.value.field == "options.model"
     with pytest.raises(ProviderModelUnknownError):
         creator.create(request(key=None), alice, CallScope())
+    generator.fails_with(PromptRefusedError("no"))
+    with pytest.raises(PromptRefusedError):
+        creator.create(request(key=None, model="m"), alice, CallScope())
 
 
 def begin(database: Database, alice: Caller, state: GenerationState, *, is_alive: bool, owner: str = "") -> str:

@@ -38,7 +38,7 @@ _CHUNK = 1000
 
 
 class ReadingGenerator(FakeGenerator):
-    """Reads all inputs and the mask, as a provider's client does, and then generates.
+    """Reads all inputs and the mask by their sizes, as a provider's client does, and then generates.
 
     Attributes:
         received: of each request, name, content type and bytes of its inputs, and of its mask.
@@ -57,10 +57,12 @@ class ReadingGenerator(FakeGenerator):
             data = b""
             while chunk := self._read(file):
                 data += chunk
-            assert file.read(_CHUNK) == b""
+                if len(data) == file.size:
+                    break
             assert len(data) == file.size
             received.append((file.name, file.content_type, data))
         self.received.append(received)
+        assert all(file.read(_CHUNK) == b"" for file in files)
         return super().generate(request, on_partial)
 
     def _read(self, file: Any) -> bytes:
@@ -211,8 +213,14 @@ def test_all_wrong_inputs_are_named(
     with pytest.raises(InvalidFieldError) as caught:
         creator.start(edit(large, fits, large, mask=large), alice)
     assert [violation.field for violation in caught.value.violations] == ["inputs[0]", "inputs[2]", "mask"]
-    mask = add(database, store, alice, b"mask", size_bytes=4 * 1024 * 1024 - 1)
+    largest_mask = 4 * 1024 * 1024 - 1
+    mask = add(database, store, alice, b"mask", size_bytes=largest_mask)
     creator.start(edit(fits, mask=mask), alice)
+    for wrong in ({"size_bytes": largest_mask + 1}, {"content_type": "image/webp"}):
+        mask = add(database, store, alice, b"mask", **wrong)
+        with pytest.raises(InvalidFieldError) as caught:
+            creator.start(edit(mask, mask=mask), alice)
+        assert [violation.field for violation in caught.value.violations] == ["mask"]
 
 
 # --- Submitted -------------------------------------------------------------------------------------------------------

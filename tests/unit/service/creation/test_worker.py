@@ -956,5 +956,6 @@ def test_a_claim_that_hangs_keeps_no_worker_from_ending(
         server.recorded.close_sender()
         thread.join(TIMEOUT / 2)
         assert not thread.is_alive()
+        assert [claiming.daemon for claiming in threading.enumerate() if claiming.name == "claims"] == [True]
     finally:
         may_go_on.set()
