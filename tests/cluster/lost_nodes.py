@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tests.cluster.fleet import Load, assert_all_there, running_fleet
+from tests.support.haproxy import running_haproxy
 from tests.support.object_stores import RunningObjectStore
 from tests.support.openai_stand_in import RunningStandIn
 
@@ -69,7 +70,7 @@ def lose_nodes(
         "PIXYPROXY_IMAGE_STORE": f"{object_store.url}/{uuid.uuid4().hex}",
         **object_store.env,
     }
-    with running_fleet(folder, settings) as fleet:
+    with running_fleet(folder, settings, running_haproxy) as fleet:
         load = Load(fleet)
         with load.running(_CALLERS):
             load.wait_for("create", 10)
