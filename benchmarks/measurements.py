@@ -31,6 +31,7 @@ Figures = defaultdict[str, list[float]]
 
 MIB = 1024 * 1024
 CONNECTIONS = 64
+CROWDS = (1, 8, 64, 256, 1000, 5000)
 GALLERY_PAGE = 50
 WORKERS = 2
 STALLED_READERS = 200
@@ -86,7 +87,7 @@ def on_two_cores(site: Site, figures: Figures) -> None:
             driver: start(driver, python("benchmarks.peers.fastapi_service", str(WORKERS)), PEER_DRIVER=driver)
             for driver in ("mysql-connector", "asyncmy")
         }
-        peer = start("go", (str(site.programs.peer),), PEER_DATABASE=_go_address(site), GOMAXPROCS=str(WORKERS))
+        peer = stack.enter_context(_go_peer(site, "two-go"))
         for _ in range(site.rounds):
             figures["two cores: pixyproxy"].append(_get_images(site, workers, site.both).rate)
             figures["two cores: one process on both"].append(_get_images(site, single, site.both).rate)
@@ -96,6 +97,28 @@ def on_two_cores(site: Site, figures: Figures) -> None:
                 )
                 figures[f"two cores: FastAPI, {driver}"].append(load.rate)
             figures["two cores: go"].append(_get_images(site, peer, site.both).rate)
+
+
+def crowds(site: Site, figures: Figures) -> None:
+    """GetImage with more and more connections, each with a call in flight, beside grpc-go."""
+    site.put_database_on(site.both)
+    with (
+        serving(_SERVE, site.both, site.folder / "crowds", site.settings | _ALL_WORKERS) as workers,
+        _go_peer(site, "crowds-go") as peer,
+    ):
+        for _ in range(site.rounds):
+            for count in CROWDS:
+                for name, server in (("pixyproxy", workers), ("go", peer)):
+                    server.forget_peak()
+                    # The first calls of all connections come at once.
+                    options = {"connections": count, "seconds": 2 * site.seconds, "warm_up": 0.7 + count / 2500}
+                    load = site.loader.crowd(server.address, "GetImage", site.image_requests, site.both, **options)
+                    of = f"{name}, {count} connections"
+                    figures[f"crowds: {of}"].append(load.rate)
+                    figures[f"crowds: {of}, refused"].append(load.refused)
+                    figures[f"crowds: {of}, p50, ms"].append(load.p50_ms)
+                    figures[f"crowds: {of}, p99, ms"].append(load.p99_ms)
+                    figures[f"crowds: {of}, MB"].append(server.peak_rss() / 1e6)
 
 
 def contents(site: Site, figures: Figures) -> None:
@@ -230,6 +253,14 @@ def _get_images(site: Site, server: Serving, cores: Cores) -> Load:
         seconds=site.seconds,
         warm_up=0.7,
     )
+
+
+@contextlib.contextmanager
+def _go_peer(site: Site, name: str) -> Iterator[Serving]:
+    """Run the peer in Go on both cores."""
+    settings = site.settings | {"PEER_DATABASE": _go_address(site), "GOMAXPROCS": str(WORKERS)}
+    with serving((str(site.programs.peer),), site.both, site.folder / name, settings) as peer:
+        yield peer
 
 
 def _get_contents(site: Site, server: Serving, connections: int) -> Load:

@@ -147,7 +147,7 @@ class Settings(BaseSettings):
         default=None,
         ge=10,
         le=1_000_000,
-        description="The most connections of a worker; by default 4096, or what the limit of open files allows.",
+        description="The most connections of a worker; by default 10240, or what the limit of open files allows.",
     )
     max_connections_per_address: int | None = Field(
         default=None,
