@@ -274,7 +274,10 @@ class Settings(BaseSettings):
         default=MAX_IMPORT_BYTES, ge=1, le=MAX_IMPORT_BYTES, description="The most bytes of an imported image."
     )
     max_unary_calls: int = Field(
-        default=256, ge=1, le=10_000, description="The most other calls at a time, of each worker."
+        default=128,
+        ge=1,
+        le=10_000,
+        description="The most other calls that run at a time, of each worker; further ones wait for up to a second.",
     )
     stall_timeout: float = Field(
         default=30.0,

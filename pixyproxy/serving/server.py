@@ -49,7 +49,11 @@ _SPARE_THREADS = _MAX_PENDING + 32
 _CANCEL_SECONDS = 10.0
 _MAX_CALLS_A_CONNECTION = 250
 _HANDSHAKE_MILLISECONDS = 20_000
+# In gRPC's core, before the serving thread takes them. Beyond gRPC's default, 1,000, calls would begin to be cancelled.
+_MAX_UNTAKEN_CALLS = 5000
 _OPTIONS = (
+    ("grpc.server.max_pending_requests", _MAX_UNTAKEN_CALLS),
+    ("grpc.server.max_pending_requests_hard_limit", 2 * _MAX_UNTAKEN_CALLS),
     ("grpc.max_concurrent_streams", _MAX_CALLS_A_CONNECTION),
     ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MILLISECONDS),
 )

@@ -291,9 +291,12 @@ func newGRPCCaller(connection net.Conn, address, method, authorization string, l
 		return nil, err
 	}
 	if width > stalledWindow {
-		return one, one.framer.WriteWindowUpdate(0, width-stalledWindow)
+		if err := one.framer.WriteWindowUpdate(0, width-stalledWindow); err != nil {
+			return nil, err
+		}
 	}
-	return one, nil
+	// A server waits for this only so long, and thousands of connections take a while to open.
+	return one, one.writes.Flush()
 }
 
 func (c *grpcCaller) call(n int) (int64, time.Time, error) {
