@@ -45,6 +45,8 @@ _logger = logging.getLogger(__name__)
 _MAX_PENDING = 128
 # Beyond the limits of bulkheads: for pending requests, for health checks, and for refusing calls over a limit.
 _SPARE_THREADS = _MAX_PENDING + 32
+# Of the other kinds, which have a thread for each slot: only pending requests can make them wait.
+_MAX_OTHERS_WAITING = 512
 # In which cancelled calls should end: longer than a step of one takes, such as the wait for the database.
 _CANCEL_SECONDS = 10.0
 _MAX_CALLS_A_CONNECTION = 250
@@ -53,7 +55,7 @@ _HANDSHAKE_MILLISECONDS = 20_000
 _MAX_UNTAKEN_CALLS = 5000
 _OPTIONS = (
     ("grpc.server.max_pending_requests", _MAX_UNTAKEN_CALLS),
-    ("grpc.server.max_pending_requests_hard_limit", 2 * _MAX_UNTAKEN_CALLS),
+    ("grpc.server.max_pending_requests_hard_limit", _MAX_UNTAKEN_CALLS),
     ("grpc.max_concurrent_streams", _MAX_CALLS_A_CONNECTION),
     ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MILLISECONDS),
 )
@@ -101,7 +103,10 @@ class Server:
         waited = None if metrics is None else metrics.calls.waited
         unary_threads = CallThreads(settings.max_unary_calls, authentication.client_of, waited)
         other_threads = CallThreads(
-            sum(slots.limit for slots in bulkheads.values()) + _SPARE_THREADS, authentication.client_of, waited
+            sum(slots.limit for slots in bulkheads.values()) + _SPARE_THREADS,
+            authentication.client_of,
+            waited,
+            max_waiting=_MAX_OTHERS_WAITING,
         )
         self._threads = (unary_threads, other_threads)
         self._watchdog = Watchdog(
