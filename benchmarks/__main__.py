@@ -13,6 +13,7 @@ from benchmarks.site import open_site
 _ALL = (
     measurements.on_one_core,
     measurements.on_two_cores,
+    measurements.crowds,
     measurements.contents,
     measurements.contents_beside_go,
     measurements.thumbnails,

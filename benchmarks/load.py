@@ -28,7 +28,8 @@ class Load:
     """What calls gave.
 
     Attributes:
-        rate: calls a second.
+        rate: answered calls a second.
+        refused: the share of all calls that were refused because the server was too busy.
         bytes_rate: bytes of answers a second.
         p50_ms: half of the calls took no longer.
         p99_ms: 99 of 100 calls took no longer.
@@ -37,6 +38,7 @@ class Load:
     """
 
     rate: float
+    refused: float
     bytes_rate: float
     p50_ms: float
     p99_ms: float
@@ -91,7 +93,17 @@ class Loader:
             requests: the messages, gone through again and again.
             cores: where the load runs.
             options: connections, seconds, warm_up, and rate, in calls a second.
+
+        Raises:
+            RuntimeError: calls failed or were refused.
         """
+        load = self.crowd(address, method, requests, cores, **options)
+        if load.refused:
+            raise RuntimeError(f"{load.refused:.1%} of the calls were refused.")
+        return load
+
+    def crowd(self, address: str, method: str, requests: Sequence[Message], cores: Cores, **options: float) -> Load:
+        """As ``grpc``, of a server that may be too busy for some calls; these are repeated at once."""
         return self._measure(["-method", _SERVICE + method], _hex(requests), address, cores, options)
 
     def http(self, address: str, paths: Sequence[str], cores: Cores, **options: float) -> Load:
@@ -128,6 +140,7 @@ class Loader:
             raise RuntimeError(f"{told['errors']} calls failed beside {told['calls']}: {told['first_error']}")
         return Load(
             rate=told["calls"] / told["seconds"],
+            refused=told["refused"] / (told["calls"] + told["refused"]),
             bytes_rate=told["bytes"] / told["seconds"],
             p50_ms=told["p50_ms"],
             p99_ms=told["p99_ms"],

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from urllib.parse import urlsplit
 
 import grpc
@@ -32,6 +32,7 @@ Figures = defaultdict[str, list[float]]
 
 MIB = 1024 * 1024
 CONNECTIONS = 64
+CROWDS = (1, 8, 64, 256, 1000, 5000)
 GALLERY_PAGE = 50
 WORKERS = 2
 STALLED_READERS = 200
@@ -97,6 +98,29 @@ def on_two_cores(site: Site, figures: Figures) -> None:
                 )
                 figures[f"two cores: FastAPI, {driver}"].append(load.rate)
             figures["two cores: go"].append(_get_images(site, peer, site.both).rate)
+
+
+def crowds(site: Site, figures: Figures) -> None:
+    """GetImage with more and more connections, each with a call in flight, beside grpc-go."""
+    site.put_database_on(site.both)
+    with (
+        serving(_SERVE, site.both, site.folder / "crowds", site.settings | _ALL_WORKERS) as workers,
+        _go_peer(site, "crowds-go") as peer,
+    ):
+        for server in (workers, peer):
+            # The first calls check the password, which takes a busy machine seconds.
+            options = {"connections": CONNECTIONS, "seconds": 1, "warm_up": 5}
+            site.loader.crowd(server.address, "GetImage", site.image_requests, site.both, **options)
+        for _ in range(site.rounds):
+            for count in CROWDS:
+                for name, server in (("pixyproxy", workers), ("go", peer)):
+                    load, memory = _crowd(site, server, count)
+                    of = f"crowds: {name}, {count} connections"
+                    figures[of].append(load.rate)
+                    figures[f"{of}, answered"].append(1 - load.refused)
+                    figures[f"{of}, p50, ms"].append(load.p50_ms)
+                    figures[f"{of}, p99, ms"].append(load.p99_ms)
+                    figures[f"{of}, MB"].append(memory / 1e6)
 
 
 def contents(site: Site, figures: Figures) -> None:
@@ -253,6 +277,30 @@ def _get_images(site: Site, server: Serving, cores: Cores) -> Load:
         seconds=site.seconds,
         warm_up=0.7,
     )
+
+
+def _crowd(site: Site, server: Serving, connections: int) -> tuple[Load, int]:
+    """Call GetImage over many connections; return also the most bytes of memory that the server had meanwhile."""
+    options = {
+        "connections": connections,
+        "seconds": site.seconds,
+        # The first calls of all connections come at once.
+        "warm_up": 0.7 + connections / 2500,
+    }
+    with ThreadPoolExecutor(1) as threads:
+        load = threads.submit(site.loader.crowd, server.address, "GetImage", site.image_requests, site.both, **options)
+        most = server.pss()
+        while not wait([load], timeout=0.5).done:
+            most = max(most, server.pss())
+    return load.result(), most
+
+
+@contextlib.contextmanager
+def _go_peer(site: Site, name: str) -> Iterator[Serving]:
+    """Run the peer in Go on both cores."""
+    settings = site.settings | {"PEER_DATABASE": _go_address(site), "GOMAXPROCS": str(WORKERS)}
+    with serving((str(site.programs.peer),), site.both, site.folder / name, settings) as peer:
+        yield peer
 
 
 def _get_contents(site: Site, server: Serving, connections: int) -> Load:

@@ -55,6 +55,10 @@ class Serving:
         """Return the most bytes of memory that all that do the work have held since ``forget_peak``, together."""
         return sum(_peak_of(one.pid) for one in self._at_work())
 
+    def pss(self) -> int:
+        """Return the bytes of memory that all that do the work hold, shared memory counted once."""
+        return sum(one.memory_full_info().pss for one in self._at_work())
+
     def forget_peak(self) -> None:
         """Begin to look for the most memory anew."""
         for one in self._at_work():

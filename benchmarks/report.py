@@ -19,7 +19,7 @@ import matplotlib as mpl
 mpl.use("svg")
 from matplotlib import pyplot
 
-from benchmarks.measurements import CONTENT_OPTIMIZATIONS, Figures
+from benchmarks.measurements import CONTENT_OPTIMIZATIONS, CROWDS, Figures
 
 RESULTS = Path(__file__).parent / "results"
 """Where all benchmarks write; docs/performance.md has a summary, written by hand."""
@@ -95,6 +95,30 @@ def rows_of(figures: Figures) -> list[Row]:
             for driver in ("mysql-connector", "asyncmy")
         ),
         ratio(f"{two}, 2 workers / grpc-go", "two cores: pixyproxy", "two cores: go"),
+        *(
+            ratio(
+                f"{two}, {count:,} connections / grpc-go",
+                f"crowds: pixyproxy, {count} connections",
+                f"crowds: go, {count} connections",
+            )
+            for count in CROWDS
+        ),
+        ratio(
+            f"{two}, 1,000 connections / 64 connections",
+            "crowds: pixyproxy, 1000 connections",
+            "crowds: pixyproxy, 64 connections",
+            Goal("≥", 0.9),
+        ),
+        plain(
+            f"{two}, 1,000 connections, share that is answered",
+            "crowds: pixyproxy, 1000 connections, answered",
+            Goal("≥", 1),
+        ),
+        plain(f"{two}, 5,000 connections, share that is answered", "crowds: pixyproxy, 5000 connections, answered"),
+        *(
+            plain(f"MB with {count:,} connections", f"crowds: pixyproxy, {count} connections, MB", Goal("≤", 300))
+            for count in (1000, 5000)
+        ),
         *(
             ratio(
                 f"GetImageContent, 4 MiB, {readers} / bare stream from memory",

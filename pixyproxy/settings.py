@@ -170,7 +170,7 @@ class Settings(BaseSettings):
         default=None,
         ge=10,
         le=1_000_000,
-        description="The most connections of a worker; by default 4096, or what the limit of open files allows.",
+        description="The most connections of a worker; by default 10240, or what the limit of open files allows.",
     )
     max_connections_per_address: int | None = Field(
         default=None,
@@ -300,7 +300,10 @@ class Settings(BaseSettings):
         default=MAX_IMPORT_BYTES, ge=1, le=MAX_IMPORT_BYTES, description="The most bytes of an imported image."
     )
     max_unary_calls: int = Field(
-        default=256, ge=1, le=10_000, description="The most other calls at a time, of each worker."
+        default=128,
+        ge=1,
+        le=10_000,
+        description="The most other calls that run at a time, of each worker; further ones wait for up to a second.",
     )
     stall_timeout: float = Field(
         default=30.0,

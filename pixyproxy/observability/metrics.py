@@ -93,6 +93,12 @@ class CallMetrics:
             ("reason",),
             registry=registry,
         )
+        self._waits = Histogram(
+            "pixyproxy_call_wait_seconds",
+            "Time that calls waited for a thread, of those that waited.",
+            buckets=_STEP_SECONDS,
+            registry=registry,
+        )
         # Looking up a labelled metric costs three times as much as changing it.
         self._started_of = lru_cache(maxsize=None)(self._started.labels)
         self._handled_of = lru_cache(maxsize=None)(self._handled.labels)
@@ -125,6 +131,10 @@ class CallMetrics:
     def unread(self, reason: str) -> None:
         """Count a call that ended before its request was read."""
         self._unread.labels(reason).inc()
+
+    def waited(self, seconds: float) -> None:
+        """Count a call that has waited for a thread, and how long it did."""
+        self._waits.observe(seconds)
 
 
 class ConnectionMetrics:

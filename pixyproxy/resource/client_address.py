@@ -9,7 +9,7 @@ import functools
 import ipaddress
 import logging
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Literal
 from urllib.parse import unquote
 
@@ -19,6 +19,7 @@ UNIX: Literal["unix"] = "unix"
 """The address of every peer on a Unix socket."""
 
 Proxies = Collection[ipaddress.IPv4Network | ipaddress.IPv6Network | Literal["unix"]]
+Metadata = Iterable[tuple[str, str | bytes]]
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address | Literal["unix"]
 
 _FORWARDED_FOR = "x-forwarded-for"
@@ -43,14 +44,18 @@ class ClientAddresses:
         self._client_of = functools.lru_cache(_MAX_REMEMBERED)(self._find)
 
     def of(self, context: grpc.ServicerContext) -> str:
+        """Return the address of a call's client."""
+        return self.find(context.invocation_metadata(), context.peer())
+
+    def find(self, metadata: Metadata, peer: str) -> str:
         """Return a client's address, without its port: IPv4, the /64 network of an IPv6 address, or ``unix``.
 
         Every proxy appends the address of its peer. So the client is the last address that is no trusted proxy; it may
         have made up those before. Without the header, or if it cannot be parsed, it is the peer of the connection.
         """
         # Of several such headers gRPC passes on the last one only.
-        headers = (str(value) for key, value in context.invocation_metadata() if key == _FORWARDED_FOR)
-        return self._client_of(context.peer().rpartition(":")[0], ",".join(headers))
+        headers = (str(value) for key, value in metadata if key == _FORWARDED_FOR)
+        return self._client_of(peer.rpartition(":")[0], ",".join(headers))
 
     def is_proxy(self, host: str) -> bool:
         """Tell whether an address is that of a trusted proxy."""

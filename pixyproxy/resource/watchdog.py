@@ -1,4 +1,4 @@
-"""Cancels calls whose clients keep a thread waiting for longer than the stall timeout.
+"""Ends calls that wait for too long: for their clients, for longer than the stall timeout, or for a thread.
 
 gRPC has no time limit for the request of a call that has begun, nor for a client that reads no more. Cancelling the
 call frees the thread.
@@ -11,12 +11,13 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import grpc
 
 from pixyproxy.core.periodic_task import PeriodicTask
+from pixyproxy.resource.call_threads import CallThreads
 from pixyproxy.resource.tally import Tally
 
 _logger = logging.getLogger(__name__)
@@ -59,23 +60,27 @@ class Wait:
 
 
 class Watchdog:
-    """Watches the calls whose threads wait for a client.
+    """Watches the calls whose threads wait for a client, and the calls that wait for a thread.
 
     Attributes:
         stall_timeout: seconds.
     """
 
-    def __init__(self, stall_timeout: float, unread: Tally, *, max_pending: int = 128) -> None:
+    def __init__(
+        self, stall_timeout: float, unread: Tally, pools: Sequence[CallThreads] = (), *, max_pending: int = 128
+    ) -> None:
         """Watch from ``start`` on.
 
         Args:
             stall_timeout: seconds after which a waiting call is cancelled.
             unread: is reported: calls that ended without a request.
+            pools: where calls wait for a thread.
             max_pending: requests that may be pending at a time; above, some are cancelled before the stall timeout, or
                 clients that begin calls and send no request would soon hold all threads.
         """
         self.stall_timeout = stall_timeout
         self._unread = unread
+        self._pools = pools
         self._max_pending = max_pending
         self._interval = min(stall_timeout, _GRACE_SECONDS) / _CHECKS
         self._pending: dict[Wait, None] = {}  # in the order of their beginning
@@ -118,6 +123,8 @@ class Watchdog:
                 _logger.info("The client read nothing for %g s and was cut off.", self.stall_timeout)
 
     def _check(self) -> float:
+        for pool in self._pools:
+            pool.refuse_overdue()
         with self._lock:
             pending, reading = list(self._pending), list(self._reading)
         now = time.monotonic()

@@ -9,8 +9,8 @@ from pixyproxy.core.exceptions import ConfigurationError
 from pixyproxy.resource.connections import ConnectionLimits
 from pixyproxy.settings import Settings
 
-# Idle connections cost 20 KiB of memory each.
-_MOST_CONNECTIONS = 4096
+# 5,000 from one address, which may have half of them. Idle connections cost 20 KiB of memory each.
+_MOST_CONNECTIONS = 10_240
 # A connection to SQLite has the database, its log and temporary files open.
 _DESCRIPTORS_A_DATABASE_CONNECTION = 3
 _OTHER_DESCRIPTORS = 64

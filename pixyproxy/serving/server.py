@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -20,8 +19,8 @@ from pixyproxy_pb.v1 import (
 )
 
 from pixyproxy.bootstrap import Application
-from pixyproxy.core.slots import SharedSlots, Slots
 from pixyproxy.resource import reflection
+from pixyproxy.resource.call_threads import THREAD_NAME, CallThreads
 from pixyproxy.resource.client_address import ClientAddresses
 from pixyproxy.resource.connections import ConnectionLimiter, ConnectionLimits
 from pixyproxy.resource.generation_servicer import GenerationServicer
@@ -49,14 +48,20 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-# Beyond the limits of all bulkheads: for 128 pending requests, for health checks, and for refusing calls over a limit.
-_SPARE_THREADS = 160
+_MAX_PENDING = 128
+# Beyond the limits of bulkheads: for pending requests, for health checks, and for refusing calls over a limit.
+_SPARE_THREADS = _MAX_PENDING + 32
+# Of the other kinds, which have a thread for each slot: only pending requests can make them wait.
+_MAX_OTHERS_WAITING = 512
 # In which cancelled calls should end: longer than a step of one takes, such as the wait for the database.
 _CANCEL_SECONDS = 10.0
-_THREAD_NAME = "call"
 _MAX_CALLS_A_CONNECTION = 250
 _HANDSHAKE_MILLISECONDS = 20_000
+# In gRPC's core, before the serving thread takes them. Beyond gRPC's default, 1,000, calls would begin to be cancelled.
+_MAX_UNTAKEN_CALLS = 5000
 _OPTIONS = (
+    ("grpc.server.max_pending_requests", _MAX_UNTAKEN_CALLS),
+    ("grpc.server.max_pending_requests_hard_limit", _MAX_UNTAKEN_CALLS),
     ("grpc.max_concurrent_streams", _MAX_CALLS_A_CONNECTION),
     ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MILLISECONDS),
 )
@@ -95,19 +100,30 @@ class Server:
         self._unread = Tally(
             "Calls that ended before their requests came", None if metrics is None else metrics.calls.unread
         )
-        self._watchdog = Watchdog(settings.stall_timeout, self._unread)
         bulkheads = {
             Bulkhead.GENERATION: application.creations,
             Bulkhead.STREAM: application.streams,
             Bulkhead.IMPORT: application.imports,
-            Bulkhead.UNARY: SharedSlots(settings.max_unary_calls).of(0),
         }
-        self._threads = CallThreads(
-            sum(slots.limit for slots in bulkheads.values()) + _SPARE_THREADS, thread_name_prefix=_THREAD_NAME
+        authentication = AuthenticationInterceptor(application.users, clients)
+        waited = None if metrics is None else metrics.calls.waited
+        unary_threads = CallThreads(settings.max_unary_calls, authentication.client_of, waited)
+        other_threads = CallThreads(
+            sum(slots.limit for slots in bulkheads.values()) + _SPARE_THREADS,
+            authentication.client_of,
+            waited,
+            max_waiting=_MAX_OTHERS_WAITING,
+        )
+        self._threads = (unary_threads, other_threads)
+        self._watchdog = Watchdog(
+            settings.stall_timeout,
+            self._unread,
+            self._threads,
+            max_pending=min(_MAX_PENDING, settings.max_unary_calls // 2),
         )
         self._server = grpc.server(
-            self._threads,
-            interceptors=self._interceptors(application, bulkheads, clients),
+            other_threads,
+            interceptors=self._interceptors(application, authentication, BulkheadInterceptor(bulkheads, unary_threads)),
             # By default, a second server would start on the same port without an error.
             options=(
                 *_OPTIONS,
@@ -133,7 +149,7 @@ class Server:
         self.address = _bind(self._server, settings, shared_port, application.metrics)
 
     def _interceptors(
-        self, application: Application, bulkheads: Mapping[Bulkhead, Slots], addresses: ClientAddresses
+        self, application: Application, authentication: AuthenticationInterceptor, bulkheads: BulkheadInterceptor
     ) -> list[grpc.ServerInterceptor]:
         """Return all interceptors, the outermost first, each with the reason for its position."""
         metrics, telemetry = application.metrics, application.telemetry
@@ -151,9 +167,9 @@ class Server:
             # Inside the request log, so that its line carries the id of the call.
             ReaderTimeoutInterceptor(self._watchdog),
             # Outside authentication, so that a call over the limit costs no check of a password.
-            BulkheadInterceptor(bulkheads),
+            bulkheads,
             # Outside the reading of requests: a caller who is refused learns nothing about the request.
-            AuthenticationInterceptor(application.users, addresses),
+            authentication,
             # Innermost: it changes what handlers take and return.
             MessageInterceptor(),
         ]
@@ -180,31 +196,19 @@ class Server:
         self._generations.end_watches()
         stopped.wait(ends_at - time.monotonic())
         # It waits without a limit.
-        shutdown = threading.Thread(target=self._threads.shutdown, daemon=True)
+        shutdown = threading.Thread(target=self._shut_down_threads, daemon=True)
         shutdown.start()
         shutdown.join(max(0.0, ends_at - time.monotonic()))
         if shutdown.is_alive():
-            hanging = sum(thread.name.startswith(f"{_THREAD_NAME}_") for thread in threading.enumerate())
+            hanging = sum(thread.name.startswith(f"{THREAD_NAME}_") for thread in threading.enumerate())
             _logger.error("%d calls hang: %g s after they were cancelled they go on.", hanging, _CANCEL_SECONDS)
         self._watchdog.close()
         self._connections.close()
         return not shutdown.is_alive()
 
-
-class CallThreads(ThreadPoolExecutor):
-    """A pool that survives a system without threads: gRPC's serving thread, which submits, would die of the error."""
-
-    def submit(self, call: Callable[..., object], /, *arguments: Any) -> None:  # type: ignore[override]
-        """Run a call in a thread, or queue it until another call's thread is free.
-
-        It returns no future: gRPC would take the server's lock at the end of each call, to count calls for a limit that
-        is not set.
-        """
-        try:
-            super().submit(call, *arguments)
-        except RuntimeError as error:
-            # It is raised after the call was queued.
-            _logger.warning("A call waits for another one's thread: %s.", error)
+    def _shut_down_threads(self) -> None:
+        for pool in self._threads:
+            pool.shutdown()
 
 
 class _Health(health.HealthServicer):

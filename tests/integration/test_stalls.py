@@ -15,11 +15,23 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
-from tests.fuzz.http2 import END_HEADERS, HEADERS, PREFACE, SETTINGS, Http2Connection, frame, header_block
+from tests.fuzz.http2 import (
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    PREFACE,
+    SETTINGS,
+    Headers,
+    Http2Connection,
+    frame,
+    header_block,
+    message,
+)
 from tests.integration.windows import SMALL_WINDOW, begin_to_read
 from tests.support.image_client import ImageClient
 from tests.support.metrics import METRICS_ON, scrape
-from tests.support.rpc import TIMEOUT, call_id_of, health_stub, refusal_of
+from tests.support.rpc import TIMEOUT, call_id_of, health_stub, refusal, refusal_of
 from tests.support.servers import RunningServer, image_stub, running_server
 from tests.support.stored_images import store_image
 from tests.support.waiting import wait_until
@@ -27,6 +39,9 @@ from tests.support.waiting import wait_until
 _SHORT_STALL_TIMEOUT = METRICS_ON | {"PIXYPROXY_STALL_TIMEOUT": "1"}
 _IMAGE = bytes(32 * 1024 * 1024)
 _CALLS_A_CONNECTION = 250
+# Many times the threads of the narrow server, and soon done.
+_BURST_CONNECTIONS = 3
+_CALLS_OF_A_BURST = 10
 _CUT_OFF = "was cut off."
 _GET_IMAGE = "/pixyproxy.v1.ImageService/GetImage"
 
@@ -35,6 +50,14 @@ _GET_IMAGE = "/pixyproxy.v1.ImageService/GetImage"
 def stall_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """A server that waits a second for its callers."""
     with running_server(tmp_path_factory.mktemp("stall_server"), _SHORT_STALL_TIMEOUT) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def narrow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server that runs two unary calls at a time."""
+    settings = METRICS_ON | {"PIXYPROXY_MAX_UNARY_CALLS": "2"}
+    with running_server(tmp_path_factory.mktemp("narrow_server"), settings) as server:
         yield server
 
 
@@ -87,9 +110,8 @@ def test_stalled_readers_keep_nobody_else_waiting(tmp_path: Path) -> None:
 # --- Requests that do not come ---------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _calls_without_requests(server: RunningServer, method: str, number: int) -> Iterator[Http2Connection]:
-    headers = [
+def _headers(method: str) -> Headers:
+    return [
         (b":method", b"POST"),
         (b":scheme", b"http"),
         (b":path", method.encode()),
@@ -97,10 +119,16 @@ def _calls_without_requests(server: RunningServer, method: str, number: int) -> 
         (b"te", b"trailers"),
         (b"content-type", b"application/grpc"),
     ]
+
+
+@contextmanager
+def _calls_without_requests(server: RunningServer, method: str, number: int) -> Iterator[Http2Connection]:
     with Http2Connection(server.address, TIMEOUT) as connection:
         connection.send(PREFACE + frame(SETTINGS, 0, 0))
         connection.send(
-            b"".join(frame(HEADERS, END_HEADERS, 2 * call + 1, header_block(headers)) for call in range(number))
+            b"".join(
+                frame(HEADERS, END_HEADERS, 2 * call + 1, header_block(_headers(method))) for call in range(number)
+            )
         )
         yield connection
 
@@ -119,6 +147,11 @@ def _cut_off(server: RunningServer) -> float:
     return scrape(server).total("pixyproxy_calls_without_request_total", reason="cut_off")
 
 
+def _ended(server: RunningServer) -> float:
+    """How many calls were cut off or refused before their requests came."""
+    return _cut_off(server) + scrape(server).total("pixyproxy_calls_without_request_total", reason="refused")
+
+
 def test_calls_without_requests_keep_nobody_else_waiting(tmp_path: Path) -> None:
     with running_server(tmp_path, METRICS_ON) as server, ExitStack() as stack:
         client = ImageClient(server, server.admin)
@@ -127,7 +160,8 @@ def test_calls_without_requests_keep_nobody_else_waiting(tmp_path: Path) -> None
             stack.enter_context(_calls_without_requests(server, _GET_IMAGE, _CALLS_A_CONNECTION))
             assert client.get(made.guid) == made
         # The slowest make room for others long before their time is over.
-        wait_until(lambda: _cut_off(server) >= 3 * _CALLS_A_CONNECTION, TIMEOUT, "room to be made")
+        # Those that wait for a thread meanwhile are refused.
+        wait_until(lambda: _ended(server) >= 3 * _CALLS_A_CONNECTION, TIMEOUT, "room to be made")
         assert client.get(made.guid) == made
 
 
@@ -183,30 +217,51 @@ def test_calls_that_wait_keep_no_others_waiting(tmp_path: Path) -> None:
         assert all(list(call.result().image.tags) == ["later"] for call in calls)
 
 
-def test_more_calls_than_are_allowed_are_refused_at_once(tmp_path: Path) -> None:
-    settings = {"PIXYPROXY_MAX_UNARY_CALLS": "2"}
-    with running_server(tmp_path, settings) as server:
-        client = ImageClient(server, server.admin)
-        made = client.create()
-        with _nothing_can_be_written(server):
-            calls = [_begin_to_update(client, made.guid) for _ in range(2)]
-            wait_until(lambda: _has_begun(server, calls), TIMEOUT, "both to be under way")
-            refused = wait_until(lambda: _refused(client, made.guid), TIMEOUT, "a refusal")
-            assert (refused.code, refused.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_BUSY")
-            assert refused.retry_after
-            # A busy server is not a broken one, and other kinds of calls have room.
-            health = health_stub(server.channel).Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT)
-            assert health.status == health_pb2.HealthCheckResponse.SERVING
-            assert client.content(made.guid)[0].sha256 == made.sha256
-            assert not any(call.done() for call in calls)
-        assert all(call.result() for call in calls)
-        assert client.get(made.guid).guid == made.guid
+def test_more_calls_than_are_allowed_wait_for_a_second(narrow_server: RunningServer) -> None:
+    client = ImageClient(narrow_server, narrow_server.admin)
+    made = client.create()
+    before = scrape(narrow_server)
+    with _nothing_can_be_written(narrow_server):
+        calls = [_begin_to_update(client, made.guid) for _ in range(2)]
+        wait_until(lambda: _has_begun(narrow_server, calls), TIMEOUT, "both to be under way")
+        refused = refusal(client.stub.GetImage, pb.GetImageRequest(guid=made.guid), client.metadata)
+        assert (refused.code, refused.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_BUSY")
+        assert refused.retry_after
+        # A busy server is not a broken one, and other kinds of calls have room.
+        health = health_stub(narrow_server.channel).Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT)
+        assert health.status == health_pb2.HealthCheckResponse.SERVING
+        assert client.content(made.guid)[0].sha256 == made.sha256
+        assert not any(call.done() for call in calls)
+    assert all(call.result() for call in calls)
+    assert client.get(made.guid).guid == made.guid
+    after = scrape(narrow_server)
+    number = "pixyproxy_calls_without_request_total"
+    assert after.total(number, reason="refused") == before.total(number, reason="refused") + 1
+    assert after.total("pixyproxy_call_wait_seconds_sum") >= before.total("pixyproxy_call_wait_seconds_sum") + 1
 
 
-def _refused(client: ImageClient, guid: str) -> Any:
-    """Ask for a detail until that is refused: the calls before may be logged and not yet counted."""
-    try:
-        client.get(guid)
-    except grpc.RpcError as error:
-        return refusal_of(error)
-    return None
+def test_a_burst_of_calls_waits_and_none_is_refused(narrow_server: RunningServer) -> None:
+    image = store_image(narrow_server, narrow_server.admin, b"image")
+    request = message(pb.GetImageRequest(guid=image.guid).SerializeToString())
+    authorization = [(key.encode(), value.encode()) for key, value in narrow_server.admin.metadata]
+    block = header_block([*_headers(_GET_IMAGE), *authorization])
+    waited = scrape(narrow_server).total("pixyproxy_call_wait_seconds_count")
+    with ExitStack() as stack:
+        connections = [
+            stack.enter_context(Http2Connection(narrow_server.address, TIMEOUT)) for _ in range(_BURST_CONNECTIONS)
+        ]
+        for connection in connections:
+            connection.send(PREFACE + frame(SETTINGS, 0, 0))
+            connection.listen(0, TIMEOUT)
+        for connection in connections:
+            connection.send(
+                b"".join(
+                    frame(HEADERS, END_HEADERS, call, block) + frame(DATA, END_STREAM, call, request)
+                    for call in range(1, 2 * _CALLS_OF_A_BURST, 2)
+                )
+            )
+        for connection in connections:
+            connection.listen(_CALLS_OF_A_BURST, TIMEOUT)
+            codes = [end.code for end in connection.answers.ended.values()]
+            assert codes == [grpc.StatusCode.OK] * _CALLS_OF_A_BURST
+    assert scrape(narrow_server).total("pixyproxy_call_wait_seconds_count") > waited

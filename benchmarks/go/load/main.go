@@ -46,12 +46,14 @@ type tally struct {
 	latencies  []float64
 	firstBytes []float64
 	bytes      int64
+	refused    int64
 	errors     int64
 	firstError string
 }
 
 type result struct {
 	Calls      int64   `json:"calls"`
+	Refused    int64   `json:"refused"`
 	Errors     int64   `json:"errors"`
 	FirstError string  `json:"first_error"`
 	Seconds    float64 `json:"seconds"`
@@ -158,7 +160,11 @@ func callUntil(one caller, n int, pause time.Duration, begin, end time.Time) tal
 		count, first, err := one.call(n)
 		n++
 		ended := time.Now()
-		if err != nil {
+		if errors.Is(err, exhausted) {
+			if ended.After(begin) && ended.Before(end) {
+				own.refused++
+			}
+		} else if err != nil {
 			own.errors++
 			own.firstError = err.Error()
 			// A refused call leaves its connection in order, a broken connection does not.
@@ -197,6 +203,7 @@ func summed(tallies []tally, seconds, cpu float64) result {
 		latencies = append(latencies, one.latencies...)
 		firstBytes = append(firstBytes, one.firstBytes...)
 		answer.Bytes += one.bytes
+		answer.Refused += one.refused
 		answer.Errors += one.errors
 		if answer.FirstError == "" {
 			answer.FirstError = one.firstError
@@ -230,6 +237,9 @@ func cpuSeconds() float64 {
 type refusal string
 
 func (r refusal) Error() string { return string(r) }
+
+// exhausted is gRPC's RESOURCE_EXHAUSTED: the server refuses the call because it is too busy.
+const exhausted = refusal("gRPC status 8")
 
 // --- gRPC -----------------------------------------------------------------------------------------------------------
 
@@ -281,9 +291,12 @@ func newGRPCCaller(connection net.Conn, address, method, authorization string, l
 		return nil, err
 	}
 	if width > stalledWindow {
-		return one, one.framer.WriteWindowUpdate(0, width-stalledWindow)
+		if err := one.framer.WriteWindowUpdate(0, width-stalledWindow); err != nil {
+			return nil, err
+		}
 	}
-	return one, nil
+	// A server waits for this only so long, and thousands of connections take a while to open.
+	return one, one.writes.Flush()
 }
 
 func (c *grpcCaller) call(n int) (int64, time.Time, error) {
@@ -406,6 +419,9 @@ func grpcError(frame *http2.MetaHeadersFrame, count int64) error {
 		case "grpc-message":
 			message = field.Value
 		}
+	}
+	if status == "8" {
+		return exhausted
 	}
 	if status != "0" {
 		return refusal(fmt.Sprintf("gRPC status %s: %s", status, message))

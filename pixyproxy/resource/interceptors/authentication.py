@@ -12,10 +12,13 @@ import grpc
 from pixyproxy.core.exceptions import CredentialsInvalidError, CredentialsMissingError
 from pixyproxy.core.models import MAX_PASSWORD_LENGTH, MAX_USERNAME_LENGTH, Caller
 from pixyproxy.core.request_context import caller
-from pixyproxy.resource.client_address import ClientAddresses
+from pixyproxy.resource.client_address import ClientAddresses, Metadata
 from pixyproxy.resource.interceptors.wrapping import AroundCalls, Behavior
 from pixyproxy.resource.methods import Credentials, policy_of
 from pixyproxy.service.interfaces import UserServiceInterface
+
+_AUTHORIZATION = "authorization"
+_MAX_REMEMBERED = 10_000
 
 
 class AuthenticationInterceptor(AroundCalls):
@@ -24,6 +27,20 @@ class AuthenticationInterceptor(AroundCalls):
     def __init__(self, users: UserServiceInterface, addresses: ClientAddresses) -> None:
         self._users = users
         self._addresses = addresses
+        # The ids of users by the hash of the authorization that was right for them when it was checked last.
+        self._users_of: dict[int, int] = {}
+
+    def client_of(self, metadata: Metadata, peer: str) -> int | str:
+        """Return who shares the places of those that wait for a thread: a user, by id, or the callers of an address.
+
+        Credentials that were never right do not count, because anybody can make up any number of them.
+        """
+        for key, value in metadata:
+            if key == _AUTHORIZATION:
+                user = self._users_of.get(hash(value))
+                if user is not None:
+                    return user
+        return self._addresses.find(metadata, peer)
 
     @contextmanager
     def around(self, method: str, behavior: Behavior, context: grpc.ServicerContext) -> Iterator[None]:  # noqa: D102
@@ -38,13 +55,17 @@ class AuthenticationInterceptor(AroundCalls):
             caller.reset(token)
 
     def _authenticate(self, context: grpc.ServicerContext) -> Caller | None:
-        headers = [value for key, value in context.invocation_metadata() if key == "authorization"]
+        headers = [value for key, value in context.invocation_metadata() if key == _AUTHORIZATION]
         if not headers:
             return None
         if len(headers) > 1:
             raise CredentialsInvalidError("Send one authorization value, not several.")
         username, password = _basic_credentials(headers[0])
-        return self._users.authenticate_user(username, password, self._addresses.of(context))
+        found = self._users.authenticate_user(username, password, self._addresses.of(context))
+        if len(self._users_of) >= _MAX_REMEMBERED:
+            self._users_of.clear()
+        self._users_of[hash(headers[0])] = found.user_id
+        return found
 
 
 def _basic_credentials(header: str | bytes) -> tuple[str, str]:

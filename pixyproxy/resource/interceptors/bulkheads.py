@@ -1,39 +1,42 @@
 """Limits the calls in progress of each kind, so that no kind takes what the others need.
 
-Over its limit a call is refused at once. Submitted generations have a limit of their own, in the generation workers.
+Unary calls have threads of their own, and wait for one. Of the other kinds, which may last for minutes, a call over the
+limit is refused at once. Submitted generations have a limit of their own, in the generation workers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import grpc
 
 from pixyproxy.core.exceptions import TooBusyError
 from pixyproxy.core.slots import Slots
-from pixyproxy.resource.interceptors.wrapping import AroundCalls, Behavior
+from pixyproxy.resource.call_threads import CallThreads
+from pixyproxy.resource.interceptors.wrapping import AroundCalls, Behavior, behavior_of
 from pixyproxy.resource.methods import Bulkhead, policy_of
 
 _TOO_MANY = {
     Bulkhead.GENERATION: "Too many calls wait for a generation",
     Bulkhead.STREAM: "Too many streams in progress",
     Bulkhead.IMPORT: "Too many imports in progress",
-    Bulkhead.UNARY: "Too many calls in progress",
 }
 
 
 class BulkheadInterceptor(AroundCalls):
-    """Holds a slot for each call while it runs."""
+    """Holds a slot for each call while it runs, or has it run in the threads for unary calls."""
 
-    def __init__(self, slots: Mapping[Bulkhead, Slots]) -> None:
-        """Take slots from those of each bulkhead."""
+    def __init__(self, slots: Mapping[Bulkhead, Slots], unary_threads: CallThreads) -> None:
+        """Take slots from those of each bulkhead but that of unary calls, which take threads."""
         self._slots = slots
+        self._unary_threads = unary_threads
 
     @contextmanager
     def around(self, method: str, behavior: Behavior, context: grpc.ServicerContext) -> Iterator[None]:  # noqa: D102
         bulkhead = policy_of(method).bulkhead
-        if bulkhead is None:
+        if bulkhead is None or bulkhead is Bulkhead.UNARY:
             yield
             return
         slots = self._slots[bulkhead]
@@ -43,3 +46,9 @@ class BulkheadInterceptor(AroundCalls):
             yield
         finally:
             slots.give_back()
+
+    def _wrapped(self, handler: grpc.RpcMethodHandler[Any, Any], method: str) -> grpc.RpcMethodHandler[Any, Any]:
+        wrapped = super()._wrapped(handler, method)
+        if policy_of(method).bulkhead is Bulkhead.UNARY:
+            behavior_of(wrapped).experimental_thread_pool = self._unary_threads  # type: ignore[attr-defined]  # gRPC looks for it
+        return wrapped

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 import logging
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
 import grpc
 
 from pixyproxy.core.exceptions import TooBusyError
+from pixyproxy.resource.call_threads import refuses_call
 from pixyproxy.resource.connections import ConnectionLimiter
 from pixyproxy.resource.interceptors.exceptions import leave, refuse
 from pixyproxy.resource.interceptors.request_log import new_call_id, send_call_id
@@ -29,51 +28,31 @@ _logger = logging.getLogger(__name__)
 
 
 class RequestTimeoutInterceptor(WrappingInterceptor):
-    """Has a watchdog watch every wait for a request, and refuses calls while too many wait for a thread.
+    """Has a watchdog watch every wait for a request, and refuses the calls that get no thread.
 
     gRPC itself waits for the request of a unary call without a limit. So each handler is given to gRPC as one that
     takes a stream of requests, and the wait is here. Clients do not see the difference.
     """
 
-    def __init__(
-        self, watchdog: Watchdog, connections: ConnectionLimiter, unread: Tally, *, max_queued: int = 1024
-    ) -> None:
+    def __init__(self, watchdog: Watchdog, connections: ConnectionLimiter, unread: Tally) -> None:
         """Watch all calls.
 
         Args:
             watchdog: cancels calls whose requests do not come.
             connections: is told of calls in flight.
             unread: counts calls that end without a request.
-            max_queued: calls that may wait for a thread; each holds 15 KiB. 1,000 connections may call at once.
         """
         self._watchdog = watchdog
         self._connections = connections
         self._unread = unread
-        self._max_queued = max_queued
-        self._queued = 0
-        self._lock = threading.Lock()
-        refuse_unread = functools.partial(_refuse_unread, unread)
-        refuse_unread.experimental_thread_pool = _ServingThread()  # type: ignore[attr-defined]  # gRPC looks for it
-        self._refusal: grpc.RpcMethodHandler[Any, Any] = grpc.stream_unary_rpc_method_handler(refuse_unread)
-
-    def intercept_service(  # noqa: D102  inherited
-        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        handler = super().intercept_service(continuation, handler_call_details)
-        if self._queued >= self._max_queued:
-            return self._refusal
-        if handler is not None:
-            with self._lock:
-                self._queued += 1
-        return handler
 
     def _wrapped(self, handler: grpc.RpcMethodHandler[Any, Any], method: str) -> grpc.RpcMethodHandler[Any, Any]:
         behavior = behavior_of(handler)
 
         # The handler of a callback stream takes a third argument.
         def call(requests: Iterator[Any], context: grpc.ServicerContext, *send: Callable[[Any], None]) -> Any:
-            with self._lock:
-                self._queued -= 1
+            if refuses_call():
+                self._refuse(context)
             self._connections.begin_call(context)
             first = self._first(requests, context)
             argument = self._all(first, requests, context) if handler.request_streaming else first
@@ -87,6 +66,13 @@ class RequestTimeoutInterceptor(WrappingInterceptor):
         return as_stream(
             functools.update_wrapper(call, behavior), handler.request_deserializer, handler.response_serializer
         )
+
+    def _refuse(self, context: grpc.ServicerContext) -> NoReturn:
+        """Refuse a call, with all details of an error, without waiting for anything."""
+        self._unread.add("refused")
+        new_id = new_call_id()
+        send_call_id(context, new_id)
+        refuse(context, TooBusyError("Too many calls in progress; this one got no thread. Try again."), new_id)
 
     def _first(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
         """Return the first request, or None if the client sends none; end a call that is cancelled before."""
@@ -149,18 +135,3 @@ def _next(requests: Iterator[Any], wait: Wait) -> Any:
     while request is None and wait.is_cut_off:
         request = next(requests, None)
     return request
-
-
-class _ServingThread(ThreadPoolExecutor):
-    """Runs calls in the thread that submits them: the one that serves."""
-
-    def submit(self, call: Callable[..., object], /, *arguments: Any) -> None:  # type: ignore[override]
-        call(*arguments)
-
-
-def _refuse_unread(unread: Tally, requests: Iterator[Any], context: grpc.ServicerContext) -> NoReturn:
-    """Refuse a call, with all details of an error, without waiting for anything."""
-    unread.add("refused")
-    new_id = new_call_id()
-    send_call_id(context, new_id)
-    refuse(context, TooBusyError("Too many calls wait for a thread; try again."), new_id)
