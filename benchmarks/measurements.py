@@ -298,7 +298,11 @@ def _crowd(site: Site, server: Serving, connections: int) -> tuple[Load, int]:
 @contextlib.contextmanager
 def _go_peer(site: Site, name: str) -> Iterator[Serving]:
     """Run the peer in Go on both cores."""
-    settings = site.settings | {"PEER_DATABASE": _go_address(site), "GOMAXPROCS": str(WORKERS)}
+    settings = site.settings | {
+        "PEER_DATABASE": _go_address(site),
+        "PEER_STORE": site.settings["PIXYPROXY_IMAGE_STORE"],
+        "GOMAXPROCS": str(WORKERS),
+    }
     with serving((str(site.programs.peer),), site.both, site.folder / name, settings) as peer:
         yield peer
 
@@ -319,15 +323,6 @@ def _select_rate(site: Site) -> float:
     command = [*on_cores(site.first), *python("benchmarks.peers.driver", str(site.seconds))]
     done = subprocess.run(command, env=site.settings, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     return float(done.stdout)
-
-
-def _go_peer(site: Site, name: str) -> contextlib.AbstractContextManager[Serving]:
-    settings = {
-        "PEER_DATABASE": _go_address(site),
-        "PEER_STORE": site.settings["PIXYPROXY_IMAGE_STORE"],
-        "GOMAXPROCS": str(WORKERS),
-    }
-    return serving((str(site.programs.peer),), site.both, site.folder / name, settings)
 
 
 def _go_address(site: Site) -> str:

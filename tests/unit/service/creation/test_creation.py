@@ -557,8 +557,9 @@ def test_over_the_limit_requests_are_queued(
     generator.behave = lambda: _wait(answer)
     with Server(database, store, generator, limit=2).running() as server, ThreadPoolExecutor(5) as pool:
         calls = [pool.submit(server.creator.create, request(key=None), alice, CallScope(30)) for _ in range(5)]
-        wait_until(lambda: sorted(states(database)) == ["queued"] * 3 + ["sent"] * 2, timeout=5, what="two submissions")
-        assert len(generator.requests) == 2
+        wait_until(lambda: len(generator.requests) == 2, timeout=20, what="two submissions")
+        wait_until(lambda: len(states(database)) == 5, timeout=20, what="all records")
+        assert sorted(states(database)) == ["queued"] * 3 + ["sent"] * 2
         answer.set()
         assert len({call.result().guid for call in calls}) == 5
     assert states(database) == ["stored"] * 5

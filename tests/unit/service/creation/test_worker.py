@@ -515,11 +515,16 @@ def test_a_claim_whose_commit_was_lost_is_queued_again(
         generations: GenerationRepository, generation_id: int, owner: str, lease: timedelta, *rest: Any
     ) -> bool:
         is_submitted = submit(generations, generation_id, owner, lease, *rest)
+        context: DatabaseContext = generations._context
+        commit = context.commit
+
+        def commit_and_lose_the_answer() -> None:
+            commit()
+            raise DBConnectionError("cut off after the commit")
+
         if not lost:
             lost.append(generation_id)
-            context: DatabaseContext = generations._context
-            context.commit()
-            raise DBConnectionError("cut off after the commit")
+            monkeypatch.setattr(context, "commit", commit_and_lose_the_answer)
         return is_submitted
 
     looks: list[int] = []
