@@ -241,6 +241,16 @@ def test_options_of_an_edit_are_those_that_edits_have(creator: ImageCreator, ali
         assert refused_field(creator, edit, alice) == f"options.{refused}"
 
 
+def test_the_model_of_a_submission_is_recorded_for_the_usage(
+    creator: ImageCreator, database: Database, alice: Caller
+) -> None:
+    for model in ("m", None):
+        creator.create(request(key=None, model=model), alice, CallScope())
+    with database.reading() as context:
+        rows = context.fetch_all("SELECT model FROM generations ORDER BY id", {})
+    assert [row["model"] for row in rows] == ["m", DEFAULTS.model]
+
+
 def test_all_options_reach_the_generator_and_the_image(
     creator: ImageCreator, database: Database, generator: FakeGenerator, alice: Caller
 ) -> None:
