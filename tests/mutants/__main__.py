@@ -39,7 +39,7 @@ _LEGEND = """\
 _HEAD = ("module", "mutants", "killed by tests", "killed by types", "alike", "explained", "survived")
 _KILLED = {"killed", "timeout", "segfault"}
 # What takes a text for people, in an argument that is not named.
-_WITH_TEXT = re.compile(r"(Error|Exception)(\.of)?$|super\(\)\.__init__$|_log_failure$|_report$")
+_WITH_TEXT = re.compile(r"(Error|Exception|ReadTimeout)(\.of)?$|super\(\)\.__init__$|_log_failure$|_report$")
 _WITH_NAME = re.compile(r"(Thread|ThreadPoolExecutor|PeriodicTask)$")
 _NAMES = {"name", "thread_name_prefix"}
 _SQL_KEYWORD = re.compile(r"\b(?:AND|AS|BY|COUNT|FROM|GROUP|INSTR|OR|SELECT|WHERE)\b")
@@ -161,7 +161,8 @@ class _Normalized(ast.NodeTransformer):
     def visit_Call(self, node: ast.Call) -> ast.AST:
         function = ast.unparse(node.func)
         if function == "cast" and len(node.args) == 2:
-            return self.visit(node.args[1])
+            value: ast.AST = self.visit(node.args[1])
+            return value
         if function == "datetime.now":
             # A time without a zone cannot be compared with one that has it, and the databases take it for local time.
             node.args = []
