@@ -173,7 +173,7 @@ class _Normalized(ast.NodeTransformer):
         if _WITH_NAME.search(function):
             node.args = [argument for argument in node.args if not isinstance(argument, ast.Constant)]
             node.keywords = [keyword for keyword in node.keywords if keyword.arg not in _NAMES]
-        if function.endswith(("headers.get", ").encode")) and node.args:
+        if function.endswith(("headers.get", ".encode")) and node.args:
             # Names of headers and of encodings have no case.
             self._lower(node.args[0])
         return self.generic_visit(node)
