@@ -38,16 +38,17 @@ _PAGE = _ROOT / "benchmarks/results/mutants.md"
 _LEGEND = """\
 - *killed by tests*: a test failed, or did not end.
 - *killed by types*: `make lint` rejects it.
-- *texts*: it differs only in texts of errors and of the log.
+- *alike*: it differs only in texts of errors and of the log, or in what has no effect, such as the case of SQL words.
 - *explained*: it differs in nothing that a user relies on; `tests/mutants/explained.toml` says why.
 """
-_HEAD = ("module", "mutants", "killed by tests", "killed by types", "texts", "explained", "survived", "not run")
+_HEAD = ("module", "mutants", "killed by tests", "killed by types", "alike", "explained", "survived", "not run")
 _KILLED = {"killed", "timeout", "segfault"}
 _LETTERS = {"killed": "k", "segfault": "k", "timeout": "t", "caught by type check": "c"}
 # What takes a text for people, in an argument that is not named.
-_WITH_TEXT = re.compile(r"(Error|Exception)(\.of)?$|super\(\)\.__init__$|_log_failure$|_report$")
+_WITH_TEXT = re.compile(r"(Error|Exception|ReadTimeout)(\.of)?$|super\(\)\.__init__$|_log_failure$|_report$")
 _WITH_NAME = re.compile(r"(Thread|ThreadPoolExecutor|PeriodicTask)$")
 _NAMES = {"name", "thread_name_prefix"}
+_SQL_KEYWORD = re.compile(r"\b(?:AND|AS|BY|COUNT|FROM|GROUP|INSTR|OR|SELECT|WHERE)\b")
 
 
 @dataclass(frozen=True)
@@ -142,32 +143,33 @@ def report(only: Sequence[str]) -> int:
         for entry in entries
     }
     counts: dict[str, Counter[str]] = {}
-    unexplained: list[Survivor] = []
+    survivors: list[Survivor] = []
     for path, results in _results(only):
         counted = counts[path] = Counter[str]()
         for name, exit_code in results.items():
             status = status_by_exit_code[exit_code]
-            survivor = None
             if exit_code is None:
                 kind = "not run"
             elif status in _KILLED:
                 kind = "killed by tests"
             elif status == "caught by type check":
                 kind = "killed by types"
-            elif _is_of_text(name, path):
-                kind = "texts"
+            elif _is_alike(name, path):
+                kind = "alike"
             else:
                 survivor = _survivor(name, path)
+                survivors.append(survivor)
                 kind = "explained" if survivor in explained else "survived"
             counted["mutants"] += 1
             counted[kind] += 1
-            if survivor is not None and kind == "survived":
-                unexplained.append(survivor)
     table = _table(counts)
     print(f"{table}\n")  # noqa: T201
+    unexplained = [survivor for survivor in survivors if survivor not in explained]
     for survivor in unexplained:
         print(f"{survivor.function}\n{survivor.change}\n")  # noqa: T201
     if not only:
+        for killed in explained.difference(survivors):
+            print(f"{killed.function}: explained, but killed\n{killed.change}\n")  # noqa: T201
         _PAGE.write_text(
             f"# make mutants\n\n{datetime.now(UTC):%Y-%m-%d}, with mutmut {version('mutmut')}.\n\n{_LEGEND}\n{table}\n",
             encoding="utf-8",
@@ -194,29 +196,48 @@ def _survivor(name: str, path: str) -> Survivor:
     return Survivor(f"{module}.{function}", "\n".join(changed))
 
 
-# --- Texts -----------------------------------------------------------------------------------------------------------
+# --- Differences without an effect -----------------------------------------------------------------------------------
 
 
-class _WithoutTexts(ast.NodeTransformer):
-    """Empties the texts of errors and of the log, and removes the names of threads."""
+class _Normalized(ast.NodeTransformer):
+    """Removes what nothing depends on, so that a mutant in which nothing else differs equals the original."""
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
-        if _WITH_TEXT.search(ast.unparse(node.func)):
+        function = ast.unparse(node.func)
+        if function == "cast" and len(node.args) == 2:
+            value: ast.AST = self.visit(node.args[1])
+            return value
+        if function == "datetime.now":
+            # A time without a zone cannot be compared with one that has it, and the databases take it for local time.
+            node.args = []
+        if _WITH_TEXT.search(function):
             for part in (part for argument in node.args for part in ast.walk(argument)):
                 if isinstance(part, ast.Constant) and (part.value is None or " " in str(part.value)):
                     part.value = ""
-        if _WITH_NAME.search(ast.unparse(node.func)):
+        if _WITH_NAME.search(function):
             node.args = [argument for argument in node.args if not isinstance(argument, ast.Constant)]
             node.keywords = [keyword for keyword in node.keywords if keyword.arg not in _NAMES]
+        if function.endswith(("headers.get", ".encode")) and node.args:
+            # Names of headers and of encodings have no case.
+            self._lower(node.args[0])
         return self.generic_visit(node)
 
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        if isinstance(node.value, str):
+            node.value = _SQL_KEYWORD.sub(lambda keyword: keyword[0].lower(), node.value)
+        return node
 
-def _is_of_text(name: str, path: str) -> bool:
-    """Tell whether a mutant differs in nothing but a text for people."""
+    def _lower(self, argument: ast.expr) -> None:
+        if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
+            argument.value = argument.value.lower()
+
+
+def _is_alike(name: str, path: str) -> bool:
+    """Tell whether a mutant differs in nothing but a text for people, or has the same effect."""
     functions = read_functions_from_index(name, path)
     assert functions is not None, name
     original, mutant = (
-        ast.dump(_WithoutTexts().visit(ast.parse(libcst.Module([function]).code))) for function in functions
+        ast.dump(_Normalized().visit(ast.parse(libcst.Module([function]).code))) for function in functions
     )
     return original == mutant
 

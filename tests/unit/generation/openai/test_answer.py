@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pixyproxy.generation.openai import answer
 from pixyproxy.generation.openai.answer import NoImageError, kept_body, take_apart
 
 PICTURE = bytes(range(256)) * 3000  # several pieces, and no multiple of three
@@ -102,6 +103,15 @@ def test_base64_may_be_written_in_other_ways(image: dict[str, str | None], pictu
     body = json.dumps({"data": [image]}).replace("/", slash)
 
     assert parts(body.encode())[1] == picture
+
+
+@pytest.mark.parametrize("start", ["", "data:image/png;base64,"])
+@pytest.mark.parametrize("more", [b"", b"\xff", b"\xff\xff"])
+def test_usual_base64_is_decoded_in_pieces(monkeypatch: pytest.MonkeyPatch, start: str, more: bytes) -> None:
+    monkeypatch.setattr(answer, "_decoded_slowly", lambda _: pytest.fail("It was decoded in the slow way."))
+    body = json.dumps({"data": [{"b64_json": start + encoded(PICTURE + more)}], "usage": {"total_tokens": 3}})
+
+    assert parts(body.encode())[1] == PICTURE + more
 
 
 def test_an_answer_without_an_image_is_read_all_the_same() -> None:

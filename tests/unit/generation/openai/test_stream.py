@@ -24,7 +24,7 @@ from pixyproxy.core.exceptions import (
 from pixyproxy.core.models import PartialImage
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
 from pixyproxy.generation.openai.answer import MAX_BODY, kept_events
-from pixyproxy.generation.openai.client import OpenAIGenerator, make_client
+from pixyproxy.generation.openai.client import OpenAIGenerator, _is_the_end, make_client
 from tests.support.openai_stand_in import RunningStandIn, Submission, make_partial, make_picture
 from tests.unit.generation.openai.conftest import TIMEOUT, open_generator
 from tests.unit.generation.openai.test_client import fail, request, with_message
@@ -180,6 +180,12 @@ def test_a_damaged_partial_image_is_left_out(generator: OpenAIGenerator, damage:
     image, partials = watched(generator, asked)
     assert bytes(image.data) == make_picture(sent(asked))
     assert partials == expected_partials(asked, 1)
+
+
+def test_a_damaged_partial_image_is_not_taken_for_the_end_that_came_with_it() -> None:
+    chunk = b'data: {"type": "image_generation.partial_image"\n\ndata: {"type": "image_generation.completed"}\n\n'
+    ends = [_is_the_end(ValueError("damaged"), room, size) for room, size in kept_events([chunk], MAX_BODY)]
+    assert ends == [False, True]
 
 
 def test_a_large_stream_arrives_whole(generator: OpenAIGenerator) -> None:
