@@ -165,6 +165,10 @@ class _Servicer(
         self._take("SummarizeUsage", request, context)
         return upb.SummarizeUsageResponse()
 
+    def GetQuota(self, request: Any, context: grpc.ServicerContext) -> upb.GetQuotaResponse:
+        self._take("GetQuota", request, context)
+        return upb.GetQuotaResponse()
+
     def _take(self, method: str, request: Any, context: grpc.ServicerContext) -> int:
         """Refuse the attempt, or return its number."""
         self._attempts.append((method, request))

@@ -20,7 +20,8 @@ from pixyproxy_pb.v1 import usage_service_pb2 as upb
 from pixyproxy_pb.v1.generation_service_pb2_grpc import GenerationServiceStub
 from pixyproxy_pb.v1.usage_service_pb2_grpc import UsageServiceStub
 
-from pixyproxy.core.models import Visibility
+from pixyproxy.core.models import QuotaLimits, Visibility
+from pixyproxy.data.repositories.quotas import QuotaRepository
 from tests.clients.conftest import TwoServers
 from tests.clients.misbehaving import GUID, PARTIAL_IMAGES, PICTURE, Refusal, misbehaving
 from tests.clients.projects import PROJECTS, SERVICE_CONFIG, Project, run_program
@@ -32,6 +33,8 @@ from tests.support.waiting import wait_until
 
 _SIZE = 300_000
 _RESUMED_AT = 100_000
+# The client reaches none of them. The first one takes more than 32 bits.
+_LIMITS = QuotaLimits(nano_usd_per_day=100 * 10**9, images_per_day=1000, generations_at_once=8)
 _SERVICES = ("ImageService", "GenerationService", "UsageService")
 _METHODS = ["CreateImage", "GetImage", "ListImages", "GetImageContent", "UpdateImage", "DeleteImage", "ImportImage"]
 _METHODS += [
@@ -42,6 +45,7 @@ _METHODS += [
     "WatchGeneration",
     "CancelGeneration",
     "SummarizeUsage",
+    "GetQuota",
 ]
 
 each_client = pytest.mark.parametrize("project", PROJECTS, ids=str)
@@ -103,6 +107,10 @@ class Journey:
 def journey(project: Project, server: RunningServer, folder: Path) -> Journey:
     """Have a client make its journey."""
     author, other = server.new_login(), server.new_login()
+    author_id = server.caller(author).user_id
+    with server.database() as database, database.transaction() as context:
+        QuotaRepository(context).set(author_id, _LIMITS)
+        context.commit()
     word = secrets.token_hex(8)
     tagged = [make_detail(author, tags=[word]) for _ in range(5)]
     store_details(server, author, tagged)
@@ -127,6 +135,7 @@ def test_the_whole_job(project: Project, server: RunningServer, tmp_path: Path, 
         it_updates_what_the_mask_names,
         it_deletes,
         it_sees_what_it_has_used,
+        it_sees_what_it_may_use,
         it_provokes_all_these_errors_and_no_others,
     ):
         with subtests.test(check.__name__):
@@ -201,6 +210,29 @@ def it_sees_what_it_has_used(journey: Journey) -> None:
     ]
     assert {row.author for row in rows} == {journey.login.username}
     assert sum(row.images for row in rows) > 0
+
+
+def it_sees_what_it_may_use(journey: Journey) -> None:
+    usage = UsageServiceStub(journey.author.server.channel)  # type: ignore[no-untyped-call]
+    request = upb.GetQuotaRequest()
+    quotas = usage.GetQuota(request, metadata=journey.login.metadata, timeout=TIMEOUT).quotas
+
+    assert journey.report["quotas"] == [
+        {
+            "name": quota.name,
+            "limit": quota.limit,
+            "used": quota.used,
+            "resets_at": quota.resets_at.seconds,
+        }
+        for quota in quotas
+    ]
+    assert [(quota.name, quota.limit) for quota in quotas] == [
+        ("usd_per_day", _LIMITS.nano_usd_per_day),
+        ("images_per_day", _LIMITS.images_per_day),
+        ("generations_at_once", _LIMITS.generations_at_once),
+    ]
+    assert [quota.used > 0 for quota in quotas] == [True, True, False]
+    assert [quota.HasField("resets_at") for quota in quotas] == [True, True, False]
 
 
 def it_provokes_all_these_errors_and_no_others(journey: Journey) -> None:

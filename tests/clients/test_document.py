@@ -104,4 +104,6 @@ def _made(kind: type[BaseException]) -> BaseException:
         return exc.ProviderRequestInvalidError("options.size", "is wrong")
     if kind is exc.OffsetOutOfRangeError:
         return exc.OffsetOutOfRangeError(9, 5)
+    if kind is exc.QuotaExhaustedError:
+        return exc.QuotaExhaustedError("message", quota="images_per_day", author="ann", retry_after=60.0)
     return kind("message")

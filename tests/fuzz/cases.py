@@ -18,7 +18,7 @@ from pixyproxy_pb.v1 import usage_service_pb2 as upb
 from pixyproxy.core.search_terms import index_terms, query_terms
 from pixyproxy.core.text import caseless_key, exact_key
 from tests.fuzz.answers import CoreStatus, UnexpectedAnswerError, read_refusal
-from tests.fuzz.world import NOBODY, GivenToken, Person, World
+from tests.fuzz.world import LIMITS, NOBODY, GivenToken, Person, World
 from tests.support.image_client import without_placeholder
 from tests.support.rpc import Refusal, call_id_of
 
@@ -37,7 +37,7 @@ _WRITING = ("CreateImage", "UpdateImage", "DeleteImage")
 _OF_GENERATIONS = tuple(method.name for method in gpb.DESCRIPTOR.services_by_name["GenerationService"].methods)
 _CREATING = ("CreateImage", "CreateGeneration", "ImportImage")
 _STREAMS = ("GetImageContent", "WatchGeneration")
-_SIGNED_IN = (*_WRITING, "ImportImage", *_OF_GENERATIONS, "SummarizeUsage")
+_SIGNED_IN = (*_WRITING, "ImportImage", *_OF_GENERATIONS, "SummarizeUsage", "GetQuota")
 _TIMEOUT = 30.0
 _GUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 # From here on gRPC may refuse metadata; see CORE_STATUSES.
@@ -255,6 +255,7 @@ class Checker:
             "WatchGeneration": self._check_watched,
             "ImportImage": self._check_imported,
             "SummarizeUsage": self._check_summarized,
+            "GetQuota": self._check_quotas,
         }
         for response in responses:
             _without_placeholders(response)
@@ -307,6 +308,16 @@ class Checker:
         _require(len(set(keys)) == len(keys), "a row twice")
         for name in {*named.values()} - {*names}:
             _require(not any(getattr(row, name) for row in response.rows), f"a {name} that was not asked for")
+
+    def _check_quotas(self, person: Person, request: Any, response: Any) -> None:
+        author = exact_key(request.author or person.name)
+        known = {exact_key(one.name) for one in self.world.people} if person.is_admin else {exact_key(person.name)}
+        limits = {quota.name: quota.limit for quota in response.quotas}
+        _require(len(limits) == len(response.quotas), "a quota twice")
+        _require(limits == (LIMITS if author in known else {}), "other quotas")
+        for quota in response.quotas:
+            _require(0 <= quota.used <= quota.limit, f"{quota.used} of {quota.limit} used")
+            _require(0 <= quota.reserved <= quota.limit, f"{quota.reserved} of {quota.limit} reserved")
 
     def _check_got(self, person: Person, request: Any, response: Any) -> None:
         self._require_known(person, request.guid, response.image)

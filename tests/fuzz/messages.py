@@ -290,13 +290,15 @@ def _generations(world: World) -> SearchStrategy[Message]:
 
 def _usages() -> SearchStrategy[Message]:
     groups = st.lists(st.integers(1, 3), max_size=3, unique=True)
-    return st.builds(
+    authors = _weighted((2, st.just("")), (1, _texts("ann", "bob", "root", "Ann")))
+    summaries = st.builds(
         upb.SummarizeUsageRequest,
         start=_times(),
         end=_times(),
         group_by=_weighted((3, groups), (1, st.lists(_weighted((3, st.integers(0, 4)), (1, _INT32)), max_size=5))),
-        author=_weighted((2, st.just("")), (1, _texts("ann", "bob", "root", "Ann"))),
+        author=authors,
     )
+    return st.one_of(summaries, st.builds(upb.GetQuotaRequest, author=authors))
 
 
 def _imports(world: World) -> SearchStrategy[Sequence[Message]]:
@@ -411,7 +413,7 @@ def cases(world: World) -> SearchStrategy[Case]:
         (4, _updates(world)),
         (1, st.builds(pb.DeleteImageRequest, guid=_guids(world))),
         (6, _generations(world)),
-        (1, _usages()),
+        (2, _usages()),
         (1, _imports(world)),
     )
     return st.builds(Case.of, requests, _people(world), _extra_metadata())

@@ -117,6 +117,7 @@ def _requests(world: World, random: Random) -> list[Message | Sequence[Message]]
             group_by=["USAGE_GROUPING_AUTHOR", "USAGE_GROUPING_DAY"],
             author="ann",
         ),
+        upb.GetQuotaRequest(author="ann"),
         [
             pb.ImportImageRequest(
                 info=pb.ImportImageInfo(prompt="a photo", tags=["sea"], filename="photo.png", request_id=guid)

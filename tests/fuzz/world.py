@@ -23,8 +23,14 @@ from tests.support.image_client import ImageClient, without_placeholder
 from tests.support.servers import ANYBODY, Login, Metadata, RunningServer, running_server
 from tests.support.stored_images import store_image
 
+LIMITS: Mapping[str, int] = {"images_per_day": 100_000, "generations_at_once": 1000}
+"""The quotas of everybody, which are never used up."""
 # Small images take no time; and inputs with wrong credentials must not lock out those with right ones.
-SETTINGS: Mapping[str, str] = {"PIXYPROXY_SIZE": "64x64", "PIXYPROXY_MAX_FAILED_SIGN_INS": "10000"}
+SETTINGS: Mapping[str, str] = {
+    "PIXYPROXY_SIZE": "64x64",
+    "PIXYPROXY_MAX_FAILED_SIGN_INS": "10000",
+    **{f"PIXYPROXY_USER_{name.upper()}": str(limit) for name, limit in LIMITS.items()},
+}
 
 PROMPTS = (
     "a lighthouse in a storm",

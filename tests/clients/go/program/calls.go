@@ -93,6 +93,10 @@ func calls(ctx context.Context) (any, error) {
 			_, err := usage.SummarizeUsage(ctx, &pb.SummarizeUsageRequest{})
 			return err
 		},
+		"GetQuota": func() error {
+			_, err := usage.GetQuota(ctx, &pb.GetQuotaRequest{})
+			return err
+		},
 	}
 	var lock sync.Mutex
 	var running sync.WaitGroup

@@ -73,7 +73,12 @@ func journey(ctx context.Context) (any, error) {
 	if _, err := images.DeleteImage(ctx, &pb.DeleteImageRequest{Guid: created.Guid}); err != nil {
 		return nil, err
 	}
-	usage, err := summarize(ctx, pb.NewUsageServiceClient(connection))
+	usages := pb.NewUsageServiceClient(connection)
+	usage, err := summarize(ctx, usages)
+	if err != nil {
+		return nil, err
+	}
+	quotas, err := getQuotas(ctx, usages)
 	if err != nil {
 		return nil, err
 	}
@@ -90,6 +95,7 @@ func journey(ctx context.Context) (any, error) {
 		"updated":    describe(updated.Image),
 		"refusals":   refusals,
 		"usage":      usage,
+		"quotas":     quotas,
 	}, nil
 }
 
@@ -107,6 +113,20 @@ func summarize(ctx context.Context, usage pb.UsageServiceClient) ([]map[string]a
 		})
 	}
 	return rows, err
+}
+
+func getQuotas(ctx context.Context, usage pb.UsageServiceClient) ([]map[string]any, error) {
+	response, err := usage.GetQuota(ctx, &pb.GetQuotaRequest{})
+	quotas := []map[string]any{}
+	for _, quota := range response.GetQuotas() {
+		quotas = append(quotas, map[string]any{
+			"name":      quota.Name,
+			"limit":     quota.Limit,
+			"used":      quota.Used,
+			"resets_at": quota.ResetsAt.GetSeconds(),
+		})
+	}
+	return quotas, err
 }
 
 func create(ctx context.Context, images pb.ImageServiceClient, word string) (*pb.ImageDetail, *pb.CreateImageRequest, error) {

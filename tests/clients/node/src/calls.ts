@@ -23,7 +23,11 @@ import {
   ListImagesRequest,
   UpdateImageRequest,
 } from "./generated/pixyproxy/v1/image_service.js";
-import { SummarizeUsageRequest, type UsageServiceClient } from "./generated/pixyproxy/v1/usage_service.js";
+import {
+  GetQuotaRequest,
+  SummarizeUsageRequest,
+  type UsageServiceClient,
+} from "./generated/pixyproxy/v1/usage_service.js";
 import { create, createRequest } from "./journey.js";
 
 /** Make each call once, and report with which codes they ended: what is sent again, gRPC itself sent again. */
@@ -66,6 +70,7 @@ export async function calls(
     WatchGeneration: watching(),
     CancelGeneration: send(generations, generations.cancelGeneration, CancelGenerationRequest.create(), { deadline }),
     SummarizeUsage: send(usage, usage.summarizeUsage, SummarizeUsageRequest.create(), { deadline }),
+    GetQuota: send(usage, usage.getQuota, GetQuotaRequest.create(), { deadline }),
   };
   const ended: { [method: string]: status } = {};
   await Promise.all(

@@ -17,7 +17,12 @@ import {
   UpdateImageRequest,
   visibilityToJSON,
 } from "./generated/pixyproxy/v1/image_service.js";
-import { SummarizeUsageRequest, UsageGrouping, type UsageServiceClient } from "./generated/pixyproxy/v1/usage_service.js";
+import {
+  GetQuotaRequest,
+  SummarizeUsageRequest,
+  UsageGrouping,
+  type UsageServiceClient,
+} from "./generated/pixyproxy/v1/usage_service.js";
 import { refusalOf, repeat } from "./refusal.js";
 
 const SIZE = "64x64";
@@ -71,6 +76,7 @@ export async function journey(
     updated: describe(updated.image!),
     refusals,
     usage: await summarize(usage, deadline),
+    quotas: await getQuotas(usage, deadline),
   };
 }
 
@@ -83,6 +89,16 @@ async function summarize(usage: UsageServiceClient, deadline: Date) {
     day,
     images,
     unknown_outcomes: unknownOutcomes,
+  }));
+}
+
+async function getQuotas(usage: UsageServiceClient, deadline: Date) {
+  const { quotas } = await send(usage, usage.getQuota, GetQuotaRequest.create(), { deadline });
+  return quotas.map(({ name, limit, used, resetsAt }) => ({
+    name,
+    limit,
+    used,
+    resets_at: resetsAt ? resetsAt.getTime() / 1000 : 0,
   }));
 }
 

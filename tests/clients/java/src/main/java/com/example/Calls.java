@@ -9,6 +9,7 @@ import com.pixyproxy.v1.GenerationServiceGrpc;
 import com.pixyproxy.v1.GetGenerationRequest;
 import com.pixyproxy.v1.GetImageContentRequest;
 import com.pixyproxy.v1.GetImageRequest;
+import com.pixyproxy.v1.GetQuotaRequest;
 import com.pixyproxy.v1.ImageServiceGrpc;
 import com.pixyproxy.v1.ListGenerationsRequest;
 import com.pixyproxy.v1.ListImagesRequest;
@@ -47,6 +48,7 @@ final class Calls {
     var watch = WatchGenerationRequest.getDefaultInstance();
     var cancel = CancelGenerationRequest.getDefaultInstance();
     var summarize = SummarizeUsageRequest.getDefaultInstance();
+    var quotas = GetQuotaRequest.getDefaultInstance();
 
     var calls =
         Map.<String, Runnable>ofEntries(
@@ -63,7 +65,8 @@ final class Calls {
             Map.entry("ListGenerations", () -> generations.listGenerations(found)),
             Map.entry("WatchGeneration", () -> generations.watchGeneration(watch).forEachRemaining(message -> {})),
             Map.entry("CancelGeneration", () -> generations.cancelGeneration(cancel)),
-            Map.entry("SummarizeUsage", () -> usage.summarizeUsage(summarize)));
+            Map.entry("SummarizeUsage", () -> usage.summarizeUsage(summarize)),
+            Map.entry("GetQuota", () -> usage.getQuota(quotas)));
     var threads = Executors.newFixedThreadPool(calls.size());
     var ended = new ConcurrentHashMap<String, Integer>();
     calls.forEach((method, call) -> threads.execute(() -> ended.put(method, codeOf(call))));

@@ -8,6 +8,7 @@ import com.pixyproxy.v1.DeleteImageRequest;
 import com.pixyproxy.v1.GenerationOptions;
 import com.pixyproxy.v1.GetImageContentRequest;
 import com.pixyproxy.v1.GetImageRequest;
+import com.pixyproxy.v1.GetQuotaRequest;
 import com.pixyproxy.v1.ImageDetail;
 import com.pixyproxy.v1.ImageServiceGrpc;
 import com.pixyproxy.v1.ImageServiceGrpc.ImageServiceBlockingStub;
@@ -88,6 +89,7 @@ final class Journey {
     report.put("refusals", provoke(created, request, others, damaged));
     images.deleteImage(DeleteImageRequest.newBuilder().setGuid(created.getGuid()).build());
     report.put("usage", summarize());
+    report.put("quotas", getQuotas());
     return report;
   }
 
@@ -107,6 +109,19 @@ final class Journey {
               "unknown_outcomes", row.getUnknownOutcomes()));
     }
     return rows;
+  }
+
+  private List<Map<String, ?>> getQuotas() {
+    var quotas = new ArrayList<Map<String, ?>>();
+    for (var quota : usage.getQuota(GetQuotaRequest.getDefaultInstance()).getQuotasList()) {
+      quotas.add(
+          Map.of(
+              "name", quota.getName(),
+              "limit", quota.getLimit(),
+              "used", quota.getUsed(),
+              "resets_at", quota.getResetsAt().getSeconds()));
+    }
+    return quotas;
   }
 
   /** Creates and downloads a picture at a server that refuses once what it then does. */
