@@ -52,7 +52,7 @@ test-fast: $(VENV)/.made-dev ## Run unit tests and SQLite tests (under a minute,
 
 .PHONY: test-cluster
 test-cluster: $(VENV)/.made-dev ## Run replicas behind HAProxy and Envoy, on MySQL and an S3 server (Debian, root)
-	@PYTHONPATH=tests/support/early $(BIN)/python -m pytest tests/cluster
+	@PYTHONPATH=tests/support/early $(BIN)/python -m pytest -n 2 --dist loadfile tests/cluster
 
 # The page of the gallery is built by the Node of the environment.
 GALLERY := deploy/gallery

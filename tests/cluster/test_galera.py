@@ -77,15 +77,20 @@ def _fault(galera: GaleraCluster, number: int, lose: Callable[[Node], None], hea
     return Fault(lambda: lose(node), heal_and_wait)
 
 
+@pytest.mark.parametrize("form", ["short", "long"])
 def test_lost_node_of_a_list_loses_no_image_and_bills_none_twice(
-    galera: GaleraCluster, stand_in: RunningStandIn, s3_server: RunningObjectStore, tmp_path: Path
+    galera: GaleraCluster,
+    stand_in: RunningStandIn,
+    s3_server: RunningObjectStore,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    form: str,
 ) -> None:
-    # The node after the one that was lost is used next.
-    faults = [
-        _fault(galera, 0, Node.kill, Node.start),
-        _fault(galera, 1, Node.freeze, Node.thaw),
-        _fault(galera, 2, Node.isolate, Node.reconnect),
-    ]
+    faults = [_fault(galera, 0, Node.kill, Node.start)]
+    if form == "long":
+        request.getfixturevalue("long_form")
+        # The node after the one that was lost is used next.
+        faults += [_fault(galera, 1, Node.freeze, Node.thaw), _fault(galera, 2, Node.isolate, Node.reconnect)]
     with fresh_database(galera.servers[0]) as url:
         hosts = [f"{server.host}:{server.port}" for server in galera.servers]
         lose_nodes(url_on(url, hosts), tmp_path, s3_server, stand_in, faults, _BACK_WITHIN)

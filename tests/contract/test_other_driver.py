@@ -25,9 +25,7 @@ SUITES = {
     "mysql": (
         "test_database.py",
         "test_generations_repository.py",
-        "test_images_repository.py",
         "test_server_values_repository.py",
-        "test_users_repository.py",
     ),
 }
 WITH_C = "import _mysql_connector, sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"

@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import cast
 
+from pixyproxy.bootstrap import open_current_database
 from pixyproxy.data.stores.local_image_store import LocalImageStore
 from pixyproxy.service.creation.recording import ImageCreator
 from pixyproxy.service.creation.storing import ImageStoring
@@ -92,7 +93,8 @@ Undo = Callable[[], object]
 def _delete(_: Site, server: RunningServer, source: Wish) -> tuple[Undo, str]:
     """Delete an image as another server does: the one that is stopped cannot be asked."""
     assert source.image is not None
-    with server.database() as database:
+    settings = server.settings.model_copy(update={"audit_log": server.env["PIXYPROXY_AUDIT_LOG"]})
+    with open_current_database(settings) as database:
         storing = ImageStoring(database, LocalImageStore(server.image_folder), lease=timedelta(seconds=1))
         images = PrivateImageService(database, storing, cast(ImageCreator, None), cast(ImageImporter, None))
         images.delete_image(source.image.guid, server.caller(server.admin))

@@ -75,63 +75,63 @@ def check(outcome: Outcome, *, recovered_within: float) -> None:
 # --- Killed ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("part", range(3))
-def test_a_crash_at_any_point_on_sqlite(bench: Bench, part: int) -> None:
-    points = crashes.ALL_POINTS[part::6]
-    check(crashes.crash_points(bench, [None for _ in points], points, at_once=len(points)), recovered_within=30)
+# Here each point is reached in one way: on SQLite, on MySQL, in one of several processes, or with an object store.
+# `make faults` reaches each in all of these ways.
 
 
-@pytest.mark.parametrize("part", range(3, 6))
-def test_a_crash_at_any_point_on_mysql(bench: Bench, part: int, mysql_server: DatabaseServer) -> None:
-    points = crashes.ALL_POINTS[part::6]
+def test_a_crash_at_any_point_on_sqlite(bench: Bench) -> None:
+    points = crashes.ALL_POINTS[::3]
+    check(crashes.crash_points(bench, [None for _ in points], points, at_once=4), recovered_within=30)
+
+
+def test_a_crash_at_any_point_on_mysql(bench: Bench, mysql_server: DatabaseServer) -> None:
+    points = crashes.ALL_POINTS[1::3]
     with _databases(mysql_server, len(points)) as urls:
-        check(crashes.crash_points(bench, urls, points, at_once=len(points)), recovered_within=30)
+        check(crashes.crash_points(bench, urls, points, at_once=4), recovered_within=30)
 
 
-@pytest.mark.parametrize("part", range(3))
-def test_a_crash_of_one_of_several_processes(bench: Bench, part: int, mysql_server: DatabaseServer) -> None:
-    points = crashes.ALL_POINTS[part::3]
+def test_a_crash_of_one_of_several_processes(bench: Bench, mysql_server: DatabaseServer) -> None:
+    points = crashes.ALL_POINTS[2::3]
     with _databases(mysql_server, len(points)) as urls:
-        check(crashes.crash_points_of_processes(bench, urls, points, at_once=len(points) // 2 + 1), recovered_within=30)
+        check(crashes.crash_points_of_processes(bench, urls, points, at_once=4), recovered_within=30)
 
 
-@pytest.mark.parametrize("part", range(3))
-def test_a_crash_at_any_point_with_an_object_store(bench: Bench, part: int, s3_server: RunningObjectStore) -> None:
-    points = crashes.ALL_OBJECT_STORE_POINTS[part::3]
+def test_a_crash_at_any_point_with_an_object_store(bench: Bench, s3_server: RunningObjectStore) -> None:
+    points = [point for point in crashes.ALL_OBJECT_STORE_POINTS if point not in crashes.ALL_POINTS]
     bench = replace(bench, object_store=s3_server)
     check(crashes.crash_points(bench, [None for _ in points], points, at_once=4), recovered_within=30)
 
 
 def test_a_crash_during_an_import_on_sqlite(bench: Bench) -> None:
     points = imports.ALL_POINTS[::2]
-    check(imports.crash_points(bench, [None for _ in points], points, at_once=len(points)), recovered_within=30)
+    check(imports.crash_points(bench, [None for _ in points], points, at_once=4), recovered_within=30)
 
 
 def test_a_crash_during_an_import_on_mysql(bench: Bench, mysql_server: DatabaseServer) -> None:
     points = imports.ALL_POINTS[1::2]
     with _databases(mysql_server, len(points)) as urls:
-        check(imports.crash_points(bench, urls, points, at_once=len(points)), recovered_within=30)
+        check(imports.crash_points(bench, urls, points, at_once=4), recovered_within=30)
 
 
 def test_a_crash_during_an_import_with_an_object_store(bench: Bench, s3_server: RunningObjectStore) -> None:
-    points = imports.ALL_OBJECT_STORE_POINTS
+    points = [point for point in imports.ALL_OBJECT_STORE_POINTS if point not in imports.ALL_POINTS]
     bench = replace(bench, object_store=s3_server)
-    check(imports.crash_points(bench, [None for _ in points], points, at_once=len(points)), recovered_within=30)
+    check(imports.crash_points(bench, [None for _ in points], points, at_once=4), recovered_within=30)
 
 
 def test_a_crash_of_an_edit_on_sqlite(bench: Bench) -> None:
-    points = crashes.OWN_EDIT_POINTS
-    check(crashes.edit_crash_points(bench, [None for _ in points], points, at_once=len(points)), recovered_within=30)
+    points = crashes.OWN_EDIT_POINTS[::3]
+    check(crashes.edit_crash_points(bench, [None for _ in points], points, at_once=4), recovered_within=30)
 
 
 def test_a_crash_of_an_edit_of_one_of_several_processes(bench: Bench, mysql_server: DatabaseServer) -> None:
-    points = crashes.OWN_EDIT_POINTS
+    points = crashes.OWN_EDIT_POINTS[1::3]
     with _databases(mysql_server, len(points)) as urls:
-        check(crashes.edit_crash_points_of_processes(bench, urls, points, at_once=len(points)), recovered_within=30)
+        check(crashes.edit_crash_points_of_processes(bench, urls, points, at_once=4), recovered_within=30)
 
 
 def test_a_crash_of_an_edit_with_an_object_store(bench: Bench, s3_server: RunningObjectStore) -> None:
-    points = crashes.OWN_EDIT_POINTS
+    points = crashes.OWN_EDIT_POINTS[2::3]
     bench = replace(bench, object_store=s3_server)
     check(crashes.edit_crash_points(bench, [None for _ in points], points, at_once=4), recovered_within=30)
 
@@ -140,19 +140,10 @@ def test_an_input_of_an_edit_changes(bench: Bench) -> None:
     check(edits.inputs_change(bench, lambda: None, at_once=6), recovered_within=15)
 
 
-def test_kills_at_random_moments_with_an_object_store(bench: Bench, s3_server: RunningObjectStore) -> None:
-    bench = replace(bench, object_store=s3_server)
-    check(crashes.random_kills(bench, None, kills=2, seed=3), recovered_within=30)
-
-
 def test_a_server_sleeps_through_its_lease(bench: Bench, mysql_server: DatabaseServer) -> None:
     points = ("submitted, the provider not asked", "the manifest is written")
     with _databases(mysql_server, len(points)) as urls:
         check(crashes.pauses(bench, urls, points, at_once=len(points)), recovered_within=15)
-
-
-def test_kills_at_random_moments_on_sqlite(bench: Bench) -> None:
-    check(crashes.random_kills(bench, None, kills=2, seed=1), recovered_within=30)
 
 
 def test_kills_at_random_moments_on_mysql(bench: Bench, mysql_url: str) -> None:
@@ -174,7 +165,7 @@ def test_a_generation_worker_is_killed_while_its_stream_runs(bench: Bench) -> No
 
 def test_a_busy_machine(bench: Bench) -> None:
     # Shorter, and generations would outlive their leases by what the system alone may keep a process waiting.
-    check(busy.busy_machine(replace(bench, lease=6.0), None, seconds=10, workers=2), recovered_within=1)
+    check(busy.busy_machine(replace(bench, lease=6.0), None, seconds=7, workers=2), recovered_within=1)
 
 
 # --- Raced, left -----------------------------------------------------------------------------------------------------
@@ -197,7 +188,7 @@ def test_callers_race_for_a_quota_and_a_server_is_killed(bench: Bench, mysql_url
 
 
 def test_cancellations_race_with_claims(bench: Bench, mysql_url: str) -> None:
-    check(cancelling.races_with_claims(bench, mysql_url, races=60, servers=2), recovered_within=10)
+    check(cancelling.races_with_claims(bench, mysql_url, races=20, servers=2), recovered_within=10)
 
 
 def test_callers_leave_what_was_submitted(bench: Bench) -> None:
@@ -225,7 +216,7 @@ def test_the_provider_s_stream_fails_at_every_event(bench: Bench) -> None:
 
 
 def test_the_provider_cannot_be_reached(bench: Bench) -> None:
-    check(providers.unreachable(bench, None, times=1, calls=20), recovered_within=15)
+    check(providers.unreachable(bench, None, times=1, calls=6), recovered_within=15)
 
 
 # --- The database ----------------------------------------------------------------------------------------------------
@@ -250,7 +241,7 @@ def test_the_database_goes_away_and_the_server_is_killed(bench: Bench) -> None:
 
 
 def test_changes_get_in_each_others_way(bench: Bench, mysql_url: str) -> None:
-    check(conflicts.concurrent_changes(bench, mysql_url, changes=200, servers=2, seed=1), recovered_within=10)
+    check(conflicts.concurrent_changes(bench, mysql_url, changes=60, servers=2, seed=1), recovered_within=10)
 
 
 # --- The disk --------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from tests.fuzz.parts import PARTS, Part, run_part
 from tests.fuzz.vitals import Watch
 from tests.fuzz.world import open_world
 
-_INPUTS = {"messages": 750, "requests": 2000, "frames": 900}
+_INPUTS = {"messages": 400, "requests": 1000, "frames": 450}
 _SIGN_INS = 6
 
 

@@ -129,7 +129,7 @@ def test_a_server_names_all_settings_that_are_wrong_at_once(tmp_path: Path) -> N
 
 def test_the_table_misses_no_setting_that_can_be_wrong() -> None:
     anything = {"database_host", "database_name", "database_user", "database_password"}
-    files = {"tls_certificate", "tls_key", "tls_client_ca", "price_list"}
+    files = {"tls_certificate", "tls_key", "tls_client_ca", "price_list", "audit_log"}
     headers = {"openai_api_key", "openai_org_id", "openai_project_id"}
     tested = {name.removeprefix("PIXYPROXY_").lower() for name in _WRONG}
     assert Settings.model_fields.keys() - anything - files - headers == tested
