@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -78,7 +77,8 @@ class ScriptedServer(grpc.GenericRpcHandler):
 
     def __init__(self) -> None:
         self.address = ""
-        self._calls: dict[str, queue.Queue[Rpc]] = defaultdict(queue.Queue)
+        # Not a defaultdict: of two threads that look at the same time, one would get a queue that is lost.
+        self._calls: dict[str, queue.Queue[Rpc]] = {name: queue.Queue() for name in METHODS}
 
     def take(self, method: str, timeout: float) -> Rpc:
         """Wait for the next call of a method."""
