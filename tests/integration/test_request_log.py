@@ -197,7 +197,7 @@ def test_every_line_of_a_generation_carries_the_requests_id(
     refused = artist.refused(pb.CreateImageRequest(prompt=f"{prompt} [[fault:503:retry-after-ms=10]]"))
     between = _check_pair(provider_server, refused.call_id, "CreateImage", "UNAVAILABLE")
     own_thread = {match[4] for match in map(_LINE.fullmatch, provider_server.lines_of(refused.call_id)) if match}
-    assert len(own_thread) == 2, "the call's thread and the generation's"
+    assert len(own_thread) >= 2, "the call's thread and those of the attempts"
     assert sum("refused or failed" in line for line in between) == 3
     # What the provider calls its answers helps its support.
     assert all("req_stand_in_" in line for line in between if "refused or failed" in line)
