@@ -1,4 +1,4 @@
-"""A pool of database connections. docs/decisions.md compares it with those of the driver and of SQLAlchemy."""
+"""A pool of database connections. docs/decisions/database.md compares it with those of the driver and of SQLAlchemy."""
 
 from __future__ import annotations
 

@@ -422,7 +422,7 @@ def _from_error_record(record: str) -> gpb.GenerationError:
 def from_content(content: ImageContent) -> Iterable[pb.GetImageContentResponse | bytes]:
     """Write the bytes of an image: first what they are, then they themselves, as messages that are serialised already.
 
-    In a protobuf message they would be copied twice more; see docs/decisions.md.
+    In a protobuf message they would be copied twice more; see docs/decisions/api.md.
     """
     image = content.image
     yield pb.GetImageContentResponse(

@@ -14,7 +14,7 @@ from pixyproxy.core.exceptions import ContentDamagedError
 from pixyproxy.core.models import Image
 from pixyproxy.data.stores.image_store import ContentReader
 
-# Measured fastest over gRPC among sizes that keep the memory of many slow readers small; see docs/decisions.md.
+# Measured fastest over gRPC among sizes that keep the memory of many slow readers small; see docs/decisions/api.md.
 CHUNK_SIZE = 64 * 1024
 _MAX_TRUSTED = 10_000
 

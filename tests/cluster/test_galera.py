@@ -96,21 +96,21 @@ def test_lost_node_of_a_list_loses_no_image_and_bills_none_twice(
         lose_nodes(url_on(url, hosts), tmp_path, s3_server, stand_in, faults, _BACK_WITHIN)
 
 
-@pytest.mark.parametrize("faults", ["short", "long"])
+@pytest.mark.parametrize("form", ["short", "long"])
 def test_lost_node_behind_a_balancer_loses_no_image_and_bills_none_twice(
     galera: GaleraCluster,
     stand_in: RunningStandIn,
     s3_server: RunningObjectStore,
     tmp_path: Path,
     request: pytest.FixtureRequest,
-    faults: str,
+    form: str,
 ) -> None:
     # The balancer uses the first node that there is.
-    injected = [_fault(galera, 0, Node.isolate, Node.reconnect)]
-    if faults == "long":
+    faults = [_fault(galera, 0, Node.isolate, Node.reconnect)]
+    if form == "long":
         request.getfixturevalue("long_form")
-        injected = [_fault(galera, 0, Node.freeze, Node.thaw), _fault(galera, 0, Node.kill, Node.start)]
+        faults = [_fault(galera, 0, Node.freeze, Node.thaw), _fault(galera, 0, Node.kill, Node.start)]
     (balancer,) = free_addresses(1)
     nodes = [f"{server.host}:{server.port}" for server in galera.servers]
     with fresh_database(galera.servers[0]) as url, running_database_haproxy(tmp_path / "database", balancer, nodes):
-        lose_nodes(url_on(url, [balancer]), tmp_path, s3_server, stand_in, injected, _BACK_WITHIN)
+        lose_nodes(url_on(url, [balancer]), tmp_path, s3_server, stand_in, faults, _BACK_WITHIN)

@@ -67,9 +67,8 @@ def url(mysql_server: DatabaseServer) -> Iterator[str]:
         yield url
 
 
-@pytest.mark.parametrize("workers", ["2"])
-def test_calls_that_hang_do_not_keep_a_server_from_ending(url: str, tmp_path: Path, workers: str) -> None:
-    settings = _HANGING | {"PIXYPROXY_DATABASE_URL": url, "PIXYPROXY_WORKERS": workers}
+def test_calls_that_hang_do_not_keep_a_server_from_ending(url: str, tmp_path: Path) -> None:
+    settings = _HANGING | {"PIXYPROXY_DATABASE_URL": url, "PIXYPROXY_WORKERS": "2"}
     with running_server(tmp_path, settings) as server:
         image = ImageClient(server, server.admin).create_public()
         with _locked(url) as looking:
@@ -90,7 +89,7 @@ def test_calls_that_hang_do_not_keep_a_server_from_ending(url: str, tmp_path: Pa
 # As `pixyproxy serve` with short timeouts for storing images.
 _SERVE_WITH_SHORT_TIMEOUTS = """
 from pixyproxy.serving.logs import set_up_logging
-from pixyproxy.serving.workers import EndLimits, serve_alone, serve_together
+from pixyproxy.serving.workers import EndLimits, serve_alone
 from pixyproxy.settings import Settings
 
 settings, limits = Settings(), EndLimits(close=1, store=1)
@@ -99,18 +98,14 @@ set_up_logging(settings.log_level)
 def announce(address):
     print("listening on", address, flush=True)
 
-if settings.workers == 1:
-    serve_alone(settings, print, announce, limits)
-elif not serve_together(settings, settings.workers, print, announce, limits):
-    raise SystemExit(1)
+serve_alone(settings, print, announce, limits)
 """
 
 
-@pytest.mark.parametrize("workers", ["1"])
 def test_a_generation_that_hangs_does_not_keep_a_server_for_ever(
-    url: str, tmp_path: Path, workers: str, stand_in: RunningStandIn, prompt: str
+    url: str, tmp_path: Path, stand_in: RunningStandIn, prompt: str
 ) -> None:
-    settings = _HANGING | asking(stand_in) | {"PIXYPROXY_DATABASE_URL": url, "PIXYPROXY_WORKERS": workers}
+    settings = _HANGING | asking(stand_in) | {"PIXYPROXY_DATABASE_URL": url}
     command = [sys.executable, "-c", _SERVE_WITH_SHORT_TIMEOUTS]
     prompt += " [[fault:slow=2]]"
     with running_server(
@@ -131,11 +126,8 @@ def test_a_generation_that_hangs_does_not_keep_a_server_for_ever(
         assert "creation/worker.py" in server.log
 
 
-@pytest.mark.parametrize("workers", ["2"])
-def test_a_request_that_cannot_be_recorded_does_not_keep_a_server_from_ending(
-    url: str, tmp_path: Path, workers: str
-) -> None:
-    settings = _HANGING | {"PIXYPROXY_DATABASE_URL": url, "PIXYPROXY_WORKERS": workers}
+def test_a_request_that_cannot_be_recorded_does_not_keep_a_server_from_ending(url: str, tmp_path: Path) -> None:
+    settings = _HANGING | {"PIXYPROXY_DATABASE_URL": url, "PIXYPROXY_WORKERS": "2"}
     with running_server(tmp_path, settings) as server:
         client = ImageClient(server, server.admin)
         client.page()  # The credentials are known from now on.

@@ -14,6 +14,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from tests.support.database_keeping import CommandFailedError, KeptCommand
+from tests.support.leaving_out import Required, leave_out
 from tests.support.programs import InstallError, cache_folder, check_may_install, install_once
 
 _SYSTEM_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/usr/libexec")
@@ -118,6 +119,16 @@ def install_binary(kind: DatabaseKind) -> ServerBinary:
         return install_once(f"install-{kind}", lambda: find_binary(kind), install)
     except InstallError as error:
         raise NoServerError(f"{_remedy(kind)}; {error}") from error
+
+
+def binary_of_cluster(kind: DatabaseKind, what: str) -> ServerBinary:
+    """Find or install the program for several servers of a test; leave the test out where that cannot be."""
+    try:
+        return find_binary(kind) or install_binary(kind)
+    except NoServerError as error:
+        reason = str(error)
+    # Outside of the handler, so that the report shows the reason once.
+    return leave_out(what, reason, Required.CLUSTER)
 
 
 def mysql_client_root() -> Path:

@@ -11,9 +11,8 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from tests.support.addresses import free_addresses
-from tests.support.database_binaries import DatabaseKind, NoServerError, find_binary, install_binary
+from tests.support.database_binaries import DatabaseKind, binary_of_cluster
 from tests.support.database_servers import DatabaseServer, RunningServer, execute_on
-from tests.support.leaving_out import Required, leave_out
 from tests.support.waiting import wait_until
 
 _MEMBERS = 3
@@ -79,14 +78,7 @@ class ReplicationGroup:
 @contextlib.contextmanager
 def replication_group() -> Iterator[ReplicationGroup]:
     """Run three members; the test is left out where they are not to be had."""
-    reason = ""
-    try:
-        binary = find_binary(DatabaseKind.MYSQL) or install_binary(DatabaseKind.MYSQL)
-    except NoServerError as error:
-        reason = str(error)
-    # Outside of the handler, so that the report shows the reason once.
-    if reason:
-        leave_out("a group of MySQL servers", reason, Required.CLUSTER)
+    binary = binary_of_cluster(DatabaseKind.MYSQL, "a group of MySQL servers")
     addresses, name, password = free_addresses(_MEMBERS), uuid.uuid4(), secrets.token_hex(16)
     with contextlib.ExitStack() as stack:
         running = []

@@ -1,7 +1,7 @@
 """Posting lists: the images of one block that are indexed under a term, as offsets within the block.
 
 A posting list of few offsets is a set, one of many is a bitmap in an integer: both are intersected without a loop over
-all images of the block. docs/decisions.md compares this with Roaring bitmaps.
+all images of the block. docs/decisions/search.md compares this with Roaring bitmaps.
 """
 
 from __future__ import annotations

@@ -15,9 +15,9 @@ from typing import Any
 import mysql.connector
 
 from tests.support.addresses import free_addresses
-from tests.support.database_binaries import DatabaseKind, NoServerError, find_binary, install_binary
+from tests.support.database_binaries import DatabaseKind, binary_of_cluster
 from tests.support.database_servers import DatabaseServer, RunningServer, execute_on
-from tests.support.leaving_out import Required, leave_out
+from tests.support.leaving_out import Required
 from tests.support.programs import debian_program
 from tests.support.waiting import wait_until
 
@@ -114,14 +114,7 @@ def galera_cluster(*options: str) -> Iterator[GaleraCluster]:
 
 
 def _nodes(options: tuple[str, ...]) -> list[RunningServer]:
-    reason = ""
-    try:
-        binary = find_binary(DatabaseKind.MARIADB) or install_binary(DatabaseKind.MARIADB)
-    except NoServerError as error:
-        reason = str(error)
-    # Outside of the handler, so that the report shows the reason once.
-    if reason:
-        leave_out("a Galera cluster", reason, Required.CLUSTER)
+    binary = binary_of_cluster(DatabaseKind.MARIADB, "a Galera cluster")
     library = GALERA.folder() / "usr/lib/galera/libgalera_smm.so"
     path = os.pathsep.join((str(Path(__file__).parent), os.environ.get("PATH", os.defpath)))
     addresses = free_addresses(3 * _NODES)
