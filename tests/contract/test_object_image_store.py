@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import random
 from collections.abc import Callable, Iterator
@@ -68,37 +69,38 @@ USES: dict[str, tuple[str, Callable[[ObjectImageStore], object]]] = {
 # --- Everything ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("use", USES)
+FAULTS: dict[str, tuple[Fault, type[PixyProxyException]]] = {
+    "500": (http.refuse(500, "InternalError"), StorageUnavailableError),
+    "503": (http.refuse(503, "SlowDown"), StorageUnavailableError),
+    "429": (http.refuse(429), StorageUnavailableError),
+    "too slow": (http.refuse(400, "RequestTimeout"), StorageUnavailableError),
+    "cut": (http.hang_up, StorageUnavailableError),
+    "silent": (http.be_silent, StorageUnavailableError),
+    "403": (http.refuse(403, "AccessDenied"), StorageMisconfiguredError),
+    "401": (http.refuse(401), StorageMisconfiguredError),
+    "expired": (http.refuse(400, "ExpiredToken"), StorageMisconfiguredError),
+    "bucket": (http.refuse(404, "NoSuchBucket"), StorageMisconfiguredError),
+    "moved": (http.refuse(301), StorageMisconfiguredError),
+    "507": (http.refuse(507, "XMinioStorageFull"), StorageFullError),
+    "quota": (http.refuse(403, "QuotaExceeded"), StorageFullError),
+}
+
+
+# Each fault in a read and in a write, and one of each kind in everything else: a pair costs all attempts of a client.
 @pytest.mark.parametrize(
-    ("fault", "expected"),
+    ("use", "fault_name"),
     [
-        (http.refuse(500, "InternalError"), StorageUnavailableError),
-        (http.refuse(503, "SlowDown"), StorageUnavailableError),
-        (http.refuse(429), StorageUnavailableError),
-        (http.refuse(400, "RequestTimeout"), StorageUnavailableError),
-        (http.hang_up, StorageUnavailableError),
-        (http.be_silent, StorageUnavailableError),
-        (http.refuse(403, "AccessDenied"), StorageMisconfiguredError),
-        (http.refuse(401), StorageMisconfiguredError),
-        (http.refuse(400, "ExpiredToken"), StorageMisconfiguredError),
-        (http.refuse(404, "NoSuchBucket"), StorageMisconfiguredError),
-        (http.refuse(301), StorageMisconfiguredError),
-        (http.refuse(507, "XMinioStorageFull"), StorageFullError),
-        (http.refuse(403, "QuotaExceeded"), StorageFullError),
+        *itertools.product(("open", "write"), FAULTS),
+        *itertools.product((use for use in USES if use not in ("open", "write")), ("cut", "403", "507")),
     ],
-    ids=["500", "503", "429", "too slow", "cut", "silent", "403", "401", "expired", "bucket", "moved", "507", "quota"],
 )
 def test_what_stays_wrong_is_told_and_loses_nothing(
-    store: ObjectImageStore,
-    network: FaultyHttp,
-    use: str,
-    fault: Fault,
-    expected: type[PixyProxyException],
-    caplog: pytest.LogCaptureFixture,
+    store: ObjectImageStore, network: FaultyHttp, use: str, fault_name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     store.write(GUID, DATA)
     store.write_manifest(GUID, "manifest")
     method, function = USES[use]
+    fault, expected = FAULTS[fault_name]
     network.will(fault, method)
 
     with pytest.raises(PixyProxyException) as refused:

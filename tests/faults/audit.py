@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from pixyproxy.data.database import Database
 from tests.faults.audit_log import check_audit_log
 from tests.faults.outcome import Outcome
 from tests.faults.site import OUTCOME_UNKNOWN, STILL_UNDER_WAY, WAIT_TIMEOUT, Answer, Site, Wish
@@ -38,12 +39,13 @@ class Expected:
 def audit(site: Site, server: RunningServer, outcome: Outcome, expected: Expected) -> None:
     """Ask for everything once more, check everything, and count it into the outcome."""
     _ask_again(site, server, outcome, expected)
-    _wait_until_tidy(server, outcome)
-    for wish in site.wishes:
-        _check_wish(site, server, wish, outcome)
-    _check_store(server, outcome)
-    _check_generations(server, outcome)
-    check_audit_log(site, _rows(server, "SELECT guid, image_guid, state FROM generations"), outcome)
+    with server.database() as database:
+        _wait_until_tidy(server, database, outcome)
+        for wish in site.wishes:
+            _check_wish(site, server, wish, outcome)
+        _check_store(server, database, outcome)
+        _check_generations(database, outcome)
+        check_audit_log(site, _rows(database, "SELECT guid, image_guid, state FROM generations"), outcome)
     _check_bill(site, outcome)
     outcome.acknowledged += sum(wish.image is not None for wish in site.wishes)
 
@@ -119,15 +121,15 @@ def may_have_billed(prompt: str, number: int) -> bool:
 # --- What lies in the database and the store -------------------------------------------------------------------------
 
 
-def _wait_until_tidy(server: RunningServer, outcome: Outcome) -> None:
+def _wait_until_tidy(server: RunningServer, database: Database, outcome: Outcome) -> None:
     """Recovery runs every few seconds."""
     try:
-        wait_until(lambda: not _untidy(server), WAIT_TIMEOUT, "recovery")
+        wait_until(lambda: not _untidy(server, database), WAIT_TIMEOUT, "recovery")
     except TimeoutError:
-        outcome.problems.append(f"left behind: {_untidy(server)}")
+        outcome.problems.append(f"left behind: {_untidy(server, database)}")
 
 
-def _untidy(server: RunningServer) -> list[str]:
+def _untidy(server: RunningServer, database: Database) -> list[str]:
     store = server.image_folder
     left = [str(path.relative_to(store)) for name in (".notes", ".parts") for path in (store / name).glob("*")]
     return (
@@ -135,14 +137,14 @@ def _untidy(server: RunningServer) -> list[str]:
         + [
             f"{what} of {row['image_guid']}"
             for what, table in (("deletion", "deletions"), ("import", "pending_imports"))
-            for row in _rows(server, f"SELECT image_guid FROM {table}")
+            for row in _rows(database, f"SELECT image_guid FROM {table}")
         ]
-        + [f"line {row['line']}" for row in _rows(server, "SELECT line FROM audit_outbox")]
+        + [f"line {row['line']}" for row in _rows(database, "SELECT line FROM audit_outbox")]
     )
 
 
-def _check_store(server: RunningServer, outcome: Outcome) -> None:
-    details = {row["guid"]: row for row in _rows(server, "SELECT guid, size_bytes, sha256 FROM images")}
+def _check_store(server: RunningServer, database: Database, outcome: Outcome) -> None:
+    details = {row["guid"]: row for row in _rows(database, "SELECT guid, size_bytes, sha256 FROM images")}
     files = {path.name: path for path in server.image_files()}
     for guid in details.keys() - files.keys():
         outcome.problems.append(f"a detail without bytes: {guid}")
@@ -156,18 +158,18 @@ def _check_store(server: RunningServer, outcome: Outcome) -> None:
         )
 
 
-def _check_generations(server: RunningServer, outcome: Outcome) -> None:
-    rows = _rows(server, "SELECT request_id, state FROM generations WHERE state IN ('recorded', 'queued', 'sent')")
+def _check_generations(database: Database, outcome: Outcome) -> None:
+    rows = _rows(database, "SELECT request_id, state FROM generations WHERE state IN ('recorded', 'queued', 'sent')")
     for row in rows:
         outcome.problems.append(f"a generation that nobody works on is still {row['state']}: {row['request_id']}")
     stored = _rows(
-        server,
+        database,
         "SELECT image_guid FROM generations WHERE state NOT IN ('stored', 'imported') "
         "AND EXISTS (SELECT 1 FROM images WHERE images.guid = generations.image_guid)",
     )
     outcome.expect(not stored, f"committed images whose generations say otherwise: {stored}")
 
 
-def _rows(server: RunningServer, sql: str) -> list[dict[str, Any]]:
-    with server.database() as database, database.reading() as context:
+def _rows(database: Database, sql: str) -> list[dict[str, Any]]:
+    with database.reading() as context:
         return context.fetch_all(sql, {})

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from tests.faults import (
-    busy,
     callers,
     cancelling,
     conflicts,
@@ -75,8 +74,8 @@ def check(outcome: Outcome, *, recovered_within: float) -> None:
 # --- Killed ----------------------------------------------------------------------------------------------------------
 
 
-# Here each point is reached in one way: on SQLite, on MySQL, in one of several processes, or with an object store.
-# `make faults` reaches each in all of these ways.
+# Here two thirds of the points are reached, each in one way: on SQLite, on MySQL, in one of several processes, or with
+# an object store. `make faults` reaches each in all of these ways.
 
 
 def test_a_crash_at_any_point_on_sqlite(bench: Bench) -> None:
@@ -85,13 +84,13 @@ def test_a_crash_at_any_point_on_sqlite(bench: Bench) -> None:
 
 
 def test_a_crash_at_any_point_on_mysql(bench: Bench, mysql_server: DatabaseServer) -> None:
-    points = crashes.ALL_POINTS[1::3]
+    points = crashes.ALL_POINTS[1::6]
     with _databases(mysql_server, len(points)) as urls:
         check(crashes.crash_points(bench, urls, points, at_once=4), recovered_within=30)
 
 
 def test_a_crash_of_one_of_several_processes(bench: Bench, mysql_server: DatabaseServer) -> None:
-    points = crashes.ALL_POINTS[2::3]
+    points = crashes.ALL_POINTS[2::6]
     with _databases(mysql_server, len(points)) as urls:
         check(crashes.crash_points_of_processes(bench, urls, points, at_once=4), recovered_within=30)
 
@@ -108,7 +107,7 @@ def test_a_crash_during_an_import_on_sqlite(bench: Bench) -> None:
 
 
 def test_a_crash_during_an_import_on_mysql(bench: Bench, mysql_server: DatabaseServer) -> None:
-    points = imports.ALL_POINTS[1::2]
+    points = imports.ALL_POINTS[1::4]
     with _databases(mysql_server, len(points)) as urls:
         check(imports.crash_points(bench, urls, points, at_once=4), recovered_within=30)
 
@@ -137,7 +136,8 @@ def test_a_crash_of_an_edit_with_an_object_store(bench: Bench, s3_server: Runnin
 
 
 def test_an_input_of_an_edit_changes(bench: Bench) -> None:
-    check(edits.inputs_change(bench, lambda: None, at_once=6), recovered_within=15)
+    moments = edits.MOMENTS[::3]
+    check(edits.inputs_change(bench, lambda: None, at_once=3, moments=moments), recovered_within=15)
 
 
 def test_a_server_sleeps_through_its_lease(bench: Bench, mysql_server: DatabaseServer) -> None:
@@ -163,20 +163,15 @@ def test_a_generation_worker_is_killed_while_its_stream_runs(bench: Bench) -> No
     check(streams.generation_worker_killed(bench, None, times=1), recovered_within=30)
 
 
-def test_a_busy_machine(bench: Bench) -> None:
-    # Shorter, and generations would outlive their leases by what the system alone may keep a process waiting.
-    check(busy.busy_machine(replace(bench, lease=6.0), None, seconds=7, workers=2), recovered_within=1)
-
-
 # --- Raced, left -----------------------------------------------------------------------------------------------------
 
 
 def test_callers_race_on_one_server(bench: Bench) -> None:
-    check(races.one_server(bench, None, rounds=2), recovered_within=1)
+    check(races.one_server(bench, None, rounds=1), recovered_within=1)
 
 
 def test_callers_race_on_several_servers(bench: Bench, mysql_url: str) -> None:
-    check(races.several_servers(bench, mysql_url, rounds=2), recovered_within=1)
+    check(races.several_servers(bench, mysql_url, rounds=1), recovered_within=1)
 
 
 def test_callers_race_and_a_server_is_killed(bench: Bench, mysql_url: str) -> None:
@@ -202,9 +197,8 @@ def test_callers_leave_the_queue(bench: Bench) -> None:
 # --- The provider ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("part", range(2))
-def test_the_provider_fails_in_every_way(bench: Bench, part: int) -> None:
-    check(providers.faulty_answers(bench, None, rounds=1, faults=providers.FAULTS[part::2]), recovered_within=10)
+def test_the_provider_fails(bench: Bench) -> None:
+    check(providers.faulty_answers(bench, None, rounds=1, faults=providers.FAULTS[::3]), recovered_within=10)
 
 
 def test_the_provider_of_edits_fails(bench: Bench) -> None:
@@ -228,8 +222,6 @@ def test_the_provider_cannot_be_reached(bench: Bench) -> None:
         ("restarted", DatabaseKind.MYSQL),
         ("killed", DatabaseKind.MARIADB),
         ("frozen", DatabaseKind.MYSQL),
-        ("cut off", DatabaseKind.MARIADB),
-        ("refused", DatabaseKind.MYSQL),
     ],
 )
 def test_the_database_goes_away(bench: Bench, name: str, kind: DatabaseKind) -> None:

@@ -46,8 +46,11 @@ def server(tmp_path: Path) -> Iterator[RunningServer]:
         yield running
 
 
-@pytest.mark.parametrize("method", [f"{_SERVICE}CreateImage", f"{_SERVICE}GetImage"])
-@pytest.mark.parametrize("is_reset", [False, True], ids=["left", "reset"])
+@pytest.mark.parametrize(
+    ("method", "is_reset"),
+    [(f"{_SERVICE}CreateImage", False), (f"{_SERVICE}GetImage", True)],
+    ids=["left", "reset"],
+)
 def test_calls_without_requests_fill_neither_log_nor_memory(server: RunningServer, method: str, is_reset: bool) -> None:
     headers = [
         (b":method", b"POST"),

@@ -455,7 +455,7 @@ def test_an_upload_that_breaks_is_repeated(ann: ImageClient, stand_in: RunningSt
 
 
 def test_sixteen_inputs_take_little_memory(ann: ImageClient, stand_in: RunningStandIn, prompt: str) -> None:
-    size, count = 20 * _MIB, 16
+    size, count = 10 * _MIB, 16
     guids = [ann.create(f"{number} {new_guid()} [[fault:large={size}]]").guid for number in range(count)]
     edit(ann, "whatever the first edit takes, it takes now", guids[0])
     # Their placeholders take memory, too.

@@ -242,7 +242,7 @@ def test_a_page_of_thumbnails_with_errors_beside_them(several: RunningServer, re
 
 
 def test_a_gallery_page_of_fifty_that_nobody_has_seen_yet(several: RunningServer, reader: ImageClient) -> None:
-    guids = [store_image(several, several.admin, picture(seed=seed)).guid for seed in range(50)]
+    guids = [store_image(several, several.admin, picture((300, 200), seed)).guid for seed in range(50)]
     rest, calls = list(guids), 0
     shown: dict[str, bytes] = {}
     while rest:

@@ -8,8 +8,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-_INTERVAL = 0.02
-"""Seconds between two looks: short beside anything worth waiting for, long beside a look."""
+_SHORTEST_INTERVAL, _LONGEST_INTERVAL = 0.02, 0.2
+"""Seconds between two looks. In between, a tenth of the time that was waited: a look may cost as much as a query."""
 
 
 def wait_until(condition: Callable[[], T | None], timeout: float, what: str) -> T:
@@ -26,9 +26,10 @@ def wait_until(condition: Callable[[], T | None], timeout: float, what: str) -> 
     Raises:
         TimeoutError: The condition did not hold in time. Whatever the condition raises goes through.
     """
-    deadline = time.monotonic() + timeout
+    began_at = time.monotonic()
     while not (answer := condition()):
-        if time.monotonic() >= deadline:
+        waited = time.monotonic() - began_at
+        if waited >= timeout:
             raise TimeoutError(f"waited {timeout:g} s for {what}")
-        time.sleep(_INTERVAL)
+        time.sleep(min(max(waited / 10, _SHORTEST_INTERVAL), _LONGEST_INTERVAL))
     return answer
