@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from pixyproxy.bootstrap import warn_of_stale_reads
+from pixyproxy.bootstrap import warn_of_node_settings
 from tests.cluster.lost_nodes import Fault, lose_nodes, url_on
 from tests.contract.databases import open_database
 from tests.contract.test_migrations import PROJECT, VERSIONS, outcomes_of_upgrades
@@ -32,7 +32,7 @@ _SUITES = ("deletions_repository", "generations_repository")
 
 @pytest.fixture(scope="module")
 def galera() -> Iterator[GaleraCluster]:
-    with galera_cluster("--wsrep-sync-wait=1") as cluster:
+    with galera_cluster("--wsrep-sync-wait=1", "--wsrep-auto-increment-control=OFF") as cluster:
         cluster.nodes[0].execute("CREATE USER haproxy@'127.0.0.1' IDENTIFIED VIA mysql_native_password")
         yield cluster
 
@@ -50,15 +50,27 @@ def test_contract_suites_pass_on_a_node(galera: GaleraCluster) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_server_warns_of_stale_reads(galera: GaleraCluster, caplog: pytest.LogCaptureFixture) -> None:
+def test_server_warns_of_stale_reads_and_of_gaps(galera: GaleraCluster, caplog: pytest.LogCaptureFixture) -> None:
     with fresh_database(galera.servers[0]) as url, closing(open_database(url, pool_size=1)) as database:
-        warn_of_stale_reads(database)
+        warn_of_node_settings(database)
         assert not caplog.messages
         with database.reading() as context:
-            context.execute("SET SESSION wsrep_sync_wait = 0", {})
-        warn_of_stale_reads(database)
-        (message,) = caplog.messages
-        assert "wsrep_sync_wait=1" in message
+            context.execute("SET SESSION wsrep_sync_wait = 0, auto_increment_increment = 3", {})
+        warn_of_node_settings(database)
+        stale, gaps = caplog.messages
+        assert "wsrep_sync_wait=1" in stale
+        assert "one id in 3" in gaps
+        assert "wsrep_auto_increment_control=OFF" in gaps
+
+
+def test_ids_have_no_gaps_whichever_node_is_used(galera: GaleraCluster) -> None:
+    with fresh_database(galera.servers[0]) as url:
+        table = f"{urlsplit(url).path.removeprefix('/')}.numbers"
+        galera.nodes[0].execute(f"CREATE TABLE {table} (id BIGINT PRIMARY KEY AUTO_INCREMENT)")
+        for node in galera.nodes:
+            node.execute(f"SELECT * FROM {table}")  # waits for the rows of the other nodes
+            node.execute(f"INSERT INTO {table} VALUES (), ()")
+        assert galera.nodes[0].execute(f"SELECT id FROM {table} ORDER BY id") == [(number,) for number in range(1, 7)]
 
 
 def test_processes_that_upgrade_on_all_nodes_at_once_do_it_once(galera: GaleraCluster) -> None:
