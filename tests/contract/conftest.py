@@ -23,6 +23,7 @@ _EMPTIED_TABLES = (
     "images",
     "partial_images",
     "usage_days",
+    "usage_sums",
     "usage_tail",
     "quotas",
     "audit_outbox",

@@ -61,7 +61,7 @@ LATER_COLUMNS = {
     "price_list",
     "is_accounted",
 }
-VERSIONS = [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]
+VERSIONS = [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]
 # It is there before the first step, on servers only.
 _NOT_LEASE = "table_name <> 'migration_lease'"
 ENTITIES = {"deletions", "generations", "images", "migrations", "pending_imports", "server_values", "users"}
@@ -79,6 +79,7 @@ TABLES = ENTITIES | {
     "quotas",
     "renditions",
     "usage_days",
+    "usage_sums",
     "usage_tail",
 }
 

@@ -152,6 +152,47 @@ def test_a_summary_has_whole_days_and_no_others(database: Database, ann: Caller)
         fold_all(database)
 
 
+@pytest.mark.parametrize(
+    "days",
+    [
+        (date(2026, 8, 1), date(2026, 8, 31)),
+        (date(2026, 8, 2), date(2026, 8, 31)),
+        (date(2026, 8, 1), date(2026, 8, 30)),
+        (date(2026, 8, 2), date(2026, 8, 2)),
+        (date(2026, 7, 31), date(2026, 9, 1)),
+        (date(2026, 7, 1), date(2026, 9, 30)),
+        (date(2026, 8, 31), date(2026, 9, 1)),
+        (date(2026, 8, 1), date.max),
+        (date(2026, 8, 2), date.max),
+        (date.min, date.max),
+    ],
+    ids=lambda days: f"{days[0]} to {days[1]}",
+)
+def test_a_summary_of_everybody_is_the_sum_of_those_of_all(
+    database: Database, ann: Caller, root: Caller, days: tuple[date, date]
+) -> None:
+    bob = add_caller(database, "bob")
+    ends = [date(2026, month, day) for month in (7, 8, 9) for day in (1, 2, 30, 31 if month < 9 else 29)]
+    for author, model in ((ann, FLARE), (bob, FLARE), (bob, "another")):
+        times = [datetime.combine(day, NOON.timetz()) for day in ends]
+        known = {"usage": USAGE, "cost": COST, "model": model}
+        add_images(database, author, [{**known, "created_at": time} for time in times])
+    count = sum(days[0] <= day <= days[1] for day in ends)
+
+    for _ in range(2):
+        assert summary(database, root, days=days) == [used(3 * count, costs=3 * count)]
+        for by_model in (False, True):
+            groups = (BY_AUTHOR, BY_MODEL) if by_model else (BY_AUTHOR,)
+            each = [row for caller in (ann, bob) for row in summary(database, caller, *groups, days=days)]
+            assert summary(database, root, *groups, days=days) == each
+            assert sum(row.images for row in each) == 3 * count
+        assert sum(row.images for row in summary(database, root, BY_DAY, days=days)) == 3 * count
+        assert [row.day for row in summary(database, root, BY_DAY, days=days)] == [
+            str(day) for day in sorted(ends) if days[0] <= day <= days[1]
+        ]
+        fold_all(database)
+
+
 def test_an_author_is_asked_for_by_name(database: Database, ann: Caller, root: Caller) -> None:
     bob = add_caller(database, "bob")
     for author in (ann, bob, bob):

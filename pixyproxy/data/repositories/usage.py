@@ -1,12 +1,14 @@
 """What was spent: sums by day, author and model.
 
 The transaction that stores an image adds a row to ``usage_tail``, so that none waits for another one. The rows of the
-tail are added to those of ``usage_days`` later. A summary reads both in one statement. Unknown outcomes are few: they
-are counted in the table of generations, and so move to the images when their images turn up.
+tail are added to those of ``usage_days`` later, and to those of ``usage_sums``: a day of everybody, and a month of each
+author. A summary reads all in one statement, from the table with the fewest rows that have what it needs. Unknown
+outcomes are few: they are counted in the table of generations, and so move to the images when their images turn up.
 """
 
 from __future__ import annotations
 
+from calendar import monthrange
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time
@@ -20,8 +22,11 @@ _NUMBERS = ("images", "images_without_cost", "input_tokens", "output_tokens", "n
 _KEY = ("day", "author_id", "model")
 # What quotas count for images whose cost is unknown is in no summary.
 _STORED = (*_NUMBERS, "assumed_nano_usd")
-_INSERT = f"({', '.join((*_KEY, *_STORED))}) VALUES ({', '.join(f':{name}' for name in (*_KEY, *_STORED))})"
+_EVERYBODY = 0
+"""In place of an author's id in ``usage_sums``."""
 _COUNTS = (*_NUMBERS, "unknown_outcomes")
+_PERIOD = {"usage_tail": "day", "usage_days": "day", "usage_sums": "period"}
+"""The column of each table that has the day, or the month (YYYY-MM)."""
 _KEY_OF = {UsageGrouping.DAY: "day", UsageGrouping.AUTHOR: "author_id", UsageGrouping.MODEL: "model"}
 
 
@@ -73,7 +78,7 @@ class UsageRepository:
 
     def add(self, used: Iterable[Spending]) -> None:
         """Count what was spent."""
-        self._context.execute_many(f"INSERT INTO usage_tail {_INSERT}", [vars(one) for one in _summed(used)])
+        self._context.execute_many(_insert("usage_tail", _STORED), [vars(one) for one in _summed(used)])
 
     def get_tail(self, limit: int) -> list[int]:
         """Return the ids of the oldest rows of the tail."""
@@ -92,15 +97,21 @@ class UsageRepository:
             f"SELECT {columns} FROM usage_tail WHERE id IN ({in_list(ids)}) ORDER BY id{database.for_update}",  # noqa: S608
             {},
         )
-        additions = ", ".join(f"{name} = {name} + :{name}" for name in _STORED)
-        for used in _summed(Spending(**row) for row in rows):
-            is_there = self._context.execute(
-                f"UPDATE usage_days SET {additions} WHERE day = :day AND author_id = :author_id AND model = :model",  # noqa: S608
-                vars(used),
-            )
-            if not is_there:
-                self._context.execute(f"INSERT INTO usage_days {_INSERT}", vars(used))
+        tail = [Spending(**row) for row in rows]
+        self._add_to("usage_days", _STORED, tail)
+        self._add_to("usage_sums", _NUMBERS, [replace(one, author_id=_EVERYBODY) for one in tail])
+        self._add_to("usage_sums", _NUMBERS, [replace(one, day=_month_of(one.day)) for one in tail])
         self._context.execute(f"DELETE FROM usage_tail WHERE id IN ({in_list(ids)})", {})  # noqa: S608
+
+    def _add_to(self, table: str, names: Sequence[str], used: Iterable[Spending]) -> None:
+        additions = ", ".join(f"{name} = {name} + :{name}" for name in names)
+        update = (
+            f"UPDATE {table} SET {additions} "  # noqa: S608
+            f"WHERE {_PERIOD[table]} = :day AND author_id = :author_id AND model = :model"
+        )
+        for one in _summed(used):
+            if not self._context.execute(update, vars(one)):
+                self._context.execute(_insert(table, names), vars(one))
 
     # --- Reading ---------------------------------------------------------------------------------------------------
 
@@ -141,22 +152,21 @@ class UsageRepository:
         if author is not None:
             scope += " AND author_id = (SELECT id FROM users WHERE username_key = :username_key)"
             parameters["username_key"] = exact_key(author)
-        days = f"day >= :first_day AND day <= :last_day{scope}"
-        by_author = UsageGrouping.AUTHOR in groups
         group = f"GROUP BY {', '.join(keys)}" if keys else ""
-        sums = ", ".join([*keys, *(f"SUM({name}) AS {name}" for name in _NUMBERS)])
         columns = {"day": "DATE(created_at) AS day", "author_id": "author_id", "model": "COALESCE(model, '') AS model"}
         unknown = ", ".join([*(columns[key] for key in keys), *("0" for _ in _NUMBERS)])
+        sums = "".join(
+            f"SELECT {_sums(table, keys)}, 0 AS unknown_outcomes FROM {table} WHERE {where} {group} UNION ALL "  # noqa: S608
+            for table, where in _sources(first, last, groups, scope, parameters)
+        )
+        by_author = UsageGrouping.AUTHOR in groups
         totals = ", ".join([*keys, *(f"CAST(COALESCE(SUM({name}), 0) AS SIGNED) AS {name}" for name in _COUNTS)])
         rows = self._context.fetch_all(
             # Each table is summed up before the union, and names are joined to the sums: both are much fewer rows.
             f"""
             SELECT {"users.username AS author, " if by_author else ""}summed.* FROM (
               SELECT {totals} FROM (
-                SELECT {sums}, 0 AS unknown_outcomes FROM usage_days WHERE {days} {group}
-                UNION ALL
-                SELECT {sums}, 0 FROM usage_tail WHERE {days} {group}
-                UNION ALL
+                {sums}
                 SELECT {unknown}, COUNT(*) FROM generations
                 WHERE state = :unknown AND created_at >= :first_at AND created_at <= :last_at{scope} {group}
               ) AS used {group}
@@ -166,6 +176,53 @@ class UsageRepository:
             parameters,
         )
         return [_dict_to_row(row) for row in rows]
+
+
+def _insert(table: str, names: Sequence[str]) -> str:
+    columns = ", ".join((_PERIOD[table], "author_id", "model", *names))
+    return f"INSERT INTO {table} ({columns}) VALUES ({', '.join(f':{name}' for name in (*_KEY, *names))})"  # noqa: S608
+
+
+def _month_of(day: str) -> str:
+    return day[: len("YYYY-MM")]
+
+
+def _sums(table: str, keys: Sequence[str]) -> str:
+    columns = [f"{_PERIOD[table]} AS day" if key == "day" else key for key in keys]
+    return ", ".join([*columns, *(f"SUM({name}) AS {name}" for name in _NUMBERS)])
+
+
+def _sources(
+    first: date, last: date, groups: Sequence[UsageGrouping], scope: str, parameters: dict[str, Any]
+) -> list[tuple[str, str]]:
+    """Return where the usage of a period is: tables, each with its condition. Add the parameters of these."""
+    days = f"day >= :first_day AND day <= :last_day{scope}"
+    sources = [("usage_tail", days)]
+    if scope or {UsageGrouping.AUTHOR, UsageGrouping.DAY} <= {*groups}:
+        return [*sources, ("usage_days", days)]
+    if UsageGrouping.AUTHOR in groups:
+        return [*sources, *_by_month(first, last, parameters)]
+    return [*sources, ("usage_sums", f"author_id = {_EVERYBODY} AND period >= :first_day AND period <= :last_day")]
+
+
+def _by_month(first: date, last: date, parameters: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return where the usage of all authors is: in whole months, and in the days before and after them."""
+    # Later days of the present month are still empty.
+    is_last_whole = last.day == monthrange(last.year, last.month)[1] or last >= datetime.now(UTC).date()
+    is_first_whole = first.day == 1
+    first_month, last_month = _month_of(first.isoformat()), _month_of(last.isoformat())
+    parameters |= {"first_month": first_month, "last_month": last_month}
+    lower, upper = ">=" if is_first_whole else ">", "<=" if is_last_whole else "<"
+    months = f"author_id <> {_EVERYBODY} AND period {lower} :first_month AND period {upper} :last_month"
+    ends = []
+    if not is_first_whole:
+        ends.append("day <= :end_of_first")
+        parameters["end_of_first"] = f"{first_month}-31"
+    if not is_last_whole:
+        ends.append("day >= :start_of_last")
+        parameters["start_of_last"] = f"{last_month}-01"
+    days = f"day >= :first_day AND day <= :last_day AND ({' OR '.join(ends)})"
+    return [("usage_sums", months), *([("usage_days", days)] if ends else [])]
 
 
 def _summed(used: Iterable[Spending]) -> list[Spending]:
