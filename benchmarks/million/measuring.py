@@ -8,24 +8,30 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pixyproxy_pb.v1 import usage_service_pb2 as upb
+from pixyproxy_pb.v1.usage_service_pb2_grpc import UsageServiceStub
 from pydantic import SecretStr
 
 from benchmarks.million import corpus
 from benchmarks.million.databases import MillionDatabase, fresh_database, opened
 from benchmarks.million.loading import PASSWORD
 from benchmarks.million.queries import ANYBODY, CALLERS, QUERIES, Query
-from pixyproxy.core.models import Caller, ImageDetail, ImageFilter, PagePosition, UserCreate, new_guid
+from pixyproxy.core.models import Caller, Cost, ImageDetail, ImageFilter, PagePosition, Usage, UserCreate, new_guid
 from pixyproxy.data import init
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.image_conditions import scope_of
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.repositories.server_values import ServerValueRepository
+from pixyproxy.data.repositories.usage import Spending, UsageRepository
 from pixyproxy.data.repositories.users import UserRepository
 from pixyproxy.data.search.index import Indexed, SearchIndexRepository
 from pixyproxy.data.search.postings import DEFAULT_LAYOUT
+from pixyproxy.service.accounting import fold_some
 from pixyproxy.service.indexer import take_step
 from pixyproxy.service.page_tokens import PageTokens
 from tests.support.image_client import ImageClient
@@ -38,7 +44,16 @@ _DEEP_PAGE = 10_000
 _DEEP_PAGE_SIZE = 10
 _INSERTS = 300
 
-LISTS, INSERTS = PARTS = ("lists", "inserts")
+LISTS, USAGE, INSERTS = PARTS = ("lists", "usage", "inserts")
+SUMMARIES: dict[str, list[upb.UsageGrouping]] = {
+    "in one sum": [],
+    "by model": [upb.USAGE_GROUPING_MODEL],
+    "by author": [upb.USAGE_GROUPING_AUTHOR],
+    "by author and model": [upb.USAGE_GROUPING_AUTHOR, upb.USAGE_GROUPING_MODEL],
+    "by day": [upb.USAGE_GROUPING_DAY],
+}
+_MODELS = ("gpt-image-2", "gpt-image-2.5-flare")
+_USAGE_DAYS = 400
 
 
 @dataclass(frozen=True)
@@ -89,6 +104,7 @@ class Measured:
         label: the database's name and version.
         lists: times by query and caller.
         guids: what the first pages held, by query and caller.
+        summaries: times of the usage of everybody in a month, by what it is grouped by.
         deep_pages: by caller, page 10,000 as against page 1, by their medians in milliseconds.
         inserts: what adding an image costs.
     """
@@ -96,6 +112,7 @@ class Measured:
     label: str
     lists: dict[tuple[str, str], Compared] = field(default_factory=dict)
     guids: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    summaries: dict[str, Compared] = field(default_factory=dict)
     deep_pages: dict[str, tuple[float, float]] = field(default_factory=dict)
     inserts: Inserts | None = None
 
@@ -105,6 +122,8 @@ def measure(database: MillionDatabase, runs: int, only: str | None) -> Measured:
     measured = Measured(f"{database.kind.label} {database.version}")
     if only in (None, LISTS):
         _measure_lists(database, runs, measured)
+    if only in (None, USAGE):
+        _measure_usage(database, runs, measured)
     if only in (None, INSERTS):
         with fresh_database(database) as fresh, opened(database) as behind:
             measured.inserts = _inserts(behind, fresh)
@@ -126,7 +145,7 @@ def _measure_lists(database: MillionDatabase, runs: int, measured: Measured) -> 
             guids = _visible_guids(behind, _caller(server, username))
             for query in QUERIES:
                 key = query.name, name
-                measured.lists[key] = _compare(client, guids, query.fields, runs)
+                measured.lists[key] = _compare(client, guids, partial(client.page, **query.fields), runs)
                 measured.guids[key] = _first_guids(client, query)
             deep_page = _deep_page(client, behind, _caller(server, username), runs)
             if deep_page is not None:
@@ -134,16 +153,16 @@ def _measure_lists(database: MillionDatabase, runs: int, measured: Measured) -> 
             print(f"{measured.label}: measured as {name}", flush=True)
 
 
-def _compare(client: ImageClient, guids: list[str], fields: dict[str, Any], runs: int) -> Compared:
-    gets, lists = [], []
+def _compare(client: ImageClient, guids: list[str], call: Callable[[], object], runs: int) -> Compared:
+    gets, calls = [], []
     for number in range(-_WARM_UPS, runs):
         guid = guids[number % len(guids)]
         get = _seconds(lambda guid=guid: client.get(guid))  # type: ignore[misc]
-        listing = _seconds(lambda: client.page(**fields))
+        other = _seconds(call)
         if number >= 0:
             gets.append(get)
-            lists.append(listing)
-    return Compared(Times.of(lists), Times.of(gets))
+            calls.append(other)
+    return Compared(Times.of(calls), Times.of(gets))
 
 
 def _first_guids(client: ImageClient, query: Query) -> list[str]:
@@ -207,6 +226,47 @@ def _visible_guids(behind: Database, caller: Caller | None) -> list[str]:
             for start in range(1, row["newest"], step)
         ]
     return [row["guid"] for row in ids if row is not None]
+
+
+# --- Usage -----------------------------------------------------------------------------------------------------------
+
+
+def _measure_usage(database: MillionDatabase, runs: int, measured: Measured) -> None:
+    """Sum up a month of a year in which each author has used each model every day."""
+    with opened(database) as behind:
+        _add_usage(behind)
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            running_server(Path(folder), {"PIXYPROXY_DATABASE_URL": database.url}, command=SERVE_ANEW) as server,
+        ):
+            client = ImageClient(server, Login(corpus.ADMIN, PASSWORD))
+            stub = UsageServiceStub(server.channel)  # type: ignore[no-untyped-call]
+            guids = _visible_guids(behind, _caller(server, corpus.ADMIN))
+            start, end = (corpus.FIRST.replace(month=month) for month in (11, 12))
+            for name, groups in SUMMARIES.items():
+                request = upb.SummarizeUsageRequest(start=start, end=end, group_by=groups)
+                summarize = partial(stub.SummarizeUsage, request, metadata=client.metadata)
+                assert summarize().rows
+                measured.summaries[name] = _compare(client, guids, summarize, runs)
+    print(f"{measured.label}: measured usage", flush=True)
+
+
+def _add_usage(behind: Database) -> None:
+    with behind.reading() as context:
+        if context.fetch_value("SELECT COUNT(*) FROM usage_days", {}):
+            return
+        author_ids = [UserRepository(context).get(name).id for name in corpus.AUTHORS]
+    days = [corpus.FIRST + timedelta(days=number) for number in range(_USAGE_DAYS)]
+    usage, cost = (
+        Usage(input_tokens=13, output_tokens=1056, total_tokens=1069),
+        Cost(nano_usd=31_745_000, price_list=""),
+    )
+    for day in days:
+        with behind.transaction() as context:
+            spendings = [Spending.of(author, day, model, usage, cost) for author in author_ids for model in _MODELS]
+            UsageRepository(context).add(spendings)
+            context.commit()
+        fold_some(behind, longest_tail=0)
 
 
 # --- Inserts ---------------------------------------------------------------------------------------------------------

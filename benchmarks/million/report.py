@@ -29,7 +29,7 @@ def tables(measured: Sequence[Measured], count: int, runs: int) -> str:
     if all(each.lists for each in measured):
         lines += [*_queries(measured, count, runs), ""]
     lines += [f"| | {' | '.join(each.label for each in measured)} |", f"|---|{'---|' * len(measured)}"]
-    return "\n".join(lines + _deep_pages(measured) + _inserts(measured))
+    return "\n".join(lines + _deep_pages(measured) + _summaries(measured) + _inserts(measured))
 
 
 def _queries(measured: Sequence[Measured], count: int, runs: int) -> list[str]:
@@ -58,6 +58,13 @@ def _deep_pages(measured: Sequence[Measured]) -> list[str]:
         cells = [f"{deep:.2f} / {first:.2f} ({deep / first:.2f})" for first, deep in pages]
         lines.append(f"| page 10,000 / page 1 of 10 images, {caller} | {' | '.join(cells)} |")
     return lines
+
+
+def _summaries(measured: Sequence[Measured]) -> list[str]:
+    return [
+        f"| usage of everybody in a month, {name} | {' | '.join(_written(each.summaries[name]) for each in measured)} |"
+        for name in measured[0].summaries
+    ]
 
 
 def _inserts(measured: Sequence[Measured]) -> list[str]:
