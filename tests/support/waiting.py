@@ -8,7 +8,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-_SHORTEST_INTERVAL, _LONGEST_INTERVAL = 0.02, 0.2
+_SHORTEST_INTERVAL, _LONGEST_INTERVAL = 0.02, 0.1
 """Seconds between two looks. In between, a tenth of the time that was waited: a look may cost as much as a query."""
 
 
