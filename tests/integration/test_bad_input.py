@@ -17,6 +17,7 @@ from tests.support.image_client import SMALL, ImageClient, without_placeholder
 from tests.support.openai_stand_in import RunningStandIn
 from tests.support.rpc import TIMEOUT, Refusal, call_id_of, raw_stream, raw_unary, refusal
 from tests.support.servers import RunningServer, basic
+from tests.support.waiting import wait_until
 
 _METHODS = ("CreateImage", "GetImage", "ListImages", "GetImageContent", "UpdateImage", "DeleteImage")
 _GUID = "123e4567-e89b-42d3-a456-426614174000"
@@ -44,6 +45,7 @@ def unchanged(client: ImageClient, image: pb.ImageDetail, stand_in: RunningStand
             counts = [context.fetch_all(f"SELECT COUNT(*) AS number FROM {table}", {}) for table in _TABLES]
         return counts, client.server.stored_files(), stand_in.count("")
 
+    wait_until(lambda: not client.server.has_generations_under_way(), TIMEOUT, "what other tests have left to end")
     before = state()
     yield
     assert state() == before

@@ -182,7 +182,6 @@ def test_what_was_submitted_is_stored_when_the_caller_goes(
         call.cancel()
     else:
         assert call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        assert refusal_of(call).reason == "PROVIDER_TIMEOUT"
     made = several.images.CreateImage(request, metadata=several.admin.metadata, timeout=TIMEOUT).image
     assert made.prompt == request.prompt
     assert stand_in.count(request.prompt) == 1

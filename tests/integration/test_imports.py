@@ -342,7 +342,7 @@ def _orphans(server: RunningServer) -> set[str]:
 
 # --- Senders that stall or leave -------------------------------------------------------------------------------------
 
-_SHORT = {"PIXYPROXY_STALL_TIMEOUT": "1", "PIXYPROXY_MAX_IMPORTS": "2"}
+_SHORT = {"PIXYPROXY_STALL_TIMEOUT": "2", "PIXYPROXY_MAX_IMPORTS": "2"}
 
 
 @pytest.fixture(scope="module")

@@ -210,6 +210,12 @@ class RunningServer:
             rows = context.fetch_all("SELECT request, state FROM generations ORDER BY id", {})
         return [row["state"] for row in rows if json.loads(row["request"])["detail"]["prompt"] == prompt]
 
+    def has_generations_under_way(self) -> bool:
+        """Tell whether any generation has not ended yet."""
+        sql = "SELECT COUNT(*) FROM generations WHERE state IN ('recorded', 'queued', 'sent')"
+        with self.database() as database, database.reading() as context:
+            return context.fetch_value(sql, {}) > 0
+
     @property
     def image_folder(self) -> Path:
         """Where the bytes of images lie in the end; of an object store, where that keeps what was put into it."""
