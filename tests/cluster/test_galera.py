@@ -18,7 +18,7 @@ from tests.contract.databases import open_database
 from tests.contract.test_migrations import PROJECT, VERSIONS, outcomes_of_upgrades
 from tests.support.addresses import free_addresses
 from tests.support.database_binaries import DatabaseKind
-from tests.support.database_servers import fresh_database
+from tests.support.database_servers import execute_on, fresh_database
 from tests.support.galera import GaleraCluster, Node, galera_cluster
 from tests.support.haproxy import running_database_haproxy
 from tests.support.object_stores import RunningObjectStore
@@ -67,9 +67,9 @@ def test_ids_have_no_gaps_whichever_node_is_used(galera: GaleraCluster) -> None:
     with fresh_database(galera.servers[0]) as url:
         table = f"{urlsplit(url).path.removeprefix('/')}.numbers"
         galera.nodes[0].execute(f"CREATE TABLE {table} (id BIGINT PRIMARY KEY AUTO_INCREMENT)")
-        for node in galera.nodes:
-            node.execute(f"SELECT * FROM {table}")  # waits for the rows of the other nodes
-            node.execute(f"INSERT INTO {table} VALUES (), ()")
+        for server in galera.servers:
+            # The query waits for the rows of the other nodes.
+            execute_on(server, f"SELECT * FROM {table}", f"INSERT INTO {table} VALUES (), ()", "COMMIT")
         assert galera.nodes[0].execute(f"SELECT id FROM {table} ORDER BY id") == [(number,) for number in range(1, 7)]
 
 
