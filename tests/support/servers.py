@@ -214,7 +214,7 @@ class RunningServer:
         """Tell whether any generation has not ended yet."""
         sql = "SELECT COUNT(*) FROM generations WHERE state IN ('recorded', 'queued', 'sent')"
         with self.database() as database, database.reading() as context:
-            return context.fetch_value(sql, {}) > 0
+            return bool(context.fetch_value(sql, {}))
 
     @property
     def image_folder(self) -> Path:
