@@ -257,10 +257,8 @@ def _add_usage(behind: Database) -> None:
             return
         author_ids = [UserRepository(context).get(name).id for name in corpus.AUTHORS]
     days = [corpus.FIRST + timedelta(days=number) for number in range(_USAGE_DAYS)]
-    usage, cost = (
-        Usage(input_tokens=13, output_tokens=1056, total_tokens=1069),
-        Cost(nano_usd=31_745_000, price_list=""),
-    )
+    usage = Usage(input_tokens=13, output_tokens=1056, total_tokens=1069)
+    cost = Cost(nano_usd=31_745_000, price_list="of the benchmark")
     for day in days:
         with behind.transaction() as context:
             spendings = [Spending.of(author, day, model, usage, cost) for author in author_ids for model in _MODELS]

@@ -95,10 +95,7 @@ def test_idle_connections_shut_nobody_out(
         _wait_until_closed(server, limit)
         with server.new_channel() as another:
             made = image_stub(another).CreateImage(
-                pb.CreateImageRequest(prompt=prompt, options=SMALL),
-                metadata=server.admin.metadata,
-                timeout=TIMEOUT,
-                wait_for_ready=True,
+                pb.CreateImageRequest(prompt=prompt, options=SMALL), metadata=server.admin.metadata, timeout=TIMEOUT
             )
         assert made.image.prompt == prompt
         # Who has a call under way is not idle, however long nothing is sent.
