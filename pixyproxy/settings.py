@@ -152,7 +152,7 @@ class Settings(BaseSettings):
         description="Seconds without an answer to the ping after which the connection is closed.",
     )
     min_ping_interval: float = Field(
-        default=30.0,
+        default=10.0,
         ge=0,
         le=86_400,
         description="Clients that send pings at shorter intervals, in seconds, are disconnected.",

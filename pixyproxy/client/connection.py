@@ -43,7 +43,7 @@ class Keepalive:
     """How broken connections are detected, also during a generation, when nothing is sent for minutes.
 
     Attributes:
-        time: seconds without traffic after which the server is pinged; servers require at least 30.
+        time: seconds without traffic after which the server is pinged; servers require at least 10.
         timeout: seconds after which a ping without an answer ends the connection.
     """
 

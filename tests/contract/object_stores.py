@@ -13,6 +13,18 @@ from tests.support.object_stores import RunningObjectStore
 from tests.support.servers import NO_SETTINGS
 
 
+def fresh_url(server: RunningObjectStore, monkeypatch: pytest.MonkeyPatch, variables: Mapping[str, str]) -> str:
+    """A prefix with nothing in it; ``variables`` take the place of the server's."""
+    for name, value in {**server.env, **variables}.items():
+        monkeypatch.setenv(name, value)
+    return f"{server.url}/{uuid.uuid4().hex}"
+
+
+def store_at(url: str, *, timeout: float) -> ObjectImageStore:
+    """A store whose credentials are in the environment."""
+    return ObjectImageStore.at(BucketAddress.parse(url), timeout=timeout, allow_http=True)
+
+
 def fresh_store(
     server: RunningObjectStore,
     monkeypatch: pytest.MonkeyPatch,
@@ -20,8 +32,5 @@ def fresh_store(
     *,
     timeout: float = 10,
 ) -> ObjectImageStore:
-    """A store with a prefix of its own, and so with nothing in it; ``variables`` take the place of the server's."""
-    for name, value in {**server.env, **variables}.items():
-        monkeypatch.setenv(name, value)
-    address = BucketAddress.parse(f"{server.url}/{uuid.uuid4().hex}")
-    return ObjectImageStore.at(address, timeout=timeout, allow_http=True)
+    """A store at a prefix of its own."""
+    return store_at(fresh_url(server, monkeypatch, variables), timeout=timeout)

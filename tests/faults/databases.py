@@ -30,7 +30,7 @@ _RESUMED_WITHIN = 1.0
 _EVERY = 0.05
 """Seconds between two reads, whether the ones before are answered or not."""
 _PENDING = 4
-_GENERATION = "slow=1.5"
+_GENERATION = "slow=3"
 _AWAY = "UNAVAILABLE DATABASE_UNAVAILABLE"
 
 
@@ -98,7 +98,7 @@ def goes_away(
             load = Load(site, number, call_timeout=DEADLINE)
             with seen, load, load.turned_to(server):
                 seen.wait_for_success()
-                pending = [_Pending(site, server) for _ in range(_PENDING)]
+                pending = _submitted(site, server)
                 absence.leave(database, network)
                 left_at = time.monotonic()
                 outcome.injected += 1
@@ -123,7 +123,7 @@ def goes_away_and_we_die(bench: Bench, kind: DatabaseKind, *, times: int) -> Out
     with _site_behind_network(bench, kind) as (site, _, network):
         for number in range(times):
             with site.server() as server:
-                pending = [_Pending(site, server) for _ in range(_PENDING)]
+                pending = _submitted(site, server)
                 network.refuse()
                 wait_until(lambda: _stored(site) == _PENDING, WAIT_TIMEOUT, "the images to be stored")
                 server.kill()
@@ -153,6 +153,13 @@ def _let_pass(until: float) -> None:
     time.sleep(max(0.0, until - time.monotonic()))
 
 
+def _submitted(site: Site, server: RunningServer) -> list[_Pending]:
+    pending = [_Pending(site, server) for _ in range(_PENDING)]
+    for one in pending:
+        wait_until_submitted(site, one.wish)
+    return pending
+
+
 class _Pending:
     """A generation that the provider is working on when the database goes."""
 
@@ -160,7 +167,6 @@ class _Pending:
         self.wish: Wish = site.wish(_GENERATION)
         self._site, self._server = site, server
         self._call = site.begin(server, self.wish)
-        wait_until_submitted(site, self.wish)
 
     def answer(self) -> Answer:
         return self._site.end(self.wish, self._call)

@@ -6,12 +6,14 @@ import io
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urlencode
 
 import grpc
 import pytest
+from google.protobuf.descriptor import Descriptor
 from PIL import Image
 from pixyproxy_pb.v1 import image_download_service_pb2 as dpb
 from pixyproxy_pb.v1 import image_service_pb2 as pb
@@ -20,8 +22,10 @@ from pixyproxy_pb.v1.image_download_service_pb2_grpc import ImageDownloadService
 from pixyproxy.core.models import ImageDetail
 from tests.integration.conftest import People
 from tests.support.envoy import running_envoy
+from tests.support.image_client import SMALL
 from tests.support.leaving_out import Required, leave_out
 from tests.support.object_stores import free_port
+from tests.support.openai_stand_in import RunningStandIn
 from tests.support.rest import RestClient
 from tests.support.rpc import TIMEOUT
 from tests.support.servers import Login, RunningServer, image_stub
@@ -266,6 +270,58 @@ def test_bad_input(
     assert refused.json["message"]
     if status == 405:
         assert method not in refused.headers["allow"].split(", ")
+
+
+def _bodies(message: Descriptor) -> Iterator[dict[str, Any]]:
+    """Give a body for each name in a message and in those inside it, as JSON and the contract spell it."""
+    for field in message.fields:
+        inner = field.message_type
+        values: Iterable[Any] = [None]
+        if inner is not None and inner.file.name.startswith("pixyproxy/"):
+            values = ([body] if field.is_repeated else body for body in _bodies(inner))
+        for value in values:
+            yield {field.json_name: value}
+            yield {field.name: value}
+
+
+def test_every_name_of_the_contract_is_taken(ann: RestClient) -> None:
+    requests = [
+        ("POST", "/image", "CreateImageRequest"),
+        ("PATCH", "/image/nonsense", "UpdateImageRequest"),
+    ]
+    for method, path, message in requests:
+        bodies = list(_bodies(pb.DESCRIPTOR.message_types_by_name[message]))
+        assert len(bodies) > 5
+        for body in bodies:
+            answer = ann.send(method, path, body)
+            assert "unknown name" not in answer.json["message"], body
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "name"),
+    [
+        ("POST", "/image", {"reqest_id": "1"}, "reqest_id"),
+        ("POST", "/image", {"quality": "high"}, "quality"),
+        ("POST", "/image", {"options": {"size": SMALL.size, "tags": []}}, "tags"),
+        ("POST", "/image", {"inputs": [{"guid": "x"}, {"image": "x"}]}, "image"),
+        ("POST", "/image", {"tags": ["{", '"', "\\"], "PROMPT": "x"}, "PROMPT"),
+        ("POST", "/image", {'a"b': 1}, None),
+        ("PATCH", _NOBODYS, {"title": "x"}, "title"),
+    ],
+)
+def test_unknown_names_in_a_body(
+    ann: RestClient,
+    stand_in: RunningStandIn,
+    prompt: str,
+    method: str,
+    path: str,
+    body: dict[str, Any],
+    name: str | None,
+) -> None:
+    refused = ann.send(method, path, {**body, "prompt": prompt} if method == "POST" else body)
+    expected = f"The JSON body has an unknown name{f': {name}' if name else ''}."
+    assert (refused.status, refused.json) == (400, {"code": 3, "message": expected})
+    assert stand_in.count(prompt) == 0
 
 
 def test_credentials(address: str, people: People, prompt: str) -> None:

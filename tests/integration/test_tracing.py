@@ -59,13 +59,13 @@ def _new_trace() -> tuple[str, str, Metadata]:
     return trace, span, (("traceparent", f"00-{trace}-{span}-01"), ("tracestate", "vendor=opaque"))
 
 
-def _wait_for_spans(receiver: RunningReceiver, trace: str, name: str) -> list[dict[str, Any]]:
-    """Wait until a trace has a span with this name, and return all of its spans."""
+def _wait_for_spans(receiver: RunningReceiver, trace: str, *names: str) -> list[dict[str, Any]]:
+    """Wait until a trace has spans with these names, which come from several processes, and return all of its spans."""
 
     def spans() -> list[dict[str, Any]]:
         return [span for span in receiver.spans if span["trace_id"] == trace]
 
-    wait_until(lambda: any(span["name"] == name for span in spans()), TIMEOUT, f"the span {name}")
+    wait_until(lambda: {*names} <= {span["name"] for span in spans()}, TIMEOUT, f"the spans {names}")
     return spans()
 
 
@@ -92,9 +92,8 @@ def test_a_generation_is_one_trace(
     request = pb.CreateImageRequest(prompt=prompt, options=SMALL)
     _, call = traced.images.CreateImage.with_call(request, metadata=traced.admin.metadata + headers, timeout=TIMEOUT)
 
-    # Each process sends its own.
-    _wait_for_spans(receiver, trace, "generation")
-    spans = _wait_for_spans(receiver, trace, f"{_SERVICE}/CreateImage")
+    steps_to_find = ("database wait", "database insert", "database commit", "store write", "store write_manifest")
+    spans = _wait_for_spans(receiver, trace, f"{_SERVICE}/CreateImage", "generation", *steps_to_find)
     root = _named(spans, f"{_SERVICE}/CreateImage")
     generation = _named(spans, "generation")
     provider = _named(spans, "generate_content gpt-image-2.5-flare")
@@ -106,15 +105,7 @@ def test_a_generation_is_one_trace(
     }
     assert generation["parent_id"] == root["span_id"]
     assert (provider["parent_id"], provider["kind"]) == (generation["span_id"], _CLIENT)
-    spans = _wait_for_spans(receiver, trace, "store write_manifest")
     steps = {span["name"]: span for span in spans}
-    assert {
-        "database wait",
-        "database insert",
-        "database commit",
-        "store write",
-        "store write_manifest",
-    } <= steps.keys()
     for span in spans:
         assert root["began"] <= span["began"] <= span["ended"]
         assert span["resource"]["service.name"] == "pixyproxy"
@@ -201,7 +192,7 @@ def test_errors_in_traces_and_in_metrics(traced: RunningServer, receiver: Runnin
     trace, _, headers = _new_trace()
     request = pb.CreateImageRequest(prompt=f"{prompt} [[fault:drop]]", options=SMALL)
     refusal(traced.images.CreateImage, request, traced.admin.metadata + headers)
-    spans = _wait_for_spans(receiver, trace, f"{_SERVICE}/CreateImage")
+    spans = _wait_for_spans(receiver, trace, f"{_SERVICE}/CreateImage", "generate_content gpt-image-2.5-flare")
     root = _named(spans, f"{_SERVICE}/CreateImage")
     provider = _named(spans, "generate_content gpt-image-2.5-flare")
     # The provider failed us; that the caller is told so is no fault of the server's own.

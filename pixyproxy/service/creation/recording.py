@@ -178,8 +178,15 @@ class ImageCreator:
         if self._storing.rescue(generation):
             return False
         if generation.state is GenerationState.OUTCOME_UNKNOWN:
+            if self._has_succeeded(generation):
+                return False  # Recovery committed its image first.
             raise _outcome_unknown()
         return generation.state in _MAY_BE_QUEUED
+
+    def _has_succeeded(self, generation: Generation) -> bool:
+        with self._database.reading() as context:
+            found = GenerationRepository(context).get_several([generation.id])
+        return any(now.state is GenerationState.SUCCEEDED for now in found)
 
     def _is_free(self, generation: Generation) -> bool:
         """Tell whether a generation is to be queued again, whatever its outcome was."""

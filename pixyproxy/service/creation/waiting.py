@@ -94,6 +94,7 @@ class WaitingCalls:
         on_change: Callable[[int], object] = lambda _: None,
         interval: float = 0.1,
         give_up_after: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Query nothing yet.
 
@@ -104,6 +105,7 @@ class WaitingCalls:
             on_change: called with the number of queued generations that are waited for.
             interval: seconds between two queries.
             give_up_after: seconds of an outage of the database after which the calls fail.
+            clock: returns seconds, by which an outage is measured.
         """
         self._database = database
         self._changed = changed
@@ -111,6 +113,7 @@ class WaitingCalls:
         self._on_change = on_change
         self._interval = interval
         self._give_up_after = give_up_after
+        self._clock = clock
         self._waiters: defaultdict[int, list[_Waiter]] = defaultdict(list)
         self._lock = threading.Lock()
         self._is_closing = False
@@ -176,7 +179,7 @@ class WaitingCalls:
                     del self._waiters[generation_id]
 
     def _run(self) -> None:
-        query_at, reached_at = 0.0, time.monotonic()
+        query_at, reached_at = 0.0, self._clock()
         while not self._is_closing:
             with self._lock:
                 waited_for = set(self._waiters)
@@ -184,6 +187,8 @@ class WaitingCalls:
                 self._on_change(0)
             wait_for_any(self._changed, timeout=max(0.0, query_at - time.monotonic()) if waited_for else None)
             signalled = set(self._changed.read())
+            if not waited_for:
+                reached_at = self._clock()  # While no call waited, nothing was asked.
             with self._lock:
                 waited_for = set(self._waiters)
             if time.monotonic() >= query_at:
@@ -191,18 +196,18 @@ class WaitingCalls:
                 due = waited_for
             else:
                 due = waited_for & signalled
+            if not due:
+                continue
             try:
                 self._query(due)
-                reached_at = time.monotonic()
+                reached_at = self._clock()
             except (DBConnectionError, ConflictError) as error:
-                if time.monotonic() - reached_at > self._give_up_after:
+                if self._clock() - reached_at > self._give_up_after:
                     self._fail(waited_for, error)
             except Exception:  # The thread must go on: all waiting calls of the process depend on it.
                 _logger.exception("Generations that calls wait for could not be read.")
 
     def _query(self, ids: Collection[int]) -> None:
-        if not ids:
-            return
         with self._database.reading() as context:
             generations = GenerationRepository(context).get_several(ids)
         for generation in generations:

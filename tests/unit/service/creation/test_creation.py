@@ -704,6 +704,31 @@ def test_a_picture_that_was_kept_is_entered(
     assert store.list_manifests() == []
 
 
+@pytest.mark.parametrize("state", [GenerationState.OUTCOME_UNKNOWN, GenerationState.FAILED])
+def test_a_picture_that_another_process_enters_meanwhile_is_found(
+    database: Database,
+    store: LocalImageStore,
+    generator: FakeGenerator,
+    alice: Caller,
+    state: GenerationState,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    guid = begin(database, alice, state, is_alive=False)
+    server, other = Server(database, store, generator), Server(database, store, generator)
+    other.storing.store(make_detail(guid, b"picture"), b"picture")
+    read_manifest = store.read_manifest
+
+    def read_after_recovery(guid: str) -> str | None:
+        monkeypatch.undo()
+        other.recovery.run()
+        return read_manifest(guid)
+
+    monkeypatch.setattr(store, "read_manifest", read_after_recovery)
+    with server.taking_calls():
+        assert server.creator.create(request(), alice, CallScope(30)).guid == guid
+    assert generator.requests == []
+
+
 def test_a_picture_that_was_kept_is_there_while_the_provider_is_down(
     database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
 ) -> None:

@@ -45,6 +45,7 @@ def waiting_calls(
     interval: float = 0.02,
     give_up_after: float = NEVER,
     on_change: Callable[[int], object] = lambda _: None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[WaitingCalls]:
     waiting = WaitingCalls(
         database,
@@ -53,6 +54,7 @@ def waiting_calls(
         on_change=on_change,
         interval=interval,
         give_up_after=give_up_after,
+        clock=clock,
     )
     with closing(waiting):
         waiting.start()
@@ -88,6 +90,16 @@ class Outage:
             raise error
 
         monkeypatch.setattr(GenerationRepository, "get_several", fail_meanwhile)
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 def note_looks(monkeypatch: pytest.MonkeyPatch) -> list[set[int]]:
@@ -217,14 +229,32 @@ def test_an_outage_that_has_ended_does_not_count_for_the_next(
 ) -> None:
     generation = record(database, alice)
     looks: list[int] = []
+    clock = Clock()
     outage = Outage(monkeypatch, DBConnectionError("away"))
     outage.is_over.set()
-    with waiting_calls(database, give_up_after=0.5, on_change=looks.append) as waiting:
-        began = time.monotonic()
+    with waiting_calls(database, give_up_after=1, on_change=looks.append, clock=clock) as waiting:
         call = pool.submit(waiting.wait_for, generation, CallScope(TIMEOUT))
-        wait_until(lambda: time.monotonic() - began > 0.6, TIMEOUT, "calls to have waited for longer than that")
-        wait_until(lambda: looks, TIMEOUT, "a look")
+        clock.now += 2
+        looks.clear()
+        wait_until(lambda: 1 in looks, TIMEOUT, "a look")
         outage.is_over.clear()
+        wait_until(lambda: outage.failures > 2, TIMEOUT, "several failures")
+        outage.is_over.set()
+        end(database, generation)
+        assert call.result() is not None
+
+
+def test_time_in_which_no_call_waited_does_not_count_for_an_outage(
+    database: Database, pool: ThreadPoolExecutor, alice: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generation = record(database, alice)
+    looks: list[int] = []
+    clock = Clock()
+    outage = Outage(monkeypatch, DBConnectionError("away"))
+    with waiting_calls(database, give_up_after=1, on_change=looks.append, clock=clock) as waiting:
+        wait_until(lambda: looks, TIMEOUT, "the thread to wait for calls")
+        clock.now += 2
+        call = pool.submit(waiting.wait_for, generation, CallScope(TIMEOUT))
         wait_until(lambda: outage.failures > 2, TIMEOUT, "several failures")
         outage.is_over.set()
         end(database, generation)
