@@ -17,6 +17,7 @@ from pixyproxy.data.transactions import in_transaction
 
 _LEASE = "search_index_lease"
 _LEASE_DURATION = timedelta(seconds=30)
+_WAIT_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,7 @@ def search_indexer(database: Database, interval: float = 5.0, step: SealingStep 
         interval: the seconds between two looks at a short tail.
         step: how much to seal in one transaction.
     """
-    # On the nodes of a cluster, locks of rows do not make servers wait for one another: all but one would work in vain.
-    lease = SharedLease(database, _LEASE, _LEASE_DURATION)
+    lease = _lease(database)
 
     def seal() -> float:
         started = time.monotonic()
@@ -63,11 +63,13 @@ def search_indexer(database: Database, interval: float = 5.0, step: SealingStep 
 
 def take_step(database: Database, step: SealingStep = SMALL_STEP, lease: SharedLease | None = None) -> bool:
     """Take one step if the tail is long enough for it, and the lease if there is one; return whether it was taken."""
-    return _reopen(database, step) or _seal_oldest(database, step, lease, even_if_short=False) > 0
+    return _reopen(database, step, lease) or _seal_oldest(database, step, lease, even_if_short=False) > 0
 
 
 def seal_all(database: Database, report: Callable[[int, int], None], step: SealingStep = LARGE_STEP) -> None:
     """Seal all images of the tail, as after an upgrade of a database that had no index of this kind.
+
+    While another process seals, this one waits.
 
     Args:
         database: the database.
@@ -77,19 +79,31 @@ def seal_all(database: Database, report: Callable[[int, int], None], step: Seali
     Raises:
         DBConnectionError: the database cannot be reached; the images sealed so far stay sealed.
     """
-    while _reopen(database, step):
-        pass
-    with database.reading() as context:
-        count = SearchIndexRepository(context).count_unsealed()
+    lease = _lease(database)
     done = 0
-    while sealed := _seal_oldest(database, step, even_if_short=True):
-        done += sealed
-        report(done, max(count, done))
+    while left := _count_unsealed(database):
+        if _reopen(database, step, lease):
+            continue
+        if sealed := _seal_oldest(database, step, lease, even_if_short=True):
+            done += sealed
+            report(done, done - sealed + max(left, sealed))
+        else:
+            time.sleep(_WAIT_SECONDS)
 
 
-def _seal_oldest(
-    database: Database, step: SealingStep, lease: SharedLease | None = None, *, even_if_short: bool
-) -> int:
+def _lease(database: Database) -> SharedLease:
+    # On the nodes of a cluster, locks of rows do not make servers wait for one another: all but one would work in vain.
+    return SharedLease(database, _LEASE, _LEASE_DURATION)
+
+
+def _count_unsealed(database: Database) -> int:
+    """Count the images that are in no block yet, or in one of a server of the first release."""
+    with database.reading() as context:
+        index = SearchIndexRepository(context)
+        return index.count_unsealed() or int(index.get_batched_block() is not None)
+
+
+def _seal_oldest(database: Database, step: SealingStep, lease: SharedLease | None, *, even_if_short: bool) -> int:
     """Seal the images with the lowest ids in the tail, unless it is short; return how many."""
     with database.reading() as context:
         tail = SearchIndexRepository(context).get_unsealed(step.images)
@@ -102,11 +116,11 @@ def _seal_oldest(
     return len(image_ids)
 
 
-def _reopen(database: Database, step: SealingStep) -> bool:
+def _reopen(database: Database, step: SealingStep, lease: SharedLease | None) -> bool:
     """Move the images of a block that a server of the first release has sealed into batches back into the tail."""
     with database.reading() as context:
         block = SearchIndexRepository(context).get_batched_block()
-    if block is None:
+    if block is None or not (lease is None or lease.take()):
         return False
     in_transaction(database, lambda context: SearchIndexRepository(context, step.layout).reopen(block, database))
     return True

@@ -128,7 +128,6 @@ def test_rolling_restart_shows_no_failed_call(
     assert_all_there(fleet, load, stand_in)
 
 
-@pytest.mark.usefixtures("long_form")
 def test_frozen_replica_delays_calls_and_fails_none(start_fleet: StartFleet, stand_in: RunningStandIn) -> None:
     """Envoy ends the calls of a replica that answers no pings; generations that it has sent may be unknown."""
     fleet = start_fleet(running_envoy)

@@ -26,7 +26,6 @@ from tests.support.openai_stand_in import RunningStandIn
 
 # Galera takes 6 seconds to give a node up, and a statement that waits for a lost node ends after 10.
 _BACK_WITHIN = 30.0
-# The whole suite passes, and takes some minutes.
 _SUITES = ("deletions_repository", "generations_repository")
 
 
@@ -38,9 +37,17 @@ def galera() -> Iterator[GaleraCluster]:
 
 
 def test_contract_suites_pass_on_a_node(galera: GaleraCluster) -> None:
-    suites = [f"tests/contract/test_{name}.py" for name in _SUITES]
+    check_contract_suites(galera, *(f"tests/contract/test_{name}.py" for name in _SUITES))
+
+
+@pytest.mark.usefixtures("long_form")
+def test_the_whole_contract_suite_passes_on_a_node(galera: GaleraCluster) -> None:
+    check_contract_suites(galera, "tests/contract")
+
+
+def check_contract_suites(galera: GaleraCluster, *paths: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "mariadb", *suites],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "mariadb", *paths],
         env=os.environ | {DatabaseKind.MARIADB.url_variable: galera.servers[0].url("")},
         cwd=PROJECT,
         capture_output=True,

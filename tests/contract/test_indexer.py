@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import pytest
 
 from pixyproxy.core.models import Caller, Image, ImageFilter
 from pixyproxy.data.database import Database
+from pixyproxy.data.repositories.server_values import ServerValueRepository
 from pixyproxy.data.search.index import SearchIndexRepository
+from pixyproxy.data.shared_lease import SharedLease
 from pixyproxy.service.indexer import SealingStep, seal_all, search_indexer, take_step
 from tests.contract.records import add_caller, add_images, minutes
 from tests.contract.small_blocks import LAYOUT, get_page
@@ -107,6 +110,32 @@ def test_everything_can_be_sealed_at_once(database: Database, ann: Caller, image
     assert tail_of(database) == []
     check_all_found(database, ann, images)
     seal_all(database, lambda done, count: pytest.fail("there was nothing left"), LARGE_STEP)
+
+
+def test_sealing_everything_waits_for_another_who_seals(
+    database: Database, ann: Caller, images: list[Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other_name = "search_index_lease"
+    other = SharedLease(database, other_name, timedelta(minutes=1))
+    assert other.take()
+    waits = 0
+
+    def seal_meanwhile(_: float) -> None:
+        nonlocal waits
+        waits += 1
+        assert len(tail_of(database)) == len(images)
+        if waits == 3:
+            while take_step(database, STEP, other):
+                pass
+            with database.transaction() as context:
+                ServerValueRepository(context).set(other_name, "other 2026-01-01T00:00:00+00:00")
+                context.commit()
+
+    monkeypatch.setattr("pixyproxy.service.indexer.time.sleep", seal_meanwhile)
+    seal_all(database, lambda done, count: None, LARGE_STEP)
+
+    assert (waits, tail_of(database)) == (3, [])
+    check_all_found(database, ann, images)
 
 
 def test_several_indexers_share_the_work(database: Database, ann: Caller, images: list[Image]) -> None:
