@@ -10,10 +10,11 @@ from argon2.exceptions import InvalidHashError, VerificationError
 
 
 class Passwords:
-    """Hashes and checks passwords with Argon2id at the parameters that argon2-cffi recommends (RFC 9106)."""
+    """Hashes and checks passwords with Argon2id."""
 
-    def __init__(self) -> None:
-        self._hasher = PasswordHasher()
+    def __init__(self, hasher: PasswordHasher | None = None) -> None:
+        """Take a hasher; by default, one with the parameters that argon2-cffi recommends (RFC 9106)."""
+        self._hasher = hasher or PasswordHasher()
         # Checked if there is no such user, so that the answer takes as long as for a wrong password.
         self._nobodys_hash = nobodys_hash(self._hasher)
 

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from argon2 import PasswordHasher
 from pydantic import SecretStr
 
 from pixyproxy.core.exceptions import (
@@ -37,7 +38,9 @@ OTHER_ADDRESS = "10.0.0.2"
 def make_service(database: Database, max_failures: int = 3, refresh_interval: float = 1.0) -> UserService:
     throttle = SignInThrottle(database, max_failures, window=60)
     queue = SignInQueue(throttle.pause)
-    return UserService(database, Passwords(), throttle, queue, CredentialCache(), refresh_interval=refresh_interval)
+    # What counts here is how often a password is checked, not how long that takes.
+    passwords = Passwords(PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+    return UserService(database, passwords, throttle, queue, CredentialCache(), refresh_interval=refresh_interval)
 
 
 @pytest.fixture
