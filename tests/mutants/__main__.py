@@ -4,7 +4,7 @@ mutmut changes one thing at a time in the modules that pyproject.toml names, and
 that no test notices is a survivor. explained.toml explains those that no test can notice; any other fails the run.
 
 A whole run takes more than an hour. So results.json has what became of each mutant, with a hash of the function it is
-in; what was killed is run again only when its function has changed.
+in. A mutant is run again when its function has changed, or when its module is named.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import libcst
+from mutmut import __main__ as mutmut
 from mutmut.mutation.diff_apply import get_diff_for_mutant, read_functions_from_index
 from mutmut.stats import status_by_exit_code
 
@@ -43,7 +44,8 @@ _LEGEND = """\
 """
 _HEAD = ("module", "mutants", "killed by tests", "killed by types", "alike", "explained", "survived", "not run")
 _KILLED = {"killed", "timeout", "segfault"}
-_LETTERS = {"killed": "k", "segfault": "k", "timeout": "t", "caught by type check": "c"}
+_SKIPPED = 34
+_LETTERS = {"killed": "k", "segfault": "k", "timeout": "t", "caught by type check": "c", "survived": "s"}
 # What takes a text for people, in an argument that is not named.
 _WITH_TEXT = re.compile(r"(Error|Exception|ReadTimeout)(\.of)?$|super\(\)\.__init__$|_log_failure$|_report$")
 _WITH_NAME = re.compile(r"(Thread|ThreadPoolExecutor|PeriodicTask)$")
@@ -75,6 +77,8 @@ def main() -> int:
     shutil.rmtree(_RESULTS, ignore_errors=True)
     if not given.fresh:
         _restore_results()
+    _generate(given.processes)
+    _skip_alike()
     patterns = [f"*.{name}.*" for name in given.only]
     command = ["mutmut", "run", "--max-children", str(given.processes), *patterns]
     # It starts mypy with the first Python there.
@@ -85,6 +89,29 @@ def main() -> int:
         print("\nInterrupted. The next run goes on from here.\n")  # noqa: T201
     _keep_results()
     return report(given.only)
+
+
+# --- What need not be run --------------------------------------------------------------------------------------------
+
+
+def _generate(processes: int) -> None:
+    """Make the mutants, as ``mutmut run`` does; what it then finds made, it leaves as it is."""
+    mutmut.set_mutant_under_test("mutant_generation")
+    _RESULTS.mkdir(exist_ok=True)
+    with mutmut.CatchOutput(spinner_title="Generating mutants"):
+        mutmut.copy_src_dir()
+        mutmut.copy_also_copy_files()
+        mutmut.create_mutants(processes)
+
+
+def _skip_alike() -> None:
+    """Mark the mutants that no test can notice: each would be run with all tests that reach it."""
+    for path, meta in _metas():
+        results = meta["exit_code_by_key"]
+        for name, exit_code in results.items():
+            if exit_code is None and _is_alike(name, path):
+                results[name] = _SKIPPED
+        (_RESULTS / f"{path}.meta").write_text(json.dumps(meta), encoding="utf-8")
 
 
 # --- What is known of earlier runs -----------------------------------------------------------------------------------
@@ -105,10 +132,10 @@ def _keep_results() -> None:
 
 
 def _restore_results() -> None:
-    """Have mutmut run only what is not known to be killed."""
+    """Have mutmut run only what is not known."""
     if not _KNOWN.exists():
         return
-    exit_codes = {"k": 1, "t": 36, "c": 37, "-": None}
+    exit_codes = {"k": 1, "t": 36, "c": 37, "s": 0, "-": None}
     for path, functions in json.loads(_KNOWN.read_text(encoding="utf-8")).items():
         module = path.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
         meta = {
@@ -154,7 +181,7 @@ def report(only: Sequence[str]) -> int:
                 kind = "killed by tests"
             elif status == "caught by type check":
                 kind = "killed by types"
-            elif _is_alike(name, path):
+            elif exit_code == _SKIPPED:
                 kind = "alike"
             else:
                 survivor = _survivor(name, path)
