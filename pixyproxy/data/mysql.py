@@ -93,6 +93,9 @@ _ROWS_PER_INSERT = 500
 # A dead connection fails at once. Where a statement takes longer to fail, the network has lost the server or the server
 # hangs, and a new connection would wait as long again.
 _SILENCE_SECONDS = 0.5
+# A machine that freezes or loses its power in a transaction keeps the locks of its rows until the server gives it up, by
+# default after eight hours. MariaDB has a limit for transactions, MySQL only one for all idle connections.
+_SET_IDLE_LIMIT = "SET SESSION /*!80000 wait_timeout = {seconds} *//*M! idle_transaction_timeout = {seconds} */"
 _MIGRATION_LOCK = "pixyproxy_migrations"
 _MIGRATION_TIMEOUT_SECONDS = 24 * 3600
 
@@ -122,6 +125,7 @@ class MySQLDatabase(Database):
         connect_timeout: float,
         query_timeout: float,
         migration_wait: float = 60.0,
+        idle_limit: float = 20.0,
         is_audited: bool = False,
     ) -> None:
         """Make a database without connecting to it.
@@ -133,6 +137,7 @@ class MySQLDatabase(Database):
             connect_timeout: the most seconds to wait for a new connection; several hosts share them.
             query_timeout: the most seconds to wait for the result of a statement.
             migration_wait: the most seconds to wait for another migration.
+            idle_limit: the seconds after which the server ends a transaction without statements.
             is_audited: whether changes add lines to the outbox of the audit log.
         """
         self._address = address
@@ -141,6 +146,7 @@ class MySQLDatabase(Database):
         self._is_audited = is_audited
         self._connect_timeout = connect_timeout
         self._query_timeout = query_timeout
+        self._idle_limit = idle_limit
         self._pool = ConnectionPool(self._connect, _disconnect, size=pool_size, wait=pool_wait)
         if not mysql.connector.HAVE_CEXT:
             _logger.warning(
@@ -156,7 +162,7 @@ class MySQLDatabase(Database):
     @contextmanager
     def migrating(self) -> Iterator[DatabaseContext]:  # noqa: D102  inherited
         # A step may take much longer than a query, and so may the wait for another migration.
-        connection = self._connect(_MIGRATION_TIMEOUT_SECONDS)
+        connection = self._connect(_MIGRATION_TIMEOUT_SECONDS, _MIGRATION_TIMEOUT_SECONDS)
         try:
             context = _MySQLContext(connection)
             lock = {"name": f"{_MIGRATION_LOCK}:{self._address.database}"[:64], "seconds": self._migration_wait}
@@ -192,13 +198,14 @@ class MySQLDatabase(Database):
     def close(self) -> None:  # noqa: D102  inherited
         self._pool.close()
 
-    def _connect(self, query_timeout: float | None = None) -> Any:
+    def _connect(self, query_timeout: float | None = None, idle_limit: float | None = None) -> Any:
         """Connect to the first host that can be used."""
-        timeout = self._query_timeout if query_timeout is None else query_timeout
+        timeout = _whole_seconds(self._query_timeout if query_timeout is None else query_timeout)
+        limit = _whole_seconds(self._idle_limit if idle_limit is None else idle_limit)
         refusals: list[PixyProxyException] = []
         for host in self._hosts.in_order():
             try:
-                return self._connect_to(host, _whole_seconds(timeout))
+                return self._connect_to(host, timeout, limit)
             except PixyProxyException as refusal:
                 self._hosts.report_failure(host)
                 refusals.append(refusal)
@@ -206,7 +213,7 @@ class MySQLDatabase(Database):
             raise refusals[0]
         raise _away("\n".join(refusal.diagnosis for refusal in refusals)) from refusals[0]
 
-    def _connect_to(self, host: Host, timeout: int) -> Any:
+    def _connect_to(self, host: Host, timeout: int, idle_limit: int) -> Any:
         connection = None
         try:
             connection = mysql.connector.connect(
@@ -232,6 +239,7 @@ class MySQLDatabase(Database):
             )
             # A Galera node that has lost the others lets clients sign in, and even answers SELECT without a table.
             connection.cmd_query("DO 1")
+            connection.cmd_query(_SET_IDLE_LIMIT.format(seconds=idle_limit))
             if len(self._hosts) > 1 and self._is_read_only(connection):
                 raise _away(self._diagnosis(_READ_ONLY, host))
         except mysql.connector.Error as error:

@@ -403,6 +403,23 @@ def test_a_connection_that_dies_before_the_rollback_does_no_harm(database_url: s
 
 
 @on_servers
+def test_a_process_that_freezes_in_a_transaction_gives_its_locks_up(database: Database, database_url: str) -> None:
+    change = "UPDATE server_values SET value = :value WHERE name = 'one'"
+    with database.transaction() as context:
+        context.insert(INSERT, value_row("one"))
+        context.commit()
+    with closing(open_database(database_url, idle_limit=1.0)) as other:
+        with pytest.raises(DBConnectionError), other.transaction() as frozen:
+            frozen.execute(change, {"value": "frozen"})
+            with database.transaction() as context:
+                context.execute(change, {"value": "changed"})
+                context.commit()
+            frozen.commit()
+        with other.reading() as context:
+            assert ServerValueRepository(context).get("one") == "changed"
+
+
+@on_servers
 def test_a_query_that_is_killed_is_an_error_and_the_next_one_works(database: Database, database_url: str) -> None:
     lock = {"name": f"query of {database_url.rpartition('/')[2]}"}
     with (
