@@ -93,8 +93,8 @@ _ROWS_PER_INSERT = 500
 # A dead connection fails at once. Where a statement takes longer to fail, the network has lost the server or the server
 # hangs, and a new connection would wait as long again.
 _SILENCE_SECONDS = 0.5
-# A machine that freezes or loses its power in a transaction keeps the locks of its rows until the server gives it up, by
-# default after eight hours. MariaDB has a limit for transactions, MySQL only one for all idle connections.
+# A machine that freezes or loses its power in a transaction keeps the locks of its rows until the server gives it up,
+# by default after eight hours. MariaDB has a limit for transactions, MySQL only one for all idle connections.
 _SET_IDLE_LIMIT = "SET SESSION /*!80000 wait_timeout = {seconds} *//*M! idle_transaction_timeout = {seconds} */"
 _MIGRATION_LOCK = "pixyproxy_migrations"
 _MIGRATION_TIMEOUT_SECONDS = 24 * 3600
