@@ -46,7 +46,7 @@ class ImageHosts:
             ValueError: there are only others.
             OSError: the name cannot be resolved.
         """
-        found = dict.fromkeys(str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        found = dict.fromkeys(str(entry[4][0]) for entry in socket.getaddrinfo(host, None))
         allowed = [address for address in found if _is_public(address) or self.includes(address, port)]
         if not allowed:
             raise ValueError("its address is not public, and not listed in PIXYPROXY_PROVIDER_IMAGE_HOSTS")

@@ -361,9 +361,6 @@ class _Upload(io.RawIOBase):
         self._file = file
         self._position = 0
 
-    def seekable(self) -> bool:
-        return True
-
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         self._position = offset + (self._file.size if whence == io.SEEK_END else 0)
         return self._position

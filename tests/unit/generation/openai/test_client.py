@@ -212,7 +212,7 @@ def test_answer_that_is_too_large_is_not_passed_on(stand_in: RunningStandIn, cap
         error = fail(generator, request())
     assert type(error) is ProviderUnavailableError
     assert error.may_have_billed
-    assert_logged(caplog, "too large")
+    assert_logged(caplog, "ValueError: the answer is too large")
 
 
 def test_empty_answer_is_not_passed_on(generator: OpenAIGenerator) -> None:
@@ -455,6 +455,7 @@ def test_account_without_money_is_no_rate_limit(generator: OpenAIGenerator, faul
         (":retry-after=nan", None),
         (":retry-after=inf", None),
         (":retry-after=1e300", None),
+        (":retry-after=86400", 86400.0),
         (":retry-after=90000", None),
         (":retry-after=later", None),
         (":retry-after=Mon, 01 Jan 99999 00.00.00 GMT", None),
