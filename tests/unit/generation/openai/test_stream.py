@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import pairwise
+from mmap import PAGESIZE
 
 import pytest
 from hypothesis import given
@@ -103,6 +104,12 @@ def test_events_do_not_depend_on_chunks(data: list[bytes], cuts: list[int], end:
 def test_an_event_that_is_too_large_is_refused() -> None:
     with pytest.raises(ValueError, match="too large"):
         list(kept_events([b"data: " + bytes(60), bytes(60)], 100))
+
+
+def test_an_event_may_fill_the_memory() -> None:
+    whole = b"x" * (2 * PAGESIZE - 8)
+    event = b"data: " + whole + b"\n\n"
+    assert [room[:size] for room, size in kept_events([event], len(event))] == [whole]
 
 
 # --- What is asked and shown -----------------------------------------------------------------------------------------
