@@ -103,7 +103,7 @@ class ImageFetcher:
             if is_own:
                 headers = self._own_headers()
             else:
-                headers = httpx2.Headers({"Host": url.netloc.decode("ascii")})
+                headers = httpx2.Headers({"Host": url.netloc.decode()})
                 extensions["sni_hostname"] = host
                 addresses = self._hosts.resolve(host, cast(int, url.origin.port))
                 # The client does not resolve the name again, which may have another address by now.
@@ -142,7 +142,7 @@ class ImageFetcher:
 
 
 def _host(url: httpx2.URL) -> str:
-    return url.raw_host.decode("ascii")
+    return url.raw_host.decode()
 
 
 @cache

@@ -9,6 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -212,6 +213,23 @@ def test_a_failure_that_stays_is_given_up(
     said = [record.getMessage() for record in caplog.records if record.name.startswith("pixyproxy")]
     assert [line[:9] for line in said] == ["Attempt 1", "Attempt 2"]
     assert not [line for line in said if SECRET in line]
+
+
+def test_what_is_no_http_is_not_quoted(stand_in: RunningStandIn) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        port = listener.getsockname()[1]
+
+        def answer() -> None:
+            for _ in range(ATTEMPTS):
+                with listener.accept()[0] as connection:
+                    connection.recv(10_000)
+                    connection.sendall(f"{SECRET}\r\n\r\n".encode())
+
+        answering = pool.submit(answer)
+        said = refusal(stand_in, f"http://127.0.0.1:{port}/x", f"127.0.0.1:{port}")
+        answering.result()
+    assert "127.0.0.1: RemoteProtocolError" in said
+    assert SECRET not in said
 
 
 def test_attempts_are_paused(stand_in: RunningStandIn, prompt: str) -> None:
