@@ -437,12 +437,10 @@ class GenerationWorker:
             self._breaker.record(permit, error)
         if delay is None or self._is_unwanted_at(not_before, queued.generation.id):
             if not permit.is_trial:
+                # A request counts once for the circuit breaker, with all its attempts.
                 self._breaker.record(permit, error)
             self._end_failed(queued, request, error)
             return
-        if not permit.is_trial:
-            # A request counts once for the circuit breaker, with all its attempts.
-            self._breaker.withdraw(permit)
         _logger.info(
             "Attempt %d failed: %s; retrying in %.1f s.", queued.generation.attempts, type(error).__name__, delay
         )
