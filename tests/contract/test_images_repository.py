@@ -308,7 +308,6 @@ def test_the_longest_words_are_found(database: Database, ann: Caller) -> None:
         ("'", "''", "\\'", '"', "`"),
         ("0", "00", "0.0", "0e0", "-0"),
     ],
-    ids="".join,
 )
 def test_tags_that_look_alike_stand_beside_one_another(database: Database, ann: Caller, tags: tuple[str, ...]) -> None:
     every = add_image(database, ann, tags=tags)

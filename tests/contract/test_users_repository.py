@@ -90,7 +90,6 @@ def test_the_longest_usernames_come_back(database: Database, character: str) -> 
         ("a'", "a''", "a\\'", "a\\"),
         ("null", "NULL", "true"),
     ],
-    ids="".join,
 )
 def test_usernames_that_look_alike_are_different_users(database: Database, usernames: tuple[str, ...]) -> None:
     users = [add_user(database, username) for username in usernames]

@@ -44,7 +44,7 @@ _LEGEND = """\
 """
 _HEAD = ("module", "mutants", "killed by tests", "killed by types", "alike", "explained", "survived", "not run")
 _KILLED = {"killed", "timeout", "segfault"}
-_SKIPPED = 34
+_SKIPPED, _NOT_STARTED = 34, 255
 _LETTERS = {"killed": "k", "segfault": "k", "timeout": "t", "caught by type check": "c", "survived": "s"}
 # What takes a text for people, in an argument that is not named.
 _WITH_TEXT = re.compile(r"(Error|Exception|ReadTimeout)(\.of)?$|super\(\)\.__init__$|_log_failure$|_report$")
@@ -154,9 +154,12 @@ def _restore_results() -> None:
 
 
 def _metas() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Give what mutmut keeps of each module."""
-    for meta in sorted(_RESULTS.rglob("*.py.meta")):
-        yield str(meta.relative_to(_RESULTS).with_suffix("")), json.loads(meta.read_text(encoding="utf-8"))
+    """Give what mutmut keeps of each module. A mutant whose tests could not be started has not been run."""
+    for file in sorted(_RESULTS.rglob("*.py.meta")):
+        meta = json.loads(file.read_text(encoding="utf-8"))
+        results = meta["exit_code_by_key"]
+        meta["exit_code_by_key"] = {name: None if code == _NOT_STARTED else code for name, code in results.items()}
+        yield str(file.relative_to(_RESULTS).with_suffix("")), meta
 
 
 # --- The report ------------------------------------------------------------------------------------------------------

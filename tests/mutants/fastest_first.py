@@ -1,4 +1,7 @@
-"""A plugin for pytest that runs the fastest tests first: most mutants are killed by any of many."""
+"""A plugin for pytest that runs the fastest tests first: most mutants are killed by any of many.
+
+mutmut itself gives them in any order where it forks from a server.
+"""
 
 from __future__ import annotations
 

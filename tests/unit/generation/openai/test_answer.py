@@ -127,7 +127,7 @@ def test_an_answer_without_an_image_is_read_all_the_same() -> None:
         b"{",
         b"[]",
         b"null",
-        b"\x00" * 100,
+        b"\x00" * 10,
         b'{"data": null}',
         b'{"data": [{"b64_json": null}]}',
         b'{"data": [{"b64_json": "QUJD',
@@ -141,7 +141,6 @@ def test_an_answer_without_an_image_is_read_all_the_same() -> None:
         b'{"data": [{"b64_json": "(cut out)"}]}',
         b'{"b64_json": "QUJD", "data": []}',
     ],
-    ids=lambda body: repr(body[:40]),
 )
 def test_what_holds_no_picture_is_refused(body: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  of many kinds
