@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from pixyproxy.core.call import CallScope
 from pixyproxy.core.exceptions import (
     CallerGoneError,
     InvalidFieldError,
@@ -33,8 +34,10 @@ from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.audit_outbox import COMMAND, RECOVERY, AuditOutboxRepository
 from pixyproxy.data.repositories.generations import Generation, GenerationRepository, RequestContext
 from pixyproxy.data.sqlite import SQLiteDatabase
+from pixyproxy.data.stores.local_image_store import LocalImageStore
 from pixyproxy.service.users import UserService
 from tests.unit.service.conftest import make_caller
+from tests.unit.service.creation.parts import COST, FakeGenerator, Server
 from tests.unit.service.sign_in.test_sign_in import make_service
 
 _CALL = "host-1-7"
@@ -148,6 +151,15 @@ def test_an_image_that_is_created_is_a_line_with_its_cost(
             None,
         )
     ]
+
+
+def test_the_line_of_a_generated_image_has_its_cost(database: Database, ann: Caller, tmp_path: Path) -> None:
+    creation = ImageCreation(detail=ImageDetailCreate(prompt="a castle"))
+    with Server(database, LocalImageStore(tmp_path / "images"), FakeGenerator()).running() as server:
+        image = server.creator.create(creation, ann, CallScope())
+
+    ((line, _),) = pending(database)
+    assert (line["action"], line["guid"], line["cost"]) == ("image.created", image.guid, dict(COST))
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,10 @@ DEFAULTS = GenerationDefaults(
 LEASE = timedelta(seconds=2)
 NO_LIMITS = QuotaLimits()
 PRICES = PriceList(
-    name="of-tests", models={DEFAULTS.model: ModelPrices(text_input=Decimal("0.003"), image_output=Decimal(1))}
+    name="of-tests",
+    models={
+        DEFAULTS.model: ModelPrices(text_input=Decimal("0.003"), image_input=Decimal("0.008"), image_output=Decimal(1))
+    },
 )
 """An image of FakeGenerator by the default model costs 3 + 2 * 1000 nano-dollars."""
 COST = Cost(nano_usd=2003, price_list="of-tests")

@@ -674,6 +674,15 @@ def test_a_commit_whose_answer_was_lost_is_found_out(
     wait_until(lambda: store.list_manifests() == [], timeout=10, what="the manifest to be deleted")
 
 
+def test_workers_are_told_of_what_is_recorded(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    server, asked = Server(database, store, generator), request()
+    for _ in range(2):  # The second time nothing is recorded.
+        server.creator.start(asked, alice)
+    assert len(server.recorded.read()) == 1
+
+
 # --- After a crash: what the process that died has left --------------------------------------------------------------
 
 

@@ -21,7 +21,7 @@ from pixyproxy.core.exceptions import (
     RequestIdReusedError,
     StorageUnavailableError,
 )
-from pixyproxy.core.models import Caller, ImageCreation, ImageDetailCreate, ImageInput, Visibility, new_guid
+from pixyproxy.core.models import Caller, ImageCreation, ImageDetailCreate, ImageInput, Origin, Visibility, new_guid
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.stores.image_store import ContentReader
@@ -30,7 +30,7 @@ from pixyproxy.generation.circuit_breaker import FAILURES_TO_OPEN, FIRST_PAUSE
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest, OnPartial, ignore_partial
 from tests.support.waiting import wait_until
 from tests.unit.service.conftest import make_caller
-from tests.unit.service.creation.parts import FakeGenerator, Server, make_detail
+from tests.unit.service.creation.parts import COST, FakeGenerator, Server, make_detail
 from tests.unit.service.creation.test_worker import open_circuit
 
 TIMEOUT = 20.0
@@ -244,6 +244,18 @@ def test_the_generator_reads_what_was_pinned(
     ]
     assert image.source_guids == (first, second, first)
     assert store.open_readers == []
+
+
+def test_an_edit_is_told_from_a_generation(
+    database: Database, store: CountingStore, generator: ReadingGenerator, alice: Caller
+) -> None:
+    source = add(database, store, alice, b"source")
+    with Server(database, store, generator).running() as server:
+        edited = server.creator.create(edit(source), alice, CallScope())
+        generated = server.creator.create(edit(), alice, CallScope())
+    assert (generated.origin, generated.cost) == (Origin.GENERATED, COST)
+    # Which of its input tokens were an image's is not known.
+    assert (edited.origin, edited.cost) == (Origin.EDITED, None)
 
 
 @pytest.mark.parametrize("number", [0, 1])

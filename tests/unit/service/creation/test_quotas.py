@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -27,6 +28,7 @@ from pixyproxy.core.models import (
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.generations import GenerationRepository
 from pixyproxy.data.stores.local_image_store import LocalImageStore
+from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest, OnPartial, ignore_partial
 from tests.support.waiting import wait_until
 from tests.unit.service.conftest import make_caller
 from tests.unit.service.creation.parts import COST, FakeGenerator, Server
@@ -166,6 +168,28 @@ def test_an_unknown_outcome_stays_charged(
             server.creator.create(request(), alice, CallScope())
 
     assert states(database) == ["unknown"]
+
+
+class UncountedGenerator(FakeGenerator):
+    """Generates without counting tokens, so that costs are unknown."""
+
+    def generate(self, request: GenerationRequest, on_partial: OnPartial = ignore_partial) -> GeneratedImage:
+        return replace(super().generate(request, on_partial), usage=None)
+
+
+def test_an_image_of_unknown_cost_is_charged_with_what_was_reserved(
+    database: Database, store: LocalImageStore, alice: Caller
+) -> None:
+    generator = UncountedGenerator()
+    bound = Server(database, store, generator).quotas._most_of(request())
+    assert bound
+    while_submitted: list[Quota] = []
+    with limited(database, store, generator, nano_usd_per_day=10 * bound).running() as server:
+        generator.behave = lambda: while_submitted.append(used(server, alice))
+        server.creator.create(request(), alice, CallScope())
+
+        assert [(quota.used, quota.reserved) for quota in while_submitted] == [(0, bound)]
+        assert (used(server, alice).used, used(server, alice).reserved) == (bound, 0)
 
 
 def test_a_model_without_a_price_is_refused_where_costs_are_limited(

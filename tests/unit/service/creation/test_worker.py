@@ -28,11 +28,20 @@ from pixyproxy.core.exceptions import (
     ProviderRequestInvalidError,
     ProviderTimeoutError,
     ProviderUnavailableError,
+    QuotaExhaustedError,
     StorageFullError,
     TooBusyError,
     UnreadableAnswerError,
 )
-from pixyproxy.core.models import Caller, GenerationOptions, GenerationState, ImageCreation, ImageDetailCreate, new_guid
+from pixyproxy.core.models import (
+    Caller,
+    Cost,
+    GenerationOptions,
+    GenerationState,
+    ImageCreation,
+    ImageDetailCreate,
+    new_guid,
+)
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.generations import GenerationRepository, RequestContext
 from pixyproxy.data.stores.local_image_store import LocalImageStore
@@ -40,9 +49,10 @@ from pixyproxy.generation.circuit_breaker import FAILURES_TO_OPEN, FIRST_PAUSE
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
 from pixyproxy.generation.observer import GenerationObserver
 from pixyproxy.service.creation.rate_limiter import RateLimiter
+from pixyproxy.service.quotas import QuotaReservedError, Quotas
 from tests.support.waiting import wait_until
 from tests.unit.service.conftest import make_caller
-from tests.unit.service.creation.parts import FakeGenerator, Server
+from tests.unit.service.creation.parts import COST, FakeGenerator, Server
 
 TIMEOUT = 20.0
 
@@ -455,6 +465,7 @@ class Recorder(GenerationObserver):
         self.retried: list[ProviderError] = []
         self.outcomes: list[GeneratedImage | BaseException] = []
         self.seconds: list[float] = []
+        self.costs: list[Cost | None] = []
 
     def generations_changed(self, change: int) -> None:
         self.submitted.append(change)
@@ -468,6 +479,9 @@ class Recorder(GenerationObserver):
     def ended(self, request: GenerationRequest, seconds: float, outcome: GeneratedImage | BaseException) -> None:
         self.seconds.append(seconds)
         self.outcomes.append(outcome)
+
+    def spent(self, request: GenerationRequest, cost: Cost | None) -> None:
+        self.costs.append(cost)
 
 
 def test_what_becomes_of_generations_is_observed(
@@ -494,6 +508,7 @@ def test_what_becomes_of_generations_is_observed(
     assert observer.outcomes[0] is unknown_model
     assert isinstance(observer.outcomes[1], GeneratedImage)
     assert len(observer.outcomes) == 2
+    assert observer.costs == [COST]
     assert len(observer.waited) == 3
     assert all(0 <= seconds < TIMEOUT for seconds in observer.waited + observer.seconds)
 
@@ -681,6 +696,8 @@ def open_circuit(server: Server) -> None:
         (LocalImageStore, "require_room", StorageFullError("full")),
         (RateLimiter, "take", ConstraintViolationError("another server was faster")),
         (GenerationRepository, "submit", None),
+        (Quotas, "reserve", QuotaReservedError()),
+        (Quotas, "reserve", QuotaExhaustedError("used up", quota="images_per_day", author="alice", retry_after=1)),
     ],
 )
 def test_a_trial_that_is_not_submitted_is_made_with_the_next_request(
@@ -709,9 +726,9 @@ def test_a_trial_that_is_not_submitted_is_made_with_the_next_request(
     with Server(database, store, generator, images_per_minute=10, clock=lambda: now).running() as server:
         open_circuit(server)
         now += FIRST_PAUSE
-        for _ in range(2):
-            record(database, alice)
-        first = "failed" if part is LocalImageStore else "stored"
+        for author in (alice, make_caller(database, "bob")):
+            record(database, author)
+        first = "failed" if isinstance(failure, (StorageFullError, QuotaExhaustedError)) else "stored"
         wait_for_states(database, first, "stored")
 
 
