@@ -20,11 +20,13 @@ from pixyproxy.core.models import (
     ImageCreation,
     ImageDetailCreate,
     PartialImage,
+    QuotaLimits,
     Visibility,
     new_guid,
 )
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.generations import Generation, GenerationRepository, RequestContext
+from pixyproxy.data.repositories.quotas import QuotaRepository
 from tests.contract.records import add_caller
 
 T = TypeVar("T")
@@ -110,6 +112,20 @@ def test_a_request_comes_back_as_it_was_recorded(database: Database, ann: Caller
     assert queued.creation == request(request_id)
     assert queued.author == ann
     assert queued.context == context
+    assert queued.limits is None
+
+
+def test_a_request_comes_with_the_limits_of_its_author(database: Database, ann: Caller) -> None:
+    limits = QuotaLimits(images_per_day=7)
+    with database.transaction() as context:
+        QuotaRepository(context).set(ann.user_id, limits)
+        context.commit()
+
+    generation = record(database, ann)
+
+    queued = read(database, lambda generations: generations.get_queued(generation.id))
+    assert queued is not None
+    assert queued.limits == limits
 
 
 def test_the_longest_request_is_recorded(database: Database, ann: Caller) -> None:
