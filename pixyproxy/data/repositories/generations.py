@@ -223,8 +223,8 @@ class GenerationRepository:
         return found[0] if found else None
 
     def get_several(self, ids: Collection[int]) -> list[Generation]:
-        """Return generations by their ids, at least one."""
-        return self._select(f"id IN ({in_list(ids)})")
+        """Return generations by their ids."""
+        return self._select(f"id IN ({in_list(ids)})") if ids else []
 
     def get_expired(self, limit: int) -> list[Generation]:
         """Return generations that were submitted, or about to be, by a process whose lease has expired."""
