@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,7 @@ from pixyproxy.core.models import (
 )
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.deletions import DeletionRepository
+from pixyproxy.data.repositories.generation_details import GenerationDetailRepository
 from pixyproxy.data.repositories.generations import Generation, GenerationRepository, RequestContext
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.stores.local_image_store import LocalImageStore
@@ -316,6 +317,23 @@ def test_it_is_said_whether_an_image_was_rescued(
     store.write_manifest(generation.image_guid, "{}")
     assert server.storing.rescue(succeeded)
     assert store.list_manifests() == []
+
+
+def test_requests_are_forgotten_now_and_then(
+    database: Database, store: FailingStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server(database, store, FakeGenerator(), retention=timedelta(days=30))
+    calls: list[int] = []
+
+    def count(_: GenerationDetailRepository, before: datetime, limit: int) -> int:
+        calls.append(limit)
+        return limit if len(calls) == 1 else 0
+
+    monkeypatch.setattr(GenerationDetailRepository, "forget_requests", count)
+    for _ in range(4):
+        server.recovery.run()
+    # As there were more, the second run went on.
+    assert len(calls) == 2
 
 
 def test_what_could_not_be_committed_is_committed_by_the_next_run_and_forgotten(
