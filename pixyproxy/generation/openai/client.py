@@ -87,7 +87,7 @@ def make_client(
         follow_redirects=False,
         # A connection that breaks when it is used again does not show whether the provider has received the request.
         # So each request opens its own. The number of generations limits that of connections.
-        limits=httpx2.Limits(max_connections=None, max_keepalive_connections=0),
+        limits=httpx2.Limits(max_keepalive_connections=0),
         event_hooks=DEADLINE_HOOKS,
     )
     try:
@@ -95,8 +95,6 @@ def make_client(
             api_key=api_key,
             # The empty strings keep the client from reading the environment.
             admin_api_key="",
-            organization="",
-            project="",
             webhook_secret="",
             base_url=base_url or _DEFAULT_BASE_URL,
             timeout=httpx2.Timeout(
@@ -107,6 +105,7 @@ def make_client(
         )
     except httpx2.InvalidURL as exc:
         raise ConfigurationError("OPENAI_BASE_URL is not a URL.") from exc
+    # Here None is none, and not that of the environment.
     client.organization = organization or None
     client.project = project or None
     return client

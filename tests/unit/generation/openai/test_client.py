@@ -576,7 +576,7 @@ def test_address_without_a_scheme_is_misconfiguration() -> None:
 
 @pytest.mark.parametrize("api_key", ["", "with space", "line\nbreak", "schlüssel"])
 def test_impossible_key_is_refused_at_the_start(api_key: str) -> None:
-    with pytest.raises(ConfigurationError, match="OPENAI_API_KEY"):
+    with pytest.raises(ConfigurationError, match=r"^OPENAI_API_KEY must"):
         make_client(api_key, None, None, None, TIMEOUT)
 
 
@@ -584,8 +584,17 @@ def test_impossible_key_is_refused_at_the_start(api_key: str) -> None:
 def test_impossible_organization_or_project_is_refused_at_the_start(
     organization: str | None, project: str | None
 ) -> None:
-    with pytest.raises(ConfigurationError, match=r"OPENAI_(ORG|PROJECT)_ID"):
+    with pytest.raises(ConfigurationError, match=r"^OPENAI_(ORG|PROJECT)_ID must"):
         make_client("key", None, organization, project, TIMEOUT)
+
+
+def test_keys_of_the_environment_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("API_KEY", "ADMIN_KEY", "ORG_ID", "PROJECT_ID", "WEBHOOK_SECRET"):
+        monkeypatch.setenv(f"OPENAI_{name}", "of-the-environment")
+    with closing(make_client("key", None, None, None, TIMEOUT)) as made:
+        assert (made.api_key, made.admin_api_key, made.webhook_secret) == ("key", "", "")
+        assert (made.organization, made.project) == (None, None)
+        assert "of-the-environment" not in str(made.default_headers)
 
 
 def test_impossible_address_is_refused_at_the_start() -> None:
