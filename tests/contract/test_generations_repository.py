@@ -128,6 +128,16 @@ def test_a_request_comes_with_the_limits_of_its_author(database: Database, ann: 
     assert queued.limits == limits
 
 
+def test_what_is_reserved_for_a_generation_comes_back(database: Database, ann: Caller) -> None:
+    generation = record(database, ann)
+    assert generation.reserved_nano_usd is None
+
+    assert committed(database, lambda generations: generations.submit(generation.id, new_guid(), MINUTE, "m", 7))
+
+    (submitted,) = read(database, lambda generations: generations.get_several([generation.id]))
+    assert submitted.reserved_nano_usd == 7
+
+
 def test_the_longest_request_is_recorded(database: Database, ann: Caller) -> None:
     longest = request(prompt="🦊" * 32_000)
     generation = committed(
