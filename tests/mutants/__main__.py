@@ -184,7 +184,7 @@ def report(only: Sequence[str]) -> int:
                 kind = "killed by tests"
             elif status == "caught by type check":
                 kind = "killed by types"
-            elif exit_code == _SKIPPED:
+            elif exit_code == _SKIPPED or _is_alike(name, path):  # Those of named modules are run.
                 kind = "alike"
             else:
                 survivor = _survivor(name, path)

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import timedelta
 
@@ -226,6 +226,16 @@ def test_while_the_database_is_away_for_a_moment_calls_wait(
         assert call.result() is not None
 
 
+def check_outlasted(
+    outage: Outage, database: Database, generation: Generation, call: Future[Generation | None]
+) -> None:
+    """Check that a call that waits for a generation outlasts an outage."""
+    wait_until(lambda: outage.failures > 2, TIMEOUT, "several failures")
+    outage.is_over.set()
+    end(database, generation)
+    assert call.result() is not None
+
+
 def test_an_outage_that_has_ended_does_not_count_for_the_next(
     database: Database, pool: ThreadPoolExecutor, alice: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,10 +250,7 @@ def test_an_outage_that_has_ended_does_not_count_for_the_next(
         looks.clear()
         wait_until(lambda: 1 in looks, TIMEOUT, "a look")
         outage.is_over.clear()
-        wait_until(lambda: outage.failures > 2, TIMEOUT, "several failures")
-        outage.is_over.set()
-        end(database, generation)
-        assert call.result() is not None
+        check_outlasted(outage, database, generation, call)
 
 
 def test_time_in_which_no_call_waited_does_not_count_for_an_outage(
@@ -257,10 +264,7 @@ def test_time_in_which_no_call_waited_does_not_count_for_an_outage(
         wait_until(lambda: looks, TIMEOUT, "the thread to wait for calls")
         clock.now += 2
         call = pool.submit(waiting.wait_for, generation, CallScope(TIMEOUT))
-        wait_until(lambda: outage.failures > 2, TIMEOUT, "several failures")
-        outage.is_over.set()
-        end(database, generation)
-        assert call.result() is not None
+        check_outlasted(outage, database, generation, call)
 
 
 def test_how_many_calls_wait_for_what_is_queued_is_told(
