@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 
-from pixyproxy_pb.v1 import image_service_pb2 as pb
-
 import pixyproxy.resource.mapping
 import pixyproxy.service.public_images
 from pixyproxy import cli
@@ -13,7 +11,7 @@ from pixyproxy.service.content import TrustedContents
 
 if __name__ == "__main__":
     if os.environ["PEER_WITHOUT"] == "raw bytes":
-        vars(pixyproxy.resource.mapping)["_data_message"] = lambda data: pb.GetImageContentResponse(data=data)
+        vars(pixyproxy.resource.mapping)["_data_message"] = lambda data, message: message(data=data)
     else:
         vars(pixyproxy.service.public_images)["TrustedContents"] = lambda: TrustedContents(seconds=0)
     cli.main()
