@@ -5,16 +5,15 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Literal, TypeVar
 
 import mysql.connector
 from mysql.connector.constants import ClientFlag, FieldType
-from mysql.connector.cursor import MySQLCursor
 from pydantic import SecretStr
 
 from pixyproxy.core.exceptions import (
@@ -29,9 +28,6 @@ from pixyproxy.data.database import Database, DatabaseContext, Parameters, Row
 from pixyproxy.data.hosts import Host, HostOrder
 from pixyproxy.data.migration_lease import RENEWAL_SECONDS, MigrationLease
 from pixyproxy.data.pool import ConnectionPool
-
-if mysql.connector.HAVE_CEXT:
-    from mysql.connector.cursor_cext import CMySQLCursor
 
 _logger = logging.getLogger(__name__)
 
@@ -316,24 +312,27 @@ class _MySQLContext(DatabaseContext):
         self._in_transaction = True
 
     def fetch_all(self, sql: str, parameters: Parameters) -> list[Row]:
-        return self._execute(sql, parameters, _rows_of)
+        def fetch() -> list[Row]:
+            columns = self._query(sql, parameters)["columns"]
+            rows, _ = self.connection.get_rows()
+            return _with_names(columns, rows)
+
+        return self._run(fetch)
 
     def execute(self, sql: str, parameters: Parameters) -> int:
-        return self._execute(sql, parameters, lambda cursor: int(cursor.rowcount))
+        return int(self._run(lambda: self._query(sql, parameters))["affected_rows"])
 
     def insert(self, sql: str, parameters: Parameters) -> int:
-        return self._execute(sql, parameters, lambda cursor: int(cursor.lastrowid))
+        return int(self._run(lambda: self._query(sql, parameters))["insert_id"])
 
     def execute_many(self, sql: str, rows: Sequence[Parameters]) -> None:
-        def execute_many() -> None:
-            cursor = _cursor(self.connection)
-            for start in range(0, len(rows), _ROWS_PER_INSERT):
-                chunk = [_to_mysql(row) for row in rows[start : start + _ROWS_PER_INSERT]]
-                cursor.executemany(_with_driver_parameters(sql), chunk)
-            cursor.close()
-
-        if rows:
-            self._run(execute_many)
+        # One INSERT or REPLACE can take many rows.
+        before, values, of_row = sql.rpartition("VALUES")
+        rows_per_statement = _ROWS_PER_INSERT if values else 1
+        for start in range(0, len(rows), rows_per_statement):
+            chunk = rows[start : start + rows_per_statement]
+            texts = b", ".join(_bound(self.connection, of_row, row) for row in chunk)
+            self._run(partial(self._send, f"{before}{values}".encode() + texts))
 
     def commit(self) -> None:
         # A commit that was interrupted may have happened, so it is not repeated.
@@ -348,15 +347,17 @@ class _MySQLContext(DatabaseContext):
             with suppress(PixyProxyException):  # Then the connection is closed, which rolls back as well.
                 self._run(lambda: self.connection.cmd_query("ROLLBACK"))
 
-    def _execute(self, sql: str, parameters: Parameters, result_of: Callable[[Any], Result]) -> Result:
-        def execute() -> Result:
-            cursor = _cursor(self.connection)
-            cursor.execute(_with_driver_parameters(sql), _to_mysql(parameters))
-            result = result_of(cursor)
-            cursor.close()
-            return result
+    def _query(self, sql: str, parameters: Parameters) -> Mapping[str, Any]:
+        """Run a statement; return its counts, or the columns of its result.
 
-        return self._run(execute)
+        Not with a cursor of the driver, which takes as long again: ``fetch_all`` of an image by guid takes 0.65 of the
+        CPU time (172 µs in place of 265, on one machine).
+        """
+        return self._send(_bound(self.connection, sql, parameters))
+
+    def _send(self, statement: bytes) -> Mapping[str, Any]:
+        result: Mapping[str, Any] = self.connection.cmd_query(statement)
+        return result
 
     def _run(self, work: Callable[[], Result]) -> Result:
         """Run a statement; repeat the first one on a new connection if the used one was dead.
@@ -390,25 +391,44 @@ class _MySQLContext(DatabaseContext):
         return result
 
 
-def _cursor(connection: Any) -> Any:
-    """Return a cursor without a round trip; the connection's own method first pings the server."""
-    return CMySQLCursor(connection) if mysql.connector.HAVE_CEXT else MySQLCursor(connection)
-
-
-def _rows_of(cursor: Any) -> list[Row]:
-    """Return the rows of a result, with the offset of UTC added to times."""
-    names = cursor.column_names
-    rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-    for name in (column[0] for column in cursor.description if column[1] == FieldType.DATETIME):
-        for row in rows:
+def _with_names(columns: Sequence[Sequence[Any]], rows: Sequence[Sequence[Any]]) -> list[Row]:
+    """Return the rows of a result by column, with the offset of UTC added to times."""
+    names = [column[0] for column in columns]
+    times = [column[0] for column in columns if column[1] == FieldType.DATETIME]
+    named = [dict(zip(names, row, strict=True)) for row in rows]
+    for row in named:
+        for name in times:
             row[name] = row[name].replace(tzinfo=UTC) if row[name] else None
-    return rows
+    return named
+
+
+def _bound(connection: Any, sql: str, parameters: Parameters) -> bytes:
+    """Return a statement with the values of its parameters, as the driver escapes them for a connection."""
+    texts, names = _parts_of(sql)
+    literals = _literals(connection, _to_mysql(parameters))
+    parts = [texts[0]]
+    for name, text in zip(names, texts[1:], strict=True):
+        parts += (literals[name], text)
+    return b"".join(parts)
 
 
 @lru_cache(maxsize=1024)
-def _with_driver_parameters(sql: str) -> str:
-    """Replace ``:name`` by the driver's ``%(name)s``. Cached: it takes 13 µs, and a query by guid 55."""
-    return re.sub(r":([a-z_][a-z0-9_]*)", r"%(\1)s", sql)
+def _parts_of(sql: str) -> tuple[list[bytes], list[bytes]]:
+    """Return the texts of a statement around its parameters, and the names of these, each after a colon."""
+    parts = [part.encode() for part in re.split(r":([a-z_][a-z0-9_]*)", sql)]
+    return parts[::2], parts[1::2]
+
+
+def _literals(connection: Any, parameters: dict[str, Any]) -> dict[bytes, bytes]:
+    """Return values as they stand in a statement, by name."""
+    if mysql.connector.HAVE_CEXT:
+        literals: dict[bytes, bytes] = connection.prepare_for_mysql(parameters)
+        return literals
+    converter, sql_mode = connection.converter, connection.sql_mode
+    return {
+        name.encode(): converter.quote(converter.escape(converter.to_mysql(value), sql_mode))
+        for name, value in parameters.items()
+    }
 
 
 def _to_mysql(parameters: Parameters) -> dict[str, Any]:
