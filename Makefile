@@ -36,20 +36,22 @@ run: $(VENV)/.made-run ## Serve on 127.0.0.1:50051 with SQLite and the folder im
 
 # Two for each core: tests spend half of their time waiting for other processes.
 TEST_WORKERS = $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
+# Tests start hundreds of Python processes; where no bytecode is written, each compiles all modules again.
+TEST_ENVIRONMENT = PYTHONPATH=tests/support/early PYTHONDONTWRITEBYTECODE=
 
 .PHONY: test
 test: $(VENV)/.made-dev ## Run all tests (prints first what it installs, with sizes)
 	@$(BIN)/python -m tests.support.installs
-	@PYTHONPATH=tests/support/early $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal --ignore tests/cluster --ignore tests/gallery
+	@$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal --ignore tests/cluster --ignore tests/gallery
 
 .PHONY: test-fast
 test-fast: $(VENV)/.made-dev ## Run unit tests and SQLite tests (under a minute, installs nothing)
-	@PYTHONPATH=tests/support/early $(BIN)/python -m pytest -n auto --dist worksteal -m 'not servers' \
+	@$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n auto --dist worksteal -m 'not servers' \
 		tests/unit tests/contract
 
 .PHONY: test-cluster
 test-cluster: $(VENV)/.made-dev ## Run replicas behind HAProxy and Envoy, on MySQL and an S3 server (Debian, root)
-	@PYTHONPATH=tests/support/early $(BIN)/python -m pytest -n 2 --dist loadfile tests/cluster
+	@$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n 2 --dist loadfile tests/cluster
 
 # The page of the gallery is built by the Node of the environment.
 GALLERY := deploy/gallery
@@ -75,29 +77,29 @@ gallery: gallery-page ## Serve a gallery for browsers: PixyProxy, Envoy and the 
 .PHONY: test-gallery
 test-gallery: $(VENV)/.made-dev,gallery,browser gallery-page ## Test the gallery in Chromium (prints first what it installs)
 	@$(BIN)/python -m tests.support.installs gallery
-	@PYTHONPATH=tests/support/early $(BIN)/python -m pytest tests/gallery
+	@$(TEST_ENVIRONMENT) $(BIN)/python -m pytest tests/gallery
 
 .PHONY: faults
 faults: $(VENV)/.made-dev ## Inject all faults (some minutes), and write benchmarks/results/faults.md
-	@PYTHONPATH=tests/support/early $(BIN)/python -m tests.faults
+	@$(TEST_ENVIRONMENT) $(BIN)/python -m tests.faults
 
 .PHONY: fuzz
 fuzz: $(VENV)/.made-dev ## Send 100,000 malformed inputs to a server (about ten minutes)
-	@PYTHONPATH=tests/support/early $(BIN)/python -m tests.fuzz --inputs 100000
+	@$(TEST_ENVIRONMENT) $(BIN)/python -m tests.fuzz --inputs 100000
 
 # ONLY=page_tokens, or several names, leaves out the other modules; FRESH=1 runs also what is known to be
 # killed.
 .PHONY: mutants
 mutants: $(VENV)/.made-dev,mutants ## Change the code bit by bit, and see that tests notice (an hour the first time)
-	@PYTHONPATH=tests/support/early $(BIN)/python -m tests.mutants $(if $(FRESH),--fresh) --only $(ONLY)
+	@$(TEST_ENVIRONMENT) $(BIN)/python -m tests.mutants $(if $(FRESH),--fresh) --only $(ONLY)
 
 .PHONY: bench-million
 bench-million: $(VENV)/.made-dev ## Measure search among a million images (an hour the first time), and write benchmarks/results/million.md
-	@PYTHONPATH=tests/support/early $(BIN)/python -m benchmarks.million --write
+	@$(TEST_ENVIRONMENT) $(BIN)/python -m benchmarks.million --write
 
 .PHONY: bench
 bench: $(VENV)/.made-dev,bench ## Measure speed beside baselines and peers (needs Go), and write benchmarks/results/bench.md
-	@PYTHONPATH=tests/support/early $(BIN)/python -m benchmarks
+	@$(TEST_ENVIRONMENT) $(BIN)/python -m benchmarks
 
 .PHONY: lint
 lint: $(VENV)/.made-dev ## Check format, style and types

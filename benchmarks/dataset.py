@@ -28,6 +28,7 @@ CONTENT_SIZES = (CONTENT_BYTES, 64 * 1024, 1024 * 1024, 20 * 1024 * 1024)
 """The sizes of the images that have bytes: the first ones."""
 
 _PROMPT = "A lighthouse on a cliff above a stormy sea at dusk, oil on canvas, number {}, with gulls and a distant ship"
+_PLACEHOLDER = bytes(range(24))
 _BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -73,6 +74,8 @@ def prepare(settings: dict[str, str]) -> Login:
             images = ImageRepository(context)
             for detail in details(login.username):
                 images.insert(detail, author_id)
+                # As later: without it, it would be made during the measurements.
+                images.set_placeholder(detail.guid, _PLACEHOLDER)
             context.commit()
     store = LocalImageStore(Path(settings["PIXYPROXY_IMAGE_STORE"]))
     for guid, size in zip(guids(), CONTENT_SIZES, strict=False):

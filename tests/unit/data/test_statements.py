@@ -5,7 +5,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from pixyproxy.data.database import statements_of
-from pixyproxy.data.mysql import _to_mysql, _with_driver_parameters
+from pixyproxy.data.mysql import _parts_of, _to_mysql
 
 
 @pytest.mark.parametrize(
@@ -30,19 +30,19 @@ def test_statements_end_with_a_semicolon_at_the_end_of_a_line(script: str, expec
 
 
 @pytest.mark.parametrize(
-    ("sql", "expected"),
+    ("sql", "texts", "names"),
     [
-        ("SELECT 1", "SELECT 1"),
-        ("SELECT :a", "SELECT %(a)s"),
-        ("(:guid, :author_id,:tag0)", "(%(guid)s, %(author_id)s,%(tag0)s)"),
-        ("a = :a AND b = :a", "a = %(a)s AND b = %(a)s"),
-        (":term1 :term10 :term1_end", "%(term1)s %(term10)s %(term1_end)s"),
-        ("TIME '12:30:00'", "TIME '12:30:00'"),
-        ("'+00:00'", "'+00:00'"),
+        ("SELECT 1", ["SELECT 1"], []),
+        ("SELECT :a", ["SELECT ", ""], ["a"]),
+        ("(:guid, :author_id,:tag0)", ["(", ", ", ",", ")"], ["guid", "author_id", "tag0"]),
+        ("a = :a AND b = :a", ["a = ", " AND b = ", ""], ["a", "a"]),
+        (":term1 :term10 :term1_end", ["", " ", " ", ""], ["term1", "term10", "term1_end"]),
+        ("TIME '12:30:00'", ["TIME '12:30:00'"], []),
+        ("'+00:00' LIKE '%s%(a)s'", ["'+00:00' LIKE '%s%(a)s'"], []),
     ],
 )
-def test_named_parameters_become_the_drivers(sql: str, expected: str) -> None:
-    assert _with_driver_parameters(sql) == expected
+def test_parameters_are_names_after_colons(sql: str, texts: list[str], names: list[str]) -> None:
+    assert _parts_of(sql) == ([text.encode() for text in texts], [name.encode() for name in names])
 
 
 def test_only_times_are_changed_on_their_way_to_the_driver() -> None:

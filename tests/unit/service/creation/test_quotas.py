@@ -118,6 +118,7 @@ def test_generations_over_the_limit_wait_until_another_one_ends(
     with limited(database, store, generator, generations_at_once=2).running():
         # Two of alice's, and bob's, who does not wait for her.
         wait_for_states(database, "sent", "sent", "queued", "queued", "queued", "sent")
+        wait_until(lambda: at_once[0] == 3, TIMEOUT, "three requests")
         answer.set()
         wait_for_states(database, *["stored"] * 6)
 
