@@ -470,6 +470,32 @@ class Image(ImageDetail):
     author_id: int
 
 
+class ImageFile(Model):
+    """What a reader of an image's bytes needs of its detail.
+
+    Attributes:
+        guid: the image's guid.
+        author_id: the integer id of its author.
+        visibility: the number of its ``Visibility``.
+        filename: its filename.
+        content_type: the media type of the bytes.
+        size_bytes: the number of bytes.
+        sha256: the SHA-256 of the bytes in lower-case hexadecimal.
+        width: in pixels.
+        height: in pixels.
+    """
+
+    guid: Guid
+    author_id: int
+    visibility: int
+    filename: Filename
+    content_type: str
+    size_bytes: int
+    sha256: str
+    width: int
+    height: int
+
+
 class ImageChanges(Model):
     """Changes of an image; None leaves a field unchanged."""
 

@@ -350,8 +350,7 @@ class _MySQLContext(DatabaseContext):
     def _query(self, sql: str, parameters: Parameters) -> Mapping[str, Any]:
         """Run a statement; return its counts, or the columns of its result.
 
-        Not with a cursor of the driver, which takes as long again: ``fetch_all`` of an image by guid takes 0.65 of the
-        CPU time (172 µs in place of 265, on one machine).
+        A cursor of the driver would need half as much CPU time again; see docs/decisions/database.md.
         """
         return self._send(_bound(self.connection, sql, parameters))
 

@@ -11,7 +11,7 @@ from typing import Self
 from cachetools import TTLCache
 
 from pixyproxy.core.exceptions import ContentDamagedError
-from pixyproxy.core.models import Image
+from pixyproxy.core.models import ImageFile
 from pixyproxy.data.stores.image_store import ContentReader
 
 # Measured fastest over gRPC among sizes that keep the memory of many slow readers small; see docs/decisions/api.md.
@@ -45,7 +45,7 @@ class ImageContent:
     """The bytes of an image, or a part of them, open for reading by one thread; closed by the end of a ``with``.
 
     Attributes:
-        image: the image; for a rendition, with the size, hash, type, width and height of that.
+        image: what is read; for a rendition, with the size, hash, type, width and height of that.
         offset: the first byte that is read.
         count: the number of bytes that are read.
         rendition: the edge of the rendition in pixels, or None for the original.
@@ -54,7 +54,7 @@ class ImageContent:
 
     def __init__(
         self,
-        image: Image,
+        image: ImageFile,
         reader: ContentReader | None = None,
         *,
         offset: int = 0,
@@ -128,7 +128,7 @@ class ImageContent:
 class _Check:
     """Compares the bytes of a whole image with its hash."""
 
-    def __init__(self, image: Image, reader: ContentReader, trusted: TrustedContents) -> None:
+    def __init__(self, image: ImageFile, reader: ContentReader, trusted: TrustedContents) -> None:
         self._sha256 = image.sha256
         self._reader = reader
         self._trusted = trusted

@@ -11,6 +11,7 @@ from pixyproxy.core.models import (
     Caller,
     ContentRequest,
     Image,
+    ImageFile,
     ImagePage,
     ImagePageRequest,
     PagePosition,
@@ -47,6 +48,7 @@ class PublicImageService:
         self._thumbnails = ThumbnailReader(database, store, renditions)
         self._page_tokens = page_tokens
         self._single_images = GatheredReads(self._get_several)
+        self._single_files = GatheredReads(self._get_files)
         self._trusted = TrustedContents()
 
     def get_image_by_guid(self, guid: str, caller: Caller | None) -> Image:  # noqa: D102
@@ -67,7 +69,7 @@ class PublicImageService:
 
     def get_image_file(self, request: ContentRequest, caller: Caller | None, call: CallScope) -> ImageContent:  # noqa: D102
         request = validated(ContentRequest, request)
-        image = self.get_image_by_guid(request.guid, caller)
+        image = self._get_file(request.guid, caller)
         if request.rendition is not None:
             return self._get_rendition(image, request, request.rendition, call)
         if _has_already(request, image):
@@ -76,7 +78,7 @@ class PublicImageService:
         reader = self._open(image, caller)
         return ImageContent(image, reader, offset=request.read_offset, count=count, trusted=self._trusted)
 
-    def _get_rendition(self, image: Image, request: ContentRequest, edge: int, call: CallScope) -> ImageContent:
+    def _get_rendition(self, image: ImageFile, request: ContentRequest, edge: int, call: CallScope) -> ImageContent:
         rendition = self._renditions.get(image.guid, edge, call)
         shown = _shown(image, rendition)
         if _has_already(request, shown):
@@ -108,6 +110,16 @@ class PublicImageService:
         with self._database.reading() as context:
             return ImageRepository(context).get_several(wanted)
 
+    def _get_files(self, wanted: Sequence[tuple[str, Caller | None]]) -> list[ImageFile | None]:
+        with self._database.reading() as context:
+            return ImageRepository(context).get_files(wanted)
+
+    def _get_file(self, guid: str, caller: Caller | None) -> ImageFile:
+        file = self._single_files.get((guid, caller))
+        if file is None:
+            raise ImageNotFoundError(guid)
+        return file
+
     def _read_page(
         self, request: ImagePageRequest, caller: Caller | None, after: PagePosition | None
     ) -> tuple[list[Image], PagePosition | None]:
@@ -121,12 +133,12 @@ class PublicImageService:
                 bytes_of=_bytes_in_page,
             )
 
-    def _open(self, image: Image, caller: Caller | None) -> ContentReader:
+    def _open(self, image: ImageFile, caller: Caller | None) -> ContentReader:
         try:
             reader = self._store.open(image.guid)
         except ContentDamagedError:
             # If the image was deleted meanwhile, this raises ImageNotFoundError; otherwise its bytes are missing.
-            self.get_image_by_guid(image.guid, caller)
+            self._get_file(image.guid, caller)
             raise
         if reader.size != image.size_bytes:
             reader.close()
@@ -134,17 +146,17 @@ class PublicImageService:
         return reader
 
 
-def _shown(image: Image, rendition: Rendition) -> Image:
+def _shown(image: ImageFile, rendition: Rendition) -> ImageFile:
     """Return an image with what differs in a rendition."""
     changes = {name: getattr(rendition, name) for name in ("size_bytes", "sha256", "width", "height")}
     return image.model_copy(update={**changes, "content_type": RENDITION_TYPE})
 
 
-def _has_already(request: ContentRequest, image: Image) -> bool:
+def _has_already(request: ContentRequest, image: ImageFile) -> bool:
     return (request.if_none_match or "").lower() == image.sha256
 
 
-def _count_of(request: ContentRequest, image: Image) -> int:
+def _count_of(request: ContentRequest, image: ImageFile) -> int:
     """Return the number of bytes to read.
 
     Raises:

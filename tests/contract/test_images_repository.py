@@ -42,6 +42,7 @@ from tests.contract.records import (
     minutes,
 )
 from tests.contract.texts import COMPOSED, DECOMPOSED, LINES, PROMPTS
+from tests.support.stored_images import file_of
 
 PRIVATE, PUBLIC = Visibility.PRIVATE, Visibility.PUBLIC
 
@@ -393,12 +394,13 @@ def test_who_may_see_what_in_one_query_for_several_callers(database: Database, a
     public = add_image(database, bob, visibility=PUBLIC)
     callers = (None, ann, bob, admin)
     missing = new_guid()
+    wanted = [(guid, caller) for guid in (anns.guid, bobs.guid, public.guid, missing) for caller in callers]
 
     with database.reading() as context:
-        found = ImageRepository(context).get_several(
-            [(guid, caller) for guid in (anns.guid, bobs.guid, public.guid, missing) for caller in callers]
-        )
+        found = ImageRepository(context).get_several(wanted)
+        files = ImageRepository(context).get_files(wanted)
 
+    assert files == [image and file_of(image) for image in found]
     assert found == [
         *(None, anns, None, anns),
         *(None, None, bobs, bobs),

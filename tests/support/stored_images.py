@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pixyproxy.core.models import ImageDetail, new_guid
+from pixyproxy.core.models import Image, ImageDetail, ImageFile, new_guid
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.stores.local_image_store import LocalImageStore
 from tests.support.servers import Login, RunningServer
@@ -51,3 +51,8 @@ def store_image(server: RunningServer, author: Login, data: bytes, **values: Any
     LocalImageStore(Path(server.env["PIXYPROXY_IMAGE_STORE"])).write(detail.guid, data)
     store_details(server, author, [detail])
     return detail
+
+
+def file_of(image: Image) -> ImageFile:
+    """What a reader of the image's bytes needs of it."""
+    return ImageFile.of_checked({name: getattr(image, name) for name in ImageFile.model_fields})

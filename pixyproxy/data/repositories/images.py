@@ -15,6 +15,7 @@ from pixyproxy.core.models import (
     GenerationOptions,
     Image,
     ImageDetail,
+    ImageFile,
     ImageFilter,
     Origin,
     PagePosition,
@@ -52,6 +53,11 @@ VALUES
    :width, :height, :model, :input_tokens, :output_tokens, :total_tokens, :input_text_tokens, :input_image_tokens,
    :output_text_tokens, :output_image_tokens, :options, :origin, :source_guids, :cost_nano_usd,
    :price_list, :is_accounted, :created_at, :updated_at)
+"""
+_SELECT_FILES = """
+SELECT images.guid, images.author_id, images.visibility, images.filename, images.content_type, images.size_bytes,
+  images.sha256, images.width, images.height
+FROM images
 """
 _SELECT_SOURCES = "SELECT images.guid, images.author_id, images.visibility FROM images"
 _SELECT_INDEXED = "SELECT prompt, filename, tags, author_id, visibility FROM images WHERE id = :id"
@@ -106,6 +112,13 @@ class ImageRepository:
         return self._with_visible_sources(
             [(image if image is not None and _may_see(caller, image) else None, caller) for image, caller in found]
         )
+
+    def get_files(self, wanted: Sequence[tuple[str, Caller | None]]) -> list[ImageFile | None]:
+        """Return what is stored of images, as ``get_several`` returns their details."""
+        sql, parameters = _several_query(wanted, _SELECT_FILES)
+        files = {row["guid"]: ImageFile.of_checked(row) for row in self._context.fetch_all(sql, parameters)}
+        found = [(files.get(guid), caller) for guid, caller in wanted]
+        return [file if file is not None and _may_see(caller, file) else None for file, caller in found]
 
     def visible(self, guids: Sequence[str], caller: Caller | None) -> set[str]:
         """Return those guids that are of images which ``caller`` may see."""
@@ -299,7 +312,7 @@ class _Source:
     visibility: int
 
 
-def _may_see(caller: Caller | None, image: Image | _Source) -> bool:
+def _may_see(caller: Caller | None, image: Image | ImageFile | _Source) -> bool:
     if image.visibility == Visibility.PUBLIC:
         return True
     return caller is not None and (caller.is_admin or caller.user_id == image.author_id)

@@ -30,6 +30,7 @@ from pixyproxy.core.models import (
 from pixyproxy.data.stores.image_store import ContentReader
 from pixyproxy.service.content import ImageContent
 from pixyproxy.service.interfaces import ImageServiceInterface
+from tests.support.stored_images import file_of
 
 GUID = "123e4567-e89b-42d3-a456-426614174000"
 OTHER_GUID = "223e4567-e89b-42d3-a456-426614174000"
@@ -118,7 +119,7 @@ class FakeImageService(ImageServiceInterface):
 
     def get_image_file(self, request: ContentRequest, caller: Caller | None, call: CallScope) -> ImageContent:
         self._answer(request, caller, call)
-        return ImageContent(self.image, self.reader, count=self.image.size_bytes)
+        return ImageContent(file_of(self.image), self.reader, count=self.image.size_bytes)
 
     def get_thumbnails(self, request: ThumbnailsRequest, caller: Caller | None, call: CallScope) -> Thumbnails:
         self._answer(request, caller, call)

@@ -6,7 +6,7 @@ from collections.abc import Hashable
 import pytest
 
 from pixyproxy.core.exceptions import ContentDamagedError
-from pixyproxy.core.models import Image
+from pixyproxy.core.models import ImageFile
 from pixyproxy.data.stores.image_store import ContentReader
 from pixyproxy.service.content import CHUNK_SIZE, ImageContent, TrustedContents
 
@@ -39,8 +39,8 @@ class Reader(ContentReader):
         self.is_closed = True
 
 
-def _image(sha256: str = hashlib.sha256(_DATA).hexdigest()) -> Image:
-    return Image.of_checked({"size_bytes": len(_DATA), "sha256": sha256})
+def _image(sha256: str = hashlib.sha256(_DATA).hexdigest()) -> ImageFile:
+    return ImageFile.of_checked({"size_bytes": len(_DATA), "sha256": sha256})
 
 
 def _read(reader: Reader, trusted: TrustedContents) -> bytes:
