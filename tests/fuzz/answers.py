@@ -50,8 +50,9 @@ class CoreStatus:
 CORE_STATUSES = (
     CoreStatus(
         grpc.StatusCode.RESOURCE_EXHAUSTED,
-        r".*received metadata size exceeds (soft|hard) limit.*",
-        "More metadata than the 8 KiB (from there on at random) or 16 KiB (always) that the core takes.",
+        r"(.*received metadata size exceeds (soft|hard) limit.*)?",
+        "More metadata than the 8 KiB (from there on at random) or 16 KiB (always) that the core takes; the message "
+        "names all headers, and is left out if it is too long.",
     ),
     CoreStatus(
         grpc.StatusCode.RESOURCE_EXHAUSTED,

@@ -49,7 +49,10 @@ def _queue(server: RunningServer, login: Login, prompt: str) -> Any:
     call = server.images.CreateImage.future(
         pb.CreateImageRequest(prompt=prompt, options=SMALL), metadata=login.metadata, timeout=TIMEOUT
     )
-    wait_until(lambda: server.generation_states(prompt) == ["queued"], TIMEOUT, "the request to be queued")
+    wait_until(
+        lambda: call.done() or server.generation_states(prompt) == ["queued"], TIMEOUT, "the request to be queued"
+    )
+    assert not call.done(), call.exception()
     return call
 
 
