@@ -19,6 +19,7 @@ _ALL = (
     measurements.thumbnails,
     measurements.under_stress,
     measurements.creation,
+    measurements.creation_rate,
     measurements.limits,
 )
 

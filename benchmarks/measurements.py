@@ -246,6 +246,18 @@ def creation(site: Site, figures: Figures) -> None:
         figures["memory of an image in flight / its size"].append(_memory_in_flight(site, server))
 
 
+def creation_rate(site: Site, figures: Figures) -> None:
+    """CreateImage of 2 MB by 16 callers, from a provider that answers at once."""
+    site.put_database_on(site.both)
+    prompt = f"[[fault:late=0:bytes={2 * MIB}]]"
+    workers = {"PIXYPROXY_GENERATION_WORKERS": str(WORKERS)}
+    with _provider(site) as provider, _serving_all(site, provider | workers, "creation-rate") as server:
+        _create_many(site, server, prompt, seconds=1)
+        for _ in range(site.rounds):
+            created = _create_many(site, server, prompt, seconds=2 * site.seconds)
+            figures["CreateImage of 2 MB, a second"].append(created / (2 * site.seconds))
+
+
 def limits(site: Site, figures: Figures) -> None:
     """What a server takes to start and to hold, and how much it takes on at once."""
     site.put_database_on(site.both)
@@ -390,6 +402,22 @@ def _create(site: Site, channel: grpc.Channel, prompt: str, timeout: float | Non
     answer = image_stub(channel).CreateImage(request, metadata=site.login.metadata, timeout=timeout)
     guid: str = answer.image.guid
     return guid
+
+
+def _create_many(site: Site, server: Serving, prompt: str, seconds: float) -> int:
+    """Have 16 callers create images, one after the other, for so long; return how many were created in this time."""
+    ends_at = time.monotonic() + seconds
+
+    def keep_creating(channel: grpc.Channel) -> int:
+        created = 0
+        while True:
+            _create(site, channel, prompt)
+            if time.monotonic() > ends_at:
+                return created
+            created += 1
+
+    with _channels(server, 16) as channels, ThreadPoolExecutor(len(channels)) as threads:
+        return sum(threads.map(keep_creating, channels))
 
 
 def _create_at_once(site: Site, server: Serving, prompt: str, count: int, timeout: float | None = None) -> int:
