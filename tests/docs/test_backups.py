@@ -40,9 +40,9 @@ BLOCKS = re.findall(r"^```sh\n(.*?)^```$", SECTION, flags=re.MULTILINE | re.DOTA
 # The rights of the user pixyproxy, with which backups are made.
 GRANT = re.search(r"GRANT ([A-Z, ]+)\n", (ROOT / "sql/mysql/002_create_user.sql").read_text(encoding="utf-8"))
 
-_CALLERS = 2
-_OLD = 15
-_DOOMED = 8
+_CALLERS = 1
+_OLD = 8
+_DOOMED = 4
 _FOR_TOMORROW = "for tomorrow"
 
 

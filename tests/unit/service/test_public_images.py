@@ -88,8 +88,12 @@ def test_a_page_without_images_has_a_token_if_its_search_took_too_much_work(
 def test_a_page_reads_little_more_than_it_has_room_for(
     service: PublicImageService, database: Database, alice: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = [{"prompt": LONGEST, "created_at": EARLY + timedelta(days=number // 3)} for number in range(COUNT)]
-    added = add_images(database, alice, rows)
+    rows = [{"created_at": EARLY + timedelta(days=number // 3)} for number in range(COUNT)]
+    added = [image.model_copy(update={"prompt": LONGEST}) for image in add_images(database, alice, rows)]
+    with database.transaction() as context:
+        # Not in the search index, which a list does not need: that would take most of the time.
+        context.execute("UPDATE images SET prompt = :prompt", {"prompt": LONGEST})
+        context.commit()
     read: list[int] = []
     get_page = ImageRepository.get_page
 
