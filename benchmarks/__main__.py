@@ -17,7 +17,6 @@ _ALL = (
     measurements.contents,
     measurements.contents_beside_go,
     measurements.thumbnails,
-    measurements.renditions,
     measurements.under_stress,
     measurements.creation,
     measurements.creation_rate,

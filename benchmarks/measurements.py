@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import itertools
-import random
 import statistics
 import subprocess
 import threading
@@ -19,7 +17,6 @@ import grpc
 import httpx2
 import openai
 from google.protobuf.message import Message
-from PIL import Image
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from benchmarks import dataset
@@ -27,7 +24,6 @@ from benchmarks.dataset import CONTENT_SIZES
 from benchmarks.load import Load
 from benchmarks.processes import ROOT, Cores, Serving, let_loose, on_cores, python, serving
 from benchmarks.site import Site
-from tests.support.image_client import import_requests
 from tests.support.openai_stand_in import API_KEY
 from tests.support.servers import image_stub
 
@@ -38,8 +34,6 @@ MIB = 1024 * 1024
 CONNECTIONS = 64
 CROWDS = (1, 8, 64, 256, 1000, 5000)
 GALLERY_PAGE = 50
-RENDERED_IMAGES = 12
-LARGE_SIDES = (3840, 2160)
 WORKERS = 2
 STALLED_READERS = 200
 STREAMS = 500
@@ -206,34 +200,24 @@ def thumbnails(site: Site, figures: Figures) -> None:
             figures["thumbnails: GetImage p50, ms"].append(p50("GetImage", site.image_requests))
 
 
-def renditions(site: Site, figures: Figures) -> None:
-    """The p99 of GetImage at a steady rate: idle, and while renditions of large images are made."""
-    site.put_database_on(site.both)
-    picture = _large_picture()
-    with (
-        serving(_SERVE, site.both, site.folder / "renditions", site.settings | _ALL_WORKERS) as server,
-        grpc.insecure_channel(server.address) as channel,
-    ):
-        for _ in range(site.rounds):
-            figures["renditions: idle p99, ms"].append(_quiet_p99(site, server))
-            guids = [_import(site, channel, picture) for _ in range(RENDERED_IMAGES)]
-            with _making_renditions(site, channel, guids):
-                figures["renditions: busy p99, ms"].append(_quiet_p99(site, server))
-
-
 def under_stress(site: Site, figures: Figures) -> None:
     """The p99 of GetImage at a steady rate: idle, and with all generation slots busy and 200 stalled readers."""
     site.put_database_on(site.both)
     with _provider(site) as provider, _serving_all(site, provider, "stress") as server:
+
+        def p99() -> float:
+            options = {"connections": 16, "seconds": 2 * site.seconds, "warm_up": 0.7, "rate": _QUIET_RATE}
+            return site.loader.grpc(server.address, "GetImage", site.image_requests, site.both, **options).p99_ms
+
         for _ in range(site.rounds):
-            figures["idle p99, ms"].append(_quiet_p99(site, server))
+            figures["idle p99, ms"].append(p99())
         with (
             site.loader.stalled(server.address, [site.content_request], site.both, STALLED_READERS) as begun,
             _busy_generations(site, server),
         ):
             figures["stalled readers that began"].append(begun)
             for _ in range(site.rounds):
-                figures["busy p99, ms"].append(_quiet_p99(site, server))
+                figures["busy p99, ms"].append(p99())
 
 
 def creation(site: Site, figures: Figures) -> None:
@@ -305,44 +289,6 @@ def _get_images(site: Site, server: Serving, cores: Cores) -> Load:
         seconds=site.seconds,
         warm_up=0.7,
     )
-
-
-def _quiet_p99(site: Site, server: Serving) -> float:
-    """Return the p99 of GetImage at a steady rate, in milliseconds."""
-    options = {"connections": 16, "seconds": 2 * site.seconds, "warm_up": 0.7, "rate": _QUIET_RATE}
-    return site.loader.grpc(server.address, "GetImage", site.image_requests, site.both, **options).p99_ms
-
-
-@contextlib.contextmanager
-def _making_renditions(site: Site, channel: grpc.Channel, guids: Sequence[str]) -> Iterator[None]:
-    """Have the larger renditions of images made, one after the other; it must take longer than what is measured."""
-    wanted = [(guid, edge) for guid in guids for edge in (pb.RENDITION_512, pb.RENDITION_1024, pb.RENDITION_2048)]
-
-    def fetch_all() -> None:
-        for guid, edge in wanted:
-            request = pb.GetImageContentRequest(guid=guid, rendition=edge)
-            list(image_stub(channel).GetImageContent(request, metadata=site.login.metadata))
-
-    with ThreadPoolExecutor(1) as threads:
-        making = threads.submit(fetch_all)
-        yield
-        if making.done():
-            raise RuntimeError("The renditions were made before the end of the measurement.")
-        making.result()
-
-
-def _large_picture() -> bytes:
-    """Return a PNG of an image as large as providers make them."""
-    noise = Image.frombytes("RGB", (240, 135), random.Random(3).randbytes(240 * 135 * 3))
-    file = io.BytesIO()
-    noise.resize(LARGE_SIDES).save(file, "PNG", compress_level=1)
-    return file.getvalue()
-
-
-def _import(site: Site, channel: grpc.Channel, data: bytes) -> str:
-    """Import an image, and return its guid."""
-    guid: str = image_stub(channel).ImportImage(import_requests(data), metadata=site.login.metadata).image.guid
-    return guid
 
 
 def _crowd(site: Site, server: Serving, connections: int) -> tuple[Load, int]:

@@ -154,11 +154,6 @@ def rows_of(figures: Figures) -> list[Row]:
             Goal("≤", 8),
         ),
         plain("BatchGetThumbnails, 50 images at 256 pixels, MB", "thumbnails: MB a page", Goal("≤", 2)),
-        ratio(
-            "GetImage, p99 while renditions are made / idle",
-            "renditions: busy p99, ms",
-            "renditions: idle p99, ms",
-        ),
         plain("BatchGetThumbnails, 50 images, s until all are made", "thumbnails: all made, s"),
         Row(
             "GetImage, p99 with all generations and 200 stalled readers / idle",
