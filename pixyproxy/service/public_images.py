@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TypeVar
 
 from pixyproxy.core.call import CallScope
 from pixyproxy.core.exceptions import ContentDamagedError, ImageNotFoundError, OffsetOutOfRangeError
@@ -35,6 +36,10 @@ from pixyproxy.service.renditions.thumbnails import ThumbnailReader
 _FIXED_BYTES = 768
 _FIELD_BYTES = 4
 
+_Wanted = tuple[str, Caller | None]
+"""A guid, and who asks for it."""
+Found = TypeVar("Found")
+
 
 class PublicImageService:
     """The reading methods of ``ImageServiceInterface``, which documents them."""
@@ -47,16 +52,12 @@ class PublicImageService:
         self._renditions = renditions
         self._thumbnails = ThumbnailReader(database, store, renditions)
         self._page_tokens = page_tokens
-        self._single_images = GatheredReads(self._get_several)
-        self._single_files = GatheredReads(self._get_files)
+        self._single_images = self._gathered(ImageRepository.get_several)
+        self._single_files = self._gathered(ImageRepository.get_files)
         self._trusted = TrustedContents()
 
     def get_image_by_guid(self, guid: str, caller: Caller | None) -> Image:  # noqa: D102
-        guid = validated_guid(guid)
-        image = self._single_images.get((guid, caller))
-        if image is None:
-            raise ImageNotFoundError(guid)
-        return image
+        return _found(self._single_images, validated_guid(guid), caller)
 
     def get_all_images(self, request: ImagePageRequest, caller: Caller | None) -> ImagePage:  # noqa: D102
         request = validated(ImagePageRequest, request)
@@ -69,7 +70,7 @@ class PublicImageService:
 
     def get_image_file(self, request: ContentRequest, caller: Caller | None, call: CallScope) -> ImageContent:  # noqa: D102
         request = validated(ContentRequest, request)
-        image = self._get_file(request.guid, caller)
+        image = _found(self._single_files, request.guid, caller)
         if request.rendition is not None:
             return self._get_rendition(image, request, request.rendition, call)
         if _has_already(request, image):
@@ -106,19 +107,14 @@ class PublicImageService:
     def get_thumbnails(self, request: ThumbnailsRequest, caller: Caller | None, call: CallScope) -> Thumbnails:  # noqa: D102
         return self._thumbnails.read(validated(ThumbnailsRequest, request), caller, call)
 
-    def _get_several(self, wanted: Sequence[tuple[str, Caller | None]]) -> list[Image | None]:
-        with self._database.reading() as context:
-            return ImageRepository(context).get_several(wanted)
+    def _gathered(
+        self, read: Callable[[ImageRepository, Sequence[_Wanted]], list[Found | None]]
+    ) -> GatheredReads[_Wanted, Found | None]:
+        def read_several(wanted: Sequence[_Wanted]) -> list[Found | None]:
+            with self._database.reading() as context:
+                return read(ImageRepository(context), wanted)
 
-    def _get_files(self, wanted: Sequence[tuple[str, Caller | None]]) -> list[ImageFile | None]:
-        with self._database.reading() as context:
-            return ImageRepository(context).get_files(wanted)
-
-    def _get_file(self, guid: str, caller: Caller | None) -> ImageFile:
-        file = self._single_files.get((guid, caller))
-        if file is None:
-            raise ImageNotFoundError(guid)
-        return file
+        return GatheredReads(read_several)
 
     def _read_page(
         self, request: ImagePageRequest, caller: Caller | None, after: PagePosition | None
@@ -138,12 +134,19 @@ class PublicImageService:
             reader = self._store.open(image.guid)
         except ContentDamagedError:
             # If the image was deleted meanwhile, this raises ImageNotFoundError; otherwise its bytes are missing.
-            self._get_file(image.guid, caller)
+            _found(self._single_files, image.guid, caller)
             raise
         if reader.size != image.size_bytes:
             reader.close()
             raise damaged()
         return reader
+
+
+def _found(reads: GatheredReads[_Wanted, Found | None], guid: str, caller: Caller | None) -> Found:
+    found = reads.get((guid, caller))
+    if found is None:
+        raise ImageNotFoundError(guid)
+    return found
 
 
 def _shown(image: ImageFile, rendition: Rendition) -> ImageFile:

@@ -6,7 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from pixyproxy.core.exceptions import ImageNotFoundError
 from pixyproxy.core.models import (
@@ -34,6 +34,8 @@ from pixyproxy.data.repositories.image_costs import ImageCostRepository
 from pixyproxy.data.repositories.usage import Spending, UsageRepository
 from pixyproxy.data.search.index import Indexed, SearchIndexRepository
 from pixyproxy.data.search.query import DEFAULT_LIMITS, ImageSearch, SearchBudget, SearchLimits
+
+Visible = TypeVar("Visible", Image, ImageFile)
 
 _COLUMNS = """
   images.id, images.guid, images.author_id, users.username AS author, images.filename, images.prompt, images.tags,
@@ -107,18 +109,14 @@ class ImageRepository:
         """Return images by guid, each for a caller of its own; None in place of one that this caller may not see."""
         sql, parameters = _several_query(wanted)
         images = {row["guid"]: _dict_to_image(row) for row in self._context.fetch_all(sql, parameters)}
-        found = [(images.get(guid), caller) for guid, caller in wanted]
-        # Two callers may ask for the same image, and only one of them may see it.
-        return self._with_visible_sources(
-            [(image if image is not None and _may_see(caller, image) else None, caller) for image, caller in found]
-        )
+        visible = zip(_only_visible(wanted, images), (caller for _, caller in wanted), strict=True)
+        return self._with_visible_sources(list(visible))
 
     def get_files(self, wanted: Sequence[tuple[str, Caller | None]]) -> list[ImageFile | None]:
         """Return what is stored of images, as ``get_several`` returns their details."""
         sql, parameters = _several_query(wanted, _SELECT_FILES)
         files = {row["guid"]: ImageFile.of_checked(row) for row in self._context.fetch_all(sql, parameters)}
-        found = [(files.get(guid), caller) for guid, caller in wanted]
-        return [file if file is not None and _may_see(caller, file) else None for file, caller in found]
+        return _only_visible(wanted, files)
 
     def visible(self, guids: Sequence[str], caller: Caller | None) -> set[str]:
         """Return those guids that are of images which ``caller`` may see."""
@@ -316,6 +314,12 @@ def _may_see(caller: Caller | None, image: Image | ImageFile | _Source) -> bool:
     if image.visibility == Visibility.PUBLIC:
         return True
     return caller is not None and (caller.is_admin or caller.user_id == image.author_id)
+
+
+def _only_visible(wanted: Sequence[tuple[str, Caller | None]], found: Mapping[str, Visible]) -> list[Visible | None]:
+    """Return what was found for each caller: two may ask for the same image, and only one of them may see it."""
+    images = [(found.get(guid), caller) for guid, caller in wanted]
+    return [image if image is not None and _may_see(caller, image) else None for image, caller in images]
 
 
 def _without_hidden_sources(image: Image, caller: Caller | None, sources: Mapping[str, _Source]) -> Image:
