@@ -260,7 +260,12 @@ def _is_recovered(site: Site) -> bool:
 
 def is_asleep(server: RunningServer) -> bool:
     """Tell whether a server is stopped."""
-    status = Path(f"/proc/{server.process.pid}/stat").read_text(encoding="ascii")
+    return is_stopped(server.process.pid)
+
+
+def is_stopped(pid: int) -> bool:
+    """Tell whether a process is stopped."""
+    status = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
     return status.rpartition(")")[2].split()[0] == "T"
 
 

@@ -24,6 +24,7 @@ from pixyproxy.data.repositories.deletions import DeletionRepository
 from pixyproxy.data.repositories.generations import GenerationRepository
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.repositories.pending_imports import PendingImportRepository
+from pixyproxy.data.repositories.renditions import RenditionRepository
 from pixyproxy.data.stores import local_image_store
 from pixyproxy.data.stores.bucket_address import is_url
 from pixyproxy.data.stores.image_store import ImageStore
@@ -36,6 +37,7 @@ from pixyproxy.service.creation.recording import ImageCreator
 from pixyproxy.service.creation.worker import GenerationWorker
 from pixyproxy.service.importing import importer
 from pixyproxy.service.private_images import PrivateImageService
+from pixyproxy.service.renditions.worker import RenditionWorker
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -198,6 +200,21 @@ def _import_points_of(store: type[ImageStore], writing: dict[str, CrashPoint]) -
     }
 
 
+def _rendition_points_of(store: type[ImageStore], writing: dict[str, CrashPoint]) -> dict[str, CrashPoint]:
+    """All points of making a rendition, which are reached by a generation worker."""
+    return {
+        "before a rendition is claimed": CrashPoint(RenditionRepository, "claim"),
+        "rendition claimed, not committed": CrashPoint(RenditionRepository, "claim", is_after=True),
+        "rendition claimed": CrashPoint(RenditionWorker, "_make"),
+        "the original is read": CrashPoint(RenditionWorker, "_read", is_after=True),
+        "rendition made": CrashPoint(store, "write_rendition"),
+        **writing,
+        "rendition stored": CrashPoint(store, "write_rendition", is_after=True),
+        "rendition recorded, not committed": CrashPoint(RenditionRepository, "complete", is_after=True),
+        "rendition recorded": CrashPoint(RenditionWorker, "_keep", is_after=True),
+    }
+
+
 CREATE_POINTS = _points_of(LocalImageStore, _FOLDER_POINTS)
 DELETE_POINTS = _delete_points_of(LocalImageStore)
 UPDATE_POINTS: dict[str, CrashPoint] = {
@@ -219,11 +236,18 @@ EDIT_POINTS: dict[str, CrashPoint] = {
     ),
 }
 """These are reached by edits, which also reach all points of creating an image."""
+RENDITION_POINTS = _rendition_points_of(
+    LocalImageStore,
+    {name: _FOLDER_POINTS[name] for name in ("bytes written, not renamed", "bytes renamed")},
+)
+RENDITION_OBJECT_STORE_POINTS = _rendition_points_of(
+    ObjectImageStore, {"bytes sent, not verified": _OBJECT_POINTS["bytes sent, not verified"]}
+)
 POINTS = CREATE_POINTS | DELETE_POINTS | UPDATE_POINTS
 OBJECT_STORE_POINTS = _points_of(ObjectImageStore, _OBJECT_POINTS) | _delete_points_of(ObjectImageStore) | UPDATE_POINTS
 
-_OF_FOLDERS = POINTS | IMPORT_POINTS
-_OF_OBJECT_STORES = OBJECT_STORE_POINTS | IMPORT_OBJECT_STORE_POINTS
+_OF_FOLDERS = POINTS | IMPORT_POINTS | RENDITION_POINTS
+_OF_OBJECT_STORES = OBJECT_STORE_POINTS | IMPORT_OBJECT_STORE_POINTS | RENDITION_OBJECT_STORE_POINTS
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ from tests.faults import (
     queued,
     quotas,
     races,
+    renditions,
     stopping,
     storage,
     streams,
@@ -125,6 +126,7 @@ def stages(bench: Bench, servers: Databases) -> Iterator[Stage]:
     yield Stage("kill -9 during an import", 1, list(_imports(bench, servers)))
     yield Stage("kill -9 of one of several processes", 1, [partial(_crash_points_of_processes, bench, servers)])
     yield Stage("edits", 1, list(_edits(bench, servers)))
+    yield Stage("renditions", 1, list(_renditions(bench, servers)))
     yield Stage("an object store", 1, list(_object_store(bench, servers)))
     yield Stage("a busy machine", 1, list(_busy_machine(bench, servers)))
     yield Stage("asleep at named points", 1, [partial(_pauses, bench, servers)])
@@ -168,6 +170,17 @@ def _edits(bench: Bench, servers: Databases) -> Iterator[Scenario]:
         yield partial(providers.faulty_edits, bench, url, rounds=1)
     for url in servers.everywhere():
         yield partial(providers.faulty_streams_of_edits, bench, url, rounds=1)
+
+
+def _renditions(bench: Bench, servers: Databases) -> Iterator[Scenario]:
+    points = renditions.ALL_POINTS
+    for scenario in (renditions.worker_killed, renditions.image_deleted):
+        urls = [url for _ in points for url in servers.everywhere()]
+        yield partial(scenario, bench, urls, [point for point in points for _ in range(3)], at_once=6)
+    bench = replace(bench, object_store=servers.object_store())
+    points = renditions.ALL_OBJECT_STORE_POINTS
+    for scenario in (renditions.worker_killed, renditions.image_deleted):
+        yield partial(scenario, bench, [servers.on_mysql() for _ in points], points, at_once=6)
 
 
 def _object_store(bench: Bench, servers: Databases) -> Iterator[Scenario]:

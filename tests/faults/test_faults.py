@@ -21,6 +21,7 @@ from tests.faults import (
     queued,
     quotas,
     races,
+    renditions,
     stopping,
     storage,
     streams,
@@ -138,6 +139,17 @@ def test_a_crash_of_an_edit_with_an_object_store(bench: Bench, s3_server: Runnin
 def test_an_input_of_an_edit_changes(bench: Bench) -> None:
     moments = edits.MOMENTS[::4]
     check(edits.inputs_change(bench, lambda: None, at_once=3, moments=moments), recovered_within=15)
+
+
+def test_a_worker_that_makes_a_rendition_is_killed(bench: Bench, mysql_server: DatabaseServer) -> None:
+    points = renditions.ALL_POINTS[::4]
+    with _databases(mysql_server, len(points)) as urls:
+        check(renditions.worker_killed(bench, urls, points, at_once=3), recovered_within=30)
+
+
+def test_an_image_is_deleted_while_a_rendition_is_made(bench: Bench) -> None:
+    points = renditions.ALL_POINTS[2::4]
+    check(renditions.image_deleted(bench, [None for _ in points], points, at_once=3), recovered_within=30)
 
 
 def test_a_server_sleeps_through_its_lease(bench: Bench, mysql_server: DatabaseServer) -> None:

@@ -226,8 +226,8 @@ class RunningServer:
         return self.image_folder / guid[0:2] / guid[2:4] / guid
 
     def image_files(self) -> set[Path]:
-        """All files with bytes of images."""
-        return {path for path in self.stored_files() if path == self.image_file(path.name)}
+        """All files with bytes of images, without those of renditions."""
+        return {path for path in self.stored_files() if path == self.image_file(path.stem)}
 
     def stored_files(self) -> set[Path]:
         """All files in the image store, those that stand there for a moment included."""
