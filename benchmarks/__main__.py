@@ -17,6 +17,7 @@ _ALL = (
     measurements.contents,
     measurements.contents_beside_go,
     measurements.thumbnails,
+    measurements.renditions,
     measurements.under_stress,
     measurements.creation,
     measurements.creation_rate,

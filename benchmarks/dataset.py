@@ -17,9 +17,13 @@ from pydantic import SecretStr
 from pixyproxy.bootstrap import build_users, open_database
 from pixyproxy.core.models import Image, ImageDetail, Usage, UserCreate, Visibility
 from pixyproxy.data import init
+from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.stores.local_image_store import LocalImageStore
+from pixyproxy.generation.price_list import DEFAULT_PRICE_LIST, read_price_list
 from pixyproxy.resource.mapping import from_image
+from pixyproxy.service.accounting import account_some, fold_some
+from pixyproxy.service.indexer import seal_all
 from tests.support.servers import Login, settings_in
 
 IMAGES = 2_000
@@ -74,13 +78,21 @@ def prepare(settings: dict[str, str]) -> Login:
             images = ImageRepository(context)
             for detail in details(login.username):
                 images.insert(detail, author_id)
-                # As later: without it, it would be made during the measurements.
                 images.set_placeholder(detail.guid, _PLACEHOLDER)
             context.commit()
+        _finish_background_work(database)
     store = LocalImageStore(Path(settings["PIXYPROXY_IMAGE_STORE"]))
     for guid, size in zip(guids(), CONTENT_SIZES, strict=False):
         store.write(guid, content(size))
     return login
+
+
+def _finish_background_work(database: Database) -> None:
+    """Do at once what servers would do during the measurements."""
+    prices = read_price_list(DEFAULT_PRICE_LIST)
+    while account_some(database, prices) or fold_some(database):
+        pass
+    seal_all(database, lambda _done, _count: None)
 
 
 def content(size: int = CONTENT_BYTES) -> bytes:

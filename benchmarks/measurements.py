@@ -179,14 +179,10 @@ def thumbnails(site: Site, figures: Figures) -> None:
         serving(_SERVE, site.both, site.folder / "thumbnails", site.settings | _ALL_WORKERS) as server,
         grpc.insecure_channel(server.address) as channel,
     ):
-        prompts = [f"thumbnail {number}" for number in range(GALLERY_PAGE)]
-        guids = [_create(site, channel, prompt) for prompt in prompts]
+        guids = _gallery(site, channel)
         request = pb.BatchGetThumbnailsRequest(guids=guids)
         began = time.perf_counter()
-        rest = guids
-        while rest:
-            page = pb.BatchGetThumbnailsRequest(guids=rest)
-            rest = list(image_stub(channel).BatchGetThumbnails(page, metadata=site.login.metadata).next_guids)
+        _make_thumbnails(site, channel, guids)
         figures["thumbnails: all made, s"].append(time.perf_counter() - began)
         answer = image_stub(channel).BatchGetThumbnails(request, metadata=site.login.metadata)
         figures["thumbnails: MB a page"].append(answer.ByteSize() / 1e6)
@@ -200,24 +196,38 @@ def thumbnails(site: Site, figures: Figures) -> None:
             figures["thumbnails: GetImage p50, ms"].append(p50("GetImage", site.image_requests))
 
 
+def renditions(site: Site, figures: Figures) -> None:
+    """The p99 of GetImage at a steady rate: idle, and while renditions are made without a pause."""
+    site.put_database_on(site.both)
+    with (
+        serving(_SERVE, site.both, site.folder / "renditions", site.settings | _ALL_WORKERS) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        guids = _gallery(site, channel)
+        # With the placeholders, which would be made during the measurement.
+        _make_thumbnails(site, channel, guids)
+        wanted = itertools.product((pb.RENDITION_512, pb.RENDITION_1024, pb.RENDITION_2048), guids)
+        for _ in range(site.rounds):
+            figures["renditions: idle p99, ms"].append(_quiet_p99(site, server))
+            with _making_renditions(site, channel, wanted) as made:
+                began = time.monotonic()
+                figures["renditions: busy p99, ms"].append(_quiet_p99(site, server))
+                figures["renditions: made a second"].append(next(made) / (time.monotonic() - began))
+
+
 def under_stress(site: Site, figures: Figures) -> None:
     """The p99 of GetImage at a steady rate: idle, and with all generation slots busy and 200 stalled readers."""
     site.put_database_on(site.both)
     with _provider(site) as provider, _serving_all(site, provider, "stress") as server:
-
-        def p99() -> float:
-            options = {"connections": 16, "seconds": 2 * site.seconds, "warm_up": 0.7, "rate": _QUIET_RATE}
-            return site.loader.grpc(server.address, "GetImage", site.image_requests, site.both, **options).p99_ms
-
         for _ in range(site.rounds):
-            figures["idle p99, ms"].append(p99())
+            figures["idle p99, ms"].append(_quiet_p99(site, server))
         with (
             site.loader.stalled(server.address, [site.content_request], site.both, STALLED_READERS) as begun,
             _busy_generations(site, server),
         ):
             figures["stalled readers that began"].append(begun)
             for _ in range(site.rounds):
-                figures["busy p99, ms"].append(p99())
+                figures["busy p99, ms"].append(_quiet_p99(site, server))
 
 
 def creation(site: Site, figures: Figures) -> None:
@@ -356,6 +366,48 @@ def _serving_all(site: Site, provider: dict[str, str], name: str) -> Iterator[Se
     settings = site.settings | provider | _ALL_WORKERS
     with serving(_SERVE, site.both, site.folder / name, settings) as server:
         yield server
+
+
+def _quiet_p99(site: Site, server: Serving) -> float:
+    options = {"connections": 16, "seconds": 2 * site.seconds, "warm_up": 0.7, "rate": _QUIET_RATE}
+    return site.loader.grpc(server.address, "GetImage", site.image_requests, site.both, **options).p99_ms
+
+
+def _gallery(site: Site, channel: grpc.Channel) -> list[str]:
+    """Create a page of images; return their guids."""
+    return [_create(site, channel, f"thumbnail {number}") for number in range(GALLERY_PAGE)]
+
+
+def _make_thumbnails(site: Site, channel: grpc.Channel, guids: list[str]) -> None:
+    while guids:
+        page = pb.BatchGetThumbnailsRequest(guids=guids)
+        guids = list(image_stub(channel).BatchGetThumbnails(page, metadata=site.login.metadata).next_guids)
+
+
+@contextlib.contextmanager
+def _making_renditions(
+    site: Site, channel: grpc.Channel, wanted: Iterator[tuple[pb.Rendition, str]]
+) -> Iterator[Iterator[int]]:
+    """Let two callers request renditions, one after the other; gives a counter of those that were made."""
+    ended, made, lock = threading.Event(), itertools.count(), threading.Lock()
+
+    def keep_requesting() -> None:
+        while not ended.is_set():
+            with lock:
+                rendition, guid = next(wanted)
+            request = pb.GetImageContentRequest(guid=guid, rendition=rendition)
+            for _ in image_stub(channel).GetImageContent(request, metadata=site.login.metadata):
+                pass
+            next(made)
+
+    with ThreadPoolExecutor(2) as threads:
+        callers = [threads.submit(keep_requesting) for _ in range(2)]
+        try:
+            yield made
+        finally:
+            ended.set()
+        for caller in callers:
+            caller.result()
 
 
 def _milliseconds(work: Callable[[], None]) -> float:

@@ -22,7 +22,9 @@ def main() -> None:
     """Select for as many seconds as the first argument says."""
     address = load_settings().mysql_address
     (host,) = address.hosts
-    ends_at = time.monotonic() + float(sys.argv[1])
+    seconds = float(sys.argv[1])
+    wanted = guids()
+    connected = threading.Barrier(_THREADS)
     counts = itertools.count()
 
     def select(first: int) -> None:
@@ -34,10 +36,12 @@ def main() -> None:
             database=address.database,
             autocommit=True,
         )
-        wanted = itertools.islice(itertools.cycle(guids()), first, None)
+        rest = itertools.islice(itertools.cycle(wanted), first, None)
+        connected.wait()
+        ends_at = time.monotonic() + seconds
         while time.monotonic() < ends_at:
             with connection.cursor() as cursor:
-                cursor.execute(IMAGE_QUERY, (next(wanted), 1))
+                cursor.execute(IMAGE_QUERY, (next(rest), 1))
                 assert cursor.fetchone() is not None
             next(counts)
 
@@ -46,7 +50,7 @@ def main() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    print(next(counts) / float(sys.argv[1]), flush=True)
+    print(next(counts) / seconds, flush=True)
     os._exit(0)
 
 
