@@ -229,10 +229,10 @@ def test_the_oldest_of_each_author_may_be_claimed(database: Database, ann: Calle
     first, second = record(database, ann), record(database, ann)
     others = record(database, bob)
 
-    assert read(database, GenerationRepository.oldest_queued) == {ann.user_id: first.id, bob.user_id: others.id}
+    assert read(database, GenerationRepository.oldest_queued) == ({ann.user_id: first.id, bob.user_id: others.id}, 3)
     assert read(database, GenerationRepository.count_queued) == {ann.user_id: 2, bob.user_id: 1}
     assert submit(database, first)
-    assert read(database, GenerationRepository.oldest_queued) == {ann.user_id: second.id, bob.user_id: others.id}
+    assert read(database, GenerationRepository.oldest_queued) == ({ann.user_id: second.id, bob.user_id: others.id}, 2)
     assert read(database, GenerationRepository.count_queued) == {ann.user_id: 1, bob.user_id: 1}
 
 
@@ -258,7 +258,7 @@ def test_a_generation_is_queued_again_by_its_owner_for_later(database: Database,
     assert committed(database, lambda generations: generations.queue_later(generation.id, owner, later))
 
     assert now_of(database, generation).state is GenerationState.QUEUED
-    assert read(database, GenerationRepository.oldest_queued) == {}
+    assert read(database, GenerationRepository.oldest_queued) == ({}, 0)
     assert read(database, GenerationRepository.count_queued) == {ann.user_id: 1}
 
 

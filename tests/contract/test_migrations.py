@@ -396,7 +396,7 @@ def test_generations_of_the_first_release_are_kept_in_every_state(first_release:
                 row["fingerprint"],
             )
             assert (found.attempts, found.error) == (0, None)
-        assert generations.oldest_queued() == {}
+        assert generations.oldest_queued() == ({}, 0)
         assert {generation.state.value for generation in generations.get_expired(10)} == {"recorded", "sent"}
         for row in rows:
             shown = GenerationDetailRepository(context).find(GenerationKey(guid=str(row["guid"])), ann)

@@ -250,16 +250,20 @@ class GenerationRepository:
 
     # --- Claim ---------------------------------------------------------------------------------------------------
 
-    def oldest_queued(self) -> dict[int, int]:
-        """Return, for each author who has any, the id of the oldest generation that may be claimed now."""
+    def oldest_queued(self) -> tuple[dict[int, int], int]:
+        """Return, for each author who has any, the id of the oldest generation that may be claimed now.
+
+        Returns also how many may be claimed, of all authors.
+        """
         rows = self._context.fetch_all(
             """
-            SELECT author_id, MIN(id) AS id FROM generations WHERE state = :state AND not_before_at <= :now
+            SELECT author_id, MIN(id) AS id, COUNT(*) AS queued FROM generations
+            WHERE state = :state AND not_before_at <= :now
             GROUP BY author_id
             """,
             {"state": GenerationState.QUEUED.value, "now": datetime.now(UTC)},
         )
-        return {row["author_id"]: row["id"] for row in rows}
+        return {row["author_id"]: row["id"] for row in rows}, sum(row["queued"] for row in rows)
 
     def get_queued(self, generation_id: int) -> QueuedGeneration | None:
         """Return a generation with its request, or None where it is queued no more."""

@@ -82,7 +82,8 @@ class Watcher(_Waiter):
 class WaitingCalls:
     """Queries, in a thread of its own, the generations that calls of this process wait for.
 
-    It queries all of them at intervals, and single ones as soon as a local signal brings their ids.
+    It queries all of them at intervals, and single ones as soon as a local signal brings their ids, unless the calls
+    wait only for the end and they have not ended.
     """
 
     def __init__(
@@ -100,7 +101,8 @@ class WaitingCalls:
 
         Args:
             database: where the generations are.
-            changed: brings the ids of generations that have changed.
+            changed: brings the ids of generations that have ended, and the negative ids of those that have changed
+                otherwise.
             require_closed: raises while nothing is submitted because the provider is down.
             on_change: called with the number of queued generations that are waited for.
             interval: seconds between two queries.
@@ -168,8 +170,8 @@ class WaitingCalls:
     def _added(self, generation_id: int, waiter: AnyWaiter) -> Iterator[AnyWaiter]:
         with self._lock:
             self._waiters[generation_id].append(waiter)
-        # It may have ended already.
-        self._changed.send(generation_id)
+        # Wakes the thread. A watcher is told at once how far the generation has come.
+        self._changed.send(-generation_id)
         try:
             yield waiter
         finally:
@@ -189,13 +191,14 @@ class WaitingCalls:
             signalled = set(self._changed.read())
             if not waited_for:
                 reached_at = self._clock()  # While no call waited, nothing was asked.
+                query_at = time.monotonic() + self._interval
             with self._lock:
                 waited_for = set(self._waiters)
             if time.monotonic() >= query_at:
                 query_at = time.monotonic() + self._interval
                 due = waited_for
             else:
-                due = waited_for & signalled
+                due = self._of_use(signalled)
             if not due:
                 continue
             try:
@@ -206,6 +209,15 @@ class WaitingCalls:
                     self._fail(waited_for, error)
             except Exception:  # The thread must go on: all waiting calls of the process depend on it.
                 _logger.exception("Generations that calls wait for could not be read.")
+
+    def _of_use(self, signalled: Collection[int]) -> set[int]:
+        """Return the signalled generations of which a call wants to know."""
+        with self._lock:
+            return {
+                abs(number)
+                for number in signalled
+                if any(number > 0 or isinstance(waiter, Watcher) for waiter in self._waiters.get(abs(number), ()))
+            }
 
     def _query(self, ids: Collection[int]) -> None:
         with self._database.reading() as context:

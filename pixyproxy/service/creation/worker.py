@@ -123,7 +123,8 @@ class GenerationWorker:
             retry: decides which failures are retried.
             limiter: limits the submissions of all servers, or None.
             recorded: received when this server has recorded a request.
-            on_change: called with the id of each generation that was submitted, has a new partial image, or has ended.
+            on_change: called with the id of each generation that has ended, and with the negative id of each one that
+                was submitted or has a new partial image.
             observer: counts generations.
             continuing: enters the trace that headers name.
             poll_interval: seconds between two queries for requests that other servers have recorded.
@@ -159,6 +160,8 @@ class GenerationWorker:
         self._threads = ThreadPoolExecutor(limit, thread_name_prefix="generation")
         self._submitted = 0
         self._is_ending = False
+        # Then only a new record, or a retry, gives this worker something to claim.
+        self._queue_is_empty = False
         self._retries_at: list[float] = []
         self._doubtful: set[int] = set()
         self._unreadable: set[int] = set()
@@ -223,6 +226,7 @@ class GenerationWorker:
         """Claim as many generations as possible; return the seconds until the next attempt."""
         self._return_doubtful()
         self._waiting_authors.clear()
+        self._queue_is_empty = False
         while self._submitted < self._limit and not self._is_ending:
             pause = self._claim_next()
             if pause is not None:
@@ -243,12 +247,14 @@ class GenerationWorker:
     def _claim_next(self) -> float | None:
         """Claim and submit one generation, if possible; return None, or the seconds until it may be possible."""
         with self._database.reading() as context:
-            oldest = GenerationRepository(context).oldest_queued()
+            oldest, count = GenerationRepository(context).oldest_queued()
         oldest = {
             author_id: found
             for author_id, found in oldest.items()
             if found not in self._unreadable and author_id not in self._waiting_authors
         }
+        if not count:
+            self._queue_is_empty = True
         if not oldest:
             return self._until_retry()
         permit = self._breaker.admit()
@@ -262,7 +268,8 @@ class GenerationWorker:
                 queued = self._read(oldest[author_id])
                 if queued is not None and self._begin(queued, permit):
                     self._served_at[author_id] = time.monotonic()
-                    return None
+                    self._queue_is_empty = count == 1
+                    return self._until_retry() if self._queue_is_empty else None
         except _NotSubmitted as paced:
             self._breaker.withdraw(permit)
             return min(self._poll_interval, paced.wait or 0.0)
@@ -322,7 +329,7 @@ class GenerationWorker:
             attempts=generation.attempts + 1,
             reserved_nano_usd=reserved,
         )
-        self._on_change(generation.id)
+        self._on_change(-generation.id)
         with self._lock:
             self._submitted += 1
         self._observer.generations_changed(1)
@@ -377,10 +384,12 @@ class GenerationWorker:
             _logger.exception("The end of generation %d could not be recorded.", queued.generation.id)
         finally:
             with self._lock:
+                was_full = self._submitted >= self._limit
                 self._submitted -= 1
             self._observer.generations_changed(-1)
             self._on_change(queued.generation.id)
-            self._freed.send()
+            if was_full or not self._queue_is_empty:
+                self._freed.send()
 
     def _generate(self, queued: QueuedGeneration, permit: Permit) -> None:
         request = self._request_for(queued)
@@ -416,7 +425,7 @@ class GenerationWorker:
         except Exception as error:
             _logger.warning("A partial image could not be stored: %s", for_log(error))
         else:
-            self._on_change(generation_id)
+            self._on_change(-generation_id)
 
     def _find_images(self, guids: Collection[str]) -> dict[str, Image]:
         return self._persist(lambda context: ImageRepository(context).find_any(guids))
@@ -450,6 +459,7 @@ class GenerationWorker:
         )
         with self._lock:
             heapq.heappush(self._retries_at, time.monotonic() + delay)
+        self._freed.send()
 
     def _is_unwanted_at(self, moment: datetime, generation_id: int) -> bool:
         # The deadline of the claim may be out of date: CreateGeneration may have joined since.

@@ -41,7 +41,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 def waiting_calls(
     database: Database,
     *,
-    ended: LocalSignal | None = None,
+    changed: LocalSignal | None = None,
     interval: float = 0.02,
     give_up_after: float = NEVER,
     on_change: Callable[[int], object] = lambda _: None,
@@ -49,7 +49,7 @@ def waiting_calls(
 ) -> Iterator[WaitingCalls]:
     waiting = WaitingCalls(
         database,
-        ended or LocalSignal(),
+        changed or LocalSignal(),
         require_closed=lambda: None,
         on_change=on_change,
         interval=interval,
@@ -118,30 +118,47 @@ def note_looks(monkeypatch: pytest.MonkeyPatch) -> list[set[int]]:
 def test_an_end_that_is_signalled_is_told_at_once(
     database: Database, pool: ThreadPoolExecutor, alice: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And nothing but what is signalled and waited for is looked at between two intervals."""
+    """And nothing but what has ended and is waited for is looked at between two intervals."""
     looks = note_looks(monkeypatch)
-    ended = LocalSignal()
+    changed = LocalSignal()
     others, generation = record(database, alice), record(database, alice)
-    with waiting_calls(database, ended=ended, interval=NEVER) as waiting:
+    with waiting_calls(database, changed=changed, interval=NEVER) as waiting:
         for waited_for in (others, generation):
             first = pool.submit(waiting.wait_for, waited_for, CallScope(TIMEOUT))
             wait_until(lambda: waiting.is_waited_for(waited_for.id), TIMEOUT, "it to wait")  # noqa: B023
-        wait_until(lambda: generation.id in set().union(*looks), TIMEOUT, "a look at it")
-        looks.clear()
         end(database, generation)
-        ended.send(generation.id + 1000)
-        ended.send(generation.id)
+        changed.send(generation.id + 1000)
+        changed.send(-others.id)
+        changed.send(generation.id)
         told = first.result()
-        # Beginning to wait may have caused looks that came later.
-        assert {frozenset(ids) for ids in looks} - {frozenset({others.id, generation.id})} == {
-            frozenset({generation.id})
-        }
+        assert looks == [{generation.id}]
         assert told is not None
         assert told.state is GenerationState.FAILED
         assert waiting.is_waited_for(others.id)
         assert not waiting.is_waited_for(generation.id)
         end(database, others)
-        ended.send(others.id)
+        changed.send(others.id)
+
+
+def test_watchers_are_told_at_once_of_other_changes(
+    database: Database, alice: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = note_looks(monkeypatch)
+    changed = LocalSignal()
+    generation = record(database, alice)
+    with (
+        waiting_calls(database, changed=changed, interval=NEVER) as waiting,
+        waiting.watching(generation.id, CallScope(TIMEOUT)) as watcher,
+    ):
+        assert watcher.wait()  # It is queued.
+        with database.transaction() as context:
+            assert GenerationRepository(context).submit(
+                generation.id, new_guid(), timedelta(minutes=1), "a model", None
+            )
+            context.commit()
+        changed.send(-generation.id)
+        assert watcher.wait()
+    assert looks == [{generation.id}] * 2
 
 
 def test_an_end_on_another_server_is_told_soon(database: Database, pool: ThreadPoolExecutor, alice: Caller) -> None:
@@ -155,15 +172,13 @@ def test_an_end_on_another_server_is_told_soon(database: Database, pool: ThreadP
     assert told.error is not None
 
 
-def test_what_has_ended_before_is_told_at_once(database: Database, alice: Caller) -> None:
+def test_what_has_ended_before_is_told_soon(database: Database, alice: Caller) -> None:
     generation = record(database, alice)
     end(database, generation)
-    with waiting_calls(database, interval=NEVER) as waiting:
-        # The first look may come at once by the interval.
-        for _ in range(2):
-            told = waiting.wait_for(generation, CallScope(TIMEOUT))
-            assert told is not None
-            assert told.state is GenerationState.FAILED
+    with waiting_calls(database) as waiting:
+        told = waiting.wait_for(generation, CallScope(TIMEOUT))
+    assert told is not None
+    assert told.state is GenerationState.FAILED
 
 
 def test_who_leaves_or_whose_time_is_over_is_told_nothing(

@@ -137,7 +137,7 @@ def test_a_worker_without_work_logs_nothing(
     looks: list[int] = []
     oldest_queued = GenerationRepository.oldest_queued
 
-    def noted(generations: GenerationRepository) -> dict[int, int]:
+    def noted(generations: GenerationRepository) -> tuple[dict[int, int], int]:
         looks.append(1)
         return oldest_queued(generations)
 
@@ -146,6 +146,25 @@ def test_a_worker_without_work_logs_nothing(
         wait_until(lambda: len(looks) > 2, TIMEOUT, "several looks")
 
     assert caplog.records == []
+
+
+def test_a_generation_that_waits_alone_takes_one_look_at_the_queue(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+    oldest_queued = GenerationRepository.oldest_queued
+
+    def noted(generations: GenerationRepository) -> tuple[dict[int, int], int]:
+        looks.append(1)
+        return oldest_queued(generations)
+
+    monkeypatch.setattr(GenerationRepository, "oldest_queued", noted)
+    with Server(database, store, generator, poll_interval=10 * TIMEOUT).running() as server:
+        wait_until(lambda: looks, TIMEOUT, "the look at the start")
+        for count in (1, 2):
+            server.creator.create(request(), alice, CallScope(TIMEOUT))
+            wait_until(lambda: server.worker._submitted == 0, TIMEOUT, "its end")
+            assert len(looks) == 1 + count
 
 
 def test_a_full_worker_leaves_signals_to_others(
@@ -173,7 +192,7 @@ def test_claims_go_on_after_the_database_was_away(
     failed_at: list[float] = []
     original = GenerationRepository.oldest_queued
 
-    def fail_thrice(generations: GenerationRepository) -> dict[int, int]:
+    def fail_thrice(generations: GenerationRepository) -> tuple[dict[int, int], int]:
         if len(failed_at) < 3:
             failed_at.append(time.monotonic())
             raise error
@@ -545,7 +564,7 @@ def test_a_claim_whose_commit_was_lost_is_queued_again(
     looks: list[int] = []
     oldest_queued = GenerationRepository.oldest_queued
 
-    def noted(generations: GenerationRepository) -> dict[int, int]:
+    def noted(generations: GenerationRepository) -> tuple[dict[int, int], int]:
         looks.append(len(generator.requests))
         return oldest_queued(generations)
 
@@ -751,7 +770,7 @@ def test_of_several_requests_one_is_the_trial(
     looked_at: list[float] = []
     oldest_queued = GenerationRepository.oldest_queued
 
-    def noted(generations: GenerationRepository) -> dict[int, int]:
+    def noted(generations: GenerationRepository) -> tuple[dict[int, int], int]:
         if generator.requests:
             looked_at.append(time.monotonic())
         return oldest_queued(generations)
@@ -965,10 +984,10 @@ def test_a_claim_that_hangs_keeps_no_worker_from_ending(
 ) -> None:
     hangs, may_go_on = threading.Event(), threading.Event()
 
-    def hang(_: GenerationRepository) -> dict[int, int]:
+    def hang(_: GenerationRepository) -> tuple[dict[int, int], int]:
         hangs.set()
         _wait(may_go_on)
-        return {}
+        return {}, 0
 
     monkeypatch.setattr(GenerationRepository, "oldest_queued", hang)
     server = Server(database, store, generator, close_timeout=0.1)
