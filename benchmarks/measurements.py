@@ -369,6 +369,7 @@ def _serving_all(site: Site, provider: dict[str, str], name: str) -> Iterator[Se
 
 
 def _quiet_p99(site: Site, server: Serving) -> float:
+    """Return the p99 of GetImage in milliseconds, at a rate that leaves the server idle most of the time."""
     options = {"connections": 16, "seconds": 2 * site.seconds, "warm_up": 0.7, "rate": _QUIET_RATE}
     return site.loader.grpc(server.address, "GetImage", site.image_requests, site.both, **options).p99_ms
 

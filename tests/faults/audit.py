@@ -97,7 +97,7 @@ def _check_wish(site: Site, server: RunningServer, wish: Wish, outcome: Outcome)
     tags = tuple(answer.value.image.tags)
     outcome.expect(tags in wish.tags, f"tags {tags} in place of {wish.tags}: {wish}")
     content = site.content(server, wish.image.guid)
-    data = b"".join(message.data for message in content.value)
+    data = content.data
     is_whole = len(data) == wish.image.size_bytes and hashlib.sha256(data).hexdigest() == wish.image.sha256
     if not (content.is_ok and is_whole):
         outcome.lost.append(f"{content.as_told}, {len(data)} of {wish.image.size_bytes} bytes: {wish}")

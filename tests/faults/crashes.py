@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import TypedDict
 
 from tests.faults.audit import Expected, ask_until_settled, audit
@@ -29,6 +28,7 @@ from tests.faults.crashing_server import (
 )
 from tests.faults.outcome import Outcome
 from tests.faults.site import OUTCOME_UNKNOWN, WAIT_TIMEOUT, Answer, Bench, Site, Wish
+from tests.support.processes import is_stopped
 from tests.support.servers import RunningServer
 from tests.support.waiting import wait_until
 
@@ -261,12 +261,6 @@ def _is_recovered(site: Site) -> bool:
 def is_asleep(server: RunningServer) -> bool:
     """Tell whether a server is stopped."""
     return is_stopped(server.process.pid)
-
-
-def is_stopped(pid: int) -> bool:
-    """Tell whether a process is stopped."""
-    status = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
-    return status.rpartition(")")[2].split()[0] == "T"
 
 
 # --- At random moments -----------------------------------------------------------------------------------------------

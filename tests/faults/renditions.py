@@ -17,10 +17,11 @@ from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from pixyproxy.data.repositories.renditions import RenditionRepository
 from tests.faults.audit import Expected, audit
-from tests.faults.crashes import add_at, at_each, is_stopped
+from tests.faults.crashes import add_at, at_each
 from tests.faults.crashing_server import RENDITION_OBJECT_STORE_POINTS, RENDITION_POINTS
 from tests.faults.outcome import Outcome
-from tests.faults.site import WAIT_TIMEOUT, Answer, Bench, Site, Wish, answer_to
+from tests.faults.site import WAIT_TIMEOUT, Answer, Bench, Site, Wish
+from tests.support.processes import is_stopped
 from tests.support.servers import RunningServer
 from tests.support.waiting import wait_until
 
@@ -59,7 +60,7 @@ def _kill_at(site: Site, point: str, outcome: Outcome) -> None:
         for answer in answers:
             if one.expect(answer.is_ok, f"a caller was told {answer.as_told}"):
                 _check_rendition(answer, original, one)
-        one.expect(len({_data_of(answer) for answer in answers}) == 1, "callers got different bytes")
+        one.expect(len({answer.data for answer in answers}) == 1, "callers got different bytes")
         audit(site, server, one, Expected())
         left = {path.name for path in server.stored_files() - server.image_files() if _guid_of(wish) in path.name}
         one.expect(left == {f"{_guid_of(wish)}.{_EDGE}.webp"}, f"beside the image there are {left}")
@@ -101,7 +102,7 @@ def _stored(site: Site) -> tuple[Wish, bytes]:
         assert answer.is_ok, answer.as_told
         guid = _guid_of(wish)
         wait_until(lambda: site.get(server, guid).value.image.placeholder, WAIT_TIMEOUT, "the placeholder")
-        return wish, _data_of(site.content(server, guid))
+        return wish, site.content(server, guid).data
 
 
 @contextlib.contextmanager
@@ -111,15 +112,11 @@ def _waiting_callers(site: Site, server: RunningServer, wish: Wish) -> Iterator[
 
 
 def _read(site: Site, server: RunningServer, wish: Wish) -> Answer:
-    request = pb.GetImageContentRequest(guid=_guid_of(wish), rendition=pb.RENDITION_256)
-    return answer_to(
-        lambda: server.images.GetImageContent(request, metadata=site.login.metadata, timeout=WAIT_TIMEOUT),
-        of_stream=True,
-    )
+    return site.content(server, _guid_of(wish), rendition=pb.RENDITION_256)
 
 
 def _check_rendition(answer: Answer, original: bytes, outcome: Outcome) -> None:
-    data, info = _data_of(answer), answer.value[0].info
+    data, info = answer.data, answer.value[0].info
     outcome.expect(data != original, "a caller got the original in place of a rendition")
     outcome.expect(hashlib.sha256(data).hexdigest() == info.sha256, "other bytes than the info says")
     with Image.open(io.BytesIO(data)) as image:
@@ -146,7 +143,3 @@ def _guid_of(wish: Wish) -> str:
     assert wish.image is not None
     guid: str = wish.image.guid
     return guid
-
-
-def _data_of(answer: Answer) -> bytes:
-    return b"".join(message.data for message in answer.value)

@@ -67,6 +67,11 @@ class Answer:
         """Code and reason, for comparing and for people."""
         return f"{self.code} {self.reason}".strip()
 
+    @property
+    def data(self) -> bytes:
+        """The bytes that came in a stream of content, also of one that was cut off."""
+        return b"".join(message.data for message in self.value)
+
 
 def answer_to(call: Callable[[], Any], *, of_stream: bool = False) -> Answer:
     """Make a call and record its result."""
@@ -244,12 +249,17 @@ class Site:
         wish.image = page.value.images[0]
         return True
 
-    def content(self, server: RunningServer, guid: str, timeout: float = WAIT_TIMEOUT) -> Answer:
+    def content(
+        self,
+        server: RunningServer,
+        guid: str,
+        timeout: float = WAIT_TIMEOUT,
+        rendition: pb.Rendition = pb.RENDITION_UNSPECIFIED,
+    ) -> Answer:
         """Read the bytes; the value is the list of messages, also of a stream that was cut off."""
+        request = pb.GetImageContentRequest(guid=guid, rendition=rendition)
         return answer_to(
-            lambda: server.images.GetImageContent(
-                pb.GetImageContentRequest(guid=guid), metadata=self.login.metadata, timeout=timeout
-            ),
+            lambda: server.images.GetImageContent(request, metadata=self.login.metadata, timeout=timeout),
             of_stream=True,
         )
 

@@ -136,6 +136,13 @@ class ForkedProcess:
         return self.returncode
 
 
+def is_stopped(pid: int) -> bool:
+    """Tell whether all threads of a process are stopped; after SIGSTOP, each first ends its system call."""
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    states = [(thread / "stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] for thread in threads]
+    return set(states) == {"T"}
+
+
 def _is_readable(file: Any, timeout: float | None) -> bool:
     # Not select.select, which takes no descriptor over 1,023.
     poll = select.poll()

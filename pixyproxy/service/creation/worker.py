@@ -253,8 +253,7 @@ class GenerationWorker:
             for author_id, found in oldest.items()
             if found not in self._unreadable and author_id not in self._waiting_authors
         }
-        if not count:
-            self._queue_is_empty = True
+        self._queue_is_empty = not count
         if not oldest:
             return self._until_retry()
         permit = self._breaker.admit()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -83,6 +83,17 @@ def wait_for_states(database: Database, *expected: str) -> None:
     wait_until(lambda: states(database) == list(expected), TIMEOUT, f"the states {expected}")
 
 
+def at_each_look(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Do something before each look at the queue."""
+    oldest_queued = GenerationRepository.oldest_queued
+
+    def look(generations: GenerationRepository) -> tuple[dict[int, int], int]:
+        act()
+        return oldest_queued(generations)
+
+    monkeypatch.setattr(GenerationRepository, "oldest_queued", look)
+
+
 @contextmanager
 def held_back(generator: FakeGenerator) -> Iterator[threading.Event]:
     """Let the provider answer when the event is set, at the latest at the end."""
@@ -135,13 +146,7 @@ def test_a_worker_without_work_logs_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     looks: list[int] = []
-    oldest_queued = GenerationRepository.oldest_queued
-
-    def noted(generations: GenerationRepository) -> tuple[dict[int, int], int]:
-        looks.append(1)
-        return oldest_queued(generations)
-
-    monkeypatch.setattr(GenerationRepository, "oldest_queued", noted)
+    at_each_look(monkeypatch, lambda: looks.append(1))
     with Server(database, store, generator).running():
         wait_until(lambda: len(looks) > 2, TIMEOUT, "several looks")
 
@@ -152,13 +157,7 @@ def test_a_generation_that_waits_alone_takes_one_look_at_the_queue(
     database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[int] = []
-    oldest_queued = GenerationRepository.oldest_queued
-
-    def noted(generations: GenerationRepository) -> tuple[dict[int, int], int]:
-        looks.append(1)
-        return oldest_queued(generations)
-
-    monkeypatch.setattr(GenerationRepository, "oldest_queued", noted)
+    at_each_look(monkeypatch, lambda: looks.append(1))
     with Server(database, store, generator, poll_interval=10 * TIMEOUT).running() as server:
         wait_until(lambda: looks, TIMEOUT, "the look at the start")
         for count in (1, 2):
@@ -562,14 +561,8 @@ def test_a_claim_whose_commit_was_lost_is_queued_again(
         return is_submitted
 
     looks: list[int] = []
-    oldest_queued = GenerationRepository.oldest_queued
-
-    def noted(generations: GenerationRepository) -> tuple[dict[int, int], int]:
-        looks.append(len(generator.requests))
-        return oldest_queued(generations)
-
+    at_each_look(monkeypatch, lambda: looks.append(len(generator.requests)))
     monkeypatch.setattr(GenerationRepository, "submit", submit_and_lose_the_answer)
-    monkeypatch.setattr(GenerationRepository, "oldest_queued", noted)
     record(database, alice)
     with Server(database, store, generator).running(), held_back(generator) as answer:
         # It is queued again once, and not while it is submitted.
@@ -768,14 +761,7 @@ def test_of_several_requests_one_is_the_trial(
     generator.behave = fail_late
     bob, now = make_caller(database, "bob"), 1000.0
     looked_at: list[float] = []
-    oldest_queued = GenerationRepository.oldest_queued
-
-    def noted(generations: GenerationRepository) -> tuple[dict[int, int], int]:
-        if generator.requests:
-            looked_at.append(time.monotonic())
-        return oldest_queued(generations)
-
-    monkeypatch.setattr(GenerationRepository, "oldest_queued", noted)
+    at_each_look(monkeypatch, lambda: looked_at.append(time.monotonic()) if generator.requests else None)
     with Server(database, store, generator, clock=lambda: now).running() as server:
         open_circuit(server)
         now += FIRST_PAUSE
