@@ -114,12 +114,21 @@ def journey(project: Project, server: RunningServer, folder: Path) -> Journey:
     word = secrets.token_hex(8)
     tagged = [make_detail(author, tags=[word]) for _ in range(5)]
     store_details(server, author, tagged)
+    client = ImageClient(server, author)
+    # The server counts them in the background, which must not come between what the client reports and the checks.
+    wait_until(lambda: sum(row.images for row in _usage_of(client)) == len(tagged), TIMEOUT, "them to be counted")
     others = store_image(server, other, b"another's", visibility=Visibility.PUBLIC)
     damaged = store_image(server, other, b"as it was", visibility=Visibility.PUBLIC)
     server.image_file(damaged.guid).write_bytes(b"different")
     signing_in = signed_in(server.address, author)
     report = run_program(project, "journey", str(folder), word, others.guid, damaged.guid, env=signing_in)
-    return Journey(report, ImageClient(server, author), author, word, [detail.guid for detail in reversed(tagged)])
+    return Journey(report, client, author, word, [detail.guid for detail in reversed(tagged)])
+
+
+def _usage_of(client: ImageClient) -> list[upb.UsageRow]:
+    usage = UsageServiceStub(client.server.channel)  # type: ignore[no-untyped-call]
+    request = upb.SummarizeUsageRequest(group_by=[upb.USAGE_GROUPING_AUTHOR, upb.USAGE_GROUPING_DAY])
+    return list(usage.SummarizeUsage(request, metadata=client.metadata, timeout=TIMEOUT).rows)
 
 
 @each_client
@@ -195,9 +204,7 @@ def it_deletes(journey: Journey) -> None:
 
 
 def it_sees_what_it_has_used(journey: Journey) -> None:
-    usage = UsageServiceStub(journey.author.server.channel)  # type: ignore[no-untyped-call]
-    request = upb.SummarizeUsageRequest(group_by=[upb.USAGE_GROUPING_AUTHOR, upb.USAGE_GROUPING_DAY])
-    rows = usage.SummarizeUsage(request, metadata=journey.login.metadata, timeout=TIMEOUT).rows
+    rows = _usage_of(journey.author)
 
     assert journey.report["usage"] == [
         {

@@ -402,10 +402,17 @@ def test_an_input_that_is_hidden_after_the_record_is_sent(
     assert [one["sha256"] for one in sent["image"]] == [lent.sha256]
 
 
+def _create_large(ann: ImageClient) -> pb.ImageDetail:
+    """Create an image that takes several reads. Only an edit opens its file later: its placeholder is made."""
+    image = ann.create(f"a moat {new_guid()} [[fault:large={24 * _MIB}]]")
+    wait_until(lambda: ann.placeholder(image.guid), TIMEOUT, "the placeholder")
+    return image
+
+
 def test_an_input_that_is_deleted_while_it_is_sent_is_sent_in_full(
     ann: ImageClient, stand_in: RunningStandIn, prompt: str
 ) -> None:
-    first, second = ann.create("a castle"), ann.create(f"a moat {new_guid()} [[fault:large={24 * _MIB}]]")
+    first, second = ann.create("a castle"), _create_large(ann)
     held = f"{prompt} [[fault:body_hold={_MIB}]]"
     call = ann.stub.CreateImage.future(
         pb.CreateImageRequest(prompt=held, options=SMALL, **edit_of(second.guid, first.guid)),
@@ -427,7 +434,7 @@ def test_an_input_that_is_deleted_while_it_is_sent_is_sent_in_full(
 def test_an_input_that_is_damaged_while_it_is_sent_leaves_the_request_incomplete(
     ann: ImageClient, stand_in: RunningStandIn, prompt: str
 ) -> None:
-    large = ann.create(f"a moat {new_guid()} [[fault:large={24 * _MIB}]]")
+    large = _create_large(ann)
     held = f"{prompt} [[fault:body_hold={_MIB}]]"
     request = pb.CreateImageRequest(prompt=held, options=SMALL, request_id=new_guid(), **edit_of(large.guid))
     call = ann.stub.CreateImage.future(request, metadata=ann.metadata, timeout=TIMEOUT)

@@ -33,7 +33,7 @@ from pixyproxy.data.repositories.generations import GenerationRepository, Reques
 from pixyproxy.data.repositories.users import UserRepository
 from pixyproxy.serving.workers import GENERATION_WORKER_NAME
 from pixyproxy.settings import Settings
-from tests.support.processes import Process, start_process
+from tests.support.processes import Process, is_stopped, start_process
 from tests.support.waiting import wait_until
 
 _START_TIMEOUT = 60.0
@@ -294,6 +294,8 @@ class RunningServer:
 
         def holds_no_locks() -> bool:
             os.kill(worker, signal.SIGSTOP)
+            # Until then, a thread may end the system call that takes a lock.
+            wait_until(lambda: is_stopped(worker), _STOP_TIMEOUT, "all threads of the generation worker to stop")
             try:
                 with database.transaction() as context:
                     GenerationRepository(context).insert(creation, author_id, "", RequestContext())

@@ -38,9 +38,10 @@ def take_step(database: Database, min_age: timedelta = _MIN_AGE) -> bool:
     Which images were looked at is stored for all servers.
     """
     with database.reading() as context:
+        # Before the count: what another server plans from here on, `replace` notices.
+        stored = ServerValueRepository(context).get(_POSITION)
         if RenditionRepository(context).count_planned(_IMAGES_A_STEP) >= _IMAGES_A_STEP:
             return False
-        stored = ServerValueRepository(context).get(_POSITION)
         position = int(stored or 0)
         guids, end = RenditionRepository(context).get_without_placeholder(
             _IMAGES_A_STEP, after=position, before=datetime.now(UTC) - min_age
