@@ -50,6 +50,7 @@ _WITHOUT = python("benchmarks.peers.without", "serve")
 # A generation of a real provider takes 6 seconds at least; so many slots then get about as many answers a second.
 _PROVIDER_SECONDS = 20
 _QUIET_RATE = 200  # calls a second that leave most of two cores idle
+_GALLERIES = 4  # of images whose renditions are made
 
 
 def on_one_core(site: Site, figures: Figures) -> None:
@@ -203,7 +204,8 @@ def renditions(site: Site, figures: Figures) -> None:
         serving(_SERVE, site.both, site.folder / "renditions", site.settings | _ALL_WORKERS) as server,
         grpc.insecure_channel(server.address) as channel,
     ):
-        guids = _gallery(site, channel)
+        # Enough for all rounds: a rendition is made once.
+        guids = [guid for _ in range(_GALLERIES) for guid in _gallery(site, channel)]
         # With the placeholders, which would be made during the measurement.
         _make_thumbnails(site, channel, guids)
         wanted = itertools.product((pb.RENDITION_512, pb.RENDITION_1024, pb.RENDITION_2048), guids)
@@ -381,8 +383,9 @@ def _gallery(site: Site, channel: grpc.Channel) -> list[str]:
 
 def _make_thumbnails(site: Site, channel: grpc.Channel, guids: list[str]) -> None:
     while guids:
-        page = pb.BatchGetThumbnailsRequest(guids=guids)
-        guids = list(image_stub(channel).BatchGetThumbnails(page, metadata=site.login.metadata).next_guids)
+        page = pb.BatchGetThumbnailsRequest(guids=guids[:GALLERY_PAGE])
+        answer = image_stub(channel).BatchGetThumbnails(page, metadata=site.login.metadata)
+        guids = [*answer.next_guids, *guids[GALLERY_PAGE:]]
 
 
 @contextlib.contextmanager
