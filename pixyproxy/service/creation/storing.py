@@ -114,21 +114,13 @@ class ImageStoring:
         )
         return True
 
-    def commit(
-        self, generation: Generation, detail: ImageDetail, on_commit: Callable[[], object] = lambda: None
-    ) -> Image:
+    def commit(self, generation: Generation, detail: ImageDetail) -> Image:
         """Commit the detail of a stored image; return the image, also if it was committed before.
-
-        Args:
-            generation: the generation that it ends.
-            detail: the detail.
-            on_commit: called before the manifest is deleted, which takes an object store a while.
 
         Raises:
             DBConnectionError: the database is unavailable.
         """
         image = in_transaction(self._database, lambda context: self._commit(context, generation, detail))
-        on_commit()
         self._drop_manifest(detail.guid)
         return image
 

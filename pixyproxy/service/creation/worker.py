@@ -510,7 +510,7 @@ class GenerationWorker:
         self._observer.ended(request, _age(queued.generation), image)
         self._observer.spent(request, detail.cost)
         try:
-            self._storing.commit(queued.generation, detail, partial(self._on_change, queued.generation.id))
+            self._storing.commit(queued.generation, detail)
         except (DBConnectionError, ConflictError) as error:
             _logger.warning("The image %s is stored, but not committed yet: %s", detail.guid, error.message)
             self._recovery.commit_later(detail.guid)

@@ -121,7 +121,6 @@ class Server:
         allows_low_moderation: whether requests may ask for low moderation.
         retention: how long requests are stored that left no image.
         poll_interval: seconds between two looks for what other servers have recorded.
-        wait_interval: seconds between two looks for the ends that calls wait for.
         clock: that of the circuit breaker.
         defaults: what to generate where a request leaves it open.
         limits: the quotas of users without limits of their own.
@@ -142,7 +141,6 @@ class Server:
     retention: timedelta | None = None
     max_reported: int = 1000
     poll_interval: float = 0.1
-    wait_interval: float = 0.05
     close_timeout: float = 10.0
     clock: Callable[[], float] = time.monotonic
     defaults: GenerationDefaults = DEFAULTS
@@ -174,7 +172,7 @@ class Server:
             self.database,
             self.changed,
             require_closed=self.circuits.require_closed,
-            interval=self.wait_interval,
+            interval=0.05,
             give_up_after=5.0,
         )
         self.quotas = Quotas(self.database, PRICES, self.defaults, self.limits)

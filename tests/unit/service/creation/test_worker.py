@@ -166,22 +166,6 @@ def test_a_generation_that_waits_alone_takes_one_look_at_the_queue(
             assert len(looks) == 1 + count
 
 
-def test_the_caller_does_not_wait_for_the_end_of_the_manifest(
-    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    delete_manifest, is_told = store.delete_manifest, threading.Event()
-
-    def delete_later(guid: str) -> None:
-        _wait(is_told)
-        delete_manifest(guid)
-
-    monkeypatch.setattr(store, "delete_manifest", delete_later)
-    with Server(database, store, generator, wait_interval=10 * TIMEOUT).running() as server:
-        image = server.creator.create(request(), alice, CallScope(TIMEOUT))
-        is_told.set()
-    assert store.read_manifest(image.guid) is None
-
-
 def test_a_full_worker_leaves_signals_to_others(
     database: Database, store: LocalImageStore, generator: FakeGenerator
 ) -> None:
