@@ -20,8 +20,9 @@ from pixyproxy.data.stores.bucket_address import BucketAddress
 from pixyproxy.data.stores.object_image_store import ObjectImageStore
 from tests.contract.object_stores import fresh_store, fresh_url, store_at
 from tests.support import faulty_http as http
+from tests.support.addresses import free_port
 from tests.support.faulty_http import Fault, FaultyHttp, faulty_http
-from tests.support.object_stores import RunningObjectStore, free_port
+from tests.support.object_stores import RunningObjectStore
 
 GUID = "123e4567-e89b-42d3-a456-426614174000"
 KEY = f"12/3e/{GUID}"

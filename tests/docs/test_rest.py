@@ -10,9 +10,9 @@ import subprocess
 from pathlib import Path
 
 from tests.docs.test_readme import ROOT
+from tests.support.addresses import free_port
 from tests.support.envoy import running_envoy
 from tests.support.leaving_out import Required, leave_out
-from tests.support.object_stores import free_port
 from tests.support.rest import RestClient
 from tests.support.rpc import TIMEOUT
 from tests.support.servers import running_server

@@ -21,10 +21,10 @@ from pixyproxy_pb.v1.image_download_service_pb2_grpc import ImageDownloadService
 
 from pixyproxy.core.models import ImageDetail
 from tests.integration.conftest import People
+from tests.support.addresses import free_port
 from tests.support.envoy import running_envoy
 from tests.support.image_client import SMALL
 from tests.support.leaving_out import Required, leave_out
-from tests.support.object_stores import free_port
 from tests.support.openai_stand_in import RunningStandIn
 from tests.support.rest import RestClient
 from tests.support.rpc import TIMEOUT

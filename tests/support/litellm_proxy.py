@@ -9,9 +9,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.support.addresses import free_port
 from tests.support.gateways import running_gateway
 from tests.support.leaving_out import Required
-from tests.support.object_stores import free_port
 from tests.support.openai_stand_in import RunningStandIn
 from tests.support.programs import Program, run_install
 

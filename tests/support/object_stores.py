@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from pathlib import Path
 
+from tests.support.addresses import free_port
 from tests.support.leaving_out import Required
 from tests.support.programs import Program, go_program, run_install
 from tests.support.waiting import wait_until
@@ -120,13 +121,6 @@ def _make_container(port: int) -> None:
     )
     with urllib.request.urlopen(request, timeout=_START_TIMEOUT):
         pass
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody has."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @contextmanager

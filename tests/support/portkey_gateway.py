@@ -7,9 +7,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.support.addresses import free_port
 from tests.support.gateways import running_gateway
 from tests.support.leaving_out import Required
-from tests.support.object_stores import free_port
 from tests.support.programs import Program, run_install
 
 _VERSION = "1.15.2"
