@@ -480,7 +480,8 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
         finally:
             is_over.set()
             watcher.join()
-        assert peak - before < 160 * _MEBIBYTE
+        # Pillow holds the large chunk, once.
+        assert peak - before < 2 * len(data)
 
 
 def _anonymous_memory(server: RunningServer) -> int:

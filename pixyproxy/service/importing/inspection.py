@@ -8,13 +8,14 @@ XMP, ICC profiles and C2PA manifests, belongs to the image. Then the image is de
 from __future__ import annotations
 
 import re
+import sys
 import threading
 import warnings
 import zlib
 from mmap import mmap
 from typing import IO, cast
 
-from PIL import Image
+from PIL import Image, ImageFile, PngImagePlugin
 
 from pixyproxy.generation.image_format import CONTENT_TYPES, MAX_PIXELS, ImageFormat, NotAnImageError
 
@@ -32,6 +33,11 @@ _JPEG_END, _JPEG_SCAN, _JPEG_APP2 = 0xD9, 0xDA, 0xE2
 # TEM and the restart markers, which have no length.
 _JPEG_ALONE = frozenset({0x01, *range(0xD0, 0xD8)})
 _ZEROS = re.compile(rb"\x00*")
+
+# Pillow distrusts the size that a file states: it reads a large chunk in blocks and joins them, which takes twice its
+# size. A mapping never returns more than it has. The limit of decompressed text is the size of a block, too.
+PngImagePlugin.MAX_TEXT_CHUNK = 1024 * 1024
+ImageFile.SAFEBLOCK = sys.maxsize
 
 # Decoding takes up to 4 bytes for each of MAX_PIXELS. Few images are imported, so that one at a time suffices.
 _decoding = threading.Lock()
