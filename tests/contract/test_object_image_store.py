@@ -20,7 +20,7 @@ from pixyproxy.data.stores.bucket_address import BucketAddress
 from pixyproxy.data.stores.object_image_store import ObjectImageStore
 from tests.contract.object_stores import fresh_store, fresh_url, store_at
 from tests.support import faulty_http as http
-from tests.support.addresses import free_port
+from tests.support.addresses import free_addresses
 from tests.support.faulty_http import Fault, FaultyHttp, faulty_http
 from tests.support.object_stores import RunningObjectStore
 
@@ -174,7 +174,7 @@ def test_a_bucket_that_is_missing_is_not_a_damaged_image(
 
 
 def test_no_server_at_all(s3_server: RunningObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    endpoint = f"http://127.0.0.1:{free_port()}"
+    endpoint = f"http://{free_addresses(1)[0]}"
     store = fresh_store(s3_server, monkeypatch, {"AWS_ENDPOINT_URL": endpoint}, timeout=0.5)
 
     for _, function in USES.values():

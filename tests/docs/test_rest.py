@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 from tests.docs.test_readme import ROOT
-from tests.support.addresses import free_port
+from tests.support.addresses import free_addresses
 from tests.support.envoy import running_envoy
 from tests.support.leaving_out import Required, leave_out
 from tests.support.rest import RestClient
@@ -29,7 +29,7 @@ def test_the_commands_print_what_the_page_shows(tmp_path: Path) -> None:
         leave_out("the commands of docs/rest.md", "install curl", Required.CLUSTER)
     examples = _EXAMPLE.findall(_PAGE)
     assert len(examples) == _PAGE.count("\ncurl ")
-    address = f"127.0.0.1:{free_port()}"
+    (address,) = free_addresses(1)
     with (
         running_server(tmp_path / "server") as server,
         running_envoy(tmp_path / "envoy", address, [server.address] * 3),

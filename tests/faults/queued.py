@@ -6,14 +6,14 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tests.faults.audit import Expected, audit
 from tests.faults.outcome import Outcome
 from tests.faults.site import OUTCOME_UNKNOWN, WAIT_TIMEOUT, Bench, Site, Wish, wait_until_submitted
+from tests.support.processes import has_ended
 from tests.support.servers import RunningServer
 from tests.support.waiting import wait_until
 
@@ -179,12 +179,4 @@ def _kill_all(server: RunningServer) -> None:
     for pid in others:
         with contextlib.suppress(ProcessLookupError):  # It has ended without its supervisor.
             os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not list(_alive(others)), WAIT_TIMEOUT, "all processes to be gone")
-
-
-def _alive(pids: set[int]) -> Iterator[int]:
-    for pid in pids:
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
-            if state != "Z":
-                yield pid
+    wait_until(lambda: all(has_ended(pid) for pid in others), WAIT_TIMEOUT, "all processes to be gone")

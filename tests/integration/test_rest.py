@@ -21,7 +21,7 @@ from pixyproxy_pb.v1.image_download_service_pb2_grpc import ImageDownloadService
 
 from pixyproxy.core.models import ImageDetail
 from tests.integration.conftest import People
-from tests.support.addresses import free_port
+from tests.support.addresses import free_addresses
 from tests.support.envoy import running_envoy
 from tests.support.image_client import SMALL
 from tests.support.leaving_out import Required, leave_out
@@ -42,7 +42,7 @@ _EMPTY_MESSAGE = bytes(5)
 @pytest.fixture(scope="module")
 def address(server: RunningServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Envoy in front of the shared server."""
-    address = f"127.0.0.1:{free_port()}"
+    (address,) = free_addresses(1)
     with running_envoy(tmp_path_factory.mktemp("envoy"), address, [server.address] * 3):
         anybody = RestClient(address)
         wait_until(lambda: anybody.get("/image").status == 200, TIMEOUT, "Envoy to find the server")
@@ -333,7 +333,7 @@ def test_credentials(address: str, people: People, prompt: str) -> None:
 
 def test_a_server_that_is_away(tmp_path: Path) -> None:
     """Envoy's own errors are JSON, too, and to gRPC's clients statuses."""
-    address, nobody = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+    address, nobody = free_addresses(2)
     with running_envoy(tmp_path, address, [nobody] * 3), grpc.insecure_channel(address) as channel:
         refused = RestClient(address).get("/image")
         assert (refused.status, refused.json["code"]) == (503, 14)

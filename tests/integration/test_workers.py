@@ -22,6 +22,7 @@ from tests.support.connections import Connections
 from tests.support.database_servers import fresh_database
 from tests.support.image_client import SMALL, ImageClient
 from tests.support.openai_stand_in import RunningStandIn
+from tests.support.processes import has_ended
 from tests.support.rpc import TIMEOUT, refusal, refusal_of
 from tests.support.servers import RunningServer, environment, image_stub, run_command, running_server
 from tests.support.stored_images import store_image
@@ -53,14 +54,6 @@ def several_on_any(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[R
         running_server(tmp_path, _SEVERAL | {"PIXYPROXY_DATABASE_URL": url}) as server,
     ):
         yield server
-
-
-def _has_ended(pid: int) -> bool:
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-    return status.rpartition(")")[2].split()[0] == "Z"  # Dead, and not yet buried by whoever inherited it.
 
 
 def _wait_for_another(server: RunningServer, gone: int) -> None:
@@ -315,7 +308,7 @@ def test_all_workers_finish_what_they_do(
         server.terminate()
         assert all(call.result().image.prompt.startswith(prompt) for call in calls)
         assert server.process.wait(TIMEOUT) == 0
-        assert all(_has_ended(pid) for pid in workers)
+        assert all(has_ended(pid) for pid in workers)
         assert server.log_lines[-1].endswith("Stopped.")
         assert server.log.count("Draining") == 1
 
@@ -329,7 +322,7 @@ def test_a_second_signal_ends_all_at_once(stand_in: RunningStandIn, prompt: str,
         wait_until(lambda: "Draining" in server.log, TIMEOUT, "the first signal to be heard")
         server.terminate()
         assert server.process.wait(TIMEOUT) == -signal.SIGTERM
-        assert all(_has_ended(pid) for pid in workers)
+        assert all(has_ended(pid) for pid in workers)
         assert call.code() is grpc.StatusCode.UNAVAILABLE
 
 
@@ -342,6 +335,6 @@ def test_workers_finish_and_end_when_their_supervisor_is_killed(
         call = _begin(server, stub, f"{prompt} [[fault:slow=1.2]]", stand_in)
         server.kill()
         assert call.result().image.prompt.startswith(prompt)
-        wait_until(lambda: all(_has_ended(pid) for pid in workers), TIMEOUT, "the workers to end")
+        wait_until(lambda: all(has_ended(pid) for pid in workers), TIMEOUT, "the workers to end")
     with running_server(tmp_path, _SEVERAL | {"PIXYPROXY_LISTEN": server.address}) as server:
         assert len(ImageClient(server, server.admin).page().images) == 1

@@ -138,9 +138,20 @@ class ForkedProcess:
 
 def is_stopped(pid: int) -> bool:
     """Tell whether all threads of a process are stopped; after SIGSTOP, each first ends its system call."""
-    threads = Path(f"/proc/{pid}/task").iterdir()
-    states = [(thread / "stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] for thread in threads]
-    return set(states) == {"T"}
+    return {_state(thread) for thread in Path(f"/proc/{pid}/task").iterdir()} == {"T"}
+
+
+def has_ended(pid: int) -> bool:
+    """Tell whether a process is gone, or dead and not yet buried by whoever inherited it."""
+    try:
+        return _state(Path(f"/proc/{pid}")) == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def _state(task: Path) -> str:
+    """The state of a process or thread, as proc(5) abbreviates it."""
+    return (task / "stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
 
 
 def _is_readable(file: Any, timeout: float | None) -> bool:
