@@ -24,7 +24,7 @@ from benchmarks.million.queries import ANYBODY, CALLERS, QUERIES, Query
 from pixyproxy.core.models import Caller, Cost, ImageDetail, ImageFilter, PagePosition, Usage, UserCreate, new_guid
 from pixyproxy.data import init
 from pixyproxy.data.database import Database
-from pixyproxy.data.repositories.image_conditions import scope_of
+from pixyproxy.data.image_conditions import scope_of
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.repositories.server_values import ServerValueRepository
 from pixyproxy.data.repositories.usage import Spending, UsageRepository

@@ -18,20 +18,22 @@ from pixyproxy.core.exceptions import ConfigurationError, PixyProxyException
 # with which they could forge log lines.
 os.putenv("GRPC_VERBOSITY", "ERROR")
 
+_CREATION = "pixyproxy.cli.creation"
 _IMAGES = "pixyproxy.cli.images"
+_FETCHING = "pixyproxy.cli.fetching"
 _GENERATIONS = "pixyproxy.cli.generations"
 _IMPORTS = "pixyproxy.cli.imports"
 _USAGE = "pixyproxy.cli.usage"
 _ADMIN = "pixyproxy.cli.admin"
 _SALVAGE = "salvage"  # the command for generations that needs the server's packages
 COMMANDS = {
-    "create": (_IMAGES, "Make an image from a prompt."),
-    "edit": (_IMAGES, "Make an image from other images and a prompt."),
+    "create": (_CREATION, "Make an image from a prompt."),
+    "edit": (_CREATION, "Make an image from other images and a prompt."),
     "import": (_IMPORTS, "Store images of your own."),
     "get": (_IMAGES, "Show the details of an image."),
     "list": (_IMAGES, "List images, newest first."),
     "search": (_IMAGES, "List images whose prompts have all these words."),
-    "fetch": (_IMAGES, "Save an image's bytes as a file."),
+    "fetch": (_FETCHING, "Save an image's bytes as a file."),
     "update": (_IMAGES, "Change an image's filename, tags or visibility."),
     "delete": (_IMAGES, "Delete an image for good."),
     "health": (_IMAGES, "Check whether a server is serving (exit status 0 or 5)."),

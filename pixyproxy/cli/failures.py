@@ -7,6 +7,9 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from typing import NoReturn
+
+import typer
 
 from pixyproxy.cli import warn
 from pixyproxy.cli.texts import printable, shell_quoted
@@ -163,3 +166,15 @@ def command_line(*arguments: str) -> str:
     elif shutil.which(name) == sys.argv[0]:
         program = [name]
     return " ".join(map(shell_quoted, (*program, *arguments)))
+
+
+def refuse(message: str) -> NoReturn:
+    """End the program because of a wrong argument or setting."""
+    warn(message)
+    raise typer.Exit(REFUSED)
+
+
+def show_command_to_repeat(command: str, *, without: str = "paying twice") -> None:
+    """Show the command that repeats a request, and say what does not happen then."""
+    warn(f"To repeat the request without {without}, run:")
+    typer.echo(f"  {command}", err=True)

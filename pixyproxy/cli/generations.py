@@ -14,18 +14,11 @@ import typer
 
 from pixyproxy.cli import load_server_commands, warn
 from pixyproxy.cli.client_settings import load_terminal_settings
-from pixyproxy.cli.failures import INTERRUPTED, command_line, explain
+from pixyproxy.cli.connection import ServerClient, ServerCommand, connect
+from pixyproxy.cli.display import image_viewer, spinner
+from pixyproxy.cli.failures import INTERRUPTED, command_line, explain, show_command_to_repeat
 from pixyproxy.cli.help import Command
-from pixyproxy.cli.images import (
-    AsJson,
-    _Client,
-    _client,
-    _Command,
-    _parse_time,
-    _show_command_to_repeat,
-    _shower,
-    _spinner,
-)
+from pixyproxy.cli.options import AsJson, parse_time
 from pixyproxy.cli.texts import json_line, json_of_generation, lines_of_generation, local_time, printable
 from pixyproxy.client import (
     CreateOptions,
@@ -69,7 +62,7 @@ Guid = Annotated[str, typer.Argument(metavar="GUID", help="The generation's guid
 # --- The commands ----------------------------------------------------------------------------------------------------
 
 
-@generation_commands.command("list", cls=_Command)
+@generation_commands.command("list", cls=ServerCommand)
 def list_generations(
     state: Annotated[
         list[State] | None,
@@ -80,11 +73,11 @@ def list_generations(
     ] = "",
     after: Annotated[
         datetime | None,
-        typer.Option(parser=_parse_time, metavar="TIME", help="Only generations recorded after this time."),
+        typer.Option(parser=parse_time, metavar="TIME", help="Only generations recorded after this time."),
     ] = None,
     before: Annotated[
         datetime | None,
-        typer.Option(parser=_parse_time, metavar="TIME", help="Only generations recorded before this time."),
+        typer.Option(parser=parse_time, metavar="TIME", help="Only generations recorded before this time."),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, metavar="N", help="The most generations to list.")] = 50,
     is_all: Annotated[bool, typer.Option("--all", help="List all generations.")] = False,
@@ -98,7 +91,7 @@ def list_generations(
         created_before=before,
     )
     count = None if is_all else limit
-    with _client(must_sign_in=True) as client:
+    with connect(must_sign_in=True) as client:
         found = client.list_generations(page_size=min(count or _LARGEST_PAGE, _LARGEST_PAGE), **filters)
         first = next(found, None)
         if first is None:
@@ -110,14 +103,14 @@ def list_generations(
             warn("There are more; --limit or --all lists them.")
 
 
-@generation_commands.command("get", cls=_Command)
+@generation_commands.command("get", cls=ServerCommand)
 def get_generation(guid: Guid, as_json: AsJson = False) -> None:
     """Show the details of a generation."""
-    with _client(must_sign_in=True) as client:
+    with connect(must_sign_in=True) as client:
         _print(client.get_generation(guid), as_json)
 
 
-@generation_commands.command("watch", cls=_Command)
+@generation_commands.command("watch", cls=ServerCommand)
 def watch_generation(
     guid: Guid,
     show: Annotated[bool, typer.Option("--show", help="Show its partial images on the terminal.")] = False,
@@ -128,10 +121,10 @@ def watch_generation(
     The exit status is that of create. With --json it writes a line for each state.
     """
     generation = None
-    with _client(must_sign_in=True) as client:
-        shower = _shower("--show") if show else None
+    with connect(must_sign_in=True) as client:
+        shower = image_viewer("--show") if show else None
         try:
-            with nullcontext() if as_json else _spinner("Watching the generation", client.server) as line:
+            with nullcontext() if as_json else spinner("Watching the generation", client.server) as line:
                 for generation in _states(client, guid, line, shower, _LONGEST_WATCH):
                     if as_json:
                         _print(generation, as_json)
@@ -144,10 +137,10 @@ def watch_generation(
             generation.result()
 
 
-@generation_commands.command("cancel", cls=_Command)
+@generation_commands.command("cancel", cls=ServerCommand)
 def cancel_generation(guid: Guid, as_json: AsJson = False) -> None:
     """Cancel a generation that is queued, which costs nothing."""
-    with _client(must_sign_in=True) as client:
+    with connect(must_sign_in=True) as client:
         generation = client.cancel_generation(guid)
     if as_json:
         _print(generation, as_json)
@@ -184,7 +177,7 @@ def salvage_generation(
 
 
 def generate(
-    client: _Client, again: str, show: Show | None, prompt: str, **options: Unpack[CreateOptions]
+    client: ServerClient, again: str, show: Show | None, prompt: str, **options: Unpack[CreateOptions]
 ) -> ImageDetail:
     """Have an image generated, and show the progress.
 
@@ -197,7 +190,7 @@ def generate(
     """
     generation = None
     try:
-        with _spinner("Making the image", client.server) as line:
+        with spinner("Making the image", client.server) as line:
             try:
                 generation = client.create_generation(prompt, **options)
             except PixyProxyClientError as error:
@@ -212,13 +205,13 @@ def generate(
             raise
         if not _was_cancelled(client, generation):
             _say_how_to_come_back(generation, generation.guid)
-            _show_command_to_repeat(again)
+            show_command_to_repeat(again)
         raise typer.Exit(INTERRUPTED) from None
     return generation.result()
 
 
 def _states(
-    client: _Client, guid: str, line: Line | None, show: Show | None, timeout: float | None = None
+    client: ServerClient, guid: str, line: Line | None, show: Show | None, timeout: float | None = None
 ) -> Iterator[Generation]:
     """Watch a generation: yield each state, and show it on the line; show partial images."""
     for event in client.watch_generation(guid, timeout=timeout):
@@ -233,7 +226,7 @@ def _states(
         yield event
 
 
-def _words(client: _Client, generation: Generation) -> str:
+def _words(client: ServerClient, generation: Generation) -> str:
     """Describe a generation that has not ended, with its position in the queue when it was queued."""
     words = _WORDS[generation.state]
     if generation.state is GenerationState.QUEUED and (ahead := _count_ahead(client, generation)):
@@ -242,7 +235,7 @@ def _words(client: _Client, generation: Generation) -> str:
     return words + (f" (attempt {generation.attempts})" if generation.attempts > 1 else "")
 
 
-def _count_ahead(client: _Client, generation: Generation) -> int:
+def _count_ahead(client: ServerClient, generation: Generation) -> int:
     """Return how many queued generations of the same author are older, up to a page of them."""
     try:
         older = client.list_generations(
@@ -257,7 +250,7 @@ def _count_ahead(client: _Client, generation: Generation) -> int:
         return 0  # The watch goes on without it.
 
 
-def _was_cancelled(client: _Client, generation: Generation) -> bool:
+def _was_cancelled(client: ServerClient, generation: Generation) -> bool:
     """Ask once whether to cancel a queued generation, and do so."""
     if generation.state is not GenerationState.QUEUED or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False

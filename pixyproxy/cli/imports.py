@@ -10,18 +10,18 @@ from typing import Annotated
 import typer
 
 from pixyproxy.cli import warn
-from pixyproxy.cli.failures import FAILED, INTERRUPTED, creation_again, explain, status_of
-from pixyproxy.cli.images import (
-    AsJson,
-    Tags,
-    _bar,
-    _Client,
-    _client,
-    _Command,
-    _refuse,
-    _show_command_to_repeat,
-    request_id_of,
+from pixyproxy.cli.connection import ServerClient, ServerCommand, connect
+from pixyproxy.cli.display import bar
+from pixyproxy.cli.failures import (
+    FAILED,
+    INTERRUPTED,
+    creation_again,
+    explain,
+    refuse,
+    show_command_to_repeat,
+    status_of,
 )
+from pixyproxy.cli.options import AsJson, Tags, request_id_of
 from pixyproxy.cli.texts import json_line, json_of, printable
 from pixyproxy.client import (
     ImageDetail,
@@ -43,7 +43,7 @@ def program() -> None:
     """Make Typer take the command for one of several."""
 
 
-@app.command("import", cls=_Command)
+@app.command("import", cls=ServerCommand)
 def import_(
     files: Annotated[
         list[str],
@@ -67,11 +67,11 @@ def import_(
     For each file it writes the image's guid and the file. A file that is refused does not stop the others.
     """
     if len(files) > 1 and (filename or _STDIO in files):
-        _refuse("--filename and - are for one file.")
+        refuse("--filename and - are for one file.")
     key = request_id or str(uuid.uuid4())
     again = creation_again("" if request_id else key, None)
     status = 0
-    with _client(must_sign_in=True) as client:
+    with connect(must_sign_in=True) as client:
         for position, file in enumerate(files):
             options = ImportOptions(
                 tags=tag or (),
@@ -87,14 +87,14 @@ def import_(
                 status = status or status_of(error)
             except PixyProxyClientError as error:
                 _explain(error, client, file)
-                _show_command_to_repeat(again, without="storing images twice")
+                show_command_to_repeat(again, without="storing images twice")
                 raise typer.Exit(status_of(error)) from error
             except OSError as error:
                 warn(f"{printable(file)} cannot be read: {error.strerror}.")
                 status = status or FAILED
             except KeyboardInterrupt:
                 warn("Interrupted.")
-                _show_command_to_repeat(again, without="storing images twice")
+                show_command_to_repeat(again, without="storing images twice")
                 raise typer.Exit(INTERRUPTED) from None
             else:
                 _print_imported(image, file, as_json)
@@ -102,9 +102,9 @@ def import_(
         raise typer.Exit(status)
 
 
-def _import(client: _Client, file: str, description: str, options: ImportOptions) -> ImageDetail:
+def _import(client: ServerClient, file: str, description: str, options: ImportOptions) -> ImageDetail:
     source: Source = sys.stdin.buffer if file == _STDIO else Path(file)
-    with _bar(printable(file), client.server) as on_progress:
+    with bar(printable(file), client.server) as on_progress:
         return client.import_image(source, description, on_progress=on_progress, **options)
 
 
@@ -114,7 +114,7 @@ def _name_of(file: str) -> str:
     return name if file != _STDIO and name.isprintable() else ""
 
 
-def _explain(error: PixyProxyClientError, client: _Client, file: str) -> None:
+def _explain(error: PixyProxyClientError, client: ServerClient, file: str) -> None:
     warn(f"{printable(file)} was not imported.")
     explain(error, client.server)
 

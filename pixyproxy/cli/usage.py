@@ -14,7 +14,9 @@ from typing import Annotated
 import typer
 
 from pixyproxy.cli import warn
-from pixyproxy.cli.images import AsJson, _client, _Command, _refuse
+from pixyproxy.cli.connection import ServerCommand, connect
+from pixyproxy.cli.failures import refuse
+from pixyproxy.cli.options import AsJson
 from pixyproxy.cli.texts import json_line, printable, rfc3339
 from pixyproxy.client import Quota, UsageGrouping, UsageRow
 
@@ -38,11 +40,6 @@ _SHORTEST_BAR = 8
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
-@app.callback()
-def commands() -> None:
-    """Make the command a command of a group."""
-
-
 def _parse_groups(text: str) -> list[UsageGrouping]:
     try:
         return [UsageGrouping[word.strip().upper()] for word in text.split(",")] if text else []
@@ -60,7 +57,7 @@ def _parse_day(text: str | date) -> date:
         raise typer.BadParameter(f"{text!r} is not a date like 2026-11-21.") from None
 
 
-@app.command(cls=_Command)
+@app.command(cls=ServerCommand)
 def usage(
     by: Annotated[str, typer.Option(metavar="GROUPS", help="Any of author, model and day, with commas.")] = "day",
     since: Annotated[
@@ -83,9 +80,9 @@ def usage(
     Admins see what everybody has spent. Days are those of UTC.
     """
     if as_json and as_csv:
-        _refuse("--json and --csv exclude each other.")
+        refuse("--json and --csv exclude each other.")
     group_by = _parse_groups(by)
-    with _client(must_sign_in=True) as client:
+    with connect(must_sign_in=True) as client:
         rows = client.summarize_usage(
             start=None if since is None else datetime.combine(since, time.min, UTC),
             end=None if until is None else _end_of(until),
@@ -104,7 +101,7 @@ def usage(
         warn("Nothing was spent in this period.")
 
 
-@app.command(cls=_Command)
+@app.command(cls=ServerCommand)
 def quota(
     author: Annotated[str, typer.Argument(metavar="[USER]", help="The user; by default, oneself.")] = "",
     as_json: AsJson = False,
@@ -113,7 +110,7 @@ def quota(
 
     Only admins see the quotas of others. RESERVED is what submitted generations may use. Days are those of UTC.
     """
-    with _client(must_sign_in=True) as client:
+    with connect(must_sign_in=True) as client:
         quotas = client.get_quotas(author)
     if as_json:
         for one in quotas:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pixyproxy import cli
 from tests.contract.test_other_driver import has_c_driver
 
 PACKAGE = Path(__file__).parents[2] / "pixyproxy"
@@ -48,6 +49,10 @@ HEAVY = {
 }
 
 
+_CLIENT_COMMANDS = {module for module, _ in cli.COMMANDS.values()} - {"pixyproxy.cli.admin"}
+IMPORT_OF_CLIENT = f"import pixyproxy.client, {', '.join(_CLIENT_COMMANDS)}"
+
+
 def modules_loaded_by(statement: str) -> list[str]:
     """The modules that a fresh process loads for a statement, in the order in which they come."""
     script = f"{statement}\nimport sys\nprint(*sys.modules)"
@@ -68,9 +73,7 @@ def test_the_client_loads_nothing_heavy() -> None:
 def test_the_client_and_its_commands_load_nothing_that_windows_lacks() -> None:
     absent = ("fcntl", "grp", "pwd", "resource", "termios", "tty")
 
-    modules_loaded_by(
-        f"import sys; sys.modules.update(dict.fromkeys({absent}))\nimport pixyproxy.client, pixyproxy.cli.images"
-    )
+    modules_loaded_by(f"import sys; sys.modules.update(dict.fromkeys({absent}))\n{IMPORT_OF_CLIENT}")
 
 
 def test_help_loads_no_command() -> None:
@@ -81,7 +84,7 @@ def test_help_loads_no_command() -> None:
 
 
 def test_commands_that_ask_a_server_load_nothing_of_one() -> None:
-    loaded = set(modules_loaded_by("import pixyproxy.cli.images"))
+    loaded = set(modules_loaded_by(IMPORT_OF_CLIENT))
 
     assert HEAVY & loaded == {"pixyproxy.core"}  # Its exceptions.
 

@@ -24,7 +24,7 @@ from pixyproxy.core.models import (
 )
 from pixyproxy.core.text import caseless_key
 from pixyproxy.data.database import Database, DatabaseContext, Row, in_list
-from pixyproxy.data.repositories.image_conditions import (
+from pixyproxy.data.image_conditions import (
     PUBLIC,
     Conditions,
     scope_of,

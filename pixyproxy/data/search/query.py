@@ -22,7 +22,7 @@ from functools import cached_property
 from pixyproxy.core.models import Caller, ImageFilter, PagePosition
 from pixyproxy.core.text import exact_key
 from pixyproxy.data.database import DatabaseContext, in_list
-from pixyproxy.data.repositories.image_conditions import Conditions
+from pixyproxy.data.image_conditions import Conditions
 from pixyproxy.data.search.posting_store import Block, Found, PostingRepository
 from pixyproxy.data.search.postings import DEFAULT_LAYOUT, BlockLayout, Posting, intersection, size, union
 from pixyproxy.data.search.run_bounds import RunBounds, microseconds, time_of

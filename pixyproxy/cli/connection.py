@@ -1,0 +1,145 @@
+"""How commands call the server in the settings."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+from pixyproxy.cli import has_terminal, warn
+from pixyproxy.cli.client_settings import VARIABLES, ClientSettings, credentials_path, load_client_settings
+from pixyproxy.cli.failures import FAILED, explain, refuse, status_of
+from pixyproxy.cli.help import Command
+from pixyproxy.cli.texts import printable
+from pixyproxy.client import (
+    TLS,
+    CredentialsError,
+    NotFoundError,
+    PixyProxyClient,
+    PixyProxyClientError,
+    TryLaterError,
+)
+from pixyproxy.core.exceptions import ConfigurationError
+
+_ANSWER_TIMEOUT = 2.0
+NOT_SIGNED_IN = "You are not signed in and see public images only: set PIXYPROXY_USER and PIXYPROXY_PASSWORD."
+
+
+class ServerCommand(Command):
+    """A command that calls a server."""
+
+    variables = tuple((name, default, text) for name, (default, text) in VARIABLES.items())
+
+
+class ServerClient(PixyProxyClient):
+    """A client of the server in the settings.
+
+    Attributes:
+        server: host:port.
+        is_signed_in: whether calls have credentials.
+    """
+
+    def __init__(self, settings: ClientSettings, username: str | None, password: str | None) -> None:
+        self.server = settings.server
+        self.is_signed_in = username is not None
+        tls: TLS | bool | None = settings.tls
+        if tls is not False and (settings.ca_file or settings.certificate_file or settings.key_file):
+            tls = TLS(settings.ca_file, settings.certificate_file, settings.key_file)
+        super().__init__(
+            settings.server,
+            username=username,
+            password=password,
+            tls=tls,
+            allow_plaintext=settings.allow_plaintext,
+            # Scripts see only the final error.
+            on_unreachable=self._warn_of_no_answer if sys.stderr.isatty() else None,
+        )
+
+    def is_answered(self) -> bool:
+        """Return whether the server answers now."""
+        try:
+            self.is_serving(timeout=_ANSWER_TIMEOUT)
+        except (TryLaterError, KeyboardInterrupt):  # A second Ctrl-C must not hide the message for the first.
+            return False
+        except PixyProxyClientError:
+            pass  # An error of the server is an answer, too.
+        return True
+
+    def _warn_of_no_answer(self) -> None:
+        warn(f"No answer from {printable(self.server)}; trying again for some seconds.")
+
+
+@contextmanager
+def connect(*, must_sign_in: bool = False) -> Iterator[ServerClient]:
+    """Yield a client of the server in the settings; errors end the program with their status."""
+    _let_all_be_written()
+    try:
+        settings = load_client_settings()
+    except ConfigurationError as error:
+        refuse(error.message)
+    try:
+        username, password = _credentials(settings, must_sign_in=must_sign_in)
+        with _new_client(settings, username, password) as client:
+            yield client
+    except PixyProxyClientError as error:
+        explain(error, settings.server)
+        if isinstance(error, NotFoundError) and settings.username is None:
+            warn(NOT_SIGNED_IN)
+        raise typer.Exit(status_of(error)) from error
+    except UnicodeEncodeError:
+        refuse("An argument is not text in the encoding of this terminal.")
+    except BrokenPipeError:
+        raise  # The reader of standard output has gone, which ends the program quietly.
+    except OSError as error:
+        warn(printable(str(error)))
+        raise typer.Exit(FAILED) from error
+
+
+def _new_client(settings: ClientSettings, username: str | None, password: str | None) -> ServerClient:
+    try:
+        return ServerClient(settings, username, password)
+    except ValueError as error:
+        refuse(printable(str(error)).replace("allow_plaintext", "set PIXYPROXY_CLIENT_ALLOW_PLAINTEXT=true"))
+    except OSError as error:
+        warn(
+            f"{printable(str(error.filename))} cannot be read: {error.strerror}. Check PIXYPROXY_CLIENT_CA, "
+            "PIXYPROXY_CLIENT_CERTIFICATE and PIXYPROXY_CLIENT_KEY."
+        )
+        raise typer.Exit(FAILED) from error
+
+
+def _credentials(settings: ClientSettings, *, must_sign_in: bool) -> tuple[str | None, str | None]:
+    """Return the credentials; ask at the terminal for missing ones, if they are needed."""
+    username, password = settings.username, settings.password
+    if username is None and must_sign_in and sys.stdin.isatty():
+        username = str(typer.prompt("Username", err=True))
+    if username is None:
+        if must_sign_in:
+            raise CredentialsError(
+                f"This command needs credentials: set PIXYPROXY_USER and PIXYPROXY_PASSWORD, or write "
+                f"{credentials_path()}."
+            )
+        return None, None
+    if password is None:
+        password = _ask_password(printable(username), printable(settings.server))
+    return username, password
+
+
+def _ask_password(username: str, server: str) -> str:
+    import getpass
+
+    if not has_terminal():
+        raise CredentialsError(
+            f"There is no password for user {username}: set PIXYPROXY_PASSWORD, or write {credentials_path()}."
+        )
+    return getpass.getpass(f"Password of {username} at {server}: ")
+
+
+def _let_all_be_written() -> None:
+    """Write characters that the terminal's encoding does not have as question marks."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace")

@@ -1,0 +1,283 @@
+"""The commands that have an image generated: create and edit."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pixyproxy.cli import warn
+from pixyproxy.cli.connection import ServerClient, ServerCommand, connect
+from pixyproxy.cli.display import image_viewer, print_image, show_image
+from pixyproxy.cli.failures import (
+    INTERRUPTED,
+    command_line,
+    creation_again,
+    explain,
+    refuse,
+    show_command_to_repeat,
+    status_of,
+)
+from pixyproxy.cli.fetching import refuse_bad_target, save
+from pixyproxy.cli.generations import generate
+from pixyproxy.cli.like import NothingToTakeError, options_like
+from pixyproxy.cli.options import AsJson, Force, Show, Tags, request_id_of
+from pixyproxy.cli.texts import file_name, printable
+from pixyproxy.client import ImageDetail, TryLaterError, Visibility
+
+_STDIO = "-"
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+Model = Annotated[str, typer.Option(metavar="MODEL", help="The provider's model.")]
+Size = Annotated[str, typer.Option(metavar="SIZE", help="auto, or WIDTHxHEIGHT in pixels.")]
+Quality = Annotated[str, typer.Option(metavar="QUALITY", help="auto, low, medium, high, xhigh or max.")]
+OutputFormat = Annotated[str, typer.Option("--format", metavar="FORMAT", help="png, webp or jpeg.")]
+Background = Annotated[str, typer.Option(metavar="BACKGROUND", help="auto, opaque or transparent.")]
+Moderation = Annotated[str, typer.Option(metavar="MODERATION", help="auto or low.")]
+Compression = Annotated[
+    int | None,
+    typer.Option(min=0, max=100, metavar="N", help="The compression of webp or jpeg, 0 to 100.", show_default=False),
+]
+InputFidelity = Annotated[str, typer.Option(metavar="FIDELITY", help="How closely to match input images: low or high.")]
+PartialImages = Annotated[
+    int, typer.Option(min=0, max=3, metavar="N", help="Show N partial images, 0 to 3; each costs some tokens.")
+]
+Public = Annotated[bool, typer.Option("--public", help="Make the image public.")]
+Filename = Annotated[str, typer.Option(metavar="NAME", help="A filename; by default it is made from the prompt.")]
+RequestId = Annotated[str, typer.Option(metavar="UUID", help="Repeat the request with this id, without paying twice.")]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="PATH", help="Save it as this file, or into this folder.")
+]
+
+
+# --- The commands -----------------------------------------------------------------------------------------------------
+
+
+@app.command(cls=ServerCommand)
+def create(
+    prompt: Annotated[
+        str | None,
+        typer.Argument(metavar="PROMPT", help="What to draw; - reads it from standard input.", show_default=False),
+    ] = None,
+    like: Annotated[
+        str,
+        typer.Option(
+            metavar="GUID", help="Take the prompt and the options from this image; others that are given replace them."
+        ),
+    ] = "",
+    tag: Tags = None,
+    public: Public = False,
+    filename: Filename = "",
+    model: Model = "",
+    size: Size = "",
+    quality: Quality = "",
+    output_format: OutputFormat = "",
+    background: Background = "",
+    moderation: Moderation = "",
+    compression: Compression = None,
+    input_fidelity: InputFidelity = "",
+    partial_images: PartialImages = 0,
+    request_id: RequestId = "",
+    output: Output = None,
+    force: Force = False,
+    show: Show = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make an image from a prompt.
+
+    It takes seconds to minutes, depending on the provider. Options default to those of the server.
+    """
+    options = _given(
+        model=model,
+        size=size,
+        quality=quality,
+        output_format=output_format,
+        background=background,
+        moderation=moderation,
+        output_compression=compression,
+        input_fidelity=input_fidelity,
+        partial_images=partial_images,
+    ) | _described(tag, public, filename, request_id)
+    _make(prompt, options, like=like, output=output, force=force, show=show, as_json=as_json)
+
+
+@app.command(cls=ServerCommand)
+def edit(
+    images: Annotated[
+        list[str],
+        typer.Argument(metavar="GUID", help="The images to edit, at most 16.", show_default=False),
+    ],
+    prompt: Annotated[
+        str,
+        typer.Argument(
+            metavar="PROMPT", help="What to make of them; - reads it from standard input.", show_default=False
+        ),
+    ],
+    mask: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE",
+            help="A PNG as large as the first image; where it is transparent, the image changes. Also the guid of one.",
+        ),
+    ] = "",
+    input_fidelity: InputFidelity = "",
+    tag: Tags = None,
+    public: Public = False,
+    filename: Filename = "",
+    model: Model = "",
+    size: Size = "",
+    quality: Quality = "",
+    output_format: OutputFormat = "",
+    background: Background = "",
+    compression: Compression = None,
+    partial_images: PartialImages = 0,
+    request_id: RequestId = "",
+    output: Output = None,
+    force: Force = False,
+    show: Show = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make an image from other images and a prompt.
+
+    It takes seconds to minutes, depending on the provider. Options default to those of the server.
+    """
+    options = _given(
+        inputs=images,
+        mask=mask,
+        model=model,
+        size=size,
+        quality=quality,
+        output_format=output_format,
+        background=background,
+        output_compression=compression,
+        input_fidelity=input_fidelity,
+        partial_images=partial_images,
+    ) | _described(tag, public, filename, request_id)
+    _make(prompt, options, output=output, force=force, show=show, as_json=as_json)
+
+
+def _make(
+    prompt: str | None,
+    options: dict[str, Any],
+    *,
+    like: str = "",
+    output: Path | None,
+    force: bool,
+    show: bool,
+    as_json: bool,
+) -> None:
+    """Have an image made, print it, and save and show it if that is asked for.
+
+    Args:
+        prompt: what to draw, ``-`` for standard input, or None for that of ``like``.
+        options: those of CreateOptions that are given.
+        like: the guid of an image to take the prompt and other options from, or "".
+        output: where to save it, or None.
+        force: whether to replace an existing file.
+        show: whether to show it in the terminal.
+        as_json: whether to print JSON.
+    """
+    if prompt is None and not like:
+        refuse("Give a prompt, or an image with --like.")
+    if output is not None:
+        refuse_bad_target(output, force)
+    with connect(must_sign_in=True) as client:
+        image = _generate(client, prompt, options, like)
+        print_image(image, as_json)
+        if output is not None:
+            path = output / file_name(image) if output.is_dir() else output
+            # Not this command: it would create another image.
+            again = command_line("fetch", image.guid, "--output", str(path), *(["--force"] if force else []))
+            save(client, image.guid, path, again, force=force)
+            if not as_json:
+                typer.echo(f"saved as    {printable(str(path))}")
+        if show:
+            show_image(client, image.guid)
+
+
+def _generate(client: ServerClient, prompt: str | None, options: dict[str, Any], like: str) -> ImageDetail:
+    """Have an image generated; the arguments are those of ``_make``."""
+    standard_input = _read_prompt() if prompt == _STDIO else None
+    if standard_input is not None:
+        prompt = standard_input
+    key = options["request_id"] or str(uuid.uuid4())
+    again = creation_again("" if options["request_id"] else key, standard_input)
+    options = options | {"request_id": key}
+    with _explaining_how_to_repeat(client, again):
+        if like:
+            prompt, options = _like(client, like, prompt, options)
+        if "mask" in options:
+            options["mask"] = _mask_of(client, options["mask"], key)
+        viewer = image_viewer("--partial-images") if options.get("partial_images") else None
+        return generate(client, again, viewer, prompt or "", **options)
+
+
+@contextmanager
+def _explaining_how_to_repeat(client: ServerClient, command: str) -> Iterator[None]:
+    """After an interruption or a temporary error, show the command that repeats the request."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if client.is_answered():
+            warn("Interrupted. If the server has started to generate the image, it finishes and keeps it.")
+        else:
+            warn(f"Interrupted. No server answers at {printable(client.server)}.")
+        show_command_to_repeat(command)
+        raise typer.Exit(INTERRUPTED) from None
+    except TryLaterError as error:
+        explain(error, client.server)
+        show_command_to_repeat(command)
+        raise typer.Exit(status_of(error)) from error
+
+
+# --- The options of a new image ---------------------------------------------------------------------------------------
+
+
+def _described(tag: list[str] | None, public: bool, filename: str, request_id: str) -> dict[str, Any]:
+    """Return what describes a new image and its request, by the names in CreateOptions."""
+    return {
+        "tags": tag or (),
+        "visibility": Visibility.PUBLIC if public else Visibility.PRIVATE,
+        "filename": filename,
+        "request_id": request_id,
+    }
+
+
+def _given(**options: object) -> dict[str, Any]:
+    """Return the options that the command line has, by their names in CreateOptions."""
+    return {name: value for name, value in options.items() if value not in ("", None)}
+
+
+def _like(client: ServerClient, guid: str, prompt: str | None, given: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the prompt and the options of an image, with what is given in place of them."""
+    image = client.get_image(guid)
+    try:
+        options = options_like(image, given)
+    except NothingToTakeError as error:
+        refuse(f"The image {printable(image.guid)} {error}")
+    return image.prompt if prompt is None else prompt, options
+
+
+def _mask_of(client: ServerClient, mask: str, key: str) -> str:
+    """Return the guid of a mask, which is imported if it is given as a file."""
+    try:
+        return str(uuid.UUID(mask))
+    except ValueError:
+        pass
+    try:
+        return client.import_image(Path(mask), request_id=request_id_of(key, "mask")).guid
+    except OSError as error:
+        refuse(f"--mask: {printable(mask)} cannot be read: {error.strerror}.")
+
+
+def _read_prompt() -> str:
+    try:
+        return sys.stdin.buffer.read().decode().rstrip("\r\n")
+    except UnicodeDecodeError:
+        refuse("The prompt on standard input is not UTF-8.")

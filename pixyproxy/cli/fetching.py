@@ -1,0 +1,118 @@
+"""The command that fetches the bytes of an image."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal, cast
+
+import typer
+
+from pixyproxy.cli import warn
+from pixyproxy.cli.connection import ServerClient, ServerCommand, connect
+from pixyproxy.cli.display import bar
+from pixyproxy.cli.failures import FAILED, INTERRUPTED, command_line, refuse
+from pixyproxy.cli.options import AsJson, Force, Guid
+from pixyproxy.cli.texts import file_name, json_line, printable
+from pixyproxy.client import ContentInfo, Rendition
+
+_STDIO = "-"
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+Pixels = Annotated[
+    Literal["256", "512", "1024", "2048"] | None,
+    typer.Option(
+        "--rendition", help="A small WebP copy with at most so many pixels across and down.", show_default=False
+    ),
+]
+
+
+@app.callback()
+def program() -> None:
+    """Make Typer take the command for one of several."""
+
+
+@app.command(cls=ServerCommand)
+def fetch(
+    guid: Guid,
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="The file, or the folder for it; - writes to standard output.",
+            show_default=False,
+        ),
+    ] = "",
+    pixels: Pixels = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Save an image's bytes as a file.
+
+    By default it is saved in the current folder under the image's filename. A download that was interrupted continues
+    where it stopped. The whole file is verified.
+    """
+    rendition = _rendition(pixels)
+    if output == _STDIO:
+        _write_to_stdout(guid, rendition)
+        return
+    target = Path(output or ".")
+    refuse_bad_target(target, force)
+    with connect() as client:
+        path = target / file_name(client.get_image(guid), rendition) if target.is_dir() else target
+        info = save(client, guid, path, command_line(*sys.argv[1:]), force=force, rendition=rendition)
+    if as_json:
+        typer.echo(json_line({"file": str(path)} | asdict(info)))
+    else:
+        typer.echo(f"Saved {printable(str(path))}: {info.size_bytes:,} bytes, verified.")
+
+
+def refuse_bad_target(target: Path, force: bool) -> None:
+    """Refuse a path that cannot be written later."""
+    folder = target if target.is_dir() else target.parent
+    if not folder.is_dir():
+        refuse(f"There is no folder {printable(str(folder))}.")
+    if folder != target and target.exists() and not force:
+        refuse(_exists(target))
+
+
+def _exists(path: Path) -> str:
+    return f"{printable(str(path))} exists already; --force overwrites it."
+
+
+def _rendition(pixels: str | None) -> Rendition | None:
+    return None if pixels is None else cast(Rendition, int(pixels))
+
+
+def save(
+    client: ServerClient, guid: str, path: Path, again: str, *, force: bool, rendition: Rendition | None = None
+) -> ContentInfo:
+    """Save an image; ``again`` is the command that continues after an interruption."""
+    try:
+        with bar(printable(path.name), client.server) as on_progress:
+            return client.fetch_content(guid, path, overwrite=force, rendition=rendition, on_progress=on_progress)
+    except FileExistsError:
+        refuse(_exists(path))
+    except OSError as error:
+        warn(
+            f"{printable(str(path))} cannot be written: {error.strerror}. The server keeps the image. To save it, run:"
+        )
+        typer.echo(f"  {again}", err=True)
+        raise typer.Exit(FAILED) from error
+    except KeyboardInterrupt:
+        warn("Interrupted. To continue where it stopped, run:")
+        typer.echo(f"  {again}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _write_to_stdout(guid: str, rendition: Rendition | None) -> None:
+    if sys.stdout.isatty():
+        refuse("Image bytes are not written to a terminal: redirect them to a file or a program.")
+    with connect() as client, client.stream_content(guid, rendition=rendition) as stream:
+        for chunk in stream:
+            sys.stdout.buffer.write(chunk)
+        sys.stdout.buffer.flush()
