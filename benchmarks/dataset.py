@@ -15,7 +15,8 @@ from pixyproxy_pb.v1 import image_service_pb2 as pb
 from pydantic import SecretStr
 
 from pixyproxy.bootstrap import build_users, open_database
-from pixyproxy.core.models import Image, ImageDetail, Usage, UserCreate, Visibility
+from pixyproxy.core.fields import Visibility
+from pixyproxy.core.models import Image, ImageDetail, Usage, UserCreate
 from pixyproxy.data import init
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.images import ImageRepository

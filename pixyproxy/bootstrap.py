@@ -22,8 +22,9 @@ from pixyproxy.core.exceptions import (
     StorageMisconfiguredError,
     StorageUnavailableError,
 )
+from pixyproxy.core.fields import new_guid
 from pixyproxy.core.local_signal import LocalSignal
-from pixyproxy.core.models import GenerationDefaults, new_guid
+from pixyproxy.core.models import GenerationDefaults
 from pixyproxy.core.periodic_task import PeriodicTask
 from pixyproxy.core.slots import SharedSlots, Slots
 from pixyproxy.data import init

@@ -14,18 +14,14 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pixyproxy.core.exceptions import ConfigurationError
+from pixyproxy.core.fields import Background, ModelName, OutputFormat, Quality, Size
 from pixyproxy.core.models import (
     MAX_GENERATIONS_AT_ONCE,
     MAX_IMAGES_PER_DAY,
     MAX_IMPORT_BYTES,
     MAX_USD_PER_DAY,
     TRANSPARENT_RULE,
-    Background,
-    ModelName,
-    OutputFormat,
-    Quality,
     QuotaLimits,
-    Size,
     can_show,
 )
 from pixyproxy.core.provider_limits import has_documented_sizes, quality_problem, size_problem

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from pixyproxy.core.models import ImageDetail, Usage, Visibility
+from pixyproxy.core.fields import Visibility
+from pixyproxy.core.models import ImageDetail, Usage
 from pixyproxy.core.text import slug
 
 SEED = 20261121

@@ -13,7 +13,8 @@ from pydantic import SecretStr
 
 from benchmarks.million import corpus
 from benchmarks.million.databases import Kind, MillionDatabase, kept_database, opened
-from pixyproxy.core.models import UserClass, UserCreate
+from pixyproxy.core.fields import UserClass
+from pixyproxy.core.models import UserCreate
 from pixyproxy.data import init
 from pixyproxy.data.database import Database, Row
 from pixyproxy.data.repositories.images import detail_to_dict

@@ -21,7 +21,8 @@ from benchmarks.million import corpus
 from benchmarks.million.databases import MillionDatabase, fresh_database, opened
 from benchmarks.million.loading import PASSWORD
 from benchmarks.million.queries import ANYBODY, CALLERS, QUERIES, Query
-from pixyproxy.core.models import Caller, Cost, ImageDetail, ImageFilter, PagePosition, Usage, UserCreate, new_guid
+from pixyproxy.core.fields import new_guid
+from pixyproxy.core.models import Caller, Cost, ImageDetail, ImageFilter, PagePosition, Usage, UserCreate
 from pixyproxy.data import init
 from pixyproxy.data.database import Database
 from pixyproxy.data.image_conditions import scope_of

@@ -35,7 +35,8 @@ from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pixyproxy.core.models import Caller, UserClass
+from pixyproxy.core.fields import UserClass
+from pixyproxy.core.models import Caller
 from pixyproxy.core.request_context import call_id
 from pixyproxy.data.pool import ConnectionPool
 from pixyproxy.resource.interceptors.request_log import new_call_id

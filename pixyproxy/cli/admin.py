@@ -32,14 +32,13 @@ from pixyproxy.core.exceptions import (
     InvalidFieldError,
     RecordNotFoundError,
 )
+from pixyproxy.core.fields import ADVISED_PASSWORD_LENGTH, UserClass
 from pixyproxy.core.models import (
-    ADVISED_PASSWORD_LENGTH,
     MAX_GENERATIONS_AT_ONCE,
     MAX_IMAGES_PER_DAY,
     MAX_USD_PER_DAY,
     UNLIMITED,
     QuotaName,
-    UserClass,
     UserCreate,
 )
 from pixyproxy.core.text import exact_key

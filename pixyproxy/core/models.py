@@ -3,7 +3,7 @@
 For each object X, ``XCreate`` has the fields to create one, ``XUpdate`` adds its guid, and ``X`` adds what the server
 sets. ``Image`` adds integer ids to ``ImageDetail``; they never leave the server.
 
-Lengths are in characters (Unicode code points). Times are aware and in UTC.
+The types of single values are in ``pixyproxy.core.fields``. Times are aware and in UTC.
 
 Author: djjay
 Date: 2026-11-20
@@ -11,45 +11,56 @@ Date: 2026-11-20
 
 from __future__ import annotations
 
-import re
-import uuid
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from enum import IntEnum, StrEnum
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from enum import StrEnum
+from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeInt,
-    SecretStr,
     ValidationInfo,
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
 from pixyproxy.core.exceptions import PixyProxyException
-from pixyproxy.core.search_terms import query_terms
-from pixyproxy.core.text import exact_key, has_control_characters
+from pixyproxy.core.fields import (
+    THUMBNAIL_EDGES,
+    Background,
+    CheckedVisibility,
+    Compression,
+    Description,
+    Edge,
+    Filename,
+    FilenamePart,
+    GenerationState,
+    Guid,
+    InputCount,
+    InputFidelity,
+    ModelName,
+    Moderation,
+    Origin,
+    OutputFormat,
+    PartialImages,
+    Password,
+    Prompt,
+    Quality,
+    SearchText,
+    Sha256,
+    Size,
+    Tags,
+    ThumbnailEdge,
+    ThumbnailGuids,
+    UserClass,
+    Username,
+    Visibility,
+    broken_rule,
+    check_prompt,
+)
 
-MAX_PROMPT_LENGTH = 32_000
-MAX_FILENAME_LENGTH = 255
-MAX_TAGS = 32
-MAX_TAG_LENGTH = 64
-MAX_USERNAME_LENGTH = 64
-ADVISED_PASSWORD_LENGTH = 12
-MAX_PASSWORD_LENGTH = 1024
-MAX_MODEL_NAME_LENGTH = 64
-MAX_THUMBNAILS = 200
-MAX_PARTIAL_IMAGES = 3
-MAX_COMPRESSION = 100
-MAX_INPUTS = 16
-MAX_SEARCH_LENGTH = 1024
 MAX_USAGE_DAYS = 400
 # They are less than 4 MiB, over which gRPC clients refuse messages by default.
 MAX_USAGE_ROWS = 10_000
@@ -58,252 +69,17 @@ MAX_IMAGES_PER_DAY = 1_000_000_000
 MAX_GENERATIONS_AT_ONCE = 1_000_000
 UNLIMITED = -1
 """In place of the limit of a user to whom the server's default does not apply."""
-# The cost of a search grows with the number of its terms.
-MAX_SEARCH_TERMS = 24
-RENDITION_EDGES = (256, 512, 1024, 2048)
-"""The edges, in pixels, of the squares that renditions fit."""
-THUMBNAIL_EDGES = (256, 512)
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 200
 MAX_IMPORT_BYTES = 64 * 1024 * 1024
 # By default, gRPC clients refuse messages over 4 MiB.
 MAX_PAGE_BYTES = 3 * 1024 * 1024
-
-_GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_SHA256 = re.compile("[0-9a-f]{64}")
-_SIZE = re.compile(r"auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4}")
-_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]*")
 TRANSPARENT_RULE = "transparent needs the output format png or webp"
 COMPRESSION_RULE = "needs the output format webp or jpeg"
 
 
-class Visibility(IntEnum):
-    """Who may read an image. The numbers are those of the API and of the database."""
-
-    PRIVATE = 1
-    PUBLIC = 2
-
-
-class Origin(IntEnum):
-    """Where an image comes from. The numbers are those of the API and of the database."""
-
-    GENERATED = 1
-    EDITED = 2
-    IMPORTED = 3
-
-
-class UserClass(StrEnum):
-    """The rights of a user: a user changes own images, an admin all images."""
-
-    ADMIN = "admin"
-    USER = "user"
-
-
-class GenerationState(StrEnum):
-    """How far a generation has come. The values are those of the first release, whose servers may run beside ours.
-
-    A generation that FAILED cost nothing and may be queued again. One whose outcome is unknown may have been billed
-    and is never submitted again; it has SUCCEEDED after all where its image turns up in the store.
-    """
-
-    QUEUED = "queued"
-    SUBMITTED = "sent"
-    SUCCEEDED = "stored"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    OUTCOME_UNKNOWN = "unknown"
-    RECORDED = "recorded"
-    """By a server of the first release, which is about to submit it, or died before it did."""
-    IMPORTED = "imported"
-    """Not a generation: its row has the request id of an import. No caller is shown it."""
-
-    @property
-    def is_final(self) -> bool:
-        """Whether no worker changes it any more."""
-        return self not in (GenerationState.QUEUED, GenerationState.SUBMITTED, GenerationState.RECORDED)
-
-
-# --- Rules for single values -----------------------------------------------------------------------------------------
-
-
-def _refuse(rule: str) -> PydanticCustomError:
-    return PydanticCustomError("rule", rule)
-
-
-def _check_guid(text: str) -> str:
-    guid = text.lower()
-    if not _GUID.fullmatch(guid):
-        raise _refuse("must be a UUID of 36 characters, such as 123e4567-e89b-42d3-a456-426614174000")
-    return guid
-
-
-def _check_prompt(prompt: str) -> str:
-    if not prompt.strip():
-        raise _refuse(f"must not be empty or blank; it takes 1 to {MAX_PROMPT_LENGTH:,} characters")
-    if len(prompt) > MAX_PROMPT_LENGTH:
-        raise _refuse(f"must have at most {MAX_PROMPT_LENGTH:,} characters, not {len(prompt):,}")
-    if has_control_characters(prompt, multiline=True):
-        raise _refuse("must not contain control characters other than tab and line breaks")
-    return prompt
-
-
-def _check_description(description: str) -> str:
-    if description and not description.strip():
-        raise _refuse("must not be blank; it may be empty")
-    return description and _check_prompt(description)
-
-
-def _check_line(text: str, max_length: int) -> str:
-    """Check the rules for every one-line text."""
-    if not text.strip():
-        raise _refuse(f"must not be empty or blank; it takes 1 to {max_length} characters")
-    if len(text) > max_length:
-        raise _refuse(f"must have at most {max_length} characters, not {len(text):,}")
-    if has_control_characters(text):
-        raise _refuse("must not contain control characters or line breaks")
-    return text
-
-
-def _check_filename(filename: str) -> str:
-    _check_line(filename, MAX_FILENAME_LENGTH)
-    if "/" in filename or "\\" in filename:
-        raise _refuse("must not contain the path separators / and \\")
-    if filename in (".", ".."):
-        raise _refuse("must be a name, not . or ..")
-    return filename
-
-
-def _check_tag(tag: str) -> str:
-    return _check_line(tag, MAX_TAG_LENGTH)
-
-
-def _without_repeats(tags: Iterable[str]) -> tuple[str, ...]:
-    """Keep the first of equal tags; the same text composed and decomposed (é) is one tag."""
-    first_of_key: dict[str, str] = {}
-    for tag in tags:
-        first_of_key.setdefault(exact_key(tag), tag)
-    return tuple(first_of_key.values())
-
-
-def _check_tag_count(tags: Any) -> Any:
-    if isinstance(tags, (list, tuple)) and len(tags) > MAX_TAGS:
-        raise _refuse(f"must be at most {MAX_TAGS} tags, not {len(tags):,}")
-    return tags
-
-
-def _check_username(username: str) -> str:
-    _check_line(username, MAX_USERNAME_LENGTH)
-    if ":" in username:
-        raise _refuse("must not contain a colon, which ends the username in HTTP Basic credentials")
-    if username != username.strip():
-        raise _refuse("must not begin or end with a space")
-    return username
-
-
-def _check_password(password: SecretStr) -> SecretStr:
-    if not 1 <= len(password.get_secret_value()) <= MAX_PASSWORD_LENGTH:
-        raise _refuse(f"must have 1 to {MAX_PASSWORD_LENGTH:,} characters")
-    return password
-
-
-def _check_size(size: str) -> str:
-    if not _SIZE.fullmatch(size):
-        raise _refuse('must be "auto" or WIDTHxHEIGHT in pixels, such as 1024x1024')
-    return size
-
-
-def _check_model_name(name: str) -> str:
-    if len(name) > MAX_MODEL_NAME_LENGTH or not _MODEL_NAME.fullmatch(name):
-        raise _refuse(
-            f"must be a model name of 1 to {MAX_MODEL_NAME_LENGTH} letters, digits and . _ : / -, "
-            "beginning with a letter or digit"
-        )
-    return name
-
-
-def _check_search_text(query: str) -> str:
-    terms = query_terms(query)
-    if not terms:
-        raise _refuse("has no words to search for; leave it empty to find all")
-    if len(terms) > MAX_SEARCH_TERMS:
-        raise _refuse(f"must have at most {MAX_SEARCH_TERMS} search terms, not {len(terms):,}")
-    return query
-
-
-def _check_visibility(visibility: Any) -> Any:
-    if visibility is not None and visibility not in tuple(Visibility):
-        raise _refuse("must be VISIBILITY_PRIVATE (1) or VISIBILITY_PUBLIC (2)")
-    return visibility
-
-
-def _check_sha256(digest: str) -> str:
-    digest = digest.lower()
-    if not _SHA256.fullmatch(digest):
-        raise _refuse("must be a SHA-256 of 64 hexadecimal digits")
-    return digest
-
-
-def _check_partial_images(count: int) -> int:
-    if not 0 <= count <= MAX_PARTIAL_IMAGES:
-        raise _refuse(f"must be from 0 to {MAX_PARTIAL_IMAGES}")
-    return count
-
-
-def _check_compression(compression: int) -> int:
-    if not 0 <= compression <= MAX_COMPRESSION:
-        raise _refuse(f"must be from 0 to {MAX_COMPRESSION}")
-    return compression
-
-
-def _check_input_count(inputs: Any) -> Any:
-    if isinstance(inputs, (list, tuple)) and len(inputs) > MAX_INPUTS:
-        raise _refuse(f"must be at most {MAX_INPUTS} images, not {len(inputs):,}")
-    return inputs
-
-
-def _check_edge(edge: int) -> int:
-    if edge not in RENDITION_EDGES:
-        raise _refuse("must be a Rendition: RENDITION_256, RENDITION_512, RENDITION_1024 or RENDITION_2048")
-    return edge
-
-
-def _check_thumbnail_edge(edge: int) -> int:
-    if edge not in THUMBNAIL_EDGES:
-        raise _refuse("must be RENDITION_256 or RENDITION_512")
-    return edge
-
-
-def _check_thumbnail_count(guids: Any) -> Any:
-    if isinstance(guids, (list, tuple)) and len(guids) > MAX_THUMBNAILS:
-        raise _refuse(f"must be at most {MAX_THUMBNAILS} guids, not {len(guids):,}")
-    return guids
-
-
 def _is_unset(value: object) -> bool:
     return value is None or value == ()
-
-
-Guid = Annotated[str, AfterValidator(_check_guid)]
-Prompt = Annotated[str, AfterValidator(_check_prompt)]
-Description = Annotated[str, AfterValidator(_check_description)]
-SearchText = Annotated[str, Field(max_length=MAX_SEARCH_LENGTH), AfterValidator(_check_search_text)]
-FilenamePart = Annotated[str, Field(max_length=MAX_FILENAME_LENGTH)]
-Filename = Annotated[str, AfterValidator(_check_filename)]
-Tag = Annotated[str, AfterValidator(_check_tag)]
-Tags = Annotated[tuple[Tag, ...], BeforeValidator(_check_tag_count), AfterValidator(_without_repeats)]
-Username = Annotated[str, AfterValidator(_check_username)]
-Password = Annotated[SecretStr, AfterValidator(_check_password)]
-ModelName = Annotated[str, AfterValidator(_check_model_name)]
-Size = Annotated[str, AfterValidator(_check_size)]
-PartialImages = Annotated[int, AfterValidator(_check_partial_images)]
-Compression = Annotated[int, AfterValidator(_check_compression)]
-Edge = Annotated[int, AfterValidator(_check_edge)]
-CheckedVisibility = Annotated[Visibility, BeforeValidator(_check_visibility)]
-Quality = Literal["auto", "low", "medium", "high", "xhigh", "max"]
-OutputFormat = Literal["png", "webp", "jpeg"]
-Background = Literal["auto", "opaque", "transparent"]
-Moderation = Literal["auto", "low"]
-InputFidelity = Literal["low", "high"]
 
 
 def can_show(background: str | None, output_format: str | None) -> bool:
@@ -314,11 +90,6 @@ def can_show(background: str | None, output_format: str | None) -> bool:
 def can_compress(compression: int | None, output_format: str | None) -> bool:
     """Return whether an output format supports a compression: PNG is lossless. None is an open choice."""
     return compression is None or output_format != "png"
-
-
-def new_guid() -> str:
-    """Return a new random guid."""
-    return str(uuid.uuid4())
 
 
 class Model(BaseModel):
@@ -388,14 +159,14 @@ class GenerationOptions(Model):
     @classmethod
     def _check_transparent(cls, background: str | None, others: ValidationInfo) -> str | None:
         if not can_show(background, others.data.get("output_format")):
-            raise _refuse(TRANSPARENT_RULE)
+            raise broken_rule(TRANSPARENT_RULE)
         return background
 
     @field_validator("output_compression")
     @classmethod
     def _check_compressible(cls, compression: int | None, others: ValidationInfo) -> int | None:
         if not can_compress(compression, others.data.get("output_format")):
-            raise _refuse(COMPRESSION_RULE)
+            raise broken_rule(COMPRESSION_RULE)
         return compression
 
 
@@ -459,7 +230,7 @@ class ImageDetail(ImageDetailUpdate):
     @model_validator(mode="after")
     def _check_has_prompt(self) -> Self:
         if self.origin is not Origin.IMPORTED:
-            _check_prompt(self.prompt)
+            check_prompt(self.prompt)
         return self
 
 
@@ -546,16 +317,14 @@ class ImageCreation(Model):
     options: GenerationOptions = GenerationOptions()
     request_id: Guid | None = None
     # Left out where they are not set, as the later options.
-    inputs: Annotated[tuple[ImageInput, ...], BeforeValidator(_check_input_count)] = Field(
-        default=(), exclude_if=_is_unset
-    )
+    inputs: Annotated[tuple[ImageInput, ...], InputCount] = Field(default=(), exclude_if=_is_unset)
     mask: ImageInput | None = Field(default=None, exclude_if=_is_unset)
 
     @field_validator("mask")
     @classmethod
     def _check_mask(cls, mask: ImageInput | None, others: ValidationInfo) -> ImageInput | None:
         if mask is not None and not others.data.get("inputs", True):
-            raise _refuse("needs at least one image in inputs, to which it applies")
+            raise broken_rule("needs at least one image in inputs, to which it applies")
         return mask
 
 
@@ -570,7 +339,7 @@ class ImageImport(ImageDetailCreate):
 
     prompt: Description = ""
     request_id: Guid | None = None
-    sha256: Annotated[str, AfterValidator(_check_sha256)] | None = None
+    sha256: Sha256 | None = None
 
 
 class PagePosition(NamedTuple):
@@ -645,8 +414,8 @@ class ThumbnailsRequest(Model):
         rendition: the edge of the renditions in pixels.
     """
 
-    guids: Annotated[tuple[Guid, ...], BeforeValidator(_check_thumbnail_count)] = ()
-    rendition: Annotated[int, AfterValidator(_check_thumbnail_edge)] = THUMBNAIL_EDGES[0]
+    guids: ThumbnailGuids = ()
+    rendition: ThumbnailEdge = THUMBNAIL_EDGES[0]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from pixyproxy.core.exceptions import FieldViolation, ImageNotFoundError, InvalidFieldError
-from pixyproxy.core.models import Guid, Model
+from pixyproxy.core.fields import Guid
+from pixyproxy.core.models import Model
 
 AnyModel = TypeVar("AnyModel", bound=Model)
 

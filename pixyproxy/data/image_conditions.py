@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from pixyproxy.core.models import Caller, ImageFilter, PagePosition, Visibility
+from pixyproxy.core.fields import Visibility
+from pixyproxy.core.models import Caller, ImageFilter, PagePosition
 from pixyproxy.core.text import caseless_key
 
 PUBLIC = f"images.visibility = {Visibility.PUBLIC.value}"

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pixyproxy.core.exceptions import ConfigurationError
-from pixyproxy.core.models import new_guid
+from pixyproxy.core.fields import new_guid
 from pixyproxy.data.database import Database, DatabaseContext, statements_of
 
 _PACKAGE = Path(__file__).parent.parent

@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 
 from pixyproxy.core.exceptions import ConflictError
-from pixyproxy.core.models import new_guid
+from pixyproxy.core.fields import new_guid
 from pixyproxy.data.database import DatabaseContext
 
 _LEASE, _POLLS = 1, 2

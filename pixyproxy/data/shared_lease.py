@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from pixyproxy.core.exceptions import ConflictError, ConstraintViolationError
-from pixyproxy.core.models import new_guid
+from pixyproxy.core.fields import new_guid
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.clock import database_now
 from pixyproxy.data.repositories.server_values import ServerValueRepository

@@ -15,7 +15,8 @@ from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from pixyproxy.core.exceptions import ConfigurationError
-from pixyproxy.core.models import Cost, GenerationOptions, Model, ModelName, Usage
+from pixyproxy.core.fields import ModelName
+from pixyproxy.core.models import Cost, GenerationOptions, Model, Usage
 
 DEFAULT_PRICE_LIST = Path(__file__).with_name("price_list.toml")
 

@@ -22,6 +22,7 @@ from pixyproxy.core.exceptions import (
     OffsetOutOfRangeError,
     ProviderRequestInvalidError,
 )
+from pixyproxy.core.fields import GenerationState
 from pixyproxy.core.models import (
     DEFAULT_PAGE_SIZE,
     MAX_PAGE_SIZE,
@@ -31,7 +32,6 @@ from pixyproxy.core.models import (
     GenerationOptions,
     GenerationPage,
     GenerationPageRequest,
-    GenerationState,
     Image,
     ImageChanges,
     ImageCreation,

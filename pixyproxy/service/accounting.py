@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-from pixyproxy.core.models import Cost, Origin
+from pixyproxy.core.fields import Origin
+from pixyproxy.core.models import Cost
 from pixyproxy.core.periodic_task import PeriodicTask
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.image_costs import ImageCostRepository, UnaccountedImage

@@ -12,13 +12,13 @@ from pixyproxy.core.exceptions import (
     InvalidFieldError,
     ProviderTimeoutError,
 )
+from pixyproxy.core.fields import GenerationState
 from pixyproxy.core.models import (
     Caller,
     GenerationDetail,
     GenerationKey,
     GenerationPage,
     GenerationPageRequest,
-    GenerationState,
     ImageCreation,
     PagePosition,
     PartialImage,

@@ -23,7 +23,7 @@ from pixyproxy.core.exceptions import (
     StorageUnavailableError,
     for_log,
 )
-from pixyproxy.core.models import GenerationState
+from pixyproxy.core.fields import GenerationState
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.generations import GenerationRepository
 from pixyproxy.data.repositories.image_copies import ImageCopyRepository, ImageToCopy

@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 
 from pixyproxy.core.exceptions import RecordNotFoundError
-from pixyproxy.core.models import Caller, GenerationKey, UserClass, new_guid
+from pixyproxy.core.fields import UserClass, new_guid
+from pixyproxy.core.models import Caller, GenerationKey
 from pixyproxy.core.validation import validated_guid
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.generation_details import GenerationDetailRepository

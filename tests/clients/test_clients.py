@@ -20,7 +20,8 @@ from pixyproxy_pb.v1 import usage_service_pb2 as upb
 from pixyproxy_pb.v1.generation_service_pb2_grpc import GenerationServiceStub
 from pixyproxy_pb.v1.usage_service_pb2_grpc import UsageServiceStub
 
-from pixyproxy.core.models import QuotaLimits, Visibility
+from pixyproxy.core.fields import Visibility
+from pixyproxy.core.models import QuotaLimits
 from pixyproxy.data.repositories.quotas import QuotaRepository
 from tests.clients.conftest import TwoServers
 from tests.clients.misbehaving import GUID, PARTIAL_IMAGES, PICTURE, Refusal, misbehaving

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pixyproxy.core.models import Caller, Image, ImageFilter, Visibility
+from pixyproxy.core.fields import Visibility
+from pixyproxy.core.models import Caller, Image, ImageFilter
 from pixyproxy.core.search_terms import index_terms, query_terms
 from pixyproxy.core.text import caseless_key, exact_key
 

@@ -7,18 +7,8 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from pixyproxy.core.models import (
-    Caller,
-    Image,
-    ImageDetail,
-    ImageFilter,
-    PagePosition,
-    User,
-    UserClass,
-    UserCreate,
-    Visibility,
-    new_guid,
-)
+from pixyproxy.core.fields import UserClass, Visibility, new_guid
+from pixyproxy.core.models import Caller, Image, ImageDetail, ImageFilter, PagePosition, User, UserCreate
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.repositories.users import UserRepository

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from pixyproxy.core.exceptions import DBConnectionError
-from pixyproxy.core.models import Caller, Cost, Image, Origin, Usage
+from pixyproxy.core.fields import Origin
+from pixyproxy.core.models import Caller, Cost, Image, Usage
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.image_costs import ImageCostRepository
 from pixyproxy.generation.price_list import DEFAULT_PRICE_LIST, read_price_list

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pixyproxy.core.exceptions import PixyProxyException, PromptRefusedError
-from pixyproxy.core.models import new_guid
+from pixyproxy.core.fields import new_guid
 from pixyproxy.core.request_context import call_id
 from pixyproxy.data.audit_log import AuditLog
 from pixyproxy.data.database import Database

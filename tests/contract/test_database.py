@@ -22,7 +22,7 @@ from pixyproxy.core.exceptions import (
     DBConnectionError,
     PixyProxyException,
 )
-from pixyproxy.core.models import new_guid
+from pixyproxy.core.fields import new_guid
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.hosts import Host
 from pixyproxy.data.init import upgrade

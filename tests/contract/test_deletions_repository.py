@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pixyproxy.core.exceptions import ConstraintViolationError
-from pixyproxy.core.models import new_guid
+from pixyproxy.core.fields import new_guid
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.deletions import DeletionRepository
 

@@ -11,19 +11,17 @@ import pytest
 
 from pixyproxy.core.error_records import from_record
 from pixyproxy.core.exceptions import GenerationCancelledError, PixyProxyException
+from pixyproxy.core.fields import GenerationState, UserClass, new_guid
 from pixyproxy.core.models import (
     Caller,
     GenerationDetail,
     GenerationFilter,
     GenerationKey,
     GenerationOptions,
-    GenerationState,
     ImageCreation,
     ImageDetailCreate,
     PagePosition,
     PartialImage,
-    UserClass,
-    new_guid,
 )
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.generation_details import FoundGeneration, GenerationDetailRepository

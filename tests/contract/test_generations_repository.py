@@ -13,17 +13,8 @@ import pytest
 
 from pixyproxy.core.error_records import from_record
 from pixyproxy.core.exceptions import ConflictError, ConstraintViolationError, PixyProxyException, ProviderQuotaError
-from pixyproxy.core.models import (
-    Caller,
-    GenerationOptions,
-    GenerationState,
-    ImageCreation,
-    ImageDetailCreate,
-    PartialImage,
-    QuotaLimits,
-    Visibility,
-    new_guid,
-)
+from pixyproxy.core.fields import GenerationState, Visibility, new_guid
+from pixyproxy.core.models import Caller, GenerationOptions, ImageCreation, ImageDetailCreate, PartialImage, QuotaLimits
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.generations import Generation, GenerationRepository, RequestContext
 from pixyproxy.data.repositories.quotas import QuotaRepository

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pixyproxy.core.models import new_guid
+from pixyproxy.core.fields import new_guid
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.image_copies import ImageCopyRepository, ImageToCopy
 from pixyproxy.data.repositories.images import ImageRepository

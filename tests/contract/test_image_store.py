@@ -27,7 +27,7 @@ from pixyproxy.core.exceptions import (
     PixyProxyException,
     StorageFullError,
 )
-from pixyproxy.core.models import new_guid
+from pixyproxy.core.fields import new_guid
 from pixyproxy.data.stores.image_store import ImageStore
 from pixyproxy.data.stores.local_image_store import LocalImageStore
 from pixyproxy.data.stores.object_image_store import ObjectImageStore

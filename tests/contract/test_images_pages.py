@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from pixyproxy.core.models import Caller, Image, ImageFilter, UserClass, Visibility, new_guid
+from pixyproxy.core.fields import UserClass, Visibility, new_guid
+from pixyproxy.core.models import Caller, Image, ImageFilter
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.images import ImageRepository
 from tests.contract.page_model import expected_images

@@ -10,26 +10,22 @@ from typing import Any, get_args
 import pytest
 
 from pixyproxy.core.exceptions import ConstraintViolationError, ImageNotFoundError
-from pixyproxy.core.models import (
+from pixyproxy.core.fields import (
     MAX_COMPRESSION,
     MAX_INPUTS,
     MAX_MODEL_NAME_LENGTH,
     MAX_PARTIAL_IMAGES,
     Background,
-    Caller,
-    GenerationOptions,
-    Image,
-    ImageFilter,
     InputFidelity,
     Moderation,
     Origin,
     OutputFormat,
     Quality,
-    Usage,
     UserClass,
     Visibility,
     new_guid,
 )
+from pixyproxy.core.models import Caller, GenerationOptions, Image, ImageFilter, Usage
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.repositories.users import UserRepository

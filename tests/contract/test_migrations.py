@@ -20,19 +20,16 @@ import pytest
 from pydantic import SecretStr
 
 from pixyproxy.core.exceptions import ConfigurationError, ConflictError, PixyProxyException
+from pixyproxy.core.fields import GenerationState, Origin, Visibility, new_guid
 from pixyproxy.core.models import (
     Caller,
     GenerationKey,
     GenerationOptions,
-    GenerationState,
     Image,
     ImageCreation,
     ImageDetailCreate,
     ImageFilter,
-    Origin,
     Usage,
-    Visibility,
-    new_guid,
 )
 from pixyproxy.core.search_terms import index_terms
 from pixyproxy.data.database import Database, statements_of

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from pixyproxy.core.exceptions import ConstraintViolationError
-from pixyproxy.core.models import new_guid
+from pixyproxy.core.fields import new_guid
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.pending_imports import PendingImportRepository
 

@@ -18,16 +18,15 @@ from pixyproxy.core.exceptions import (
     PromptRefusedError,
     QuotaExhaustedError,
 )
+from pixyproxy.core.fields import GenerationState, Origin
 from pixyproxy.core.models import (
     UNLIMITED,
     Caller,
     Cost,
     GenerationDefaults,
     GenerationOptions,
-    GenerationState,
     ImageCreation,
     ImageDetailCreate,
-    Origin,
     Quota,
     QuotaLimits,
     QuotaName,

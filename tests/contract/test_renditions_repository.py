@@ -11,7 +11,7 @@ import pytest
 
 from pixyproxy.core.error_records import from_record
 from pixyproxy.core.exceptions import ConstraintViolationError, ContentDamagedError
-from pixyproxy.core.models import new_guid
+from pixyproxy.core.fields import new_guid
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.repositories.renditions import (

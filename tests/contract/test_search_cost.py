@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from pixyproxy.core.models import Caller, Image, ImageFilter, PagePosition, Visibility
+from pixyproxy.core.fields import Visibility
+from pixyproxy.core.models import Caller, Image, ImageFilter, PagePosition
 from pixyproxy.data.database import Database, DatabaseContext, Parameters, Row
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.search.query import SearchLimits

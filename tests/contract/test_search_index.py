@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from pixyproxy.core.models import Caller, Image, ImageFilter, PagePosition, UserClass, Visibility
+from pixyproxy.core.fields import UserClass, Visibility
+from pixyproxy.core.models import Caller, Image, ImageFilter, PagePosition
 from pixyproxy.core.search_terms import MAX_TERM_LENGTH
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.images import ImageRepository

@@ -13,19 +13,8 @@ from typing import Any
 import pytest
 
 from pixyproxy.core.exceptions import OutcomeUnknownError
-from pixyproxy.core.models import (
-    Caller,
-    Cost,
-    GenerationState,
-    ImageCreation,
-    ImageDetailCreate,
-    Origin,
-    Usage,
-    UsageGrouping,
-    UsageRow,
-    UserClass,
-    new_guid,
-)
+from pixyproxy.core.fields import GenerationState, Origin, UserClass, new_guid
+from pixyproxy.core.models import Caller, Cost, ImageCreation, ImageDetailCreate, Usage, UsageGrouping, UsageRow
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.generations import Generation, GenerationRepository, RequestContext
 from pixyproxy.data.repositories.images import ImageRepository

@@ -11,7 +11,8 @@ import pytest
 from pydantic import SecretStr
 
 from pixyproxy.core.exceptions import ConstraintViolationError, RecordNotFoundError
-from pixyproxy.core.models import ImageCreation, ImageDetailCreate, User, UserClass, UserCreate
+from pixyproxy.core.fields import UserClass
+from pixyproxy.core.models import ImageCreation, ImageDetailCreate, User, UserCreate
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.generations import GenerationRepository, RequestContext
 from pixyproxy.data.repositories.users import UserRepository

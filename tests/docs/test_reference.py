@@ -12,7 +12,7 @@ from pixyproxy_pb.v1 import image_download_service_pb2 as dpb
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 from pixyproxy_pb.v1 import usage_service_pb2 as upb
 
-from pixyproxy.core import models
+from pixyproxy.core import fields, models
 from pixyproxy.resource import statuses
 from pixyproxy.settings import describe_settings
 
@@ -57,12 +57,12 @@ def test_every_reason_is_listed_with_its_code() -> None:
 @pytest.mark.parametrize(
     "limit",
     [
-        models.MAX_PROMPT_LENGTH,
-        models.MAX_FILENAME_LENGTH,
-        models.MAX_TAGS,
-        models.MAX_TAG_LENGTH,
-        models.MAX_SEARCH_LENGTH,
-        models.MAX_SEARCH_TERMS,
+        fields.MAX_PROMPT_LENGTH,
+        fields.MAX_FILENAME_LENGTH,
+        fields.MAX_TAGS,
+        fields.MAX_TAG_LENGTH,
+        fields.MAX_SEARCH_LENGTH,
+        fields.MAX_SEARCH_TERMS,
         models.DEFAULT_PAGE_SIZE,
         models.MAX_PAGE_SIZE,
     ],

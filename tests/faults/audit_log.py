@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from pixyproxy.core.models import GenerationState
+from pixyproxy.core.fields import GenerationState
 from tests.faults.outcome import Outcome
 from tests.faults.site import Site
 

@@ -14,7 +14,7 @@ from typing import Any
 from google.protobuf.field_mask_pb2 import FieldMask
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
-from pixyproxy.core.models import new_guid
+from pixyproxy.core.fields import new_guid
 from tests.fuzz.answers import UnexpectedAnswerError
 from tests.fuzz.world import World
 from tests.support.rpc import Refusal, refusal

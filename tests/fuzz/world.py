@@ -17,7 +17,7 @@ from typing import Any
 from pixyproxy_pb.v1 import generation_service_pb2 as gpb
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
-from pixyproxy.core.models import UserClass, Visibility
+from pixyproxy.core.fields import UserClass, Visibility
 from tests.support.generation_client import GenerationClient, generation_stub
 from tests.support.image_client import ImageClient, without_placeholder
 from tests.support.servers import ANYBODY, Login, Metadata, RunningServer, running_server

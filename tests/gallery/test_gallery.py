@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, Page, Request, expect
 
-from pixyproxy.core.models import new_guid
+from pixyproxy.core.fields import new_guid
 from pixyproxy.data.stores.path_image_store import content_path
 from tests.gallery.conftest import MAX_QUEUED, OpenPage, Site
 from tests.support.generation_client import GenerationClient

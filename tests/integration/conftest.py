@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from pixyproxy.core.models import UserClass
+from pixyproxy.core.fields import UserClass
 from tests.support.client_kinds import make_client
 from tests.support.database_servers import fresh_database
 from tests.support.image_client import ImageClient

@@ -14,7 +14,7 @@ import grpc
 import pytest
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
-from pixyproxy.core.models import UserClass
+from pixyproxy.core.fields import UserClass
 from tests.integration.conftest import asking
 from tests.support.generation_client import CANCELLED, FAILED, SUBMITTED, SUCCEEDED, GenerationClient
 from tests.support.image_client import ImageClient

@@ -16,7 +16,7 @@ from PIL import Image
 from pixyproxy_pb.v1 import generation_service_pb2 as gpb
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
-from pixyproxy.core.models import UserClass, new_guid
+from pixyproxy.core.fields import UserClass, new_guid
 from tests.integration.conftest import People, asking
 from tests.support.generation_client import FAILED, SUCCEEDED, GenerationClient
 from tests.support.image_client import SMALL, ImageClient

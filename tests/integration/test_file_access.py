@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pixyproxy.core.models import new_guid
+from pixyproxy.core.fields import new_guid
 from pixyproxy.data.stores.local_image_store import LocalImageStore
 from pixyproxy.serving.file_access import protect_new_files
 from pixyproxy.settings import Settings

@@ -18,7 +18,8 @@ import pytest
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from pixyproxy.bootstrap import open_current_database
-from pixyproxy.core.models import ImageCreation, ImageDetailCreate, new_guid
+from pixyproxy.core.fields import new_guid
+from pixyproxy.core.models import ImageCreation, ImageDetailCreate
 from pixyproxy.data.repositories.generations import GenerationRepository, RequestContext
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.stores.local_image_store import LocalImageStore

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pixyproxy.core.models import new_guid
+from pixyproxy.core.fields import new_guid
 from tests.integration.test_commands import Run, ann, run
 from tests.support.image_client import ImageClient
 from tests.support.image_files import WITH_PROVENANCE, encode

@@ -14,7 +14,8 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
-from pixyproxy.core.models import Usage, Visibility
+from pixyproxy.core.fields import Visibility
+from pixyproxy.core.models import Usage
 from tests.integration.conftest import People
 from tests.support.image_client import ImageClient
 from tests.support.rpc import Refusal

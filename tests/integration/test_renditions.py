@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
-from pixyproxy.core.models import Visibility, new_guid
+from pixyproxy.core.fields import Visibility, new_guid
 from pixyproxy.data.repositories.renditions import RenditionRepository, RenditionState
 from tests.integration.conftest import People
 from tests.support.client_kinds import MakeClient

@@ -17,7 +17,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
-from pixyproxy.core.models import UserClass
+from pixyproxy.core.fields import UserClass
 from pixyproxy.resource.image_servicer import ImageServicer
 from tests.integration.conftest import People, asking
 from tests.support.image_client import SMALL, ImageClient, import_requests

@@ -14,7 +14,7 @@ import grpc
 import pytest
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
-from pixyproxy.core.models import UserClass
+from pixyproxy.core.fields import UserClass
 from tests.support.image_client import ImageClient
 from tests.support.rpc import TIMEOUT, Refusal, refusal
 from tests.support.servers import Login, Metadata, RunningServer, basic, running_server

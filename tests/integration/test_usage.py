@@ -18,7 +18,7 @@ from pixyproxy_pb.v1 import usage_service_pb2 as upb
 from pixyproxy_pb.v1.usage_service_pb2_grpc import UsageServiceStub
 
 from pixyproxy.client import PixyProxyClient, UsageGrouping, UsageRow
-from pixyproxy.core.models import UserClass
+from pixyproxy.core.fields import UserClass
 from tests.integration.conftest import asking
 from tests.support.database_servers import fresh_database
 from tests.support.image_client import ImageClient

@@ -26,7 +26,8 @@ from pydantic import SecretStr
 
 from pixyproxy.bootstrap import open_current_database, open_database
 from pixyproxy.core.exceptions import ConflictError, DBConnectionError
-from pixyproxy.core.models import Caller, ImageCreation, ImageDetailCreate, UserClass, UserCreate
+from pixyproxy.core.fields import UserClass
+from pixyproxy.core.models import Caller, ImageCreation, ImageDetailCreate, UserCreate
 from pixyproxy.data import init
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.generations import GenerationRepository, RequestContext

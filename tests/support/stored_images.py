@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pixyproxy.core.models import Image, ImageDetail, ImageFile, new_guid
+from pixyproxy.core.fields import new_guid
+from pixyproxy.core.models import Image, ImageDetail, ImageFile
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.stores.local_image_store import LocalImageStore
 from tests.support.servers import Login, RunningServer

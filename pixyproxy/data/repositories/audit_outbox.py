@@ -15,7 +15,7 @@ from typing import Any
 from pixyproxy.core import request_context
 from pixyproxy.core.error_records import from_record, to_record
 from pixyproxy.core.exceptions import PixyProxyException
-from pixyproxy.core.models import new_guid
+from pixyproxy.core.fields import new_guid
 from pixyproxy.data.database import Database, DatabaseContext, in_list
 
 # No user can have these names, because a username has no colon.

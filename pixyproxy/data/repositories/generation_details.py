@@ -9,17 +9,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from pixyproxy.core.fields import GenerationState, UserClass
 from pixyproxy.core.models import (
     Caller,
     GenerationDetail,
     GenerationFilter,
     GenerationKey,
-    GenerationState,
     Image,
     ImageCreation,
     PagePosition,
     PartialImage,
-    UserClass,
 )
 from pixyproxy.core.text import exact_key
 from pixyproxy.data.database import DatabaseContext, Row, in_list

@@ -14,16 +14,8 @@ from typing import Any
 
 from pixyproxy.core.error_records import to_record
 from pixyproxy.core.exceptions import PixyProxyException
-from pixyproxy.core.models import (
-    Caller,
-    Cost,
-    GenerationState,
-    ImageCreation,
-    PartialImage,
-    QuotaLimits,
-    UserClass,
-    new_guid,
-)
+from pixyproxy.core.fields import GenerationState, UserClass, new_guid
+from pixyproxy.core.models import Caller, Cost, ImageCreation, PartialImage, QuotaLimits
 from pixyproxy.data.database import DatabaseContext, Row, in_list
 from pixyproxy.data.repositories.audit_outbox import RECOVERY, AuditOutboxRepository
 

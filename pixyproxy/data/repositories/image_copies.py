@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from pixyproxy.core.models import new_guid
+from pixyproxy.core.fields import new_guid
 from pixyproxy.data.database import DatabaseContext
 
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from pixyproxy.core.models import Cost, Origin, Usage
+from pixyproxy.core.fields import Origin
+from pixyproxy.core.models import Cost, Usage
 from pixyproxy.data.database import DatabaseContext, in_list
 from pixyproxy.data.repositories.usage import Spending
 

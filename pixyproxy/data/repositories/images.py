@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from pixyproxy.core.exceptions import ImageNotFoundError
+from pixyproxy.core.fields import Origin, Visibility
 from pixyproxy.core.models import (
     Caller,
     Cost,
@@ -17,10 +18,8 @@ from pixyproxy.core.models import (
     ImageDetail,
     ImageFile,
     ImageFilter,
-    Origin,
     PagePosition,
     Usage,
-    Visibility,
 )
 from pixyproxy.core.text import caseless_key
 from pixyproxy.data.database import Database, DatabaseContext, Row, in_list

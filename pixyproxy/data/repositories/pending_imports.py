@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from pixyproxy.core.models import new_guid
+from pixyproxy.core.fields import new_guid
 from pixyproxy.data.database import DatabaseContext
 
 

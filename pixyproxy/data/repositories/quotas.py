@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, time, timedelta
 
-from pixyproxy.core.models import GenerationState, QuotaLimits
+from pixyproxy.core.fields import GenerationState
+from pixyproxy.core.models import QuotaLimits
 from pixyproxy.core.text import exact_key
 from pixyproxy.data.database import DatabaseContext
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pixyproxy.core.models import new_guid
+from pixyproxy.core.fields import new_guid
 from pixyproxy.data.database import DatabaseContext
 
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time
 from typing import Any
 
-from pixyproxy.core.models import Caller, Cost, GenerationState, Usage, UsageGrouping, UsageRow
+from pixyproxy.core.fields import GenerationState
+from pixyproxy.core.models import Caller, Cost, Usage, UsageGrouping, UsageRow
 from pixyproxy.core.text import exact_key
 from pixyproxy.data.database import Database, DatabaseContext, in_list
 

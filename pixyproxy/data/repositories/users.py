@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import SecretStr
 
 from pixyproxy.core.exceptions import RecordNotFoundError
-from pixyproxy.core.models import User, UserClass, UserCreate, new_guid
+from pixyproxy.core.fields import UserClass, new_guid
+from pixyproxy.core.models import User, UserCreate
 from pixyproxy.core.text import exact_key
 from pixyproxy.data.database import DatabaseContext
 from pixyproxy.data.repositories.server_values import ServerValueRepository

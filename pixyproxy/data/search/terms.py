@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from pixyproxy.core.models import Caller, ImageFilter, Visibility
+from pixyproxy.core.fields import Visibility
+from pixyproxy.core.models import Caller, ImageFilter
 from pixyproxy.core.search_terms import SHORT_PREFIX_LENGTH, SearchTerm, index_terms, query_terms, short_prefixes
 from pixyproxy.core.text import caseless_key, exact_key
 

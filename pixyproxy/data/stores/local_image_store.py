@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from pixyproxy.core.exceptions import ConfigurationError, ContentDamagedError, PixyProxyException, StorageFullError
-from pixyproxy.core.models import new_guid
+from pixyproxy.core.fields import new_guid
 from pixyproxy.data.stores.image_store import ContentReader
 from pixyproxy.data.stores.path_image_store import PathImageStore
 

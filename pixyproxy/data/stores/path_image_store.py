@@ -6,7 +6,7 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 from pixyproxy.core.exceptions import ContentDamagedError
-from pixyproxy.core.models import new_guid
+from pixyproxy.core.fields import new_guid
 from pixyproxy.data.stores.image_store import ContentReader, ImageStore
 
 if TYPE_CHECKING:

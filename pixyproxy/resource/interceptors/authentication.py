@@ -10,7 +10,8 @@ from contextlib import contextmanager
 import grpc
 
 from pixyproxy.core.exceptions import CredentialsInvalidError, CredentialsMissingError
-from pixyproxy.core.models import MAX_PASSWORD_LENGTH, MAX_USERNAME_LENGTH, Caller
+from pixyproxy.core.fields import MAX_PASSWORD_LENGTH, MAX_USERNAME_LENGTH
+from pixyproxy.core.models import Caller
 from pixyproxy.core.request_context import caller
 from pixyproxy.resource.client_address import ClientAddresses, Metadata
 from pixyproxy.resource.interceptors.wrapping import AroundCalls, Behavior

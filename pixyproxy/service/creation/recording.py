@@ -25,12 +25,12 @@ from pixyproxy.core.exceptions import (
     RequestIdReusedError,
     TooBusyError,
 )
+from pixyproxy.core.fields import GenerationState
 from pixyproxy.core.models import (
     COMPRESSION_RULE,
     TRANSPARENT_RULE,
     Caller,
     GenerationDefaults,
-    GenerationState,
     Image,
     ImageCreation,
     can_compress,

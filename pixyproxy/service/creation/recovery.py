@@ -20,7 +20,7 @@ from pixyproxy.core.exceptions import (
     PixyProxyException,
     for_log,
 )
-from pixyproxy.core.models import GenerationState
+from pixyproxy.core.fields import GenerationState
 from pixyproxy.core.periodic_task import PeriodicTask
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.deletions import DeletionRepository

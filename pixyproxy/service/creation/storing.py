@@ -15,7 +15,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from pixyproxy.core.exceptions import ContentDamagedError, PixyProxyException, StorageUnavailableError
-from pixyproxy.core.models import GenerationState, Image, ImageDetail, Model
+from pixyproxy.core.fields import GenerationState
+from pixyproxy.core.models import Image, ImageDetail, Model
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.deletions import DeletionRepository
 from pixyproxy.data.repositories.generations import Generation, GenerationRepository

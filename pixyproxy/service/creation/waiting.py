@@ -13,8 +13,8 @@ from typing import TypeVar
 
 from pixyproxy.core.call import CallScope
 from pixyproxy.core.exceptions import ConflictError, DBConnectionError, PixyProxyException, ServerStoppingError
+from pixyproxy.core.fields import GenerationState
 from pixyproxy.core.local_signal import LocalSignal, wait_for_any
-from pixyproxy.core.models import GenerationState
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.generations import Generation, GenerationRepository
 

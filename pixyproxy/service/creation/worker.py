@@ -37,8 +37,9 @@ from pixyproxy.core.exceptions import (
     UnreadableAnswerError,
     for_log,
 )
+from pixyproxy.core.fields import GenerationState, Origin
 from pixyproxy.core.local_signal import LocalSignal, wait_for_any
-from pixyproxy.core.models import GenerationDefaults, GenerationState, Image, ImageDetail, Origin, PartialImage
+from pixyproxy.core.models import GenerationDefaults, Image, ImageDetail, PartialImage
 from pixyproxy.core.text import default_filename
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.generations import (

@@ -27,7 +27,8 @@ from pixyproxy.core.exceptions import (
     StorageFullError,
     StorageUnavailableError,
 )
-from pixyproxy.core.models import Caller, Image, ImageDetail, ImageImport, Origin, new_guid
+from pixyproxy.core.fields import Origin, new_guid
+from pixyproxy.core.models import Caller, Image, ImageDetail, ImageImport
 from pixyproxy.core.text import default_filename
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.audit_outbox import AuditOutboxRepository

@@ -9,8 +9,8 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from pixyproxy.core.exceptions import FieldViolation, InvalidFieldError
+from pixyproxy.core.fields import Background, OutputFormat, Quality, UserClass, Visibility, new_guid
 from pixyproxy.core.models import (
-    Background,
     Caller,
     ContentRequest,
     GenerationOptions,
@@ -23,15 +23,10 @@ from pixyproxy.core.models import (
     ImageFilter,
     ImagePageRequest,
     Model,
-    OutputFormat,
-    Quality,
     Usage,
     User,
-    UserClass,
     UserCreate,
     UserUpdate,
-    Visibility,
-    new_guid,
 )
 from pixyproxy.core.validation import validated, validated_guid
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pixyproxy.core.models import Filename, ImageDetailCreate
+from pixyproxy.core.fields import Filename
+from pixyproxy.core.models import ImageDetailCreate
 from pixyproxy.core.text import caseless_key, exact_key, has_control_characters, slug
 
 ALL_CHARACTERS = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code <= 0xDFFF]

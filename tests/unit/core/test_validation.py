@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from pixyproxy.core.exceptions import InvalidFieldError
-from pixyproxy.core.models import ImageCreation, ImageDetailCreate, ImageFilter, ImagePageRequest, Model, Visibility
+from pixyproxy.core.fields import Visibility
+from pixyproxy.core.models import ImageCreation, ImageDetailCreate, ImageFilter, ImagePageRequest, Model
 from pixyproxy.core.validation import validated, validated_guid
 
 DETAIL = {"prompt": "a fox"}

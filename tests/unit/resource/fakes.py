@@ -9,6 +9,7 @@ from typing import Any
 
 from pixyproxy.core.call import CallScope
 from pixyproxy.core.exceptions import ImageNotFoundError
+from pixyproxy.core.fields import Origin, Visibility
 from pixyproxy.core.models import (
     Caller,
     ContentRequest,
@@ -20,12 +21,10 @@ from pixyproxy.core.models import (
     ImageImport,
     ImagePage,
     ImagePageRequest,
-    Origin,
     Thumbnail,
     Thumbnails,
     ThumbnailsRequest,
     Usage,
-    Visibility,
 )
 from pixyproxy.data.stores.image_store import ContentReader
 from pixyproxy.service.content import ImageContent

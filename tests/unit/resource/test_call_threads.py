@@ -13,7 +13,8 @@ import grpc
 import pytest
 
 from pixyproxy.core.exceptions import CredentialsInvalidError
-from pixyproxy.core.models import Caller, UserClass
+from pixyproxy.core.fields import UserClass
+from pixyproxy.core.models import Caller
 from pixyproxy.resource.call_threads import CallThreads
 from pixyproxy.resource.client_address import ClientAddresses
 from pixyproxy.resource.connections import ConnectionLimiter, ConnectionLimits

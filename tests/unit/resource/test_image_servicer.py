@@ -14,7 +14,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from pixyproxy.core.exceptions import ImageNotFoundError, InvalidFieldError
-from pixyproxy.core.models import Caller, ImageChanges, ImageCreation, ImagePageRequest, UserClass, Visibility
+from pixyproxy.core.fields import UserClass, Visibility
+from pixyproxy.core.models import Caller, ImageChanges, ImageCreation, ImagePageRequest
 from pixyproxy.core.request_context import caller
 from pixyproxy.resource.image_servicer import ImageServicer
 from tests.unit.resource.fakes import DATA, GUID, OTHER_GUID, FakeImageService, make_image

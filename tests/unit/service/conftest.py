@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from pixyproxy.core.models import Caller, UserClass, UserCreate
+from pixyproxy.core.fields import UserClass
+from pixyproxy.core.models import Caller, UserCreate
 from pixyproxy.data import init
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.users import UserRepository

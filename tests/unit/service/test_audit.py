@@ -18,17 +18,8 @@ from pixyproxy.core.exceptions import (
     PixyProxyException,
     PromptRefusedError,
 )
-from pixyproxy.core.models import (
-    UNLIMITED,
-    Caller,
-    Cost,
-    GenerationState,
-    ImageCreation,
-    ImageDetailCreate,
-    QuotaLimits,
-    UserClass,
-    UserCreate,
-)
+from pixyproxy.core.fields import GenerationState, UserClass
+from pixyproxy.core.models import UNLIMITED, Caller, Cost, ImageCreation, ImageDetailCreate, QuotaLimits, UserCreate
 from pixyproxy.data import init
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.audit_outbox import COMMAND, RECOVERY, AuditOutboxRepository

@@ -28,6 +28,7 @@ from pixyproxy.core.exceptions import (
     RequestIdReusedError,
     TooBusyError,
 )
+from pixyproxy.core.fields import GenerationState, UserClass, new_guid
 from pixyproxy.core.models import (
     MAX_PAGE_BYTES,
     Caller,
@@ -36,13 +37,10 @@ from pixyproxy.core.models import (
     GenerationKey,
     GenerationOptions,
     GenerationPageRequest,
-    GenerationState,
     Image,
     ImageCreation,
     ImageDetailCreate,
     PartialImage,
-    UserClass,
-    new_guid,
 )
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.generations import GenerationRepository, RequestContext

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 import pytest
 
 from pixyproxy.core.exceptions import InvalidFieldError
-from pixyproxy.core.models import Caller, ImageFilter, PagePosition, UserClass
+from pixyproxy.core.fields import UserClass
+from pixyproxy.core.models import Caller, ImageFilter, PagePosition
 from pixyproxy.service.page_tokens import PageTokens, new_page_token_key
 
 POSITION = PagePosition(datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC), 123_456_789)

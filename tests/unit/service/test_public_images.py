@@ -7,16 +7,8 @@ from typing import Any
 
 import pytest
 
-from pixyproxy.core.models import (
-    MAX_PAGE_BYTES,
-    Caller,
-    ImageFilter,
-    ImagePage,
-    ImagePageRequest,
-    PagePosition,
-    Usage,
-    Visibility,
-)
+from pixyproxy.core.fields import Visibility
+from pixyproxy.core.models import MAX_PAGE_BYTES, Caller, ImageFilter, ImagePage, ImagePageRequest, PagePosition, Usage
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.stores.local_image_store import LocalImageStore

@@ -25,8 +25,9 @@ from pixyproxy.core.exceptions import (
     StorageFullError,
     TooBusyError,
 )
+from pixyproxy.core.fields import new_guid
 from pixyproxy.core.local_signal import LocalSignal
-from pixyproxy.core.models import Caller, ContentRequest, Image, Thumbnails, ThumbnailsRequest, new_guid
+from pixyproxy.core.models import Caller, ContentRequest, Image, Thumbnails, ThumbnailsRequest
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.deletions import DeletionRepository
 from pixyproxy.data.repositories.images import ImageRepository

@@ -6,7 +6,8 @@ import json
 import pytest
 
 from pixyproxy.core.exceptions import InvalidFieldError, RecordNotFoundError
-from pixyproxy.core.models import Caller, ImageCreation, ImageDetailCreate, new_guid
+from pixyproxy.core.fields import new_guid
+from pixyproxy.core.models import Caller, ImageCreation, ImageDetailCreate
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.generation_details import GenerationDetailRepository
 from pixyproxy.data.repositories.generations import GenerationRepository, RequestContext

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from pixyproxy.core.exceptions import CredentialsMissingError, InvalidFieldError
-from pixyproxy.core.models import Caller, UsageGrouping, UsageRequest, UsageRow, UserClass, new_guid
+from pixyproxy.core.fields import UserClass, new_guid
+from pixyproxy.core.models import Caller, UsageGrouping, UsageRequest, UsageRow
 from pixyproxy.data.repositories.usage import UsageRepository
 from pixyproxy.service.usage import UsageService
 

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from pixyproxy.core.models import Caller, ImageFilter, UserClass, Visibility, new_guid
+from pixyproxy.core.fields import UserClass, Visibility, new_guid
+from pixyproxy.core.models import Caller, ImageFilter
 from pixyproxy.core.text import caseless_key
 from pixyproxy.data.search.terms import all_terms, joined, parted, text_terms, wanted_by
 

@@ -15,7 +15,8 @@ from openai import types as openai_types
 from openai.types import image_edit_params, image_generate_params, images_response
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from pixyproxy.core.models import GenerationOptions, ModelName, Size, Usage
+from pixyproxy.core.fields import ModelName, Size
+from pixyproxy.core.models import GenerationOptions, Usage
 from pixyproxy.generation.openai.client import OpenAIGenerator
 from tests.support.openai_stand_in import RunningStandIn
 from tests.unit.generation.openai.test_client import generate, request

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
+from pixyproxy.core.fields import new_guid
 from pixyproxy.core.local_signal import LocalSignal
-from pixyproxy.core.models import Cost, GenerationDefaults, ImageDetail, PartialImage, QuotaLimits, Usage, new_guid
+from pixyproxy.core.models import Cost, GenerationDefaults, ImageDetail, PartialImage, QuotaLimits, Usage
 from pixyproxy.data.database import Database
 from pixyproxy.data.stores.image_store import ImageStore
 from pixyproxy.generation.circuit_breaker import CircuitBreaker, SharedCircuits

@@ -34,18 +34,8 @@ from pixyproxy.core.exceptions import (
     StorageFullError,
     UnreadableAnswerError,
 )
-from pixyproxy.core.models import (
-    Caller,
-    GenerationOptions,
-    GenerationState,
-    Image,
-    ImageCreation,
-    ImageDetailCreate,
-    ImageInput,
-    Usage,
-    Visibility,
-    new_guid,
-)
+from pixyproxy.core.fields import GenerationState, Visibility, new_guid
+from pixyproxy.core.models import Caller, GenerationOptions, Image, ImageCreation, ImageDetailCreate, ImageInput, Usage
 from pixyproxy.core.request_context import call_id
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.deletions import DeletionRepository

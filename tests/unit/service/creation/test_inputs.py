@@ -21,7 +21,8 @@ from pixyproxy.core.exceptions import (
     RequestIdReusedError,
     StorageUnavailableError,
 )
-from pixyproxy.core.models import Caller, ImageCreation, ImageDetailCreate, ImageInput, Origin, Visibility, new_guid
+from pixyproxy.core.fields import Origin, Visibility, new_guid
+from pixyproxy.core.models import Caller, ImageCreation, ImageDetailCreate, ImageInput
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.stores.image_store import ContentReader

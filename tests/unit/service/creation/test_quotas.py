@@ -15,16 +15,8 @@ from pixyproxy.core.exceptions import (
     ProviderTimeoutError,
     QuotaExhaustedError,
 )
-from pixyproxy.core.models import (
-    Caller,
-    GenerationOptions,
-    GenerationState,
-    ImageCreation,
-    ImageDetailCreate,
-    Quota,
-    QuotaLimits,
-    new_guid,
-)
+from pixyproxy.core.fields import GenerationState, new_guid
+from pixyproxy.core.models import Caller, GenerationOptions, ImageCreation, ImageDetailCreate, Quota, QuotaLimits
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.generations import GenerationRepository
 from pixyproxy.data.stores.local_image_store import LocalImageStore

@@ -11,17 +11,8 @@ import pytest
 from obstore.store import MemoryStore
 
 from pixyproxy.core.exceptions import PixyProxyException, StorageMisconfiguredError, StorageUnavailableError
-from pixyproxy.core.models import (
-    Caller,
-    GenerationOptions,
-    GenerationState,
-    ImageCreation,
-    ImageDetail,
-    ImageDetailCreate,
-    Origin,
-    Usage,
-    new_guid,
-)
+from pixyproxy.core.fields import GenerationState, Origin, new_guid
+from pixyproxy.core.models import Caller, GenerationOptions, ImageCreation, ImageDetail, ImageDetailCreate, Usage
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.deletions import DeletionRepository
 from pixyproxy.data.repositories.generation_details import GenerationDetailRepository

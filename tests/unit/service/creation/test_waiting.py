@@ -20,8 +20,9 @@ from pixyproxy.core.exceptions import (
     PromptRefusedError,
     ServerStoppingError,
 )
+from pixyproxy.core.fields import GenerationState, new_guid
 from pixyproxy.core.local_signal import LocalSignal
-from pixyproxy.core.models import Caller, GenerationState, ImageCreation, ImageDetailCreate, new_guid
+from pixyproxy.core.models import Caller, ImageCreation, ImageDetailCreate
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.generations import Generation, GenerationRepository, RequestContext
 from pixyproxy.service.creation.waiting import WaitingCalls

@@ -33,15 +33,8 @@ from pixyproxy.core.exceptions import (
     TooBusyError,
     UnreadableAnswerError,
 )
-from pixyproxy.core.models import (
-    Caller,
-    Cost,
-    GenerationOptions,
-    GenerationState,
-    ImageCreation,
-    ImageDetailCreate,
-    new_guid,
-)
+from pixyproxy.core.fields import GenerationState, new_guid
+from pixyproxy.core.models import Caller, Cost, GenerationOptions, ImageCreation, ImageDetailCreate
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.generations import GenerationRepository, RequestContext
 from pixyproxy.data.stores.local_image_store import LocalImageStore

@@ -17,7 +17,8 @@ from pixyproxy.core.exceptions import (
     StorageFullError,
     StorageUnavailableError,
 )
-from pixyproxy.core.models import Caller, Image, ImageImport, new_guid
+from pixyproxy.core.fields import new_guid
+from pixyproxy.core.models import Caller, Image, ImageImport
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.deletions import DeletionRepository
 from pixyproxy.data.repositories.images import ImageRepository

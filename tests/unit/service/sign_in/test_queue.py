@@ -10,7 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from pixyproxy.core.exceptions import CredentialsInvalidError, TooBusyError, TooManySignInsError
-from pixyproxy.core.models import Caller, UserClass
+from pixyproxy.core.fields import UserClass
+from pixyproxy.core.models import Caller
 from pixyproxy.service.sign_in.queue import SignInQueue
 from pixyproxy.service.sign_in.throttle import Standing
 from tests.support.waiting import wait_until

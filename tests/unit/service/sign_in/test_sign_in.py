@@ -20,7 +20,8 @@ from pixyproxy.core.exceptions import (
     RecordNotFoundError,
     TooManySignInsError,
 )
-from pixyproxy.core.models import Caller, UserClass, UserCreate, new_guid
+from pixyproxy.core.fields import UserClass, new_guid
+from pixyproxy.core.models import Caller, UserCreate
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.users import UserRepository
 from pixyproxy.service.sign_in.credential_cache import CredentialCache
