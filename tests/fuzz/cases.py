@@ -463,7 +463,7 @@ def _has_field(request: Message, path: str) -> bool:
     """Whether a violation's path, such as ``options.size`` or ``tags[3]``, leads to something in the request."""
     value: Any = request
     for part in path.split("."):
-        found = re.fullmatch(r"([a-z_]+)(?:\[(\d+)\])?", part)
+        found = re.fullmatch(r"([a-z0-9_]+)(?:\[(\d+)\])?", part)
         if not isinstance(value, Message) or found is None:
             return False
         if part in value.DESCRIPTOR.oneofs_by_name:

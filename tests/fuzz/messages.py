@@ -80,7 +80,12 @@ _SIZES = (
 def _weighted(*choices: tuple[int, SearchStrategy[Drawn]]) -> SearchStrategy[Drawn]:
     """One of several strategies, as often as its weight says, which ``one_of`` knows nothing of."""
     strategies = [strategy for weight, strategy in choices for _ in range(weight)]
-    return st.integers(0, len(strategies) - 1).flatmap(strategies.__getitem__)
+
+    # Hypothesis describes this function in a few words, but `strategies.__getitem__` with all that the list nests.
+    def chosen(number: int) -> SearchStrategy[Drawn]:
+        return strategies[number]
+
+    return st.integers(0, len(strategies) - 1).flatmap(chosen)
 
 
 def _texts(*usual: str) -> SearchStrategy[str]:
