@@ -258,11 +258,22 @@ class Checker:
             "GetQuota": self._check_quotas,
         }
         for response in responses:
-            _without_placeholders(response)
+            self._check_images_in(response, case.person)
         _require(case.method in _STREAMS or len(responses) == 1, f"{len(responses)} answers")
         # Of generations, none is queued for longer than it is watched; so none is ever cancelled.
         _require(case.method in checks, f"an answer to {case.method}")
         checks[case.method](case.person, request, responses if case.method in _STREAMS else responses[0])
+
+    def _check_images_in(self, response: Message, person: Person) -> None:
+        """Check what of each image in an answer may change between two looks at it, and clear that."""
+        for kind, value in response.ListFields():
+            for part in value if kind.is_repeated else [value]:
+                if isinstance(part, pb.ImageDetail):
+                    sources = [self.world.images.get(guid) for guid in part.source_guids]
+                    _require(all(one and person.may_see(one) for one in sources), "a source that is not seen")
+                    without_placeholder(part).ClearField("source_guids")
+                elif isinstance(part, gpb.Generation):
+                    self._check_images_in(part, person)
 
     def _check_created(self, person: Person, request: Any, response: Any) -> None:
         image = response.image
@@ -404,8 +415,14 @@ class Checker:
         self.world.note_generation(ended)
 
     def _check_got_generation(self, person: Person, request: Any, response: Any) -> None:
-        known = self.world.generation_of(request, person)
-        _require(known is not None and response.generation.guid == known.guid, "a generation that is not known")
+        known, shown = self.world.generation_of(request, person), response.generation
+        if known is None and request.request_id:
+            # That of a CreateImage, whose answer does not name it.
+            is_named = (shown.author, shown.request_id) == (person.name, request.request_id.lower())
+            _require(is_named, "another generation than the request names")
+            self.world.note_generation(shown)
+            return
+        _require(known is not None and shown.guid == known.guid, "a generation that is not known")
 
     def _check_watched(self, person: Person, request: Any, responses: list[Any]) -> None:
         # What is known has ended.
@@ -433,17 +450,6 @@ class Checker:
         _require(person.may_see(image), f"{image.author}'s private image is shown to {person.name or 'anybody'}")
         _require(shown is None or shown == image, "another detail")
         return image
-
-
-def _without_placeholders(response: Message) -> None:
-    """Clear the placeholders in an answer, which may come between two looks at an image."""
-    for kind, value in response.ListFields():
-        if kind.message_type is not None:
-            for part in value if kind.is_repeated else [value]:
-                if isinstance(part, pb.ImageDetail):
-                    without_placeholder(part)
-                elif isinstance(part, gpb.Generation):
-                    _without_placeholders(part)
 
 
 def _require(holds: bool, what: str) -> None:

@@ -159,10 +159,11 @@ class World:
         self.tokens = [*self.tokens[-63:], given]
 
     def note_image(self, image: pb.ImageDetail) -> None:
-        """Remember an image as it is now."""
+        """Remember an image as it is now, but for the images that it was made from, which may be deleted or hidden."""
         if image.guid not in self.images:
             self.guids.append(image.guid)
         self.images[image.guid] = without_placeholder(image)
+        self.images[image.guid].ClearField("source_guids")
 
     def note_deleted(self, guid: str) -> None:
         """Forget an image, and put another one of its author in its place."""
