@@ -50,6 +50,7 @@ from pixyproxy.service.creation.leases import Leases
 from pixyproxy.service.creation.rate_limiter import RateLimiter
 from pixyproxy.service.creation.recording import ImageCreator
 from pixyproxy.service.creation.recovery import Recovery
+from pixyproxy.service.creation.runner import GenerationRunner
 from pixyproxy.service.creation.storing import ImageStoring
 from pixyproxy.service.creation.waiting import WaitingCalls
 from pixyproxy.service.creation.worker import GenerationWorker
@@ -333,33 +334,45 @@ def build_generation_worker(
         observer.set_slots(limit)
         if number == 0:
             warn_of_node_settings(base.database)
-        yield GenerationWorker(
+        recovery = Recovery(
+            base.database,
+            base.store,
+            base.storing,
+            on_change=shared.tell_changed,
+            retention=None if settings.generation_retention is None else timedelta(days=settings.generation_retention),
+        )
+        breaker = CircuitBreaker(partial(shared.circuits.publish, number), observer.circuit_changed)
+        runner = GenerationRunner(
             base.database,
             base.store,
             base.storing,
             stack.enter_context(closing(_build_generator(settings, base.watch))),
             defaults=base.defaults,
             prices=shared.prices,
+            owner=owner,
+            recovery=recovery,
+            breaker=breaker,
+            retry=RetryPolicy(),
+            on_change=shared.tell_changed,
+            observer=observer,
+            continuing=base.watch.continuing,
+        )
+        yield GenerationWorker(
+            base.database,
+            base.store,
+            base.storing,
+            runner,
+            defaults=base.defaults,
             quotas=_build_quotas(settings, shared, base),
             limit=limit,
             owner=owner,
             leases=Leases(base.database, [owner], LEASE),
-            recovery=Recovery(
-                base.database,
-                base.store,
-                base.storing,
-                on_change=shared.tell_changed,
-                retention=None
-                if settings.generation_retention is None
-                else timedelta(days=settings.generation_retention),
-            ),
-            breaker=CircuitBreaker(partial(shared.circuits.publish, number), observer.circuit_changed),
-            retry=RetryPolicy(),
+            recovery=recovery,
+            breaker=breaker,
             limiter=base.limiter,
             recorded=shared.recorded,
             on_change=shared.tell_changed,
             observer=observer,
-            continuing=base.watch.continuing,
         )
 
 

@@ -81,7 +81,8 @@ def lose_nodes(
                 assert time.monotonic() - lost_at < back_within
                 fault.heal()
                 load.wait_for("create", 5)
-        assert {told for _, told in load.failures} <= _PASSING
+        unexpected = {failure: count for failure, count in load.failures.items() if failure[1] not in _PASSING}
+        assert not unexpected, unexpected
         assert_all_there(fleet, load, stand_in)
         assert max(stand_in.count(prompt) for prompt in load.asked) == 1
         assert not any("INTERNAL" in server.log for server in fleet.replicas)

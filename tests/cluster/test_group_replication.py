@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.lost_nodes import Fault, lose_nodes, url_on
-from tests.support.database_servers import RunningServer, fresh_database
+from tests.support.database_servers import PrivateServer, fresh_database
 from tests.support.group_replication import Member, replication_group
 from tests.support.object_stores import RunningObjectStore
 from tests.support.openai_stand_in import RunningStandIn
@@ -24,17 +24,17 @@ def test_lost_primary_loses_no_image_and_bills_none_twice(
     with replication_group() as group:
         lost: list[Member] = []
 
-        def lose_primary(lose: Callable[[RunningServer], None]) -> None:
+        def lose_primary(lose: Callable[[PrivateServer], None]) -> None:
             lost.append(group.primary())
-            lose(lost[-1].running)
+            lose(lost[-1].server)
 
         def heal(heal: Callable[[Member], None]) -> None:
             heal(lost[-1])
             group.wait_until_whole()
 
         faults = [
-            Fault(lambda: lose_primary(RunningServer.kill), lambda: heal(Member.start)),
-            Fault(lambda: lose_primary(RunningServer.freeze), lambda: heal(lambda member: member.running.thaw())),
+            Fault(lambda: lose_primary(PrivateServer.kill), lambda: heal(Member.start)),
+            Fault(lambda: lose_primary(PrivateServer.freeze), lambda: heal(lambda member: member.server.thaw())),
         ]
         with fresh_database(group.primary().server) as url:
             # The secondaries first, which take no writes.

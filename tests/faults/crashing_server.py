@@ -34,6 +34,7 @@ from pixyproxy.generation.openai.client import OpenAIGenerator
 from pixyproxy.service.creation import recording, storing
 from pixyproxy.service.creation.inputs import EditInputs, PinnedInput
 from pixyproxy.service.creation.recording import ImageCreator
+from pixyproxy.service.creation.runner import GenerationRunner
 from pixyproxy.service.creation.worker import GenerationWorker
 from pixyproxy.service.importing import importer
 from pixyproxy.service.private_images import PrivateImageService
@@ -143,9 +144,9 @@ RECORD_POINTS = {
 }
 """These are reached by the process that takes the call, all others by a generation worker."""
 QUEUE_AGAIN_POINTS = {
-    "failed, before it is queued again": CrashPoint(GenerationWorker, "_settle"),
+    "failed, before it is queued again": CrashPoint(GenerationRunner, "_settle"),
     "queued again, not committed": CrashPoint(GenerationRepository, "queue_later", is_after=True),
-    "queued again": CrashPoint(GenerationWorker, "_settle", is_after=True),
+    "queued again": CrashPoint(GenerationRunner, "_settle", is_after=True),
 }
 """These are reached where the provider fails once, in a way that costs nothing."""
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from tests.support.addresses import free_addresses
 from tests.support.database_binaries import DatabaseKind, binary_of_cluster
-from tests.support.database_servers import DatabaseServer, RunningServer, execute_on
+from tests.support.database_servers import PrivateServer, RunningServer, execute_on
 from tests.support.waiting import wait_until
 
 _MEMBERS = 3
@@ -35,8 +35,7 @@ _STATES = "SELECT MEMBER_STATE FROM performance_schema.replication_group_members
 class Member:
     """A member of the group."""
 
-    running: RunningServer
-    server: DatabaseServer
+    server: PrivateServer
 
     @property
     def is_primary(self) -> bool:
@@ -45,7 +44,7 @@ class Member:
 
     def start(self) -> None:
         """Start it after it was killed; it joins the group again."""
-        self.running.start()
+        self.server.start()
         execute_on(self.server, "START GROUP_REPLICATION")
 
 
@@ -56,7 +55,7 @@ class ReplicationGroup:
     members: list[Member]
 
     @property
-    def servers(self) -> list[DatabaseServer]:
+    def servers(self) -> list[PrivateServer]:
         """The servers of all members."""
         return [member.server for member in self.members]
 
@@ -104,6 +103,8 @@ def replication_group() -> Iterator[ReplicationGroup]:
         execute_on(first, "SET GLOBAL group_replication_bootstrap_group = OFF")
         for server in others:
             execute_on(server, "START GROUP_REPLICATION")
-        group = ReplicationGroup([Member(one, server) for one, server in zip(running, servers, strict=True)])
+        group = ReplicationGroup(
+            [Member(PrivateServer(**vars(server), running=one)) for one, server in zip(running, servers, strict=True)]
+        )
         group.wait_until_whole()
         yield group

@@ -1,69 +1,44 @@
-"""The generation worker: claims queued generations, submits each once, stores the images and commits them."""
+"""The generation worker: claims queued generations, and runs each in a thread of its own."""
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from functools import partial
-from typing import TypeVar
+from datetime import UTC, datetime
 
 from cachetools import LRUCache
 from pydantic import ValidationError
 
-from pixyproxy.core import request_context
 from pixyproxy.core.exceptions import (
-    ConflictError,
     ConstraintViolationError,
     DBConnectionError,
-    InputUnreadableError,
     OutcomeUnknownError,
     PixyProxyException,
     PriceUnknownError,
-    ProviderError,
-    ProviderModelUnknownError,
-    ProviderRequestInvalidError,
-    ProviderUnavailableError,
     QuotaExhaustedError,
     StorageFullError,
     StorageUnavailableError,
-    UnreadableAnswerError,
-    for_log,
 )
-from pixyproxy.core.fields import GenerationState, Origin
+from pixyproxy.core.fields import GenerationState
 from pixyproxy.core.local_signal import LocalSignal, wait_for_any
-from pixyproxy.core.models import GenerationDefaults, Image, ImageDetail, PartialImage
-from pixyproxy.core.text import default_filename
+from pixyproxy.core.models import GenerationDefaults
 from pixyproxy.data.database import Database, DatabaseContext
-from pixyproxy.data.repositories.generations import (
-    Generation,
-    GenerationRepository,
-    QueuedGeneration,
-)
-from pixyproxy.data.repositories.images import ImageRepository
+from pixyproxy.data.repositories.generations import Generation, GenerationRepository, QueuedGeneration
 from pixyproxy.data.stores.image_store import ImageStore
 from pixyproxy.data.transactions import in_transaction
 from pixyproxy.generation.circuit_breaker import CircuitBreaker, Permit
-from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest, ImageGenerator
 from pixyproxy.generation.observer import GenerationObserver
-from pixyproxy.generation.price_list import PriceList
-from pixyproxy.generation.retry import RetryPolicy
-from pixyproxy.service.creation.inputs import EditInputs
 from pixyproxy.service.creation.leases import Leases
 from pixyproxy.service.creation.rate_limiter import RateLimiter
 from pixyproxy.service.creation.recovery import Recovery
-from pixyproxy.service.creation.retrying import retried
+from pixyproxy.service.creation.runner import GenerationRunner
 from pixyproxy.service.creation.storing import ImageStoring
 from pixyproxy.service.quotas import QuotaReservedError, Quotas
-
-Result = TypeVar("Result")
 
 _logger = logging.getLogger(__name__)
 
@@ -78,83 +53,70 @@ class _NotSubmitted(Exception):
 
 
 class GenerationWorker:
-    """Runs generations in threads of its own, until no process of this server can record any more."""
+    """Claims and runs generations until no process of this server can record any more."""
 
     def __init__(
         self,
         database: Database,
         store: ImageStore,
         storing: ImageStoring,
-        generator: ImageGenerator,
+        runner: GenerationRunner,
         *,
         defaults: GenerationDefaults,
-        prices: PriceList,
         quotas: Quotas,
         limit: int,
         owner: str,
         leases: Leases,
         recovery: Recovery,
         breaker: CircuitBreaker,
-        retry: RetryPolicy,
         limiter: RateLimiter | None,
         recorded: LocalSignal,
         on_change: Callable[[int], object],
         observer: GenerationObserver,
-        continuing: Callable[[Mapping[str, str]], AbstractContextManager[None]],
         poll_interval: float = 1.0,
         retry_interval: float = 0.5,
-        give_up_after: float = 60.0,
         close_timeout: float = 10.0,
     ) -> None:
         """Claim nothing yet.
 
         Args:
             database: the queue.
-            store: checked for room before each submission, and has the inputs of edits.
-            storing: stores and commits images.
-            generator: generates images.
+            store: checked for room before each submission.
+            storing: knows images that were generated before.
+            runner: runs the generations that are claimed.
             defaults: the options that a request leaves open.
-            prices: what images cost.
             quotas: limits what authors spend.
             limit: the most submitted generations at a time.
             owner: the name of this worker. A predecessor of the same name must have ended.
             leases: renews the leases of this worker.
-            recovery: commits images that could not be committed at once.
+            recovery: runs while this worker does.
             breaker: stops submissions while the provider is down.
-            retry: decides which failures are retried.
             limiter: limits the submissions of all servers, or None.
             recorded: received when this server has recorded a request.
             on_change: called with the id of each generation that has ended, and with the negative id of each one that
-                was submitted or has a new partial image.
+                was submitted.
             observer: counts generations.
-            continuing: enters the trace that headers name.
             poll_interval: seconds between two queries for requests that other servers have recorded.
             retry_interval: seconds between two attempts while the database is unavailable.
-            give_up_after: seconds after which such attempts end. The generation then ends with its lease.
             close_timeout: seconds to wait at the end for a claim that hangs.
         """
         self._database = database
         self._store = store
         self._storing = storing
-        self._inputs = EditInputs(self._find_images, store)
-        self._generator = generator
+        self._runner = runner
         self._defaults = defaults
-        self._prices = prices
         self._quotas = quotas
         self._limit = limit
         self._owner = owner
         self._leases = leases
         self._recovery = recovery
         self._breaker = breaker
-        self._retry = retry
         self._limiter = limiter
         self._recorded = recorded
         self._on_change = on_change
         self._observer = observer
-        self._continuing = continuing
         self._poll_interval = poll_interval
         self._retry_interval = retry_interval
-        self._give_up_after = give_up_after
         self._close_timeout = close_timeout
         self._started_at = datetime.now(UTC)
         self._freed = LocalSignal()
@@ -357,7 +319,7 @@ class GenerationWorker:
         return False
 
     def _end_queued(self, generation: Generation, state: GenerationState, error: PixyProxyException) -> None:
-        self._persist(lambda context: GenerationRepository(context).end(generation, state, error))
+        in_transaction(self._database, lambda context: GenerationRepository(context).end(generation, state, error))
         self._on_change(generation.id)
 
     def _submit(self, context: DatabaseContext, queued: QueuedGeneration) -> int | None:
@@ -373,196 +335,23 @@ class GenerationWorker:
             raise _NotSubmitted
         return reserved
 
-    # --- Generate ------------------------------------------------------------------------------------------------
+    # --- Run -----------------------------------------------------------------------------------------------------
 
     def _run(self, queued: QueuedGeneration, permit: Permit) -> None:
-        request_context.call_id.set(queued.context.call_id)
+        retry_after = None
         try:
-            with self._continuing(queued.context.trace_headers):
-                self._generate(queued, permit)
-        except Exception:  # Nobody reads the future of this thread; the lease ends the generation.
-            _logger.exception("The end of generation %d could not be recorded.", queued.generation.id)
+            retry_after = self._runner.run(queued, permit)
         finally:
             with self._lock:
                 was_full = self._submitted >= self._limit
                 self._submitted -= 1
+                if retry_after is not None:
+                    heapq.heappush(self._retries_at, time.monotonic() + retry_after)
             self._observer.generations_changed(-1)
             self._on_change(queued.generation.id)
-            if was_full or not self._queue_is_empty:
+            if was_full or not self._queue_is_empty or retry_after is not None:
                 self._freed.send()
-
-    def _generate(self, queued: QueuedGeneration, permit: Permit) -> None:
-        request = self._request_for(queued)
-        try:
-            with self._inputs.opened(request, queued.creation) as opened:
-                image = self._generator.generate(opened, partial(self._show, queued))
-        except InputUnreadableError as failure:
-            self._breaker.withdraw(permit)
-            self._end(queued, request, GenerationState.FAILED, failure.cause)
-        except UnreadableAnswerError as error:
-            self._breaker.record(permit, error)
-            is_kept = self._storing.keep_aside(queued.generation.image_guid, error.body)
-            self._end(queued, request, GenerationState.OUTCOME_UNKNOWN, _unreadable(queued.generation, is_kept=is_kept))
-        except ProviderError as error:
-            self._settle(queued, request, permit, error)
-        except Exception as error:
-            _logger.exception("Generation failed: %s", type(error).__name__)
-            self._breaker.record(permit, error)
-            unknown = PixyProxyException("The generation failed; the log says why.")
-            self._end(queued, request, GenerationState.OUTCOME_UNKNOWN, unknown)
-        else:
-            self._breaker.record(permit, None)
-            self._store_and_commit(queued, request, image)
-
-    def _show(self, queued: QueuedGeneration, partial_image: PartialImage) -> None:
-        """Let watchers on all servers see a partial image; whatever goes wrong with it, the image still comes."""
-        generation_id = queued.generation.id
-        try:
-            in_transaction(
-                self._database,
-                lambda context: GenerationRepository(context).add_partial(generation_id, self._owner, partial_image),
-            )
-        except Exception as error:
-            _logger.warning("A partial image could not be stored: %s", for_log(error))
-        else:
-            self._on_change(-generation_id)
-
-    def _find_images(self, guids: Collection[str]) -> dict[str, Image]:
-        return self._persist(lambda context: ImageRepository(context).find_any(guids))
-
-    def _request_for(self, queued: QueuedGeneration) -> GenerationRequest:
-        options = {name: value for name, value in queued.creation.options if value is not None}
-        return GenerationRequest(
-            prompt=queued.creation.detail.prompt, author_guid=queued.author.guid, **{**dict(self._defaults), **options}
-        )
-
-    def _settle(
-        self, queued: QueuedGeneration, request: GenerationRequest, permit: Permit, error: ProviderError
-    ) -> None:
-        """Queue a failed generation again if it cost nothing and its caller still waits then; otherwise end it."""
-        delay = self._retry.delay(error, queued.generation.attempts)
-        not_before = datetime.now(UTC) + timedelta(seconds=delay or 0.0)
-        if permit.is_trial:
-            self._breaker.record(permit, error)
-        if delay is None or self._is_unwanted_at(not_before, queued.generation.id):
-            if not permit.is_trial:
-                # A request counts once for the circuit breaker, with all its attempts.
-                self._breaker.record(permit, error)
-            self._end_failed(queued, request, error)
-            return
-        _logger.info(
-            "Attempt %d failed: %s; retrying in %.1f s.", queued.generation.attempts, type(error).__name__, delay
-        )
-        self._observer.retrying(error)
-        self._persist(
-            lambda context: GenerationRepository(context).queue_later(queued.generation.id, self._owner, not_before)
-        )
-        with self._lock:
-            heapq.heappush(self._retries_at, time.monotonic() + delay)
-        self._freed.send()
-
-    def _is_unwanted_at(self, moment: datetime, generation_id: int) -> bool:
-        # The deadline of the claim may be out of date: CreateGeneration may have joined since.
-        deadline = self._persist(lambda context: GenerationRepository(context).deadline_of(generation_id))
-        return deadline is not None and moment >= deadline
-
-    def _end_failed(self, queued: QueuedGeneration, request: GenerationRequest, error: ProviderError) -> None:
-        outcome = error
-        state = GenerationState.OUTCOME_UNKNOWN if error.may_have_billed else GenerationState.FAILED
-        if isinstance(error, ProviderModelUnknownError) and queued.creation.options.model:
-            error = ProviderRequestInvalidError("options.model", "The provider has no such model.")
-        elif isinstance(error, ProviderUnavailableError) and error.retry_after is None and not error.may_have_billed:
-            # If this request has opened the circuit, its error has the same delay as those of later requests.
-            error.retry_after = self._breaker.wait() or None
-        self._end(queued, request, state, error, outcome)
-
-    def _end(
-        self,
-        queued: QueuedGeneration,
-        request: GenerationRequest,
-        state: GenerationState,
-        error: PixyProxyException,
-        outcome: PixyProxyException | None = None,
-    ) -> None:
-        generation = queued.generation
-        self._observer.ended(request, _age(generation), outcome or error)
-
-        def end(context: DatabaseContext) -> None:
-            generations = GenerationRepository(context)
-            if not generations.end(generation, state, error) and state is GenerationState.FAILED:
-                # Its lease has expired, so that it ended as OUTCOME_UNKNOWN. But this failure cost nothing.
-                generations.end(replace(generation, state=GenerationState.OUTCOME_UNKNOWN), state, error)
-
-        self._persist(end)
-
-    # --- Store and commit ----------------------------------------------------------------------------------------
-
-    def _store_and_commit(self, queued: QueuedGeneration, request: GenerationRequest, image: GeneratedImage) -> None:
-        try:
-            with closing(image):
-                detail = _detail_of(queued, image, self._prices)
-                self._storing.store(detail, image.data)
-        except PixyProxyException as error:
-            self._end(queued, request, GenerationState.OUTCOME_UNKNOWN, error)
-            return
-        except Exception:
-            self._end(queued, request, GenerationState.OUTCOME_UNKNOWN, PixyProxyException("The image was not stored."))
-            raise
-        self._observer.ended(request, _age(queued.generation), image)
-        self._observer.spent(request, detail.cost)
-        try:
-            self._storing.commit(queued.generation, detail)
-        except (DBConnectionError, ConflictError) as error:
-            _logger.warning("The image %s is stored, but not committed yet: %s", detail.guid, error.message)
-            self._recovery.commit_later(detail.guid)
-
-    def _persist(self, work: Callable[[DatabaseContext], Result]) -> Result:
-        """Run a transaction of a submitted generation; retry while the database is unavailable."""
-        return retried(
-            lambda: in_transaction(self._database, work),
-            DBConnectionError,
-            ConflictError,
-            interval=self._retry_interval,
-            give_up_at=time.monotonic() + self._give_up_after,
-        )
-
-
-def _unreadable(generation: Generation, *, is_kept: bool) -> ProviderUnavailableError:
-    # Not the generator's error: its body is not for callers.
-    message = "The image provider's answer has no readable image."
-    if is_kept:
-        message += (
-            f" The answer is kept for the server's operator under the guid {generation.image_guid}; "
-            "pixyproxy generations salvage saves it as a file."
-        )
-    return ProviderUnavailableError(message, may_have_billed=True)
 
 
 def _age(generation: Generation) -> float:
     return (datetime.now(UTC) - generation.created_at).total_seconds()
-
-
-def _detail_of(queued: QueuedGeneration, image: GeneratedImage, prices: PriceList) -> ImageDetail:
-    now = datetime.now(UTC)
-    asked = queued.creation.detail
-    return ImageDetail(
-        guid=queued.generation.image_guid,
-        prompt=asked.prompt,
-        filename=asked.filename or default_filename(asked.prompt, image.content_type),
-        tags=asked.tags,
-        visibility=asked.visibility,
-        author=queued.author.username,
-        content_type=image.content_type,
-        size_bytes=len(image.data),
-        sha256=hashlib.sha256(image.data).hexdigest(),
-        width=image.width,
-        height=image.height,
-        model=image.model,
-        usage=image.usage,
-        options=image.options,
-        origin=Origin.EDITED if queued.creation.inputs else Origin.GENERATED,
-        source_guids=tuple(source.guid for source in queued.creation.inputs),
-        cost=prices.cost_of(image.model, image.usage, has_inputs=bool(queued.creation.inputs)),
-        created_at=now,
-        updated_at=now,
-    )

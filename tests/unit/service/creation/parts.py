@@ -27,6 +27,7 @@ from pixyproxy.service.creation.leases import Leases
 from pixyproxy.service.creation.rate_limiter import RateLimiter
 from pixyproxy.service.creation.recording import ImageCreator
 from pixyproxy.service.creation.recovery import Recovery
+from pixyproxy.service.creation.runner import GenerationRunner
 from pixyproxy.service.creation.storing import ImageStoring
 from pixyproxy.service.creation.waiting import WaitingCalls
 from pixyproxy.service.creation.worker import GenerationWorker
@@ -193,28 +194,43 @@ class Server:
         self.generations = GenerationService(
             self.database, self.creator, self.waiting, PageTokens("ab" * 32), on_cancel=self.changed.send
         )
-        self.worker = GenerationWorker(
+        breaker = CircuitBreaker(lambda until: self.circuits.publish(0, until), clock=self.clock)
+        observer = self.observer or GenerationObserver()
+        runner = GenerationRunner(
             self.database,
             self.store,
             self.storing,
             self.generator,
             defaults=self.defaults,
             prices=PRICES,
+            owner=self.owner,
+            recovery=self.recovery,
+            breaker=breaker,
+            retry=RetryPolicy(lambda: 0.01),
+            on_change=self.changed.send,
+            observer=observer,
+            continuing=self._continue,
+            retry_interval=0.02,
+            give_up_after=5.0,
+        )
+        self.worker = GenerationWorker(
+            self.database,
+            self.store,
+            self.storing,
+            runner,
+            defaults=self.defaults,
             quotas=self.quotas,
             limit=self.limit,
             owner=self.owner,
             leases=Leases(self.database, [self.owner], self.lease),
             recovery=self.recovery,
-            breaker=CircuitBreaker(lambda until: self.circuits.publish(0, until), clock=self.clock),
-            retry=RetryPolicy(lambda: 0.01),
+            breaker=breaker,
             limiter=self.limiter,
             recorded=self.recorded,
             on_change=self.changed.send,
-            observer=self.observer or GenerationObserver(),
-            continuing=self._continue,
+            observer=observer,
             poll_interval=self.poll_interval,
             retry_interval=0.02,
-            give_up_after=5.0,
             close_timeout=self.close_timeout,
         )
 
