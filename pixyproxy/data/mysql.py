@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from typing import Any, Literal, TypeVar
+from weakref import WeakKeyDictionary
 
 import mysql.connector
 from mysql.connector.constants import ClientFlag, FieldType
@@ -89,6 +90,8 @@ _ROWS_PER_INSERT = 500
 # A dead connection fails at once. Where a statement takes longer to fail, the network has lost the server or the server
 # hangs, and a new connection would wait as long again.
 _SILENCE_SECONDS = 0.5
+# A server of several that has become read-only is read from for no longer.
+_WRITABLE_SECONDS = 1.0
 # A machine that freezes or loses its power in a transaction keeps the locks of its rows until the server gives it up,
 # by default after eight hours. MariaDB has a limit for transactions, MySQL only one for all idle connections.
 _SET_IDLE_LIMIT = "SET SESSION /*!80000 wait_timeout = {seconds} *//*M! idle_transaction_timeout = {seconds} */"
@@ -143,6 +146,8 @@ class MySQLDatabase(Database):
         self._connect_timeout = connect_timeout
         self._query_timeout = query_timeout
         self._idle_limit = idle_limit
+        # When the server of each connection was last seen to take writes, by time.monotonic().
+        self._writable_at: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
         self._pool = ConnectionPool(self._connect, _disconnect, size=pool_size, wait=pool_wait)
         if not mysql.connector.HAVE_CEXT:
             _logger.warning(
@@ -236,7 +241,7 @@ class MySQLDatabase(Database):
             # A Galera node that has lost the others lets clients sign in, and even answers SELECT without a table.
             connection.cmd_query("DO 1")
             connection.cmd_query(_SET_IDLE_LIMIT.format(seconds=idle_limit))
-            if len(self._hosts) > 1 and self._is_read_only(connection):
+            if len(self._hosts) > 1 and not self._takes_writes(connection):
                 raise _away(self._diagnosis(_READ_ONLY, host))
         except mysql.connector.Error as error:
             _disconnect(connection)
@@ -251,9 +256,16 @@ class MySQLDatabase(Database):
     def _report_silence(self, connection: Any) -> None:
         self._hosts.report_failure(Host(connection.server_host, connection.server_port))
 
-    def _is_read_only(self, connection: Any) -> bool:
-        """Tell whether a server takes no writes, as a secondary of Group Replication."""
-        return bool(_MySQLContext(connection).fetch_value("SELECT @@GLOBAL.read_only", {}))
+    def _takes_writes(self, connection: Any) -> bool:
+        """Tell whether a server takes writes, unlike a secondary of Group Replication, whose data may be old."""
+        takes_writes = not _MySQLContext(connection).fetch_value("SELECT @@GLOBAL.read_only", {})
+        if takes_writes:
+            self._writable_at[connection] = time.monotonic()
+        return takes_writes
+
+    def _may_have_become_read_only(self, connection: Any) -> bool:
+        """Tell whether it is time to look: a primary that was frozen is a secondary afterwards, on old connections."""
+        return len(self._hosts) > 1 and time.monotonic() - self._writable_at[connection] > _WRITABLE_SECONDS
 
     def _diagnosis(self, text: str, host: Host, number: int | None = None) -> str:
         name, user = self._address.database, self._address.user
@@ -267,6 +279,8 @@ class MySQLDatabase(Database):
         try:
             if begin:
                 context.begin()
+            elif was_used and self._may_have_become_read_only(connection):
+                context.require(self._takes_writes)
             yield context
         finally:
             context.end()
@@ -306,6 +320,19 @@ class _MySQLContext(DatabaseContext):
         self._on_silence = on_silence
         self._may_be_dead = may_be_dead
         self._in_transaction = False
+
+    def require(self, is_right: Callable[[Any], bool]) -> None:
+        """Replace the connection by a new one unless it is right.
+
+        Raises:
+            DBConnectionError: no connection is right.
+        """
+
+        def check() -> None:
+            if not is_right(self.connection):
+                raise _away()
+
+        self._run(check)
 
     def begin(self) -> None:
         self._run(lambda: self.connection.cmd_query("START TRANSACTION"))

@@ -33,7 +33,7 @@ from pixyproxy.data.transactions import in_transaction
 from tests.contract.databases import SERVERS, address_of, open_database, sqlite_url
 from tests.contract.records import add_caller, add_image, get_image
 from tests.faults.tcp_proxy import tcp_proxy
-from tests.support.database_servers import DatabaseKind, fresh_database, private_server
+from tests.support.database_servers import DatabaseKind, execute_on, fresh_database, private_server
 from tests.support.waiting import wait_until
 
 on_servers = pytest.mark.parametrize("migrated", SERVERS, indirect=True)
@@ -629,3 +629,31 @@ def test_a_file_that_cannot_be_opened_is_an_error_without_details(tmp_path: Path
                 names(database)
             assert isinstance(refused.value.__cause__, sqlite3.Error)
             assert str(tmp_path) not in refused.value.message
+
+
+@pytest.mark.parametrize("kind", DatabaseKind)
+def test_a_server_of_several_that_has_become_read_only_is_not_read_from(kind: DatabaseKind) -> None:
+    with private_server(kind) as server, fresh_database(server) as url:
+        (host,) = address_of(url).hosts
+        with (
+            closing(open_on(url, host, Host("localhost", host.port))) as several,
+            closing(open_on(url, host)) as single,
+        ):
+            assert answers(several)
+            assert answers(single)
+
+            execute_on(server, "SET GLOBAL read_only = ON")
+            wait_until(lambda: not answers(several), 10, "the server to be passed over")
+            assert answers(single)
+
+            execute_on(server, "SET GLOBAL read_only = OFF")
+            wait_until(lambda: answers(several), 10, "the server to be used again")
+
+
+def answers(database: Database) -> bool:
+    """Whether it can be read from."""
+    try:
+        with database.reading() as context:
+            return context.fetch_value("SELECT 1", {}) == 1
+    except DBConnectionError:
+        return False
