@@ -138,7 +138,11 @@ class ForkedProcess:
 
 def is_stopped(pid: int) -> bool:
     """Tell whether all threads of a process are stopped; after SIGSTOP, each first ends its system call."""
-    return {_state(thread) for thread in Path(f"/proc/{pid}/task").iterdir()} == {"T"}
+    threads = list(Path(f"/proc/{pid}/task").iterdir())
+    try:
+        return {_state(thread) for thread in threads} == {"T"}
+    except (FileNotFoundError, ProcessLookupError):
+        return False  # A thread has just ended, so that it ran.
 
 
 def has_ended(pid: int) -> bool:

@@ -111,7 +111,7 @@ class GenerationRunner:
         try:
             with self._continuing(queued.context.trace_headers):
                 return self._generate(queued, permit)
-        except Exception:  # Nobody reads the future of this thread; the lease ends the generation.
+        except Exception:  # The worker could do nothing either; the lease ends the generation.
             _logger.exception("The end of generation %d could not be recorded.", queued.generation.id)
             return None
 
