@@ -18,7 +18,7 @@ from pixyproxy_pb.v1 import image_service_pb2 as pb
 from pixyproxy.client import ImageDetail, PixyProxyClient, PixyProxyClientError
 from tests.support.addresses import free_addresses
 from tests.support.openai_stand_in import RunningStandIn
-from tests.support.servers import Login, Metadata, RunningServer, image_stub, prepare_database, running_server
+from tests.support.servers import Login, Metadata, RunningServer, prepare_database, running_server
 from tests.support.threads import at_work
 from tests.support.waiting import wait_until
 
@@ -77,9 +77,10 @@ class Fleet:
         before = [calls_of(server, "ListImages") for server in self.replicas]
 
         def all_were_called() -> bool:
-            with self.channel() as channel:
+            # Each worker of a replica may say once more that it has just failed to reach the database.
+            with self.client() as client:
                 for _ in range(2 * _REPLICAS):
-                    image_stub(channel).ListImages(pb.ListImagesRequest(page_size=1), timeout=WAIT_TIMEOUT)
+                    client.list_page(page_size=1)
             return all(calls_of(server, "ListImages") > old for server, old in zip(self.replicas, before, strict=True))
 
         wait_until(all_were_called, WAIT_TIMEOUT, "calls to reach all replicas")
