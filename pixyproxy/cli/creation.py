@@ -187,8 +187,9 @@ def _make(
         refuse("Give a prompt, or an image with --like.")
     if output is not None:
         refuse_bad_target(output, force)
+    standard_input = _read_prompt() if prompt == _STDIO else None
     with connect(must_sign_in=True) as client:
-        image = _generate(client, prompt, options, like)
+        image = _generate(client, prompt, standard_input, options, like)
         print_image(image, as_json)
         if output is not None:
             path = output / file_name(image) if output.is_dir() else output
@@ -201,9 +202,10 @@ def _make(
             show_image(client, image.guid)
 
 
-def _generate(client: ServerClient, prompt: str | None, options: dict[str, Any], like: str) -> ImageDetail:
-    """Have an image generated; the arguments are those of ``_make``."""
-    standard_input = _read_prompt() if prompt == _STDIO else None
+def _generate(
+    client: ServerClient, prompt: str | None, standard_input: str | None, options: dict[str, Any], like: str
+) -> ImageDetail:
+    """Have an image generated from ``standard_input`` or else ``prompt``; all others are the arguments of ``_make``."""
     if standard_input is not None:
         prompt = standard_input
     key = options["request_id"] or str(uuid.uuid4())

@@ -22,7 +22,7 @@ from tests.integration.conftest import People
 from tests.support.generation_client import GenerationClient
 from tests.support.image_client import SMALL, ImageClient, import_requests, without_placeholder
 from tests.support.image_files import FORMATS, WITH_PROVENANCE, animation, encode, png_chunk, png_of_size, png_with
-from tests.support.rpc import TIMEOUT, Refusal, refusal
+from tests.support.rpc import TIMEOUT, Refusal, refusal, refusal_of
 from tests.support.servers import ANYBODY, RunningServer, image_stub, running_server
 from tests.support.waiting import wait_until
 
@@ -225,13 +225,11 @@ def test_the_limit_is_64_mebibytes(server: RunningServer, ann: ImageClient) -> N
     ann.delete(image.guid)
     before = _stored(server)
 
-    def endless() -> Iterator[pb.ImportImageRequest]:
-        yield _INFO
-        while True:
-            yield _data(bytes(_MEBIBYTE))
-
-    # It is refused as soon as it is too much, whatever gRPC has buffered by then.
-    refused = ann.import_refused(endless())
+    # It is refused as soon as it is too much: nothing comes after the first byte over the limit, not even the end.
+    sender = _Sender(server)
+    sender.send(_INFO, *[_data(bytes(_MEBIBYTE))] * 64, _data(b"1"))
+    refused = refusal_of(sender.call.exception(TIMEOUT))
+    sender.end()
     assert (refused.code, list(refused.violations)) == (_INVALID, ["data"])
     assert refused.violations["data"] == "must have at most 67,108,864 bytes"
     assert _stored(server) == before
