@@ -92,6 +92,15 @@ _ROWS_PER_INSERT = 500
 _SILENCE_SECONDS = 0.5
 # A server of several that has become read-only is read from for no longer.
 _WRITABLE_SECONDS = 1.0
+# A primary of Group Replication that goes on after it was frozen takes itself for the primary until the group tells it
+# otherwise. With this consistency, the start of a transaction waits for the group; a SELECT without a table does not.
+_HEAR_THE_GROUP = (
+    "SET SESSION group_replication_consistency = 'BEFORE'",
+    "START TRANSACTION",
+    "ROLLBACK",
+    "SET SESSION group_replication_consistency = DEFAULT",
+)
+_UNKNOWN_VARIABLE = 1193
 # A machine that freezes or loses its power in a transaction keeps the locks of its rows until the server gives it up,
 # by default after eight hours. MariaDB has a limit for transactions, MySQL only one for all idle connections.
 _SET_IDLE_LIMIT = "SET SESSION /*!80000 wait_timeout = {seconds} *//*M! idle_transaction_timeout = {seconds} */"
@@ -258,6 +267,7 @@ class MySQLDatabase(Database):
 
     def _takes_writes(self, connection: Any) -> bool:
         """Tell whether a server takes writes, unlike a secondary of Group Replication, whose data may be old."""
+        _wait_for_group(connection)
         takes_writes = not _MySQLContext(connection).fetch_value("SELECT @@GLOBAL.read_only", {})
         if takes_writes:
             self._writable_at[connection] = time.monotonic()
@@ -277,10 +287,10 @@ class MySQLDatabase(Database):
         context = _MySQLContext(connection, self._pool, self._report_silence, may_be_dead=was_used)
         context.is_audited = self._is_audited
         try:
+            if was_used and self._may_have_become_read_only(connection):
+                context.require(self._takes_writes)
             if begin:
                 context.begin()
-            elif was_used and self._may_have_become_read_only(connection):
-                context.require(self._takes_writes)
             yield context
         finally:
             context.end()
@@ -463,6 +473,20 @@ def _to_mysql(parameters: Parameters) -> dict[str, Any]:
         name: value.astimezone(UTC).replace(tzinfo=None) if isinstance(value, datetime) else value
         for name, value in parameters.items()
     }
+
+
+def _wait_for_group(connection: Any) -> None:
+    """Wait until a member of Group Replication has applied what the group knows; other servers are not asked.
+
+    Raises:
+        mysql.connector.Error: the server is no longer in its group.
+    """
+    try:
+        for statement in _HEAR_THE_GROUP:
+            connection.cmd_query(statement)
+    except mysql.connector.Error as error:
+        if error.errno != _UNKNOWN_VARIABLE:
+            raise
 
 
 def _whole_seconds(seconds: float) -> int:

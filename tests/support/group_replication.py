@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 
+import mysql.connector
+
 from tests.support.addresses import free_addresses
 from tests.support.database_binaries import DatabaseKind, binary_of_cluster
 from tests.support.database_servers import PrivateServer, RunningServer, execute_on
@@ -28,6 +30,7 @@ _OPTIONS = (
     "--loose-group-replication-recovery-get-public-key=ON",
     "--loose-group-replication-unreachable-majority-timeout=10",
 )
+_NOT_TAKEN = 3092
 _STATES = "SELECT MEMBER_STATE FROM performance_schema.replication_group_members"
 
 
@@ -45,7 +48,17 @@ class Member:
     def start(self) -> None:
         """Start it after it was killed; it joins the group again."""
         self.server.start()
-        execute_on(self.server, "START GROUP_REPLICATION")
+        wait_until(self._joins, _TIMEOUT, "the group to take the member again")
+
+    def _joins(self) -> bool:
+        try:
+            execute_on(self.server, "START GROUP_REPLICATION")
+        except mysql.connector.Error as error:
+            # The group still has the one that was killed.
+            if error.errno != _NOT_TAKEN:
+                raise
+            return False
+        return True
 
 
 @dataclass
