@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 from pixyproxy.core.exceptions import (
     ConfigurationError,
-    ConstraintViolationError,
     PixyProxyException,
     StorageMisconfiguredError,
     StorageUnavailableError,
@@ -30,9 +29,9 @@ from pixyproxy.core.slots import SharedSlots, Slots
 from pixyproxy.data import init
 from pixyproxy.data.audit_log import AuditLog
 from pixyproxy.data.database import Database
+from pixyproxy.data.galera import warn_of_node_settings
 from pixyproxy.data.mysql import MySQLDatabase
 from pixyproxy.data.repositories.renditions import PLACEHOLDER
-from pixyproxy.data.repositories.server_values import ServerValueRepository
 from pixyproxy.data.sqlite import SQLiteDatabase
 from pixyproxy.data.stores.bucket_address import BucketAddress, is_url
 from pixyproxy.data.stores.image_store import ImageStore
@@ -65,7 +64,7 @@ from pixyproxy.service.interfaces import (
     UsageServiceInterface,
     UserServiceInterface,
 )
-from pixyproxy.service.page_tokens import PageTokens, new_page_token_key
+from pixyproxy.service.page_tokens import PageTokens, shared_key
 from pixyproxy.service.quotas import Quotas
 from pixyproxy.service.renditions.placeholders import placeholder_planner
 from pixyproxy.service.renditions.requesting import RenditionRequests
@@ -96,7 +95,6 @@ other worker submits its generations, and its images are committed nevertheless.
 # More than 1, because calls also wait for a slot of a generation worker, or for the generation of another call.
 _CREATIONS_A_GENERATION = 2
 _LIST_TIMEOUT = 30.0
-_PAGE_TOKEN_KEY = "page_token_key"  # noqa: S105  the name of the value
 
 
 @dataclass(frozen=True)
@@ -290,7 +288,7 @@ def build(settings: Settings, shared: Shared, base: Base, *, rpc_worker: int = 0
             allows_low_moderation=settings.allow_low_moderation,
         )
         importer = ImageImporter(base.database, base.store, base.storing, max_bytes=settings.max_import_bytes)
-        page_tokens = PageTokens(_page_token_key(base.database))
+        page_tokens = PageTokens(shared_key(base.database))
         yield Application(
             images=ImageService(base.database, base.store, base.storing, creator, importer, page_tokens, renditions),
             generations=GenerationService(base.database, creator, waiting, page_tokens, on_cancel=shared.tell_changed),
@@ -582,43 +580,3 @@ def _open_audit_log(settings: Settings) -> AuditLog | None:
 
 def _outcome_of(error: PixyProxyException) -> dict[str, str]:
     return {"outcome": code_of(error), "reason": reason_of(error)}
-
-
-def warn_of_node_settings(database: Database) -> None:
-    """Log a warning for each setting of a Galera node that makes reads stale or searches slow."""
-    if database.kind != "mysql":
-        return
-    names = "'wsrep_on', 'wsrep_sync_wait', 'auto_increment_increment'"
-    with database.reading() as context:
-        rows = context.fetch_all(f"SHOW VARIABLES WHERE Variable_name IN ({names})", {})
-    values = {row["Variable_name"]: row["Value"] for row in rows}
-    if values.get("wsrep_on") != "ON":
-        return
-    if not int(values["wsrep_sync_wait"]) & 1:
-        _logger.warning(
-            "The database is a Galera cluster with wsrep_sync_wait=0: a read on one node may miss what was just "
-            "written on another one. Set wsrep_sync_wait=1 on all nodes, unless a balancer sends all servers to one."
-        )
-    if (increment := int(values["auto_increment_increment"])) > 1:
-        _logger.warning(
-            "The database is a Galera cluster that uses one id in %d: searches read %d times as many blocks of the "
-            "index. Set wsrep_auto_increment_control=OFF on all nodes.",
-            increment,
-            increment,
-        )
-
-
-def _page_token_key(database: Database) -> str:
-    """Return the key for page tokens of all servers on the database; the first server creates it."""
-    with database.reading() as context:
-        key = ServerValueRepository(context).get(_PAGE_TOKEN_KEY)
-    if key is not None:
-        return key
-    key = new_page_token_key()
-    try:
-        with database.transaction() as context:
-            ServerValueRepository(context).insert(_PAGE_TOKEN_KEY, key)
-            context.commit()
-    except ConstraintViolationError:
-        return _page_token_key(database)  # Another server has created it.
-    return key

@@ -11,9 +11,12 @@ from datetime import UTC, datetime, timedelta
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from pixyproxy.core.exceptions import InvalidFieldError
+from pixyproxy.core.exceptions import ConstraintViolationError, InvalidFieldError
 from pixyproxy.core.models import Caller, GenerationFilter, ImageFilter, PagePosition
+from pixyproxy.data.database import Database
+from pixyproxy.data.repositories.server_values import ServerValueRepository
 
+_KEY_NAME = "page_token_key"
 _POSITION = struct.Struct(">qq")  # microseconds since 1970, id
 _NONCE_LENGTH = 12
 _TAG_LENGTH = 16
@@ -23,6 +26,22 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def new_page_token_key() -> str:
     """Return a new random key, as text."""
     return AESGCM.generate_key(bit_length=256).hex()
+
+
+def shared_key(database: Database) -> str:
+    """Return the key for page tokens of all servers on the database; the first server creates it."""
+    with database.reading() as context:
+        key = ServerValueRepository(context).get(_KEY_NAME)
+    if key is not None:
+        return key
+    key = new_page_token_key()
+    try:
+        with database.transaction() as context:
+            ServerValueRepository(context).insert(_KEY_NAME, key)
+            context.commit()
+    except ConstraintViolationError:
+        return shared_key(database)  # Another server has created it.
+    return key
 
 
 class PageTokens:

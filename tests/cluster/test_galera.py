@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from pixyproxy.bootstrap import warn_of_node_settings
+from pixyproxy.data.galera import warn_of_node_settings
 from tests.cluster.lost_nodes import Fault, lose_nodes, url_on
 from tests.contract.databases import open_database
 from tests.contract.test_migrations import PROJECT, VERSIONS, outcomes_of_upgrades
