@@ -1,4 +1,4 @@
-"""All settings. This is the only place that reads environment variables."""
+"""All settings of the server, from its environment variables."""
 
 from __future__ import annotations
 
@@ -166,13 +166,14 @@ class Settings(BaseSettings):
         default=None,
         ge=10,
         le=1_000_000,
-        description="The most connections of a worker; by default 10240, or what the limit of open files allows.",
+        description="The maximum number of connections of a worker; by default 10240, or what the limit of open files "
+        "allows.",
     )
     max_connections_per_address: int | None = Field(
         default=None,
         ge=1,
         le=1_000_000,
-        description="The most connections of a worker with one address; by default, half of all.",
+        description="The maximum number of connections of a worker from one address; by default, half of all.",
     )
     database_url: SecretStr = Field(
         default=SecretStr("sqlite:///pixyproxy.db"),
@@ -190,9 +191,11 @@ class Settings(BaseSettings):
     database_password: SecretStr | None = Field(
         default=None, description="The database user's password, in place of the URL's."
     )
-    database_pool_size: int = Field(default=16, ge=1, le=1000, description="The most database connections of a worker.")
+    database_pool_size: int = Field(
+        default=16, ge=1, le=1000, description="The maximum number of database connections of a worker."
+    )
     database_timeout: float = Field(
-        default=5.0, gt=0, le=3600, description="The most seconds to wait for the database, at each step."
+        default=5.0, gt=0, le=3600, description="The maximum seconds to wait for the database, at each step."
     )
     image_store: str = Field(
         default="images",
@@ -204,7 +207,10 @@ class Settings(BaseSettings):
         description="When renditions are made: on-demand, or on-create for those of 256 and 512 pixels of new images.",
     )
     image_store_timeout: float = Field(
-        default=10.0, gt=0, le=600, description="The most seconds to wait for an object store without receiving data."
+        default=10.0,
+        gt=0,
+        le=600,
+        description="The maximum seconds to wait for an object store without receiving data.",
     )
     allow_group_access: bool = Field(
         default=False,
@@ -246,7 +252,7 @@ class Settings(BaseSettings):
         "between that cut idle connections.",
     )
     provider_timeout: float = Field(
-        default=600.0, gt=0, le=3600, description="The most seconds to wait for the provider's answer."
+        default=600.0, gt=0, le=3600, description="The maximum seconds to wait for the provider's answer."
     )
     provider_image_hosts: Annotated[str, AfterValidator(_check_image_hosts)] = Field(
         default="",
@@ -260,17 +266,17 @@ class Settings(BaseSettings):
         default=None,
         ge=1,
         le=10_000,
-        description="The most generations submitted at a time, by all generation workers of the server together; "
-        "by default, 64 for each RPC worker.",
+        description="The maximum number of generations submitted at a time, by all generation workers of the server "
+        "together; by default, 64 for each RPC worker.",
     )
     max_queued: int = Field(
         default=10_000,
         ge=1,
         le=1_000_000,
-        description="The most generations that may be queued, of all servers together, before CreateGeneration refuses "
-        "further ones.",
+        description="The maximum number of queued generations, of all servers together, before CreateGeneration "
+        "refuses further ones.",
     )
-    allow_low_moderation: bool = Field(default=True, description="Whether requests may ask for the moderation low.")
+    allow_low_moderation: bool = Field(default=True, description="Whether requests may set moderation to low.")
     generation_retention: int | None = Field(
         default=None,
         ge=1,
@@ -282,24 +288,28 @@ class Settings(BaseSettings):
         default=500,
         ge=1,
         le=10_000,
-        description="The most streams (of image bytes, of generations, and of reflection) and calls for thumbnails "
-        "at a time, of all workers together.",
+        description="The maximum number of streams (of image bytes, of generations, and of reflection) and calls for "
+        "thumbnails at a time, of all workers together.",
     )
     max_imports: int = Field(
         default=4,
         ge=1,
         le=1000,
-        description="The most imports at a time, of all workers together; each holds a temporary file of up to "
-        "PIXYPROXY_MAX_IMPORT_BYTES in the folder that TMPDIR names.",
+        description="The maximum number of imports at a time, of all workers together; each holds a temporary file of "
+        "up to PIXYPROXY_MAX_IMPORT_BYTES in the folder that TMPDIR names.",
     )
     max_import_bytes: int = Field(
-        default=MAX_IMPORT_BYTES, ge=1, le=MAX_IMPORT_BYTES, description="The most bytes of an imported image."
+        default=MAX_IMPORT_BYTES,
+        ge=1,
+        le=MAX_IMPORT_BYTES,
+        description="The maximum size of an imported image, in bytes.",
     )
     max_unary_calls: int = Field(
         default=128,
         ge=1,
         le=10_000,
-        description="The most other calls that run at a time, of each worker; further ones wait for up to a second.",
+        description="The maximum number of calls at a time of each worker, other than those that generate, import or "
+        "stream; further ones wait for up to a second.",
     )
     stall_timeout: float = Field(
         default=30.0,
@@ -312,7 +322,7 @@ class Settings(BaseSettings):
         default=None,
         ge=1,
         le=100_000,
-        description="The most requests to the provider within any minute; further ones are queued.",
+        description="The maximum number of requests to the provider within any minute; further ones are queued.",
     )
     user_usd_per_day: Decimal | None = Field(
         default=None,
@@ -320,20 +330,22 @@ class Settings(BaseSettings):
         le=MAX_USD_PER_DAY,
         decimal_places=9,
         allow_inf_nan=False,
-        description="The most US dollars that a user may spend on a day, in UTC, unless `pixyproxy user limit` sets "
-        "another limit; unlimited by default.",
+        description="The maximum that a user may spend on a day, in US dollars and UTC, unless `pixyproxy user limit` "
+        "sets another limit; unlimited by default.",
     )
     user_images_per_day: int | None = Field(
         default=None,
         ge=0,
         le=MAX_IMAGES_PER_DAY,
-        description="The most images that a user may generate on a day, in UTC, likewise.",
+        description="The maximum number of images that a user may generate on a day, in UTC, unless `pixyproxy user "
+        "limit` sets another limit.",
     )
     user_generations_at_once: int | None = Field(
         default=None,
         ge=1,
         le=MAX_GENERATIONS_AT_ONCE,
-        description="The most submitted generations of a user at a time, likewise; further ones are queued.",
+        description="The maximum number of submitted generations of a user at a time, unless `pixyproxy user limit` "
+        "sets another limit; further ones are queued.",
     )
     max_failed_sign_ins: int = Field(
         default=10,
@@ -342,7 +354,9 @@ class Settings(BaseSettings):
         description="Failed sign-ins of one name from one address within the window, after which more are refused; "
         "after ten times as many of any names, the address is slowed.",
     )
-    sign_in_window: float = Field(default=60.0, gt=0, le=86_400, description="The window, in seconds.")
+    sign_in_window: float = Field(
+        default=60.0, gt=0, le=86_400, description="The window for failed sign-ins, in seconds."
+    )
     drain_delay: float = Field(
         default=0.0,
         ge=0,

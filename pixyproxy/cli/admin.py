@@ -144,7 +144,7 @@ def init_database() -> None:
 def add_user(
     name: Name,
     class_key: Annotated[
-        UserClass, typer.Option("--class", help="A user changes own images, an admin those of all users.")
+        UserClass, typer.Option("--class", help="Users can change their own images, admins those of all users.")
     ] = UserClass.USER,
     password_stdin: PasswordStdin = False,
 ) -> None:

@@ -37,5 +37,5 @@ def options_like(image: ImageDetail, given: dict[str, Any]) -> dict[str, Any]:
         taken.pop("output_compression", None)  # It belongs to the format.
     if image.origin is Origin.EDITED:
         taken["inputs"] = image.source_guids
-        warn("The image was made from others. If a mask was used, it is not known any more, and none is used now.")
+        warn("The image was made from others. If a mask was used, it was not stored, so none is used now.")
     return taken | given

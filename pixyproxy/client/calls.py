@@ -270,7 +270,7 @@ def get_thumbnails(guids: Sequence[str], rendition: Rendition) -> Call[Thumbnail
 
 def _rendition(pixels: int) -> pb.Rendition:
     if pixels not in RENDITIONS:
-        raise ValueError(f"There is no rendition with {pixels} pixels, but with {', '.join(map(str, RENDITIONS))}.")
+        raise ValueError(f"rendition must be one of {', '.join(map(str, RENDITIONS))}.")
     return RENDITIONS[pixels]
 
 

@@ -74,7 +74,10 @@ class NotFoundError(PixyProxyClientError):
 
 
 class GenerationCancelledError(PixyProxyClientError):
-    """The generation ended before it was submitted and has cost nothing. Ask again with a new request id."""
+    """The generation ended before it was submitted and has cost nothing.
+
+    To generate the image after all, repeat the call; if the generation was cancelled, with a new request id.
+    """
 
 
 class OutcomeUnknownError(PixyProxyClientError):

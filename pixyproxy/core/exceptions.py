@@ -333,3 +333,11 @@ class OutcomeUnknownError(ProviderError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, may_have_billed=True)
+
+    @classmethod
+    def after(cls, what: str) -> OutcomeUnknownError:
+        """Return the error after something that has happened, with what it means for the caller."""
+        return cls(
+            f"{what} Whether the provider generated and billed an image is unknown. To try again, and perhaps pay "
+            "again, use a new request_id."
+        )

@@ -352,6 +352,8 @@ class PagePosition(NamedTuple):
 class ImageFilter(Model):
     """Conditions for images; an image must meet all that are set.
 
+    A page token is bound to their JSON: a later field needs ``exclude_if=_is_unset``, so that tokens stay valid.
+
     Attributes:
         prompt: words of the prompt; the last one may be the start of a word.
         filename: a part of the filename, case-insensitive.
@@ -491,6 +493,8 @@ class GenerationKey(Model):
 
 class GenerationFilter(Model):
     """Which generations to list; all that is set must hold.
+
+    A later field needs ``exclude_if=_is_unset``, as for ``ImageFilter``.
 
     Attributes:
         states: any of these; empty means any.

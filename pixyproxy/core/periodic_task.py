@@ -24,7 +24,7 @@ class PeriodicTask:
     """Runs a function periodically in a thread of its own."""
 
     def __init__(self, name: str, work: Callable[[], float], *, retry_interval: float) -> None:
-        """Run nothing yet.
+        """Initialize without running anything.
 
         Args:
             name: the name of the thread, and of the task in the log.
@@ -75,5 +75,5 @@ class PeriodicTask:
 
     def _warn(self, reason: str) -> None:
         if reason != self._warned_of or time.monotonic() >= self._warn_at:
-            _logger.warning("The task %s is postponed: %s", self._name, reason)
+            _logger.warning("The task %s failed and will be retried: %s", self._name, reason)
             self._warned_of, self._warn_at = reason, time.monotonic() + _WARN_SECONDS

@@ -41,7 +41,11 @@ class MigrationLease:
     """The lease, as one process sees it."""
 
     def __init__(self, poll_interval: float = 0.5) -> None:
-        """Hold nothing yet; ``poll_interval`` is the number of seconds between two looks at the lease of another."""
+        """Initialize without taking the lease.
+
+        Args:
+            poll_interval: seconds between two looks at the lease of another process.
+        """
         self._holder = new_guid()
         self._poll_interval = poll_interval
 

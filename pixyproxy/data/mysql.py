@@ -190,7 +190,7 @@ class MySQLDatabase(Database):
             _disconnect(connection)  # This releases the lock.
 
     def _renewing(self, lease: MigrationLease) -> PeriodicTask:
-        """Start to renew a lease in the background."""
+        """Start renewing a lease in the background."""
 
         def renew() -> float:
             with self.reading() as context:
@@ -511,7 +511,7 @@ def _translated(error: mysql.connector.Error) -> PixyProxyException:
     if number in _CONSTRAINT_ERRORS:
         return ConstraintViolationError("The record breaks a rule of the database.")
     if number in _CONFLICT_ERRORS or (number == _COMMIT_ERROR and _COMMIT_CONFLICT.search(error.msg or "")):
-        return ConflictError("Another change was in the way; nothing was changed. Try again.", retry_after=0.1)
+        return ConflictError("The change conflicted with another one; nothing was changed. Try again.", retry_after=0.1)
     if number in _FULL_ERRORS:
         return StorageFullError("There is no room left for the details of images.")
     # Errors of the driver itself have no number, such as "MySQL Connection not available" for a dead connection.

@@ -16,7 +16,7 @@ class SharedLease:
     """A lease by the clock of the database. It saves work; that two have it for a moment must do no harm."""
 
     def __init__(self, database: Database, name: str, duration: timedelta) -> None:
-        """Hold nothing yet; ``name`` is the server value that says who holds the lease."""
+        """Initialize without taking the lease; ``name`` is the server value that says who holds the lease."""
         self._database = database
         self._name = name
         self._duration = duration

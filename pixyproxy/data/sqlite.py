@@ -198,7 +198,7 @@ def _translated(error: sqlite3.Error) -> PixyProxyException:
     if code == sqlite3.SQLITE_FULL:
         return StorageFullError("There is no room left for the details of images.")
     if code in _CONFLICT_ERRORS:
-        return ConflictError("Another change was in the way; nothing was changed. Try again.", retry_after=0.1)
+        return ConflictError("The change conflicted with another one; nothing was changed. Try again.", retry_after=0.1)
     if code in _CONNECTION_ERRORS:
         return DBConnectionError(
             "The database cannot be reached; try again.", retry_after=1.0, diagnosis=_DIAGNOSES.get(code, "")

@@ -55,7 +55,7 @@ class Telemetry:
     """Makes spans and counts calls. Safe for use by several threads. Create it after forking."""
 
     def __init__(self, protocol: Protocol) -> None:
-        """Start to send. The SDK reads everything but ``protocol`` from the variables ``OTEL_…``."""
+        """Start sending. The SDK reads everything but ``protocol`` from the variables ``OTEL_…``."""
         logging.getLogger(_EXPORTER_LOG).setLevel(logging.ERROR)
         is_grpc = protocol == "grpc"
         named = Resource.create({"service.name": _NAME, "service.version": version(_NAME)})

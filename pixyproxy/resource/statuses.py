@@ -17,7 +17,7 @@ DOMAIN = "pixyproxy"
 # more, with the details, in base64. Of more violations than fit, the first ones are reported.
 _MAX_MESSAGE_LENGTH = 1000
 _MAX_VIOLATION_BYTES = 2500
-INTERNAL_MESSAGE = "Something went wrong on our side. Quote the request id when you report it."
+INTERNAL_MESSAGE = "Something went wrong on our side. Quote the x-request-id when you report it."
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ class Watchdog:
         self._task = PeriodicTask("watchdog", self._check, retry_interval=self._interval)
 
     def start(self) -> None:
-        """Start to watch."""
+        """Start watching."""
         self._task.start()
 
     def close(self) -> None:

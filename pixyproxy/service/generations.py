@@ -51,7 +51,7 @@ class GenerationService(GenerationServiceInterface):
         page_tokens: PageTokens,
         on_cancel: Callable[[int], object],
     ) -> None:
-        """Prepare.
+        """Initialize.
 
         Args:
             database: where generations are recorded.

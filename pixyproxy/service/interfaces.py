@@ -114,7 +114,7 @@ class ImageServiceInterface(ABC):
 
 
 class GenerationServiceInterface(ABC):
-    """All that can be done with generations. Every request is checked again, whoever checked it before.
+    """All that can be done with generations. Requests are validated again, even if the caller already did.
 
     Every method may raise ``InvalidFieldError``, ``DBConnectionError``, ``CredentialsMissingError`` where nobody is
     signed in, and ``GenerationNotFoundError`` where there is no such generation or the caller may not see it.
@@ -126,6 +126,8 @@ class GenerationServiceInterface(ABC):
 
         Raises:
             ImageNotFoundError: an input does not exist, or the caller may not see it.
+            PriceUnknownError: the costs of the author are limited, and that of the request is unknown.
+            QuotaExhaustedError: a quota of the author is used up.
             RequestIdReusedError: the request id was used for another request.
             TooBusyError: too many generations are queued.
         """

@@ -31,7 +31,7 @@ class Quotas:
     """The quotas of all authors."""
 
     def __init__(self, database: Database, prices: PriceList, options: GenerationDefaults, limits: QuotaLimits) -> None:
-        """Hold nothing yet.
+        """Initialize without reading anything.
 
         Args:
             database: where limits, usage and generations are.

@@ -201,7 +201,7 @@ class Server:
         shutdown.join(max(0.0, ends_at - time.monotonic()))
         if shutdown.is_alive():
             hanging = sum(thread.name.startswith(f"{THREAD_NAME}_") for thread in threading.enumerate())
-            _logger.error("%d calls hang: %g s after they were cancelled they go on.", hanging, _CANCEL_SECONDS)
+            _logger.error("%d calls are still running %g s after they were cancelled.", hanging, _CANCEL_SECONDS)
         self._watchdog.close()
         self._connections.close()
         return not shutdown.is_alive()

@@ -253,6 +253,39 @@ def test_a_generation_is_queued_again_by_its_owner_for_later(database: Database,
     assert read(database, GenerationRepository.count_queued) == {ann.user_id: 1}
 
 
+def test_a_claim_that_was_not_submitted_is_taken_back_by_its_owner(database: Database, ann: Caller) -> None:
+    generation, owner = record(database, ann), new_guid()
+    submit(database, generation, owner)
+    committed(database, lambda generations: generations.queue_later(generation.id, owner, datetime.now(UTC)))
+    submit(database, generation, owner)
+
+    committed(database, lambda generations: generations.take_back(generation.id, new_guid()))
+    assert now_of(database, generation).state is GenerationState.SUBMITTED
+    committed(database, lambda generations: generations.take_back(generation.id, owner))
+
+    queued = now_of(database, generation)
+    assert (queued.state, queued.attempts) == (GenerationState.QUEUED, 1)
+    assert read_submitted_at(database, generation) is not None
+
+
+def test_the_first_claim_that_was_not_submitted_leaves_no_trace(database: Database, ann: Caller) -> None:
+    generation, owner = record(database, ann), new_guid()
+    submit(database, generation, owner)
+
+    committed(database, lambda generations: generations.take_back(generation.id, owner))
+
+    assert now_of(database, generation).attempts == 0
+    assert read_submitted_at(database, generation) is None
+
+
+def read_submitted_at(database: Database, generation: Generation) -> datetime | None:
+    with database.reading() as context:
+        found: datetime | None = context.fetch_value(
+            "SELECT submitted_at FROM generations WHERE id = :id", {"id": generation.id}
+        )
+    return found
+
+
 def test_leases_are_renewed_for_their_owners_alone(database: Database, ann: Caller) -> None:
     owners = [new_guid(), new_guid()]
     generations = [record(database, ann) for _ in range(3)]

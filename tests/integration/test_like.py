@@ -132,7 +132,7 @@ def test_an_edited_image_is_made_again_from_its_sources(
     edited = artist.create(prompt, inputs=inputs, options=pb.GenerationOptions(quality="high", input_fidelity="high"))
     done = run("create", "--like", edited.guid, "--json")
     assert made_by(done)["source_guids"] == [first.guid, second.guid, first.guid]
-    assert "If a mask was used, it is not known any more" in done.stderr
+    assert "If a mask was used, it was not stored" in done.stderr
     one, other = stand_in.submissions(prompt)["requests"]
     assert [file["sha256"] for file in other["image"]] == [file["sha256"] for file in one["image"]]
     assert (other["quality"], other["input_fidelity"]) == ("high", "high")

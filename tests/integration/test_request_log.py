@@ -298,7 +298,7 @@ def test_code_of_an_error_that_nobody_foresaw(tmp_path: Path) -> None:
         refused = client.refused(pb.GetImageRequest(guid=made.guid))
         assert (refused.code, refused.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
         assert str(tmp_path) not in refused.message
-        assert refused.message == "Something went wrong on our side. Quote the request id when you report it."
+        assert refused.message == "Something went wrong on our side. Quote the x-request-id when you report it."
         # The full cause stands in the log, under the id that the caller was given.
         assert any(" ERROR " in line for line in server.wait_for_end_of(refused.call_id))
         assert "OperationalError" in server.log

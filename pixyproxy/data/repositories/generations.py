@@ -37,7 +37,7 @@ class Generation:
         fingerprint: a hash of the request; equal for equal requests.
         image_guid: the guid that its image has or will have.
         state: how far it has come.
-        lease_expires_at: when the worker that has submitted it must be taken for dead.
+        lease_expires_at: when the worker that has submitted it is considered dead.
         attempts: how often it was submitted.
         partials: how many partial images have come.
         created_at: when it was recorded.
@@ -258,7 +258,7 @@ class GenerationRepository:
         return {row["author_id"]: row["id"] for row in rows}, sum(row["queued"] for row in rows)
 
     def get_queued(self, generation_id: int) -> QueuedGeneration | None:
-        """Return a generation with its request, or None where it is queued no more."""
+        """Return a generation with its request, or None if it is no longer queued."""
         row = self._context.fetch_one(
             f"""
             SELECT {_COLUMNS}, generations.request, generations.request_id, generations.call_id,
@@ -281,7 +281,7 @@ class GenerationRepository:
         model: str | None = None,
         reserved_nano_usd: int | None = None,
     ) -> bool:
-        """Note that a worker is about to submit a queued generation; return False where it is queued no more.
+        """Note that a worker is about to submit a queued generation; return False if it is no longer queued.
 
         Args:
             generation_id: its id.
@@ -385,6 +385,26 @@ class GenerationRepository:
         )
         return changed == 1
 
+    def take_back(self, generation_id: int, owner: str) -> None:
+        """Queue a generation again that was claimed by its owner and never submitted."""
+        self._context.execute(
+            # submitted_at before attempts: MySQL evaluates the assignments in this order, with the new values.
+            """
+            UPDATE generations
+            SET state = :queued, owner = :nobody, submitted_at = CASE attempts WHEN 1 THEN NULL ELSE submitted_at END,
+              attempts = attempts - 1, updated_at = :now
+            WHERE id = :id AND state = :submitted AND owner = :owner
+            """,
+            {
+                "id": generation_id,
+                "owner": owner,
+                "nobody": _NOBODY,
+                "queued": GenerationState.QUEUED.value,
+                "submitted": GenerationState.SUBMITTED.value,
+                "now": datetime.now(UTC),
+            },
+        )
+
     def end(
         self,
         generation: Generation,
@@ -430,7 +450,7 @@ class GenerationRepository:
         return changed == 1
 
     def cancel(self, generation_id: int, error: PixyProxyException, canceller: str | None = None) -> bool:
-        """Cancel a queued generation; return False where it is queued no more.
+        """Cancel a queued generation; return False if it is no longer queued.
 
         Args:
             generation_id: its id.
@@ -457,7 +477,7 @@ class GenerationRepository:
     def succeed(self, generation: Generation, cost: Cost | None = None) -> bool:
         """Note that the image of a generation is stored; return False where that was noted before.
 
-        Whoever has the image may do so, even when the owner was taken for dead meanwhile, and whatever the state: a
+        Whoever has the image may do so, even if the owner was considered dead meanwhile, and whatever the state: a
         database that was restored from a backup knows less than an image proves.
         """
         changed = self._context.execute(

@@ -247,9 +247,7 @@ class OpenAIGenerator:
                         return self._fetch_image(exc, request, sent, response, body[:size], has_begun=has_begun)
         except ValueError as exc:  # One is too large.
             raise self._explain_success(exc, sent, response, b"") from exc
-        raise OutcomeUnknownError(
-            "The image provider ended its answer before the image; whether it generated and billed one is unknown."
-        )
+        raise OutcomeUnknownError.after("The image provider ended its answer before the image.")
 
     def _fetch_image(
         self,
@@ -486,7 +484,4 @@ def _explain_connection(cause: BaseException | None, request: httpx2.Request | N
         return ProviderUnavailableError("The connection to the image provider broke while the inputs were sent.")
     if isinstance(cause, httpx2.TimeoutException):
         return ProviderTimeoutError("The image provider took too long.", may_have_billed=True)
-    return OutcomeUnknownError(
-        "The connection to the image provider broke after the request was sent. Whether it generated an image is "
-        "unknown."
-    )
+    return OutcomeUnknownError.after("The connection to the image provider broke after the request was sent.")

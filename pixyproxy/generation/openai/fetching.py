@@ -41,7 +41,7 @@ class ImageFetcher:
     def __init__(
         self, client: openai.OpenAI, hosts: ImageHosts, *, max_bytes: int, pauses: Sequence[float] = _PAUSES
     ) -> None:
-        """Fetch nothing yet.
+        """Initialize without fetching anything.
 
         Args:
             client: one of ``make_client``, whose address, headers and timeout are used.
@@ -80,7 +80,7 @@ class ImageFetcher:
             # Not chained: it may quote the URL.
             raise FetchError("the image's URL is invalid or has no host") from None
         if origin.scheme not in ("http", "https"):
-            raise FetchError("the image's URL has another scheme than http or https")
+            raise FetchError("the image's URL has a scheme other than http and https")
         if url.userinfo:
             raise FetchError("the image's URL contains credentials")
         if not self._is_own(url) and not self._hosts.includes(_host(url), cast(int, origin.port)):

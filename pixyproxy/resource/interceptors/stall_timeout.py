@@ -72,7 +72,7 @@ class RequestTimeoutInterceptor(WrappingInterceptor):
         self._unread.add("refused")
         new_id = new_call_id()
         send_call_id(context, new_id)
-        refuse(context, TooBusyError("Too many calls in progress; this one got no thread. Try again."), new_id)
+        refuse(context, TooBusyError("Too many calls are in progress; try again."), new_id)
 
     def _first(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
         """Return the first request, or None if the client sends none; end a call that is cancelled before."""

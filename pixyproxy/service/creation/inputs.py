@@ -75,7 +75,7 @@ class EditInputs:
     """Opens the inputs of recorded requests."""
 
     def __init__(self, find: Callable[[Collection[str]], Mapping[str, Image]], store: ImageStore) -> None:
-        """Open nothing yet.
+        """Initialize without opening anything.
 
         Args:
             find: returns the images of guids, by guid, whether or not a caller may see them.

@@ -23,7 +23,7 @@ class Leases:
     """
 
     def __init__(self, database: Database, owners: Sequence[str], duration: timedelta) -> None:
-        """Renew nothing yet.
+        """Initialize without renewing anything.
 
         Args:
             database: where the generations are.
@@ -37,11 +37,11 @@ class Leases:
         self._task = PeriodicTask("leases", self._renew, retry_interval=self._interval)
 
     def start(self) -> None:
-        """Start to renew."""
+        """Start renewing."""
         self._task.start()
 
     def close(self) -> None:
-        """Stop to renew."""
+        """Stop renewing."""
         self._task.close()
 
     def _renew(self) -> float:

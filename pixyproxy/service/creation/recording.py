@@ -74,7 +74,7 @@ class ImageCreator:
         max_queued: int,
         allows_low_moderation: bool = True,
     ) -> None:
-        """Record nothing yet.
+        """Initialize without recording anything.
 
         Args:
             database: where generations are recorded.
@@ -180,7 +180,10 @@ class ImageCreator:
         if generation.state is GenerationState.OUTCOME_UNKNOWN:
             if self._has_succeeded(generation):
                 return False  # Recovery committed its image first.
-            raise _outcome_unknown()
+            raise OutcomeUnknownError.after(
+                "An earlier request with this request_id was submitted to the provider and interrupted before its "
+                "answer came."
+            )
         return generation.state in _MAY_BE_QUEUED
 
     def _has_succeeded(self, generation: Generation) -> bool:
@@ -320,14 +323,6 @@ def _fingerprint(creation: ImageCreation) -> str:
     deleted since.
     """
     return hashlib.sha256(creation.model_dump_json(exclude={"request_id"}).encode()).hexdigest()
-
-
-def _outcome_unknown() -> OutcomeUnknownError:
-    return OutcomeUnknownError(
-        "An earlier request with this request_id was submitted to the provider and interrupted before its answer came. "
-        "Whether the provider generated and billed an image is unknown. To try again, and perhaps pay again, use a new "
-        "request_id."
-    )
 
 
 def _caller_gone() -> CallerGoneError:

@@ -59,7 +59,7 @@ class Recovery:
         retry_interval: float = 0.5,
         max_reported: int = 1000,
     ) -> None:
-        """Recover nothing yet.
+        """Initialize without recovering anything.
 
         Args:
             database: where generations and deletions are.
@@ -249,7 +249,9 @@ class Recovery:
         """End an expired generation; return False if its lease was renewed meanwhile."""
         if generation.state is GenerationState.SUBMITTED:
             state: GenerationState = GenerationState.OUTCOME_UNKNOWN
-            error: PixyProxyException = _worker_died()
+            error: PixyProxyException = OutcomeUnknownError.after(
+                "The generation worker ended before the image was stored."
+            )
         else:
             state, error = GenerationState.FAILED, CallerGoneError("The server that recorded the request has died.")
         is_ended = in_transaction(
@@ -269,11 +271,3 @@ class Recovery:
 
 def _insert_deletion(guid: str, context: DatabaseContext) -> None:
     DeletionRepository(context).insert(guid)
-
-
-def _worker_died() -> OutcomeUnknownError:
-    """Return the error for a generation whose worker died after submitting it."""
-    return OutcomeUnknownError(
-        "The generation worker ended before the image was stored. Whether the provider generated and billed an image "
-        "is unknown. To try again, and perhaps pay again, send a new request."
-    )

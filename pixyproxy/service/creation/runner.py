@@ -70,7 +70,7 @@ class GenerationRunner:
         retry_interval: float = 0.5,
         give_up_after: float = 60.0,
     ) -> None:
-        """Run nothing yet.
+        """Initialize without running anything.
 
         Args:
             database: the generations and the images.

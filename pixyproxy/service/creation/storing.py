@@ -53,7 +53,7 @@ class ImageStoring:
         retry_interval: float = 1.0,
         give_up_after: float = 600.0,
     ) -> None:
-        """Store nothing yet.
+        """Initialize without storing anything.
 
         Args:
             database: where details are committed.

@@ -97,7 +97,7 @@ class WaitingCalls:
         give_up_after: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Query nothing yet.
+        """Initialize without querying anything.
 
         Args:
             database: where the generations are.

@@ -77,7 +77,7 @@ class GenerationWorker:
         retry_interval: float = 0.5,
         close_timeout: float = 10.0,
     ) -> None:
-        """Claim nothing yet.
+        """Initialize without claiming anything.
 
         Args:
             database: the queue.
@@ -201,7 +201,7 @@ class GenerationWorker:
 
         def queue(context: DatabaseContext) -> None:
             for generation_id in self._doubtful:
-                GenerationRepository(context).queue_later(generation_id, self._owner, datetime.now(UTC))
+                GenerationRepository(context).take_back(generation_id, self._owner)
 
         if self._doubtful:
             in_transaction(self._database, queue)
@@ -312,7 +312,8 @@ class GenerationWorker:
             if self._storing.rescue(generation):
                 self._on_change(generation.id)
                 return False
-            state, error = GenerationState.OUTCOME_UNKNOWN, OutcomeUnknownError("The image was generated before.")
+            state = GenerationState.OUTCOME_UNKNOWN
+            error = OutcomeUnknownError.after("The image store already has bytes of this generation.")
         except (StorageFullError, StorageUnavailableError) as failure:
             state, error = GenerationState.FAILED, failure
         self._end_queued(generation, state, error)

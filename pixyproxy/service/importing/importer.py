@@ -69,7 +69,7 @@ class ImageImporter:
         min_rate: int = 16 * 1024,
         slow_start: float = 60.0,
     ) -> None:
-        """Import nothing yet.
+        """Initialize without importing anything.
 
         Args:
             database: where details are committed.

@@ -47,7 +47,7 @@ class RenditionRequests:
         interval: float = 0.02,
         longest_wait: float = 60.0,
     ) -> None:
-        """Query nothing yet.
+        """Initialize without querying anything.
 
         Args:
             database: where the renditions are.

@@ -24,7 +24,7 @@ class ThumbnailReader:
     def __init__(
         self, database: Database, store: ImageStore, renditions: RenditionRequests, *, longest_wait: float = 2.0
     ) -> None:
-        """Read nothing yet.
+        """Initialize without reading anything.
 
         Args:
             database: the details of the images.

@@ -49,7 +49,7 @@ class RenditionWorker:
         poll_interval: float = 1.0,
         lease: timedelta = timedelta(seconds=30),
     ) -> None:
-        """Claim nothing yet.
+        """Initialize without claiming anything.
 
         Args:
             database: the queue.

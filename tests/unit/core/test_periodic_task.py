@@ -58,7 +58,7 @@ def test_it_goes_on_after_errors(caplog: pytest.LogCaptureFixture) -> None:
         ("WARNING", False),
         ("ERROR", True),
     ]
-    assert "The task work is postponed: away" in caplog.text
+    assert "The task work failed and will be retried: away" in caplog.text
 
 
 def test_it_ends_its_thread() -> None:

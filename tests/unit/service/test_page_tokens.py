@@ -8,7 +8,7 @@ import pytest
 
 from pixyproxy.core.exceptions import InvalidFieldError
 from pixyproxy.core.fields import UserClass
-from pixyproxy.core.models import Caller, ImageFilter, PagePosition
+from pixyproxy.core.models import Caller, GenerationFilter, ImageFilter, PagePosition
 from pixyproxy.service.page_tokens import PageTokens, new_page_token_key
 
 POSITION = PagePosition(datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC), 123_456_789)
@@ -32,6 +32,20 @@ def test_servers_with_one_key_take_each_others_tokens() -> None:
     key = new_page_token_key()
 
     assert PageTokens(key).open(PageTokens(key).seal(POSITION, FILTER, None), FILTER, None) == POSITION
+
+
+@pytest.mark.parametrize(
+    ("token", "wanted", "caller"),
+    [
+        ("ma5vAmQQKwl9rpuDI4rdvvDf7No7EvspzS6-GoabINPfvfzRcgjah2_m-dU", ImageFilter(), None),
+        ("I_iS6mJH_E0niATQ3P4oqPiyMvRuQSji6VTNxL1jqbMcydFJp66L1oUQ1dg", FILTER, ALICE),
+        ("jEJPpF9rbW50NFEbsdk2F58V9SnOS6FhA27AXL4nHtCC76lCweM5b-knuR8", GenerationFilter(), ALICE),
+    ],
+)
+def test_tokens_of_earlier_releases_stay_valid(
+    token: str, wanted: ImageFilter | GenerationFilter, caller: Caller | None
+) -> None:
+    assert PageTokens("5c" * 32).open(token, wanted, caller) == POSITION
 
 
 def test_tokens_say_nothing_and_repeat_nothing(tokens: PageTokens) -> None:

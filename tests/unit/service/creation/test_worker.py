@@ -566,6 +566,8 @@ def test_a_claim_whose_commit_was_lost_is_queued_again(
 
     assert lost
     assert len(generator.requests) == 1
+    with database.reading() as context:
+        assert context.fetch_value("SELECT attempts FROM generations", {}) == 1
 
 
 @pytest.mark.parametrize("error", [DBConnectionError("away"), ConflictError("busy")])
