@@ -45,6 +45,7 @@ from pixyproxy.observability.watch import Watch
 from pixyproxy.resource.statuses import code_of, reason_of
 from pixyproxy.service.accounting import accountant
 from pixyproxy.service.auditing import writing_audit_log
+from pixyproxy.service.creation.changes import GenerationChanges
 from pixyproxy.service.creation.leases import Leases
 from pixyproxy.service.creation.rate_limiter import RateLimiter
 from pixyproxy.service.creation.recording import ImageCreator
@@ -111,7 +112,7 @@ class Shared:
         prices: the price list.
         audit_log: the audit log, or None.
         recorded: sent to the generation workers when an RPC worker has recorded a request.
-        changed: for each RPC worker, sent with the ids of generations that have changed.
+        changed: for each RPC worker, which generations have changed.
         renditions: sent to the generation workers when an RPC worker has requested a rendition.
     """
 
@@ -155,10 +156,10 @@ class Shared:
         self.streams.clear(rpc_worker)
         self.imports.clear(rpc_worker)
 
-    def tell_changed(self, generation_id: int) -> None:
-        """Wake the calls that wait for a generation or watch it."""
-        for signal in self.changed:
-            signal.send(generation_id)
+    @property
+    def changes(self) -> GenerationChanges:
+        """Tells all RPC workers of changes of generations."""
+        return GenerationChanges(self.changed)
 
 
 @dataclass(frozen=True)
@@ -291,7 +292,7 @@ def build(settings: Settings, shared: Shared, base: Base, *, rpc_worker: int = 0
         page_tokens = PageTokens(shared_key(base.database))
         yield Application(
             images=ImageService(base.database, base.store, base.storing, creator, importer, page_tokens, renditions),
-            generations=GenerationService(base.database, creator, waiting, page_tokens, on_cancel=shared.tell_changed),
+            generations=GenerationService(base.database, creator, waiting, page_tokens, on_cancel=shared.changes.ended),
             usage=UsageService(base.database, quotas),
             users=build_users(settings, base.database),
             creations=shared.creations.of(rpc_worker),
@@ -336,7 +337,7 @@ def build_generation_worker(
             base.database,
             base.store,
             base.storing,
-            on_change=shared.tell_changed,
+            on_end=shared.changes.ended,
             retention=None if settings.generation_retention is None else timedelta(days=settings.generation_retention),
         )
         breaker = CircuitBreaker(partial(shared.circuits.publish, number), observer.circuit_changed)
@@ -351,7 +352,7 @@ def build_generation_worker(
             recovery=recovery,
             breaker=breaker,
             retry=RetryPolicy(),
-            on_change=shared.tell_changed,
+            on_progress=shared.changes.progressed,
             observer=observer,
             continuing=base.watch.continuing,
         )
@@ -369,7 +370,7 @@ def build_generation_worker(
             breaker=breaker,
             limiter=base.limiter,
             recorded=shared.recorded,
-            on_change=shared.tell_changed,
+            changes=shared.changes,
             observer=observer,
         )
 

@@ -53,7 +53,7 @@ class Recovery:
         store: ImageStore,
         storing: ImageStoring,
         *,
-        on_change: Callable[[int], object] = lambda _: None,
+        on_end: Callable[[int], object] = lambda _: None,
         retention: timedelta | None = None,
         interval: float = 5.0,
         retry_interval: float = 0.5,
@@ -65,7 +65,7 @@ class Recovery:
             database: where generations and deletions are.
             store: where bytes and manifests are.
             storing: commits images.
-            on_change: called with the id of each generation that recovery has ended.
+            on_end: called with the id of each generation that recovery has ended.
             retention: how long to store the requests of generations that ended without an image; None for ever.
             interval: seconds between two runs.
             retry_interval: seconds until the next run after one that failed.
@@ -74,7 +74,7 @@ class Recovery:
         self._database = database
         self._store = store
         self._storing = storing
-        self._on_change = on_change
+        self._on_end = on_end
         self._retention = retention
         self._interval = interval
         # Images that this process stored but could not commit. Their leases do not matter.
@@ -228,7 +228,7 @@ class Recovery:
             # The database was restored from a backup that is older than the image.
             self._report(guid, "belongs to no generation; its manifest is kept for an operator.")
         elif self._storing.rescue(generation):
-            self._on_change(generation.id)
+            self._on_end(generation.id)
             _logger.info("Committed the stored image %s.", guid)
         self._waiting.discard(guid)
         self._uncommitted.discard(guid)
@@ -243,7 +243,7 @@ class Recovery:
     def _end_abandoned(self, generation: Generation) -> None:
         # Its worker may have stored the image since the manifests were listed.
         if self._storing.rescue(generation) or self._end(generation):
-            self._on_change(generation.id)
+            self._on_end(generation.id)
 
     def _end(self, generation: Generation) -> bool:
         """End an expired generation; return False if its lease was renewed meanwhile."""

@@ -64,7 +64,7 @@ class GenerationRunner:
         recovery: Recovery,
         breaker: CircuitBreaker,
         retry: RetryPolicy,
-        on_change: Callable[[int], object],
+        on_progress: Callable[[int], object],
         observer: GenerationObserver,
         continuing: Callable[[Mapping[str, str]], AbstractContextManager[None]],
         retry_interval: float = 0.5,
@@ -83,7 +83,7 @@ class GenerationRunner:
             recovery: commits images that could not be committed at once.
             breaker: learns how each submission ends.
             retry: decides which failures are retried.
-            on_change: called with the negative id of each generation that has a new partial image.
+            on_progress: called with the id of each generation that has a new partial image.
             observer: counts generations.
             continuing: enters the trace that headers name.
             retry_interval: seconds between two attempts while the database is unavailable.
@@ -99,7 +99,7 @@ class GenerationRunner:
         self._recovery = recovery
         self._breaker = breaker
         self._retry = retry
-        self._on_change = on_change
+        self._on_progress = on_progress
         self._observer = observer
         self._continuing = continuing
         self._retry_interval = retry_interval
@@ -150,7 +150,7 @@ class GenerationRunner:
         except Exception as error:
             _logger.warning("A partial image could not be stored: %s", for_log(error))
         else:
-            self._on_change(-generation_id)
+            self._on_progress(generation_id)
 
     def _find_images(self, guids: Collection[str]) -> dict[str, Image]:
         return self._persist(lambda context: ImageRepository(context).find_any(guids))

@@ -17,6 +17,7 @@ from pixyproxy.core.fields import GenerationState
 from pixyproxy.core.local_signal import LocalSignal, wait_for_any
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.generations import Generation, GenerationRepository
+from pixyproxy.service.creation.changes import Changed, GenerationChanges, read_changes
 
 _logger = logging.getLogger(__name__)
 
@@ -101,8 +102,7 @@ class WaitingCalls:
 
         Args:
             database: where the generations are.
-            changed: brings the ids of generations that have ended, and the negative ids of those that have changed
-                otherwise.
+            changed: brings the changes of generations.
             require_closed: raises while nothing is submitted because the provider is down.
             on_change: called with the number of queued generations that are waited for.
             interval: seconds between two queries.
@@ -171,7 +171,7 @@ class WaitingCalls:
         with self._lock:
             self._waiters[generation_id].append(waiter)
         # Wakes the thread. A watcher is told at once how far the generation has come.
-        self._changed.send(-generation_id)
+        GenerationChanges([self._changed]).progressed(generation_id)
         try:
             yield waiter
         finally:
@@ -188,7 +188,7 @@ class WaitingCalls:
             if not waited_for:
                 self._on_change(0)
             wait_for_any(self._changed, timeout=max(0.0, query_at - time.monotonic()) if waited_for else None)
-            signalled = set(self._changed.read())
+            changed = read_changes(self._changed)
             if not waited_for:
                 reached_at = self._clock()  # While no call waited, nothing was asked.
                 query_at = time.monotonic() + self._interval
@@ -198,7 +198,7 @@ class WaitingCalls:
                 query_at = time.monotonic() + self._interval
                 due = waited_for
             else:
-                due = self._of_use(signalled)
+                due = self._of_interest(changed)
             if not due:
                 continue
             try:
@@ -210,14 +210,15 @@ class WaitingCalls:
             except Exception:  # The thread must go on: all waiting calls of the process depend on it.
                 _logger.exception("Generations that calls wait for could not be read.")
 
-    def _of_use(self, signalled: Collection[int]) -> set[int]:
-        """Return the signalled generations of which a call wants to know."""
+    def _of_interest(self, changed: Changed) -> set[int]:
+        """Return the changed generations of which a call wants to know."""
         with self._lock:
-            return {
-                abs(number)
-                for number in signalled
-                if any(number > 0 or isinstance(waiter, Watcher) for waiter in self._waiters.get(abs(number), ()))
+            watched = {
+                generation_id
+                for generation_id in changed.progressed
+                if any(isinstance(waiter, Watcher) for waiter in self._waiters.get(generation_id, ()))
             }
+            return (changed.ended & self._waiters.keys()) | watched
 
     def _query(self, ids: Collection[int]) -> None:
         with self._database.reading() as context:

@@ -33,6 +33,7 @@ from pixyproxy.data.stores.image_store import ImageStore
 from pixyproxy.data.transactions import in_transaction
 from pixyproxy.generation.circuit_breaker import CircuitBreaker, Permit
 from pixyproxy.generation.observer import GenerationObserver
+from pixyproxy.service.creation.changes import GenerationChanges
 from pixyproxy.service.creation.leases import Leases
 from pixyproxy.service.creation.rate_limiter import RateLimiter
 from pixyproxy.service.creation.recovery import Recovery
@@ -71,7 +72,7 @@ class GenerationWorker:
         breaker: CircuitBreaker,
         limiter: RateLimiter | None,
         recorded: LocalSignal,
-        on_change: Callable[[int], object],
+        changes: GenerationChanges,
         observer: GenerationObserver,
         poll_interval: float = 1.0,
         retry_interval: float = 0.5,
@@ -93,8 +94,7 @@ class GenerationWorker:
             breaker: stops submissions while the provider is down.
             limiter: limits the submissions of all servers, or None.
             recorded: received when this server has recorded a request.
-            on_change: called with the id of each generation that has ended, and with the negative id of each one that
-                was submitted.
+            changes: is told of generations that are claimed and that end.
             observer: counts generations.
             poll_interval: seconds between two queries for requests that other servers have recorded.
             retry_interval: seconds between two attempts while the database is unavailable.
@@ -113,7 +113,7 @@ class GenerationWorker:
         self._breaker = breaker
         self._limiter = limiter
         self._recorded = recorded
-        self._on_change = on_change
+        self._changes = changes
         self._observer = observer
         self._poll_interval = poll_interval
         self._retry_interval = retry_interval
@@ -291,7 +291,7 @@ class GenerationWorker:
             attempts=generation.attempts + 1,
             reserved_nano_usd=reserved,
         )
-        self._on_change(-generation.id)
+        self._changes.progressed(generation.id)
         with self._lock:
             self._submitted += 1
         self._observer.generations_changed(1)
@@ -310,7 +310,7 @@ class GenerationWorker:
             if not is_restored:
                 return True
             if self._storing.rescue(generation):
-                self._on_change(generation.id)
+                self._changes.ended(generation.id)
                 return False
             state = GenerationState.OUTCOME_UNKNOWN
             error = OutcomeUnknownError.after("The image store already has bytes of this generation.")
@@ -321,7 +321,7 @@ class GenerationWorker:
 
     def _end_queued(self, generation: Generation, state: GenerationState, error: PixyProxyException) -> None:
         in_transaction(self._database, lambda context: GenerationRepository(context).end(generation, state, error))
-        self._on_change(generation.id)
+        self._changes.ended(generation.id)
 
     def _submit(self, context: DatabaseContext, queued: QueuedGeneration) -> int | None:
         """Note that a generation is submitted; return what it costs at most, as ``Quotas.reserve``."""
@@ -349,7 +349,7 @@ class GenerationWorker:
                 if retry_after is not None:
                     heapq.heappush(self._retries_at, time.monotonic() + retry_after)
             self._observer.generations_changed(-1)
-            self._on_change(queued.generation.id)
+            self._changes.ended(queued.generation.id)
             if was_full or not self._queue_is_empty or retry_after is not None:
                 self._freed.send()
 

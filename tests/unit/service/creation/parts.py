@@ -23,6 +23,7 @@ from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest, O
 from pixyproxy.generation.observer import GenerationObserver
 from pixyproxy.generation.price_list import ModelPrices, PriceList
 from pixyproxy.generation.retry import RetryPolicy
+from pixyproxy.service.creation.changes import GenerationChanges
 from pixyproxy.service.creation.leases import Leases
 from pixyproxy.service.creation.rate_limiter import RateLimiter
 from pixyproxy.service.creation.recording import ImageCreator
@@ -156,6 +157,7 @@ class Server:
         for one in (self.recorded, self.changed):
             # Nobody else closes them, and a run has hundreds of servers.
             weakref.finalize(self, one.close)
+        self.changes = GenerationChanges([self.changed])
         self.circuits = SharedCircuits()
         self.storing = ImageStoring(self.database, self.store, lease=self.lease, retry_interval=0.01)
         limit = self.images_per_minute
@@ -164,7 +166,7 @@ class Server:
             self.database,
             self.store,
             self.storing,
-            on_change=self.changed.send,
+            on_end=self.changes.ended,
             retention=self.retention,
             max_reported=self.max_reported,
             interval=0.2,
@@ -192,7 +194,7 @@ class Server:
             allows_low_moderation=self.allows_low_moderation,
         )
         self.generations = GenerationService(
-            self.database, self.creator, self.waiting, PageTokens("ab" * 32), on_cancel=self.changed.send
+            self.database, self.creator, self.waiting, PageTokens("ab" * 32), on_cancel=self.changes.ended
         )
         breaker = CircuitBreaker(lambda until: self.circuits.publish(0, until), clock=self.clock)
         observer = self.observer or GenerationObserver()
@@ -207,7 +209,7 @@ class Server:
             recovery=self.recovery,
             breaker=breaker,
             retry=RetryPolicy(lambda: 0.01),
-            on_change=self.changed.send,
+            on_progress=self.changes.progressed,
             observer=observer,
             continuing=self._continue,
             retry_interval=0.02,
@@ -227,7 +229,7 @@ class Server:
             breaker=breaker,
             limiter=self.limiter,
             recorded=self.recorded,
-            on_change=self.changed.send,
+            changes=self.changes,
             observer=observer,
             poll_interval=self.poll_interval,
             retry_interval=0.02,

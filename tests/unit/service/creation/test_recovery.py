@@ -20,6 +20,7 @@ from pixyproxy.data.repositories.generations import Generation, GenerationReposi
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.stores.local_image_store import LocalImageStore
 from pixyproxy.data.stores.object_image_store import ObjectImageStore
+from pixyproxy.service.creation.changes import read_changes
 from pixyproxy.service.creation.storing import ImageStoring
 from tests.support.unusual_files import UNUSUAL, in_time, put_in_place
 from tests.support.waiting import wait_until
@@ -338,7 +339,7 @@ def test_what_could_not_be_committed_is_committed_by_the_next_run_and_forgotten(
     server.recovery.run()
 
     assert is_committed(database, generation)
-    assert server.changed.read() == [generation.id]
+    assert read_changes(server.changed) == ({generation.id}, set())
     assert server.recovery._uncommitted == set()
 
 
@@ -355,7 +356,7 @@ def test_what_a_dead_worker_had_submitted_is_unknown(database: Database, server:
 
     assert state_of(database, dead) is GenerationState.OUTCOME_UNKNOWN
     assert state_of(database, alive) is GenerationState.SUBMITTED
-    assert server.changed.read() == [dead.id]
+    assert read_changes(server.changed) == ({dead.id}, set())
 
 
 def test_what_turns_out_to_be_alive_is_left(
@@ -373,7 +374,7 @@ def test_what_turns_out_to_be_alive_is_left(
     server.recovery.run()
 
     assert state_of(database, generation) is GenerationState.SUBMITTED
-    assert server.changed.read() == []
+    assert read_changes(server.changed) == (set(), set())
 
 
 def test_what_a_dead_server_of_the_first_release_had_recorded_may_be_queued_again(

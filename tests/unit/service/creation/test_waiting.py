@@ -25,6 +25,7 @@ from pixyproxy.core.local_signal import LocalSignal
 from pixyproxy.core.models import Caller, ImageCreation, ImageDetailCreate
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.generations import Generation, GenerationRepository, RequestContext
+from pixyproxy.service.creation.changes import GenerationChanges
 from pixyproxy.service.creation.waiting import WaitingCalls
 from tests.support.waiting import wait_until
 
@@ -128,9 +129,10 @@ def test_an_end_that_is_signalled_is_told_at_once(
             first = pool.submit(waiting.wait_for, waited_for, CallScope(TIMEOUT))
             wait_until(lambda: waiting.is_waited_for(waited_for.id), TIMEOUT, "it to wait")  # noqa: B023
         end(database, generation)
-        changed.send(generation.id + 1000)
-        changed.send(-others.id)
-        changed.send(generation.id)
+        changes = GenerationChanges([changed])
+        changes.ended(generation.id + 1000)
+        changes.progressed(others.id)
+        changes.ended(generation.id)
         told = first.result()
         assert looks == [{generation.id}]
         assert told is not None
@@ -138,7 +140,7 @@ def test_an_end_that_is_signalled_is_told_at_once(
         assert waiting.is_waited_for(others.id)
         assert not waiting.is_waited_for(generation.id)
         end(database, others)
-        changed.send(others.id)
+        changes.ended(others.id)
 
 
 def test_watchers_are_told_at_once_of_other_changes(
@@ -157,7 +159,7 @@ def test_watchers_are_told_at_once_of_other_changes(
                 generation.id, new_guid(), timedelta(minutes=1), "a model", None
             )
             context.commit()
-        changed.send(-generation.id)
+        GenerationChanges([changed]).progressed(generation.id)
         assert watcher.wait()
     assert looks == [{generation.id}] * 2
 
