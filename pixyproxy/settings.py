@@ -10,11 +10,10 @@ from typing import Annotated, Literal
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pixyproxy.core.exceptions import ConfigurationError
-from pixyproxy.core.fields import Background, ModelName, OutputFormat, Quality, Size
+from pixyproxy.core.fields import THUMBNAIL_EDGES, Background, ModelName, OutputFormat, Quality, Size, broken_rule
 from pixyproxy.core.models import (
     MAX_GENERATIONS_AT_ONCE,
     MAX_IMAGES_PER_DAY,
@@ -39,21 +38,17 @@ _GENERATIONS_A_WORKER = 64
 MAX_WORKERS = 1024
 
 
-def _refuse(rule: str) -> PydanticCustomError:
-    return PydanticCustomError("rule", rule)
-
-
 def _check_listen(listen: str) -> str:
     host, colon, port = listen.rpartition(":")
     if not (colon and host and port.isascii() and port.isdigit() and int(port) <= 65_535):
-        raise _refuse("must be host:port, such as 127.0.0.1:50051")
+        raise broken_rule("must be host:port, such as 127.0.0.1:50051")
     return listen
 
 
 def _check_base_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise _refuse("must start with http:// or https:// and have a host")
+        raise broken_rule("must start with http:// or https:// and have a host")
     return url
 
 
@@ -66,7 +61,7 @@ def _check_proxies(text: str) -> str:
     try:
         _read_proxies(text)
     except ValueError:
-        raise _refuse("must be comma-separated addresses and networks, such as 10.0.0.5,10.1.0.0/16") from None
+        raise broken_rule("must be comma-separated addresses and networks, such as 10.0.0.5,10.1.0.0/16") from None
     return text
 
 
@@ -74,7 +69,7 @@ def _check_image_hosts(text: str) -> str:
     try:
         ImageHosts.parse(text)
     except ValueError:
-        raise _refuse(
+        raise broken_rule(
             "must be comma-separated hosts, each with a port or without, such as images.example.com,10.0.0.5:9000"
         ) from None
     return text
@@ -404,7 +399,9 @@ class Settings(BaseSettings):
                 return url
         except ValueError:
             pass
-        raise _refuse("must be sqlite:///PATH or mysql://user:password@host:port/name, or several host:port,host:port")
+        raise broken_rule(
+            "must be sqlite:///PATH or mysql://user:password@host:port/name, or several host:port,host:port"
+        )
 
     @field_validator("image_store")
     @classmethod
@@ -413,13 +410,13 @@ class Settings(BaseSettings):
             try:
                 BucketAddress.parse(store)
             except ValueError as error:
-                raise _refuse(str(error)) from error
+                raise broken_rule(str(error)) from error
         return store
 
     @model_validator(mode="after")
     def _check_plaintext(self) -> Settings:
         if self.tls_certificate is None and not self.allow_plaintext and not _is_loopback(self.listen_host):
-            raise _refuse(
+            raise broken_rule(
                 "PIXYPROXY_LISTEN is beyond loopback, where passwords would be sent in plain text; "
                 "set PIXYPROXY_TLS_CERTIFICATE and PIXYPROXY_TLS_KEY, or terminate TLS in a proxy and set "
                 "PIXYPROXY_ALLOW_PLAINTEXT=true, or listen on 127.0.0.1"
@@ -429,15 +426,17 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _check_tls(self) -> Settings:
         if (self.tls_certificate is None) != (self.tls_key is None):
-            raise _refuse("set both PIXYPROXY_TLS_CERTIFICATE and PIXYPROXY_TLS_KEY, or neither")
+            raise broken_rule("set both PIXYPROXY_TLS_CERTIFICATE and PIXYPROXY_TLS_KEY, or neither")
         if self.tls_client_ca is not None and self.tls_certificate is None:
-            raise _refuse("PIXYPROXY_TLS_CLIENT_CA needs PIXYPROXY_TLS_CERTIFICATE and PIXYPROXY_TLS_KEY")
+            raise broken_rule("PIXYPROXY_TLS_CLIENT_CA needs PIXYPROXY_TLS_CERTIFICATE and PIXYPROXY_TLS_KEY")
         return self
 
     @model_validator(mode="after")
     def _check_transparent(self) -> Settings:
         if not can_show(self.background, self.output_format):
-            raise _refuse(f"PIXYPROXY_BACKGROUND and PIXYPROXY_OUTPUT_FORMAT exclude each other: {TRANSPARENT_RULE}")
+            raise broken_rule(
+                f"PIXYPROXY_BACKGROUND and PIXYPROXY_OUTPUT_FORMAT exclude each other: {TRANSPARENT_RULE}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -445,10 +444,10 @@ class Settings(BaseSettings):
         # Otherwise the provider would refuse requests of callers who have not chosen the option.
         problem = size_problem(self.size) if has_documented_sizes(self.model) else None
         if problem is not None:
-            raise _refuse(f"PIXYPROXY_SIZE: {problem}")
+            raise broken_rule(f"PIXYPROXY_SIZE: {problem}")
         problem = quality_problem(self.quality, self.model)
         if problem is not None:
-            raise _refuse(f"PIXYPROXY_QUALITY: {problem}")
+            raise broken_rule(f"PIXYPROXY_QUALITY: {problem}")
         return self
 
     @property
@@ -488,7 +487,7 @@ class Settings(BaseSettings):
     @property
     def planned_renditions(self) -> tuple[int, ...]:
         """The edges of the renditions that are made of every new image, in pixels."""
-        return (256, 512) if self.renditions == "on-create" else ()
+        return THUMBNAIL_EDGES if self.renditions == "on-create" else ()
 
     @property
     def sqlite_path(self) -> Path | None:
@@ -561,7 +560,7 @@ def _variable(location: tuple[int | str, ...]) -> str:
     if not location:
         return ""  # The rule is about several settings; its message names them.
     name = str(location[0])
-    return f"{name}: " if name.isupper() else f"{_PREFIX}{name.upper()}: "
+    return f"{name if name.isupper() else _variable_of(name)}: "
 
 
 def _is_loopback(host: str) -> bool:

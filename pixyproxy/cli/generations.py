@@ -18,7 +18,7 @@ from pixyproxy.cli.connection import ServerClient, ServerCommand, connect
 from pixyproxy.cli.display import image_viewer, spinner
 from pixyproxy.cli.failures import INTERRUPTED, command_line, explain, show_command_to_repeat
 from pixyproxy.cli.help import Command
-from pixyproxy.cli.options import AsJson, parse_time
+from pixyproxy.cli.options import LARGEST_PAGE, AsJson, parse_time
 from pixyproxy.cli.texts import json_line, json_of_generation, lines_of_generation, local_time, printable
 from pixyproxy.client import (
     CreateOptions,
@@ -33,7 +33,6 @@ from pixyproxy.client import (
 if TYPE_CHECKING:
     from pixyproxy.cli.live import Line
 
-_LARGEST_PAGE = 200
 _LONGEST_WATCH = 24 * 3600.0
 _POSITION_TIMEOUT = 5.0
 _WORDS = {GenerationState.QUEUED: "Queued", GenerationState.SUBMITTED: "Generating the image"}
@@ -92,7 +91,7 @@ def list_generations(
     )
     count = None if is_all else limit
     with connect(must_sign_in=True) as client:
-        found = client.list_generations(page_size=min(count or _LARGEST_PAGE, _LARGEST_PAGE), **filters)
+        found = client.list_generations(page_size=min(count or LARGEST_PAGE, LARGEST_PAGE), **filters)
         first = next(found, None)
         if first is None:
             if not as_json:
@@ -231,7 +230,7 @@ def _words(client: ServerClient, generation: Generation) -> str:
     words = _WORDS[generation.state]
     if generation.state is GenerationState.QUEUED and (ahead := _count_ahead(client, generation)):
         # Users are served in turn, so that only their own generations are ahead for certain.
-        words += f" behind {ahead}{'' if ahead < _LARGEST_PAGE else ' or more'} of yours"
+        words += f" behind {ahead}{'' if ahead < LARGEST_PAGE else ' or more'} of yours"
     return words + (f" (attempt {generation.attempts})" if generation.attempts > 1 else "")
 
 
@@ -239,13 +238,13 @@ def _count_ahead(client: ServerClient, generation: Generation) -> int:
     """Return how many queued generations of the same author are older, up to a page of them."""
     try:
         older = client.list_generations(
-            page_size=_LARGEST_PAGE,
+            page_size=LARGEST_PAGE,
             timeout=_POSITION_TIMEOUT,
             states=[GenerationState.QUEUED],
             author=generation.author,
             created_before=generation.created_at,
         )
-        return sum(1 for _ in islice(older, _LARGEST_PAGE))
+        return sum(1 for _ in islice(older, LARGEST_PAGE))
     except PixyProxyClientError:
         return 0  # The watch goes on without it.
 

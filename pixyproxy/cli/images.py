@@ -15,11 +15,10 @@ from pixyproxy.cli.client_settings import load_terminal_settings
 from pixyproxy.cli.connection import NOT_SIGNED_IN, ServerClient, ServerCommand, connect
 from pixyproxy.cli.display import image_viewer, print_image, show_image, spinner
 from pixyproxy.cli.failures import TRY_LATER, refuse
-from pixyproxy.cli.options import AsJson, Guid, Show, Tags, parse_time
+from pixyproxy.cli.options import LARGEST_PAGE, AsJson, Guid, Show, Tags, parse_time
 from pixyproxy.cli.texts import json_line, json_of, local_time, printable
 from pixyproxy.client import Filters, ImageDetail, Visibility
 
-_LARGEST_PAGE = 200
 _SHOWN_AT_ONCE = 50
 _HEALTH_TIMEOUT = 5.0
 
@@ -175,7 +174,7 @@ def _visibility(who: WhoSees | None) -> Visibility | None:
 def _list_images(filters: Filters, limit: int | None, as_json: bool, *, show: bool = False) -> None:
     shower = image_viewer("--show") if show else None
     with connect() as client:
-        images = client.list_images(page_size=min(limit or _LARGEST_PAGE, _LARGEST_PAGE), **filters)
+        images = client.list_images(page_size=min(limit or LARGEST_PAGE, LARGEST_PAGE), **filters)
         first = next(images, None)
         if first is None:
             if not as_json:

@@ -10,6 +10,9 @@ import typer
 
 from pixyproxy.cli.failures import refuse
 
+LARGEST_PAGE = 200
+"""The most entries of a page that the server returns."""
+
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON with the field names of the API.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")]
 Guid = Annotated[str, typer.Argument(metavar="GUID", help="The image's guid, as list shows it.", show_default=False)]

@@ -63,6 +63,10 @@ class Generation:
         is_owned = self.state in (GenerationState.RECORDED, GenerationState.SUBMITTED)
         return is_owned and self.lease_expires_at >= datetime.now(UTC)
 
+    def age(self) -> float:
+        """Return the seconds since it was recorded."""
+        return (datetime.now(UTC) - self.created_at).total_seconds()
+
 
 @dataclass(frozen=True)
 class RequestContext:

@@ -107,9 +107,7 @@ class ImageCreator:
         while True:
             generation = self._find(creation, author, fingerprint)
             if generation is None or self._may_be_queued(generation):
-                self._check_options(creation)
-                self._quotas.require_left(creation, author)
-                pinned = pin_inputs(self._database, creation, author)
+                pinned = self._checked(creation, author)
                 self._require_closed()
                 self._require_time(author, call)
                 generation = self._record(generation, pinned, author, self._context_of(call), fingerprint)
@@ -139,9 +137,7 @@ class ImageCreator:
         while True:
             generation = self._find(creation, author, fingerprint)
             if generation is None or self._is_free(generation):
-                self._check_options(creation)
-                self._quotas.require_left(creation, author)
-                pinned = pin_inputs(self._database, creation, author)
+                pinned = self._checked(creation, author)
                 self._require_room()
                 context = replace(self._context_of(CallScope()), is_detached=True)
                 generation = self._record(generation, pinned, author, context, fingerprint)
@@ -199,6 +195,12 @@ class ImageCreator:
             return False
 
     # --- Record --------------------------------------------------------------------------------------------------
+
+    def _checked(self, creation: ImageCreation, author: Caller) -> ImageCreation:
+        """Return a request with pinned inputs, if its options go together and its author's quotas are not used up."""
+        self._check_options(creation)
+        self._quotas.require_left(creation, author)
+        return pin_inputs(self._database, creation, author)
 
     def _check_options(self, creation: ImageCreation) -> None:
         """Check the options of a request together with the defaults and with its inputs."""

@@ -212,7 +212,7 @@ class GenerationRunner:
         outcome: PixyProxyException | None = None,
     ) -> None:
         generation = queued.generation
-        self._observer.ended(request, _age(generation), outcome or error)
+        self._observer.ended(request, generation.age(), outcome or error)
 
         def end(context: DatabaseContext) -> None:
             generations = GenerationRepository(context)
@@ -235,7 +235,7 @@ class GenerationRunner:
         except Exception:
             self._end(queued, request, GenerationState.OUTCOME_UNKNOWN, PixyProxyException("The image was not stored."))
             raise
-        self._observer.ended(request, _age(queued.generation), image)
+        self._observer.ended(request, queued.generation.age(), image)
         self._observer.spent(request, detail.cost)
         try:
             self._storing.commit(queued.generation, detail)
@@ -263,10 +263,6 @@ def _unreadable(generation: Generation, *, is_kept: bool) -> ProviderUnavailable
             "pixyproxy generations salvage saves it as a file."
         )
     return ProviderUnavailableError(message, may_have_billed=True)
-
-
-def _age(generation: Generation) -> float:
-    return (datetime.now(UTC) - generation.created_at).total_seconds()
 
 
 def _detail_of(queued: QueuedGeneration, image: GeneratedImage, prices: PriceList) -> ImageDetail:

@@ -295,7 +295,7 @@ class GenerationWorker:
         with self._lock:
             self._submitted += 1
         self._observer.generations_changed(1)
-        self._observer.claimed(_age(generation))
+        self._observer.claimed(generation.age())
         self._threads.submit(self._run, replace(queued, generation=submitted), permit)
         return True
 
@@ -352,7 +352,3 @@ class GenerationWorker:
             self._changes.ended(queued.generation.id)
             if was_full or not self._queue_is_empty or retry_after is not None:
                 self._freed.send()
-
-
-def _age(generation: Generation) -> float:
-    return (datetime.now(UTC) - generation.created_at).total_seconds()
