@@ -60,7 +60,7 @@ def image_viewer(option: str) -> Callable[[bytes], None] | None:
 
 
 def spinner(words: str, server: str) -> AbstractContextManager[Line | None]:
-    """Show words with a spinner while the context lasts; give its line, or None where nothing is animated."""
+    """Show words with a spinner while the context lasts; give its line, or None if nothing is animated."""
     if not _is_animated():
         return nullcontext()
     from pixyproxy.cli import live

@@ -47,7 +47,7 @@ class ImageRequest:
         prompt: what to generate.
         tags: the tags of the image.
         visibility: who may read the image.
-        filename: the image's filename; empty where it is made from the prompt.
+        filename: the image's filename; empty if it is made from the prompt.
         options: the options that were given, such as ``size``, by their names in CreateOptions.
         inputs: the guids of the images to edit.
         mask: the guid of the mask; empty without one.
@@ -87,16 +87,16 @@ class Generation:
 
     Attributes:
         guid: its name in the API, a UUID.
-        request_id: the idempotency key of its request; empty where that had none.
+        request_id: the idempotency key of its request; empty if that had none.
         author: the username of the user it was recorded for.
         state: how far it has come.
-        request: the request, or None where it was removed.
+        request: the request, or None if it was removed.
         image_guid: the guid that its image has or will have.
         created_at: when it was recorded.
         submitted_at: when it was submitted last, or None.
         finished_at: when it ended, or None.
         attempts: how often it was submitted.
-        image: its image, once it has succeeded; None where that was deleted.
+        image: its image, once it has succeeded; None if that was deleted.
         error: what ended it, once it has failed or its outcome is unknown.
     """
 
@@ -115,7 +115,7 @@ class Generation:
 
     @property
     def prompt(self) -> str:
-        """The prompt; empty where the request was removed."""
+        """The prompt; empty if the request was removed."""
         return "" if self.request is None else self.request.prompt
 
     def result(self) -> ImageDetail:

@@ -43,7 +43,7 @@ class Usage:
         input_tokens: of the prompt and of input images.
         output_tokens: of the image.
         total_tokens: both together.
-        input_text_tokens: of the input, those of texts. This one and the next three are None where the provider did
+        input_text_tokens: of the input, those of texts. This one and the next three are None if the provider did
             not say.
         input_image_tokens: of the input, those of images.
         output_text_tokens: of the output, those of texts.

@@ -457,7 +457,7 @@ class GenerationDetail(Model):
         guid: its name.
         author: the username of the user that it was recorded for.
         state: how far it has come.
-        creation: the request; None where the first release recorded it, or where it was removed because of its age.
+        creation: the request; None if the first release recorded it, or if it was removed because of its age.
         request_id: the idempotency key, or None.
         image_guid: the guid that its image has or will have.
         created_at: when it was recorded.
@@ -466,7 +466,7 @@ class GenerationDetail(Model):
         attempts: how often it was submitted.
         partials: how many partial images have come.
         error: the record of the error that ended it, or None; see ``pixyproxy.core.error_records``.
-        image: its image; None where it has none, or where that was deleted.
+        image: its image; None if it has none, or if that was deleted.
     """
 
     guid: Guid
@@ -600,7 +600,7 @@ class QuotaName(StrEnum):
 
 
 class QuotaLimits(Model):
-    """The limits of an author; None where there is none. Days are those of UTC.
+    """The limits of an author; None if there is none. Days are those of UTC.
 
     As it is stored for a user, None is the server's default, and ``UNLIMITED`` no limit.
 

@@ -67,7 +67,7 @@ class Database(ABC):
 
     kind: Literal["mysql", "sqlite"]
     for_update: str
-    """The end of a SELECT that locks its rows until the end of the transaction; empty where transactions are
+    """The end of a SELECT that locks its rows until the end of the transaction; empty if transactions are
     serialized anyway."""
 
     @abstractmethod

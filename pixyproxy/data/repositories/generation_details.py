@@ -67,7 +67,7 @@ class GenerationDetailRepository:
         return self._found(rows)[0] if rows else None
 
     def get_several(self, ids: Sequence[int]) -> list[FoundGeneration | None]:
-        """Return generations by their ids, in the same order; None where there is none."""
+        """Return generations by their ids, in the same order; None if there is none."""
         rows = self._rows(f"generations.id IN ({in_list(set(ids))})", {})
         found = {generation.id: generation for generation in self._found(rows)}
         return [found.get(generation_id) for generation_id in ids]

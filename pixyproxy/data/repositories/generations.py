@@ -168,7 +168,7 @@ class GenerationRepository:
     def queue_again(
         self, generation: Generation, creation: ImageCreation, context: RequestContext
     ) -> Generation | None:
-        """Queue a generation again that has cost nothing; return None where it is not as it was read any more."""
+        """Queue a generation again that has cost nothing; return None if it has changed since it was read."""
         now = datetime.now(UTC)
         queued = self._context.execute(
             """
@@ -189,7 +189,7 @@ class GenerationRepository:
         return replace(generation, state=GenerationState.QUEUED, attempts=0, partials=0, error=None) if queued else None
 
     def detach(self, generation_id: int) -> bool:
-        """Let a generation go on, or be queued again, when nobody waits for it; return False where it has ended."""
+        """Let a generation go on, or be queued again, when nobody waits for it; return False if it has ended."""
         changed = self._context.execute(
             """
             UPDATE generations SET is_detached = 1, deadline_at = NULL, updated_at = :now
@@ -343,7 +343,7 @@ class GenerationRepository:
         )
 
     def add_partial(self, generation_id: int, owner: str, partial: PartialImage) -> bool:
-        """Store a partial image; return False where the generation is not the owner's any more."""
+        """Store a partial image; return False if the generation is not the owner's any more."""
         changed = self._context.execute(
             """
             UPDATE generations
@@ -371,7 +371,7 @@ class GenerationRepository:
     # --- Finish --------------------------------------------------------------------------------------------------
 
     def queue_later(self, generation_id: int, owner: str, not_before: datetime) -> bool:
-        """Queue a generation again after an attempt that cost nothing; return False where it is not the owner's."""
+        """Queue a generation again after an attempt that cost nothing; return False if it is not the owner's."""
         changed = self._context.execute(
             """
             UPDATE generations SET state = :queued, owner = :nobody, not_before_at = :not_before_at, updated_at = :now
@@ -428,7 +428,7 @@ class GenerationRepository:
             unless_detached: not if it goes on when nobody waits for it.
 
         Returns:
-            False where it is in another state by now, and nothing is changed.
+            False if it is in another state by now, and nothing is changed.
         """
         now = datetime.now(UTC)
         changed = self._context.execute(
@@ -479,7 +479,7 @@ class GenerationRepository:
         return cancelled == 1
 
     def succeed(self, generation: Generation, cost: Cost | None = None) -> bool:
-        """Note that the image of a generation is stored; return False where that was noted before.
+        """Note that the image of a generation is stored; return False if that was noted before.
 
         Whoever has the image may do so, even if the owner was considered dead meanwhile, and whatever the state: a
         database that was restored from a backup knows less than an image proves.

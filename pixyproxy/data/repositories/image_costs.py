@@ -77,7 +77,7 @@ class ImageCostRepository:
         ]
 
     def account(self, costs: Mapping[int, Cost | None]) -> None:
-        """Store the costs of images by id; None where the cost is unknown. ``updated_at`` stays."""
+        """Store the costs of images by id; None if the cost is unknown. ``updated_at`` stays."""
         known = {image_id: cost for image_id, cost in costs.items() if cost is not None}
         changes = ["is_accounted = 1"]
         parameters = {}

@@ -76,7 +76,7 @@ class SearchIndexRepository:
             self._context.execute(sql, {"image_id": image_id})
 
     def _insert(self, image_id: int, texts: Iterable[str], sealed: Iterable[str] | None) -> bool:
-        """Insert an image into the tail, and return False where it is there already.
+        """Insert an image into the tail, and return False if it is there already.
 
         It is not looked up first, because a locking read of a missing row would block the inserts of others.
         """

@@ -56,7 +56,7 @@ class Watcher(_Waiter):
         call.on_leaving(self.is_woken.set)
 
     def wait(self) -> bool:
-        """Wait until the generation may have changed; return False where the call is over before.
+        """Wait until the generation may have changed; return False if the call is over before.
 
         Raises:
             DBConnectionError: the database has been away for too long.
