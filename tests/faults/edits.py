@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import cast
 
 from pixyproxy.bootstrap import open_current_database
+from pixyproxy.core.exceptions import ConflictError
 from pixyproxy.data.stores.local_image_store import LocalImageStore
 from pixyproxy.service.creation.recording import ImageCreator
 from pixyproxy.service.creation.storing import ImageStoring
@@ -46,12 +47,18 @@ def inputs_change(
     # A lease that ends meanwhile is another fault's matter.
     bench = replace(bench, lease=None)
     jobs = [(new_database(), moment, how) for moment, how in itertools.product(moments, _CHANGES)]
+
+    def change(job: tuple[str | None, str, str]) -> None:
+        while not _change_at(bench.site(job[0]), job[1], job[2], outcome):
+            pass
+
     with ThreadPoolExecutor(at_once) as pool:
-        list(pool.map(lambda job: _change_at(bench.site(job[0]), job[1], job[2], outcome), jobs))
+        list(pool.map(change, jobs))
     return outcome
 
 
-def _change_at(site: Site, moment: str, how: str, outcome: Outcome) -> None:
+def _change_at(site: Site, moment: str, how: str, outcome: Outcome) -> bool:
+    """Change an input at a moment; return False if the stopped server locked the database, and nothing was tried."""
     one = Outcome(outcome.fault, injected=1)
     sources = [site.wish(_LARGE), site.wish(), site.wish(_LARGE)]
     with site.server() as server:
@@ -61,7 +68,12 @@ def _change_at(site: Site, moment: str, how: str, outcome: Outcome) -> None:
     with site.server(pause_at=moment) as server:
         call = site.begin(server, edit)
         wait_until(lambda: is_asleep(server), WAIT_TIMEOUT, "the server to stop")
-        undo, told = _CHANGES[how](site, server, sources[0])
+        try:
+            undo, told = _CHANGES[how](site, server, sources[0])
+        except ConflictError:  # Another thread of the server was stopped while it held SQLite's only lock.
+            server.process.send_signal(signal.SIGCONT)
+            site.end(edit, call)
+            return False
         server.process.send_signal(signal.SIGCONT)
         went_on_at = time.monotonic()
         answer = site.end(edit, call)
@@ -73,6 +85,7 @@ def _change_at(site: Site, moment: str, how: str, outcome: Outcome) -> None:
     for complaints in (one.problems, one.lost, one.billed_twice):
         complaints[:] = [f"[{moment}, {how}] {complaint}" for complaint in complaints]
     outcome.add(one)
+    return True
 
 
 def _check(site: Site, edit: Wish, answer: Answer, told: str, outcome: Outcome) -> None:
