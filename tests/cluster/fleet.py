@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
-from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from pixyproxy.client import ImageDetail, PixyProxyClient, PixyProxyClientError
 from tests.support.addresses import free_addresses
 from tests.support.openai_stand_in import RunningStandIn
-from tests.support.servers import Login, Metadata, RunningServer, prepare_database, running_server
+from tests.support.servers import Login, RunningServer, prepare_database, running_server
 from tests.support.threads import at_work
 from tests.support.waiting import wait_until
 
@@ -65,10 +64,10 @@ class Fleet:
         """A connection to the balancer."""
         return grpc.insecure_channel(self.balancer, options=_OPTIONS)
 
-    def client(self) -> PixyProxyClient:
-        """A caller who goes by the documented rules for sending again."""
+    def client(self, address: str | None = None) -> PixyProxyClient:
+        """A caller, of the balancer by default, who goes by the documented rules for sending again."""
         return PixyProxyClient(
-            self.balancer, username=self.login.username, password=self.login.password, timeout=WAIT_TIMEOUT
+            address or self.balancer, username=self.login.username, password=self.login.password, timeout=WAIT_TIMEOUT
         )
 
     def wait_until_balanced(self) -> None:
@@ -171,12 +170,10 @@ def calls_of(server: RunningServer, method: str) -> int:
     return sum(f"[{method}:" in line and "REQUEST END" in line for line in server.log_lines)
 
 
-def content_of(server: RunningServer, guid: str, metadata: Metadata) -> bytes:
+def content_of(fleet: Fleet, server: RunningServer, guid: str) -> bytes:
     """All bytes of an image, as one replica serves them."""
-    messages = server.images.GetImageContent(
-        pb.GetImageContentRequest(guid=guid), metadata=metadata, timeout=WAIT_TIMEOUT
-    )
-    return b"".join(message.data for message in messages)
+    with fleet.client(server.address) as client, client.stream_content(guid) as stream:
+        return b"".join(stream)
 
 
 def assert_all_there(fleet: Fleet, load: Load, stand_in: RunningStandIn) -> None:
@@ -184,6 +181,6 @@ def assert_all_there(fleet: Fleet, load: Load, stand_in: RunningStandIn) -> None
     assert load.made
     for number, (prompt, image) in enumerate(load.made.items()):
         server = fleet.replicas[number % len(fleet.replicas)]
-        data = content_of(server, image.guid, fleet.login.metadata)
+        data = content_of(fleet, server, image.guid)
         assert hashlib.sha256(data).hexdigest() == image.sha256
         assert stand_in.count(prompt) == 1

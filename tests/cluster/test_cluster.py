@@ -67,7 +67,7 @@ def test_any_replica_serves_any_image(start_fleet: StartFleet) -> None:
         request = pb.CreateImageRequest(prompt=f"made at {server.address}", options=SMALL)
         image = server.images.CreateImage(request, metadata=fleet.login.metadata, timeout=WAIT_TIMEOUT).image
         for reader in fleet.replicas:
-            data = content_of(reader, image.guid, fleet.login.metadata)
+            data = content_of(fleet, reader, image.guid)
             assert hashlib.sha256(data).hexdigest() == image.sha256
             page = reader.images.ListImages(
                 pb.ListImagesRequest(prompt=server.address), metadata=fleet.login.metadata, timeout=WAIT_TIMEOUT
