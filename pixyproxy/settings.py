@@ -414,33 +414,21 @@ class Settings(BaseSettings):
         return store
 
     @model_validator(mode="after")
-    def _check_plaintext(self) -> Settings:
+    def _check_together(self) -> Settings:
         if self.tls_certificate is None and not self.allow_plaintext and not _is_loopback(self.listen_host):
             raise broken_rule(
                 "PIXYPROXY_LISTEN is beyond loopback, where passwords would be sent in plain text; "
                 "set PIXYPROXY_TLS_CERTIFICATE and PIXYPROXY_TLS_KEY, or terminate TLS in a proxy and set "
                 "PIXYPROXY_ALLOW_PLAINTEXT=true, or listen on 127.0.0.1"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _check_tls(self) -> Settings:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise broken_rule("set both PIXYPROXY_TLS_CERTIFICATE and PIXYPROXY_TLS_KEY, or neither")
         if self.tls_client_ca is not None and self.tls_certificate is None:
             raise broken_rule("PIXYPROXY_TLS_CLIENT_CA needs PIXYPROXY_TLS_CERTIFICATE and PIXYPROXY_TLS_KEY")
-        return self
-
-    @model_validator(mode="after")
-    def _check_transparent(self) -> Settings:
         if not can_show(self.background, self.output_format):
             raise broken_rule(
                 f"PIXYPROXY_BACKGROUND and PIXYPROXY_OUTPUT_FORMAT exclude each other: {TRANSPARENT_RULE}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _check_provider_limits(self) -> Settings:
         # Otherwise the provider would refuse requests of callers who have not chosen the option.
         problem = size_problem(self.size) if has_documented_sizes(self.model) else None
         if problem is not None:

@@ -72,8 +72,8 @@ def load_command(name: str) -> Any:
     else:
         os.putenv("GRPC_VERBOSITY", "NONE")  # These commands explain failures of connections themselves.
         module = import_module(COMMANDS[name][0])
-    group: Any = typer.main.get_command(module.app)
-    return group.commands[name]
+    command: Any = typer.main.get_command(module.app)
+    return getattr(command, "commands", {name: command})[name]
 
 
 def load_server_commands(name: str) -> Any:

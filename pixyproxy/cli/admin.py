@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Annotated, NamedTuple, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from pydantic import SecretStr
@@ -25,7 +25,7 @@ from pixyproxy.bootstrap import (
 from pixyproxy.cli import has_terminal, warn
 from pixyproxy.cli.failures import FAILED, NOT_FOUND, REFUSED
 from pixyproxy.cli.help import Command
-from pixyproxy.cli.texts import printable
+from pixyproxy.cli.texts import json_line, printable
 from pixyproxy.core.exceptions import (
     ConfigurationError,
     ConstraintViolationError,
@@ -106,10 +106,7 @@ def models(
     The provider does not say what a model is for: those with "image" in their names are listed, and PIXYPROXY_MODEL,
     which is marked with *. Needs OPENAI_API_KEY.
     """
-    from pixyproxy.cli.texts import json_line, printable  # Servers need not load it.
-
     settings = _load_settings()
-    set_up_logging("WARNING")
     offered = list_models(settings)
     shown = [model for model in offered if is_all or _IMAGE in model.name.lower() or model.name == settings.model]
     width = max((len(printable(model.name)) for model in shown), default=0)
@@ -133,7 +130,6 @@ def init_database() -> None:
     All data is kept.
     """
     settings = _load_settings()
-    set_up_logging("WARNING")
     with open_database(settings) as database:
         versions = init.upgrade(database)
         seal_all(database, lambda done, count: _say(f"Indexed {done:,} of {count:,} images for search."))
@@ -201,14 +197,18 @@ def limit_user(
     servers' settings holds; "unlimited" also exempts the user from that. Days are those of UTC. Limits hold at once,
     and what was spent today counts.
     """
-    changes = {
-        "nano_usd_per_day": _parse_limit("--usd-per-day", usd_per_day, 0, MAX_USD_PER_DAY, digits=9),
-        "images_per_day": _parse_limit("--images-per-day", images_per_day, 0, MAX_IMAGES_PER_DAY),
-        "generations_at_once": _parse_limit("--generations-at-once", generations_at_once, 1, MAX_GENERATIONS_AT_ONCE),
+    asked = {
+        "nano_usd_per_day": ("--usd-per-day", usd_per_day, 0, MAX_USD_PER_DAY, 9),
+        "images_per_day": ("--images-per-day", images_per_day, 0, MAX_IMAGES_PER_DAY, 0),
+        "generations_at_once": ("--generations-at-once", generations_at_once, 1, MAX_GENERATIONS_AT_ONCE, 0),
+    }
+    given = {
+        field: _parse_limit(option, text, lowest, highest, digits)
+        for field, (option, text, lowest, highest, digits) in asked.items()
+        if text is not None
     }
     with _users() as users:
         limits = users.get_limits(name)
-        given = {field: limit.value for field, limit in changes.items() if limit is not None}
         if given:
             limits = limits.model_copy(update=given)
             users.set_limits(name, limits)
@@ -256,7 +256,6 @@ def copy_images(
     from pixyproxy.cli.live import shown  # Servers need not load it.
 
     settings = _load_settings()
-    set_up_logging("WARNING")
     counts: Counter[CopyOutcome] = Counter()
     with build_copying(settings, source, target, deletes_source=delete_source) as copying:
         for result in shown(copying.run(), copying.count_images(), "Copying images"):
@@ -274,7 +273,6 @@ def salvage(guid: str, output: str) -> None:
     The command itself is among those for generations.
     """
     settings = _load_settings()
-    set_up_logging("WARNING")
     is_stdout = output == "-"
     if is_stdout and sys.stdout.isatty():
         _end(REFUSED, "What is kept is not written to a terminal: redirect it to a file or a program.")
@@ -317,33 +315,25 @@ def _end(status: int, message: str) -> NoReturn:
 def _load_settings() -> Settings:
     settings = load_settings()
     protect_new_files(settings)
+    set_up_logging("WARNING")
     return settings
 
 
 @contextmanager
 def _users() -> Iterator[UserServiceInterface]:
     settings = _load_settings()
-    set_up_logging("WARNING")
     with open_current_database(settings) as database:
         yield build_users(settings, database)
 
 
-class _Limit(NamedTuple):
-    """A limit as it is stored for a user."""
-
-    value: int | None
-
-
-def _parse_limit(option: str, text: str | None, lowest: int, highest: int, *, digits: int = 0) -> _Limit | None:
-    """Read a limit in units of the last of ``digits`` decimals; return None if the option is not given."""
-    if text is None:
-        return None
+def _parse_limit(option: str, text: str, lowest: int, highest: int, digits: int) -> int | None:
+    """Read a limit, to be stored in units of the last of ``digits`` decimals."""
     if text in ("default", "unlimited"):
-        return _Limit(None if text == "default" else UNLIMITED)
+        return None if text == "default" else UNLIMITED
     try:
         number = Decimal(text)
         if lowest <= number <= highest and (value := number.scaleb(digits)) == value.to_integral_value():
-            return _Limit(int(value))
+            return int(value)
     except InvalidOperation:
         pass
     what = f"an amount with at most {digits} decimals" if digits else "a whole number"

@@ -26,10 +26,7 @@ _SHOWN_RENDITION: Rendition = 1024
 
 def print_image(image: ImageDetail, as_json: bool) -> None:
     """Print the details of an image, as JSON or as lines."""
-    if as_json:
-        typer.echo(json_line(json_of(image)))
-    else:
-        typer.echo("\n".join(lines_of(image)))
+    typer.echo(json_line(json_of(image)) if as_json else "\n".join(lines_of(image)))
 
 
 def show_image(client: ServerClient, guid: str) -> None:

@@ -15,6 +15,7 @@ from pixyproxy.cli import warn
 from pixyproxy.cli.texts import printable, shell_quoted
 from pixyproxy.client import (
     CredentialsError,
+    GenerationOptions,
     InvalidRequestError,
     NotFoundError,
     OutcomeUnknownError,
@@ -47,15 +48,9 @@ _TYPED_AS = {
     "created_after": "--after",
     "created_before": "--before",
     "request_id": "--request-id",
-    "options.model": "--model",
-    "options.size": "--size",
-    "options.quality": "--quality",
-    "options.output_format": "--format",
-    "options.background": "--background",
-    "options.moderation": "--moderation",
-    "options.output_compression": "--compression",
-    "options.input_fidelity": "--input-fidelity",
-    "options.partial_images": "--partial-images",
+    **{
+        f"options.{name}": f"--{name.removeprefix('output_').replace('_', '-')}" for name in GenerationOptions.__slots__
+    },
     "states": "--state",
     "inputs": "GUID",
     "mask": "--mask",

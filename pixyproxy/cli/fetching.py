@@ -29,11 +29,6 @@ Pixels = Annotated[
 ]
 
 
-@app.callback()
-def program() -> None:
-    """Make Typer take the command for one of several."""
-
-
 @app.command(cls=ServerCommand)
 def fetch(
     guid: Guid,
@@ -56,7 +51,7 @@ def fetch(
     By default it is saved in the current folder under the image's filename. A download that was interrupted continues
     where it stopped. The whole file is verified.
     """
-    rendition = _rendition(pixels)
+    rendition = None if pixels is None else cast(Rendition, int(pixels))
     if output == _STDIO:
         _write_to_stdout(guid, rendition)
         return
@@ -82,10 +77,6 @@ def refuse_bad_target(target: Path, force: bool) -> None:
 
 def _exists(path: Path) -> str:
     return f"{printable(str(path))} exists already; --force overwrites it."
-
-
-def _rendition(pixels: str | None) -> Rendition | None:
-    return None if pixels is None else cast(Rendition, int(pixels))
 
 
 def save(

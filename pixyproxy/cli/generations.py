@@ -277,10 +277,7 @@ def _say_how_to_come_back(generation: Generation | None, guid: str) -> None:
 
 
 def _print(generation: Generation, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json_line(json_of_generation(generation)))
-    else:
-        typer.echo("\n".join(lines_of_generation(generation)))
+    typer.echo(json_line(json_of_generation(generation)) if as_json else "\n".join(lines_of_generation(generation)))
 
 
 def _print_all(generations: Iterator[Generation], as_json: bool) -> None:
@@ -289,9 +286,9 @@ def _print_all(generations: Iterator[Generation], as_json: bool) -> None:
         for generation in generations:
             _print(generation, as_json)
     elif sys.stdout.isatty():
-        from pixyproxy.cli.table import print_generations
+        from pixyproxy.cli.table import OF_GENERATIONS, print_table
 
-        print_generations(generations, load_terminal_settings())
+        print_table(generations, load_terminal_settings(), OF_GENERATIONS)
     else:
         for generation in generations:
             columns = (generation.guid, local_time(generation.created_at), generation.state.name.lower())

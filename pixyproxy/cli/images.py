@@ -206,9 +206,9 @@ def _print_images(images: Iterable[ImageDetail], as_json: bool) -> None:
         for image in images:
             typer.echo(json_line(json_of(image)))
     elif sys.stdout.isatty():
-        from pixyproxy.cli.table import print_table
+        from pixyproxy.cli.table import OF_IMAGES, print_table
 
-        print_table(images, load_terminal_settings())
+        print_table(images, load_terminal_settings(), OF_IMAGES)
     else:
         for image in images:
             columns = (image.guid, local_time(image.created_at), image.visibility.name.lower(), image.author)

@@ -38,11 +38,6 @@ _STDIO = "-"
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
-@app.callback()
-def program() -> None:
-    """Make Typer take the command for one of several."""
-
-
 @app.command("import", cls=ServerCommand)
 def import_(
     files: Annotated[
@@ -97,7 +92,7 @@ def import_(
                 show_command_to_repeat(again, without="storing images twice")
                 raise typer.Exit(INTERRUPTED) from None
             else:
-                _print_imported(image, file, as_json)
+                typer.echo(json_line(json_of(image)) if as_json else f"{image.guid}\t{printable(file)}")
     if status:
         raise typer.Exit(status)
 
@@ -117,7 +112,3 @@ def _name_of(file: str) -> str:
 def _explain(error: PixyProxyClientError, client: ServerClient, file: str) -> None:
     warn(f"{printable(file)} was not imported.")
     explain(error, client.server)
-
-
-def _print_imported(image: ImageDetail, file: str, as_json: bool) -> None:
-    typer.echo(json_line(json_of(image)) if as_json else f"{image.guid}\t{printable(file)}")

@@ -11,7 +11,6 @@ from rich.cells import cell_len, set_cell_size
 
 from pixyproxy.cli.client_settings import TerminalSettings
 from pixyproxy.cli.texts import local_time, printable
-from pixyproxy.client import Generation, ImageDetail
 
 _GAP = "  "
 _MIN_PROMPT_WIDTH = 40
@@ -27,28 +26,19 @@ _INDENT = _Column("", 0, lambda _: "")
 _CREATED = _Column("CREATED", 16, lambda image: local_time(image.created_at))
 _GUID = _Column("GUID", 36, lambda image: image.guid)
 # In the order in which they are omitted if there is no room.
-_OPTIONAL = (
+OF_IMAGES = (
     _Column("SIZE", 9, lambda image: f"{image.width}x{image.height}"),
     _Column("AUTHOR", 12, lambda image: image.author),
     _Column("SEEN BY", 7, lambda image: image.visibility.name.lower()),
 )
-_OPTIONAL_OF_GENERATIONS = (
+OF_GENERATIONS = (
     _Column("AUTHOR", 12, lambda generation: generation.author),
     _Column("STATE", 15, lambda generation: generation.state.name.lower()),
 )
 
 
-def print_table(images: Iterable[ImageDetail], terminal: TerminalSettings) -> None:
-    """Write the table, or nothing if there are no images."""
-    _print_rows(images, terminal, _OPTIONAL)
-
-
-def print_generations(generations: Iterable[Generation], terminal: TerminalSettings) -> None:
-    """Write a table of generations, or nothing if there are none."""
-    _print_rows(generations, terminal, _OPTIONAL_OF_GENERATIONS)
-
-
-def _print_rows(rows: Iterable[Any], terminal: TerminalSettings, optional: Sequence[_Column]) -> None:
+def print_table(rows: Iterable[Any], terminal: TerminalSettings, optional: Sequence[_Column]) -> None:
+    """Write a table of images or generations, or nothing if there are none."""
     # A terminal may wrap a line that fills it to the last cell.
     lines = _lines_for(shutil.get_terminal_size().columns - 1, optional)
     for number, row in enumerate(rows):

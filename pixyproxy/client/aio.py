@@ -109,16 +109,8 @@ class AsyncPixyProxyClient(BaseClient[grpc.aio.Channel]):
     ) -> ImageDetail:
         """Store an image of your own; see PixyProxyClient."""
         call = calls.import_image(description, **options)
-        attempts = self._attempts(call, timeout)
         with Upload(source, on_progress) as upload:
-            while True:
-                try:
-                    answer = await self._invoke(call, _from_thread(upload.messages(call.request)), attempts)
-                except grpc.RpcError as error:
-                    await asyncio.sleep(upload.pause_after(error_of(error), attempts))
-                else:
-                    attempts.succeeded()
-                    return call.read(answer)
+            return await self._send(call, timeout, upload)
 
     async def update_image(self, guid: str, *, timeout: float | None = None, **changes: Unpack[Changes]) -> ImageDetail:
         """Change an image; see Changes."""
@@ -283,13 +275,16 @@ class AsyncPixyProxyClient(BaseClient[grpc.aio.Channel]):
 
     # --- Calls ---------------------------------------------------------------------------------------------------
 
-    async def _send(self, call: Call[Answer], timeout: float | None) -> Answer:
+    async def _send(self, call: Call[Answer], timeout: float | None, upload: Upload | None = None) -> Answer:
         attempts = self._attempts(call, timeout)
         while True:
             try:
-                answer = await self._invoke(call, call.request, attempts)
+                request = call.request if upload is None else _from_thread(upload.messages(call.request))
+                answer = await self._invoke(call, request, attempts)
             except grpc.RpcError as error:
-                await asyncio.sleep(attempts.pause_after(error_of(error)))
+                failure = error_of(error)
+                pause = attempts.pause_after(failure) if upload is None else upload.pause_after(failure, attempts)
+                await asyncio.sleep(pause)
             else:
                 attempts.succeeded()
                 return call.read(answer)

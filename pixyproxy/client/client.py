@@ -89,16 +89,8 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
             OSError: the file cannot be read.
         """
         call = calls.import_image(description, **options)
-        attempts = self._attempts(call, timeout)
         with Upload(source, on_progress) as upload:
-            while True:
-                try:
-                    answer = self._invoke(call, upload.messages(call.request), attempts)
-                except grpc.RpcError as error:
-                    time.sleep(upload.pause_after(error_of(error), attempts))
-                else:
-                    attempts.succeeded()
-                    return call.read(answer)
+            return self._send(call, timeout, upload)
 
     def update_image(self, guid: str, *, timeout: float | None = None, **changes: Unpack[Changes]) -> ImageDetail:
         """Change an image; see Changes."""
@@ -352,13 +344,16 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
 
     # --- Calls ---------------------------------------------------------------------------------------------------
 
-    def _send(self, call: Call[Answer], timeout: float | None) -> Answer:
+    def _send(self, call: Call[Answer], timeout: float | None, upload: Upload | None = None) -> Answer:
         attempts = self._attempts(call, timeout)
         while True:
             try:
-                answer = self._invoke(call, call.request, attempts)
+                request = call.request if upload is None else upload.messages(call.request)
+                answer = self._invoke(call, request, attempts)
             except grpc.RpcError as error:
-                time.sleep(attempts.pause_after(error_of(error)))
+                failure = error_of(error)
+                pause = attempts.pause_after(failure) if upload is None else upload.pause_after(failure, attempts)
+                time.sleep(pause)
             else:
                 attempts.succeeded()
                 return call.read(answer)

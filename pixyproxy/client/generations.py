@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from enum import IntEnum
 
 import grpc
-from google.protobuf.timestamp_pb2 import Timestamp
 from pixyproxy_pb.v1 import generation_service_pb2 as gpb
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
@@ -20,7 +19,7 @@ from pixyproxy.client.errors import (
     UnavailableError,
     kind_of,
 )
-from pixyproxy.client.models import ImageDetail, Visibility, to_detail
+from pixyproxy.client.models import ImageDetail, Visibility, copied, to_detail
 
 
 class GenerationState(IntEnum):
@@ -229,22 +228,18 @@ class Watch:
 def to_generation(generation: gpb.Generation) -> Generation:
     """Read a generation."""
     error = generation.error
-    return Generation(
-        guid=generation.guid,
-        request_id=generation.request_id,
-        author=generation.author,
+    return copied(
+        Generation,
+        generation,
         state=GenerationState(generation.state),
         request=_to_request(generation.request) if generation.HasField("request") else None,
-        image_guid=generation.image_guid,
-        created_at=generation.created_at.ToDatetime(tzinfo=UTC),
-        submitted_at=_to_time(generation.submitted_at) if generation.HasField("submitted_at") else None,
-        finished_at=_to_time(generation.finished_at) if generation.HasField("finished_at") else None,
-        attempts=generation.attempts,
+        created_at=generation.created_at.ToDatetime(UTC),
+        submitted_at=generation.submitted_at.ToDatetime(UTC) if generation.HasField("submitted_at") else None,
+        finished_at=generation.finished_at.ToDatetime(UTC) if generation.HasField("finished_at") else None,
         image=to_detail(generation.image) if generation.HasField("image") else None,
-        error=GenerationError(
-            code=error.code,
-            reason=error.reason,
-            message=error.message,
+        error=copied(
+            GenerationError,
+            error,
             metadata=dict(error.metadata),
             retry_after=error.retry_after.ToMilliseconds() / 1000 if error.HasField("retry_after") else None,
         )
@@ -259,16 +254,12 @@ def to_generation_page(page: gpb.ListGenerationsResponse) -> GenerationPage:
 
 
 def _to_request(request: pb.CreateImageRequest) -> ImageRequest:
-    return ImageRequest(
-        prompt=request.prompt,
+    return copied(
+        ImageRequest,
+        request,
         tags=tuple(request.tags),
         visibility=Visibility(request.visibility),
-        filename=request.filename,
         options={field.name: value for field, value in request.options.ListFields()},
         inputs=tuple(image.guid for image in request.inputs),
         mask=request.mask.guid,
     )
-
-
-def _to_time(timestamp: Timestamp) -> datetime:
-    return timestamp.ToDatetime(tzinfo=UTC)

@@ -5,18 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import IntEnum
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast, get_args
 
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
+Model = TypeVar("Model")
 Rendition = Literal[256, 512, 1024, 2048]
 """A small WebP copy of an image, by the most pixels across and down."""
-RENDITIONS: dict[int, pb.Rendition] = {
-    256: pb.RENDITION_256,
-    512: pb.RENDITION_512,
-    1024: pb.RENDITION_1024,
-    2048: pb.RENDITION_2048,
-}
+RENDITIONS = {pixels: cast(pb.Rendition, pb.Rendition.Value(f"RENDITION_{pixels}")) for pixels in get_args(Rendition)}
 _PIXELS = {number: pixels for pixels, number in RENDITIONS.items()}
 
 
@@ -208,21 +204,18 @@ class ThumbnailPage:
     next_guids: tuple[str, ...]
 
 
+def copied(kind: type[Model], message: Any, **others: Any) -> Model:
+    """Convert a message whose fields have the names of the model's; ``others`` are those with other values."""
+    return kind(**{name: getattr(message, name) for name in kind.__annotations__ if name not in others}, **others)
+
+
 def to_detail(image: pb.ImageDetail) -> ImageDetail:
     """Convert a message."""
-    return ImageDetail(
-        guid=image.guid,
-        filename=image.filename,
-        prompt=image.prompt,
+    return copied(
+        ImageDetail,
+        image,
         tags=tuple(image.tags),
-        author=image.author,
         visibility=Visibility(image.visibility),
-        content_type=image.content_type,
-        size_bytes=image.size_bytes,
-        sha256=image.sha256,
-        width=image.width,
-        height=image.height,
-        model=image.model,
         created_at=image.created_at.ToDatetime(tzinfo=UTC),
         updated_at=image.updated_at.ToDatetime(tzinfo=UTC),
         usage=_to_usage(image.usage) if image.HasField("usage") else None,
@@ -231,7 +224,6 @@ def to_detail(image: pb.ImageDetail) -> ImageDetail:
         origin=Origin(image.origin or Origin.GENERATED),
         source_guids=tuple(image.source_guids),
         cost=Cost(image.cost.nano_usd, image.cost.price_list) if image.HasField("cost") else None,
-        placeholder=image.placeholder,
     )
 
 
@@ -251,22 +243,9 @@ def to_page(page: pb.ListImagesResponse) -> ImagePage:
 
 def to_content_info(info: pb.ContentInfo) -> ContentInfo:
     """Convert a message."""
-    return ContentInfo(
-        guid=info.guid,
-        filename=info.filename,
-        content_type=info.content_type,
-        size_bytes=info.size_bytes,
-        sha256=info.sha256,
-        not_modified=info.not_modified,
-        rendition=_PIXELS.get(info.rendition),
-        width=info.width,
-        height=info.height,
-    )
+    return copied(ContentInfo, info, rendition=_PIXELS.get(info.rendition))
 
 
 def to_thumbnail_page(page: pb.BatchGetThumbnailsResponse) -> ThumbnailPage:
     """Convert a message."""
-    thumbnails = tuple(
-        Thumbnail(one.guid, one.data, one.content_type, one.width, one.height, one.error) for one in page.thumbnails
-    )
-    return ThumbnailPage(thumbnails, tuple(page.next_guids))
+    return ThumbnailPage(tuple(copied(Thumbnail, one) for one in page.thumbnails), tuple(page.next_guids))

@@ -8,6 +8,8 @@ from enum import IntEnum
 
 from pixyproxy_pb.v1 import usage_service_pb2 as upb
 
+from pixyproxy.client.models import copied
+
 
 class UsageGrouping(IntEnum):
     """What the rows of a summary are by. The numbers are those of the API."""
@@ -46,7 +48,7 @@ class UsageRow:
 
 def to_rows(summary: upb.SummarizeUsageResponse) -> list[UsageRow]:
     """Convert a message."""
-    return [UsageRow(**{name: getattr(row, name) for name in UsageRow.__slots__}) for row in summary.rows]
+    return [copied(UsageRow, row) for row in summary.rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +73,6 @@ class Quota:
 def to_quotas(answer: upb.GetQuotaResponse) -> list[Quota]:
     """Convert a message."""
     return [
-        Quota(
-            name=quota.name,
-            limit=quota.limit,
-            used=quota.used,
-            reserved=quota.reserved,
-            resets_at=quota.resets_at.ToDatetime(UTC) if quota.HasField("resets_at") else None,
-        )
+        copied(Quota, quota, resets_at=quota.resets_at.ToDatetime(UTC) if quota.HasField("resets_at") else None)
         for quota in answer.quotas
     ]

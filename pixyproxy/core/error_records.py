@@ -27,10 +27,11 @@ def from_record(record: str) -> PixyProxyException:
     return error
 
 
-def _with_subclasses(kind: type[PixyProxyException]) -> Iterator[type[PixyProxyException]]:
+def with_subclasses(kind: type[PixyProxyException]) -> Iterator[type[PixyProxyException]]:
+    """Yield a class and all that are derived from it."""
     yield kind
     for subclass in kind.__subclasses__():
-        yield from _with_subclasses(subclass)
+        yield from with_subclasses(subclass)
 
 
-_KINDS = {kind.__name__: kind for kind in _with_subclasses(PixyProxyException)}
+_KINDS = {kind.__name__: kind for kind in with_subclasses(PixyProxyException)}

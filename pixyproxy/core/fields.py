@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import IntEnum, StrEnum
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
@@ -42,7 +43,7 @@ THUMBNAIL_EDGES = (256, 512)
 _GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SHA256 = re.compile("[0-9a-f]{64}")
 _SIZE = re.compile(r"auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4}")
-_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]*")
+_MODEL_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._:/-]{{0,{MAX_MODEL_NAME_LENGTH - 1}}}")
 
 
 class Visibility(IntEnum):
@@ -99,11 +100,26 @@ def broken_rule(rule: str) -> PydanticCustomError:
     return PydanticCustomError("rule", rule)
 
 
-def _check_guid(text: str) -> str:
-    guid = text.lower()
-    if not _GUID.fullmatch(guid):
-        raise broken_rule("must be a UUID of 36 characters, such as 123e4567-e89b-42d3-a456-426614174000")
-    return guid
+def _must(holds: Callable[[Any], object], rule: str) -> AfterValidator:
+    """Return a validator that refuses what does not hold, with the rule that it breaks."""
+
+    def check(value: Any) -> Any:
+        if not holds(value):
+            raise broken_rule(rule)
+        return value
+
+    return AfterValidator(check)
+
+
+def _at_most(limit: int, what: str) -> BeforeValidator:
+    """Return a validator that counts values before each is looked at."""
+
+    def check(values: Any) -> Any:
+        if isinstance(values, (list, tuple)) and len(values) > limit:
+            raise broken_rule(f"must be at most {limit} {what}, not {len(values):,}")
+        return values
+
+    return BeforeValidator(check)
 
 
 def check_prompt(prompt: str) -> str:
@@ -147,22 +163,12 @@ def _check_filename(filename: str) -> str:
     return filename
 
 
-def _check_tag(tag: str) -> str:
-    return _check_line(tag, MAX_TAG_LENGTH)
-
-
 def _without_repeats(tags: Iterable[str]) -> tuple[str, ...]:
     """Keep the first of equal tags; the same text composed and decomposed (é) is one tag."""
     first_of_key: dict[str, str] = {}
     for tag in tags:
         first_of_key.setdefault(exact_key(tag), tag)
     return tuple(first_of_key.values())
-
-
-def _check_tag_count(tags: Any) -> Any:
-    if isinstance(tags, (list, tuple)) and len(tags) > MAX_TAGS:
-        raise broken_rule(f"must be at most {MAX_TAGS} tags, not {len(tags):,}")
-    return tags
 
 
 def _check_username(username: str) -> str:
@@ -172,27 +178,6 @@ def _check_username(username: str) -> str:
     if username != username.strip():
         raise broken_rule("must not begin or end with a space")
     return username
-
-
-def _check_password(password: SecretStr) -> SecretStr:
-    if not 1 <= len(password.get_secret_value()) <= MAX_PASSWORD_LENGTH:
-        raise broken_rule(f"must have 1 to {MAX_PASSWORD_LENGTH:,} characters")
-    return password
-
-
-def _check_size(size: str) -> str:
-    if not _SIZE.fullmatch(size):
-        raise broken_rule('must be "auto" or WIDTHxHEIGHT in pixels, such as 1024x1024')
-    return size
-
-
-def _check_model_name(name: str) -> str:
-    if len(name) > MAX_MODEL_NAME_LENGTH or not _MODEL_NAME.fullmatch(name):
-        raise broken_rule(
-            f"must be a model name of 1 to {MAX_MODEL_NAME_LENGTH} letters, digits and . _ : / -, "
-            "beginning with a letter or digit"
-        )
-    return name
 
 
 def _check_search_text(query: str) -> str:
@@ -210,68 +195,52 @@ def _check_visibility(visibility: Any) -> Any:
     return visibility
 
 
-def _check_sha256(digest: str) -> str:
-    digest = digest.lower()
-    if not _SHA256.fullmatch(digest):
-        raise broken_rule("must be a SHA-256 of 64 hexadecimal digits")
-    return digest
-
-
-def _check_partial_images(count: int) -> int:
-    if not 0 <= count <= MAX_PARTIAL_IMAGES:
-        raise broken_rule(f"must be from 0 to {MAX_PARTIAL_IMAGES}")
-    return count
-
-
-def _check_compression(compression: int) -> int:
-    if not 0 <= compression <= MAX_COMPRESSION:
-        raise broken_rule(f"must be from 0 to {MAX_COMPRESSION}")
-    return compression
-
-
-def _check_input_count(inputs: Any) -> Any:
-    if isinstance(inputs, (list, tuple)) and len(inputs) > MAX_INPUTS:
-        raise broken_rule(f"must be at most {MAX_INPUTS} images, not {len(inputs):,}")
-    return inputs
-
-
-def _check_edge(edge: int) -> int:
-    if edge not in RENDITION_EDGES:
-        raise broken_rule("must be a Rendition: RENDITION_256, RENDITION_512, RENDITION_1024 or RENDITION_2048")
-    return edge
-
-
-def _check_thumbnail_edge(edge: int) -> int:
-    if edge not in THUMBNAIL_EDGES:
-        raise broken_rule("must be RENDITION_256 or RENDITION_512")
-    return edge
-
-
-def _check_thumbnail_count(guids: Any) -> Any:
-    if isinstance(guids, (list, tuple)) and len(guids) > MAX_THUMBNAILS:
-        raise broken_rule(f"must be at most {MAX_THUMBNAILS} guids, not {len(guids):,}")
-    return guids
-
-
-Guid = Annotated[str, AfterValidator(_check_guid)]
+Guid = Annotated[
+    str,
+    AfterValidator(str.lower),
+    _must(_GUID.fullmatch, "must be a UUID of 36 characters, such as 123e4567-e89b-42d3-a456-426614174000"),
+]
 Prompt = Annotated[str, AfterValidator(check_prompt)]
 Description = Annotated[str, AfterValidator(_check_description)]
 SearchText = Annotated[str, Field(max_length=MAX_SEARCH_LENGTH), AfterValidator(_check_search_text)]
 FilenamePart = Annotated[str, Field(max_length=MAX_FILENAME_LENGTH)]
 Filename = Annotated[str, AfterValidator(_check_filename)]
-Tag = Annotated[str, AfterValidator(_check_tag)]
-Tags = Annotated[tuple[Tag, ...], BeforeValidator(_check_tag_count), AfterValidator(_without_repeats)]
+Tag = Annotated[str, AfterValidator(partial(_check_line, max_length=MAX_TAG_LENGTH))]
+Tags = Annotated[tuple[Tag, ...], _at_most(MAX_TAGS, "tags"), AfterValidator(_without_repeats)]
 Username = Annotated[str, AfterValidator(_check_username)]
-Password = Annotated[SecretStr, AfterValidator(_check_password)]
-ModelName = Annotated[str, AfterValidator(_check_model_name)]
-Size = Annotated[str, AfterValidator(_check_size)]
-PartialImages = Annotated[int, AfterValidator(_check_partial_images)]
-Compression = Annotated[int, AfterValidator(_check_compression)]
-Edge = Annotated[int, AfterValidator(_check_edge)]
-ThumbnailEdge = Annotated[int, AfterValidator(_check_thumbnail_edge)]
-ThumbnailGuids = Annotated[tuple[Guid, ...], BeforeValidator(_check_thumbnail_count)]
-InputCount = BeforeValidator(_check_input_count)
-Sha256 = Annotated[str, AfterValidator(_check_sha256)]
+Password = Annotated[
+    SecretStr,
+    _must(
+        lambda password: 1 <= len(password.get_secret_value()) <= MAX_PASSWORD_LENGTH,
+        f"must have 1 to {MAX_PASSWORD_LENGTH:,} characters",
+    ),
+]
+ModelName = Annotated[
+    str,
+    _must(
+        _MODEL_NAME.fullmatch,
+        f"must be a model name of 1 to {MAX_MODEL_NAME_LENGTH} letters, digits and . _ : / -, "
+        "beginning with a letter or digit",
+    ),
+]
+Size = Annotated[str, _must(_SIZE.fullmatch, 'must be "auto" or WIDTHxHEIGHT in pixels, such as 1024x1024')]
+PartialImages = Annotated[
+    int, _must(range(MAX_PARTIAL_IMAGES + 1).__contains__, f"must be from 0 to {MAX_PARTIAL_IMAGES}")
+]
+Compression = Annotated[int, _must(range(MAX_COMPRESSION + 1).__contains__, f"must be from 0 to {MAX_COMPRESSION}")]
+Edge = Annotated[
+    int,
+    _must(
+        RENDITION_EDGES.__contains__,
+        "must be a Rendition: RENDITION_256, RENDITION_512, RENDITION_1024 or RENDITION_2048",
+    ),
+]
+ThumbnailEdge = Annotated[int, _must(THUMBNAIL_EDGES.__contains__, "must be RENDITION_256 or RENDITION_512")]
+ThumbnailGuids = Annotated[tuple[Guid, ...], _at_most(MAX_THUMBNAILS, "guids")]
+InputCount = _at_most(MAX_INPUTS, "images")
+Sha256 = Annotated[
+    str, AfterValidator(str.lower), _must(_SHA256.fullmatch, "must be a SHA-256 of 64 hexadecimal digits")
+]
 CheckedVisibility = Annotated[Visibility, BeforeValidator(_check_visibility)]
 Quality = Literal["auto", "low", "medium", "high", "xhigh", "max"]
 OutputFormat = Literal["png", "webp", "jpeg"]

@@ -62,6 +62,13 @@ class DatabaseContext(ABC):
         """Commit the transaction, which is otherwise rolled back at the end of the context."""
 
 
+class Repository:
+    """A repository, within one database context."""
+
+    def __init__(self, context: DatabaseContext) -> None:
+        self._context = context
+
+
 class Database(ABC):
     """A database. Safe to use from many threads at once."""
 

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from pixyproxy.core.exceptions import ProviderRequestInvalidError
-from pixyproxy.core.models import PartialImage
+from pixyproxy.core.models import TRANSPARENT_RULE, PartialImage, can_show
 from pixyproxy.core.provider_limits import nearest_size, size_problem
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest, InputFile, OnPartial, ignore_partial
 
@@ -52,8 +52,9 @@ class OfflineGenerator:
         """
         source = _open(request.inputs[0]) if request.inputs else None
         width, height = _parse_size(request.size, _AUTO_SIZE if source is None else nearest_size(*source.size))
-        transparent = _is_transparent(request)
-        image = _draw(request.prompt, width, height, transparent=transparent)
+        if not can_show(request.background, request.output_format):
+            raise ProviderRequestInvalidError("options.background", TRANSPARENT_RULE)
+        image = _draw(request.prompt, width, height, transparent=request.background == "transparent")
         if source is not None:
             image = _edit(source, image, None if request.mask is None else _open(request.mask))
         content_type = f"image/{request.output_format}"
@@ -83,14 +84,6 @@ def _parse_size(size: str, auto_size: tuple[int, int]) -> tuple[int, int]:
         return auto_size
     width, height = (int(edge) for edge in size.split("x"))
     return width, height
-
-
-def _is_transparent(request: GenerationRequest) -> bool:
-    if request.background != "transparent":
-        return False
-    if request.output_format == "jpeg":
-        raise ProviderRequestInvalidError("options.background", "transparent needs the output format png or webp")
-    return True
 
 
 def _draw(prompt: str, width: int, height: int, *, transparent: bool) -> Image.Image:

@@ -10,11 +10,12 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from pixyproxy.core.error_records import with_subclasses
 from pixyproxy.core.exceptions import ProviderError
 from pixyproxy.core.models import Cost
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
@@ -72,32 +73,25 @@ class CallMetrics:
     """Calls, with the metric names of go-grpc-prometheus."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        counter = partial(Counter, registry=registry)
+        histogram = partial(Histogram, registry=registry)
         labels = ("grpc_service", "grpc_method")
-        self._started = Counter("grpc_server_started", "Started calls.", labels, registry=registry)
-        self._handled = Counter(
-            "grpc_server_handled", "Completed calls, by code.", (*labels, "grpc_code"), registry=registry
-        )
-        self._seconds = Histogram(
+        self._started = counter("grpc_server_started", "Started calls.", labels)
+        self._handled = counter("grpc_server_handled", "Completed calls, by code.", (*labels, "grpc_code"))
+        self._seconds = histogram(
             "grpc_server_handling_seconds",
             "Duration of calls, of streams to their last message.",
             labels,
             buckets=_CALL_SECONDS,
-            registry=registry,
         )
-        self._errors = Counter(
-            "pixyproxy_errors", "Failed calls, by the reason of the error.", ("reason",), registry=registry
+        self._errors = counter("pixyproxy_errors", "Failed calls, by the reason of the error.", ("reason",))
+        self._unread = counter(
+            "pixyproxy_calls_without_request", "Calls that ended before their requests were received.", ("reason",)
         )
-        self._unread = Counter(
-            "pixyproxy_calls_without_request",
-            "Calls that ended before their requests were received.",
-            ("reason",),
-            registry=registry,
-        )
-        self._waits = Histogram(
+        self._waits = histogram(
             "pixyproxy_call_wait_seconds",
             "Time that calls waited for a thread, of those that waited.",
             buckets=_STEP_SECONDS,
-            registry=registry,
         )
         # Looking up a labelled metric costs three times as much as changing it.
         self._started_of = lru_cache(maxsize=None)(self._started.labels)
@@ -141,11 +135,10 @@ class ConnectionMetrics:
     """Connections of clients."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        counter = partial(Counter, registry=registry)
         self._open = _live_sum(registry, "pixyproxy_connections", "Open connections.")
         self._limit = _live_sum(registry, "pixyproxy_connections_limit", "The most open connections.")
-        self._closed = Counter(
-            "pixyproxy_connections_closed", "Connections closed because of a limit.", ("limit",), registry=registry
-        )
+        self._closed = counter("pixyproxy_connections_closed", "Connections closed because of a limit.", ("limit",))
         for limit in ("total", "per_address"):
             self._closed.labels(limit)
 
@@ -166,56 +159,42 @@ class GenerationMetrics(GenerationObserver):
     """Generations, and requests to the provider. A generation may take several requests."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._generations = Counter(
-            "pixyproxy_generations", "Completed generations, by outcome.", ("model", "outcome"), registry=registry
-        )
-        self._seconds = Histogram(
+        counter = partial(Counter, registry=registry)
+        histogram = partial(Histogram, registry=registry)
+        self._generations = counter("pixyproxy_generations", "Completed generations, by outcome.", ("model", "outcome"))
+        self._seconds = histogram(
             "pixyproxy_generation_seconds",
             "Duration of successful generations, including waits and retries.",
             ("model",),
             buckets=_GENERATION_SECONDS,
-            registry=registry,
         )
-        self._tokens = Counter(
-            "pixyproxy_generation_tokens",
-            "Tokens that the provider counted.",
-            ("model", "direction"),
-            registry=registry,
+        self._tokens = counter(
+            "pixyproxy_generation_tokens", "Tokens that the provider counted.", ("model", "direction")
         )
-        self._dollars = Counter(
+        self._dollars = counter(
             "pixyproxy_generation_cost_dollars",
             "What stored images cost, by the price list, in US dollars.",
             ("model",),
-            registry=registry,
         )
-        self._unpriced = Counter(
-            "pixyproxy_generation_images_without_cost",
-            "Stored images with an unknown cost.",
-            ("model",),
-            registry=registry,
+        self._unpriced = counter(
+            "pixyproxy_generation_images_without_cost", "Stored images with an unknown cost.", ("model",)
         )
         self._under_way = _live_sum(registry, "pixyproxy_generations_under_way", "Submitted generations.")
         self._slots = _live_sum(registry, "pixyproxy_generation_slots", "The most submitted generations.")
-        self._requests = Counter(
-            "pixyproxy_provider_requests", "Requests to the provider, by outcome.", ("outcome",), registry=registry
-        )
-        self._request_seconds = Histogram(
+        self._requests = counter("pixyproxy_provider_requests", "Requests to the provider, by outcome.", ("outcome",))
+        self._request_seconds = histogram(
             "pixyproxy_provider_request_seconds",
             "Duration of requests to the provider, with any outcome.",
             buckets=_GENERATION_SECONDS,
-            registry=registry,
         )
         self._asking = _live_sum(
             registry, "pixyproxy_provider_requests_under_way", "Requests to the provider in progress."
         )
-        self._retries = Counter(
-            "pixyproxy_provider_retries", "Retried requests, by error.", ("error",), registry=registry
-        )
-        self._waits = Histogram(
+        self._retries = counter("pixyproxy_provider_retries", "Retried requests, by error.", ("error",))
+        self._waits = histogram(
             "pixyproxy_pacing_wait_seconds",
             "Time of requests in the queue before they were submitted.",
             buckets=_GENERATION_SECONDS,
-            registry=registry,
         )
         self._waiting = _live_sum(registry, "pixyproxy_pacing_waiting", "Queued generations that calls wait for.")
         self._open_circuits = _live_sum(
@@ -223,7 +202,8 @@ class GenerationMetrics(GenerationObserver):
             "pixyproxy_provider_circuits_open",
             "Processes with an open circuit, because the provider is down.",
         )
-        for outcome in (MADE, *_provider_errors(ProviderError)):
+        _, *provider_errors = with_subclasses(ProviderError)
+        for outcome in (MADE, *(kind.__name__ for kind in provider_errors)):
             self._requests.labels(outcome)
         self._models: set[str] = set()
         self._lock = threading.Lock()
@@ -286,26 +266,19 @@ class DatabaseMetrics:
     """Statements and connections of the database."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._statements = Histogram(
-            "pixyproxy_database_statement_seconds",
-            "Duration of statements.",
-            ("operation",),
-            buckets=_STEP_SECONDS,
-            registry=registry,
+        counter = partial(Counter, registry=registry)
+        histogram = partial(Histogram, registry=registry)
+        self._statements = histogram(
+            "pixyproxy_database_statement_seconds", "Duration of statements.", ("operation",), buckets=_STEP_SECONDS
         )
-        self._waits = Histogram(
+        self._waits = histogram(
             "pixyproxy_database_wait_seconds",
             "Time to get a connection and, for a transaction, to begin it.",
             buckets=_STEP_SECONDS,
-            registry=registry,
         )
-        self._errors = Counter(
-            "pixyproxy_database_errors", "Failed statements and waits, by error.", ("error",), registry=registry
-        )
+        self._errors = counter("pixyproxy_database_errors", "Failed statements and waits, by error.", ("error",))
         # Its rate is the average number of connections in use, which a gauge would only sample.
-        self._use = Counter(
-            "pixyproxy_database_connection_use_seconds", "Seconds for which connections were in use.", registry=registry
-        )
+        self._use = counter("pixyproxy_database_connection_use_seconds", "Seconds for which connections were in use.")
         self._limit = _live_sum(registry, "pixyproxy_database_connections_limit", "The most connections in use.")
         self._statements_of = lru_cache(maxsize=None)(self._statements.labels)
 
@@ -333,22 +306,16 @@ class StoreMetrics:
     """Operations of the image store."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._operations = Histogram(
+        counter = partial(Counter, registry=registry)
+        histogram = partial(Histogram, registry=registry)
+        self._operations = histogram(
             "pixyproxy_store_operation_seconds",
             "Duration of operations of the image store; all reads of an image are one operation.",
             ("operation",),
             buckets=_STEP_SECONDS,
-            registry=registry,
         )
-        self._errors = Counter(
-            "pixyproxy_store_errors",
-            "Failed operations of the image store, by error.",
-            ("error",),
-            registry=registry,
-        )
-        self._bytes = Counter(
-            "pixyproxy_store_bytes", "Bytes of images read or written.", ("direction",), registry=registry
-        )
+        self._errors = counter("pixyproxy_store_errors", "Failed operations of the image store, by error.", ("error",))
+        self._bytes = counter("pixyproxy_store_bytes", "Bytes of images read or written.", ("direction",))
 
     def moved(self, direction: str, count: int) -> None:
         """Count bytes that were read or written."""
@@ -366,13 +333,6 @@ class StoreMetrics:
 def _live_sum(registry: CollectorRegistry, name: str, text: str) -> Gauge:
     """Make a gauge with the sum of the values of all running processes."""
     return Gauge(name, text, registry=registry, multiprocess_mode="livesum")
-
-
-def _provider_errors(kind: type[ProviderError]) -> Iterator[str]:
-    """Return the names of all errors of the provider."""
-    for further in kind.__subclasses__():
-        yield further.__name__
-        yield from _provider_errors(further)
 
 
 def _name_of(outcome: GeneratedImage | BaseException) -> str:

@@ -22,7 +22,7 @@ from pixyproxy.core.exceptions import (
     OffsetOutOfRangeError,
     ProviderRequestInvalidError,
 )
-from pixyproxy.core.fields import GenerationState
+from pixyproxy.core.fields import RENDITION_EDGES, GenerationState
 from pixyproxy.core.models import (
     DEFAULT_PAGE_SIZE,
     MAX_PAGE_SIZE,
@@ -72,22 +72,13 @@ _FROM_STATE = {
     GenerationState.CANCELLED: gpb.GENERATION_STATE_CANCELLED,
     GenerationState.OUTCOME_UNKNOWN: gpb.GENERATION_STATE_OUTCOME_UNKNOWN,
 }
-_TO_GROUPING = {
-    upb.USAGE_GROUPING_AUTHOR: UsageGrouping.AUTHOR,
-    upb.USAGE_GROUPING_MODEL: UsageGrouping.MODEL,
-    upb.USAGE_GROUPING_DAY: UsageGrouping.DAY,
-}
+_TO_GROUPING = {upb.UsageGrouping.Value(f"USAGE_GROUPING_{one.name}"): one for one in UsageGrouping}
 _STATES_OF = {
     number: tuple(state for state, its_number in _FROM_STATE.items() if its_number == number)
     for number in _FROM_STATE.values()
 }
 
-_EDGES: dict[int, int] = {
-    pb.RENDITION_256: 256,
-    pb.RENDITION_512: 512,
-    pb.RENDITION_1024: 1024,
-    pb.RENDITION_2048: 2048,
-}
+_EDGES: dict[int, int] = {pb.Rendition.Value(f"RENDITION_{edge}"): edge for edge in RENDITION_EDGES}
 _UNKNOWN = 0  # no edge, which is refused
 _RENDITIONS = {edge: cast(pb.Rendition, number) for number, edge in _EDGES.items()}
 
@@ -96,7 +87,6 @@ _RENDITIONS = {edge: cast(pb.Rendition, number) for number, edge in _EDGES.items
 
 def to_image_creation(request: pb.CreateImageRequest) -> ImageCreation:
     """Read a request to make an image."""
-    options = request.options
     return validated(
         ImageCreation,
         {
@@ -106,17 +96,7 @@ def to_image_creation(request: pb.CreateImageRequest) -> ImageCreation:
                 "tags": tuple(request.tags),
                 **({"visibility": request.visibility} if request.visibility else {}),
             },
-            "options": {
-                "model": options.model or None,
-                "size": options.size or None,
-                "quality": options.quality or None,
-                "output_format": options.output_format or None,
-                "background": options.background or None,
-                "partial_images": options.partial_images or None,
-                "moderation": options.moderation or None,
-                "output_compression": options.output_compression if options.HasField("output_compression") else None,
-                "input_fidelity": options.input_fidelity or None,
-            },
+            "options": {field.name: value for field, value in request.options.ListFields()},
             "request_id": request.request_id or None,
             "inputs": tuple({"guid": image.guid} for image in request.inputs),
             "mask": {"guid": request.mask.guid} if request.HasField("mask") else None,
@@ -405,18 +385,16 @@ def _from_image_creation(creation: ImageCreation) -> pb.CreateImageRequest:
 
 def _from_error_record(record: str) -> gpb.GenerationError:
     error = from_record(record)
-    message = gpb.GenerationError(
+    seconds = statuses.retry_seconds_of(error)
+    return gpb.GenerationError(
         code=statuses.code_of(error),
         reason=statuses.reason_of(error),
         message=statuses.message_of(error),
         metadata={"field": error.field}
         if isinstance(error, ProviderRequestInvalidError)
         else statuses.metadata_of(error),
+        retry_after=None if seconds is None else timedelta(milliseconds=int(seconds * 1000)),
     )
-    seconds = statuses.retry_seconds_of(error)
-    if seconds is not None:
-        message.retry_after.FromMilliseconds(int(seconds * 1000))
-    return message
 
 
 def from_content(content: ImageContent) -> Iterable[pb.GetImageContentResponse | bytes]:

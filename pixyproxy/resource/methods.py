@@ -91,13 +91,10 @@ POLICIES: Mapping[str, MethodPolicy] = {
     _HEALTH + "Watch": _HEALTH_CALL,
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": _REFLECTION_CALL,
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _REFLECTION_CALL,
-    _CHANNELZ + "GetTopChannels": _HEALTH_CALL,
-    _CHANNELZ + "GetServers": _HEALTH_CALL,
-    _CHANNELZ + "GetServer": _HEALTH_CALL,
-    _CHANNELZ + "GetServerSockets": _HEALTH_CALL,
-    _CHANNELZ + "GetChannel": _HEALTH_CALL,
-    _CHANNELZ + "GetSubchannel": _HEALTH_CALL,
-    _CHANNELZ + "GetSocket": _HEALTH_CALL,
+    **{
+        f"{_CHANNELZ}Get{what}": _HEALTH_CALL
+        for what in ("TopChannels", "Servers", "Server", "ServerSockets", "Channel", "Subchannel", "Socket")
+    },
 }
 """By the full name of the method, as gRPC gives it."""
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
-from google.protobuf import any_pb2
+from google.protobuf import any as any_
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
@@ -50,10 +51,11 @@ def _bad_parameter(error: exc.ProviderRequestInvalidError | exc.PriceUnknownErro
     return _bad_request(exc.InvalidFieldError.of(error.field, error.message))
 
 
-def _image_resource(error: exc.ImageNotFoundError) -> list[Message]:
+def _resource(error: exc.ImageNotFoundError | exc.GenerationNotFoundError) -> list[Message]:
+    kind, name = ("Image", error.guid) if isinstance(error, exc.ImageNotFoundError) else ("Generation", error.name)
     return [
         error_details_pb2.ResourceInfo(
-            resource_type="pixyproxy.v1.Image", resource_name=error.guid, description=error.message
+            resource_type=f"pixyproxy.v1.{kind}", resource_name=name, description=error.message
         )
     ]
 
@@ -62,21 +64,9 @@ def _input_field(error: exc.ImageNotFoundError | exc.ContentDamagedError) -> dic
     return {"field": error.field} if error.field else {}
 
 
-def _generation_resource(error: exc.GenerationNotFoundError) -> list[Message]:
-    return [
-        error_details_pb2.ResourceInfo(
-            resource_type="pixyproxy.v1.Generation", resource_name=error.name, description=error.message
-        )
-    ]
-
-
-def _provider_quota(error: exc.ProviderQuotaError) -> list[Message]:
-    violation = error_details_pb2.QuotaFailure.Violation(subject="provider account", description=error.message)
-    return [error_details_pb2.QuotaFailure(violations=[violation])]
-
-
-def _quota(error: exc.QuotaExhaustedError) -> list[Message]:
-    violation = error_details_pb2.QuotaFailure.Violation(subject=f"user:{error.author}", description=error.message)
+def _quota(error: exc.ProviderQuotaError | exc.QuotaExhaustedError) -> list[Message]:
+    subject = f"user:{error.author}" if isinstance(error, exc.QuotaExhaustedError) else "provider account"
+    violation = error_details_pb2.QuotaFailure.Violation(subject=subject, description=error.message)
     return [error_details_pb2.QuotaFailure(violations=[violation])]
 
 
@@ -102,8 +92,8 @@ RULES: dict[type[BaseException], Rule] = {
     exc.CredentialsInvalidError: Rule(code_pb2.UNAUTHENTICATED, "CREDENTIALS_INVALID"),
     exc.TooManySignInsError: Rule(code_pb2.RESOURCE_EXHAUSTED, "TOO_MANY_SIGN_INS"),
     exc.NotYoursError: Rule(code_pb2.PERMISSION_DENIED, "NOT_YOURS"),
-    exc.ImageNotFoundError: Rule(code_pb2.NOT_FOUND, "IMAGE_NOT_FOUND", metadata=_input_field, details=_image_resource),
-    exc.GenerationNotFoundError: Rule(code_pb2.NOT_FOUND, "GENERATION_NOT_FOUND", details=_generation_resource),
+    exc.ImageNotFoundError: Rule(code_pb2.NOT_FOUND, "IMAGE_NOT_FOUND", metadata=_input_field, details=_resource),
+    exc.GenerationNotFoundError: Rule(code_pb2.NOT_FOUND, "GENERATION_NOT_FOUND", details=_resource),
     exc.AlreadySubmittedError: Rule(code_pb2.FAILED_PRECONDITION, "ALREADY_SUBMITTED"),
     exc.GenerationCancelledError: Rule(code_pb2.CANCELLED, "GENERATION_CANCELLED"),
     exc.ConflictError: Rule(code_pb2.ABORTED, "CONFLICT"),
@@ -115,7 +105,7 @@ RULES: dict[type[BaseException], Rule] = {
     exc.PromptRefusedError: Rule(code_pb2.FAILED_PRECONDITION, "PROMPT_REFUSED", metadata=_refusal),
     exc.ProviderRequestInvalidError: Rule(code_pb2.INVALID_ARGUMENT, "INVALID_FIELD", details=_bad_parameter),
     exc.ProviderRateLimitedError: Rule(code_pb2.RESOURCE_EXHAUSTED, "PROVIDER_RATE_LIMITED"),
-    exc.ProviderQuotaError: Rule(code_pb2.RESOURCE_EXHAUSTED, "PROVIDER_QUOTA", details=_provider_quota),
+    exc.ProviderQuotaError: Rule(code_pb2.RESOURCE_EXHAUSTED, "PROVIDER_QUOTA", details=_quota),
     exc.ProviderMisconfiguredError: Rule(code_pb2.FAILED_PRECONDITION, "PROVIDER_MISCONFIGURED"),
     exc.ProviderUnavailableError: Rule(code_pb2.UNAVAILABLE, "PROVIDER_UNAVAILABLE"),
     exc.ProviderTimeoutError: Rule(code_pb2.DEADLINE_EXCEEDED, "PROVIDER_TIMEOUT"),
@@ -174,7 +164,7 @@ def status_of(error: BaseException, call_id: str) -> status_pb2.Status:
         *rule.details(error),
         *_retry_info(error),
     ]
-    return status_pb2.Status(code=rule.code, message=message_of(error), details=[_packed(detail) for detail in details])
+    return status_pb2.Status(code=rule.code, message=message_of(error), details=map(any_.pack, details))
 
 
 def _rule_of(error: BaseException) -> Rule:
@@ -185,12 +175,4 @@ def _retry_info(error: BaseException) -> list[Message]:
     seconds = retry_seconds_of(error)
     if seconds is None:
         return []
-    info = error_details_pb2.RetryInfo()
-    info.retry_delay.FromMilliseconds(int(seconds * 1000))
-    return [info]
-
-
-def _packed(detail: Message) -> any_pb2.Any:
-    packed = any_pb2.Any()
-    packed.Pack(detail)
-    return packed
+    return [error_details_pb2.RetryInfo(retry_delay=timedelta(milliseconds=int(seconds * 1000)))]

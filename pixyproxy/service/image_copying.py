@@ -17,7 +17,6 @@ from typing import TypeVar
 from pixyproxy.core.exceptions import (
     ContentDamagedError,
     DBConnectionError,
-    ImageNotFoundError,
     PixyProxyException,
     StorageFullError,
     StorageUnavailableError,
@@ -164,12 +163,8 @@ class ImageCopying:
         self._source.delete(guid)
 
     def _exists(self, image: ImageToCopy) -> bool:
-        try:
-            with self._database.reading() as context:
-                ImageRepository(context).get_any(image.guid)
-        except ImageNotFoundError:
-            return False
-        return True
+        with self._database.reading() as context:
+            return ImageRepository(context).has(image.guid)
 
     def _copy_uncommitted(self, guid: str) -> None:
         with self._database.reading() as context:

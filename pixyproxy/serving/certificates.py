@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
@@ -97,11 +97,6 @@ def load_identity(files: TLSFiles) -> TLSIdentity:
         expires_at=first.not_valid_after_utc,
         is_key_open=bool(files.key.stat().st_mode & stat.S_IROTH),
     )
-
-
-def now_utc() -> datetime:
-    """Return the current time."""
-    return datetime.now(UTC)
 
 
 def _state_of(path: Path) -> tuple[int, ...] | None:

@@ -263,11 +263,7 @@ def _bind(server: grpc.Server, settings: Settings, shared_port: int | None, metr
             bound = server.add_insecure_port(address)
         else:
             files = TLSFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
-            tls = (
-                RenewableCredentials(files)
-                if metrics is None
-                else RenewableCredentials(files, metrics.certificate_loaded)
-            )
+            tls = RenewableCredentials(files, None if metrics is None else metrics.certificate_loaded)
             bound = server.add_secure_port(address, tls.credentials)
     except RuntimeError as error:
         raise cannot_listen(settings) from error

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import grpc
 
 from pixyproxy.core.exceptions import ConfigurationError
-from pixyproxy.serving.certificates import TLSFiles, TLSIdentity, load_identity, now_utc
+from pixyproxy.serving.certificates import TLSFiles, TLSIdentity, load_identity
 
 _WARN_AGAIN = timedelta(days=1)
 
@@ -42,7 +42,7 @@ class RenewableCredentials:
         self._lock = threading.Lock()
         self._state = files.state()
         self._identity = load_identity(files)
-        self._warn_at = now_utc()
+        self._warn_at = datetime.now(UTC)
         self._note_loaded()
         self.credentials: grpc.ServerCredentials = grpc.dynamic_ssl_server_credentials(
             _configuration(self._identity),
@@ -74,7 +74,7 @@ class RenewableCredentials:
             )
             return None
         _logger.info("The TLS files have changed: new connections get the new certificate.")
-        self._warn_at = now_utc()
+        self._warn_at = datetime.now(UTC)
         self._note_loaded()
         return _configuration(self._identity)
 
@@ -85,7 +85,7 @@ class RenewableCredentials:
 
     def _warn(self) -> None:
         """Log warnings, once a day."""
-        now = now_utc()
+        now = datetime.now(UTC)
         if now < self._warn_at:
             return
         self._warn_at = now + _WARN_AGAIN

@@ -16,7 +16,7 @@ from pixyproxy.core import request_context
 from pixyproxy.core.error_records import from_record, to_record
 from pixyproxy.core.exceptions import PixyProxyException
 from pixyproxy.core.fields import new_guid
-from pixyproxy.data.database import Database, DatabaseContext, in_list
+from pixyproxy.data.database import Database, Repository, in_list
 
 # No user can have these names, because a username has no colon.
 COMMAND = "system:command"
@@ -44,11 +44,8 @@ class PendingLine:
     error: PixyProxyException | None
 
 
-class AuditOutboxRepository:
+class AuditOutboxRepository(Repository):
     """The outbox of the audit log, within one database context."""
-
-    def __init__(self, context: DatabaseContext) -> None:
-        self._context = context
 
     def add(
         self,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from pixyproxy.core.fields import new_guid
-from pixyproxy.data.database import DatabaseContext
+from pixyproxy.data.database import Repository
 
 
 @dataclass(frozen=True)
@@ -17,11 +17,8 @@ class Deletion:
     image_guid: str
 
 
-class DeletionRepository:
+class DeletionRepository(Repository):
     """The unfinished deletions, within one database context."""
-
-    def __init__(self, context: DatabaseContext) -> None:
-        self._context = context
 
     def insert(self, image_guid: str) -> None:
         """Record that the bytes of an image are to be deleted."""

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime
 
-from pixyproxy.data.database import DatabaseContext
+from pixyproxy.data.database import Repository
 
 _MOST_DELETED = 1000
 
 
-class FailedSignInRepository:
+class FailedSignInRepository(Repository):
     """The failed sign-ins, within one database context. A counter is 64 characters of ASCII."""
-
-    def __init__(self, context: DatabaseContext) -> None:
-        self._context = context
 
     def insert(self, counters: Collection[str], failed_at: datetime) -> None:
         """Record a failure under several counters."""

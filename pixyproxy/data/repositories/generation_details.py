@@ -21,7 +21,8 @@ from pixyproxy.core.models import (
     PartialImage,
 )
 from pixyproxy.core.text import exact_key
-from pixyproxy.data.database import DatabaseContext, Row, in_list
+from pixyproxy.data.database import Repository, Row, in_list
+from pixyproxy.data.image_conditions import Conditions
 from pixyproxy.data.repositories.images import ImageRepository
 
 _SELECT = """
@@ -44,11 +45,8 @@ class FoundGeneration:
     detail: GenerationDetail
 
 
-class GenerationDetailRepository:
+class GenerationDetailRepository(Repository):
     """The generations as callers see them, within one database context."""
-
-    def __init__(self, context: DatabaseContext) -> None:
-        self._context = context
 
     def find(self, key: GenerationKey, caller: Caller) -> FoundGeneration | None:
         """Return a generation that ``caller`` may see, or None: an own one, for an admin any."""
@@ -166,21 +164,8 @@ def _dict_to_detail(row: Row, image: Image | None) -> GenerationDetail:
     state = GenerationState(row["state"])
     # The first release did not write when a generation ended; its row was not changed after that.
     finished_at = (row["finished_at"] or row["updated_at"]) if state.is_final else None
-    return GenerationDetail.model_construct(
-        guid=row["guid"],
-        author=row["author"],
-        state=state,
-        creation=_creation_of(row),
-        request_id=row["request_id"],
-        image_guid=row["image_guid"],
-        created_at=row["created_at"],
-        submitted_at=row["submitted_at"],
-        finished_at=finished_at,
-        attempts=row["attempts"],
-        partials=row["partials"],
-        error=row["error"],
-        image=image,
-    )
+    read = {"state": state, "creation": _creation_of(row), "finished_at": finished_at, "image": image}
+    return GenerationDetail.model_construct(**(row | read))
 
 
 def _creation_of(row: Row) -> ImageCreation | None:
@@ -200,32 +185,29 @@ def _page_query(
 
     It has a branch for each state, which walks one index from its newest end and stops at the limit.
     """
-    conditions: list[str] = []
+    conditions = Conditions()
     states = dict.fromkeys(wanted.states or _SHOWN_STATES)
     parameters: dict[str, Any] = {"limit": limit} | {
         f"state{number}": state.value for number, state in enumerate(states)
     }
     if not caller.is_admin:
-        conditions.append("author_id = :caller_id")
-        parameters["caller_id"] = caller.user_id
+        conditions.add("author_id = :caller_id", caller_id=caller.user_id)
     if wanted.author is not None:
-        conditions.append("author_id = (SELECT id FROM users WHERE username_key = :username_key)")
-        parameters["username_key"] = exact_key(wanted.author)
+        author = "author_id = (SELECT id FROM users WHERE username_key = :username_key)"
+        conditions.add(author, username_key=exact_key(wanted.author))
     if wanted.created_after is not None:
-        conditions.append("created_at > :created_after")
-        parameters["created_after"] = wanted.created_after
+        conditions.add("created_at > :created_after", created_after=wanted.created_after)
     if wanted.created_before is not None:
-        conditions.append("created_at < :created_before")
-        parameters["created_before"] = wanted.created_before
+        conditions.add("created_at < :created_before", created_before=wanted.created_before)
     if after is not None:
         # As for images: spelt so that both servers walk the index from here.
-        conditions.append("created_at <= :after_created_at AND (created_at < :after_created_at OR id < :after_id)")
-        parameters |= {"after_created_at": after.created_at, "after_id": after.id}
+        start = "created_at <= :after_created_at AND (created_at < :after_created_at OR id < :after_id)"
+        conditions.add(start, after_created_at=after.created_at, after_id=after.id)
     branches = " UNION ALL ".join(
         f"SELECT id, created_at FROM (SELECT id, created_at FROM generations "  # noqa: S608
-        f"WHERE {' AND '.join([f'state = :state{number}', *conditions])} "
+        f"WHERE {' AND '.join([f'state = :state{number}', *conditions.sql])} "
         f"ORDER BY created_at DESC, id DESC LIMIT :limit) AS branch{number}"
         for number in range(len(states))
     )
     sql = f"SELECT id FROM ({branches}) AS page ORDER BY created_at DESC, id DESC LIMIT :limit"  # noqa: S608
-    return sql, parameters
+    return sql, parameters | conditions.parameters

@@ -16,7 +16,7 @@ from pixyproxy.core.error_records import to_record
 from pixyproxy.core.exceptions import PixyProxyException
 from pixyproxy.core.fields import GenerationState, UserClass, new_guid
 from pixyproxy.core.models import Caller, Cost, ImageCreation, PartialImage, QuotaLimits
-from pixyproxy.data.database import DatabaseContext, Row, in_list
+from pixyproxy.data.database import Repository, Row, in_list
 from pixyproxy.data.repositories.audit_outbox import RECOVERY, AuditOutboxRepository
 
 _COLUMNS = """
@@ -25,6 +25,7 @@ _COLUMNS = """
   generations.reserved_nano_usd
 """
 _NOBODY = ""
+_STATES = {state.name.lower(): state.value for state in GenerationState}
 
 
 @dataclass(frozen=True)
@@ -96,11 +97,8 @@ class QueuedGeneration:
     limits: QuotaLimits | None = None
 
 
-class GenerationRepository:
+class GenerationRepository(Repository):
     """The generations, within one database context."""
-
-    def __init__(self, context: DatabaseContext) -> None:
-        self._context = context
 
     # --- Record --------------------------------------------------------------------------------------------------
 
@@ -169,8 +167,7 @@ class GenerationRepository:
         self, generation: Generation, creation: ImageCreation, context: RequestContext
     ) -> Generation | None:
         """Queue a generation again that has cost nothing; return None if it has changed since it was read."""
-        now = datetime.now(UTC)
-        queued = self._context.execute(
+        queued = self._change(
             """
             UPDATE generations
             SET state = :queued, request = :request, call_id = :call_id, trace_headers = :trace_headers,
@@ -178,31 +175,21 @@ class GenerationRepository:
               partials = 0, submitted_at = NULL, finished_at = NULL, error = NULL, updated_at = :now
             WHERE id = :id AND state = :state
             """,
-            _request_to_dict(creation, context)
-            | {
-                "id": generation.id,
-                "state": generation.state.value,
-                "queued": GenerationState.QUEUED.value,
-                "now": now,
-            },
+            **_request_to_dict(creation, context),
+            id=generation.id,
+            state=generation.state.value,
         )
         return replace(generation, state=GenerationState.QUEUED, attempts=0, partials=0, error=None) if queued else None
 
     def detach(self, generation_id: int) -> bool:
         """Let a generation go on, or be queued again, when nobody waits for it; return False if it has ended."""
-        changed = self._context.execute(
+        return self._change(
             """
             UPDATE generations SET is_detached = 1, deadline_at = NULL, updated_at = :now
             WHERE id = :id AND state IN (:queued, :submitted)
             """,
-            {
-                "id": generation_id,
-                "queued": GenerationState.QUEUED.value,
-                "submitted": GenerationState.SUBMITTED.value,
-                "now": datetime.now(UTC),
-            },
+            id=generation_id,
         )
-        return changed == 1
 
     # --- Read ----------------------------------------------------------------------------------------------------
 
@@ -294,26 +281,19 @@ class GenerationRepository:
             model: the model that is going to be asked, for the usage.
             reserved_nano_usd: what it costs at most, or None if that is unknown.
         """
-        now = datetime.now(UTC)
-        submitted = self._context.execute(
+        return self._change(
             """
             UPDATE generations
             SET state = :submitted, owner = :owner, lease_expires_at = :lease_expires_at, submitted_at = :now,
               attempts = attempts + 1, model = :model, reserved_nano_usd = :reserved_nano_usd, updated_at = :now
             WHERE id = :id AND state = :queued
             """,
-            {
-                "id": generation_id,
-                "owner": owner,
-                "model": model,
-                "reserved_nano_usd": reserved_nano_usd,
-                "lease_expires_at": now + lease,
-                "submitted": GenerationState.SUBMITTED.value,
-                "queued": GenerationState.QUEUED.value,
-                "now": now,
-            },
+            id=generation_id,
+            owner=owner,
+            model=model,
+            reserved_nano_usd=reserved_nano_usd,
+            lease_expires_at=datetime.now(UTC) + lease,
         )
-        return submitted == 1
 
     def renew_leases(self, owners: Sequence[str], lease: timedelta) -> None:
         """Say that the owners of submitted generations are alive."""
@@ -328,35 +308,26 @@ class GenerationRepository:
 
     def expire_leases(self, owner: str) -> None:
         """Let the leases end of an owner that is dead for certain, and nobody renew them."""
-        now = datetime.now(UTC)
-        self._context.execute(
+        self._change(
             """
             UPDATE generations SET lease_expires_at = :past, owner = :nobody
-            WHERE state = :state AND owner = :owner
+            WHERE state = :submitted AND owner = :owner
             """,
-            {
-                "owner": owner,
-                "nobody": _NOBODY,
-                "past": now - timedelta(seconds=1),
-                "state": GenerationState.SUBMITTED.value,
-            },
+            owner=owner,
+            past=datetime.now(UTC) - timedelta(seconds=1),
         )
 
     def add_partial(self, generation_id: int, owner: str, partial: PartialImage) -> bool:
         """Store a partial image; return False if the generation is not the owner's any more."""
-        changed = self._context.execute(
+        changed = self._change(
             """
             UPDATE generations
             SET partials = CASE WHEN partials < :partials THEN :partials ELSE partials END, updated_at = :now
             WHERE id = :id AND state = :submitted AND owner = :owner
             """,
-            {
-                "id": generation_id,
-                "owner": owner,
-                "partials": partial.index + 1,
-                "submitted": GenerationState.SUBMITTED.value,
-                "now": datetime.now(UTC),
-            },
+            id=generation_id,
+            owner=owner,
+            partials=partial.index + 1,
         )
         if changed:
             self._context.execute(
@@ -366,32 +337,25 @@ class GenerationRepository:
                 """,
                 {"id": generation_id, **dict(partial)},
             )
-        return changed == 1
+        return changed
 
     # --- Finish --------------------------------------------------------------------------------------------------
 
     def queue_later(self, generation_id: int, owner: str, not_before: datetime) -> bool:
         """Queue a generation again after an attempt that cost nothing; return False if it is not the owner's."""
-        changed = self._context.execute(
+        return self._change(
             """
             UPDATE generations SET state = :queued, owner = :nobody, not_before_at = :not_before_at, updated_at = :now
             WHERE id = :id AND state = :submitted AND owner = :owner
             """,
-            {
-                "id": generation_id,
-                "owner": owner,
-                "nobody": _NOBODY,
-                "not_before_at": not_before,
-                "queued": GenerationState.QUEUED.value,
-                "submitted": GenerationState.SUBMITTED.value,
-                "now": datetime.now(UTC),
-            },
+            id=generation_id,
+            owner=owner,
+            not_before_at=not_before,
         )
-        return changed == 1
 
     def take_back(self, generation_id: int, owner: str) -> None:
         """Queue a generation again that was claimed by its owner and never submitted."""
-        self._context.execute(
+        self._change(
             # submitted_at before attempts: MySQL evaluates the assignments in this order, with the new values.
             """
             UPDATE generations
@@ -399,14 +363,8 @@ class GenerationRepository:
               attempts = attempts - 1, updated_at = :now
             WHERE id = :id AND state = :submitted AND owner = :owner
             """,
-            {
-                "id": generation_id,
-                "owner": owner,
-                "nobody": _NOBODY,
-                "queued": GenerationState.QUEUED.value,
-                "submitted": GenerationState.SUBMITTED.value,
-                "now": datetime.now(UTC),
-            },
+            id=generation_id,
+            owner=owner,
         )
 
     def end(
@@ -430,28 +388,23 @@ class GenerationRepository:
         Returns:
             False if it is in another state by now, and nothing is changed.
         """
-        now = datetime.now(UTC)
-        changed = self._context.execute(
+        changed = self._change(
             f"""
             UPDATE generations
             SET state = :to_state, owner = :nobody, error = :error, finished_at = :now, updated_at = :now
             WHERE id = :id AND state = :state {"AND lease_expires_at < :now" if if_expired else ""}
               {"AND is_detached = 0" if unless_detached else ""}
             """,  # noqa: S608
-            {
-                "id": generation.id,
-                "state": generation.state.value,
-                "to_state": state.value,
-                "nobody": _NOBODY,
-                "error": to_record(error),
-                "now": now,
-            },
+            id=generation.id,
+            state=generation.state.value,
+            to_state=state.value,
+            error=to_record(error),
         )
         if changed:
             self._audit(
                 generation.id, f"generation.{state.name.lower()}", actor=RECOVERY if if_expired else None, error=error
             )
-        return changed == 1
+        return changed
 
     def cancel(self, generation_id: int, error: PixyProxyException, canceller: str | None = None) -> bool:
         """Cancel a queued generation; return False if it is no longer queued.
@@ -461,22 +414,17 @@ class GenerationRepository:
             error: the error for those who wait for it.
             canceller: the username of who cancels it; by default its author.
         """
-        cancelled = self._context.execute(
+        cancelled = self._change(
             """
             UPDATE generations SET state = :cancelled, error = :error, finished_at = :now, updated_at = :now
             WHERE id = :id AND state = :queued
             """,
-            {
-                "id": generation_id,
-                "cancelled": GenerationState.CANCELLED.value,
-                "queued": GenerationState.QUEUED.value,
-                "error": to_record(error),
-                "now": datetime.now(UTC),
-            },
+            id=generation_id,
+            error=to_record(error),
         )
         if cancelled:
             self._audit(generation_id, "generation.cancelled", actor=canceller, error=error)
-        return cancelled == 1
+        return cancelled
 
     def succeed(self, generation: Generation, cost: Cost | None = None) -> bool:
         """Note that the image of a generation is stored; return False if that was noted before.
@@ -484,22 +432,21 @@ class GenerationRepository:
         Whoever has the image may do so, even if the owner was considered dead meanwhile, and whatever the state: a
         database that was restored from a backup knows less than an image proves.
         """
-        changed = self._context.execute(
+        changed = self._change(
             """
             UPDATE generations
             SET state = :succeeded, owner = :nobody, error = NULL, finished_at = :now, updated_at = :now
             WHERE id = :id AND state <> :succeeded
             """,
-            {
-                "id": generation.id,
-                "succeeded": GenerationState.SUCCEEDED.value,
-                "nobody": _NOBODY,
-                "now": datetime.now(UTC),
-            },
+            id=generation.id,
         )
         if changed:
             self._audit(generation.id, "image.created", cost=cost)
-        return changed == 1
+        return changed
+
+    def _change(self, sql: str, **parameters: Any) -> bool:
+        """Run a statement, which may name all states, nobody and now; return whether it has changed a row."""
+        return self._context.execute(sql, _STATES | {"nobody": _NOBODY, "now": datetime.now(UTC)} | parameters) == 1
 
     def _audit(
         self,
@@ -550,19 +497,8 @@ def _request_to_dict(creation: ImageCreation, context: RequestContext) -> Row:
 
 
 def _dict_to_generation(row: Row) -> Generation:
-    return Generation(
-        id=row["id"],
-        author_id=row["author_id"],
-        fingerprint=row["fingerprint"],
-        image_guid=row["image_guid"],
-        state=GenerationState(row["state"]),
-        lease_expires_at=row["lease_expires_at"],
-        attempts=row["attempts"],
-        partials=row["partials"],
-        created_at=row["created_at"],
-        error=row["error"],
-        reserved_nano_usd=row["reserved_nano_usd"],
-    )
+    columns = {name: row[name] for name in Generation.__dataclass_fields__}
+    return Generation(**(columns | {"state": GenerationState(row["state"])}))
 
 
 def _dict_to_queued(row: Row) -> QueuedGeneration:

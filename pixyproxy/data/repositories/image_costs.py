@@ -8,7 +8,7 @@ from datetime import datetime
 
 from pixyproxy.core.fields import Origin
 from pixyproxy.core.models import Cost, Usage
-from pixyproxy.data.database import DatabaseContext, in_list
+from pixyproxy.data.database import Repository, in_list
 from pixyproxy.data.repositories.usage import Spending
 
 _TOKENS = tuple(Usage.model_fields)
@@ -44,11 +44,8 @@ class UnaccountedImage:
         return Spending.of(self.author_id, self.created_at, self.model, self.usage, cost)
 
 
-class ImageCostRepository:
+class ImageCostRepository(Repository):
     """The costs of images, within one database context."""
-
-    def __init__(self, context: DatabaseContext) -> None:
-        self._context = context
 
     def get_unaccounted(self, limit: int) -> list[int]:
         """Return the ids of some images that are not accounted."""

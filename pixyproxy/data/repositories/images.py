@@ -44,17 +44,6 @@ _COLUMNS = """
   images.cost_nano_usd, images.price_list, images.placeholder, images.created_at, images.updated_at
 """
 _SELECT = f"SELECT {_COLUMNS} FROM images JOIN users ON users.id = images.author_id"  # noqa: S608
-_INSERT = """
-INSERT INTO images
-  (guid, author_id, filename, filename_key, prompt, tags, visibility, content_type, size_bytes, sha256, width, height,
-   model, input_tokens, output_tokens, total_tokens, input_text_tokens, input_image_tokens, output_text_tokens,
-   output_image_tokens, options, origin, source_guids, cost_nano_usd, price_list, is_accounted, created_at, updated_at)
-VALUES
-  (:guid, :author_id, :filename, :filename_key, :prompt, :tags, :visibility, :content_type, :size_bytes, :sha256,
-   :width, :height, :model, :input_tokens, :output_tokens, :total_tokens, :input_text_tokens, :input_image_tokens,
-   :output_text_tokens, :output_image_tokens, :options, :origin, :source_guids, :cost_nano_usd,
-   :price_list, :is_accounted, :created_at, :updated_at)
-"""
 _SELECT_FILES = """
 SELECT images.guid, images.author_id, images.visibility, images.filename, images.content_type, images.size_bytes,
   images.sha256, images.width, images.height
@@ -85,8 +74,10 @@ class ImageRepository:
             ConstraintViolationError: the guid is taken, or the author does not exist.
         """
         row = detail_to_dict(detail) | {"author_id": author_id}
-        image_id = self._context.insert(_INSERT, row)
-        self._index.add(image_id, _indexed(detail, author_id))
+        sql = f"INSERT INTO images ({', '.join(row)}) VALUES ({', '.join(f':{name}' for name in row)})"  # noqa: S608
+        image_id = self._context.insert(sql, row)
+        indexed = Indexed(detail.prompt, detail.filename, detail.tags, author_id, detail.visibility)
+        self._index.add(image_id, indexed)
         if row["is_accounted"] and detail.origin is not Origin.IMPORTED:
             UsageRepository(self._context).add(
                 [Spending.of(author_id, detail.created_at, detail.model, detail.usage, detail.cost, reserved_nano_usd)]
@@ -235,17 +226,13 @@ class ImageRepository:
         return None if row is None else Indexed(**(row | {"tags": json.loads(row["tags"])}))
 
 
-def _indexed(detail: ImageDetail, author_id: int) -> Indexed:
-    return Indexed(detail.prompt, detail.filename, detail.tags, author_id, detail.visibility)
-
-
 # --- Conversions -----------------------------------------------------------------------------------------------------
 
 
 def detail_to_dict(detail: ImageDetail) -> dict[str, Any]:
     """Return the columns of an image, apart from the ids."""
-    usage = detail.usage
     return {
+        **dict(detail.usage or dict.fromkeys(Usage.model_fields)),
         "guid": detail.guid,
         "filename": detail.filename,
         "filename_key": caseless_key(detail.filename),
@@ -258,13 +245,6 @@ def detail_to_dict(detail: ImageDetail) -> dict[str, Any]:
         "width": detail.width,
         "height": detail.height,
         "model": detail.model,
-        "input_tokens": usage and usage.input_tokens,
-        "output_tokens": usage and usage.output_tokens,
-        "total_tokens": usage and usage.total_tokens,
-        "input_text_tokens": usage and usage.input_text_tokens,
-        "input_image_tokens": usage and usage.input_image_tokens,
-        "output_text_tokens": usage and usage.output_text_tokens,
-        "output_image_tokens": usage and usage.output_image_tokens,
         "options": detail.options and detail.options.model_dump_json(exclude_none=True),
         "origin": detail.origin.value,
         "source_guids": json.dumps(detail.source_guids) if detail.source_guids else None,

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from pixyproxy.data.database import DatabaseContext
+from pixyproxy.data.database import Repository
 
 _MOST_DELETED = 1000
 
 
-class PastSignInRepository:
+class PastSignInRepository(Repository):
     """The sign-ins that succeeded, within one database context. An origin is 64 characters of ASCII."""
-
-    def __init__(self, context: DatabaseContext) -> None:
-        self._context = context
 
     def last(self, origin: str) -> datetime | None:
         """Return the time of the last one from an origin, or None if there was none."""

@@ -5,14 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from pixyproxy.core.fields import new_guid
-from pixyproxy.data.database import DatabaseContext
+from pixyproxy.data.database import Repository
 
 
-class PendingImportRepository:
+class PendingImportRepository(Repository):
     """The pending imports, within one database context."""
-
-    def __init__(self, context: DatabaseContext) -> None:
-        self._context = context
 
     def insert(self, image_guid: str, expires_at: datetime) -> None:
         """Record that the bytes of an image are about to be stored, by a server that is dead after ``expires_at``."""

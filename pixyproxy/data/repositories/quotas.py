@@ -12,7 +12,7 @@ from datetime import datetime, time, timedelta
 from pixyproxy.core.fields import GenerationState
 from pixyproxy.core.models import QuotaLimits
 from pixyproxy.core.text import exact_key
-from pixyproxy.data.database import DatabaseContext
+from pixyproxy.data.database import Repository
 
 _COLUMNS = tuple(QuotaLimits.model_fields)
 
@@ -34,11 +34,8 @@ class QuotaUse:
     reserved_nano_usd: int
 
 
-class QuotaRepository:
+class QuotaRepository(Repository):
     """The quotas, within one database context."""
-
-    def __init__(self, context: DatabaseContext) -> None:
-        self._context = context
 
     def get(self, author_id: int) -> QuotaLimits:
         """Return the stored limits of a user."""

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from pixyproxy.data.database import DatabaseContext
+from pixyproxy.data.database import Repository
 
 
-class RateLimitSlotRepository:
+class RateLimitSlotRepository(Repository):
     """The slots that are taken, within one database context."""
-
-    def __init__(self, context: DatabaseContext) -> None:
-        self._context = context
 
     def last(self) -> int:
         """Return the number of the last slot that was taken, or 0."""

@@ -9,10 +9,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from typing import Any
 
 from pixyproxy.core.error_records import to_record
 from pixyproxy.core.exceptions import PixyProxyException
-from pixyproxy.data.database import DatabaseContext, Row, in_list
+from pixyproxy.data.database import Repository, Row, in_list
 
 _COLUMNS = "id, image_guid, edge, state, owner, due_at, sha256, size_bytes, width, height, error, updated_at"
 _NOBODY = ""
@@ -31,6 +32,7 @@ class RenditionState(StrEnum):
     FAILED = "failed"
 
 
+_STATES = {state.name.lower(): state.value for state in RenditionState}
 _OPEN = f"('{RenditionState.REQUESTED}', '{RenditionState.PLANNED}')"
 
 
@@ -94,11 +96,8 @@ class RenditionClaim:
     attempts: int
 
 
-class RenditionRepository:
+class RenditionRepository(Repository):
     """The renditions, within one database context."""
-
-    def __init__(self, context: DatabaseContext) -> None:
-        self._context = context
 
     # --- Read ----------------------------------------------------------------------------------------------------
 
@@ -199,26 +198,20 @@ class RenditionRepository:
     def prefer(self, ids: Collection[int]) -> None:
         """Note that somebody waits for renditions that were only planned."""
         if ids:
-            self._context.execute(
-                f"UPDATE renditions SET state = :requested WHERE id IN ({in_list(ids)}) AND state = :planned",  # noqa: S608
-                {"requested": RenditionState.REQUESTED.value, "planned": RenditionState.PLANNED.value},
+            self._change(
+                f"UPDATE renditions SET state = :requested WHERE id IN ({in_list(ids)}) AND state = :planned"  # noqa: S608
             )
 
     def request_again(self, rendition: Rendition) -> None:
         """Have a rendition made again that has failed or whose bytes are damaged, unless it has changed since."""
-        self._context.execute(
+        self._change(
             """
             UPDATE renditions SET state = :requested, owner = :nobody, due_at = :now, attempts = 0, updated_at = :now
             WHERE id = :id AND state = :state AND updated_at = :updated_at
             """,
-            {
-                "id": rendition.id,
-                "state": rendition.state.value,
-                "updated_at": rendition.updated_at,
-                "requested": RenditionState.REQUESTED.value,
-                "nobody": _NOBODY,
-                "now": datetime.now(UTC),
-            },
+            id=rendition.id,
+            state=rendition.state.value,
+            updated_at=rendition.updated_at,
         )
 
     # --- Make ----------------------------------------------------------------------------------------------------
@@ -263,56 +256,46 @@ class RenditionRepository:
 
     def expire_leases(self, owner: str) -> None:
         """End the leases of a worker that has ended."""
-        self._context.execute(
+        self._change(
             f"""
             UPDATE renditions SET owner = :nobody, due_at = :now, updated_at = :now
             WHERE state IN {_OPEN} AND owner = :owner
             """,  # noqa: S608
-            {"owner": owner, "nobody": _NOBODY, "now": datetime.now(UTC)},
+            owner=owner,
         )
 
     def complete(
         self, image_guid: str, edge: int, owner: str, *, sha256: str, size_bytes: int, width: int, height: int
     ) -> bool:
         """Note that the bytes of a claimed rendition are stored; return False if its row was deleted meanwhile."""
-        completed = self._context.execute(
+        completed = self._change(
             f"""
             UPDATE renditions SET state = :made, owner = :nobody, attempts = 0, error = NULL, sha256 = :sha256,
               size_bytes = :size_bytes, width = :width, height = :height, updated_at = :now
             WHERE image_guid = :image_guid AND edge = :edge AND state IN {_OPEN} AND owner = :owner
             """,  # noqa: S608
-            {
-                "image_guid": image_guid,
-                "edge": edge,
-                "owner": owner,
-                "made": RenditionState.MADE.value,
-                "nobody": _NOBODY,
-                "sha256": sha256,
-                "size_bytes": size_bytes,
-                "width": width,
-                "height": height,
-                "now": datetime.now(UTC),
-            },
+            image_guid=image_guid,
+            edge=edge,
+            owner=owner,
+            sha256=sha256,
+            size_bytes=size_bytes,
+            width=width,
+            height=height,
         )
-        return completed == 1 or bool(self.get([image_guid], edge))
+        return completed or bool(self.get([image_guid], edge))
 
     def fail(self, claim: RenditionClaim, owner: str, error: PixyProxyException, again_at: datetime) -> None:
         """Note that the renditions of a claim that are not made yet cannot be made; report it until ``again_at``."""
-        self._context.execute(
+        self._change(
             f"""
             UPDATE renditions
             SET state = :failed, owner = :nobody, error = :error, due_at = :again_at, updated_at = :now
             WHERE image_guid = :image_guid AND state IN {_OPEN} AND owner = :owner
             """,  # noqa: S608
-            {
-                "image_guid": claim.image_guid,
-                "owner": owner,
-                "failed": RenditionState.FAILED.value,
-                "nobody": _NOBODY,
-                "error": to_record(error),
-                "again_at": again_at,
-                "now": datetime.now(UTC),
-            },
+            image_guid=claim.image_guid,
+            owner=owner,
+            error=to_record(error),
+            again_at=again_at,
         )
 
     # --- Delete --------------------------------------------------------------------------------------------------
@@ -328,6 +311,10 @@ class RenditionRepository:
         """Delete renditions."""
         if ids:
             self._context.execute(f"DELETE FROM renditions WHERE id IN ({in_list(ids)})", {})  # noqa: S608
+
+    def _change(self, sql: str, **parameters: Any) -> bool:
+        """Run a statement, which may name all states, nobody and now; return whether it has changed a row."""
+        return self._context.execute(sql, _STATES | {"nobody": _NOBODY, "now": datetime.now(UTC)} | parameters) == 1
 
     def _select(self, condition: str, parameters: Row) -> list[Rendition]:
         rows = self._context.fetch_all(f"SELECT {_COLUMNS} FROM renditions WHERE {condition}", parameters)  # noqa: S608

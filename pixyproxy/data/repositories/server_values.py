@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pixyproxy.core.fields import new_guid
-from pixyproxy.data.database import DatabaseContext
+from pixyproxy.data.database import Repository
 
 
-class ServerValueRepository:
+class ServerValueRepository(Repository):
     """The shared values, within one database context."""
-
-    def __init__(self, context: DatabaseContext) -> None:
-        self._context = context
 
     def get(self, name: str) -> str | None:
         """Return the value of a name, or None if it has none."""

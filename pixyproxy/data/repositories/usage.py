@@ -17,7 +17,7 @@ from typing import Any
 from pixyproxy.core.fields import GenerationState
 from pixyproxy.core.models import Caller, Cost, Usage, UsageGrouping, UsageRow
 from pixyproxy.core.text import exact_key
-from pixyproxy.data.database import Database, DatabaseContext, in_list
+from pixyproxy.data.database import Database, Repository, in_list
 
 _NUMBERS = ("images", "images_without_cost", "input_tokens", "output_tokens", "nano_usd")
 _KEY = ("day", "author_id", "model")
@@ -69,11 +69,8 @@ class Spending:
         )
 
 
-class UsageRepository:
+class UsageRepository(Repository):
     """The sums of what was spent, within one database context."""
-
-    def __init__(self, context: DatabaseContext) -> None:
-        self._context = context
 
     # --- Counting --------------------------------------------------------------------------------------------------
 

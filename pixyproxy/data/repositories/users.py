@@ -12,18 +12,15 @@ from pixyproxy.core.exceptions import RecordNotFoundError
 from pixyproxy.core.fields import UserClass, new_guid
 from pixyproxy.core.models import User, UserCreate
 from pixyproxy.core.text import exact_key
-from pixyproxy.data.database import DatabaseContext
+from pixyproxy.data.database import Repository
 from pixyproxy.data.repositories.server_values import ServerValueRepository
 
 _COLUMNS = "id, guid, username, password, class_key, created_at, updated_at"
 _REVISION = "users_revision"
 
 
-class UserRepository:
+class UserRepository(Repository):
     """The users, within one database context."""
-
-    def __init__(self, context: DatabaseContext) -> None:
-        self._context = context
 
     def insert(self, user: UserCreate) -> User:
         """Add a user, whose ``password`` must be a hash.
@@ -120,12 +117,5 @@ def _user_to_dict(user: UserCreate) -> dict[str, Any]:
 
 
 def _dict_to_user(row: Mapping[str, Any]) -> User:
-    return User.model_construct(
-        id=row["id"],
-        guid=row["guid"],
-        username=row["username"],
-        password=SecretStr(row["password"]),
-        class_key=UserClass(row["class_key"]),
-        created_at=row["created_at"],
-        updated_at=row["updated_at"],
-    )
+    read = {"password": SecretStr(row["password"]), "class_key": UserClass(row["class_key"])}
+    return User.model_construct(**{**row, **read})

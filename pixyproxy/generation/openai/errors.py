@@ -22,6 +22,7 @@ from pixyproxy.core.exceptions import (
     ProviderTimeoutError,
     ProviderUnavailableError,
 )
+from pixyproxy.core.models import GenerationOptions
 
 _MAX_RETRY_AFTER = 24 * 60 * 60.0
 _MAX_MESSAGE = 2000  # characters of the provider's text that are read
@@ -63,17 +64,8 @@ _MODERATION_TEXT = re.compile(
 _QUOTA_TEXT = re.compile(r"exceeded your current quota|insufficient_quota|billing_hard_limit_reached")
 _MODEL_TEXT = re.compile(r"invalid model name passed in model=")
 _CATEGORIES = re.compile(r"safety_violations=\[([^\]]*)\]")
-_FIELDS = {
+_FIELDS = {name: f"options.{name}" for name in GenerationOptions.model_fields} | {
     "prompt": "prompt",
-    "model": "options.model",
-    "size": "options.size",
-    "quality": "options.quality",
-    "output_format": "options.output_format",
-    "background": "options.background",
-    "partial_images": "options.partial_images",
-    "moderation": "options.moderation",
-    "output_compression": "options.output_compression",
-    "input_fidelity": "options.input_fidelity",
     "image": "inputs",
     "mask": "mask",
 }
