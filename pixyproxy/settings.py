@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from decimal import Decimal
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -36,6 +38,7 @@ _MYSQL_URL = "mysql://"
 _MYSQL_PORT = 3306
 _GENERATIONS_A_WORKER = 64
 MAX_WORKERS = 1024
+_NEARLY = 0.85
 
 
 def _check_listen(listen: str) -> str:
@@ -521,6 +524,21 @@ def load_settings() -> Settings:
             for detail in error.errors(include_input=False, include_url=False)
         ]
         raise ConfigurationError("\n".join(problems)) from error
+
+
+def misspelt_settings() -> dict[str, str]:
+    """Return the variables in the environment that nearly have the name of a setting, each with that name.
+
+    Others are left alone: Kubernetes itself sets variables such as ``PIXYPROXY_SERVICE_HOST``.
+    """
+    known = {_variable_of(name).removeprefix(_PREFIX) for name in Settings.model_fields}
+    found: dict[str, str] = {}
+    for variable in os.environ:
+        name = variable.removeprefix(_PREFIX)
+        is_ours = name != variable and name not in known
+        for meant in get_close_matches(name, known, n=1, cutoff=_NEARLY) if is_ours else ():
+            found[variable] = _PREFIX + meant
+    return found
 
 
 def describe_settings() -> list[tuple[str, str, str]]:

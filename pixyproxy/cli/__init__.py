@@ -147,6 +147,7 @@ def _wrapped(text: str) -> str:
 
 def main() -> None:
     """Run the command line; write errors to standard error."""
+    _require_streams()
     if any(word == _SALVAGE or COMMANDS.get(word, ("",))[0] == _ADMIN for word in sys.argv[1:]):
         # Before typer imports OpenSSL; see there.
         import pixyproxy.data  # noqa: F401
@@ -154,4 +155,33 @@ def main() -> None:
         app()
     except PixyProxyException as error:
         warn(error.diagnosis or error.message)
+        sys.exit(1)
+    finally:
+        _write_rest()
+
+
+def _write_rest() -> None:
+    """Write what is left of the output; end the program with status 1 if that is not possible."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # Or the interpreter would try again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        is_explained = isinstance(error.__context__, SystemExit) and error.__context__.code
+        if not is_explained:
+            warn(f"The output cannot be written: {error.strerror}.")
+        sys.exit(1)
+
+
+def _require_streams() -> None:
+    """End the program if it was started without standard output or error; without input there is nothing to read.
+
+    The next file that is opened would take the place of a stream that is missing.
+    """
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.exit(1)
+    if sys.stdout is None:
+        warn("Standard output is closed.")
         sys.exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import sys
 from collections import Counter
@@ -51,11 +52,13 @@ from pixyproxy.serving.cores import advised_workers, can_share_work
 from pixyproxy.serving.file_access import protect_existing_files, protect_new_files
 from pixyproxy.serving.logs import set_up_logging
 from pixyproxy.serving.workers import serve_alone, serve_together
-from pixyproxy.settings import MAX_WORKERS, Settings, describe_settings, load_settings
+from pixyproxy.settings import MAX_WORKERS, Settings, describe_settings, load_settings, misspelt_settings
 
 _FIRST_USER = "admin"
 _IMAGE = "image"
 _NOT_COPIED = (CopyOutcome.MISSING, CopyOutcome.DAMAGED, CopyOutcome.FAILED)
+
+_logger = logging.getLogger(__name__)
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 database_commands = typer.Typer(help="Make or upgrade the tables of the database.", no_args_is_help=True)
@@ -88,6 +91,8 @@ def serve(workers: Workers = None) -> None:
     """
     settings = _load_settings()
     set_up_logging(settings.log_level, settings.log_format)
+    for variable, meant in misspelt_settings().items():
+        _logger.warning("%s is not a setting. Is %s meant?", variable, meant)
     protect_existing_files(settings)
     count = workers or settings.workers or advised_workers()
     if count == 1 or not can_share_work():
@@ -350,6 +355,10 @@ def _read_password(from_stdin: bool) -> str:
         password = str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))
     else:
         raise ConfigurationError("There is no terminal to read the password from: use --password-stdin.")
+    try:
+        password.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigurationError("The password is not text in UTF-8.") from error
     if 0 < len(password) < ADVISED_PASSWORD_LENGTH:
         warn(f"The password is short; at least {ADVISED_PASSWORD_LENGTH} characters are recommended.")
     return password

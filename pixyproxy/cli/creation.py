@@ -15,6 +15,7 @@ from pixyproxy.cli import warn
 from pixyproxy.cli.connection import ServerClient, ServerCommand, connect
 from pixyproxy.cli.display import image_viewer, print_image, show_image
 from pixyproxy.cli.failures import (
+    FAILED,
     INTERRUPTED,
     command_line,
     creation_again,
@@ -190,7 +191,7 @@ def _make(
     standard_input = _read_prompt() if prompt == _STDIO else None
     with connect(must_sign_in=True) as client:
         image = _generate(client, prompt, standard_input, options, like)
-        print_image(image, as_json)
+        _print_created(image, as_json)
         if output is not None:
             path = output / file_name(image) if output.is_dir() else output
             # Not this command: it would create another image.
@@ -200,6 +201,17 @@ def _make(
                 typer.echo(f"saved as    {printable(str(path))}")
         if show:
             show_image(client, image.guid)
+
+
+def _print_created(image: ImageDetail, as_json: bool) -> None:
+    try:
+        print_image(image, as_json)
+    except BrokenPipeError:
+        raise  # Who read the output has what they wanted.
+    except OSError as error:
+        warn(f"The image was generated, but its details cannot be written: {error.strerror}. To see them, run:")
+        typer.echo(f"  {command_line('get', image.guid)}", err=True)
+        raise typer.Exit(FAILED) from error
 
 
 def _generate(

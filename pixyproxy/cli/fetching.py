@@ -71,7 +71,11 @@ def refuse_bad_target(target: Path, force: bool) -> None:
     folder = target if target.is_dir() else target.parent
     if not folder.is_dir():
         refuse(f"There is no folder {printable(str(folder))}.")
-    if folder != target and target.exists() and not force:
+    if folder == target or not target.exists():
+        return
+    if not target.is_file():
+        refuse(f"{printable(str(target))} is not a regular file. To write into it, redirect: fetch GUID --output -")
+    if not force:
         refuse(_exists(target))
 
 
@@ -83,6 +87,8 @@ def save(
     client: ServerClient, guid: str, path: Path, again: str, *, force: bool, rendition: Rendition | None = None
 ) -> ContentInfo:
     """Save an image; ``again`` is the command that continues after an interruption."""
+    if path.is_symlink():
+        path = path.resolve()  # The file is replaced, not the link.
     try:
         with bar(printable(path.name), client.server) as on_progress:
             return client.fetch_content(guid, path, overwrite=force, rendition=rendition, on_progress=on_progress)

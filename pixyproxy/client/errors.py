@@ -109,6 +109,7 @@ _KINDS_BY_REASON: dict[str, type[PixyProxyClientError]] = {
     "TOO_BUSY": TryLaterError,
     "TOO_MANY_SIGN_INS": TryLaterError,
     "PROVIDER_RATE_LIMITED": TryLaterError,
+    "QUOTA_EXHAUSTED": TryLaterError,
 }
 _KINDS_BY_CODE: dict[grpc.StatusCode, type[PixyProxyClientError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequestError,

@@ -15,6 +15,7 @@ from pixyproxy.client.errors import (
     FieldViolation,
     GenerationCancelledError,
     NotFoundError,
+    OutcomeUnknownError,
     PixyProxyClientError,
     UnavailableError,
     kind_of,
@@ -121,6 +122,7 @@ class Generation:
         """Return the image.
 
         Raises:
+            OutcomeUnknownError: it is unknown whether there is one; the reason says what happened.
             PixyProxyClientError: there is none; the class and the reason are those that ``create_image`` would raise.
             ValueError: the generation has not ended.
         """
@@ -140,7 +142,9 @@ class Generation:
 
     def _exception(self, error: GenerationError) -> PixyProxyClientError:
         code = grpc.StatusCode.__members__.get(error.code, grpc.StatusCode.UNKNOWN)
-        exception = kind_of(code, error.reason)(
+        # Whatever the provider did: the same request is never submitted again.
+        is_unknown = self.state is GenerationState.OUTCOME_UNKNOWN
+        exception = (OutcomeUnknownError if is_unknown else kind_of(code, error.reason))(
             error.message,
             reason=error.reason,
             code=error.code,

@@ -81,6 +81,10 @@ class MetricsExposition:
         """Serve from a thread. This process must not fork afterwards."""
         self._thread.start()
 
+    def leave(self) -> None:
+        """Close the port in a forked process that does not serve it, and may live longer than those that do."""
+        self._server.server_close()
+
     def close(self) -> None:
         """Stop serving, and remove the folder."""
         if self._thread.is_alive():

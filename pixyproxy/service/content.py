@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 from collections.abc import Callable, Hashable, Iterator
 from typing import Self
@@ -12,6 +13,8 @@ from cachetools import TTLCache
 from pixyproxy.core.exceptions import ContentDamagedError
 from pixyproxy.core.models import ImageFile
 from pixyproxy.data.stores.image_store import ContentReader
+
+_logger = logging.getLogger(__name__)
 
 # Measured fastest over gRPC among sizes that keep the memory of many slow readers small; see docs/decisions/api.md.
 CHUNK_SIZE = 64 * 1024
@@ -99,7 +102,8 @@ class ImageContent:
             while self._left > 0:
                 # Not in a variable, which would keep the chunk while it is sent.
                 yield self._next_chunk(self._reader, check)
-        except ContentDamagedError:
+        except ContentDamagedError as error:
+            log_damage(self.image.guid, error, self.rendition)
             self._on_damage()
             raise
 
@@ -145,6 +149,11 @@ class _Check:
             raise damaged()
         elif is_same and self._state[0] is not None:
             self._trusted.add(self._state)
+
+
+def log_damage(guid: str, error: ContentDamagedError, rendition: int | None = None) -> None:
+    """Log which image is damaged, for the operator."""
+    _logger.error("Image %s%s: %s", guid, "" if rendition is None else f", rendition {rendition}", error.message)
 
 
 def damaged() -> ContentDamagedError:

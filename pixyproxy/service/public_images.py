@@ -25,7 +25,7 @@ from pixyproxy.data.gathering import GatheredReads
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.repositories.renditions import Rendition
 from pixyproxy.data.stores.image_store import ContentReader, ImageStore
-from pixyproxy.service.content import ImageContent, TrustedContents, damaged
+from pixyproxy.service.content import ImageContent, TrustedContents, damaged, log_damage
 from pixyproxy.service.page_tokens import PageTokens
 from pixyproxy.service.pages import read_page
 from pixyproxy.service.renditions.requesting import RENDITION_TYPE, RenditionRequests, open_rendition
@@ -132,13 +132,14 @@ class PublicImageService:
     def _open(self, image: ImageFile, caller: Caller | None) -> ContentReader:
         try:
             reader = self._store.open(image.guid)
-        except ContentDamagedError:
-            # If the image was deleted meanwhile, this raises ImageNotFoundError; otherwise its bytes are missing.
+            if reader.size != image.size_bytes:
+                reader.close()
+                raise damaged()
+        except ContentDamagedError as error:
+            # If the image was deleted meanwhile, this raises ImageNotFoundError.
             _found(self._single_files, image.guid, caller)
+            log_damage(image.guid, error)
             raise
-        if reader.size != image.size_bytes:
-            reader.close()
-            raise damaged()
         return reader
 
 

@@ -165,6 +165,8 @@ def serve_together(
             for signal_number in END_SIGNALS:
                 signal.signal(signal_number, signal.SIG_IGN)
             claim.close()
+            if exposition is not None:
+                exposition.leave()
             shared.recorded.close_sender()
             give_way()
             with suppress(OSError):  # Nothing depends on it.

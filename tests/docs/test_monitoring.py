@@ -84,6 +84,8 @@ def test_what_is_alerted_on_is_shown_before_it_happens(shown: Scrape) -> None:
     for expression in EXPRESSIONS:
         for values in re.findall(r'increase\(pixyproxy_errors_total\{reason=~?"([^"]+)"', expression):
             assert set(values.split("|")) <= shown.labels("pixyproxy_errors_total", "reason")
+        for values in re.findall(r'increase\(pixyproxy_provider_requests_total\{outcome=~?"([^"]+)"', expression):
+            assert set(values.split("|")) <= shown.labels("pixyproxy_provider_requests_total", "outcome")
     assert "OutcomeUnknownError" in shown.labels("pixyproxy_provider_requests_total", "outcome")
 
 

@@ -328,6 +328,45 @@ def test_a_full_disk_is_explained(server: RunningServer, people: People, ann: Im
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "explained"),
+    [
+        ("list >&-", "Standard output is closed."),
+        ("create 'a castle' --size 64x64 >/dev/full", "its details cannot be written: No space left on device. To see"),
+        ("health >/dev/full", "No space left on device"),
+        ("--version >/dev/full", "The output cannot be written: No space left on device."),
+    ],
+)
+def test_output_that_cannot_be_written_is_explained(
+    server: RunningServer, people: People, tmp_path: Path, command: str, explained: str
+) -> None:
+    env = environment(tmp_path) | {"HOME": str(tmp_path)} | variables_of(server.address, people.ann)
+    whole = f"exec {sys.executable} -m pixyproxy {command}"
+    done = subprocess.run(["bash", "-c", whole], env=env, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert explained in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    if "create" in command:
+        assert subprocess.run(["bash", "-c", done.stderr.splitlines()[-1]], env=env, check=False).returncode == 0
+
+
+def test_only_regular_files_are_replaced(run: Run, server: RunningServer, people: People, tmp_path: Path) -> None:
+    image = store_image(server, people.ann, b"bytes")
+    (tmp_path / "target.png").write_bytes(b"before")
+    (tmp_path / "link.png").symlink_to("target.png")
+    os.mkfifo(tmp_path / "fifo")
+
+    refused = run("fetch", image.guid, "--output", "fifo", "--force")
+    assert (refused.status, (tmp_path / "fifo").is_fifo()) == (2, True)
+    assert "fifo is not a regular file" in refused.stderr
+    assert run("create", "a castle", "--output", "fifo", "--force").status == 2
+
+    assert run("fetch", image.guid, "--output", "link.png", "--force").status == 0
+    assert (tmp_path / "link.png").is_symlink()
+    assert (tmp_path / "target.png").read_bytes() == b"bytes"
+
+
 def test_serve_and_the_commands_share_an_environment(tmp_path: Path) -> None:
     """The variables of the ones mean nothing to the other."""
     others = {"PIXYPROXY_USER": "admin", "PIXYPROXY_CLIENT_TLS": "false", "PIXYPROXY_SERVER": "127.0.0.1:1"}

@@ -14,12 +14,15 @@ from uuid import uuid4
 
 import grpc
 import pytest
+from pixyproxy_pb.v1 import generation_service_pb2 as gpb
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from tests.integration.conftest import asking
 from tests.integration.windows import SMALL_WINDOW, begin_to_read
+from tests.support.addresses import free_port
 from tests.support.connections import Connections
 from tests.support.database_servers import fresh_database
+from tests.support.generation_client import generation_stub
 from tests.support.image_client import SMALL, ImageClient
 from tests.support.openai_stand_in import RunningStandIn
 from tests.support.processes import has_ended
@@ -338,3 +341,21 @@ def test_workers_finish_and_end_when_their_supervisor_is_killed(
         wait_until(lambda: all(has_ended(pid) for pid in workers), TIMEOUT, "the workers to end")
     with running_server(tmp_path, _SEVERAL | {"PIXYPROXY_LISTEN": server.address}) as server:
         assert len(ImageClient(server, server.admin).page().images) == 1
+
+
+def test_the_port_of_the_metrics_is_free_while_a_generation_worker_finishes(
+    stand_in: RunningStandIn, prompt: str, tmp_path: Path
+) -> None:
+    settings = asking(stand_in) | _SEVERAL | {"PIXYPROXY_METRICS_LISTEN": f"127.0.0.1:{free_port()}"}
+    wanted = f"{prompt} [[fault:hold]]"
+    with running_server(tmp_path, settings) as server, grpc.insecure_channel(server.address) as channel:
+        rpc_workers, generation_worker = server.rpc_workers, server.generation_worker
+        request = gpb.CreateGenerationRequest(request=pb.CreateImageRequest(prompt=wanted, options=SMALL))
+        generation_stub(channel).CreateGeneration(request, metadata=server.admin.metadata, timeout=TIMEOUT)
+        wait_until(lambda: stand_in.count(wanted), TIMEOUT, "the submission")
+        server.kill()
+        wait_until(lambda: all(has_ended(pid) for pid in rpc_workers), TIMEOUT, "the RPC workers to end")
+    with running_server(tmp_path, settings):
+        assert not has_ended(generation_worker)
+        stand_in.release(wanted)
+        wait_until(lambda: has_ended(generation_worker), TIMEOUT, "the generation worker to finish")

@@ -39,8 +39,7 @@ def test_only_the_settings_read_the_environment() -> None:
     # It says there where prometheus_client keeps its files, which cannot be told in another way.
     readers.discard("observability/exposition.py")
 
-    # For pixyproxy/settings.py pydantic-settings reads it.
-    assert readers == {"cli/client_settings.py"}
+    assert readers == {"settings.py", "cli/client_settings.py"}
 
 
 _SERVER = ("serving", "bootstrap", "settings", "resource", "observability", "service", "generation", "data", "core")

@@ -446,7 +446,11 @@ class GenerationRepository(Repository):
 
     def _change(self, sql: str, **parameters: Any) -> bool:
         """Run a statement, which may name all states, nobody and now; return whether it has changed a row."""
-        return self._context.execute(sql, _STATES | {"nobody": _NOBODY, "now": datetime.now(UTC)} | parameters) == 1
+        usual = {
+            "nobody": _NOBODY,
+            "now": datetime.now(UTC),
+        }
+        return self._context.execute(sql, _STATES | usual | parameters) == 1
 
     def _audit(
         self,

@@ -314,7 +314,11 @@ class RenditionRepository(Repository):
 
     def _change(self, sql: str, **parameters: Any) -> bool:
         """Run a statement, which may name all states, nobody and now; return whether it has changed a row."""
-        return self._context.execute(sql, _STATES | {"nobody": _NOBODY, "now": datetime.now(UTC)} | parameters) == 1
+        usual = {
+            "nobody": _NOBODY,
+            "now": datetime.now(UTC),
+        }
+        return self._context.execute(sql, _STATES | usual | parameters) == 1
 
     def _select(self, condition: str, parameters: Row) -> list[Rendition]:
         rows = self._context.fetch_all(f"SELECT {_COLUMNS} FROM renditions WHERE {condition}", parameters)  # noqa: S608

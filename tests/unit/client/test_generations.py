@@ -147,6 +147,19 @@ def test_a_generation_is_read_whole(play: Play) -> None:
     assert (read.error.metadata, read.error.retry_after) == ({"a": "b"}, 7)
 
 
+def test_an_unknown_outcome_is_one_whatever_the_provider_did(play: Play) -> None:
+    """Its request is never submitted again, so it is no error to try again after."""
+    call = play.begin(lambda: play.client.get_generation(GUID))
+    _, rpc = play.take("GetGeneration")
+    unknown = generation("OUTCOME_UNKNOWN")
+    unknown.error.MergeFrom(gpb.GenerationError(code="UNAVAILABLE", reason="PROVIDER_UNAVAILABLE", message="a GIF"))
+    answer(rpc, gpb.GetGenerationResponse(generation=unknown))
+
+    with pytest.raises(OutcomeUnknownError, match="a GIF") as raised:
+        call.result(TIMEOUT).result()
+    assert raised.value.reason == "PROVIDER_UNAVAILABLE"
+
+
 def test_what_a_generation_has_not_is_none(play: Play) -> None:
     call = play.begin(lambda: play.client.get_generation(request_id=KEY))
     request, rpc = play.take("GetGeneration")

@@ -10,6 +10,7 @@ from pixyproxy.core.models import ImageFile
 from pixyproxy.data.stores.image_store import ContentReader
 from pixyproxy.service.content import CHUNK_SIZE, ImageContent, TrustedContents
 
+_GUID = "123e4567-e89b-42d3-a456-426614174000"
 _DATA = bytes(range(256)) * 1024
 _OTHER = _DATA[:-1] + b"x"
 
@@ -40,7 +41,7 @@ class Reader(ContentReader):
 
 
 def _image(sha256: str = hashlib.sha256(_DATA).hexdigest()) -> ImageFile:
-    return ImageFile.of_checked({"size_bytes": len(_DATA), "sha256": sha256})
+    return ImageFile.of_checked({"guid": _GUID, "size_bytes": len(_DATA), "sha256": sha256})
 
 
 def _read(reader: Reader, trusted: TrustedContents) -> bytes:
@@ -62,11 +63,13 @@ def test_bytes_that_were_written_to_are_hashed_again() -> None:
         _read(Reader(_OTHER, "another state"), trusted)
 
 
-def test_damaged_bytes_are_not_trusted() -> None:
+def test_damaged_bytes_are_not_trusted(caplog: pytest.LogCaptureFixture) -> None:
     trusted = TrustedContents()
     for _ in range(2):
         with pytest.raises(ContentDamagedError):
             _read(Reader(_OTHER, "one state"), trusted)
+    assert [record.levelname for record in caplog.records] == ["ERROR"] * 2
+    assert caplog.text.count(_GUID) == 2
 
 
 def test_where_the_state_is_not_known_bytes_are_always_hashed() -> None:
