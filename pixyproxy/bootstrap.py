@@ -246,6 +246,20 @@ def open_current_database(settings: Settings) -> Iterator[Database]:
         yield database
 
 
+@contextmanager
+def open_existing_database(settings: Settings) -> Iterator[Database]:
+    """Open the database as ``open_current_database``, but make no file: it would be that of a wrong folder.
+
+    Raises:
+        ConfigurationError: there is no database, or its tables are not current.
+    """
+    path = settings.sqlite_path
+    if path is not None and not path.exists():
+        raise ConfigurationError(f"There is no database {path}. Check PIXYPROXY_DATABASE_URL and the current folder.")
+    with open_current_database(settings) as database:
+        yield database
+
+
 def build_users(settings: Settings, database: Database) -> UserServiceInterface:
     """Build the user service."""
     throttle = SignInThrottle(database, settings.max_failed_sign_ins, settings.sign_in_window)
@@ -424,7 +438,7 @@ def build_copying(settings: Settings, source: str, target: str, *, deletes_sourc
         )
     if not is_url(source) and not Path(source).is_dir():
         raise ConfigurationError(f"--from: there is no folder {source}.")
-    with open_current_database(settings) as database:
+    with open_existing_database(settings) as database:
         yield ImageCopying(
             database, open_store(settings, source), open_store(settings, target), deletes_source=deletes_source
         )
@@ -435,7 +449,7 @@ def read_kept_answer(settings: Settings, guid: str) -> KeptAnswer:
     # It imports what decodes answers, which only generation workers need.
     from pixyproxy.service.salvaging import read_kept  # noqa: PLC0415
 
-    with open_current_database(settings) as database:
+    with open_existing_database(settings) as database:
         return read_kept(database, _open_store(settings), guid)
 
 

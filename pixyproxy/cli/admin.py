@@ -6,8 +6,8 @@ import logging
 import secrets
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -21,6 +21,7 @@ from pixyproxy.bootstrap import (
     list_models,
     open_current_database,
     open_database,
+    open_existing_database,
     read_kept_answer,
 )
 from pixyproxy.cli import has_terminal, warn
@@ -45,6 +46,7 @@ from pixyproxy.core.models import (
 from pixyproxy.core.text import exact_key
 from pixyproxy.core.validation import validated
 from pixyproxy.data import init
+from pixyproxy.data.database import Database
 from pixyproxy.service.image_copying import CopyOutcome
 from pixyproxy.service.indexer import seal_all
 from pixyproxy.service.interfaces import UserServiceInterface
@@ -150,7 +152,8 @@ def add_user(
     password_stdin: PasswordStdin = False,
 ) -> None:
     """Add a user."""
-    with _users() as users:
+    # The first user may be added before the first start of a server.
+    with _users(open_current_database) as users:
         if _is_user(users, name):
             raise ConstraintViolationError(f"The name {name} is taken. To change the password: pixyproxy user passwd")
         password = _read_password(password_stdin)
@@ -325,9 +328,11 @@ def _load_settings() -> Settings:
 
 
 @contextmanager
-def _users() -> Iterator[UserServiceInterface]:
+def _users(
+    opened: Callable[[Settings], AbstractContextManager[Database]] = open_existing_database,
+) -> Iterator[UserServiceInterface]:
     settings = _load_settings()
-    with open_current_database(settings) as database:
+    with opened(settings) as database:
         yield build_users(settings, database)
 
 

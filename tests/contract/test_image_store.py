@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import BinaryIO
 
 import pytest
 from obstore.store import MemoryStore
@@ -26,8 +26,6 @@ from pixyproxy.core.exceptions import (
     ContentDamagedError,
     PixyProxyException,
     StorageFullError,
-    StorageMisconfiguredError,
-    StorageUnavailableError,
 )
 from pixyproxy.core.fields import new_guid
 from pixyproxy.data.stores.image_store import ImageStore
@@ -360,7 +358,7 @@ def test_half_an_image_is_never_visible(folder: Path, monkeypatch: pytest.Monkey
     [
         (OSError(errno.ENOSPC, "No space left on device"), StorageFullError),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), StorageFullError),
-        (OSError(errno.EIO, "Input/output error"), StorageUnavailableError),
+        (OSError(errno.EIO, "Input/output error"), PixyProxyException),
         (KeyboardInterrupt(), KeyboardInterrupt),
     ],
     ids=["no space", "quota", "broken disk", "interrupted"],
@@ -583,24 +581,17 @@ def test_a_store_s_own_guid_is_read_from_a_regular_file(folder: Path, kind: str)
         in_time(store.guid)
 
 
-@pytest.mark.parametrize(
-    ("number", "expected"), [(errno.EACCES, StorageMisconfiguredError), (errno.EIO, StorageUnavailableError)]
-)
-def test_a_file_that_cannot_be_read_is_not_damaged(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, number: int, expected: type[PixyProxyException]
-) -> None:
+def test_a_file_that_may_not_be_read_is_no_lack_of_room(folder: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may read every file")
     store = LocalImageStore(folder)
     store.write(GUID, b"bytes")
+    (folder / "12" / "3e" / GUID).chmod(0)
 
-    def refuse(*_: object) -> NoReturn:
-        raise OSError(number, os.strerror(number))
-
-    # Root may read every file.
-    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(PixyProxyException) as refused:
         store.open(GUID)
 
-    assert type(refused.value) is expected
+    assert type(refused.value) is PixyProxyException
 
 
 # --- Manifests --------------------------------------------------------------------------------------------------------

@@ -176,7 +176,9 @@ def test_an_absurd_limit_is_refused(tmp_path: Path, option: str, value: str) -> 
 
 
 def test_an_unknown_user_has_no_limits(tmp_path: Path) -> None:
+    env = environment(tmp_path)
+    assert run_command("db", "init", env=env).status == 0
     for options in ([], ["--images-per-day", "1"]):
-        done = run_command("user", "limit", "nobody", *options, env=environment(tmp_path))
+        done = run_command("user", "limit", "nobody", *options, env=env)
         assert (done.status, done.stdout) == (1, "")
         assert "There is no user nobody." in done.stderr

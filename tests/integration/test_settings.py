@@ -313,3 +313,10 @@ def test_what_the_settings_say_is_the_default(tmp_path: Path) -> None:
         client = ImageClient(server, server.admin)
         made = client.create(options=None)
         assert (made.width, made.height, made.content_type) == (48, 80, "image/jpeg")
+
+
+def test_a_variable_with_nearly_the_name_of_a_setting_is_warned_of(tmp_path: Path) -> None:
+    others = {"PIXYPROXY_SERVICE_HOST": "10.0.0.1", "PIXYPROXY_CLIENT_CA": "ca.pem", "PIXYPROXY_SERVER": "127.0.0.1:1"}
+    with running_server(tmp_path, {"PIXYPROXY_USER_USD_PER_DY": "1"} | others) as server:
+        (line,) = [line for line in server.log_lines if " is not a setting." in line]
+        assert line.endswith("PIXYPROXY_USER_USD_PER_DY is not a setting. Is PIXYPROXY_USER_USD_PER_DAY meant?")

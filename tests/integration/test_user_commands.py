@@ -21,7 +21,16 @@ from pixyproxy.core.exceptions import ConfigurationError
 from tests.support.database_servers import DatabaseServer, fresh_database
 from tests.support.image_client import ImageClient
 from tests.support.rpc import TIMEOUT
-from tests.support.servers import Finished, Login, RunningServer, environment, run_command, running_server, settings_in
+from tests.support.servers import (
+    COMMAND_ANEW,
+    Finished,
+    Login,
+    RunningServer,
+    environment,
+    run_command,
+    running_server,
+    settings_in,
+)
 from tests.support.typed import at_a_terminal
 from tests.support.waiting import wait_until
 
@@ -85,7 +94,9 @@ def test_a_users_life(tmp_path: Path) -> None:
     ids=str,
 )
 def test_a_user_command_that_is_refused(tmp_path: Path, arguments: list[str], text: str, said: str) -> None:
-    done = _user(environment(tmp_path), *arguments, "--password-stdin", text=text)
+    env = environment(tmp_path)
+    assert run_command("db", "init", env=env).status == 0
+    done = _user(env, *arguments, "--password-stdin", text=text)
     assert done.status == 1
     assert said in done.stderr
     assert done.stdout == ""
@@ -113,7 +124,11 @@ _DRIVER_TEXT = re.compile(r"\(HY000\)|\(28000\)|\(42000\)|Access denied|Can't co
     [
         ("mysql://root:secret@127.0.0.1:1/x", "No database server answers at 127.0.0.1:1. Check that it runs"),
         ("mysql://root:secret@nowhere.invalid/x", "database server, nowhere.invalid, cannot be resolved"),
-        ("sqlite:////proc/x.db", "cannot be opened for reading and writing. Check PIXYPROXY_DATABASE_URL"),
+        (
+            "sqlite:////proc/x.db",
+            "There is no database /proc/x.db. Check PIXYPROXY_DATABASE_URL and the current folder.",
+        ),
+        ("sqlite:////proc/version", "cannot be opened for reading and writing. Check PIXYPROXY_DATABASE_URL"),
         ("sqlite:///{folder}/text", "PIXYPROXY_DATABASE_URL names is not an SQLite database"),
     ],
 )
@@ -192,13 +207,34 @@ def test_a_password_needs_a_terminal_or_standard_input(tmp_path: Path) -> None:
 
 
 def test_who_has_no_users_is_told_how_to_add_one(tmp_path: Path) -> None:
-    done = _user(environment(tmp_path), "list")
+    env = environment(tmp_path)
+    assert run_command("db", "init", env=env).status == 0
+    done = _user(env, "list")
     assert (done.status, done.stdout) == (0, "")
     assert "pixyproxy user add NAME --class admin" in done.stderr
 
 
+@pytest.mark.parametrize("arguments", [["list"], ["passwd", "ann", "--password-stdin"], ["remove", "ann"]], ids=str)
+def test_commands_for_users_make_no_database_in_a_wrong_folder(tmp_path: Path, arguments: list[str]) -> None:
+    done = _user(environment(tmp_path), *arguments, text="a good password")
+    assert (done.status, done.stdout) == (1, "")
+    assert f"There is no database {tmp_path / 'pixyproxy.db'}." in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_password_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    command = [*COMMAND_ANEW, "user", "add", "ann", "--password-stdin"]
+    done = subprocess.run(
+        command, env=environment(tmp_path), input=b"a good \xff word", capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr == b"pixyproxy: The password is not text in UTF-8.\n"
+
+
 def test_what_there_is_not_cannot_be_removed(tmp_path: Path) -> None:
-    done = _user(environment(tmp_path), "remove", "nobody")
+    env = environment(tmp_path)
+    assert run_command("db", "init", env=env).status == 0
+    done = _user(env, "remove", "nobody")
     assert done.status == 1
     assert "nobody" in done.stderr
     assert "Traceback" not in done.stderr

@@ -12,14 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from pixyproxy.core.exceptions import (
-    ConfigurationError,
-    ContentDamagedError,
-    PixyProxyException,
-    StorageFullError,
-    StorageMisconfiguredError,
-    StorageUnavailableError,
-)
+from pixyproxy.core.exceptions import ConfigurationError, ContentDamagedError, PixyProxyException, StorageFullError
 from pixyproxy.core.fields import new_guid
 from pixyproxy.data.stores.image_store import ContentReader
 from pixyproxy.data.stores.path_image_store import PathImageStore
@@ -35,7 +28,6 @@ _WRITE_SIZE = 256 * 1024
 _READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 # The errors for a symbolic link, for a socket, and for a path below something that is no folder.
 _NOT_REGULAR = frozenset({errno.ELOOP, errno.ENXIO, errno.EOPNOTSUPP, errno.ENOTDIR})
-_REFUSED = frozenset({errno.EACCES, errno.EPERM})
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM})
 
 
@@ -92,7 +84,7 @@ class LocalImageStore(PathImageStore):
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise _failed(error) from error
+            raise _failed() from error
 
     def _remove(self, path: str) -> None:
         try:
@@ -108,7 +100,7 @@ class LocalImageStore(PathImageStore):
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise _failed(error) from error
+            raise _failed() from error
 
     def _location_of(self, path: str) -> str:
         return str((self._folder / path).resolve())
@@ -157,7 +149,7 @@ def _opened(path: Path) -> BinaryIO:
         raise
     except OSError as error:
         if error.errno not in _NOT_REGULAR:
-            raise _failed(error) from error
+            raise _failed() from error
     raise ContentDamagedError("The image store has something other than a regular file.")
 
 
@@ -218,10 +210,8 @@ def fsync_folder(folder: Path) -> None:
 def _translated(error: OSError) -> PixyProxyException:
     if error.errno in _NO_ROOM:
         return StorageFullError("There is no room left for images.")
-    return _failed(error)
+    return _failed()
 
 
-def _failed(error: OSError) -> StorageUnavailableError:
-    if error.errno in _REFUSED:
-        return StorageMisconfiguredError("The image store refuses the server.")
-    return StorageUnavailableError("The image store failed.")
+def _failed() -> PixyProxyException:
+    return PixyProxyException("The image store failed.")
