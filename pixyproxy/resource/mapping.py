@@ -385,7 +385,6 @@ def _from_image_creation(creation: ImageCreation) -> pb.CreateImageRequest:
 
 def _from_error_record(record: str) -> gpb.GenerationError:
     error = from_record(record)
-    seconds = statuses.retry_seconds_of(error)
     return gpb.GenerationError(
         code=statuses.code_of(error),
         reason=statuses.reason_of(error),
@@ -393,7 +392,7 @@ def _from_error_record(record: str) -> gpb.GenerationError:
         metadata={"field": error.field}
         if isinstance(error, ProviderRequestInvalidError)
         else statuses.metadata_of(error),
-        retry_after=None if seconds is None else timedelta(milliseconds=int(seconds * 1000)),
+        retry_after=statuses.retry_delay_of(error),
     )
 
 

@@ -150,9 +150,10 @@ def message_of(error: BaseException) -> str:
     return message if len(message) <= _MAX_MESSAGE_LENGTH else message[:_MAX_MESSAGE_LENGTH] + " ..."
 
 
-def retry_seconds_of(error: BaseException) -> float | None:
-    """Return after how many seconds a new attempt makes sense, or None."""
-    return getattr(error, "retry_after", None) or _DEFAULT_RETRY_SECONDS.get(type(error))
+def retry_delay_of(error: BaseException) -> timedelta | None:
+    """Return after what time, in whole milliseconds, a new attempt makes sense, or None."""
+    seconds = getattr(error, "retry_after", None) or _DEFAULT_RETRY_SECONDS.get(type(error))
+    return None if seconds is None else timedelta(milliseconds=int(seconds * 1000))
 
 
 def status_of(error: BaseException, call_id: str) -> status_pb2.Status:
@@ -172,7 +173,5 @@ def _rule_of(error: BaseException) -> Rule:
 
 
 def _retry_info(error: BaseException) -> list[Message]:
-    seconds = retry_seconds_of(error)
-    if seconds is None:
-        return []
-    return [error_details_pb2.RetryInfo(retry_delay=timedelta(milliseconds=int(seconds * 1000)))]
+    delay = retry_delay_of(error)
+    return [] if delay is None else [error_details_pb2.RetryInfo(retry_delay=delay)]

@@ -16,16 +16,15 @@ from pixyproxy.core.error_records import to_record
 from pixyproxy.core.exceptions import PixyProxyException
 from pixyproxy.core.fields import GenerationState, UserClass, new_guid
 from pixyproxy.core.models import Caller, Cost, ImageCreation, PartialImage, QuotaLimits
-from pixyproxy.data.database import Repository, Row, in_list
+from pixyproxy.data.database import Row, in_list
 from pixyproxy.data.repositories.audit_outbox import RECOVERY, AuditOutboxRepository
+from pixyproxy.data.repositories.leased import NOBODY, LeasedRepository
 
 _COLUMNS = """
   generations.id, generations.author_id, generations.fingerprint, generations.image_guid, generations.state,
   generations.lease_expires_at, generations.attempts, generations.partials, generations.created_at, generations.error,
   generations.reserved_nano_usd
 """
-_NOBODY = ""
-_STATES = {state.name.lower(): state.value for state in GenerationState}
 
 
 @dataclass(frozen=True)
@@ -97,8 +96,10 @@ class QueuedGeneration:
     limits: QuotaLimits | None = None
 
 
-class GenerationRepository(Repository):
+class GenerationRepository(LeasedRepository):
     """The generations, within one database context."""
+
+    states = GenerationState
 
     # --- Record --------------------------------------------------------------------------------------------------
 
@@ -116,7 +117,7 @@ class GenerationRepository(Repository):
             "fingerprint": fingerprint,
             "image_guid": new_guid(),
             "state": GenerationState.QUEUED.value,
-            "owner": _NOBODY,
+            "owner": NOBODY,
             "lease_expires_at": now,
             "attempts": 0,
             "partials": 0,
@@ -158,7 +159,7 @@ class GenerationRepository(Repository):
                 "fingerprint": fingerprint,
                 "image_guid": image_guid,
                 "state": GenerationState.IMPORTED.value,
-                "owner": _NOBODY,
+                "owner": NOBODY,
                 "now": datetime.now(UTC),
             },
         )
@@ -443,14 +444,6 @@ class GenerationRepository(Repository):
         if changed:
             self._audit(generation.id, "image.created", cost=cost)
         return changed
-
-    def _change(self, sql: str, **parameters: Any) -> bool:
-        """Run a statement, which may name all states, nobody and now; return whether it has changed a row."""
-        usual = {
-            "nobody": _NOBODY,
-            "now": datetime.now(UTC),
-        }
-        return self._context.execute(sql, _STATES | usual | parameters) == 1
 
     def _audit(
         self,

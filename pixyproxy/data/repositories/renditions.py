@@ -9,14 +9,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any
 
 from pixyproxy.core.error_records import to_record
 from pixyproxy.core.exceptions import PixyProxyException
-from pixyproxy.data.database import Repository, Row, in_list
+from pixyproxy.data.database import Row, in_list
+from pixyproxy.data.repositories.leased import NOBODY, LeasedRepository
 
 _COLUMNS = "id, image_guid, edge, state, owner, due_at, sha256, size_bytes, width, height, error, updated_at"
-_NOBODY = ""
 
 PLACEHOLDER = 0
 """The edge that stands for the placeholder of an image, whose row is deleted when it is made."""
@@ -32,7 +31,6 @@ class RenditionState(StrEnum):
     FAILED = "failed"
 
 
-_STATES = {state.name.lower(): state.value for state in RenditionState}
 _OPEN = f"('{RenditionState.REQUESTED}', '{RenditionState.PLANNED}')"
 
 
@@ -76,7 +74,7 @@ class Rendition:
     @property
     def is_leased(self) -> bool:
         """Whether a worker may be making it."""
-        return not self.is_final and self.owner != _NOBODY and self.due_at > datetime.now(UTC)
+        return not self.is_final and self.owner != NOBODY and self.due_at > datetime.now(UTC)
 
 
 @dataclass(frozen=True)
@@ -96,8 +94,10 @@ class RenditionClaim:
     attempts: int
 
 
-class RenditionRepository(Repository):
+class RenditionRepository(LeasedRepository):
     """The renditions, within one database context."""
+
+    states = RenditionState
 
     # --- Read ----------------------------------------------------------------------------------------------------
 
@@ -190,7 +190,7 @@ class RenditionRepository(Repository):
             VALUES (:image_guid, :edge, :state, :nobody, :now, 0, :now)
             """,
             [
-                {"image_guid": guid, "edge": edge, "state": state.value, "nobody": _NOBODY, "now": now}
+                {"image_guid": guid, "edge": edge, "state": state.value, "nobody": NOBODY, "now": now}
                 for guid in sorted(image_guids)
             ],
         )
@@ -311,14 +311,6 @@ class RenditionRepository(Repository):
         """Delete renditions."""
         if ids:
             self._context.execute(f"DELETE FROM renditions WHERE id IN ({in_list(ids)})", {})  # noqa: S608
-
-    def _change(self, sql: str, **parameters: Any) -> bool:
-        """Run a statement, which may name all states, nobody and now; return whether it has changed a row."""
-        usual = {
-            "nobody": _NOBODY,
-            "now": datetime.now(UTC),
-        }
-        return self._context.execute(sql, _STATES | usual | parameters) == 1
 
     def _select(self, condition: str, parameters: Row) -> list[Rendition]:
         rows = self._context.fetch_all(f"SELECT {_COLUMNS} FROM renditions WHERE {condition}", parameters)  # noqa: S608
