@@ -351,6 +351,8 @@ def build_generation_worker(
             base.database,
             base.store,
             base.storing,
+            lease=LEASE,
+            interval=LEASE.total_seconds() / 3,
             on_end=shared.changes.ended,
             retention=None if settings.generation_retention is None else timedelta(days=settings.generation_retention),
         )

@@ -58,10 +58,14 @@ class Generation:
     reserved_nano_usd: int | None = None
 
     @property
+    def is_owned(self) -> bool:
+        """Whether a process works on it, or did when it died."""
+        return self.state in (GenerationState.RECORDED, GenerationState.SUBMITTED)
+
+    @property
     def is_leased(self) -> bool:
         """Whether a process works on it that is alive, as far as can be known."""
-        is_owned = self.state in (GenerationState.RECORDED, GenerationState.SUBMITTED)
-        return is_owned and self.lease_expires_at >= datetime.now(UTC)
+        return self.is_owned and self.lease_expires_at >= datetime.now(UTC)
 
     def age(self) -> float:
         """Return the seconds since it was recorded."""

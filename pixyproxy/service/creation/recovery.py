@@ -53,9 +53,10 @@ class Recovery:
         store: ImageStore,
         storing: ImageStoring,
         *,
+        lease: timedelta,
+        interval: float = 5.0,
         on_end: Callable[[int], object] = lambda _: None,
         retention: timedelta | None = None,
-        interval: float = 5.0,
         retry_interval: float = 0.5,
         max_reported: int = 1000,
     ) -> None:
@@ -65,9 +66,11 @@ class Recovery:
             database: where generations and deletions are.
             store: where bytes and manifests are.
             storing: commits images.
+            lease: how long a lease lasts.
+            interval: seconds between two runs. Several within a lease, so that one of them notices each outage of the
+                database in which leases expire.
             on_end: called with the id of each generation that recovery has ended.
             retention: how long to store the requests of generations that ended without an image; None for ever.
-            interval: seconds between two runs.
             retry_interval: seconds until the next run after one that failed.
             max_reported: the most images whose failures are logged within an hour.
         """
@@ -75,14 +78,18 @@ class Recovery:
         self._store = store
         self._storing = storing
         self._on_end = on_end
-        self._retention = retention
+        self._lease = lease.total_seconds()
         self._interval = interval
+        self._retention = retention
         # Images that this process stored but could not commit. Their leases do not matter.
         self._uncommitted: set[str] = set()
         # Images with a manifest whose generation was leased at the last run.
         self._waiting: set[str] = set()
         # Images whose failures were logged within the last hour.
         self._reported: TTLCache[str, None] = TTLCache(max_reported, ttl=_REPORT_SECONDS)
+        # While the database is unavailable, no lease can be renewed. So, for as long as a lease lasts after an outage,
+        # an expired lease does not mean that its worker has ended.
+        self._leases_valid_at = 0.0
         self._list_at = 0.0
         self._forget_at = 0.0
         # The deletion that failed last, or 0. The next run begins after it.
@@ -129,6 +136,7 @@ class Recovery:
             try:
                 step()
             except DBConnectionError:
+                self._leases_valid_at = time.monotonic() + self._lease
                 raise
             except PixyProxyException as error:
                 failure = failure or error
@@ -218,23 +226,29 @@ class Recovery:
         return True
 
     def _commit_if_abandoned(self, guid: str) -> None:
-        """Commit or clean up an image with a manifest, unless its generation is leased."""
+        """Commit or clean up an image with a manifest, unless its worker may still be at it."""
         with self._database.reading() as context:
             generation = GenerationRepository(context).find_by_image(guid)
-        if generation is not None and generation.is_leased and guid not in self._uncommitted:
+        if generation is not None and self._may_have_worker(generation) and guid not in self._uncommitted:
             self._waiting.add(guid)
             return
         if generation is None:
             # The database was restored from a backup that is older than the image.
             self._report(guid, "belongs to no generation; its manifest is kept for an operator.")
-        elif self._storing.rescue(generation):
+        elif self._storing.rescue(generation, discards=True):
             self._on_end(generation.id)
             _logger.info("Committed the stored image %s.", guid)
         self._waiting.discard(guid)
         self._uncommitted.discard(guid)
 
+    def _may_have_worker(self, generation: Generation) -> bool:
+        is_outage_over = time.monotonic() >= self._leases_valid_at
+        return generation.is_leased if is_outage_over else generation.is_owned
+
     def _end_expired(self) -> None:
-        """End the generations whose lease has expired."""
+        """End the generations whose lease has expired, unless that was in an outage of the database."""
+        if time.monotonic() < self._leases_valid_at:
+            return
         with self._database.reading() as context:
             expired = GenerationRepository(context).get_expired(_ROWS_A_RUN)
         for generation in expired:
@@ -242,7 +256,7 @@ class Recovery:
 
     def _end_abandoned(self, generation: Generation) -> None:
         # Its worker may have stored the image since the manifests were listed.
-        if self._storing.rescue(generation) or self._end(generation):
+        if self._storing.rescue(generation, discards=True) or self._end(generation):
             self._on_end(generation.id)
 
     def _end(self, generation: Generation) -> bool:

@@ -137,8 +137,13 @@ class ImageStoring:
         for edge in self._planned_renditions:
             RenditionRepository(context).plan([guid], edge)
 
-    def rescue(self, generation: Generation) -> bool:
+    def rescue(self, generation: Generation, *, discards: bool = False) -> bool:
         """Commit the stored image of a generation whose worker has ended; return whether an image is committed.
+
+        Args:
+            generation: the generation.
+            discards: delete the manifest, and any bytes, of an image that is not stored whole. Only if the worker has
+                certainly ended.
 
         Raises:
             DBConnectionError: the database is unavailable.
@@ -155,6 +160,12 @@ class ImageStoring:
         if sha256 == detail.sha256:
             self.commit(generation, detail)
             return True
+        if discards:
+            self._discard(guid, sha256)
+        return False
+
+    def _discard(self, guid: str, sha256: str | None) -> None:
+        """Delete what is stored of an image whose bytes have the wrong hash, or None."""
         if self._sha256_of(guid) != sha256:
             raise StorageUnavailableError("The image store returns different bytes for the same image.")
         _logger.warning("The image %s is lost: its worker ended before all bytes were stored.", guid)
@@ -163,7 +174,6 @@ class ImageStoring:
             # if there are none.
             self._store.delete(guid)
         self._store.delete_manifest(guid)
-        return False
 
     def has_content(self, guid: str) -> bool:
         """Tell whether bytes of an image are stored."""

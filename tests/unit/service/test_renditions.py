@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 LONG = 30.0
+LEASE = timedelta(seconds=15)
 NOW = CallScope(0.0)
 
 
@@ -83,8 +84,8 @@ class Site:
 
     def __post_init__(self) -> None:
         self.signal = LocalSignal()
-        self.storing = ImageStoring(self.database, self.store, lease=timedelta(seconds=15))
-        self.recovery = Recovery(self.database, self.store, self.storing)
+        self.storing = ImageStoring(self.database, self.store, lease=LEASE)
+        self.recovery = Recovery(self.database, self.store, self.storing, lease=LEASE)
 
     def add(self, data: bytes | None = None) -> Image:
         data = picture() if data is None else data
@@ -217,7 +218,7 @@ def test_offsets_limits_and_what_the_caller_has(site: Site) -> None:
 
 def test_what_is_planned_is_made_and_preferred_when_somebody_waits(site: Site) -> None:
     image, other = site.add(), site.add(picture("blue"))
-    storing = ImageStoring(site.database, site.store, lease=timedelta(seconds=15), planned_renditions=(256, 512))
+    storing = ImageStoring(site.database, site.store, lease=LEASE, planned_renditions=(256, 512))
     for each in (image, other):
         in_transaction(site.database, lambda context, each=each: storing.plan_renditions(context, each.guid))  # type: ignore[misc]
     service = site.service(site.requests(longest_wait=0))

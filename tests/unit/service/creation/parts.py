@@ -166,10 +166,11 @@ class Server:
             self.database,
             self.store,
             self.storing,
+            lease=self.lease,
+            interval=0.2,
             on_end=self.changes.ended,
             retention=self.retention,
             max_reported=self.max_reported,
-            interval=0.2,
             retry_interval=0.01,
         )
         self.waiting = WaitingCalls(

@@ -6,11 +6,17 @@ import json
 import time
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from obstore.store import MemoryStore
 
-from pixyproxy.core.exceptions import PixyProxyException, StorageMisconfiguredError, StorageUnavailableError
+from pixyproxy.core.exceptions import (
+    DBConnectionError,
+    PixyProxyException,
+    StorageMisconfiguredError,
+    StorageUnavailableError,
+)
 from pixyproxy.core.fields import GenerationState, Origin, new_guid
 from pixyproxy.core.models import Caller, GenerationOptions, ImageCreation, ImageDetail, ImageDetailCreate, Usage
 from pixyproxy.data.database import Database
@@ -299,6 +305,8 @@ def test_it_is_said_whether_an_image_was_rescued(
     assert not server.storing.rescue(generation)
     server.storing.store(detail_of(generation), PICTURE[1:])
     assert not server.storing.rescue(generation)
+    assert store.list_manifests() == [generation.image_guid]
+    assert not server.storing.rescue(generation, discards=True)
     assert store.list_manifests() == []
 
     server.storing.store(detail_of(generation), PICTURE)
@@ -364,7 +372,7 @@ def test_what_turns_out_to_be_alive_is_left(
 ) -> None:
     generation = begin(database, alice, DEAD)
 
-    def renew_meanwhile(storing: ImageStoring, expired: Generation) -> bool:
+    def renew_meanwhile(storing: ImageStoring, expired: Generation, **_: bool) -> bool:
         with database.transaction() as context:
             GenerationRepository(context).renew_leases([OWNER], ALIVE)
             context.commit()
@@ -375,6 +383,38 @@ def test_what_turns_out_to_be_alive_is_left(
 
     assert state_of(database, generation) is GenerationState.SUBMITTED
     assert read_changes(server.changed) == (set(), set())
+
+
+def test_leases_that_expired_in_an_outage_of_the_database_can_be_renewed_after_it(
+    database: Database, store: FailingStore, alice: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then, their workers count as alive: they generate, or are storing the image."""
+
+    def refuse() -> NoReturn:
+        raise DBConnectionError("away")
+
+    server = Server(database, store, FakeGenerator(), lease=timedelta(seconds=1))
+    generating, storing = begin(database, alice, DEAD), begin(database, alice, DEAD)
+    server.storing.store(detail_of(storing), PICTURE)
+    store.delete(storing.image_guid)
+    with monkeypatch.context() as outage:
+        outage.setattr(database, "reading", refuse)
+        with pytest.raises(DBConnectionError):
+            server.recovery.run()
+    returned_at = time.monotonic()
+
+    def run() -> bool:
+        server.recovery.run()
+        return state_of(database, generating) is not GenerationState.SUBMITTED
+
+    server.recovery.run()
+    assert {state_of(database, generation) for generation in (generating, storing)} == {GenerationState.SUBMITTED}
+    assert store.list_manifests() == [storing.image_guid]
+
+    wait_until(run, timeout=20, what="the lease to be over")
+    assert time.monotonic() - returned_at > 0.9
+    assert {state_of(database, generation) for generation in (generating, storing)} == {GenerationState.OUTCOME_UNKNOWN}
+    assert store.list_manifests() == []
 
 
 def test_what_a_dead_server_of_the_first_release_had_recorded_may_be_queued_again(

@@ -134,7 +134,7 @@ def test_a_store_that_is_gone_is_left_to_recovery(
         import_image(database, store, storing, ann)
     assert left(database, store) == [store.guid_written] * 2  # the bytes, and their deletion
     store.deleting = nothing
-    Recovery(database, store, storing).run()
+    Recovery(database, store, storing, lease=LEASE).run()
     assert left(database, store) == []
 
 
@@ -143,7 +143,7 @@ def test_recovery_deletes_what_an_import_has_left(database: Database, store: Sto
     for guid, lifetime in ((dead, -LEASE), (alive, LEASE)):
         store.write(guid, b"bytes")
         record(database, guid, lifetime)
-    Recovery(database, store, storing).run()
+    Recovery(database, store, storing, lease=LEASE).run()
     assert left(database, store) == [alive] * 2
 
 
@@ -156,7 +156,7 @@ def record(database: Database, guid: str, lifetime: timedelta) -> None:
 def test_an_import_that_outlives_its_time_is_discarded(
     database: Database, store: Store, storing: ImageStoring, ann: Caller, moment: str
 ) -> None:
-    recovery = Recovery(database, store, storing)
+    recovery = Recovery(database, store, storing, lease=LEASE)
     setattr(store, moment, recovery.run)
     with pytest.raises(StorageUnavailableError, match="longer than 0 s"):
         import_image(database, store, storing, ann, longest_write=timedelta(0))
