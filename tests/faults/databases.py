@@ -78,6 +78,7 @@ def goes_away(
     times: int,
     seconds: float = 0.0,
     database_timeout: float = 5.0,
+    generation: str = _GENERATION,
 ) -> Outcome:
     """Take the database away while images are read and made. The server runs on.
 
@@ -88,6 +89,7 @@ def goes_away(
         times: how often.
         seconds: for how long at least; in any case until a reader was told.
         database_timeout: PIXYPROXY_DATABASE_TIMEOUT, in seconds.
+        generation: what the provider does with the images that it works on meanwhile.
     """
     outcome = Outcome(f"database {absence.name} under load")
     slow: list[float] = []
@@ -98,7 +100,7 @@ def goes_away(
             load = Load(site, number, call_timeout=DEADLINE)
             with seen, load, load.turned_to(server):
                 seen.wait_for_success()
-                pending = _submitted(site, server)
+                pending = _submitted(site, server, generation)
                 absence.leave(database, network)
                 left_at = time.monotonic()
                 outcome.injected += 1
@@ -153,8 +155,8 @@ def _let_pass(until: float) -> None:
     time.sleep(max(0.0, until - time.monotonic()))
 
 
-def _submitted(site: Site, server: RunningServer) -> list[_Pending]:
-    pending = [_Pending(site, server) for _ in range(_PENDING)]
+def _submitted(site: Site, server: RunningServer, generation: str = _GENERATION) -> list[_Pending]:
+    pending = [_Pending(site, server, generation) for _ in range(_PENDING)]
     for one in pending:
         wait_until_submitted(site, one.wish)
     return pending
@@ -163,8 +165,8 @@ def _submitted(site: Site, server: RunningServer) -> list[_Pending]:
 class _Pending:
     """A generation that the provider is working on when the database goes."""
 
-    def __init__(self, site: Site, server: RunningServer) -> None:
-        self.wish: Wish = site.wish(_GENERATION)
+    def __init__(self, site: Site, server: RunningServer, generation: str) -> None:
+        self.wish: Wish = site.wish(generation)
         self._site, self._server = site, server
         self._call = site.begin(server, self.wish)
 
@@ -174,7 +176,7 @@ class _Pending:
     def check(self, outcome: Outcome) -> None:
         """It was submitted once, is stored, and is found under its request id."""
         first = self.answer()
-        outcome.expect(first.is_ok or first.as_told == _AWAY, f"its image came meanwhile: {first.as_told}")
+        outcome.expect(first.is_ok or first.as_told == _AWAY, f"nothing happened to its image: {first.as_told}")
         outcome.expect(first.seconds < WAIT_TIMEOUT, f"told after {first.seconds:.1f} s")
         again = self._site.create(self._server, self.wish)
         outcome.expect(again.is_ok, f"stored, and not committed: {again.as_told}: {self.wish}")

@@ -262,4 +262,14 @@ def _absences(bench: Bench) -> Iterator[Scenario]:
     for absence, kind in itertools.product(databases.ABSENCES.values(), kinds):
         yield partial(databases.goes_away, bench, kind, absence, times=2, seconds=_AWAY_SECONDS)
     for kind in kinds:
+        # Leases last 15 seconds.
+        yield partial(
+            databases.goes_away,
+            bench,
+            kind,
+            databases.ABSENCES["refused"],
+            times=2,
+            seconds=20,
+            generation="slow=25",
+        )
         yield partial(databases.goes_away_and_we_die, bench, kind, times=2)
