@@ -31,6 +31,7 @@ from pixyproxy.data.audit_log import AuditLog
 from pixyproxy.data.database import Database
 from pixyproxy.data.galera import warn_of_node_settings
 from pixyproxy.data.mysql import MySQLDatabase
+from pixyproxy.data.repositories.clock import warn_of_wrong_clock
 from pixyproxy.data.repositories.renditions import PLACEHOLDER
 from pixyproxy.data.sqlite import SQLiteDatabase
 from pixyproxy.data.stores.bucket_address import BucketAddress, is_url
@@ -347,6 +348,7 @@ def build_generation_worker(
         observer.set_slots(limit)
         if number == 0:
             warn_of_node_settings(base.database)
+            warn_of_wrong_clock(base.database)
         recovery = Recovery(
             base.database,
             base.store,
