@@ -45,7 +45,7 @@ _REPORT_SECONDS = 3600.0
 
 
 class Recovery:
-    """Runs in a thread of its own: at the start, at intervals, and when ``commit_later`` is called."""
+    """Runs in a thread of its own: at the start, at intervals, and when something is left to it."""
 
     def __init__(
         self,
@@ -83,6 +83,8 @@ class Recovery:
         self._retention = retention
         # Images that this process stored but could not commit. Their leases do not matter.
         self._uncommitted: set[str] = set()
+        # Generations of this process that have ended, by id, with the work of a transaction that records it.
+        self._unended: dict[int, tuple[Generation, Callable[[DatabaseContext], object]]] = {}
         # Images with a manifest whose generation was leased at the last run.
         self._waiting: set[str] = set()
         # Images whose failures were logged within the last hour.
@@ -111,6 +113,14 @@ class Recovery:
         self._uncommitted.add(guid)
         self._task.wake()
 
+    def end_later(self, generation: Generation, end: Callable[[DatabaseContext], object]) -> None:
+        """Call ``end`` in a transaction, at the next run: it records how a generation of this process ended.
+
+        Without this, the generation would last as long as the process, which renews its lease.
+        """
+        self._unended[generation.id] = (generation, end)
+        self._task.wake()
+
     def run(self) -> None:
         """Complete or clean up what is unfinished: generations, imports, deletions, partial images, and partial files.
 
@@ -122,6 +132,7 @@ class Recovery:
         """
         steps = (
             self._commit_known,
+            self._end_known,
             self._commit_listed,
             self._end_expired,
             self._discard_imports,
@@ -151,6 +162,13 @@ class Recovery:
         """Commit or clean up the images that are known to have a manifest."""
         for guid in self._uncommitted | self._waiting:
             self._attempt(guid, self._commit_if_abandoned, guid)
+
+    def _end_known(self) -> None:
+        """Record how the generations ended that are known to have ended."""
+        for generation, end in list(self._unended.values()):
+            if self._attempt(generation.image_guid, partial(in_transaction, self._database), end):
+                self._on_end(generation.id)
+                del self._unended[generation.id]
 
     def _commit_listed(self) -> None:
         """Commit or clean up the others, if a listing is due."""

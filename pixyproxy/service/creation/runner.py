@@ -80,14 +80,14 @@ class GenerationRunner:
             defaults: the options that a request leaves open.
             prices: what images cost.
             owner: the name of the worker that claims the generations.
-            recovery: commits images that could not be committed at once.
+            recovery: commits images, and records ends, where that was not possible at once.
             breaker: learns how each submission ends.
             retry: decides which failures are retried.
             on_progress: called with the id of each generation that has a new partial image.
             observer: counts generations.
             continuing: enters the trace that headers name.
             retry_interval: seconds between two attempts while the database is unavailable.
-            give_up_after: seconds after which such attempts end. The generation then ends with its lease.
+            give_up_after: seconds after which such attempts end.
         """
         self._database = database
         self._storing = storing
@@ -111,8 +111,9 @@ class GenerationRunner:
         try:
             with self._continuing(queued.context.trace_headers):
                 return self._generate(queued, permit)
-        except Exception:  # The worker could do nothing either; the lease ends the generation.
-            _logger.exception("The end of generation %d could not be recorded.", queued.generation.id)
+        except Exception:
+            _logger.exception("Generation %d failed.", queued.generation.id)
+            self._record_end(queued.generation, GenerationState.OUTCOME_UNKNOWN, _unexpected())
             return None
 
     def _generate(self, queued: QueuedGeneration, permit: Permit) -> float | None:
@@ -132,8 +133,7 @@ class GenerationRunner:
         except Exception as error:
             _logger.exception("Generation failed: %s", type(error).__name__)
             self._breaker.record(permit, error)
-            unknown = PixyProxyException("The generation failed; the log says why.")
-            self._end(queued, request, GenerationState.OUTCOME_UNKNOWN, unknown)
+            self._end(queued, request, GenerationState.OUTCOME_UNKNOWN, _unexpected())
         else:
             self._breaker.record(permit, None)
             self._store_and_commit(queued, request, image)
@@ -170,10 +170,9 @@ class GenerationRunner:
             The seconds until it may be claimed again, or None.
         """
         delay = self._retry.delay(error, queued.generation.attempts)
-        not_before = datetime.now(UTC) + timedelta(seconds=delay or 0.0)
         if permit.is_trial:
             self._breaker.record(permit, error)
-        if delay is None or self._is_unwanted_at(not_before, queued.generation.id):
+        if delay is None or not self._queue_again(queued.generation.id, delay):
             if not permit.is_trial:
                 # A request counts once for the circuit breaker, with all its attempts.
                 self._breaker.record(permit, error)
@@ -183,15 +182,25 @@ class GenerationRunner:
             "Attempt %d failed: %s; retrying in %.1f s.", queued.generation.attempts, type(error).__name__, delay
         )
         self._observer.retrying(error)
-        self._persist(
-            lambda context: GenerationRepository(context).queue_later(queued.generation.id, self._owner, not_before)
-        )
         return delay
 
-    def _is_unwanted_at(self, moment: datetime, generation_id: int) -> bool:
-        # The deadline of the claim may be out of date: CreateGeneration may have joined since.
-        deadline = self._persist(lambda context: GenerationRepository(context).deadline_of(generation_id))
-        return deadline is not None and moment >= deadline
+    def _queue_again(self, generation_id: int, delay: float) -> bool:
+        """Queue a generation again after ``delay`` seconds; return False if nobody waits for it then."""
+        not_before = datetime.now(UTC) + timedelta(seconds=delay)
+
+        def queue(context: DatabaseContext) -> bool:
+            generations = GenerationRepository(context)
+            # The deadline of the claim may be out of date: CreateGeneration may have joined since.
+            deadline = generations.deadline_of(generation_id)
+            if deadline is not None and not_before >= deadline:
+                return False
+            generations.queue_later(generation_id, self._owner, not_before)
+            return True
+
+        try:
+            return self._persist(queue)
+        except (DBConnectionError, ConflictError):
+            return False
 
     def _end_failed(self, queued: QueuedGeneration, request: GenerationRequest, error: ProviderError) -> None:
         outcome = error
@@ -211,8 +220,11 @@ class GenerationRunner:
         error: PixyProxyException,
         outcome: PixyProxyException | None = None,
     ) -> None:
-        generation = queued.generation
-        self._observer.ended(request, generation.age(), outcome or error)
+        self._observer.ended(request, queued.generation.age(), outcome or error)
+        self._record_end(queued.generation, state, error)
+
+    def _record_end(self, generation: Generation, state: GenerationState, error: PixyProxyException) -> None:
+        """Record how a generation ended, or leave that to recovery."""
 
         def end(context: DatabaseContext) -> None:
             generations = GenerationRepository(context)
@@ -220,7 +232,11 @@ class GenerationRunner:
                 # Its lease has expired, so that it ended as OUTCOME_UNKNOWN. But this failure cost nothing.
                 generations.end(replace(generation, state=GenerationState.OUTCOME_UNKNOWN), state, error)
 
-        self._persist(end)
+        try:
+            in_transaction(self._database, end)
+        except Exception as failure:
+            _logger.warning("The end of generation %d is not recorded yet: %s", generation.id, for_log(failure))
+            self._recovery.end_later(generation, end)
 
     # --- Store and commit ----------------------------------------------------------------------------------------
 
@@ -239,8 +255,8 @@ class GenerationRunner:
         self._observer.spent(request, detail.cost)
         try:
             self._storing.commit(queued.generation, detail)
-        except (DBConnectionError, ConflictError) as error:
-            _logger.warning("The image %s is stored, but not committed yet: %s", detail.guid, error.message)
+        except Exception as error:
+            _logger.warning("The image %s is stored, but not committed yet: %s", detail.guid, for_log(error))
             self._recovery.commit_later(detail.guid)
 
     def _persist(self, work: Callable[[DatabaseContext], Result]) -> Result:
@@ -252,6 +268,10 @@ class GenerationRunner:
             interval=self._retry_interval,
             give_up_at=time.monotonic() + self._give_up_after,
         )
+
+
+def _unexpected() -> PixyProxyException:
+    return PixyProxyException("The generation failed; the log says why.")
 
 
 def _unreadable(generation: Generation, *, is_kept: bool) -> ProviderUnavailableError:

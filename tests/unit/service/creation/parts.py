@@ -124,6 +124,8 @@ class Server:
         allows_low_moderation: whether requests may ask for low moderation.
         retention: how long requests are stored that left no image.
         poll_interval: seconds between two looks for what other servers have recorded.
+        close_timeout: how long the worker waits at its end for a claim that hangs.
+        give_up_after: how long a generation waits for the database.
         clock: that of the circuit breaker.
         defaults: what to generate where a request leaves it open.
         limits: the quotas of users without limits of their own.
@@ -145,6 +147,7 @@ class Server:
     max_reported: int = 1000
     poll_interval: float = 0.1
     close_timeout: float = 10.0
+    give_up_after: float = 5.0
     clock: Callable[[], float] = time.monotonic
     defaults: GenerationDefaults = DEFAULTS
     limits: QuotaLimits = NO_LIMITS
@@ -214,7 +217,7 @@ class Server:
             observer=observer,
             continuing=self._continue,
             retry_interval=0.02,
-            give_up_after=5.0,
+            give_up_after=self.give_up_after,
         )
         self.worker = GenerationWorker(
             self.database,

@@ -605,6 +605,7 @@ def test_bytes_that_cannot_be_stored_leave_no_detail_and_are_not_paid_for_again(
     assert len(generator.requests) == 1
 
 
+@pytest.mark.parametrize("error", [DBConnectionError("away"), RuntimeError("not foreseen")])
 def test_a_picture_made_while_the_database_is_away_is_entered_when_it_is_back(
     creator: ImageCreator,
     database: Database,
@@ -612,6 +613,7 @@ def test_a_picture_made_while_the_database_is_away_is_entered_when_it_is_back(
     generator: FakeGenerator,
     alice: Caller,
     monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
 ) -> None:
     insert = ImageRepository.insert
     is_away = threading.Event()
@@ -619,7 +621,7 @@ def test_a_picture_made_while_the_database_is_away_is_entered_when_it_is_back(
 
     def insert_unless_away(images: ImageRepository, *arguments: object) -> Image:
         if is_away.is_set():
-            raise DBConnectionError("away")
+            raise error
         return insert(images, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(ImageRepository, "insert", insert_unless_away)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -570,7 +570,7 @@ def test_a_claim_whose_commit_was_lost_is_queued_again(
         assert context.fetch_value("SELECT attempts FROM generations", {}) == 1
 
 
-@pytest.mark.parametrize("error", [DBConnectionError("away"), ConflictError("busy")])
+@pytest.mark.parametrize("error", [DBConnectionError("away"), ConflictError("busy"), RuntimeError("not foreseen")])
 def test_the_end_of_a_generation_waits_for_the_database(
     database: Database,
     store: LocalImageStore,
@@ -593,6 +593,27 @@ def test_the_end_of_a_generation_waits_for_the_database(
         server.creator.create(request(), alice, CallScope(TIMEOUT))
     assert failures == []
     assert states(database) == ["failed"]
+
+
+@pytest.mark.parametrize("error", [DBConnectionError("away"), ConflictError("busy"), RuntimeError("not foreseen")])
+def test_a_generation_that_cannot_be_queued_again_ends(
+    database: Database,
+    store: LocalImageStore,
+    generator: FakeGenerator,
+    alice: Caller,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    """Its worker lives on and renews its leases."""
+
+    def fail(*_: object) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr(GenerationRepository, "queue_later", fail)
+    generator.fails_with(ProviderUnavailableError("down"))
+    record(database, alice)
+    with Server(database, store, generator, give_up_after=0.1).running():
+        wait_for_states(database, "unknown" if isinstance(error, RuntimeError) else "failed")
 
 
 # --- Pace and circuit ------------------------------------------------------------------------------------------------
