@@ -47,7 +47,7 @@ _KILLED = {"killed", "timeout", "segfault"}
 _SKIPPED, _NOT_STARTED = 34, 255
 _LETTERS = {"killed": "k", "segfault": "k", "timeout": "t", "caught by type check": "c", "survived": "s"}
 # What takes a text for people, in an argument that is not named.
-_WITH_TEXT = re.compile(r"(Error|Exception|ReadTimeout)(\.of)?$|super\(\)\.__init__$|_log_failure$|_report$")
+_WITH_TEXT = re.compile(r"(Error|Exception|ReadTimeout)(\.of|\.after)?$|super\(\)\.__init__$|_log_failure$|_report$")
 _WITH_NAME = re.compile(r"(Thread|ThreadPoolExecutor|PeriodicTask)$")
 _NAMES = {"name", "thread_name_prefix"}
 _SQL_KEYWORD = re.compile(r"\b(?:AND|AS|BY|COUNT|FROM|GROUP|INSTR|OR|SELECT|WHERE)\b")

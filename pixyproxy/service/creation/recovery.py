@@ -85,7 +85,7 @@ class Recovery:
         self._uncommitted: set[str] = set()
         # Generations of this process that have ended, by id, with the work of a transaction that records it.
         self._unended: dict[int, tuple[Generation, Callable[[DatabaseContext], object]]] = {}
-        # Images with a manifest whose generation was leased at the last run.
+        # Images with a manifest whose generation had an owner at the last run.
         self._waiting: set[str] = set()
         # Images whose failures were logged within the last hour.
         self._reported: TTLCache[str, None] = TTLCache(max_reported, ttl=_REPORT_SECONDS)
@@ -131,10 +131,10 @@ class Recovery:
             PixyProxyException: a step failed, for example because the store is unavailable.
         """
         steps = (
-            self._commit_known,
             self._end_known,
-            self._commit_listed,
             self._end_expired,
+            self._commit_known,
+            self._commit_listed,
             self._discard_imports,
             self._find_orphans,
             self._finish_deletions,
@@ -244,10 +244,11 @@ class Recovery:
         return True
 
     def _commit_if_abandoned(self, guid: str) -> None:
-        """Commit or clean up an image with a manifest, unless its worker may still be at it."""
+        """Commit or clean up an image with a manifest, unless its generation has an owner."""
         with self._database.reading() as context:
             generation = GenerationRepository(context).find_by_image(guid)
-        if generation is not None and self._may_have_worker(generation) and guid not in self._uncommitted:
+        if generation is not None and generation.is_owned and guid not in self._uncommitted:
+            # If its worker has died, its lease expires.
             self._waiting.add(guid)
             return
         if generation is None:
@@ -259,10 +260,6 @@ class Recovery:
         self._waiting.discard(guid)
         self._uncommitted.discard(guid)
 
-    def _may_have_worker(self, generation: Generation) -> bool:
-        is_outage_over = time.monotonic() >= self._leases_valid_at
-        return generation.is_leased if is_outage_over else generation.is_owned
-
     def _end_expired(self) -> None:
         """End the generations whose lease has expired, unless that was in an outage of the database."""
         if time.monotonic() < self._leases_valid_at:
@@ -273,8 +270,7 @@ class Recovery:
             self._attempt(generation.image_guid, self._end_abandoned, generation)
 
     def _end_abandoned(self, generation: Generation) -> None:
-        # Its worker may have stored the image since the manifests were listed.
-        if self._storing.rescue(generation, discards=True) or self._end(generation):
+        if self._storing.rescue(generation) or self._end(generation):
             self._on_end(generation.id)
 
     def _end(self, generation: Generation) -> bool:
