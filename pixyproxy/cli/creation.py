@@ -24,7 +24,7 @@ from pixyproxy.cli.failures import (
     show_command_to_repeat,
     status_of,
 )
-from pixyproxy.cli.fetching import refuse_bad_target, save
+from pixyproxy.cli.fetching import checked_target, save
 from pixyproxy.cli.generations import generate
 from pixyproxy.cli.like import NothingToTakeError, options_like
 from pixyproxy.cli.options import AsJson, Force, Show, Tags, request_id_of
@@ -53,7 +53,7 @@ Public = Annotated[bool, typer.Option("--public", help="Make the image public.")
 Filename = Annotated[str, typer.Option(metavar="NAME", help="A filename; by default it is made from the prompt.")]
 RequestId = Annotated[str, typer.Option(metavar="UUID", help="Repeat the request with this id, without paying twice.")]
 Output = Annotated[
-    Path | None, typer.Option("--output", "-o", metavar="PATH", help="Save it as this file, or into this folder.")
+    str | None, typer.Option("--output", "-o", metavar="PATH", help="Save it as this file, or into this folder.")
 ]
 
 
@@ -168,7 +168,7 @@ def _make(
     options: dict[str, Any],
     *,
     like: str = "",
-    output: Path | None,
+    output: str | None,
     force: bool,
     show: bool,
     as_json: bool,
@@ -186,14 +186,13 @@ def _make(
     """
     if prompt is None and not like:
         refuse("Give a prompt, or an image with --like.")
-    if output is not None:
-        refuse_bad_target(output, force)
+    target = None if output is None else checked_target(output, force=force)
     standard_input = _read_prompt() if prompt == _STDIO else None
     with connect(must_sign_in=True) as client:
         image = _generate(client, prompt, standard_input, options, like)
         _print_created(image, as_json)
-        if output is not None:
-            path = output / file_name(image) if output.is_dir() else output
+        if target is not None:
+            path = target / file_name(image) if target.is_dir() else target
             # Not this command: it would create another image.
             again = command_line("fetch", image.guid, "--output", str(path), *(["--force"] if force else []))
             save(client, image.guid, path, again, force=force)

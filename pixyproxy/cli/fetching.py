@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal, NoReturn, cast
 
 import typer
 
@@ -16,6 +17,7 @@ from pixyproxy.cli.failures import FAILED, INTERRUPTED, command_line, refuse
 from pixyproxy.cli.options import AsJson, Force, Guid
 from pixyproxy.cli.texts import file_name, json_line, printable
 from pixyproxy.client import ContentInfo, Rendition
+from pixyproxy.client.download import file_to_write
 
 _STDIO = "-"
 
@@ -55,8 +57,7 @@ def fetch(
     if output == _STDIO:
         _write_to_stdout(guid, rendition)
         return
-    target = Path(output or ".")
-    refuse_bad_target(target, force)
+    target = checked_target(output or ".", force=force)
     with connect() as client:
         path = target / file_name(client.get_image(guid), rendition) if target.is_dir() else target
         info = save(client, guid, path, command_line(*sys.argv[1:]), force=force, rendition=rendition)
@@ -66,34 +67,35 @@ def fetch(
         typer.echo(f"Saved {printable(str(path))}: {info.size_bytes:,} bytes, verified.")
 
 
-def refuse_bad_target(target: Path, force: bool) -> None:
-    """Refuse a path that cannot be written later."""
-    folder = target if target.is_dir() else target.parent
+def checked_target(output: str, *, force: bool) -> Path:
+    """Return the path of a file or folder to write to; refuse one that cannot be written later."""
+    target = Path(output)
+    is_folder = target.is_dir() or output.endswith(("/", os.sep))
+    folder = target if is_folder else target.parent
     if not folder.is_dir():
         refuse(f"There is no folder {printable(str(folder))}.")
-    if folder == target or not target.exists():
-        return
-    if not target.is_file():
-        refuse(f"{printable(str(target))} is not a regular file. To write into it, redirect: fetch GUID --output -")
-    if not force:
-        refuse(_exists(target))
+    if not is_folder:
+        try:
+            file_to_write(target, overwrite=force)
+        except FileExistsError as error:
+            _refuse_existing(target, error)
+    return target
 
 
-def _exists(path: Path) -> str:
-    return f"{printable(str(path))} exists already; --force overwrites it."
+def _refuse_existing(path: Path, error: FileExistsError) -> NoReturn:
+    hint = "--force overwrites it." if path.is_file() else "To write into it, redirect: fetch GUID --output -"
+    refuse(f"{printable(str(error))} {hint}")
 
 
 def save(
     client: ServerClient, guid: str, path: Path, again: str, *, force: bool, rendition: Rendition | None = None
 ) -> ContentInfo:
     """Save an image; ``again`` is the command that continues after an interruption."""
-    if path.is_symlink():
-        path = path.resolve()  # The file is replaced, not the link.
     try:
         with bar(printable(path.name), client.server) as on_progress:
             return client.fetch_content(guid, path, overwrite=force, rendition=rendition, on_progress=on_progress)
-    except FileExistsError:
-        refuse(_exists(path))
+    except FileExistsError as error:
+        _refuse_existing(path, error)
     except OSError as error:
         warn(
             f"{printable(str(path))} cannot be written: {error.strerror}. The server keeps the image. To save it, run:"

@@ -192,13 +192,13 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
         Args:
             guid: the image's guid.
             path: the file, in an existing folder.
-            overwrite: whether to replace an existing file.
+            overwrite: whether to replace an existing regular file, or that which a symbolic link names.
             rendition: as for ``stream_content``.
             on_progress: called with the number of received bytes and of all bytes.
             timeout: for all bytes, in seconds; by default the client's ``long_timeout``.
 
         Raises:
-            FileExistsError: the file exists, and ``overwrite`` is not set.
+            FileExistsError: the file exists, and ``overwrite`` is not set or it is not a regular file.
             OSError: the file cannot be written.
         """
         with Download(guid, path, overwrite=overwrite, rendition=rendition) as download:

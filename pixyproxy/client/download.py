@@ -37,14 +37,13 @@ class Download:
         """Open or create the file.
 
         Raises:
-            FileExistsError: ``path`` exists, and ``overwrite`` is not set.
+            FileExistsError: ``path`` exists, and is not to be replaced; see ``file_to_write``.
             OSError: the file cannot be written.
             TryLaterError: another download of the same image to the same folder is in progress.
             InvalidRequestError: the guid is invalid.
         """
-        self._path = Path(path)
+        self._path = file_to_write(path, overwrite=overwrite)
         self._overwrite = overwrite
-        self._refuse_existing()
         kind = "" if rendition is None else f"-{rendition}"
         self._part = self._path.with_name(f".pixyproxy-{_checked_guid(guid)}{kind}.part")
         self._file = _open_locked(self._part)
@@ -93,7 +92,7 @@ class Download:
             raise ContentDamagedError("The saved bytes are not those of the image.")
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._refuse_existing()
+        file_to_write(self._path, overwrite=self._overwrite)
         self._close_on_windows()
         self._part.replace(self._path)
 
@@ -102,9 +101,19 @@ class Download:
         if sys.platform == "win32":
             self._file.close()
 
-    def _refuse_existing(self) -> None:
-        if not self._overwrite and os.path.lexists(self._path):
-            raise FileExistsError(f"{self._path} exists already.")
+
+def file_to_write(path: str | Path, *, overwrite: bool) -> Path:
+    """Return the file that is written for ``path``: not a symbolic link, but what it names.
+
+    Raises:
+        FileExistsError: ``path`` exists, and ``overwrite`` is not set or it is not a regular file.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise FileExistsError(f"{path} is not a regular file.")
+    if not overwrite and os.path.lexists(path):
+        raise FileExistsError(f"{path} exists already.")
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def _open_locked(part: Path) -> BufferedRandom:

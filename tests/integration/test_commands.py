@@ -162,11 +162,12 @@ def test_files_are_not_overwritten_unless_that_is_said(run: Run, ann: ImageClien
     (tmp_path / "castle.png").write_text("mine")
     refused = run("fetch", guid)
     assert refused.status == 2
-    assert "castle.png exists already; --force overwrites it." in refused.stderr
+    assert "castle.png exists already. --force overwrites it." in refused.stderr
     assert (tmp_path / "castle.png").read_text() == "mine"
     # A creation is refused before anything is paid for.
     assert run("create", "never made", "-o", "castle.png").status == 2
     assert run("create", "never made", "-o", "nowhere/castle.png").status == 2
+    assert run("create", "never made", "-o", "nowhere/").status == 2
     assert ann.guids(prompt="never made") == []
 
     assert run("fetch", guid, "--force").status == 0
@@ -356,15 +357,25 @@ def test_only_regular_files_are_replaced(run: Run, server: RunningServer, people
     (tmp_path / "target.png").write_bytes(b"before")
     (tmp_path / "link.png").symlink_to("target.png")
     os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "folder").mkdir()
 
     refused = run("fetch", image.guid, "--output", "fifo", "--force")
     assert (refused.status, (tmp_path / "fifo").is_fifo()) == (2, True)
     assert "fifo is not a regular file" in refused.stderr
     assert run("create", "a castle", "--output", "fifo", "--force").status == 2
+    (tmp_path / "fifo").rename(tmp_path / "folder" / image.filename)
+    refused = run("fetch", image.guid, "--output", "folder", "--force")
+    assert (refused.status, "is not a regular file" in refused.stderr) == (2, True)
 
     assert run("fetch", image.guid, "--output", "link.png", "--force").status == 0
     assert (tmp_path / "link.png").is_symlink()
     assert (tmp_path / "target.png").read_bytes() == b"bytes"
+
+
+def test_a_slash_at_the_end_asks_for_a_folder(run: Run, tmp_path: Path) -> None:
+    refused = run("fetch", "any guid", "--output", "missing/")
+    assert (refused.status, refused.stderr) == (2, "pixyproxy: There is no folder missing.\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_serve_and_the_commands_share_an_environment(tmp_path: Path) -> None:

@@ -58,8 +58,8 @@ def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(Path, "unlink", refusing_open_files(Path.unlink))
 
 
-def save(path: Path, data: bytes) -> None:
-    with Download(GUID, path, overwrite=False) as download:
+def save(path: Path, data: bytes, *, overwrite: bool = False) -> None:
+    with Download(GUID, path, overwrite=overwrite) as download:
         download.begin()
         download.write(data)
         download.finish(CONTENT)
@@ -88,3 +88,23 @@ def test_what_has_not_begun_leaves_nothing(tmp_path: Path) -> None:
     with suppress(KeyboardInterrupt), Download(GUID, tmp_path / "picture.png", overwrite=False):
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
+
+
+def test_only_regular_files_are_replaced(tmp_path: Path) -> None:
+    (tmp_path / "target.png").write_text("before")
+    (tmp_path / "link.png").symlink_to("target.png")
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path, tmp_path / "fifo"):
+        with pytest.raises(FileExistsError, match="not a regular file"):
+            Download(GUID, path, overwrite=True)
+
+    save(tmp_path / "link.png", DATA, overwrite=True)
+    assert (tmp_path / "link.png").is_symlink()
+    assert (tmp_path / "target.png").read_bytes() == DATA
+
+    with Download(GUID, tmp_path / "late", overwrite=True) as download, suppress(FileExistsError):
+        download.begin()
+        download.write(DATA)
+        os.mkfifo(tmp_path / "late")
+        download.finish(CONTENT)
+    assert (tmp_path / "late").is_fifo()
