@@ -282,6 +282,27 @@ def test_ctrl_c_at_a_question(server: RunningServer, people: People, asked: Env)
     assert "Traceback" not in terminal.text
 
 
+@pytest.mark.parametrize(
+    ("arguments", "is_known", "question"),
+    [
+        (["create", "a castle"], False, "Username: "),
+        (["delete", "GUID"], True, "for good"),
+        (["user", "add", "zoe"], True, "Password: "),
+    ],
+    ids=str,
+)
+def test_ctrl_c_at_other_questions(
+    server: RunningServer, people: People, asked: Env, arguments: list[str], is_known: bool, question: str
+) -> None:
+    guid = ImageClient(server, people.ann).create("a castle").guid
+    words = [word.replace("GUID", guid) for word in arguments]
+    with at_a_terminal(*words, env=asked(server, people.ann if is_known else None)) as terminal:
+        terminal.wait_for(question)
+        terminal.interrupt()
+        assert terminal.end() == 130
+    assert "Traceback" not in terminal.text
+
+
 @pytest.mark.parametrize("columns", [30, 60, 80, 120, 200])
 def test_a_table_is_as_wide_as_the_terminal(server: RunningServer, asked: Env, columns: int) -> None:
     author = server.new_login()
