@@ -66,11 +66,18 @@ _INPUT = re.compile(r"inputs\[(\d+)\]")
 _CONNECTION_FAILURES = (
     ("errors resolving|lookup failed|DNS", "The host name of {server} cannot be resolved. Check PIXYPROXY_SERVER."),
     (
+        "certificate has expired|certificate is not yet valid",
+        "The certificate of {server} is not valid now: it has expired, or is not valid yet, or this clock is wrong.",
+    ),
+    (
         "CERTIFICATE_VERIFY_FAILED",
         "The certificate of {server} is not trusted. Set PIXYPROXY_CLIENT_CA to the certificate of the authority that "
         "signed it.",
     ),
-    ("not in peer certificate", "The certificate of {server} is for another host name. Check PIXYPROXY_SERVER."),
+    (
+        "Hostname Verification Check|not in peer certificate",
+        "The certificate of {server} is for another host name. Check PIXYPROXY_SERVER.",
+    ),
     (
         "security handshaker",
         "PIXYPROXY_CLIENT_CA, PIXYPROXY_CLIENT_CERTIFICATE or PIXYPROXY_CLIENT_KEY is not a valid PEM file.",
@@ -81,8 +88,9 @@ _CONNECTION_FAILURES = (
     ),
     (
         "failed to connect.*(Socket closed|HTTP/2|reset)",
-        "There is no PixyProxy server in plain text at {server}. If it serves TLS, set "
-        "PIXYPROXY_CLIENT_TLS=true; otherwise check PIXYPROXY_SERVER.",
+        "{server} does not answer as a PixyProxy server does. If it serves TLS, set PIXYPROXY_CLIENT_TLS=true, and if "
+        "it requires a certificate, PIXYPROXY_CLIENT_CERTIFICATE and PIXYPROXY_CLIENT_KEY; otherwise check "
+        "PIXYPROXY_SERVER.",
     ),
     (
         "failed to connect",
