@@ -64,7 +64,9 @@ def _days_of(request: UsageRequest) -> tuple[date, date]:
     """Return the first and the last day that a period has a part of."""
     end = request.end or datetime.now(UTC)
     if end <= (request.start or _FIRST_TIME):
-        raise InvalidFieldError.of("end", "must be later than start; by default, it is the present")
+        if request.end is None:
+            raise InvalidFieldError.of("start", "must be earlier than end, which is the present by default")
+        raise InvalidFieldError.of("end", "must be later than start")
     last = end.date() if end.time() > time.min else end.date() - timedelta(days=1)
     if request.start is None:
         return last.replace(day=1), last

@@ -96,8 +96,8 @@ def test_a_period_ends_now_by_default(asked: Asked) -> None:
 def test_a_period_that_ends_before_it_begins_is_refused(
     asked: Asked, start: datetime | None, end: datetime | None
 ) -> None:
-    problem = "end: must be later than start; by default, it is the present"
-    assert refused(asked, start=start, end=end) == problem
+    of_the_start = "start: must be earlier than end, which is the present by default"
+    assert refused(asked, start=start, end=end) == (of_the_start if end is None else "end: must be later than start")
 
 
 @pytest.mark.parametrize("start", [FIRST_TIME, NOON - timedelta(days=400) - TICK])
