@@ -206,11 +206,11 @@ class ImageCreator:
         """Check the options of a request together with the defaults and with its inputs."""
         options = creation.options
         chosen = dict(self._defaults) | {name: value for name, value in options if value is not None}
-        for name, problem in _problems(chosen):
+        for name, other, problem in _problems(chosen):
             if problem is not None:
-                raise InvalidFieldError.of(
-                    f"options.{name}", f"{problem}; options that the request leaves open take the server's defaults"
-                )
+                defaults = [one for one in (name, other) if getattr(options, one) is None]
+                told = [f"; the default {default.replace('_', ' ')} is {chosen[default]}" for default in defaults]
+                raise InvalidFieldError.of(f"options.{name}", problem + "".join(told))
         if options.moderation == "low" and not self._allows_low_moderation:
             raise InvalidFieldError.of("options.moderation", "the operator of this server does not allow low")
         if options.moderation is not None and creation.inputs:
@@ -306,16 +306,17 @@ class ImageCreator:
         )
 
 
-def _problems(options: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
-    """Yield options by name, with the rule that each breaks together with the others, or None."""
+def _problems(options: Mapping[str, Any]) -> Iterator[tuple[str, str, str | None]]:
+    """Yield pairs of options by name, with the rule that the first one breaks together with the other, or None."""
     output_format, model = options["output_format"], options["model"]
-    yield "background", None if can_show(options["background"], output_format) else TRANSPARENT_RULE
+    yield "background", "output_format", None if can_show(options["background"], output_format) else TRANSPARENT_RULE
     yield (
         "output_compression",
+        "output_format",
         None if can_compress(options.get("output_compression"), output_format) else COMPRESSION_RULE,
     )
-    yield "size", size_problem(options["size"]) if has_documented_sizes(model) else None
-    yield "quality", quality_problem(options["quality"], model)
+    yield "size", "model", size_problem(options["size"]) if has_documented_sizes(model) else None
+    yield "quality", "model", quality_problem(options["quality"], model)
 
 
 def _fingerprint(creation: ImageCreation) -> str:

@@ -137,26 +137,44 @@ def test_a_generation_belongs_to_the_log_and_the_trace_of_its_call(
     assert server.continued == [headers]
 
 
-OPEN_OPTIONS = "; options that the request leaves open take the server's defaults"
-
-
 @pytest.mark.parametrize(
     ("defaults", "options", "refused"),
     [
-        ({"output_format": "jpeg"}, {"background": "transparent"}, "background"),
-        ({"background": "transparent"}, {"output_format": "jpeg"}, "background"),
+        (
+            {"output_format": "jpeg"},
+            {"background": "transparent"},
+            ("background", "webp; the default output format is jpeg"),
+        ),
+        (
+            {"background": "transparent"},
+            {"output_format": "jpeg"},
+            ("background", "webp; the default background is transparent"),
+        ),
         ({"output_format": "jpeg"}, {"background": "transparent", "output_format": "webp"}, None),
         ({"background": "transparent"}, {"output_format": "jpeg", "background": "opaque"}, None),
-        ({}, {"output_compression": 0}, "output_compression"),
+        ({}, {"output_compression": 0}, ("output_compression", "jpeg; the default output format is png")),
         ({"output_format": "webp"}, {"output_compression": 0}, None),
         ({"output_format": "jpeg"}, {"output_compression": 100}, None),
         ({}, {"output_compression": 50, "output_format": "webp"}, None),
-        ({"model": "gpt-image-2"}, {"size": "1000x1000"}, "size"),
-        ({"size": "1000x1000"}, {"model": "gpt-image-2.5-flare"}, "size"),
+        (
+            {"model": "gpt-image-2"},
+            {"size": "1000x1000"},
+            ("size", "multiples of 16; the default model is gpt-image-2"),
+        ),
+        (
+            {"size": "1000x1000"},
+            {"model": "gpt-image-2.5-flare"},
+            ("size", "multiples of 16; the default size is 1000x1000"),
+        ),
         ({"size": "1000x1000"}, {"model": "gpt-image-2", "size": "1024x1024"}, None),
+        ({}, {"model": "gpt-image-2", "size": "1000x1000"}, ("size", "multiples of 16")),
         ({"model": "gpt-image-2"}, {"model": "gpt-image-2.6-flare", "size": "1000x9999", "quality": "max"}, None),
-        ({"model": "gpt-image-2"}, {"quality": "max"}, "quality"),
-        ({"quality": "xhigh"}, {"model": "gpt-image-2"}, "quality"),
+        (
+            {"model": "gpt-image-2"},
+            {"quality": "max"},
+            ("quality", "than gpt-image-2; the default model is gpt-image-2"),
+        ),
+        ({"quality": "xhigh"}, {"model": "gpt-image-2"}, ("quality", "than gpt-image-2; the default quality is xhigh")),
         ({"quality": "xhigh"}, {"model": "gpt-image-2.5-sunburst"}, None),
     ],
 )
@@ -167,7 +185,7 @@ def test_a_request_must_go_together_with_the_defaults(
     alice: Caller,
     defaults: dict[str, str],
     options: dict[str, Any],
-    refused: str | None,
+    refused: tuple[str, str] | None,
 ) -> None:
     with Server(database, store, generator, defaults=DEFAULTS.model_copy(update=defaults)).running() as server:
         if refused is None:
@@ -177,8 +195,8 @@ def test_a_request_must_go_together_with_the_defaults(
             with pytest.raises(InvalidFieldError) as caught:
                 server.creator.create(request(**options), alice, CallScope())
             [violation] = caught.value.violations
-            assert violation.field == f"options.{refused}"
-            assert violation.description.endswith(OPEN_OPTIONS)
+            assert violation.field == f"options.{refused[0]}"
+            assert violation.description.endswith(refused[1])
             with pytest.raises(InvalidFieldError) as caught:
                 server.creator.start(request(**options), alice)
             assert caught.value.violations == (violation,)
