@@ -49,11 +49,12 @@ def test_json(run: Run, ann: ImageClient, tmp_path: Path) -> None:
     assert run("list", "--limit", "3").status == 0
 
 
-def test_standard_input(run: Run, ann: ImageClient, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("text", "rule"), [("no image", "must be a PNG, WebP or JPEG"), ("", "must not be empty")])
+def test_standard_input(run: Run, text: str, rule: str) -> None:
     # Text, because the commands of tests are given text.
-    refused = run("import", "-", text="no image")
+    refused = run("import", "-", text=text)
     assert (refused.status, refused.stdout) == (2, "")
-    assert refused.stderr.splitlines()[-1] == "pixyproxy: the file: must be a PNG, WebP or JPEG"
+    assert refused.stderr.splitlines()[-1] == f"pixyproxy: the file: {rule}"
 
 
 def test_a_file_that_is_refused_does_not_stop_the_others(run: Run, tmp_path: Path) -> None:

@@ -232,7 +232,7 @@ def _received(pieces: Iterable[bytes], max_bytes: int) -> Iterator[_ReceivedFile
                 with _translating():
                     rest = rest[file.write(rest) :]
         if size == 0:
-            raise InvalidFieldError.of("data", "is required after the first message")
+            raise InvalidFieldError.of("data", "must not be empty")
         mapping = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
         try:
             yield _ReceivedFile(mapping, digest.hexdigest())
