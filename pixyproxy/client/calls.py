@@ -212,6 +212,7 @@ def import_image(description: str, **options: Unpack[ImportOptions]) -> Call[Ima
 
 def update_image(guid: str, **changes: Unpack[Changes]) -> Call[ImageDetail]:
     """Change an image."""
+    check_texts(**changes)
     fields: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
     request = pb.UpdateImageRequest(guid=guid, update_mask={"paths": sorted(fields)}, **fields)
     return Call(lambda stubs: stubs.images.UpdateImage, request, lambda answer: to_detail(answer.image))
@@ -240,6 +241,7 @@ def get_image(guid: str) -> Call[ImageDetail]:
 
 def list_images(page_size: int, page_token: str, **filters: Unpack[Filters]) -> Call[ImagePage]:
     """Get a page."""
+    check_texts(**filters)
     _check_times(filters)
     fields: dict[str, Any] = {**filters}
     request = pb.ListImagesRequest(page_size=page_size, page_token=page_token, **fields)
@@ -338,8 +340,16 @@ def _creation(prompt: str, options: CreateOptions) -> pb.CreateImageRequest:
 
 def _with_defaults(options: CreateOptions | ImportOptions) -> dict[str, Any]:
     """Return the fields of a request for a private image with a new request id, in so far as they are not given."""
+    check_texts(**options)
     fields: dict[str, Any] = {"visibility": Visibility.PRIVATE, **options}
     return fields | {"request_id": fields.get("request_id") or str(uuid.uuid4())}
+
+
+def check_texts(**fields: Any) -> None:
+    """Refuse one string in place of several, because it would be taken as its characters."""
+    for name in ("tags", "inputs", "guids"):
+        if isinstance(fields.get(name), str):
+            raise TypeError(f"{name} must be a sequence of strings, not a string.")
 
 
 def _generation_key(guid: str, request_id: str) -> dict[str, str]:

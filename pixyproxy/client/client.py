@@ -231,6 +231,7 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
             rendition: the most pixels across and down, 256 or 512.
             timeout: for each call.
         """
+        calls.check_texts(guids=guids)
         rest = list(guids)
         while rest:
             page = self._send(calls.get_thumbnails(rest, rendition), timeout)

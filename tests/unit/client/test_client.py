@@ -281,6 +281,22 @@ def test_a_time_without_a_zone_is_refused(play: Play) -> None:
         play.client.list_page(created_after=datetime(2026, 1, 1))
 
 
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("tags", lambda client: client.create_image("a castle", tags="sea")),
+        ("inputs", lambda client: client.create_generation("a castle", inputs=GUID)),
+        ("tags", lambda client: client.import_image(b"bytes", tags="sea")),
+        ("tags", lambda client: client.update_image(GUID, tags="sea")),
+        ("tags", lambda client: list(client.list_images(tags="sea"))),
+        ("guids", lambda client: list(client.get_thumbnails(GUID))),
+    ],
+)
+def test_a_string_in_place_of_several_is_refused(play: Play, name: str, call: Callable[[Any], Any]) -> None:
+    with pytest.raises(TypeError, match=f"^{name} must be a sequence of strings, not a string"):
+        call(play.client)
+
+
 # --- Errors ----------------------------------------------------------------------------------------------------------
 
 
