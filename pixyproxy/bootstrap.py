@@ -436,6 +436,9 @@ def build_copying(settings: Settings, source: str, target: str, *, deletes_sourc
     """
     if _place(source) == _place(target):
         raise ConfigurationError("--from and --to are the same store.")
+    # Who deletes the old folder afterwards would delete all images.
+    if not is_url(target) and Path(_place(target)).is_relative_to(_place(source)):
+        raise ConfigurationError("--to is a folder within --from.")
     if deletes_source and _place(source) == _place(settings.image_store):
         raise ConfigurationError(
             "--delete-source: PIXYPROXY_IMAGE_STORE still names that store; first switch all servers to the other one."

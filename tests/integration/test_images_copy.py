@@ -322,6 +322,7 @@ def test_an_answer_that_was_kept_aside_goes_along_and_stays(library: Library) ->
     ("source", "target", "word"),
     [
         ("{folder}", "{folder}/", "same store"),
+        ("{folder}", "{folder}/new", "--to is a folder within --from"),
         ("{folder}-not-there", "{url}", "no folder"),
         ("{folder}", "s3://key:secret@bucket", "no credentials"),
         ("{folder}", "s3://another-bucket", "cannot be used"),
