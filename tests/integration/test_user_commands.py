@@ -240,6 +240,17 @@ def test_what_there_is_not_cannot_be_removed(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_there_is_no_first_user_whose_password_cannot_be_told(tmp_path: Path, workers: str) -> None:
+    env = environment(tmp_path, {"PIXYPROXY_WORKERS": workers})
+    serve = ["bash", "-c", f"exec {sys.executable} -m pixyproxy serve >/dev/full"]
+    done = subprocess.run(serve, env=env, stderr=subprocess.PIPE, text=True, timeout=TIMEOUT, check=False)
+    assert done.returncode == 1
+    assert "pixyproxy: The output cannot be written: No space left on device." in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "There are no users." in _user(env, "list").stderr
+
+
 def test_a_password_is_asked_for_twice_and_never_shown(tmp_path: Path) -> None:
     env = environment(tmp_path)
     said = _at_a_terminal(env, ["user", "add", "ann"], ["a good password", "a good password"])
