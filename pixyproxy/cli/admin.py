@@ -238,7 +238,10 @@ def remove_user(name: Name) -> None:
     """
     with _users() as users:
         keeps_name = users.remove_user(name)
+        has_admin = any(user.class_key is UserClass.ADMIN for user in users.get_all_users())
     _say(f"Removed {name}." + (" The images stay, and the name stays taken." if keeps_name else ""))
+    if not has_admin:
+        warn("There is no admin now. To add one: pixyproxy user add NAME --class admin")
 
 
 @image_commands.command("copy", cls=Command)

@@ -83,6 +83,16 @@ def test_a_users_life(tmp_path: Path) -> None:
         assert _user(server.env, "list").stdout == "admin  admin\n"
 
 
+def test_the_removal_of_the_last_admin_is_warned_of(tmp_path: Path) -> None:
+    env = environment(tmp_path)
+    for name, class_key in (("ann", "admin"), ("bob", "admin"), ("cas", "user")):
+        assert _user(env, "add", name, "--class", class_key, "--password-stdin", text="a good password").status == 0
+    assert _user(env, "remove", "ann").stderr == ""
+    removed = _user(env, "remove", "bob")
+    assert (removed.status, removed.stdout) == (0, "Removed bob.\n")
+    assert removed.stderr.startswith("pixyproxy: There is no admin now. To add one: ")
+
+
 @pytest.mark.parametrize(
     ("arguments", "text", "said"),
     [
