@@ -48,6 +48,12 @@ def _check_listen(listen: str) -> str:
     return listen
 
 
+def _check_brackets(listen: str) -> str:
+    if listen.count(":") > 1 and not listen.startswith("["):
+        raise broken_rule("must have an IPv6 address in brackets, such as [::1]:50051")
+    return listen
+
+
 def _check_base_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -107,7 +113,7 @@ class Settings(BaseSettings):
         env_prefix=_PREFIX, extra="ignore", frozen=True, hide_input_in_errors=True, env_ignore_empty=True
     )
 
-    listen: Annotated[str, AfterValidator(_check_listen)] = Field(
+    listen: Annotated[str, AfterValidator(_check_listen), AfterValidator(_check_brackets)] = Field(
         default="127.0.0.1:50051",
         description="Where to serve, as host:port. Port 0 picks a free one and prints it.",
     )

@@ -174,6 +174,12 @@ def test_plain_text_stays_on_the_machine(monkeypatch: pytest.MonkeyPatch, listen
     assert load_settings().listen == listen
 
 
+@pytest.mark.parametrize("listen", ["::1:50051", "::1", "2001:db8::1:50051"])
+def test_an_ipv6_address_needs_brackets(monkeypatch: pytest.MonkeyPatch, listen: str) -> None:
+    message = _refused(monkeypatch, PIXYPROXY_LISTEN=listen)
+    assert message == "PIXYPROXY_LISTEN: must have an IPv6 address in brackets, such as [::1]:50051"
+
+
 @pytest.mark.parametrize("listen", ["127.0.0.1:0", "localhost:50051", "[::1]:0", "127.8.9.10:1"])
 def test_plain_text_within_the_machine_is_fine(monkeypatch: pytest.MonkeyPatch, listen: str) -> None:
     monkeypatch.setenv("PIXYPROXY_LISTEN", listen)
