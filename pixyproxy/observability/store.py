@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 from pixyproxy.data.stores.image_store import ContentReader, ImageStore
 from pixyproxy.observability.recording import Record, recorded
@@ -13,74 +14,44 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 
-class ObservedImageStore(ImageStore):
-    """Wraps a store, and records how long operations take and how many bytes they move."""
+def observed_store(
+    store: ImageStore, record: Record, moved: Callable[[str, int], object] = lambda *_: None
+) -> ImageStore:
+    """Wrap a store, and record how long operations take and how many bytes they move.
 
-    def __init__(
-        self, store: ImageStore, record: Record, moved: Callable[[str, int], object] = lambda *_: None
-    ) -> None:
-        """Wrap a store.
+    Args:
+        store: the store.
+        record: called for each operation; for all reads of a reader once, as ``read``, when it is closed.
+        moved: called with ``read`` or ``write`` and a number of bytes.
+    """
+    # It has the methods of the store by their names.
+    return cast(ImageStore, _ObservedStore(store, record, moved))
 
-        Args:
-            store: the wrapped one.
-            record: called for each operation; for all reads of a reader once, as ``read``, when it is closed.
-            moved: called with ``read`` or ``write`` and a number of bytes.
-        """
+
+class _ObservedStore:
+    def __init__(self, store: ImageStore, record: Record, moved: Callable[[str, int], object]) -> None:
         self._store = store
         self._record = record
         self._moved = moved
-        self.listing_interval = store.listing_interval
 
-    def require_room(self, images: int) -> None:  # noqa: D102  inherited
-        recorded(self._record, "require_room", "", self._store.require_room, images)
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._store, name)
+        return partial(recorded, self._record, name, "", found) if callable(found) else found
 
-    def write(self, guid: str, data: Buffer) -> None:  # noqa: D102  inherited
+    def write(self, guid: str, data: Buffer) -> None:
         recorded(self._record, "write", "", self._store.write, guid, data)
         self._moved("write", memoryview(data).nbytes)
 
-    def open(self, guid: str) -> ContentReader:  # noqa: D102  inherited
+    def open(self, guid: str) -> ContentReader:
         return _ObservedReader(recorded(self._record, "open", "", self._store.open, guid), self._record, self._moved)
 
-    def delete(self, guid: str) -> None:  # noqa: D102  inherited
-        recorded(self._record, "delete", "", self._store.delete, guid)
-
-    def write_rendition(self, guid: str, edge: int, data: Buffer) -> None:  # noqa: D102  inherited
+    def write_rendition(self, guid: str, edge: int, data: Buffer) -> None:
         recorded(self._record, "write_rendition", "", self._store.write_rendition, guid, edge, data)
         self._moved("write", memoryview(data).nbytes)
 
-    def open_rendition(self, guid: str, edge: int) -> ContentReader:  # noqa: D102  inherited
+    def open_rendition(self, guid: str, edge: int) -> ContentReader:
         reader = recorded(self._record, "open_rendition", "", self._store.open_rendition, guid, edge)
         return _ObservedReader(reader, self._record, self._moved)
-
-    def delete_rendition(self, guid: str, edge: int) -> None:  # noqa: D102  inherited
-        recorded(self._record, "delete_rendition", "", self._store.delete_rendition, guid, edge)
-
-    def write_manifest(self, guid: str, manifest: str) -> None:  # noqa: D102  inherited
-        recorded(self._record, "write_manifest", "", self._store.write_manifest, guid, manifest)
-
-    def read_manifest(self, guid: str) -> str | None:  # noqa: D102  inherited
-        return recorded(self._record, "read_manifest", "", self._store.read_manifest, guid)
-
-    def delete_manifest(self, guid: str) -> None:  # noqa: D102  inherited
-        recorded(self._record, "delete_manifest", "", self._store.delete_manifest, guid)
-
-    def list_manifests(self) -> list[str]:  # noqa: D102  inherited
-        return recorded(self._record, "list_manifests", "", self._store.list_manifests)
-
-    def write_aside(self, guid: str, body: Buffer) -> str:  # noqa: D102  inherited
-        return recorded(self._record, "write_aside", "", self._store.write_aside, guid, body)
-
-    def read_aside(self, guid: str) -> bytes | None:  # noqa: D102  inherited
-        return recorded(self._record, "read_aside", "", self._store.read_aside, guid)
-
-    def list_aside(self) -> list[str]:  # noqa: D102  inherited
-        return recorded(self._record, "list_aside", "", self._store.list_aside)
-
-    def guid(self) -> str:  # noqa: D102  inherited
-        return self._store.guid()
-
-    def delete_partial_writes(self) -> None:  # noqa: D102  inherited
-        recorded(self._record, "delete_partial_writes", "", self._store.delete_partial_writes)
 
 
 class _ObservedReader(ContentReader):

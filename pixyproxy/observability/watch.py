@@ -12,7 +12,7 @@ from pixyproxy.generation.interfaces import ImageGenerator
 from pixyproxy.generation.observer import GenerationObserver
 from pixyproxy.observability.database import ObservedDatabase
 from pixyproxy.observability.generator import ObservedGenerator
-from pixyproxy.observability.store import ObservedImageStore
+from pixyproxy.observability.store import observed_store
 
 if TYPE_CHECKING:
     from pixyproxy.observability.metrics import Metrics
@@ -37,8 +37,8 @@ class Watch:
     def store(self, store: ImageStore) -> ImageStore:
         """Wrap an image store."""
         if self._metrics is not None:
-            store = ObservedImageStore(store, self._metrics.store.record, self._metrics.store.moved)
-        return store if self._telemetry is None else ObservedImageStore(store, self._telemetry.record_store)
+            store = observed_store(store, self._metrics.store.record, self._metrics.store.moved)
+        return store if self._telemetry is None else observed_store(store, self._telemetry.record_store)
 
     def provider(self, generator: ImageGenerator) -> ImageGenerator:
         """Wrap a generator, for each request to its provider."""

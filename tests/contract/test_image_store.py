@@ -31,7 +31,7 @@ from pixyproxy.core.fields import new_guid
 from pixyproxy.data.stores.image_store import ImageStore
 from pixyproxy.data.stores.local_image_store import LocalImageStore
 from pixyproxy.data.stores.object_image_store import ObjectImageStore
-from pixyproxy.observability.store import ObservedImageStore
+from pixyproxy.observability.store import observed_store
 from tests.contract.object_stores import fresh_store
 from tests.support.unusual_files import UNUSUAL, in_time, put_in_place
 from tests.support.waiting import wait_until
@@ -45,7 +45,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     if request.param == "local":
         return LocalImageStore(tmp_path / "images")
     if request.param == "observed":
-        return ObservedImageStore(LocalImageStore(tmp_path / "images"), lambda *_: None, lambda *_: None)
+        return observed_store(LocalImageStore(tmp_path / "images"), lambda *_: None, lambda *_: None)
     if request.param == "memory":
         memory = MemoryStore()
         return ObjectImageStore(memory, memory)

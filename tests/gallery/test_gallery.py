@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import Locator, Page, Request, expect
 
 from pixyproxy.core.fields import new_guid
-from pixyproxy.data.stores.path_image_store import content_path
+from pixyproxy.data.stores.image_store import content_path
 from tests.gallery.conftest import MAX_QUEUED, OpenPage, Site
 from tests.support.generation_client import GenerationClient
 from tests.support.image_client import ImageClient

@@ -1,4 +1,4 @@
-"""The interface of a store of image bytes."""
+"""Stores of image bytes: everything is stored under a path, of a file in a folder or of an object."""
 
 from __future__ import annotations
 
@@ -6,8 +6,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Self
 
+from pixyproxy.core.exceptions import ContentDamagedError
+from pixyproxy.core.fields import new_guid
+
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+# The names of released stores.
+_MANIFESTS = ".notes"
+_ASIDE = ".aside"
+_GUID = ".guid"
 
 
 class ContentReader(ABC):
@@ -50,6 +58,8 @@ class ContentReader(ABC):
 class ImageStore(ABC):
     """Stores image bytes under the guids of images. Safe to use from many threads and processes at once.
 
+    The paths are the same in every kind of store.
+
     Every method may raise StorageUnavailableError: the store does not answer, or refuses the credentials.
 
     Attributes:
@@ -66,7 +76,6 @@ class ImageStore(ABC):
             StorageFullError: there is not enough room for them, or the store is read-only.
         """
 
-    @abstractmethod
     def write(self, guid: str, data: Buffer) -> None:
         """Store the bytes of an image, durably and atomically.
 
@@ -74,48 +83,48 @@ class ImageStore(ABC):
             StorageFullError: there is no room; nothing is stored.
             StorageUnavailableError: it is unknown whether they are stored; they may be written again.
         """
+        self._put(content_path(guid), data)
 
-    @abstractmethod
     def open(self, guid: str) -> ContentReader:
         """Open the bytes of an image.
 
         Raises:
             ContentDamagedError: there are none.
         """
+        return self._open(content_path(guid))
 
-    @abstractmethod
     def delete(self, guid: str) -> None:
         """Delete the bytes of an image, if there are any."""
+        self._remove(content_path(guid))
 
-    @abstractmethod
     def write_rendition(self, guid: str, edge: int, data: Buffer) -> None:
         """Store the bytes of a rendition of an image, which fits a square of ``edge`` pixels. Raises as ``write``."""
+        self._put(_rendition_path(guid, edge), data)
 
-    @abstractmethod
     def open_rendition(self, guid: str, edge: int) -> ContentReader:
         """Open the bytes of a rendition. Raises as ``open``."""
+        return self._open(_rendition_path(guid, edge))
 
-    @abstractmethod
     def delete_rendition(self, guid: str, edge: int) -> None:
         """Delete the bytes of a rendition, if there are any."""
+        self._remove(_rendition_path(guid, edge))
 
-    @abstractmethod
     def write_manifest(self, guid: str, manifest: str) -> None:
         """Store the manifest of an image, durably and atomically. Raises as ``write``."""
+        self._put(f"{_MANIFESTS}/{guid}", manifest.encode())
 
-    @abstractmethod
     def read_manifest(self, guid: str) -> str | None:
         """Return the manifest of an image, or None if there is none."""
+        return self._text_of(f"{_MANIFESTS}/{guid}")
 
-    @abstractmethod
     def delete_manifest(self, guid: str) -> None:
         """Delete the manifest of an image, if there is one."""
+        self._remove(f"{_MANIFESTS}/{guid}")
 
-    @abstractmethod
     def list_manifests(self) -> list[str]:
         """Return the guids of all images with a manifest: few, because it is deleted when the detail is committed."""
+        return self._names_in(_MANIFESTS)
 
-    @abstractmethod
     def write_aside(self, guid: str, body: Buffer) -> str:
         """Store a provider's answer from which no image could be read, under the guid planned for its image.
 
@@ -124,19 +133,65 @@ class ImageStore(ABC):
         Returns:
             Its location, for the log only.
         """
+        self._put(f"{_ASIDE}/{guid}", body)
+        return self._location_of(f"{_ASIDE}/{guid}")
 
-    @abstractmethod
     def read_aside(self, guid: str) -> bytes | None:
         """Return the answer that was set aside under a guid, or None if there is none."""
+        return self._get(f"{_ASIDE}/{guid}")
 
-    @abstractmethod
     def list_aside(self) -> list[str]:
         """Return the guids of all answers that were set aside."""
+        return self._names_in(_ASIDE)
 
-    @abstractmethod
     def guid(self) -> str:
         """Return the guid of the store itself, which is stored in it at the first call."""
+        if self._get(_GUID) is None:
+            self._put(_GUID, new_guid().encode())
+        return self._text_of(_GUID) or ""
 
     @abstractmethod
     def delete_partial_writes(self) -> None:
         """Delete what writers that died have left of their writes."""
+
+    # --- Paths ---------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _put(self, path: str, data: Buffer) -> None:
+        """Store bytes. Raises as ``write``."""
+
+    @abstractmethod
+    def _open(self, path: str) -> ContentReader:
+        """Open the bytes under a path. Raises as ``open``."""
+
+    @abstractmethod
+    def _get(self, path: str) -> bytes | None:
+        """Return the bytes under a path, or None if there are none."""
+
+    @abstractmethod
+    def _remove(self, path: str) -> None:
+        """Delete the bytes under a path, if there are any."""
+
+    @abstractmethod
+    def _names_in(self, folder: str) -> list[str]:
+        """Return the names of everything that is stored in a folder."""
+
+    @abstractmethod
+    def _location_of(self, path: str) -> str:
+        """Return the absolute location of a path, for the log."""
+
+    def _text_of(self, path: str) -> str | None:
+        data = self._get(path)
+        try:
+            return None if data is None else data.decode()
+        except UnicodeDecodeError as error:
+            raise ContentDamagedError("The image store has bytes in place of text.") from error
+
+
+def content_path(guid: str) -> str:
+    """Return the path of image bytes: two levels of 256 folders keep folders small at millions of images."""
+    return f"{guid[0:2]}/{guid[2:4]}/{guid}"
+
+
+def _rendition_path(guid: str, edge: int) -> str:
+    return f"{content_path(guid)}.{edge}.webp"

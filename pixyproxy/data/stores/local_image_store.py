@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from pixyproxy.core.exceptions import ConfigurationError, ContentDamagedError, PixyProxyException, StorageFullError
 from pixyproxy.core.fields import new_guid
-from pixyproxy.data.stores.image_store import ContentReader
-from pixyproxy.data.stores.path_image_store import PathImageStore
+from pixyproxy.data.stores.image_store import ContentReader, ImageStore
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -31,7 +30,7 @@ _NOT_REGULAR = frozenset({errno.ELOOP, errno.ENXIO, errno.EOPNOTSUPP, errno.ENOT
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM})
 
 
-class LocalImageStore(PathImageStore):
+class LocalImageStore(ImageStore):
     """Stores everything in files of a folder."""
 
     def __init__(self, folder: Path) -> None:

@@ -26,8 +26,7 @@ from pixyproxy.core.exceptions import (
     StorageUnavailableError,
 )
 from pixyproxy.data.stores.bucket_address import BucketAddress
-from pixyproxy.data.stores.image_store import ContentReader
-from pixyproxy.data.stores.path_image_store import PathImageStore
+from pixyproxy.data.stores.image_store import ContentReader, ImageStore
 
 if TYPE_CHECKING:
     from obstore import BytesStream, GetOptions
@@ -62,7 +61,7 @@ _WRONG_SETTING = re.compile(r"builder error|without LOCATION")
 _FAILURES = (BaseError, OSError, ValueError)
 
 
-class ObjectImageStore(PathImageStore):
+class ObjectImageStore(ImageStore):
     """Stores everything in objects of a bucket."""
 
     # A listing costs as much as a write: every 5 seconds they would be 17,280 a day for each server.

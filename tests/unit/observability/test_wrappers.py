@@ -23,7 +23,7 @@ from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest, O
 from pixyproxy.observability.database import ObservedDatabase
 from pixyproxy.observability.generator import ObservedGenerator
 from pixyproxy.observability.metrics import GenerationMetrics
-from pixyproxy.observability.store import ObservedImageStore
+from pixyproxy.observability.store import observed_store
 
 _GUID = "123e4567-e89b-42d3-a456-426614174000"
 _REQUEST = GenerationRequest("a prompt", "a-model", "auto", "auto", "png", "auto", "an-author")
@@ -103,7 +103,7 @@ def test_a_wait_in_vain_is_recorded(database: Database, recorder: Recorder) -> N
 
 
 def test_the_reads_of_an_image_are_recorded_together(tmp_path: Path, recorder: Recorder) -> None:
-    store = ObservedImageStore(LocalImageStore(tmp_path), recorder.record, recorder.moved)
+    store = observed_store(LocalImageStore(tmp_path), recorder.record, recorder.moved)
     store.write(_GUID, bytes(100))
     with store.open(_GUID) as reader:
         while reader.read(30):
