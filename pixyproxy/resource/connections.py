@@ -16,13 +16,16 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import grpc
 
 from pixyproxy.core.periodic_task import PeriodicTask
 from pixyproxy.resource.tally import Tally
+
+if TYPE_CHECKING:
+    from pixyproxy.observability.metrics import ConnectionMetrics
 
 _INTERVAL_SECONDS = 0.25
 # An eighth of the limit stays free for new connections within the interval; at the limit itself gRPC refuses them.
@@ -43,19 +46,6 @@ class ConnectionLimits:
 
     total: int
     per_address: int
-
-
-class ConnectionCounter(Protocol):
-    """Where connections are counted."""
-
-    def set_limit(self, count: int) -> None:
-        """Set the most connections that may be open."""
-
-    def opened(self, count: int) -> None:
-        """Set how many are open."""
-
-    def closed(self, limit: str) -> None:
-        """Count one that was closed because of a limit, ``total`` or ``per_address``."""
 
 
 @dataclass(eq=False)
@@ -82,7 +72,7 @@ class ConnectionLimiter:
     def __init__(
         self,
         limits: ConnectionLimits,
-        counter: ConnectionCounter | None = None,
+        metrics: ConnectionMetrics | None = None,
         *,
         is_exempt: Callable[[str], bool],
     ) -> None:
@@ -90,20 +80,20 @@ class ConnectionLimiter:
 
         Args:
             limits: how many may be open.
-            counter: counts them for metrics.
+            metrics: counts them.
             is_exempt: tells whether an address, such as that of a proxy, has no limit of its own.
         """
         self._limits = limits
-        self._counter = counter
+        self._metrics = metrics
         self._is_exempt = is_exempt
         self._tally = Tally(
             "Connections closed, idle ones first, because of PIXYPROXY_MAX_CONNECTIONS (total) or "
             "PIXYPROXY_MAX_CONNECTIONS_PER_ADDRESS (per_address)",
-            None if counter is None else counter.closed,
+            None if metrics is None else metrics.closed,
             level=logging.WARNING,
         )
-        if counter is not None:
-            counter.set_limit(limits.total)
+        if metrics is not None:
+            metrics.set_limit(limits.total)
         self._calls: Counter[str] = Counter()
         self._ended_at: dict[str, float] = {}
         self._lock = threading.Lock()
@@ -142,8 +132,8 @@ class ConnectionLimiter:
             connections = self._open_connections()
         except OSError:
             return _INTERVAL_SECONDS  # No descriptor is free to list them with.
-        if self._counter is not None:
-            self._counter.opened(len(connections))
+        if self._metrics is not None:
+            self._metrics.opened(len(connections))
         self._enforce(connections)
         self._tally.report()
         return max(_INTERVAL_SECONDS, _REST * (time.thread_time() - began))
