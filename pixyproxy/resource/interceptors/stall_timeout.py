@@ -15,7 +15,6 @@ from pixyproxy.resource.connections import ConnectionLimiter
 from pixyproxy.resource.interceptors.exceptions import leave, refuse
 from pixyproxy.resource.interceptors.request_log import new_call_id, send_call_id
 from pixyproxy.resource.interceptors.wrapping import (
-    Continuation,
     WrappingInterceptor,
     behavior_of,
     is_callback_stream,
@@ -98,7 +97,7 @@ class RequestTimeoutInterceptor(WrappingInterceptor):
                         _logger.info("The next request did not come in time, and the client was cut off.")
 
 
-class ReaderTimeoutInterceptor(grpc.ServerInterceptor):
+class ReaderTimeoutInterceptor(WrappingInterceptor):
     """Has a watchdog watch the clients that read streams.
 
     The handler of a callback stream keeps no thread waiting.
@@ -107,12 +106,8 @@ class ReaderTimeoutInterceptor(grpc.ServerInterceptor):
     def __init__(self, watchdog: Watchdog) -> None:
         self._watchdog = watchdog
 
-    def intercept_service(
-        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Wrap the handler of a call that is answered with a stream."""
-        handler = continuation(handler_call_details)
-        if handler is None or not handler.response_streaming or is_callback_stream(handler):
+    def _wrapped(self, handler: grpc.RpcMethodHandler[Any, Any], method: str) -> grpc.RpcMethodHandler[Any, Any]:
+        if not handler.response_streaming or is_callback_stream(handler):
             return handler
         behavior = behavior_of(handler)
 
