@@ -47,7 +47,7 @@ from pixyproxy.resource.statuses import code_of, reason_of
 from pixyproxy.service.accounting import accountant
 from pixyproxy.service.auditing import writing_audit_log
 from pixyproxy.service.creation.changes import GenerationChanges
-from pixyproxy.service.creation.leases import Leases
+from pixyproxy.service.creation.leases import lease_renewal
 from pixyproxy.service.creation.rate_limiter import RateLimiter
 from pixyproxy.service.creation.recording import ImageCreator
 from pixyproxy.service.creation.recovery import Recovery
@@ -284,7 +284,7 @@ def build(settings: Settings, shared: Shared, base: Base, *, rpc_worker: int = 0
             require_closed=shared.circuits.require_closed,
             on_change=base.watch.generations.queued,
         )
-        leases = Leases(base.database, shared.owners, LEASE)
+        leases = lease_renewal(base.database, shared.owners, LEASE)
         renditions = RenditionRequests(base.database, on_request=shared.renditions.send)
         for task in (waiting, leases, renditions):
             stack.enter_context(closing(task))
@@ -383,7 +383,7 @@ def build_generation_worker(
             quotas=_build_quotas(settings, shared, base),
             limit=limit,
             owner=owner,
-            leases=Leases(base.database, [owner], LEASE),
+            lease=LEASE,
             recovery=recovery,
             breaker=breaker,
             limiter=base.limiter,

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from cachetools import LRUCache
 from pydantic import ValidationError
@@ -34,7 +34,7 @@ from pixyproxy.data.transactions import in_transaction
 from pixyproxy.generation.circuit_breaker import CircuitBreaker, Permit
 from pixyproxy.generation.observer import GenerationObserver
 from pixyproxy.service.creation.changes import GenerationChanges
-from pixyproxy.service.creation.leases import Leases
+from pixyproxy.service.creation.leases import lease_renewal
 from pixyproxy.service.creation.rate_limiter import RateLimiter
 from pixyproxy.service.creation.recovery import Recovery
 from pixyproxy.service.creation.runner import GenerationRunner
@@ -67,7 +67,7 @@ class GenerationWorker:
         quotas: Quotas,
         limit: int,
         owner: str,
-        leases: Leases,
+        lease: timedelta,
         recovery: Recovery,
         breaker: CircuitBreaker,
         limiter: RateLimiter | None,
@@ -89,7 +89,7 @@ class GenerationWorker:
             quotas: limits what authors spend.
             limit: the most submitted generations at a time.
             owner: the name of this worker. A predecessor of the same name must have ended.
-            leases: renews the leases of this worker.
+            lease: how long a lease lasts.
             recovery: runs while this worker does.
             breaker: stops submissions while the provider is down.
             limiter: limits the submissions of all servers, or None.
@@ -108,7 +108,8 @@ class GenerationWorker:
         self._quotas = quotas
         self._limit = limit
         self._owner = owner
-        self._leases = leases
+        self._lease = lease
+        self._renewal = lease_renewal(database, [owner], lease)
         self._recovery = recovery
         self._breaker = breaker
         self._limiter = limiter
@@ -139,7 +140,7 @@ class GenerationWorker:
         Args:
             on_ending: called between the two.
         """
-        self._leases.start()
+        self._renewal.start()
         self._recovery.start()
         # A daemon, because a claim that hangs in the database must not keep the process from ending.
         claiming = threading.Thread(target=self._claim_on, name="claims", daemon=True)
@@ -151,7 +152,7 @@ class GenerationWorker:
         claiming.join(self._close_timeout)
         self._threads.shutdown()
         self._recovery.close()
-        self._leases.close()
+        self._renewal.close()
         if not claiming.is_alive():
             self._freed.close()
 
@@ -330,9 +331,7 @@ class GenerationWorker:
         if wait > 0:
             raise _NotSubmitted(wait)
         model = queued.creation.options.model or self._defaults.model
-        if not GenerationRepository(context).submit(
-            queued.generation.id, self._owner, self._leases.duration, model, reserved
-        ):
+        if not GenerationRepository(context).submit(queued.generation.id, self._owner, self._lease, model, reserved):
             raise _NotSubmitted
         return reserved
 

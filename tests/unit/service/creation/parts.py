@@ -24,7 +24,6 @@ from pixyproxy.generation.observer import GenerationObserver
 from pixyproxy.generation.price_list import ModelPrices, PriceList
 from pixyproxy.generation.retry import RetryPolicy
 from pixyproxy.service.creation.changes import GenerationChanges
-from pixyproxy.service.creation.leases import Leases
 from pixyproxy.service.creation.rate_limiter import RateLimiter
 from pixyproxy.service.creation.recording import ImageCreator
 from pixyproxy.service.creation.recovery import Recovery
@@ -228,7 +227,7 @@ class Server:
             quotas=self.quotas,
             limit=self.limit,
             owner=self.owner,
-            leases=Leases(self.database, [self.owner], self.lease),
+            lease=self.lease,
             recovery=self.recovery,
             breaker=breaker,
             limiter=self.limiter,
