@@ -52,7 +52,7 @@ from pixyproxy.service.creation.storing import ImageStoring
 from pixyproxy.service.creation.waiting import WaitingCalls
 from pixyproxy.service.quotas import Quotas
 
-_MAY_BE_QUEUED = (GenerationState.FAILED, GenerationState.RECORDED)
+_NEEDS_NO_RESCUE = (GenerationState.QUEUED, GenerationState.SUCCEEDED)
 _RUNNING = (GenerationState.QUEUED, GenerationState.SUBMITTED)
 
 
@@ -105,8 +105,8 @@ class ImageCreator:
         """Return the image of a request once it is committed. Raises as ``ImageServiceInterface.create_image``."""
         fingerprint = _fingerprint(creation)
         while True:
-            generation = self._find(creation, author, fingerprint)
-            if generation is None or self._may_be_queued(generation):
+            generation = self._find_rescued(creation, author, fingerprint)
+            if generation is None or _may_be_queued(generation):
                 pinned = self._checked(creation, author)
                 self._require_closed()
                 self._require_time(author, call)
@@ -115,6 +115,11 @@ class ImageCreator:
                 continue  # Another call recorded it: join its generation.
             if generation.state is GenerationState.SUCCEEDED:
                 return self._get(generation, author)
+            if generation.state is GenerationState.OUTCOME_UNKNOWN:
+                raise OutcomeUnknownError.after(
+                    "An earlier request with this request_id was submitted to the provider and interrupted before its "
+                    "answer came."
+                )
             ended = self._wait_for(generation, call)
             if ended.error is None:
                 return self._get(ended, author)
@@ -135,8 +140,8 @@ class ImageCreator:
         """
         fingerprint = _fingerprint(creation)
         while True:
-            generation = self._find(creation, author, fingerprint)
-            if generation is None or self._is_free(generation):
+            generation = self._find_rescued(creation, author, fingerprint)
+            if generation is None or _may_be_queued(generation):
                 pinned = self._checked(creation, author)
                 self._require_room()
                 context = replace(self._context_of(CallScope()), is_detached=True)
@@ -158,41 +163,18 @@ class ImageCreator:
             raise RequestIdReusedError
         return generation
 
+    def _find_rescued(self, creation: ImageCreation, author: Caller, fingerprint: str) -> Generation | None:
+        """Return what ``_find`` does, after committing an image that a worker that has ended may have stored."""
+        generation = self._find(creation, author, fingerprint)
+        if generation is None or generation.is_leased or generation.state in _NEEDS_NO_RESCUE:
+            return generation
+        # Also if nothing was submitted: a database restored from a backup can be older than the store.
+        self._storing.rescue(generation)
+        return self._find(creation, author, fingerprint)
+
     def _get(self, generation: Generation, author: Caller) -> Image:
         with self._database.reading() as context:
             return ImageRepository(context).get(generation.image_guid, author)
-
-    def _may_be_queued(self, generation: Generation) -> bool:
-        """Return whether to queue a generation again.
-
-        Raises:
-            OutcomeUnknownError: it must never be queued again.
-        """
-        if generation.is_leased or generation.state in (GenerationState.QUEUED, GenerationState.SUCCEEDED):
-            return False
-        # Also if nothing was submitted: a database restored from a backup can be older than the store.
-        if self._storing.rescue(generation):
-            return False
-        if generation.state is GenerationState.OUTCOME_UNKNOWN:
-            if self._has_succeeded(generation):
-                return False  # Recovery committed its image first.
-            raise OutcomeUnknownError.after(
-                "An earlier request with this request_id was submitted to the provider and interrupted before its "
-                "answer came."
-            )
-        return generation.state in _MAY_BE_QUEUED
-
-    def _has_succeeded(self, generation: Generation) -> bool:
-        with self._database.reading() as context:
-            found = GenerationRepository(context).get_several([generation.id])
-        return any(now.state is GenerationState.SUCCEEDED for now in found)
-
-    def _is_free(self, generation: Generation) -> bool:
-        """Tell whether a generation is to be queued again, whatever its outcome was."""
-        try:
-            return self._may_be_queued(generation)
-        except OutcomeUnknownError:
-            return False
 
     # --- Record --------------------------------------------------------------------------------------------------
 
@@ -304,6 +286,11 @@ class ImageCreator:
                 queued, GenerationState.FAILED, error, unless_detached=True
             ),
         )
+
+
+def _may_be_queued(generation: Generation) -> bool:
+    """Tell whether a generation may be queued again: it has cost nothing."""
+    return generation.state in (GenerationState.FAILED, GenerationState.RECORDED) and not generation.is_leased
 
 
 def _problems(options: Mapping[str, Any]) -> Iterator[tuple[str, str, str | None]]:
