@@ -6,7 +6,7 @@ import heapq
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -49,7 +49,7 @@ _MAX_REMEMBERED_AUTHORS = 10_000
 class _NotSubmitted(Exception):
     """Rolls a claim back: another worker was faster, or the rate limiter has no slot for ``wait`` seconds."""
 
-    def __init__(self, wait: float | None = None) -> None:
+    def __init__(self, wait: float = 0.0) -> None:
         self.wait = wait
 
 
@@ -224,23 +224,26 @@ class GenerationWorker:
         if permit is None:
             # While a trial is under way, there is no time to wait for.
             return min(self._poll_interval, self._breaker.wait() or self._poll_interval)
+        is_submitted = False
         try:
-            for author_id in sorted(
-                oldest, key=lambda author_id: (self._served_at.get(author_id, 0.0), oldest[author_id])
-            ):
-                queued = self._read(oldest[author_id])
-                if queued is not None and self._begin(queued, permit):
-                    self._served_at[author_id] = time.monotonic()
-                    self._queue_is_empty = count == 1
-                    return self._until_retry() if self._queue_is_empty else None
-        except _NotSubmitted as paced:
-            self._breaker.withdraw(permit)
-            return min(self._poll_interval, paced.wait or 0.0)
-        except BaseException:
-            self._breaker.withdraw(permit)
-            raise
-        self._breaker.withdraw(permit)
-        return None  # Other workers were faster, or the authors have no quota left; there may be more.
+            is_submitted = self._begin_one(oldest, permit)
+        except _NotSubmitted as reason:
+            return min(self._poll_interval, reason.wait) or None
+        finally:
+            if not is_submitted:
+                self._breaker.withdraw(permit)
+        self._queue_is_empty = is_submitted and count == 1
+        # If none is submitted, no author has quota left, or other servers were faster; there may be more.
+        return self._until_retry() if self._queue_is_empty else None
+
+    def _begin_one(self, oldest: Mapping[int, int], permit: Permit) -> bool:
+        """Submit one of these generations, by author: the first that is possible, of who was served longest ago."""
+        for author_id in sorted(oldest, key=lambda author_id: (self._served_at.get(author_id, 0.0), oldest[author_id])):
+            queued = self._read(oldest[author_id])
+            if queued is not None and self._begin(queued, permit):
+                self._served_at[author_id] = time.monotonic()
+                return True
+        return False
 
     def _until_retry(self) -> float:
         """Return the seconds until this worker's next retry is due, or until the next poll."""
@@ -261,10 +264,10 @@ class GenerationWorker:
             return None
 
     def _begin(self, queued: QueuedGeneration, permit: Permit) -> bool:
-        """Submit a generation in a thread of its own; return False if that is not possible or another worker has it.
+        """Submit a generation in a thread of its own; return False if that is not possible.
 
         Raises:
-            _NotSubmitted: the rate limiter has no slot.
+            _NotSubmitted: another worker was faster, or the rate limiter has no slot.
         """
         if not self._may_submit(queued):
             return False
@@ -278,10 +281,6 @@ class GenerationWorker:
             return False
         except (QuotaExhaustedError, PriceUnknownError) as error:
             self._end_queued(generation, GenerationState.FAILED, error)
-            return False
-        except _NotSubmitted as reason:
-            if reason.wait is not None:
-                raise
             return False
         except DBConnectionError:
             self._doubtful.add(generation.id)
