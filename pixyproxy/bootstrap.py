@@ -137,6 +137,10 @@ class Shared:
             ConfigurationError: the price list has errors, or the audit log cannot be written.
         """
         limit, count = settings.generation_limit(rpc_workers), settings.generation_workers
+        with _value_of("PIXYPROXY_PRICE_LIST"):
+            prices = read_price_list(settings.price_list or DEFAULT_PRICE_LIST)
+        with _value_of("PIXYPROXY_AUDIT_LOG"):
+            audit_log = None if settings.audit_log is None else AuditLog(settings.audit_log)
         return cls(
             generations=tuple(max(1, (limit + number) // count) for number in range(count)),
             creations=SharedSlots(_CREATIONS_A_GENERATION * limit, rpc_workers),
@@ -144,8 +148,8 @@ class Shared:
             imports=SharedSlots(settings.max_imports, rpc_workers),
             owners=tuple(new_guid() for _ in range(count)),
             circuits=SharedCircuits(count),
-            prices=_read_price_list(settings),
-            audit_log=_open_audit_log(settings),
+            prices=prices,
+            audit_log=audit_log,
             recorded=LocalSignal(),
             changed=tuple(LocalSignal() for _ in range(rpc_workers)),
             renditions=LocalSignal(),
@@ -500,10 +504,8 @@ def _open_telemetry(settings: Settings) -> AbstractContextManager[Telemetry | No
 
 
 def _open_store(settings: Settings) -> ImageStore:
-    try:
+    with _value_of("PIXYPROXY_IMAGE_STORE"):
         return open_store(settings, settings.image_store)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"PIXYPROXY_IMAGE_STORE: {error.message}") from error
 
 
 def open_store(settings: Settings, name: str) -> ImageStore:
@@ -584,20 +586,13 @@ def _warn_of_shutdown(generator: OpenAIGenerator, model: str) -> None:
         _logger.warning("The provider shuts down the model %s on %s: set PIXYPROXY_MODEL to another one.", model, date)
 
 
-def _read_price_list(settings: Settings) -> PriceList:
+@contextmanager
+def _value_of(setting: str) -> Iterator[None]:
+    """Name the setting in errors that its value causes."""
     try:
-        return read_price_list(settings.price_list or DEFAULT_PRICE_LIST)
+        yield
     except ConfigurationError as error:
-        raise ConfigurationError(f"PIXYPROXY_PRICE_LIST: {error.message}") from error
-
-
-def _open_audit_log(settings: Settings) -> AuditLog | None:
-    if settings.audit_log is None:
-        return None
-    try:
-        return AuditLog(settings.audit_log)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"PIXYPROXY_AUDIT_LOG: {error.message}") from error
+        raise ConfigurationError(f"{setting}: {error.message}") from error
 
 
 def _outcome_of(error: PixyProxyException) -> dict[str, str]:
