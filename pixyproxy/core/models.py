@@ -289,6 +289,10 @@ class GenerationDefaults(Model):
     output_format: OutputFormat
     background: Background
 
+    def under(self, options: GenerationOptions) -> dict[str, Any]:
+        """Return the options of a request by name, and the defaults for those that it leaves open."""
+        return dict(self) | {name: value for name, value in options if value is not None}
+
 
 class ImageInput(Model):
     """A stored image that a new one is made from.

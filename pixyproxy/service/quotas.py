@@ -129,8 +129,7 @@ class Quotas:
         return cost
 
     def _most_of(self, creation: ImageCreation) -> int | None:
-        asked = {name: value for name, value in creation.options if value is not None}
-        options = GenerationOptions.model_construct(**{**dict(self._options), **asked})
+        options = GenerationOptions.model_construct(**self._options.under(creation.options))
         inputs = len(creation.inputs) + (creation.mask is not None)
         return self._prices.most_nano_usd(creation.detail.prompt, options, inputs)
 

@@ -187,7 +187,7 @@ class ImageCreator:
     def _check_options(self, creation: ImageCreation) -> None:
         """Check the options of a request together with the defaults and with its inputs."""
         options = creation.options
-        chosen = dict(self._defaults) | {name: value for name, value in options if value is not None}
+        chosen = self._defaults.under(options)
         for name, other, problem in _problems(chosen):
             if problem is not None:
                 defaults = [one for one in (name, other) if getattr(options, one) is None]

@@ -156,9 +156,10 @@ class GenerationRunner:
         return self._persist(lambda context: ImageRepository(context).find_any(guids))
 
     def _request_for(self, queued: QueuedGeneration) -> GenerationRequest:
-        options = {name: value for name, value in queued.creation.options if value is not None}
         return GenerationRequest(
-            prompt=queued.creation.detail.prompt, author_guid=queued.author.guid, **{**dict(self._defaults), **options}
+            prompt=queued.creation.detail.prompt,
+            author_guid=queued.author.guid,
+            **self._defaults.under(queued.creation.options),
         )
 
     def _settle(
