@@ -14,22 +14,19 @@ from pixyproxy.data.transactions import in_transaction
 
 _POSITION = "placeholder_position"
 _IMAGES_A_STEP = 100
+# While there is nothing to plan, or enough is planned.
+_INTERVAL_SECONDS = 5.0
 # New images have their placeholders planned when they are committed, except by servers of earlier releases.
 _MIN_AGE = timedelta(minutes=1)
 
 
-def placeholder_planner(database: Database, interval: float = 5.0) -> PeriodicTask:
-    """Return the task that plans placeholders in the background. Any number of servers may run it at the same time.
-
-    Args:
-        database: the database.
-        interval: the seconds between two looks while there is nothing to plan, or enough is planned.
-    """
+def placeholder_planner(database: Database) -> PeriodicTask:
+    """Return the task that plans placeholders in the background. Any number of servers may run it at the same time."""
 
     def plan() -> float:
-        return 0.0 if take_step(database) else interval
+        return 0.0 if take_step(database) else _INTERVAL_SECONDS
 
-    return PeriodicTask("placeholders", plan, retry_interval=interval)
+    return PeriodicTask("placeholders", plan, retry_interval=_INTERVAL_SECONDS)
 
 
 def take_step(database: Database, min_age: timedelta = _MIN_AGE) -> bool:

@@ -24,6 +24,8 @@ from pixyproxy.data.transactions import in_transaction
 RENDITION_TYPE = "image/webp"
 """The media type of all renditions."""
 
+# Between two queries while calls wait.
+_INTERVAL_SECONDS = 0.02
 # While nobody waits. The next one who does wakes the thread.
 _IDLE_SECONDS = 3600.0
 
@@ -44,7 +46,6 @@ class RenditionRequests:
         database: Database,
         *,
         on_request: Callable[[], object],
-        interval: float = 0.02,
         longest_wait: float = 60.0,
     ) -> None:
         """Initialize without querying anything.
@@ -52,12 +53,10 @@ class RenditionRequests:
         Args:
             database: where the renditions are.
             on_request: called when a rendition is requested.
-            interval: seconds between two queries.
             longest_wait: seconds after which a call stops waiting, even before its deadline.
         """
         self._database = database
         self._on_request = on_request
-        self._interval = interval
         self._longest_wait = longest_wait
         self._waits: set[_Wait] = set()
         self._lock = threading.Lock()
@@ -179,7 +178,7 @@ class RenditionRequests:
             wait.ids &= pending
             if not wait.ids:
                 wait.is_over.set()
-        return self._interval
+        return _INTERVAL_SECONDS
 
 
 def open_rendition(store: ImageStore, rendition: Rendition) -> ContentReader | None:

@@ -28,6 +28,10 @@ from pixyproxy.service.content import damaged
 
 _logger = logging.getLogger(__name__)
 
+# After which another worker makes what one has claimed.
+_LEASE = timedelta(seconds=30)
+# Between two queries for what other servers have requested.
+_POLL_SECONDS = 1.0
 # An image whose workers died so often may be the cause, and is left alone for a while.
 _MAX_ATTEMPTS = 3
 _AFTER_CRASHES = timedelta(hours=1)
@@ -46,8 +50,6 @@ class RenditionWorker:
         *,
         owner: str,
         requested: LocalSignal,
-        poll_interval: float = 1.0,
-        lease: timedelta = timedelta(seconds=30),
     ) -> None:
         """Initialize without claiming anything.
 
@@ -56,18 +58,14 @@ class RenditionWorker:
             store: the images, and their renditions.
             owner: the name of this worker. A predecessor of the same name must have ended.
             requested: received when this server has requested a rendition.
-            poll_interval: seconds between two queries for what other servers have requested.
-            lease: the time after which another worker makes what this one has claimed.
         """
         self._database = database
         self._store = store
         self._owner = owner
         self._requested = requested
-        self._poll_interval = poll_interval
-        self._lease = lease
         self._has_predecessor = True
         self._ended = LocalSignal()
-        self._task = PeriodicTask("renditions", self._run, retry_interval=poll_interval)
+        self._task = PeriodicTask("renditions", self._run, retry_interval=_POLL_SECONDS)
 
     def start(self) -> None:
         """Start the thread."""
@@ -92,9 +90,9 @@ class RenditionWorker:
         with self._database.reading() as context:
             image_guid = RenditionRepository(context).next_due()
         if image_guid is None:
-            return self._poll_interval
+            return _POLL_SECONDS
         claim = in_transaction(
-            self._database, lambda context: RenditionRepository(context).claim(image_guid, self._owner, self._lease)
+            self._database, lambda context: RenditionRepository(context).claim(image_guid, self._owner, _LEASE)
         )
         if claim is None:
             return 0.0  # Another worker was faster; there may be more.
