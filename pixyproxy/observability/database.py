@@ -63,10 +63,10 @@ class _ObservedUse(AbstractContextManager[DatabaseContext]):
         try:
             context = self._use.__enter__()
         except BaseException as error:
-            self._record(WAIT, began, time.perf_counter(), error)
+            self._record(WAIT, began, time.perf_counter(), error, "")
             raise
         self._entered = time.perf_counter()
-        self._record(WAIT, began, self._entered)
+        self._record(WAIT, began, self._entered, None, "")
         return _ObservedContext(context, self._record)
 
     def __exit__(

@@ -290,9 +290,7 @@ class DatabaseMetrics:
         """Count the seconds for which a connection was in use."""
         self._use.inc(seconds)
 
-    def record(
-        self, operation: str, began: float, ended: float, error: BaseException | None = None, detail: str = ""
-    ) -> None:
+    def record(self, operation: str, began: float, ended: float, error: BaseException | None, detail: str) -> None:
         """Record a statement, or a wait for a connection."""
         if operation == WAIT:
             self._waits.observe(ended - began)
@@ -321,9 +319,7 @@ class StoreMetrics:
         """Count bytes that were read or written."""
         self._bytes.labels(direction).inc(count)
 
-    def record(
-        self, operation: str, began: float, ended: float, error: BaseException | None = None, detail: str = ""
-    ) -> None:
+    def record(self, operation: str, began: float, ended: float, error: BaseException | None, detail: str) -> None:
         """Record an operation."""
         self._operations.labels(operation).observe(ended - began)
         if error is not None:

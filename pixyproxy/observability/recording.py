@@ -4,30 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 
 
-class Record(Protocol):
-    """Records an operation that has ended."""
-
-    def __call__(
-        self, operation: str, began: float, ended: float, error: BaseException | None = None, detail: str = ""
-    ) -> None:
-        """Record it.
-
-        Args:
-            operation: the name of the operation.
-            began: when it began, by ``time.perf_counter``.
-            ended: when it ended, by the same clock.
-            error: the error, or None.
-            detail: a description without any data of callers.
-        """
+Record = Callable[[str, float, float, BaseException | None, str], None]
+"""Records an operation: its name, when it began and ended by ``time.perf_counter``, its error, and a description."""
 
 
 def recorded(record: Record, operation: str, detail: str, work: Callable[..., Result], *arguments: Any) -> Result:
-    """Call ``work``, and record it."""
+    """Call ``work``, and record it; ``detail`` has no data of callers."""
     began = time.perf_counter()
     try:
         result = work(*arguments)

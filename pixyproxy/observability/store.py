@@ -86,5 +86,5 @@ class _ObservedReader(ContentReader):
 
     def close(self) -> None:
         self._reader.close()
-        self._record("read", self._opened, self._opened + self._seconds, self._error)
+        self._record("read", self._opened, self._opened + self._seconds, self._error, "")
         self._moved("read", self._bytes)

@@ -159,7 +159,7 @@ class Telemetry:
                 trace_headers.reset(token)
 
     def record_statement(
-        self, operation: str, began: float, ended: float, error: BaseException | None = None, detail: str = ""
+        self, operation: str, began: float, ended: float, error: BaseException | None, detail: str
     ) -> None:
         """Make the span of a statement, or of a wait for a connection."""
         attributes = {"db.operation.name": operation}
@@ -169,7 +169,7 @@ class Telemetry:
         self._step(f"database {operation}", kind, began, ended, error, attributes)
 
     def record_store(
-        self, operation: str, began: float, ended: float, error: BaseException | None = None, detail: str = ""
+        self, operation: str, began: float, ended: float, error: BaseException | None, detail: str
     ) -> None:
         """Make the span of an operation of the image store."""
         self._step(f"store {operation}", SpanKind.CLIENT, began, ended, error, {})
