@@ -12,12 +12,13 @@ from cachetools import TTLCache
 
 from pixyproxy.core.exceptions import ContentDamagedError
 from pixyproxy.core.models import ImageFile
-from pixyproxy.data.stores.image_store import ContentReader
+from pixyproxy.data.stores.image_store import ContentReader, ImageStore
 
 _logger = logging.getLogger(__name__)
 
 # Measured fastest over gRPC among sizes that keep the memory of many slow readers small; see docs/decisions/api.md.
 CHUNK_SIZE = 64 * 1024
+_READ_BYTES = 1024 * 1024
 _MAX_TRUSTED = 10_000
 
 
@@ -149,6 +150,18 @@ class _Check:
             raise damaged()
         elif is_same and self._state[0] is not None:
             self._trusted.add(self._state)
+
+
+def sha256_of(store: ImageStore, guid: str) -> str | None:
+    """Return the SHA-256 of the stored bytes of an image in hexadecimal, or None if they cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with store.open(guid) as reader:
+            while chunk := reader.read(_READ_BYTES):
+                digest.update(chunk)
+    except ContentDamagedError:
+        return None
+    return digest.hexdigest()
 
 
 def log_damage(guid: str, error: ContentDamagedError, rendition: int | None = None) -> None:

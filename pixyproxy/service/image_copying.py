@@ -30,6 +30,7 @@ from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.repositories.renditions import RenditionRepository
 from pixyproxy.data.stores.image_store import ImageStore
 from pixyproxy.data.transactions import in_transaction
+from pixyproxy.service.content import sha256_of
 
 _logger = logging.getLogger(__name__)
 
@@ -40,7 +41,6 @@ Result = TypeVar("Result")
 _THREADS = 8
 # After an interruption, at most one page is copied again.
 _PAGE_SIZE = 100
-_READ_SIZE = 1024 * 1024
 # The next image would fail as well.
 _FATAL_ERRORS = (DBConnectionError, StorageFullError, StorageUnavailableError)
 
@@ -144,7 +144,7 @@ class ImageCopying:
     def _copy(self, image: ImageToCopy) -> CopyResult:
         if image.is_copied and not self._deletes_source:
             return CopyResult(image.guid, CopyOutcome.KNOWN)
-        if _is_whole(self._target, image):
+        if sha256_of(self._target, image.guid) == image.sha256:
             return CopyResult(image.guid, CopyOutcome.VERIFIED)
         data = _read(self._source, image.guid)
         if data is None:
@@ -213,19 +213,6 @@ def _failures(work: Callable[[str], None], guids: Iterable[str]) -> Iterator[Cop
     for guid in guids:
         if result := _attempt(work, guid, guid):
             yield result
-
-
-def _is_whole(store: ImageStore, image: ImageToCopy) -> bool:
-    digest = hashlib.sha256()
-    try:
-        with store.open(image.guid) as reader:
-            if reader.size != image.size_bytes:
-                return False
-            while chunk := reader.read(_READ_SIZE):
-                digest.update(chunk)
-    except ContentDamagedError:
-        return False
-    return digest.hexdigest() == image.sha256
 
 
 def _read(store: ImageStore, guid: str) -> bytes | None:

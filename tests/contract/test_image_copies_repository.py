@@ -34,7 +34,7 @@ def test_images_come_in_the_order_of_their_ids_and_say_whether_they_are_copied(d
         record(database, images[1].guid)
     record(database, images[2].guid, store=new_guid())
 
-    expected = [ImageToCopy(i.id, i.guid, i.size_bytes, i.sha256, i is images[1]) for i in images]
+    expected = [ImageToCopy(i.id, i.guid, i.sha256, i is images[1]) for i in images]
     assert to_copy(database, 10) == expected
     assert to_copy(database, 2) == expected[:2]
     assert to_copy(database, 2, after=images[1].id) == expected[2:]

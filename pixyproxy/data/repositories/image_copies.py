@@ -17,14 +17,12 @@ class ImageToCopy:
     Attributes:
         id: the image's id.
         guid: the image's guid.
-        size_bytes: the number of its bytes.
-        sha256: their hash, in hex.
+        sha256: the hash of its bytes, in hex.
         is_copied: whether a verified copy is recorded.
     """
 
     id: int
     guid: str
-    size_bytes: int
     sha256: str
     is_copied: bool
 
@@ -44,8 +42,7 @@ class ImageCopyRepository:
         """Return the next images after an id, in the order of their ids."""
         rows = self._context.fetch_all(
             """
-            SELECT images.id, images.guid, images.size_bytes, images.sha256,
-              image_copies.id IS NOT NULL AS is_copied
+            SELECT images.id, images.guid, images.sha256, image_copies.id IS NOT NULL AS is_copied
             FROM images
             LEFT JOIN image_copies ON image_copies.store_guid = :store AND image_copies.image_guid = images.guid
             WHERE images.id > :after ORDER BY images.id LIMIT :limit

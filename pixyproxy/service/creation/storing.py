@@ -7,7 +7,6 @@ other.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -24,14 +23,13 @@ from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.repositories.renditions import RenditionRepository
 from pixyproxy.data.stores.image_store import ImageStore
 from pixyproxy.data.transactions import in_transaction
+from pixyproxy.service.content import sha256_of
 from pixyproxy.service.creation.retrying import Result, retried
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _logger = logging.getLogger(__name__)
-
-_READ_BYTES = 1024 * 1024
 
 
 class _Manifest(Model, extra="ignore"):
@@ -156,7 +154,7 @@ class ImageStoring:
             self._drop_manifest(guid)
             return True
         detail = _Manifest.model_validate_json(manifest).detail
-        sha256 = self._sha256_of(guid)
+        sha256 = sha256_of(self._store, guid)
         if sha256 == detail.sha256:
             self.commit(generation, detail)
             return True
@@ -166,7 +164,7 @@ class ImageStoring:
 
     def _discard(self, guid: str, sha256: str | None) -> None:
         """Delete what is stored of an image whose bytes have the wrong hash, or None."""
-        if self._sha256_of(guid) != sha256:
+        if sha256_of(self._store, guid) != sha256:
             raise StorageUnavailableError("The image store returns different bytes for the same image.")
         _logger.warning("The image %s is lost: its worker ended before all bytes were stored.", guid)
         if sha256 is not None:
@@ -205,17 +203,6 @@ class ImageStoring:
 
     def _until_stored(self, write: Callable[[], Result], give_up_at: float) -> Result:
         return retried(write, StorageUnavailableError, interval=self._retry_interval, give_up_at=give_up_at)
-
-    def _sha256_of(self, guid: str) -> str | None:
-        """Return the hash of the stored bytes, or None if there are none."""
-        digest = hashlib.sha256()
-        try:
-            with self._store.open(guid) as reader:
-                while chunk := reader.read(_READ_BYTES):
-                    digest.update(chunk)
-        except ContentDamagedError:
-            return None
-        return digest.hexdigest()
 
     def _drop_manifest(self, guid: str) -> None:
         try:

@@ -26,6 +26,7 @@ from pixyproxy.data.repositories.generations import Generation, GenerationReposi
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.stores.local_image_store import LocalImageStore
 from pixyproxy.data.stores.object_image_store import ObjectImageStore
+from pixyproxy.service.creation import storing
 from pixyproxy.service.creation.changes import read_changes
 from pixyproxy.service.creation.storing import ImageStoring
 from tests.support.unusual_files import UNUSUAL, in_time, put_in_place
@@ -288,7 +289,7 @@ def test_bytes_that_differ_from_read_to_read_are_not_deleted(
     server.storing.store(detail_of(generation), PICTURE)
     hashes = iter(["00" * 32, "11" * 32])
     with monkeypatch.context() as lying:
-        lying.setattr(ImageStoring, "_sha256_of", lambda *_: next(hashes))
+        lying.setattr(storing, "sha256_of", lambda *_: next(hashes))
         server.recovery.run()
     assert store.list_manifests() == [generation.image_guid]
 
