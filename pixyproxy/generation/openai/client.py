@@ -165,8 +165,8 @@ class OpenAIGenerator:
                 response = answer.http_response
                 # A compatible server may ignore the wish for a stream.
                 if response.headers.get("content-type", "").lower().startswith("text/event-stream"):
-                    return self._read_stream(request, sent, response, on_partial)
-                return self._read_image(request, sent, response)
+                    return self._read_stream(request, response, on_partial)
+                return self._read_image(request, response)
         except openai.APIStatusError as exc:
             # Not chained: the provider's text may quote the prompt or part of the key.
             raise self._explain_status(exc, sent) from None
@@ -216,20 +216,18 @@ class OpenAIGenerator:
         """Close the client's connections."""
         self._client.close()
 
-    def _read_image(
-        self, request: GenerationRequest, sent: Mapping[str, Any], response: httpx2.Response
-    ) -> GeneratedImage:
+    def _read_image(self, request: GenerationRequest, response: httpx2.Response) -> GeneratedImage:
         try:
             with kept_body(response.iter_bytes(), self._max_answer_bytes) as (body, size):
                 try:
                     return _image_of(request, *take_apart(body, size))
                 except (ValueError, RecursionError) as exc:
-                    return self._fetch_image(exc, request, sent, response, body[:size])
+                    return self._fetch_image(exc, request, response, body[:size])
         except ValueError as exc:  # The answer is too large.
-            raise self._explain_success(exc, sent, response, b"") from exc
+            raise self._explain_success(exc, request, response, b"") from exc
 
     def _read_stream(
-        self, request: GenerationRequest, sent: Mapping[str, Any], response: httpx2.Response, on_partial: OnPartial
+        self, request: GenerationRequest, response: httpx2.Response, on_partial: OnPartial
     ) -> GeneratedImage:
         """Return the image of the event that completes a stream of events; nothing else is the image."""
         has_begun = False
@@ -239,21 +237,20 @@ class OpenAIGenerator:
                 try:
                     answer, data = take_apart(body, size)
                     if answer.get("type") in _PARTIAL:
-                        on_partial(_partial_of(answer, data, sent["partial_images"]))
+                        on_partial(_partial_of(answer, data, request.partial_images))
                     elif answer.get("type") in _COMPLETED:
                         return _image_of(request, answer, data)
                 except (ValueError, RecursionError) as exc:
                     if _is_the_end(exc, body, size):
-                        return self._fetch_image(exc, request, sent, response, body[:size], has_begun=has_begun)
+                        return self._fetch_image(exc, request, response, body[:size], has_begun=has_begun)
         except ValueError as exc:  # One is too large.
-            raise self._explain_success(exc, sent, response, b"") from exc
+            raise self._explain_success(exc, request, response, b"") from exc
         raise OutcomeUnknownError.after("The image provider ended its answer before the image.")
 
     def _fetch_image(
         self,
         problem: Exception,
         request: GenerationRequest,
-        sent: Mapping[str, Any],
         response: httpx2.Response,
         body: bytes,
         *,
@@ -278,12 +275,12 @@ class OpenAIGenerator:
                     return _image_of(request, cast(Mapping[str, Any], answer), data)
                 except ValueError as exc:
                     problem, body = exc, with_image(answer, data)
-        raise self._explain_success(problem, sent, response, body, has_begun=has_begun) from problem
+        raise self._explain_success(problem, request, response, body, has_begun=has_begun) from problem
 
     def _explain_success(
         self,
         problem: Exception,
-        sent: Mapping[str, Any],
+        request: GenerationRequest,
         response: httpx2.Response,
         body: bytes,
         *,
@@ -293,8 +290,8 @@ class OpenAIGenerator:
 
         Args:
             problem: why no image can be read from it.
-            sent: the parameters of the request.
-            response: its head.
+            request: what was submitted.
+            response: the head of the answer.
             body: the answer, or the event of a stream.
             has_begun: whether partial images came before, so that even a refusal may have been billed.
         """
@@ -302,9 +299,9 @@ class OpenAIGenerator:
         if said:
             error = ErrorAnswer.of(said)
             _log_failure(
-                "sent an error with a status of success", response, error.for_log(sent["prompt"], self._client.api_key)
+                "sent an error with a status of success", response, error.for_log(request.prompt, self._client.api_key)
             )
-            if error.is_moderation(sent["prompt"]) and not has_begun:
+            if error.is_moderation(request.prompt) and not has_begun:
                 return error.explain_moderation()
         else:
             _log_failure("sent no usable image", response, f"{type(problem).__name__}: {problem}")
