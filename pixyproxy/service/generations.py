@@ -79,12 +79,19 @@ class GenerationService(GenerationServiceInterface):
     def get_all_generations(self, request: GenerationPageRequest, caller: Caller | None) -> GenerationPage:  # noqa: D102
         author = signed_in(caller)
         request = validated(GenerationPageRequest, request)
-        after = None
-        if request.page_token is not None:
-            after = self._page_tokens.open(request.page_token, request.filter, author)
-        found, end = self._read_page(request, author, after)
+        token = request.page_token
+        start = None if token is None else self._page_tokens.open(token, request.filter, author)
+        with self._database.reading() as context:
+            generations = GenerationDetailRepository(context)
+            page, end = read_page(
+                lambda limit, after: (generations.get_page(request.filter, author, limit=limit, after=after), None),
+                page_size=request.page_size,
+                after=start,
+                position_of=lambda found: PagePosition(found.detail.created_at, found.id),
+                bytes_of=lambda found: _bytes_in_page(found.detail),
+            )
         token = None if end is None else self._page_tokens.seal(end, request.filter, author)
-        return GenerationPage.model_construct(generations=tuple(one.detail for one in found), next_page_token=token)
+        return GenerationPage.model_construct(generations=tuple(found.detail for found in page), next_page_token=token)
 
     def watch_generation(  # noqa: D102
         self, key: GenerationKey, caller: Caller | None, call: CallScope
@@ -135,19 +142,6 @@ class GenerationService(GenerationServiceInterface):
     def _get_partials(self, wanted: Sequence[tuple[int, int]]) -> list[PartialImage | None]:
         with self._database.reading() as context:
             return GenerationDetailRepository(context).get_partials(wanted)
-
-    def _read_page(
-        self, request: GenerationPageRequest, caller: Caller, after: PagePosition | None
-    ) -> tuple[list[FoundGeneration], PagePosition | None]:
-        with self._database.reading() as context:
-            generations = GenerationDetailRepository(context)
-            return read_page(
-                lambda limit, after: (generations.get_page(request.filter, caller, limit=limit, after=after), None),
-                page_size=request.page_size,
-                after=after,
-                position_of=lambda found: PagePosition(found.detail.created_at, found.id),
-                bytes_of=lambda found: _bytes_in_page(found.detail),
-            )
 
     # --- Watch ---------------------------------------------------------------------------------------------------
 

@@ -61,12 +61,19 @@ class PublicImageService:
 
     def get_all_images(self, request: ImagePageRequest, caller: Caller | None) -> ImagePage:  # noqa: D102
         request = validated(ImagePageRequest, request)
-        after = None
-        if request.page_token is not None:
-            after = self._page_tokens.open(request.page_token, request.filter, caller)
-        images, end = self._read_page(request, caller, after)
+        token = request.page_token
+        start = None if token is None else self._page_tokens.open(token, request.filter, caller)
+        with self._database.reading() as context:
+            images = ImageRepository(context)
+            page, end = read_page(
+                lambda limit, after: images.get_page(request.filter, caller, limit=limit, after=after),
+                page_size=request.page_size,
+                after=start,
+                position_of=lambda image: PagePosition(image.created_at, image.id),
+                bytes_of=_bytes_in_page,
+            )
         token = None if end is None else self._page_tokens.seal(end, request.filter, caller)
-        return ImagePage.model_construct(images=tuple(images), next_page_token=token)
+        return ImagePage.model_construct(images=tuple(page), next_page_token=token)
 
     def get_image_file(self, request: ContentRequest, caller: Caller | None, call: CallScope) -> ImageContent:  # noqa: D102
         request = validated(ContentRequest, request)
@@ -115,19 +122,6 @@ class PublicImageService:
                 return read(ImageRepository(context), wanted)
 
         return GatheredReads(read_several)
-
-    def _read_page(
-        self, request: ImagePageRequest, caller: Caller | None, after: PagePosition | None
-    ) -> tuple[list[Image], PagePosition | None]:
-        with self._database.reading() as context:
-            images = ImageRepository(context)
-            return read_page(
-                lambda limit, after: images.get_page(request.filter, caller, limit=limit, after=after),
-                page_size=request.page_size,
-                after=after,
-                position_of=lambda image: PagePosition(image.created_at, image.id),
-                bytes_of=_bytes_in_page,
-            )
 
     def _open(self, image: ImageFile, caller: Caller | None) -> ContentReader:
         try:
