@@ -1,4 +1,4 @@
-"""Conditions in SQL on the columns of images."""
+"""Conditions in SQL, above all on the columns of images."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pixyproxy.core.fields import Visibility
-from pixyproxy.core.models import Caller, ImageFilter, PagePosition
+from pixyproxy.core.models import Caller, GenerationFilter, ImageFilter, PagePosition
 from pixyproxy.core.text import caseless_key
 
 PUBLIC = f"images.visibility = {Visibility.PUBLIC.value}"
@@ -32,24 +32,25 @@ class Conditions:
         if image_filter.filename:
             key = caseless_key(image_filter.filename)
             conditions.add("INSTR(images.filename_key, :filename_key) > 0", filename_key=key)
-        if image_filter.created_after is not None:
-            conditions.add("images.created_at > :created_after", created_after=image_filter.created_after)
-        if image_filter.created_before is not None:
-            conditions.add("images.created_at < :created_before", created_before=image_filter.created_before)
-        if after is not None:
-            # In this form both servers walk the index from the position, with (a, b) < (x, y) neither does.
-            conditions.add(
-                "images.created_at <= :after_created_at "
-                "AND (images.created_at < :after_created_at OR images.id < :after_id)",
-                after_created_at=after.created_at,
-                after_id=after.id,
-            )
+        conditions.add_times("images", image_filter, after)
         return conditions
 
     def add(self, condition: str, **parameters: Any) -> None:
         """Add a condition."""
         self.sql.append(condition)
         self.parameters.update(parameters)
+
+    def add_times(self, table: str, wanted: ImageFilter | GenerationFilter, after: PagePosition | None) -> None:
+        """Add the conditions of a filter on the creation times of a table, and that of the start of a page."""
+        time = f"{table}.created_at"
+        if wanted.created_after is not None:
+            self.add(f"{time} > :created_after", created_after=wanted.created_after)
+        if wanted.created_before is not None:
+            self.add(f"{time} < :created_before", created_before=wanted.created_before)
+        if after is not None:
+            # In this form both servers walk the index from the position, with (a, b) < (x, y) neither does.
+            start = f"{time} <= :after_created_at AND ({time} < :after_created_at OR {table}.id < :after_id)"
+            self.add(start, after_created_at=after.created_at, after_id=after.id)
 
     def beside_ids(self) -> str:
         """Return the conditions in the form for a query by id."""

@@ -195,14 +195,7 @@ def _page_query(
     if wanted.author is not None:
         author = "author_id = (SELECT id FROM users WHERE username_key = :username_key)"
         conditions.add(author, username_key=exact_key(wanted.author))
-    if wanted.created_after is not None:
-        conditions.add("created_at > :created_after", created_after=wanted.created_after)
-    if wanted.created_before is not None:
-        conditions.add("created_at < :created_before", created_before=wanted.created_before)
-    if after is not None:
-        # As for images: spelt so that both servers walk the index from here.
-        start = "created_at <= :after_created_at AND (created_at < :after_created_at OR id < :after_id)"
-        conditions.add(start, after_created_at=after.created_at, after_id=after.id)
+    conditions.add_times("generations", wanted, after)
     branches = " UNION ALL ".join(
         f"SELECT id, created_at FROM (SELECT id, created_at FROM generations "  # noqa: S608
         f"WHERE {' AND '.join([f'state = :state{number}', *conditions.sql])} "
