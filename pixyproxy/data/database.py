@@ -77,13 +77,17 @@ class Database(ABC):
     """The end of a SELECT that locks its rows until the end of the transaction; empty if transactions are
     serialized anyway."""
 
-    @abstractmethod
     def reading(self) -> AbstractContextManager[DatabaseContext]:
         """Open a context outside of a transaction."""
+        return self.context(begin=False)
 
-    @abstractmethod
     def transaction(self) -> AbstractContextManager[DatabaseContext]:
         """Begin a transaction; it is rolled back at the end of the context unless ``commit`` was called."""
+        return self.context(begin=True)
+
+    @abstractmethod
+    def context(self, *, begin: bool) -> AbstractContextManager[DatabaseContext]:
+        """Open a context, and begin a transaction if ``begin``."""
 
     @abstractmethod
     def migrating(self) -> AbstractContextManager[DatabaseContext]:

@@ -6,7 +6,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache, partial
@@ -163,12 +163,6 @@ class MySQLDatabase(Database):
                 "The C extension of mysql-connector-python is not installed: queries take about twice as long."
             )
 
-    def reading(self) -> AbstractContextManager[DatabaseContext]:  # noqa: D102  inherited
-        return self._context(begin=False)
-
-    def transaction(self) -> AbstractContextManager[DatabaseContext]:  # noqa: D102  inherited
-        return self._context(begin=True)
-
     @contextmanager
     def migrating(self) -> Iterator[DatabaseContext]:  # noqa: D102  inherited
         # A step may take much longer than a query, and so may the wait for another migration.
@@ -282,7 +276,7 @@ class MySQLDatabase(Database):
         return text.format(host=host.name, port=host.port, user=user, name=name, number=number)
 
     @contextmanager
-    def _context(self, *, begin: bool) -> Iterator[DatabaseContext]:
+    def context(self, *, begin: bool) -> Iterator[DatabaseContext]:  # noqa: D102  inherited
         connection, was_used = self._pool.acquire()
         context = _MySQLContext(connection, self._pool, self._report_silence, may_be_dead=was_used)
         context.is_audited = self._is_audited

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -71,12 +71,6 @@ class SQLiteDatabase(Database):
         self._is_audited = is_audited
         self._pool = ConnectionPool(self._connect, sqlite3.Connection.close, size=pool_size, wait=pool_wait)
 
-    def reading(self) -> AbstractContextManager[DatabaseContext]:  # noqa: D102  inherited
-        return self._context(begin=False)
-
-    def transaction(self) -> AbstractContextManager[DatabaseContext]:  # noqa: D102  inherited
-        return self._context(begin=True)
-
     @contextmanager
     def migrating(self) -> Iterator[DatabaseContext]:  # noqa: D102  inherited
         # Outside of the pool, which may have a single connection. All steps are one transaction.
@@ -118,7 +112,7 @@ class SQLiteDatabase(Database):
         return connection
 
     @contextmanager
-    def _context(self, *, begin: bool) -> Iterator[DatabaseContext]:
+    def context(self, *, begin: bool) -> Iterator[DatabaseContext]:  # noqa: D102  inherited
         connection, _ = self._pool.acquire()
         try:
             if begin:

@@ -31,11 +31,8 @@ class ObservedDatabase(Database):
         self._record = record
         self._held = held
 
-    def reading(self) -> AbstractContextManager[DatabaseContext]:  # noqa: D102  inherited
-        return _ObservedUse(self._database.reading(), self._record, self._held)
-
-    def transaction(self) -> AbstractContextManager[DatabaseContext]:  # noqa: D102  inherited
-        return _ObservedUse(self._database.transaction(), self._record, self._held)
+    def context(self, *, begin: bool) -> AbstractContextManager[DatabaseContext]:  # noqa: D102  inherited
+        return _ObservedUse(self._database.context(begin=begin), self._record, self._held)
 
     def migrating(self) -> AbstractContextManager[DatabaseContext]:  # noqa: D102  inherited
         return self._database.migrating()
