@@ -183,22 +183,17 @@ class WaitingCalls:
     def _run(self) -> None:
         query_at, reached_at = 0.0, self._clock()
         while not self._is_closing:
-            with self._lock:
-                waited_for = set(self._waiters)
-            if not waited_for:
+            if self._waited_for():
+                wait_for_any(self._changed, timeout=max(0.0, query_at - time.monotonic()))
+            else:
                 self._on_change(0)
-            wait_for_any(self._changed, timeout=max(0.0, query_at - time.monotonic()) if waited_for else None)
-            changed = read_changes(self._changed)
-            if not waited_for:
+                wait_for_any(self._changed, timeout=None)
                 reached_at = self._clock()  # While no call waited, nothing was asked.
                 query_at = time.monotonic() + self._interval
-            with self._lock:
-                waited_for = set(self._waiters)
+            due = self._of_interest(read_changes(self._changed))
             if time.monotonic() >= query_at:
                 query_at = time.monotonic() + self._interval
-                due = waited_for
-            else:
-                due = self._of_interest(changed)
+                due = self._waited_for()
             if not due:
                 continue
             try:
@@ -206,9 +201,13 @@ class WaitingCalls:
                 reached_at = self._clock()
             except (DBConnectionError, ConflictError) as error:
                 if self._clock() - reached_at > self._give_up_after:
-                    self._fail(waited_for, error)
+                    self._fail(self._waited_for(), error)
             except Exception:  # The thread must go on: all waiting calls of the process depend on it.
                 _logger.exception("Generations that calls wait for could not be read.")
+
+    def _waited_for(self) -> set[int]:
+        with self._lock:
+            return set(self._waiters)
 
     def _of_interest(self, changed: Changed) -> set[int]:
         """Return the changed generations of which a call wants to know."""
