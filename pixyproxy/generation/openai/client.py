@@ -162,11 +162,7 @@ class OpenAIGenerator:
         submit = images.edit if request.inputs else images.generate
         try:
             with submit(**sent, extra_headers=trace_headers.get()) as answer:
-                response = answer.http_response
-                # A compatible server may ignore the wish for a stream.
-                if response.headers.get("content-type", "").lower().startswith("text/event-stream"):
-                    return self._read_stream(request, response, on_partial)
-                return self._read_image(request, response)
+                return self._read(request, answer.http_response, on_partial)
         except openai.APIStatusError as exc:
             # Not chained: the provider's text may quote the prompt or part of the key.
             raise self._explain_status(exc, sent) from None
@@ -216,35 +212,38 @@ class OpenAIGenerator:
         """Close the client's connections."""
         self._client.close()
 
-    def _read_image(self, request: GenerationRequest, response: httpx2.Response) -> GeneratedImage:
+    def _read(self, request: GenerationRequest, response: httpx2.Response, on_partial: OnPartial) -> GeneratedImage:
         try:
-            with kept_body(response.iter_bytes(), self._max_answer_bytes) as (body, size):
-                try:
-                    return _image_of(request, *take_apart(body, size))
-                except (ValueError, RecursionError) as exc:
-                    return self._fetch_image(exc, request, response, body[:size])
-        except ValueError as exc:  # The answer is too large.
+            # A compatible server may ignore the wish for a stream.
+            if response.headers.get("content-type", "").lower().startswith("text/event-stream"):
+                return self._read_stream(request, response, on_partial)
+            return self._read_image(request, response)
+        except ValueError as exc:  # The answer, or an event of the stream, is too large.
             raise self._explain_success(exc, request, response, b"") from exc
+
+    def _read_image(self, request: GenerationRequest, response: httpx2.Response) -> GeneratedImage:
+        with kept_body(response.iter_bytes(), self._max_answer_bytes) as (body, size):
+            try:
+                return _image_of(request, *take_apart(body, size))
+            except (ValueError, RecursionError) as exc:
+                return self._fetch_image(exc, request, response, body[:size])
 
     def _read_stream(
         self, request: GenerationRequest, response: httpx2.Response, on_partial: OnPartial
     ) -> GeneratedImage:
         """Return the image of the event that completes a stream of events; nothing else is the image."""
         has_begun = False
-        try:
-            for body, size in kept_events(response.iter_bytes(), self._max_answer_bytes):
-                has_begun = has_begun or _names_any(_PARTIAL, body, size)
-                try:
-                    answer, data = take_apart(body, size)
-                    if answer.get("type") in _PARTIAL:
-                        on_partial(_partial_of(answer, data, request.partial_images))
-                    elif answer.get("type") in _COMPLETED:
-                        return _image_of(request, answer, data)
-                except (ValueError, RecursionError) as exc:
-                    if _is_the_end(exc, body, size):
-                        return self._fetch_image(exc, request, response, body[:size], has_begun=has_begun)
-        except ValueError as exc:  # One is too large.
-            raise self._explain_success(exc, request, response, b"") from exc
+        for body, size in kept_events(response.iter_bytes(), self._max_answer_bytes):
+            has_begun = has_begun or _names_any(_PARTIAL, body, size)
+            try:
+                answer, data = take_apart(body, size)
+                if answer.get("type") in _PARTIAL:
+                    on_partial(_partial_of(answer, data, request.partial_images))
+                elif answer.get("type") in _COMPLETED:
+                    return _image_of(request, answer, data)
+            except (ValueError, RecursionError) as exc:
+                if _is_the_end(exc, body, size):
+                    return self._fetch_image(exc, request, response, body[:size], has_begun=has_begun)
         raise OutcomeUnknownError.after("The image provider ended its answer before the image.")
 
     def _fetch_image(
