@@ -326,9 +326,9 @@ def build(settings: Settings, shared: Shared, base: Base, *, rpc_worker: int = 0
 def build_generation_worker(
     settings: Settings, shared: Shared, base: Base, *, number: int = 0
 ) -> Iterator[GenerationWorker]:
-    """Build a generation worker, which also makes renditions and maintains the search index and the costs.
+    """Build a generation worker, and start its tasks: recovery, renditions, the search index, the costs and others.
 
-    It is closed at the end.
+    They are closed at the end.
 
     Args:
         settings: all settings.
@@ -338,7 +338,18 @@ def build_generation_worker(
     """
     with ExitStack() as stack:
         owner, limit, observer = shared.owners[number], shared.generations[number], base.watch.generations
-        tasks: tuple[RenditionWorker | PeriodicTask, ...] = (
+        recovery = Recovery(
+            base.database,
+            base.store,
+            base.storing,
+            lease=LEASE,
+            interval=LEASE.total_seconds() / 3,
+            on_end=shared.changes.ended,
+            retention=None if settings.generation_retention is None else timedelta(days=settings.generation_retention),
+        )
+        tasks: tuple[RenditionWorker | Recovery | PeriodicTask, ...] = (
+            lease_renewal(base.database, [owner], LEASE),
+            recovery,
             search_indexer(base.database),
             accountant(base.database, shared.prices),
             RenditionWorker(base.database, base.store, owner=owner, requested=shared.renditions),
@@ -353,15 +364,6 @@ def build_generation_worker(
         if number == 0:
             warn_of_node_settings(base.database)
             warn_of_wrong_clock(base.database)
-        recovery = Recovery(
-            base.database,
-            base.store,
-            base.storing,
-            lease=LEASE,
-            interval=LEASE.total_seconds() / 3,
-            on_end=shared.changes.ended,
-            retention=None if settings.generation_retention is None else timedelta(days=settings.generation_retention),
-        )
         breaker = CircuitBreaker(partial(shared.circuits.publish, number), observer.circuit_changed)
         runner = GenerationRunner(
             base.database,
@@ -388,7 +390,6 @@ def build_generation_worker(
             limit=limit,
             owner=owner,
             lease=LEASE,
-            recovery=recovery,
             breaker=breaker,
             limiter=base.limiter,
             recorded=shared.recorded,

@@ -34,9 +34,7 @@ from pixyproxy.data.transactions import in_transaction
 from pixyproxy.generation.circuit_breaker import CircuitBreaker, Permit
 from pixyproxy.generation.observer import GenerationObserver
 from pixyproxy.service.creation.changes import GenerationChanges
-from pixyproxy.service.creation.leases import lease_renewal
 from pixyproxy.service.creation.rate_limiter import RateLimiter
-from pixyproxy.service.creation.recovery import Recovery
 from pixyproxy.service.creation.runner import GenerationRunner
 from pixyproxy.service.creation.storing import ImageStoring
 from pixyproxy.service.quotas import QuotaReservedError, Quotas
@@ -68,7 +66,6 @@ class GenerationWorker:
         limit: int,
         owner: str,
         lease: timedelta,
-        recovery: Recovery,
         breaker: CircuitBreaker,
         limiter: RateLimiter | None,
         recorded: LocalSignal,
@@ -89,8 +86,7 @@ class GenerationWorker:
             quotas: limits what authors spend.
             limit: the most submitted generations at a time.
             owner: the name of this worker. A predecessor of the same name must have ended.
-            lease: how long a lease lasts.
-            recovery: runs while this worker does.
+            lease: how long a lease lasts. Others renew it, as long as this worker runs.
             breaker: stops submissions while the provider is down.
             limiter: limits the submissions of all servers, or None.
             recorded: received when this server has recorded a request.
@@ -109,8 +105,6 @@ class GenerationWorker:
         self._limit = limit
         self._owner = owner
         self._lease = lease
-        self._renewal = lease_renewal(database, [owner], lease)
-        self._recovery = recovery
         self._breaker = breaker
         self._limiter = limiter
         self._recorded = recorded
@@ -140,8 +134,6 @@ class GenerationWorker:
         Args:
             on_ending: called between the two.
         """
-        self._renewal.start()
-        self._recovery.start()
         # A daemon, because a claim that hangs in the database must not keep the process from ending.
         claiming = threading.Thread(target=self._claim_on, name="claims", daemon=True)
         claiming.start()
@@ -151,8 +143,6 @@ class GenerationWorker:
         self._freed.send()
         claiming.join(self._close_timeout)
         self._threads.shutdown()
-        self._recovery.close()
-        self._renewal.close()
         if not claiming.is_alive():
             self._freed.close()
 

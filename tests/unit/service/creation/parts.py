@@ -24,6 +24,7 @@ from pixyproxy.generation.observer import GenerationObserver
 from pixyproxy.generation.price_list import ModelPrices, PriceList
 from pixyproxy.generation.retry import RetryPolicy
 from pixyproxy.service.creation.changes import GenerationChanges
+from pixyproxy.service.creation.leases import lease_renewal
 from pixyproxy.service.creation.rate_limiter import RateLimiter
 from pixyproxy.service.creation.recording import ImageCreator
 from pixyproxy.service.creation.recovery import Recovery
@@ -228,7 +229,6 @@ class Server:
             limit=self.limit,
             owner=self.owner,
             lease=self.lease,
-            recovery=self.recovery,
             breaker=breaker,
             limiter=self.limiter,
             recorded=self.recorded,
@@ -255,10 +255,12 @@ class Server:
     def running(self) -> Iterator[Server]:
         """Take calls, and generate."""
         thread = threading.Thread(target=self.worker.run, daemon=True)
-        thread.start()
-        with self.taking_calls():
-            yield self
-        self.recorded.close_sender()
-        thread.join(30)
-        assert not thread.is_alive()
-        assert not self.worker._submitted
+        with closing(self.recovery), closing(lease_renewal(self.database, [self.owner], self.lease)) as renewal:
+            for one in (self.recovery, renewal, thread):
+                one.start()
+            with self.taking_calls():
+                yield self
+            self.recorded.close_sender()
+            thread.join(30)
+            assert not thread.is_alive()
+            assert not self.worker._submitted
