@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import version
 from typing import Literal
 
@@ -135,11 +135,9 @@ class Telemetry:
         finally:
             context.detach(token)
 
-    @contextmanager
-    def generation(self, request: GenerationRequest) -> Iterator[None]:
+    def generation(self, request: GenerationRequest) -> AbstractContextManager[None]:
         """Enter the span of an attempt of a generation."""
-        with self._span("generation", SpanKind.INTERNAL, {"gen_ai.request.model": request.model}):
-            yield
+        return self._span("generation", SpanKind.INTERNAL, {"gen_ai.request.model": request.model})
 
     @contextmanager
     def provider_request(self, request: GenerationRequest) -> Iterator[None]:
