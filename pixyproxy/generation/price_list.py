@@ -144,28 +144,18 @@ class PriceList(Model):
         """Return what an image costs, rounded to the nearest nano-dollar, halves up; None if that is unknown.
 
         Args:
-            model: the model that generated it; a dated snapshot that has no prices has those of its model.
+            model: the model that generated it.
             usage: the tokens that the provider counted, or None.
             has_inputs: whether it was made from other images.
         """
-        prices = self._prices_of(model)
+        prices = self.prices_of(model)
         nano_usd = None if prices is None else prices.nano_usd(usage, has_inputs=has_inputs)
         if nano_usd is None or nano_usd > _MAX_NANO_USD:
             return None
         return Cost(nano_usd=math.floor(nano_usd + Fraction(1, 2)), price_list=self.name)
 
-    def most_nano_usd(self, prompt: str, options: GenerationOptions, inputs: int) -> int | None:
-        """Return what a generation costs at most, as far as is known; None if its model has no price.
-
-        Args:
-            prompt: its prompt.
-            options: its options, with the defaults.
-            inputs: the number of its inputs, with the mask.
-        """
-        prices = self._prices_of(options.model or "")
-        return None if prices is None else prices.most_nano_usd(prompt, options, inputs)
-
-    def _prices_of(self, model: str) -> ModelPrices | None:
+    def prices_of(self, model: str) -> ModelPrices | None:
+        """Return the prices of a model, or None; a dated snapshot that has none has those of its model."""
         snapshot = _SNAPSHOT.fullmatch(model)
         return self.models.get(model) or (self.models.get(snapshot[1]) if snapshot else None)
 

@@ -131,7 +131,8 @@ class Quotas:
     def _most_of(self, creation: ImageCreation) -> int | None:
         options = GenerationOptions.model_construct(**self._options.under(creation.options))
         inputs = len(creation.inputs) + (creation.mask is not None)
-        return self._prices.most_nano_usd(creation.detail.prompt, options, inputs)
+        prices = self._prices.prices_of(options.model or "")
+        return None if prices is None else prices.most_nano_usd(creation.detail.prompt, options, inputs)
 
 
 def _quotas(limits: QuotaLimits, use: QuotaUse, now: datetime) -> Iterator[Quota]:

@@ -177,6 +177,11 @@ def test_numbers_are_exact(tmp_path: Path) -> None:
 # --- What an image costs at most -------------------------------------------------------------------------------------
 
 
+def most_of(listed: PriceList, prompt: str, options: GenerationOptions, inputs: int) -> int | None:
+    of_model = listed.prices_of(options.model or "")
+    return None if of_model is None else of_model.most_nano_usd(prompt, options, inputs)
+
+
 @pytest.mark.parametrize(
     ("options", "inputs", "output_tokens", "input_tokens"),
     [
@@ -195,17 +200,17 @@ def test_numbers_are_exact(tmp_path: Path) -> None:
 def test_an_image_costs_at_most_what_its_options_and_inputs_make(
     options: dict[str, Any], inputs: int, output_tokens: int, input_tokens: int
 ) -> None:
-    most = DEFAULTS.most_nano_usd("ü", GenerationOptions(model="gpt-image-2", **options), inputs)
+    most = most_of(DEFAULTS, "ü", GenerationOptions(model="gpt-image-2", **options), inputs)
     assert most == output_tokens * 30_000 + input_tokens * 8_000 + (2 + 256) * 5_000
 
 
 def test_what_a_model_costs_at_most_is_known_where_it_has_a_price() -> None:
-    assert DEFAULTS.most_nano_usd("x", GenerationOptions(model="gpt-image-2-2026-04-21"), 0) is not None
-    assert DEFAULTS.most_nano_usd("x", GenerationOptions(model="who-knows"), 0) is None
-    assert prices().most_nano_usd("x", GenerationOptions(model="a", size="99999x99999", quality="max"), 16) == 0
+    assert most_of(DEFAULTS, "x", GenerationOptions(model="gpt-image-2-2026-04-21"), 0) is not None
+    assert most_of(DEFAULTS, "x", GenerationOptions(model="who-knows"), 0) is None
+    assert most_of(prices(), "x", GenerationOptions(model="a", size="99999x99999", quality="max"), 16) == 0
 
 
 @pytest.mark.parametrize("answer", RECORDED_ANSWERS, ids=str)
 def test_recorded_answers_cost_less_than_the_most(answer: RecordedAnswer) -> None:
-    most = DEFAULTS.most_nano_usd("x", GenerationOptions(model=answer.model), int(answer.is_edit))
+    most = most_of(DEFAULTS, "x", GenerationOptions(model=answer.model), int(answer.is_edit))
     assert most is None or answer.nano_usd is None or answer.nano_usd <= most
