@@ -18,14 +18,9 @@ class InputFile(Protocol):
         size: the number of bytes.
     """
 
-    @property
-    def name(self) -> str: ...  # noqa: D102
-
-    @property
-    def content_type(self) -> str: ...  # noqa: D102
-
-    @property
-    def size(self) -> int: ...  # noqa: D102
+    name: str
+    content_type: str
+    size: int
 
     def read(self, count: int) -> bytes:
         """Return up to ``count`` of the next bytes, and none at the end.
