@@ -108,13 +108,6 @@ class ImageRepository:
         files = {row["guid"]: ImageFile.of_checked(row) for row in self._context.fetch_all(sql, parameters)}
         return _only_visible(wanted, files)
 
-    def visible(self, guids: Sequence[str], caller: Caller | None) -> set[str]:
-        """Return those guids that are of images which ``caller`` may see."""
-        if not guids:
-            return set()
-        sql, parameters = _several_query([(guid, caller) for guid in guids], "SELECT images.guid FROM images")
-        return {row["guid"] for row in self._context.fetch_all(sql, parameters)}
-
     def _with_visible_sources(self, found: Sequence[tuple[Image | None, Caller | None]]) -> list[Image | None]:
         """Return images without those sources that are deleted, or that the caller beside each may not see."""
         wanted = {(guid, caller) for image, caller in found if image is not None for guid in image.source_guids}

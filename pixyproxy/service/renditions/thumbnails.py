@@ -41,8 +41,8 @@ class ThumbnailReader:
         """Return thumbnails. Raises as ``ImageServiceInterface.get_thumbnails``."""
         guids = tuple(dict.fromkeys(request.guids))
         with self._database.reading() as context:
-            visible = ImageRepository(context).visible(guids, caller)
-        wanted = [guid for guid in guids if guid in visible]
+            found = ImageRepository(context).get_files([(guid, caller) for guid in guids]) if guids else []
+        wanted = [file.guid for file in found if file is not None]
         renditions = self._renditions.get_several(wanted, request.rendition, call, self._longest_wait)
         answer = self._answer(request, renditions)
         if not answer.thumbnails and answer.next_guids:
