@@ -12,7 +12,7 @@ from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.repositories.renditions import Rendition, RenditionState
 from pixyproxy.data.stores.image_store import ImageStore
-from pixyproxy.service.renditions.requesting import RenditionRequests, error_of, open_rendition
+from pixyproxy.service.renditions.requesting import RenditionRequests, error_of
 
 # The size of a thumbnail in a serialized answer without its data: at most 93 bytes, or 40 for a guid in next_guids.
 _FIXED_BYTES = 96
@@ -77,11 +77,8 @@ class ThumbnailReader:
 
     def _read(self, rendition: Rendition) -> bytes | None:
         """Return the bytes of a rendition that is made, or None if they are missing or damaged."""
-        reader = open_rendition(self._store, rendition)
-        if reader is None:
-            return None
         try:
-            with reader:
+            with self._store.open_rendition(rendition.image_guid, rendition.edge) as reader:
                 data = reader.read(reader.size)
         except ContentDamagedError:
             return None
