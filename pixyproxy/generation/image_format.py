@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from mmap import mmap
 from typing import IO, cast
@@ -52,25 +54,32 @@ def inspect_image(data: bytes | mmap) -> ImageFormat:
     Raises:
         NotAnImageError: the bytes are no PNG, WebP or JPEG, are damaged or incomplete, or have too many pixels.
     """
-    try:
-        # A mapping has the methods of a file already, and need not be copied.
-        file = io.BytesIO(data) if isinstance(data, bytes) else cast(IO[bytes], data)
-        image = Image.open(file, formats=FORMATS)
-        if image.width * image.height > MAX_PIXELS:
-            raise NotAnImageError(f"the image has more than {MAX_PIXELS:,} pixels")
+    # A mapping has the methods of a file already, and need not be copied.
+    file = io.BytesIO(data) if isinstance(data, bytes) else cast(IO[bytes], data)
+    with opened_image(file) as image:
         if image.format == "PNG":
             image.verify()
         else:
             with _decodings:
                 image.load()
+    if image.format not in CONTENT_TYPES or not _has_end(data, image.format):
+        raise NotAnImageError("the bytes are incomplete")
+    return ImageFormat(CONTENT_TYPES[image.format], image.width, image.height)
+
+
+@contextmanager
+def opened_image(file: IO[bytes]) -> Iterator[Image.Image]:
+    """Open an encoded image. Raises as ``inspect_image``, also in place of what Pillow raises until the end."""
+    try:
+        image = Image.open(file, formats=FORMATS)
+        if image.width * image.height > MAX_PIXELS:
+            raise NotAnImageError(f"the image has more than {MAX_PIXELS:,} pixels")
+        yield image
     except NotAnImageError:
         raise
     # For damaged bytes, Pillow raises almost any exception, including warnings that are turned into errors.
     except Exception as exc:
         raise NotAnImageError("the bytes are no complete PNG, WebP or JPEG") from exc
-    if image.format not in CONTENT_TYPES or not _has_end(data, image.format):
-        raise NotAnImageError("the bytes are incomplete")
-    return ImageFormat(CONTENT_TYPES[image.format], image.width, image.height)
 
 
 def _has_end(data: bytes | mmap, image_format: str) -> bool:

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from pixyproxy.core.exceptions import ProviderRequestInvalidError
 from pixyproxy.core.models import TRANSPARENT_RULE, PartialImage, can_show
 from pixyproxy.core.provider_limits import nearest_size, size_problem
+from pixyproxy.generation.image_format import FORMATS
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest, InputFile, OnPartial, ignore_partial
 
 MODEL = "offline-drawing"
@@ -101,7 +102,7 @@ def _draw(prompt: str, width: int, height: int, *, transparent: bool) -> Image.I
 def _open(file: InputFile) -> Image.Image:
     data = b"".join(iter(lambda: file.read(_READ_BYTES), b""))
     try:
-        return Image.open(io.BytesIO(data), formats=("PNG", "WEBP", "JPEG")).convert("RGBA")
+        return Image.open(io.BytesIO(data), formats=FORMATS).convert("RGBA")
     # The stored bytes are those that came, which may be a PNG whose pixels cannot be decoded: Pillow raises anything.
     except Exception as error:
         raise ProviderRequestInvalidError("inputs", "An image cannot be decoded.") from error

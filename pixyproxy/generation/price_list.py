@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationError
-from pydantic_core import PydanticCustomError
 
 from pixyproxy.core.exceptions import ConfigurationError
-from pixyproxy.core.fields import ModelName
+from pixyproxy.core.fields import ModelName, broken_rule
 from pixyproxy.core.models import Cost, GenerationOptions, Model, Usage
 
 DEFAULT_PRICE_LIST = Path(__file__).with_name("price_list.toml")
@@ -41,7 +40,7 @@ _PROBLEMS = {"missing": "is missing", "extra_forbidden": "is not a key of a pric
 def _check_number(price: Any) -> Any:
     # Pydantic would take texts and truth values as well.
     if type(price) not in (int, Decimal):
-        raise PydanticCustomError("rule", "must be a number, such as 5.00")
+        raise broken_rule("must be a number, such as 5.00")
     return price
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageCms, ImageOps
 
-from pixyproxy.generation.image_format import FORMATS, MAX_PIXELS, NotAnImageError
+from pixyproxy.generation.image_format import opened_image
 from pixyproxy.generation.thumbhash import thumbhash
 
 # 6 to 20 kB for a photograph at 256 pixels.
@@ -76,24 +76,16 @@ def decode_small(data: bytes, edge: int) -> SmallImage:
     Raises:
         NotAnImageError: the bytes are no PNG, WebP or JPEG, are damaged, or have more than ``MAX_PIXELS``.
     """
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise NotAnImageError(f"the image has more than {MAX_PIXELS:,} pixels")
-            whole = image.size
-            size = _fitted(whole, edge)
-            # A JPEG can be decoded at a half, a quarter or an eighth of its size.
-            image.draft(None, (int(size[0] * _GAP), int(size[1] * _GAP)))
-            image.load()
-            small = _averaged(image, size).resize(size, Image.Resampling.LANCZOS)
-            small = _in_srgb(small, image.info.get("icc_profile"))
-            upright = _upright(small, image.info.get("exif"))
-            return SmallImage(upright, whole if upright.size == size else whole[::-1])
-    except NotAnImageError:
-        raise
-    # For damaged bytes, Pillow raises almost any exception, including warnings that are turned into errors.
-    except Exception as exc:
-        raise NotAnImageError("the bytes are no complete PNG, WebP or JPEG") from exc
+    with opened_image(io.BytesIO(data)) as image:
+        whole = image.size
+        size = _fitted(whole, edge)
+        # A JPEG can be decoded at a half, a quarter or an eighth of its size.
+        image.draft(None, (int(size[0] * _GAP), int(size[1] * _GAP)))
+        image.load()
+        small = _averaged(image, size).resize(size, Image.Resampling.LANCZOS)
+        small = _in_srgb(small, image.info.get("icc_profile"))
+        upright = _upright(small, image.info.get("exif"))
+        return SmallImage(upright, whole if upright.size == size else whole[::-1])
 
 
 def _fitted(size: Size, edge: int) -> Size:

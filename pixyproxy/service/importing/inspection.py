@@ -17,7 +17,7 @@ from typing import IO, cast
 
 from PIL import Image, ImageFile, PngImagePlugin
 
-from pixyproxy.generation.image_format import CONTENT_TYPES, MAX_PIXELS, ImageFormat, NotAnImageError
+from pixyproxy.generation.image_format import CONTENT_TYPES, FORMATS, MAX_PIXELS, ImageFormat, NotAnImageError
 
 # The decoders of WebP and of animations hold up to four canvases of 4 bytes a pixel, the others one.
 _MAX_CANVAS_PIXELS = MAX_PIXELS // 4
@@ -68,7 +68,7 @@ def inspect_file(data: mmap) -> ImageFormat:
 
 def _decoded(data: mmap) -> ImageFormat:
     # A mapping has the methods of a file.
-    image = Image.open(cast(IO[bytes], data), formats=("PNG", "WEBP", "JPEG"))
+    image = Image.open(cast(IO[bytes], data), formats=FORMATS)
     content_type = CONTENT_TYPES[image.format or ""]
     # Further images of a JPEG, such as a gain map, are not shown in its place.
     frames = 1 if content_type == "image/jpeg" else getattr(image, "n_frames", 1)
