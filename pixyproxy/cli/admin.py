@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from decimal import Decimal, InvalidOperation
-from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -297,25 +297,26 @@ def salvage(guid: str, output: str) -> None:
         sys.stdout.buffer.write(kept.data)
         sys.stdout.buffer.flush()
     else:
-        _write_new(Path(output), kept.data)
+        _write_new(output, kept.data)
     part = "the image" if kept.is_image else "the answer as it came"
     where = "" if is_stdout else f" as {printable(output)}"
     typer.echo(f"Saved {part}{where}: {len(kept.data):,} bytes, which look like {kept.kind}.", err=is_stdout)
 
 
-def _write_new(path: Path, data: bytes) -> None:
+def _write_new(path: str, data: bytes) -> None:
     try:
-        with path.open("xb") as file:
+        # A Path would drop the slash at the end that names a folder.
+        with open(path, "xb") as file:
             try:
                 file.write(data)
                 file.flush()
             except OSError:
-                path.unlink()
+                os.unlink(path)
                 raise
     except FileExistsError:
-        _end(REFUSED, f"{printable(str(path))} exists already.")
+        _end(REFUSED, f"{printable(path)} exists already.")
     except OSError as error:
-        _end(FAILED, f"{printable(str(path))} cannot be written: {error.strerror}.")
+        _end(FAILED, f"{printable(path)} cannot be written: {error.strerror}.")
 
 
 def _end(status: int, message: str) -> NoReturn:

@@ -330,7 +330,7 @@ def test_nothing_is_overwritten(keeper: tuple[dict[str, str], str], tmp_path: Pa
     assert not (tmp_path / "nowhere").exists()
 
 
-@pytest.mark.parametrize("path", ["none/file", "/dev/full/file"])
+@pytest.mark.parametrize("path", ["none/file", "none/", "/dev/full/file"])
 def test_a_file_that_cannot_be_written_is_said_to_be(keeper: tuple[dict[str, str], str], path: str) -> None:
     env, guid = keeper
     done = run_command("generations", "salvage", guid, "--output", path, env=env)
