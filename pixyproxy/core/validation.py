@@ -24,16 +24,24 @@ AnyModel = TypeVar("AnyModel", bound=Model)
 _UNNAMED_PARTS = frozenset({"detail", "filter"})
 
 
-def validated(model: type[AnyModel], values: Any) -> AnyModel:
+def validated(model: type[AnyModel], values: Any, violations: Sequence[FieldViolation] = ()) -> AnyModel:
     """Return a model of ``values``, or validate a model again.
+
+    Args:
+        model: the kind of model.
+        values: its fields by name, or a model.
+        violations: what is already known to be wrong.
 
     Raises:
         InvalidFieldError: at least one field breaks a rule; each of them is named.
     """
     try:
-        return model.model_validate(values)
+        valid = model.model_validate(values)
     except ValidationError as error:
-        raise _translated(error) from error
+        raise InvalidFieldError([*violations, *_violations_of(error)]) from error
+    if violations:
+        raise InvalidFieldError(violations)
+    return valid
 
 
 @contextmanager
@@ -60,7 +68,7 @@ def validated_guid(guid: str) -> str:
     try:
         return _guid_adapter().validate_python(guid)
     except ValidationError as error:
-        raise _translated(error, field="guid") from error
+        raise InvalidFieldError(_violations_of(error, field="guid")) from error
 
 
 @cache
@@ -68,14 +76,12 @@ def _guid_adapter() -> TypeAdapter[str]:
     return TypeAdapter(Guid)
 
 
-def _translated(error: ValidationError, field: str = "") -> InvalidFieldError:
-    return InvalidFieldError(
-        [
-            # In pydantic's words: "Input should be", "String should have".
-            FieldViolation(_path(detail["loc"]) or field, re.sub(r"^\w+ should", "must", detail["msg"]))
-            for detail in error.errors(include_input=False, include_url=False)
-        ]
-    )
+def _violations_of(error: ValidationError, field: str = "") -> list[FieldViolation]:
+    return [
+        # In pydantic's words: "Input should be", "String should have".
+        FieldViolation(_path(detail["loc"]) or field, re.sub(r"^\w+ should", "must", detail["msg"]))
+        for detail in error.errors(include_input=False, include_url=False)
+    ]
 
 
 def _path(location: Sequence[str | int]) -> str:

@@ -54,8 +54,8 @@ from pixyproxy.service.content import CHUNK_SIZE, ImageContent
 from pixyproxy.service.renditions.requesting import RENDITION_TYPE
 
 _HTTP_CODE = "x-http-code"
-# A mask may hold a million wrong names, of which the first few tell as much.
-_MAX_NAMED_PATHS = 8
+# A list may hold a million wrong values, of which the first few tell as much.
+_MAX_NAMED = 8
 _UPDATABLE = ("filename", "tags", "visibility")
 _LAST_TIME = datetime.max.replace(tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -135,6 +135,7 @@ def _to_data(request: pb.ImportImageRequest) -> bytes:
 
 def to_image_page_request(request: pb.ListImagesRequest) -> ImagePageRequest:
     """Read a request for a page of images."""
+    wrong: list[FieldViolation] = []
     return validated(
         ImagePageRequest,
         {
@@ -145,11 +146,12 @@ def to_image_page_request(request: pb.ListImagesRequest) -> ImagePageRequest:
                 "tags": tuple(request.tags),
                 "author": request.author or None,
                 "visibility": request.visibility or None,
-                "created_after": _to_time(request, "created_after"),
-                "created_before": _to_time(request, "created_before", round_up=True),
+                "created_after": _to_time(request, "created_after", wrong),
+                "created_before": _to_time(request, "created_before", wrong, round_up=True),
             },
-            **_to_page(request),
+            **_to_page(request, wrong),
         },
+        wrong,
     )
 
 
@@ -161,39 +163,51 @@ def to_generation_key(request: gpb.GetGenerationRequest | gpb.WatchGenerationReq
 
 def to_generation_page_request(request: gpb.ListGenerationsRequest) -> GenerationPageRequest:
     """Read a request for a page of generations."""
-    unknown = [place for place, state in enumerate(request.states) if state not in _STATES_OF]
-    if unknown:
-        raise InvalidFieldError.of(f"states[{unknown[0]}]", "must be a GenerationState other than unspecified")
+    unknown = [place for place, state in enumerate(request.states) if state not in _STATES_OF][:_MAX_NAMED]
+    wrong = [
+        FieldViolation(f"states[{place}]", "must be a GenerationState other than unspecified") for place in unknown
+    ]
     return validated(
         GenerationPageRequest,
         {
             "filter": {
-                "states": tuple(state for wanted in sorted(set(request.states)) for state in _STATES_OF[wanted]),
+                "states": tuple(
+                    state for wanted in sorted(set(request.states)) for state in _STATES_OF.get(wanted, ())
+                ),
                 "author": request.author or None,
-                "created_after": _to_time(request, "created_after"),
-                "created_before": _to_time(request, "created_before", round_up=True),
+                "created_after": _to_time(request, "created_after", wrong),
+                "created_before": _to_time(request, "created_before", wrong, round_up=True),
             },
-            **_to_page(request),
+            **_to_page(request, wrong),
         },
+        wrong,
     )
 
 
 def to_usage_request(request: upb.SummarizeUsageRequest) -> UsageRequest:
     """Read a request for a summary of what was spent."""
-    for place, grouping in enumerate(request.group_by):
-        if grouping not in _TO_GROUPING:
-            raise InvalidFieldError.of(f"group_by[{place}]", "must be a UsageGrouping other than unspecified")
-        if grouping in request.group_by[:place]:
-            raise InvalidFieldError.of(f"group_by[{place}]", "must not be repeated")
+    wrong: list[FieldViolation] = []
     return validated(
         UsageRequest,
         {
-            "start": _to_time(request, "start"),
-            "end": _to_time(request, "end", round_up=True),
-            "group_by": tuple(_TO_GROUPING[grouping] for grouping in request.group_by),
+            "start": _to_time(request, "start", wrong),
+            "end": _to_time(request, "end", wrong, round_up=True),
+            "group_by": tuple(_to_groupings(request, wrong)),
             "author": request.author or None,
         },
+        wrong,
     )
+
+
+def _to_groupings(request: upb.SummarizeUsageRequest, wrong: list[FieldViolation]) -> Iterator[UsageGrouping]:
+    # Of more groupings than there are, one of the first few is wrong.
+    for place, grouping in enumerate(request.group_by[:_MAX_NAMED]):
+        if grouping not in _TO_GROUPING:
+            wrong.append(FieldViolation(f"group_by[{place}]", "must be a UsageGrouping other than unspecified"))
+        elif grouping in request.group_by[:place]:
+            wrong.append(FieldViolation(f"group_by[{place}]", "must not be repeated"))
+        else:
+            yield _TO_GROUPING[grouping]
 
 
 def to_quota_request(request: upb.GetQuotaRequest) -> QuotaRequest:
@@ -224,37 +238,34 @@ def to_thumbnails_request(request: pb.BatchGetThumbnailsRequest) -> ThumbnailsRe
 def to_image_changes(request: pb.UpdateImageRequest) -> ImageChanges:
     """Read a request to change an image, of which the mask says what to change."""
     values: dict[str, Any] = {"guid": request.guid}
-    for field in _masked_fields(request):
+    wrong: list[FieldViolation] = []
+    for field in _masked_fields(request, wrong):
         value = getattr(request, field)
         values[field] = tuple(value) if field == "tags" else value
-    return validated(ImageChanges, values)
+    return validated(ImageChanges, values, wrong)
 
 
-def _masked_fields(request: pb.UpdateImageRequest) -> list[str]:
+def _masked_fields(request: pb.UpdateImageRequest, wrong: list[FieldViolation]) -> list[str]:
     """Return the fields to change: those in the mask, or, without one, those that are set (AIP-134)."""
     mask: FieldMask = request.update_mask
     # A name is its own JSON name here, but a client may send a path twice.
     paths = list(dict.fromkeys(mask.paths)) or [field for field in _UPDATABLE if getattr(request, field)]
     if not paths:
-        raise InvalidFieldError.of("update_mask", f"must name at least one of {', '.join(_UPDATABLE)}")
-    unknown = [path for path in paths if path not in _UPDATABLE][:_MAX_NAMED_PATHS]
-    if unknown:
-        raise InvalidFieldError(
-            [
-                FieldViolation("update_mask", f"may name only {', '.join(_UPDATABLE)}, not {path[:64]!a}")
-                for path in unknown
-            ]
-        )
-    return paths
+        wrong.append(FieldViolation("update_mask", f"must name at least one of {', '.join(_UPDATABLE)}"))
+    wrong.extend(
+        FieldViolation("update_mask", f"may name only {', '.join(_UPDATABLE)}, not {path[:64]!a}")
+        for path in [path for path in paths if path not in _UPDATABLE][:_MAX_NAMED]
+    )
+    return [path for path in paths if path in _UPDATABLE]
 
 
-def _to_page(request: pb.ListImagesRequest | gpb.ListGenerationsRequest) -> dict[str, Any]:
+def _to_page(request: pb.ListImagesRequest | gpb.ListGenerationsRequest, wrong: list[FieldViolation]) -> dict[str, Any]:
     if request.page_size < 0:
-        raise InvalidFieldError.of(
-            "page_size", f"must not be negative; 0 means {DEFAULT_PAGE_SIZE}, at most {MAX_PAGE_SIZE}"
+        wrong.append(
+            FieldViolation("page_size", f"must not be negative; 0 means {DEFAULT_PAGE_SIZE}, at most {MAX_PAGE_SIZE}")
         )
     return {
-        "page_size": min(request.page_size, MAX_PAGE_SIZE) or DEFAULT_PAGE_SIZE,
+        "page_size": min(max(0, request.page_size), MAX_PAGE_SIZE) or DEFAULT_PAGE_SIZE,
         "page_token": request.page_token or None,
     }
 
@@ -262,6 +273,7 @@ def _to_page(request: pb.ListImagesRequest | gpb.ListGenerationsRequest) -> dict
 def _to_time(
     request: pb.ListImagesRequest | gpb.ListGenerationsRequest | upb.SummarizeUsageRequest,
     field: str,
+    wrong: list[FieldViolation],
     *,
     round_up: bool = False,
 ) -> datetime | None:
@@ -275,10 +287,11 @@ def _to_time(
             # There is no later time than the last one, and nothing is as late as that.
             time = min(time, _LAST_TIME - _MICROSECOND) + _MICROSECOND
         return time
-    except (ValueError, OverflowError) as error:
-        raise InvalidFieldError.of(
-            field, "must be a time from 0001-01-01T00:00:00Z to 9999-12-31T23:59:59.999999999Z"
-        ) from error
+    except (ValueError, OverflowError):
+        wrong.append(
+            FieldViolation(field, "must be a time from 0001-01-01T00:00:00Z to 9999-12-31T23:59:59.999999999Z")
+        )
+        return None
 
 
 # --- Out -------------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from pixyproxy.core.exceptions import (
     CallerGoneError,
     ConstraintViolationError,
     CredentialsInvalidError,
+    FieldViolation,
     InvalidFieldError,
     OutcomeUnknownError,
     PixyProxyException,
@@ -185,23 +186,28 @@ class ImageCreator:
         return pin_inputs(self._database, creation, author)
 
     def _check_options(self, creation: ImageCreation) -> None:
-        """Check the options of a request together with the defaults and with its inputs."""
+        violations = [FieldViolation(f"options.{name}", problem) for name, problem in self._problems_of(creation)]
+        if violations:
+            raise InvalidFieldError(violations)
+
+    def _problems_of(self, creation: ImageCreation) -> Iterator[tuple[str, str]]:
+        """Yield options by name, with the rules that they break together with the defaults and the inputs."""
         options = creation.options
         chosen = self._defaults.under(options)
         for name, other, problem in _problems(chosen):
             if problem is not None:
                 defaults = [one for one in (name, other) if getattr(options, one) is None]
                 told = [f"; the default {default.replace('_', ' ')} is {chosen[default]}" for default in defaults]
-                raise InvalidFieldError.of(f"options.{name}", problem + "".join(told))
+                yield name, problem + "".join(told)
         if options.moderation == "low" and not self._allows_low_moderation:
-            raise InvalidFieldError.of("options.moderation", "the operator of this server does not allow low")
+            yield "moderation", "the operator of this server does not allow low"
         if options.moderation is not None and creation.inputs:
-            raise InvalidFieldError.of("options.moderation", "cannot be chosen for edits; leave it out, or the inputs")
+            yield "moderation", "cannot be chosen for edits; leave it out, or the inputs"
         if options.input_fidelity is not None and not creation.inputs:
-            raise InvalidFieldError.of("options.input_fidelity", "needs at least one image in inputs")
+            yield "input_fidelity", "needs at least one image in inputs"
         problem = fidelity_problem(chosen["model"])
         if options.input_fidelity is not None and problem is not None:
-            raise InvalidFieldError.of("options.input_fidelity", problem)
+            yield "input_fidelity", problem
 
     def _require_room(self) -> None:
         with self._database.reading() as context:

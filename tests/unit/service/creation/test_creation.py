@@ -238,6 +238,15 @@ def test_an_input_fidelity_needs_inputs(creator: ImageCreator, alice: Caller) ->
     assert refused_field(creator, request(input_fidelity="high"), alice) == "options.input_fidelity"
 
 
+def test_all_options_that_do_not_go_together_are_named_at_once(creator: ImageCreator, alice: Caller) -> None:
+    with pytest.raises(InvalidFieldError) as refused:
+        creator.create(
+            request(model="gpt-image-2", size="65x64", quality="max", input_fidelity="low"), alice, CallScope()
+        )
+    fields = {violation.field for violation in refused.value.violations}
+    assert fields == {"options.size", "options.quality", "options.input_fidelity"}
+
+
 def test_options_of_an_edit_are_those_that_edits_have(creator: ImageCreator, alice: Caller) -> None:
     source = ImageInput(guid=creator.create(request(key=None), alice, CallScope()).guid)
     cases: list[tuple[dict[str, Any], str]] = [
