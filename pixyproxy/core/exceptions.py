@@ -216,10 +216,14 @@ class StorageUnavailableError(PixyProxyException):
 
 
 class StorageMisconfiguredError(StorageUnavailableError):
-    """The image store refuses the credentials, has no such bucket, or its address is wrong."""
+    """The image store refuses the credentials, is read-only, has no such bucket, or its address is wrong."""
 
 
-class ContentDamagedError(PixyProxyException):
+class ContentUnreadableError(PixyProxyException):
+    """The stored bytes of an image cannot be read. They may be undamaged, so they must not count as missing."""
+
+
+class ContentDamagedError(ContentUnreadableError):
     """The stored bytes of an image are missing or do not match their SHA-256.
 
     Attributes:

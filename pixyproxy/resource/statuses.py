@@ -101,6 +101,7 @@ RULES: dict[type[BaseException], Rule] = {
     exc.StorageFullError: Rule(code_pb2.RESOURCE_EXHAUSTED, "STORAGE_FULL"),
     exc.StorageUnavailableError: Rule(code_pb2.UNAVAILABLE, "STORAGE_UNAVAILABLE"),
     exc.StorageMisconfiguredError: Rule(code_pb2.FAILED_PRECONDITION, "STORAGE_MISCONFIGURED"),
+    exc.ContentUnreadableError: Rule(code_pb2.DATA_LOSS, "CONTENT_DAMAGED"),
     exc.ContentDamagedError: Rule(code_pb2.DATA_LOSS, "CONTENT_DAMAGED", metadata=_input_field),
     exc.PromptRefusedError: Rule(code_pb2.FAILED_PRECONDITION, "PROMPT_REFUSED", metadata=_refusal),
     exc.ProviderRequestInvalidError: Rule(code_pb2.INVALID_ARGUMENT, "INVALID_FIELD", details=_bad_parameter),

@@ -10,7 +10,7 @@ from typing import Self
 
 from cachetools import TTLCache
 
-from pixyproxy.core.exceptions import ContentDamagedError
+from pixyproxy.core.exceptions import ContentDamagedError, ContentUnreadableError
 from pixyproxy.core.models import ImageFile
 from pixyproxy.data.stores.image_store import ContentReader, ImageStore
 
@@ -153,7 +153,7 @@ class _Check:
 
 
 def sha256_of(store: ImageStore, guid: str) -> str | None:
-    """Return the SHA-256 of the stored bytes of an image in hexadecimal, or None if they cannot be read."""
+    """Return the SHA-256 of the stored bytes of an image in hexadecimal, or None if they are missing."""
     digest = hashlib.sha256()
     try:
         with store.open(guid) as reader:
@@ -164,8 +164,8 @@ def sha256_of(store: ImageStore, guid: str) -> str | None:
     return digest.hexdigest()
 
 
-def log_damage(guid: str, error: ContentDamagedError, rendition: int | None = None) -> None:
-    """Log which image is damaged, for the operator."""
+def log_damage(guid: str, error: ContentUnreadableError, rendition: int | None = None) -> None:
+    """Log which image is damaged or cannot be read, for the operator."""
     _logger.error("Image %s%s: %s", guid, "" if rendition is None else f", rendition {rendition}", error.message)
 
 

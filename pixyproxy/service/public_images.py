@@ -7,7 +7,7 @@ from functools import partial
 from typing import TypeVar
 
 from pixyproxy.core.call import CallScope
-from pixyproxy.core.exceptions import ContentDamagedError, ImageNotFoundError, OffsetOutOfRangeError
+from pixyproxy.core.exceptions import ContentUnreadableError, ImageNotFoundError, OffsetOutOfRangeError
 from pixyproxy.core.models import (
     Caller,
     ContentRequest,
@@ -129,7 +129,7 @@ class PublicImageService:
             if reader.size != image.size_bytes:
                 reader.close()
                 raise damaged()
-        except ContentDamagedError as error:
+        except ContentUnreadableError as error:
             # If the image was deleted meanwhile, this raises ImageNotFoundError.
             _found(self._single_files, image.guid, caller)
             log_damage(image.guid, error)

@@ -24,8 +24,10 @@ from obstore.store import MemoryStore
 from pixyproxy.core.exceptions import (
     ConfigurationError,
     ContentDamagedError,
+    ContentUnreadableError,
     PixyProxyException,
     StorageFullError,
+    StorageMisconfiguredError,
 )
 from pixyproxy.core.fields import new_guid
 from pixyproxy.data.stores.image_store import ImageStore
@@ -358,10 +360,12 @@ def test_half_an_image_is_never_visible(folder: Path, monkeypatch: pytest.Monkey
     [
         (OSError(errno.ENOSPC, "No space left on device"), StorageFullError),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), StorageFullError),
+        (OSError(errno.EROFS, "Read-only file system"), StorageMisconfiguredError),
+        (OSError(errno.EACCES, "Permission denied"), StorageMisconfiguredError),
         (OSError(errno.EIO, "Input/output error"), PixyProxyException),
         (KeyboardInterrupt(), KeyboardInterrupt),
     ],
-    ids=["no space", "quota", "broken disk", "interrupted"],
+    ids=["no space", "quota", "read-only", "denied", "broken disk", "interrupted"],
 )
 def test_a_write_that_fails_late_leaves_nothing_behind(
     folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, error: BaseException, expected: type[BaseException]
@@ -497,10 +501,10 @@ def test_a_folder_that_is_read_only_takes_nothing(folder: Path, tmp_path_factory
 
 
 def check_takes_nothing(store: LocalImageStore) -> None:
-    with pytest.raises(StorageFullError):
+    with pytest.raises(StorageMisconfiguredError):
         store.require_room(1)
     for guid in (GUID, new_guid()):
-        with pytest.raises(StorageFullError):
+        with pytest.raises(StorageMisconfiguredError):
             store.write(guid, b"never stored")
     assert read_all(store, GUID) == b"bytes"
 
@@ -581,17 +585,21 @@ def test_a_store_s_own_guid_is_read_from_a_regular_file(folder: Path, kind: str)
         in_time(store.guid)
 
 
-def test_a_file_that_may_not_be_read_is_no_lack_of_room(folder: Path) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("root may read every file")
+def test_a_file_that_may_not_be_read_is_neither_damage_nor_an_outage(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = LocalImageStore(folder)
     store.write(GUID, b"bytes")
-    (folder / "12" / "3e" / GUID).chmod(0)
 
-    with pytest.raises(PixyProxyException) as refused:
+    def deny(*_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+
+    monkeypatch.setattr(os, "open", deny)  # Root may read every file.
+    with pytest.raises(ContentUnreadableError) as refused:
         store.open(GUID)
 
-    assert type(refused.value) is PixyProxyException
+    assert type(refused.value) is ContentUnreadableError
+    assert str(folder) not in refused.value.message
 
 
 # --- Manifests --------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ _MEGABYTE = 1024 * 1024
 _DISK = 80 * _MEGABYTE
 _LARGE_IMAGE = 3 * _MEGABYTE
 _FULL = "RESOURCE_EXHAUSTED STORAGE_FULL"
+_REFUSED = "FAILED_PRECONDITION STORAGE_MISCONFIGURED"
 _DAMAGED = "DATA_LOSS CONTENT_DAMAGED"
 
 
@@ -51,7 +52,7 @@ def full_disk(bench: Bench, database_url: str | None, *, times: int) -> Outcome:
         _fill(filler, leave=_LARGE_IMAGE)
         return filler.unlink
 
-    return _refused_before(bench, database_url, "disk full", fill, times)
+    return _refused_before(bench, database_url, "disk full", _FULL, fill, times)
 
 
 def read_only(bench: Bench, database_url: str | None, *, times: int) -> Outcome:
@@ -61,7 +62,7 @@ def read_only(bench: Bench, database_url: str | None, *, times: int) -> Outcome:
         assert _mount("-o", "remount,ro", str(site.store)) == 0
         return lambda: _allow(site)
 
-    return _refused_before(bench, database_url, "image folder read-only", forbid, times)
+    return _refused_before(bench, database_url, "image folder read-only", _REFUSED, forbid, times)
 
 
 def _allow(site: Site) -> None:
@@ -69,7 +70,12 @@ def _allow(site: Site) -> None:
 
 
 def _refused_before(
-    bench: Bench, database_url: str | None, fault: str, begin: Callable[[Site], Callable[[], None]], times: int
+    bench: Bench,
+    database_url: str | None,
+    fault: str,
+    expected: str,
+    begin: Callable[[Site], Callable[[], None]],
+    times: int,
 ) -> Outcome:
     outcome = Outcome(fault)
     site = bench.site(database_url)
@@ -81,7 +87,7 @@ def _refused_before(
             end = begin(site)
             answer = site.create(server, wish)
             outcome.injected += 1
-            outcome.expect(answer.as_told == _FULL, f"[{fault}] {answer.as_told}")
+            outcome.expect(answer.as_told == expected, f"[{fault}] {answer.as_told}")
             outcome.expect(site.stand_in.count(wish.prompt) == 0, f"[{fault}] and the provider was asked")
             assert made.image is not None
             outcome.expect(site.content(server, made.image.guid).is_ok, f"[{fault}] what is there can be read")

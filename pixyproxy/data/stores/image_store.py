@@ -60,7 +60,7 @@ class ImageStore(ABC):
 
     The paths are the same in every kind of store.
 
-    Every method may raise StorageUnavailableError: the store does not answer, or refuses the credentials.
+    Every method may raise StorageUnavailableError: the store does not answer, or refuses the server.
 
     Attributes:
         listing_interval: the least seconds between two periodic calls of ``list_manifests``.
@@ -73,7 +73,7 @@ class ImageStore(ABC):
         """Check that a number of images can probably be written.
 
         Raises:
-            StorageFullError: there is not enough room for them, or the store is read-only.
+            StorageFullError: there is not enough room for them.
         """
 
     def write(self, guid: str, data: Buffer) -> None:
@@ -90,6 +90,7 @@ class ImageStore(ABC):
 
         Raises:
             ContentDamagedError: there are none.
+            ContentUnreadableError: they may not be read.
         """
         return self._open(content_path(guid))
 

@@ -12,7 +12,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from pixyproxy.core.exceptions import ConfigurationError, ContentDamagedError, PixyProxyException, StorageFullError
+from pixyproxy.core.exceptions import (
+    ConfigurationError,
+    ContentDamagedError,
+    ContentUnreadableError,
+    PixyProxyException,
+    StorageFullError,
+    StorageMisconfiguredError,
+)
 from pixyproxy.core.fields import new_guid
 from pixyproxy.data.stores.image_store import ContentReader, ImageStore
 
@@ -27,7 +34,8 @@ _WRITE_SIZE = 256 * 1024
 _READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 # The errors for a symbolic link, for a socket, and for a path below something that is no folder.
 _NOT_REGULAR = frozenset({errno.ELOOP, errno.ENXIO, errno.EOPNOTSUPP, errno.ENOTDIR})
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM})
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_REFUSED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
 
 class LocalImageStore(ImageStore):
@@ -51,8 +59,9 @@ class LocalImageStore(ImageStore):
             room = os.statvfs(self._folder)
         except OSError as error:
             raise _translated(error) from error
-        is_writable = os.access(self._folder, os.W_OK) and not room.f_flag & os.ST_RDONLY
-        if not is_writable or room.f_bavail * room.f_frsize < images * _ROOM_PER_IMAGE:
+        if room.f_flag & os.ST_RDONLY or not os.access(self._folder, os.W_OK):
+            raise StorageMisconfiguredError("The image store cannot be written to; nothing was generated.")
+        if room.f_bavail * room.f_frsize < images * _ROOM_PER_IMAGE:
             raise StorageFullError("There is no room left for images; nothing was generated.")
 
     def delete_partial_writes(self) -> None:  # noqa: D102  inherited
@@ -136,6 +145,7 @@ def _opened(path: Path) -> BinaryIO:
     Raises:
         FileNotFoundError: there is none.
         ContentDamagedError: it is no regular file.
+        ContentUnreadableError: it may not be read.
         PixyProxyException: it cannot be opened.
     """
     try:
@@ -147,6 +157,8 @@ def _opened(path: Path) -> BinaryIO:
     except FileNotFoundError:
         raise
     except OSError as error:
+        if error.errno in _REFUSED:
+            raise ContentUnreadableError("The stored bytes of the image cannot be read.") from error
         if error.errno not in _NOT_REGULAR:
             raise _failed() from error
     raise ContentDamagedError("The image store has something other than a regular file.")
@@ -209,6 +221,8 @@ def fsync_folder(folder: Path) -> None:
 def _translated(error: OSError) -> PixyProxyException:
     if error.errno in _NO_ROOM:
         return StorageFullError("There is no room left for images.")
+    if error.errno in _REFUSED:
+        return StorageMisconfiguredError("The image store cannot be written to.")
     return _failed()
 
 

@@ -10,7 +10,7 @@ from pixyproxy.core.call import CallScope
 from pixyproxy.core.error_records import from_record
 from pixyproxy.core.exceptions import (
     ConstraintViolationError,
-    ContentDamagedError,
+    ContentUnreadableError,
     ImageNotFoundError,
     PixyProxyException,
     TooBusyError,
@@ -76,7 +76,7 @@ class RenditionRequests:
         Raises:
             ImageNotFoundError: the image was deleted meanwhile.
             TooBusyError: it is not made in time.
-            PixyProxyException: it cannot be made; a ContentDamagedError if the image is damaged.
+            PixyProxyException: it cannot be made; a ContentUnreadableError if the image is damaged or unreadable.
         """
         rendition = self.get_several([image_guid], edge, call).get(image_guid)
         if rendition is None:
@@ -182,10 +182,10 @@ class RenditionRequests:
 
 
 def open_rendition(store: ImageStore, rendition: Rendition) -> ContentReader | None:
-    """Open the bytes of a rendition that is made; return None if they are missing or have another size."""
+    """Open the bytes of a rendition that is made; return None if they are missing, unreadable or of another size."""
     try:
         reader = store.open_rendition(rendition.image_guid, rendition.edge)
-    except ContentDamagedError:
+    except ContentUnreadableError:
         return None
     if reader.size != rendition.size_bytes:
         reader.close()

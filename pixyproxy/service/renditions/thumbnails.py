@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 
 from pixyproxy.core.call import CallScope
-from pixyproxy.core.exceptions import ContentDamagedError, ImageNotFoundError, TooBusyError
+from pixyproxy.core.exceptions import ContentUnreadableError, ImageNotFoundError, TooBusyError
 from pixyproxy.core.models import MAX_PAGE_BYTES, Caller, Thumbnail, Thumbnails, ThumbnailsRequest
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.images import ImageRepository
@@ -76,10 +76,10 @@ class ThumbnailReader:
         return Thumbnails(thumbnails, next_guids)
 
     def _read(self, rendition: Rendition) -> bytes | None:
-        """Return the bytes of a rendition that is made, or None if they are missing or damaged."""
+        """Return the bytes of a rendition that is made, or None if they cannot be read."""
         try:
             with self._store.open_rendition(rendition.image_guid, rendition.edge) as reader:
                 data = reader.read(reader.size)
-        except ContentDamagedError:
+        except ContentUnreadableError:
             return None
         return data if hashlib.sha256(data).hexdigest() == rendition.sha256 else None

@@ -76,6 +76,7 @@ def test_every_exception_has_a_status_of_its_own() -> None:
         (exc.ServerStoppingError("m"), "UNAVAILABLE", "SERVER_STOPPING"),
         (exc.StorageMisconfiguredError("m"), "FAILED_PRECONDITION", "STORAGE_MISCONFIGURED"),
         (exc.ContentDamagedError("m"), "DATA_LOSS", "CONTENT_DAMAGED"),
+        (exc.ContentUnreadableError("m"), "DATA_LOSS", "CONTENT_DAMAGED"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import time
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from obstore.store import MemoryStore
@@ -509,6 +511,27 @@ def test_bytes_that_are_no_regular_file_stop_no_other(
     assert [is_committed(database, generation) for generation in generations] == [False, True] * 3
     for generation in generations[::2]:
         assert len([record for record in caplog.records if generation.image_guid in record.getMessage()]) == 1
+
+
+def test_bytes_that_may_not_be_read_are_committed_once_they_may(
+    database: Database, local: LocalServer, alice: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden, good = local.store_images(alice, 2)
+    really_open = os.open
+
+    def deny(path: Any, *arguments: Any, **others: Any) -> int:
+        if path == local.file_of(hidden.image_guid):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return really_open(path, *arguments, **others)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", deny)
+        local.server.recovery.run()
+    assert not is_committed(database, hidden)
+    assert is_committed(database, good)
+
+    local.server.recovery.run()
+    assert is_committed(database, hidden)
 
 
 def test_deletions_that_fail_stop_no_other(
