@@ -106,14 +106,14 @@ class TooBusyError(PixyProxyException):
 
 
 class QuotaExhaustedError(PixyProxyException):
-    """A quota of the author is used up; nothing was submitted.
+    """A quota of the author is used up, or less than the request may cost; nothing was submitted.
 
     Attributes:
         quota: the name of the quota.
         author: the username of the author.
     """
 
-    def __init__(self, message: str, *, quota: str, author: str, retry_after: float) -> None:
+    def __init__(self, message: str, *, quota: str, author: str, retry_after: float | None) -> None:
         super().__init__(message, retry_after=retry_after)
         self.quota = quota
         self.author = author

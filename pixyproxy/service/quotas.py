@@ -110,21 +110,23 @@ class Quotas:
                 f"The quota of {limits.images_per_day:,} images per day is used up.",
                 quota=QuotaName.IMAGES_PER_DAY.value,
                 author=author.username,
-                retry_after=until_reset,
+                retry_after=until_reset if limits.images_per_day else None,
             )
         cost = self._most_of(creation)
         if limits.nano_usd_per_day is None:
             return cost
         if cost is None:
             raise PriceUnknownError(creation.options.model or self._options.model)
-        left = max(0, limits.nano_usd_per_day - use.nano_usd)
+        limit, left = limits.nano_usd_per_day, max(0, limits.nano_usd_per_day - use.nano_usd)
         if cost > left:
+            is_possible = cost <= limit
+            than = f"the {_usd(left)} that are left of" if is_possible else "the whole of"
             raise QuotaExhaustedError(
-                f"{_usd(left)} are left of the quota of {_usd(limits.nano_usd_per_day)} per day, and this generation "
-                f"may cost up to {_usd(cost)}. A lower quality or a smaller size costs less.",
+                f"This generation may cost up to {_usd(cost)}, more than {than} the quota of {_usd(limit)} per day. "
+                "A lower quality or a smaller size costs less.",
                 quota=QuotaName.USD_PER_DAY.value,
                 author=author.username,
-                retry_after=until_reset,
+                retry_after=until_reset if is_possible else None,
             )
         return cost
 

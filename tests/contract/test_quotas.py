@@ -252,7 +252,17 @@ def test_costs_are_reserved_at_their_most_and_settled(database: Database, ann: C
     with pytest.raises(QuotaExhaustedError) as refusal:
         claim(database, quotas, record(database, ann))
     assert refusal.value.quota == "usd_per_day"
+    assert refusal.value.retry_after is not None
     assert quotas.get(ann.user_id)[0].used == 2 * COST.nano_usd
+
+
+@pytest.mark.parametrize("limits", [{"nano_usd_per_day": MOST - 1}, {"images_per_day": 0}])
+def test_what_no_day_allows_is_not_worth_another_try(database: Database, ann: Caller, limits: dict[str, int]) -> None:
+    quotas, generation = quotas_of(database, **limits), record(database, ann)
+    with pytest.raises(QuotaExhaustedError) as refusal:
+        claim(database, quotas, generation)
+    assert refusal.value.retry_after is None
+    assert ("more than the whole of the quota" in refusal.value.message) == ("nano_usd_per_day" in limits)
 
 
 def test_a_model_without_a_price_is_refused_only_where_costs_are_limited(database: Database, ann: Caller) -> None:
