@@ -345,6 +345,7 @@ def build_generation_worker(
             lease=LEASE,
             interval=LEASE.total_seconds() / 3,
             on_end=shared.changes.ended,
+            on_unknown=observer.outcome_unknown,
             retention=None if settings.generation_retention is None else timedelta(days=settings.generation_retention),
         )
         tasks: tuple[RenditionWorker | Recovery | PeriodicTask, ...] = (

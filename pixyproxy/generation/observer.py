@@ -28,6 +28,9 @@ class GenerationObserver:
     def ended(self, request: GenerationRequest, seconds: float, outcome: GeneratedImage | BaseException) -> None:
         """Note the outcome of a generation, ``seconds`` after it was recorded."""
 
+    def outcome_unknown(self) -> None:
+        """Note that a generation has ended with an unknown outcome; twice if its worker was taken for dead."""
+
     def spent(self, request: GenerationRequest, cost: Cost | None) -> None:
         """Note what a stored image has cost, None if that is unknown."""
 

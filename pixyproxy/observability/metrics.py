@@ -168,6 +168,9 @@ class GenerationMetrics(GenerationObserver):
             ("model",),
             buckets=_GENERATION_SECONDS,
         )
+        self._unknown_outcomes = counter(
+            "pixyproxy_unknown_outcomes", "Generations that ended with an unknown outcome, also after a crash."
+        )
         self._tokens = counter(
             "pixyproxy_generation_tokens", "Tokens that the provider counted.", ("model", "direction")
         )
@@ -228,6 +231,9 @@ class GenerationMetrics(GenerationObserver):
             if outcome.usage is not None:
                 self._tokens.labels(model, "input").inc(outcome.usage.input_tokens)
                 self._tokens.labels(model, "output").inc(outcome.usage.output_tokens)
+
+    def outcome_unknown(self) -> None:  # noqa: D102  inherited
+        self._unknown_outcomes.inc()
 
     def spent(self, request: GenerationRequest, cost: Cost | None) -> None:  # noqa: D102  inherited
         model = self._label_of(request.model, is_known=True)

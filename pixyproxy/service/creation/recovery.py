@@ -56,6 +56,7 @@ class Recovery:
         lease: timedelta,
         interval: float = 5.0,
         on_end: Callable[[int], object] = lambda _: None,
+        on_unknown: Callable[[], object] = lambda: None,
         retention: timedelta | None = None,
         retry_interval: float = 0.5,
         max_reported: int = 1000,
@@ -70,6 +71,7 @@ class Recovery:
             interval: seconds between two runs. Several within a lease, so that one of them notices each outage of the
                 database in which leases expire.
             on_end: called with the id of each generation that recovery has ended.
+            on_unknown: called for each that it has ended with an unknown outcome.
             retention: how long to store the requests of generations that ended without an image; None for ever.
             retry_interval: seconds until the next run after one that failed.
             max_reported: the most images whose failures are logged within an hour.
@@ -78,6 +80,7 @@ class Recovery:
         self._store = store
         self._storing = storing
         self._on_end = on_end
+        self._on_unknown = on_unknown
         self._lease = lease.total_seconds()
         self._interval = interval
         self._retention = retention
@@ -286,6 +289,8 @@ class Recovery:
             self._database,
             lambda context: GenerationRepository(context).end(generation, state, error, if_expired=True),
         )
+        if is_ended and state is GenerationState.OUTCOME_UNKNOWN:
+            self._on_unknown()
         if is_ended:
             _logger.warning("The worker of generation %d has died; its state is %s now.", generation.id, state.name)
         return is_ended

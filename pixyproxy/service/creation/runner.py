@@ -233,6 +233,8 @@ class GenerationRunner:
                 # Its lease has expired, so that it ended as OUTCOME_UNKNOWN. But this failure cost nothing.
                 generations.end(replace(generation, state=GenerationState.OUTCOME_UNKNOWN), state, error)
 
+        if state is GenerationState.OUTCOME_UNKNOWN:
+            self._observer.outcome_unknown()
         try:
             in_transaction(self._database, end)
         except Exception as failure:

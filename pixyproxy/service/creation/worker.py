@@ -311,6 +311,8 @@ class GenerationWorker:
 
     def _end_queued(self, generation: Generation, state: GenerationState, error: PixyProxyException) -> None:
         in_transaction(self._database, lambda context: GenerationRepository(context).end(generation, state, error))
+        if state is GenerationState.OUTCOME_UNKNOWN:
+            self._observer.outcome_unknown()
         self._changes.ended(generation.id)
 
     def _submit(self, context: DatabaseContext, queued: QueuedGeneration) -> int | None:

@@ -165,6 +165,7 @@ class Server:
         self.storing = ImageStoring(self.database, self.store, lease=self.lease, retry_interval=0.01)
         limit = self.images_per_minute
         self.limiter = None if limit is None else RateLimiter(self.database, limit, self.minute)
+        observer = self.observer or GenerationObserver()
         self.recovery = Recovery(
             self.database,
             self.store,
@@ -172,6 +173,7 @@ class Server:
             lease=self.lease,
             interval=0.2,
             on_end=self.changes.ended,
+            on_unknown=observer.outcome_unknown,
             retention=self.retention,
             max_reported=self.max_reported,
             retry_interval=0.01,
@@ -201,7 +203,6 @@ class Server:
             self.database, self.creator, self.waiting, PageTokens("ab" * 32), on_cancel=self.changes.ended
         )
         breaker = CircuitBreaker(lambda until: self.circuits.publish(0, until), clock=self.clock)
-        observer = self.observer or GenerationObserver()
         runner = GenerationRunner(
             self.database,
             self.store,

@@ -477,6 +477,7 @@ class Recorder(GenerationObserver):
         self.outcomes: list[GeneratedImage | BaseException] = []
         self.seconds: list[float] = []
         self.costs: list[Cost | None] = []
+        self.unknown = 0
 
     def generations_changed(self, change: int) -> None:
         self.submitted.append(change)
@@ -490,6 +491,9 @@ class Recorder(GenerationObserver):
     def ended(self, request: GenerationRequest, seconds: float, outcome: GeneratedImage | BaseException) -> None:
         self.seconds.append(seconds)
         self.outcomes.append(outcome)
+
+    def outcome_unknown(self) -> None:
+        self.unknown += 1
 
     def spent(self, request: GenerationRequest, cost: Cost | None) -> None:
         self.costs.append(cost)
@@ -522,6 +526,30 @@ def test_what_becomes_of_generations_is_observed(
     assert observer.costs == [COST]
     assert len(observer.waited) == 3
     assert all(0 <= seconds < TIMEOUT for seconds in observer.waited + observer.seconds)
+
+
+def test_every_unknown_outcome_is_counted_once(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    failures = [OutcomeUnknownError.after("Cut off."), ProviderTimeoutError("slow", may_have_billed=True), ValueError()]
+
+    def fail() -> None:
+        raise failures.pop()
+
+    generator.behave = fail
+    died, restored, *_ = [record(database, alice) for _ in range(5)]
+    with database.transaction() as context:
+        generations = GenerationRepository(context)
+        assert generations.submit(died, new_guid(), timedelta(seconds=-1))
+        store.write(generations.get_several([restored])[0].image_guid, b"picture")
+        context.commit()
+
+    observer = Recorder()
+    with Server(database, store, generator, observer=observer).running():
+        wait_for_states(database, *["unknown"] * 5)
+
+    assert failures == []
+    assert observer.unknown == 5
 
 
 # --- The database goes away ------------------------------------------------------------------------------------------
