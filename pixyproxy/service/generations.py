@@ -155,10 +155,8 @@ class GenerationService(GenerationServiceInterface):
                     shown = _progress_of(detail)
                     yield detail
                 if shown is not None:
-                    for index in range(next_partial, detail.partials):
-                        partial = self._partials.get((generation_id, index))
-                        if partial is not None:
-                            yield partial
+                    places = [(generation_id, index) for index in range(next_partial, detail.partials)]
+                    yield from filter(None, map(self._partials.get, places))
                     next_partial = detail.partials
                 if shown != _progress_of(detail):
                     shown = _progress_of(detail)
