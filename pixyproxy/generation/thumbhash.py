@@ -12,12 +12,9 @@ from operator import mul
 
 from PIL import Image
 
-MAX_EDGE = 100
-"""The most pixels across and down of an image to hash."""
-
 
 def thumbhash(image: Image.Image) -> bytes:
-    """Return the ThumbHash of an RGB or RGBA image of at most ``MAX_EDGE`` pixels across and down."""
+    """Return the ThumbHash of an RGB or RGBA image of at most 100 pixels across and down."""
     width, height = image.size
     rgba = image.convert("RGBA").tobytes()
     alphas = [value / 255 for value in rgba[3::4]]
