@@ -63,7 +63,10 @@ def record(
 
 
 def submit(database: Database, generation: Generation, owner: str = "", lease: timedelta = MINUTE) -> bool:
-    return committed(database, lambda generations: generations.submit(generation.id, owner or new_guid(), lease))
+    submitted_at = committed(
+        database, lambda generations: generations.submit(generation.id, owner or new_guid(), lease)
+    )
+    return submitted_at is not None
 
 
 def now_of(database: Database, generation: Generation) -> Generation:
@@ -240,13 +243,18 @@ def test_a_submitted_generation_has_a_lease_and_is_queued_no_more(database: Data
     assert not submit(database, generation)
 
 
-def test_a_generation_is_queued_again_by_its_owner_for_later(database: Database, ann: Caller) -> None:
-    generation, owner = record(database, ann), new_guid()
-    submit(database, generation, owner)
+def test_a_generation_is_queued_again_for_later_once_for_each_submission(database: Database, ann: Caller) -> None:
+    generation = record(database, ann)
+    submit(database, generation)
+    first = now_of(database, generation)
     later = datetime.now(UTC) + MINUTE
 
-    assert not committed(database, lambda generations: generations.queue_later(generation.id, new_guid(), later))
-    assert committed(database, lambda generations: generations.queue_later(generation.id, owner, later))
+    assert committed(database, lambda generations: generations.queue_later(first, datetime.now(UTC)))
+    submit(database, generation)
+    second = now_of(database, generation)
+    assert not committed(database, lambda generations: generations.queue_later(first, later))
+    assert not committed(database, lambda generations: generations.end(first, GenerationState.FAILED, ERROR))
+    assert committed(database, lambda generations: generations.queue_later(second, later))
 
     assert now_of(database, generation).state is GenerationState.QUEUED
     assert read(database, GenerationRepository.oldest_queued) == ({}, 0)
@@ -256,7 +264,8 @@ def test_a_generation_is_queued_again_by_its_owner_for_later(database: Database,
 def test_a_claim_that_was_not_submitted_is_taken_back_by_its_owner(database: Database, ann: Caller) -> None:
     generation, owner = record(database, ann), new_guid()
     submit(database, generation, owner)
-    committed(database, lambda generations: generations.queue_later(generation.id, owner, datetime.now(UTC)))
+    first = now_of(database, generation)
+    committed(database, lambda generations: generations.queue_later(first, datetime.now(UTC)))
     submit(database, generation, owner)
 
     committed(database, lambda generations: generations.take_back(generation.id, new_guid()))

@@ -170,7 +170,7 @@ def test_what_cost_nothing_is_given_back(database: Database, ann: Caller, state:
     generation = submitted(database, ann)
     if state is GenerationState.QUEUED:
         now = datetime.now(UTC)
-        in_transaction(database, lambda context: GenerationRepository(context).queue_later(generation.id, "owner", now))
+        in_transaction(database, lambda context: GenerationRepository(context).queue_later(generation, now))
     else:
         end(database, generation, state)
 

@@ -23,7 +23,7 @@ from pixyproxy.data.repositories.leased import NOBODY, LeasedRepository
 _COLUMNS = """
   generations.id, generations.author_id, generations.fingerprint, generations.image_guid, generations.state,
   generations.lease_expires_at, generations.attempts, generations.partials, generations.created_at, generations.error,
-  generations.reserved_nano_usd
+  generations.reserved_nano_usd, generations.submitted_at
 """
 
 
@@ -43,6 +43,7 @@ class Generation:
         created_at: when it was recorded.
         error: the record of the error that ended it, or None; see ``pixyproxy.core.error_records``.
         reserved_nano_usd: what it was assumed to cost at most when it was submitted, or None.
+        submitted_at: when it was submitted last, or None; tells one submission from a later one.
     """
 
     id: int
@@ -56,6 +57,7 @@ class Generation:
     partials: int = 0
     error: str | None = None
     reserved_nano_usd: int | None = None
+    submitted_at: datetime | None = None
 
     @property
     def is_owned(self) -> bool:
@@ -128,6 +130,7 @@ class GenerationRepository(LeasedRepository):
             "created_at": now,
             "error": None,
             "reserved_nano_usd": None,
+            "submitted_at": None,
         }
         row["id"] = self._context.insert(
             """
@@ -184,7 +187,9 @@ class GenerationRepository(LeasedRepository):
             id=generation.id,
             state=generation.state.value,
         )
-        return replace(generation, state=GenerationState.QUEUED, attempts=0, partials=0, error=None) if queued else None
+        if not queued:
+            return None
+        return replace(generation, state=GenerationState.QUEUED, attempts=0, partials=0, error=None, submitted_at=None)
 
     def detach(self, generation_id: int) -> bool:
         """Let a generation go on, or be queued again, when nobody waits for it; return False if it has ended."""
@@ -276,8 +281,8 @@ class GenerationRepository(LeasedRepository):
         lease: timedelta,
         model: str | None = None,
         reserved_nano_usd: int | None = None,
-    ) -> bool:
-        """Note that a worker is about to submit a queued generation; return False if it is no longer queued.
+    ) -> datetime | None:
+        """Note that a worker is about to submit a queued generation; return when, or None if it is no longer queued.
 
         Args:
             generation_id: its id.
@@ -286,7 +291,8 @@ class GenerationRepository(LeasedRepository):
             model: the model that is going to be asked, for the usage.
             reserved_nano_usd: what it costs at most, or None if that is unknown.
         """
-        return self._change(
+        now = datetime.now(UTC)
+        is_submitted = self._change(
             """
             UPDATE generations
             SET state = :submitted, owner = :owner, lease_expires_at = :lease_expires_at, submitted_at = :now,
@@ -297,8 +303,10 @@ class GenerationRepository(LeasedRepository):
             owner=owner,
             model=model,
             reserved_nano_usd=reserved_nano_usd,
-            lease_expires_at=datetime.now(UTC) + lease,
+            lease_expires_at=now + lease,
+            now=now,
         )
+        return now if is_submitted else None
 
     def renew_leases(self, owners: Sequence[str], lease: timedelta) -> None:
         """Say that the owners of submitted generations are alive."""
@@ -346,15 +354,15 @@ class GenerationRepository(LeasedRepository):
 
     # --- Finish --------------------------------------------------------------------------------------------------
 
-    def queue_later(self, generation_id: int, owner: str, not_before: datetime) -> bool:
-        """Queue a generation again after an attempt that cost nothing; return False if it is not the owner's."""
+    def queue_later(self, generation: Generation, not_before: datetime) -> bool:
+        """Queue a generation again after a submission that cost nothing; return False if that has ended."""
         return self._change(
             """
             UPDATE generations SET state = :queued, owner = :nobody, not_before_at = :not_before_at, updated_at = :now
-            WHERE id = :id AND state = :submitted AND owner = :owner
+            WHERE id = :id AND state = :submitted AND submitted_at = :submitted_at
             """,
-            id=generation_id,
-            owner=owner,
+            id=generation.id,
+            submitted_at=generation.submitted_at,
             not_before_at=not_before,
         )
 
@@ -384,7 +392,7 @@ class GenerationRepository(LeasedRepository):
         """Note that a generation has ended without an image.
 
         Args:
-            generation: as it was read.
+            generation: as it was read. If it was submitted, a later submission does not end.
             state: what it is now.
             error: why.
             if_expired: only if its lease has expired.
@@ -393,15 +401,18 @@ class GenerationRepository(LeasedRepository):
         Returns:
             False if it is in another state by now, and nothing is changed.
         """
+        is_submission = generation.state is not GenerationState.QUEUED and generation.submitted_at is not None
         changed = self._change(
             f"""
             UPDATE generations
             SET state = :to_state, owner = :nobody, error = :error, finished_at = :now, updated_at = :now
             WHERE id = :id AND state = :state {"AND lease_expires_at < :now" if if_expired else ""}
               {"AND is_detached = 0" if unless_detached else ""}
+              {"AND submitted_at = :submitted_at" if is_submission else ""}
             """,  # noqa: S608
             id=generation.id,
             state=generation.state.value,
+            submitted_at=generation.submitted_at,
             to_state=state.value,
             error=to_record(error),
         )

@@ -173,7 +173,7 @@ class GenerationRunner:
         delay = self._retry.delay(error, queued.generation.attempts)
         if permit.is_trial:
             self._breaker.record(permit, error)
-        if delay is None or not self._queue_again(queued.generation.id, delay):
+        if delay is None or not self._queue_again(queued.generation, delay):
             if not permit.is_trial:
                 # A request counts once for the circuit breaker, with all its attempts.
                 self._breaker.record(permit, error)
@@ -185,17 +185,17 @@ class GenerationRunner:
         self._observer.retrying(error)
         return delay
 
-    def _queue_again(self, generation_id: int, delay: float) -> bool:
+    def _queue_again(self, generation: Generation, delay: float) -> bool:
         """Queue a generation again after ``delay`` seconds; return False if nobody waits for it then."""
         not_before = datetime.now(UTC) + timedelta(seconds=delay)
 
         def queue(context: DatabaseContext) -> bool:
             generations = GenerationRepository(context)
             # The deadline of the claim may be out of date: CreateGeneration may have joined since.
-            deadline = generations.deadline_of(generation_id)
+            deadline = generations.deadline_of(generation.id)
             if deadline is not None and not_before >= deadline:
                 return False
-            generations.queue_later(generation_id, self._owner, not_before)
+            generations.queue_later(generation, not_before)
             return True
 
         try:

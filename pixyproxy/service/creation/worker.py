@@ -263,7 +263,7 @@ class GenerationWorker:
             return False
         generation = queued.generation
         try:
-            reserved = in_transaction(self._database, lambda context: self._submit(context, queued))
+            submitted = in_transaction(self._database, lambda context: self._submit(context, queued))
         except ConstraintViolationError:
             return False  # Another server took the slot of the rate limiter, or locked the quotas for the first time.
         except QuotaReservedError:
@@ -275,12 +275,6 @@ class GenerationWorker:
         except DBConnectionError:
             self._doubtful.add(generation.id)
             raise
-        submitted = replace(
-            generation,
-            state=GenerationState.SUBMITTED,
-            attempts=generation.attempts + 1,
-            reserved_nano_usd=reserved,
-        )
         self._changes.progressed(generation.id)
         with self._lock:
             self._submitted += 1
@@ -315,16 +309,23 @@ class GenerationWorker:
             self._observer.outcome_unknown()
         self._changes.ended(generation.id)
 
-    def _submit(self, context: DatabaseContext, queued: QueuedGeneration) -> int | None:
-        """Note that a generation is submitted; return what it costs at most, as ``Quotas.reserve``."""
-        reserved = self._quotas.reserve(context, queued)
+    def _submit(self, context: DatabaseContext, queued: QueuedGeneration) -> Generation:
+        """Note that a generation is submitted, and return it."""
+        generation, reserved = queued.generation, self._quotas.reserve(context, queued)
         wait = 0.0 if self._limiter is None else self._limiter.take(context)
         if wait > 0:
             raise _NotSubmitted(wait)
         model = queued.creation.options.model or self._defaults.model
-        if not GenerationRepository(context).submit(queued.generation.id, self._owner, self._lease, model, reserved):
+        submitted_at = GenerationRepository(context).submit(generation.id, self._owner, self._lease, model, reserved)
+        if submitted_at is None:
             raise _NotSubmitted
-        return reserved
+        return replace(
+            generation,
+            state=GenerationState.SUBMITTED,
+            attempts=generation.attempts + 1,
+            reserved_nano_usd=reserved,
+            submitted_at=submitted_at,
+        )
 
     # --- Run -----------------------------------------------------------------------------------------------------
 

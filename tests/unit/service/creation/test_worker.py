@@ -555,6 +555,30 @@ def test_every_unknown_outcome_is_counted_once(
 # --- The database goes away ------------------------------------------------------------------------------------------
 
 
+def lose_one_answer(monkeypatch: pytest.MonkeyPatch, method: str, meanwhile: Callable[[], object]) -> list[str]:
+    """Commit what a method of the repository changes first, do something, and lose the answer to the commit."""
+    work = getattr(GenerationRepository, method)
+    lost: list[str] = []
+
+    def change(generations: GenerationRepository, *arguments: Any, **options: Any) -> Any:
+        changed = work(generations, *arguments, **options)
+        context: DatabaseContext = generations._context
+        commit = context.commit
+
+        def commit_and_lose_the_answer() -> None:
+            commit()
+            meanwhile()
+            raise DBConnectionError("cut off after the commit")
+
+        if not lost:
+            lost.append(method)
+            monkeypatch.setattr(context, "commit", commit_and_lose_the_answer)
+        return changed
+
+    monkeypatch.setattr(GenerationRepository, method, change)
+    return lost
+
+
 def test_a_claim_whose_commit_was_lost_is_queued_again(
     database: Database,
     store: LocalImageStore,
@@ -562,28 +586,9 @@ def test_a_claim_whose_commit_was_lost_is_queued_again(
     alice: Caller,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    submit = GenerationRepository.submit
-    lost: list[int] = []
-
-    def submit_and_lose_the_answer(
-        generations: GenerationRepository, generation_id: int, owner: str, lease: timedelta, *rest: Any
-    ) -> bool:
-        is_submitted = submit(generations, generation_id, owner, lease, *rest)
-        context: DatabaseContext = generations._context
-        commit = context.commit
-
-        def commit_and_lose_the_answer() -> None:
-            commit()
-            raise DBConnectionError("cut off after the commit")
-
-        if not lost:
-            lost.append(generation_id)
-            monkeypatch.setattr(context, "commit", commit_and_lose_the_answer)
-        return is_submitted
-
     looks: list[int] = []
     at_each_look(monkeypatch, lambda: looks.append(len(generator.requests)))
-    monkeypatch.setattr(GenerationRepository, "submit", submit_and_lose_the_answer)
+    lost = lose_one_answer(monkeypatch, "submit", meanwhile=lambda: None)
     record(database, alice)
     with Server(database, store, generator).running(), held_back(generator) as answer:
         # It is queued again once, and not while it is submitted.
@@ -596,6 +601,50 @@ def test_a_claim_whose_commit_was_lost_is_queued_again(
     assert len(generator.requests) == 1
     with database.reading() as context:
         assert context.fetch_value("SELECT attempts FROM generations", {}) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "error"), [("queue_later", ProviderUnavailableError("down")), ("end", PromptRefusedError("no"))]
+)
+def test_a_repeated_transaction_leaves_a_later_submission_alone(
+    database: Database,
+    store: LocalImageStore,
+    generator: FakeGenerator,
+    alice: Caller,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    error: ProviderError,
+) -> None:
+    """Otherwise it would be submitted, and paid for, twice."""
+    generation_id = record(database, alice)
+    answer = threading.Event()
+
+    def behave() -> None:
+        if len(generator.requests) == 1:
+            raise error
+        _wait(answer)
+
+    def submit_again() -> None:
+        if method == "end":
+            with database.transaction() as context:
+                generations = GenerationRepository(context)
+                assert generations.queue_again(generations.get_several([generation_id])[0], request(), RequestContext())
+                context.commit()
+        wait_until(lambda: len(generator.requests) == 2, TIMEOUT, "the second submission")
+
+    generator.behave = behave
+    looks: list[int] = []
+    at_each_look(monkeypatch, lambda: looks.append(len(generator.requests)))
+    lost = lose_one_answer(monkeypatch, method, meanwhile=submit_again)
+    with Server(database, store, generator).running():
+        wait_until(lambda: len([look for look in looks if look > 1]) > 5, TIMEOUT, "looks after the second submission")
+        still = states(database)
+        answer.set()
+        wait_for_states(database, "stored")
+
+    assert lost
+    assert still == ["sent"]
+    assert len(generator.requests) == 2
 
 
 @pytest.mark.parametrize("error", [DBConnectionError("away"), ConflictError("busy"), RuntimeError("not foreseen")])
