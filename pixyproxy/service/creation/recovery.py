@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from operator import call
 from typing import TypeVar
 
 from cachetools import TTLCache
@@ -84,10 +85,8 @@ class Recovery:
         self._lease = lease.total_seconds()
         self._interval = interval
         self._retention = retention
-        # Images that this process stored but could not commit. Their leases do not matter.
-        self._uncommitted: set[str] = set()
-        # Generations of this process that have ended, by id, with the work of a transaction that records it.
-        self._unended: dict[int, tuple[Generation, Callable[[DatabaseContext], object]]] = {}
+        # Generations of this process that have ended, by id, with what records it.
+        self._unfinished: dict[int, tuple[Generation, Callable[[], object]]] = {}
         # Images with a manifest whose generation had an owner at the last run.
         self._waiting: set[str] = set()
         # Images whose failures were logged within the last hour.
@@ -111,17 +110,12 @@ class Recovery:
         """Stop the thread."""
         self._task.close()
 
-    def commit_later(self, guid: str) -> None:
-        """Commit, at the next run, an image that this process has stored but could not commit."""
-        self._uncommitted.add(guid)
-        self._task.wake()
-
-    def end_later(self, generation: Generation, end: Callable[[DatabaseContext], object]) -> None:
-        """Call ``end`` in a transaction, at the next run: it records how a generation of this process ended.
+    def finish_later(self, generation: Generation, finish: Callable[[], object]) -> None:
+        """Call ``finish`` at the next run: it commits the image of a generation of this process, or records its error.
 
         Without this, the generation would last as long as the process, which renews its lease.
         """
-        self._unended[generation.id] = (generation, end)
+        self._unfinished[generation.id] = (generation, finish)
         self._task.wake()
 
     def run(self) -> None:
@@ -134,9 +128,9 @@ class Recovery:
             PixyProxyException: a step failed, for example because the store is unavailable.
         """
         steps = (
-            self._end_known,
+            self._finish_known,
             self._end_expired,
-            self._commit_known,
+            self._commit_waiting,
             self._commit_listed,
             self._discard_imports,
             self._find_orphans,
@@ -161,23 +155,23 @@ class Recovery:
         self.run()
         return self._interval
 
-    def _commit_known(self) -> None:
-        """Commit or clean up the images that are known to have a manifest."""
-        for guid in self._uncommitted | self._waiting:
-            self._attempt(guid, self._commit_if_abandoned, guid)
-
-    def _end_known(self) -> None:
+    def _finish_known(self) -> None:
         """Record how the generations ended that are known to have ended."""
-        for generation, end in list(self._unended.values()):
-            if self._attempt(generation.image_guid, partial(in_transaction, self._database), end):
+        for generation, finish in list(self._unfinished.values()):
+            if self._attempt(generation.image_guid, call, finish):
                 self._on_end(generation.id)
-                del self._unended[generation.id]
+                del self._unfinished[generation.id]
+
+    def _commit_waiting(self) -> None:
+        """Commit or clean up the images that had a manifest at the last run."""
+        for guid in tuple(self._waiting):
+            self._attempt(guid, self._commit_if_abandoned, guid)
 
     def _commit_listed(self) -> None:
         """Commit or clean up the others, if a listing is due."""
         if time.monotonic() < self._list_at:
             return
-        for guid in set(self._store.list_manifests()) - self._uncommitted - self._waiting:
+        for guid in set(self._store.list_manifests()) - self._waiting:
             self._attempt(guid, self._commit_if_abandoned, guid)
         self._list_at = time.monotonic() + self._store.listing_interval
 
@@ -250,7 +244,7 @@ class Recovery:
         """Commit or clean up an image with a manifest, unless its generation has an owner."""
         with self._database.reading() as context:
             generation = GenerationRepository(context).find_by_image(guid)
-        if generation is not None and generation.is_owned and guid not in self._uncommitted:
+        if generation is not None and generation.is_owned:
             # If its worker has died, its lease expires.
             self._waiting.add(guid)
             return
@@ -261,7 +255,6 @@ class Recovery:
             self._on_end(generation.id)
             _logger.info("Committed the stored image %s.", guid)
         self._waiting.discard(guid)
-        self._uncommitted.discard(guid)
 
     def _end_expired(self) -> None:
         """End the generations whose lease has expired, unless that was in an outage of the database."""

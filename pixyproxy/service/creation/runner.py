@@ -239,7 +239,7 @@ class GenerationRunner:
             in_transaction(self._database, end)
         except Exception as failure:
             _logger.warning("The end of generation %d is not recorded yet: %s", generation.id, for_log(failure))
-            self._recovery.end_later(generation, end)
+            self._recovery.finish_later(generation, lambda: in_transaction(self._database, end))
 
     # --- Store and commit ----------------------------------------------------------------------------------------
 
@@ -260,7 +260,7 @@ class GenerationRunner:
             self._storing.commit(queued.generation, detail)
         except Exception as error:
             _logger.warning("The image %s is stored, but not committed yet: %s", detail.guid, for_log(error))
-            self._recovery.commit_later(detail.guid)
+            self._recovery.finish_later(queued.generation, lambda: self._storing.commit(queued.generation, detail))
 
     def _persist(self, work: Callable[[DatabaseContext], Result]) -> Result:
         """Run a transaction of a submitted generation; retry while the database is unavailable."""

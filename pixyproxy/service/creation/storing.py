@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from pixyproxy.core.exceptions import ContentDamagedError, PixyProxyException, StorageUnavailableError
 from pixyproxy.core.fields import GenerationState
-from pixyproxy.core.models import Image, ImageDetail, Model
+from pixyproxy.core.models import ImageDetail, Model
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.deletions import DeletionRepository
 from pixyproxy.data.repositories.generations import Generation, GenerationRepository
@@ -113,22 +113,19 @@ class ImageStoring:
         )
         return True
 
-    def commit(self, generation: Generation, detail: ImageDetail) -> Image:
-        """Commit the detail of a stored image; return the image, also if it was committed before.
+    def commit(self, generation: Generation, detail: ImageDetail) -> None:
+        """Commit the detail of a stored image, unless it was committed before, and perhaps deleted since.
 
         Raises:
             DBConnectionError: the database is unavailable.
         """
-        image = in_transaction(self._database, lambda context: self._commit(context, generation, detail))
+        in_transaction(self._database, lambda context: self._commit(context, generation, detail))
         self._drop_manifest(detail.guid)
-        return image
 
-    def _commit(self, context: DatabaseContext, generation: Generation, detail: ImageDetail) -> Image:
-        images = ImageRepository(context)
-        if not GenerationRepository(context).succeed(generation, detail.cost):
-            return images.get_any(detail.guid)
-        self.plan_renditions(context, detail.guid)
-        return images.insert(detail, generation.author_id, generation.reserved_nano_usd)
+    def _commit(self, context: DatabaseContext, generation: Generation, detail: ImageDetail) -> None:
+        if GenerationRepository(context).succeed(generation, detail.cost):
+            self.plan_renditions(context, detail.guid)
+            ImageRepository(context).insert(detail, generation.author_id, generation.reserved_nano_usd)
 
     def plan_renditions(self, context: DatabaseContext, guid: str) -> None:
         """Plan the renditions of a new image, in the transaction that commits it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import threading
 import time
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -344,14 +345,66 @@ def test_what_could_not_be_committed_is_committed_by_the_next_run_and_forgotten(
 ) -> None:
     """Though its lease has not expired: nobody else works on it."""
     generation = begin(database, alice, ALIVE)
-    server.storing.store(detail_of(generation), PICTURE)
-    server.recovery.commit_later(generation.image_guid)
+    detail = detail_of(generation)
+    server.storing.store(detail, PICTURE)
+    server.recovery.finish_later(generation, lambda: server.storing.commit(generation, detail))
 
     server.recovery.run()
 
     assert is_committed(database, generation)
     assert read_changes(server.changed) == ({generation.id}, set())
-    assert server.recovery._uncommitted == set()
+    assert server.recovery._unfinished == {}
+
+
+def test_an_image_without_a_manifest_is_committed_when_the_database_is_back(
+    database: Database, store: FailingStore, alice: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another server took its worker for dead, and found a manifest without bytes while the worker wrote these."""
+    generator, other = FakeGenerator(), Server(database, store, FakeGenerator())
+    write, succeed, is_away = store.write, GenerationRepository.succeed, threading.Event()
+
+    def taken_for_dead() -> None:
+        is_away.set()
+        with database.transaction() as context:
+            context.execute("UPDATE generations SET state = 'unknown', owner = ''", {})
+            context.commit()
+
+    def write_late(guid: str, data: object) -> None:
+        other.recovery.run()
+        assert store.list_manifests() == []
+        write(guid, data)
+
+    def succeed_later(generations: GenerationRepository, generation: Generation, *rest: Any) -> bool:
+        if is_away.is_set():
+            is_away.clear()
+            raise DBConnectionError("away")
+        return succeed(generations, generation, *rest)
+
+    generator.behave = taken_for_dead
+    monkeypatch.setattr(store, "write", write_late)
+    monkeypatch.setattr(GenerationRepository, "succeed", succeed_later)
+    monkeypatch.setattr("pixyproxy.data.transactions._ATTEMPTS", 1)
+    with Server(database, store, generator).running() as server:
+        detached = ImageCreation(detail=ImageDetailCreate(prompt="a castle"))
+        generation = server.creator.start(detached, alice)
+        wait_until(lambda: is_committed(database, generation), timeout=20, what="the image to be committed")
+
+
+def test_a_deleted_image_is_not_committed_again(database: Database, server: Server, alice: Caller) -> None:
+    """Another server committed it while its worker could not reach the database."""
+    generation = begin(database, alice, ALIVE)
+    detail = detail_of(generation)
+    server.storing.store(detail, PICTURE)
+    server.storing.commit(generation, detail)
+    with database.transaction() as context:
+        context.execute("DELETE FROM images", {})
+        context.commit()
+
+    server.recovery.finish_later(generation, lambda: server.storing.commit(generation, detail))
+    server.recovery.run()
+
+    assert not is_committed(database, generation)
+    assert server.recovery._unfinished == {}
 
 
 def state_of(database: Database, generation: Generation) -> GenerationState:
