@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -90,7 +91,8 @@ class ImageStoring:
             raise
         if not 0 <= time.time() - began < self._lease.total_seconds():
             # The lease has expired: recovery may have deleted the manifest before the bytes were there.
-            self._store.write_manifest(detail.guid, manifest)
+            with suppress(PixyProxyException):  # It is needed only if this process dies before it has committed.
+                self._store.write_manifest(detail.guid, manifest)
 
     def keep_aside(self, guid: str, body: bytes) -> bool:
         """Keep a provider's answer from which no image could be read, and log where; return whether it is kept.

@@ -149,6 +149,28 @@ def test_a_manifest_is_written_again_only_where_the_lease_may_have_expired_meanw
     assert written == [generation.image_guid] * times_written
 
 
+def test_an_image_is_stored_though_its_manifest_cannot_be_written_again(
+    store: FailingStore, server: Server, alice: Caller, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store was away for longer than a lease, and is away again."""
+    generation = begin(database, alice, ALIVE)
+    now = time.time()
+    times = iter([now, now + LEASE.total_seconds() + 1])
+    write_manifest = store.write_manifest
+
+    def write_once(guid: str, text: str) -> None:
+        if store.list_manifests():
+            raise StorageUnavailableError("away again")
+        write_manifest(guid, text)
+
+    monkeypatch.setattr(store, "write_manifest", write_once)
+    with monkeypatch.context() as clock:
+        clock.setattr(time, "time", lambda: next(times))
+        server.storing.store(detail_of(generation), PICTURE)
+
+    assert server.storing.has_content(generation.image_guid)
+
+
 def test_a_picture_that_a_store_has_after_all_is_committed(
     database: Database, store: FailingStore, server: Server, alice: Caller
 ) -> None:
