@@ -28,6 +28,7 @@ from pixyproxy.core.exceptions import (
     PixyProxyException,
     StorageFullError,
     StorageMisconfiguredError,
+    StorageUnavailableError,
 )
 from pixyproxy.core.fields import new_guid
 from pixyproxy.data.stores.image_store import ImageStore
@@ -362,10 +363,12 @@ def test_half_an_image_is_never_visible(folder: Path, monkeypatch: pytest.Monkey
         (OSError(errno.EDQUOT, "Disk quota exceeded"), StorageFullError),
         (OSError(errno.EROFS, "Read-only file system"), StorageMisconfiguredError),
         (OSError(errno.EACCES, "Permission denied"), StorageMisconfiguredError),
-        (OSError(errno.EIO, "Input/output error"), PixyProxyException),
+        (OSError(errno.EIO, "Input/output error"), StorageUnavailableError),
+        (OSError(errno.ESTALE, "Stale file handle"), StorageUnavailableError),
+        (OSError(errno.EMFILE, "Too many open files"), StorageUnavailableError),
         (KeyboardInterrupt(), KeyboardInterrupt),
     ],
-    ids=["no space", "quota", "read-only", "denied", "broken disk", "interrupted"],
+    ids=["no space", "quota", "read-only", "denied", "broken disk", "stale", "too many open files", "interrupted"],
 )
 def test_a_write_that_fails_late_leaves_nothing_behind(
     folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, error: BaseException, expected: type[BaseException]

@@ -19,6 +19,7 @@ from pixyproxy.core.exceptions import (
     PixyProxyException,
     StorageFullError,
     StorageMisconfiguredError,
+    StorageUnavailableError,
 )
 from pixyproxy.core.fields import new_guid
 from pixyproxy.data.stores.image_store import ContentReader, ImageStore
@@ -36,6 +37,8 @@ _READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NOT_REGULAR = frozenset({errno.ELOOP, errno.ENXIO, errno.EOPNOTSUPP, errno.ENOTDIR})
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _REFUSED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+# The errors for a path where something else is, such as a folder in place of a file.
+_IN_THE_WAY = frozenset({errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENOTDIR})
 
 
 class LocalImageStore(ImageStore):
@@ -223,7 +226,10 @@ def _translated(error: OSError) -> PixyProxyException:
         return StorageFullError("There is no room left for images.")
     if error.errno in _REFUSED:
         return StorageMisconfiguredError("The image store cannot be written to.")
-    return _failed()
+    if error.errno in _IN_THE_WAY:
+        return _failed()
+    # A network file system may work again soon, and so may a process with too many open files.
+    return StorageUnavailableError("The image store failed.")
 
 
 def _failed() -> PixyProxyException:

@@ -112,6 +112,28 @@ def test_a_store_that_is_away_is_waited_for(
     assert store.list_manifests() == []
 
 
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE])
+def test_an_image_folder_that_fails_for_a_while_loses_no_image(
+    database: Database, alice: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Such as a network file system whose server is restarted."""
+    failures = [number] * 3
+    fsync = os.fsync
+
+    def fail(descriptor: int) -> None:
+        if failures:
+            raise OSError(failures.pop(), "the store failed")
+        fsync(descriptor)
+
+    with Server(database, LocalImageStore(tmp_path / "images"), FakeGenerator()).running() as server:
+        monkeypatch.setattr(os, "fsync", fail)
+        creation = ImageCreation(detail=ImageDetailCreate(prompt="a castle"))
+        generation = server.creator.start(creation, alice)
+        wait_until(lambda: is_committed(database, generation), timeout=20, what="the image to be committed")
+
+    assert not failures
+
+
 def test_a_store_that_is_away_is_waited_for_with_an_unreadable_answer(store: FailingStore, server: Server) -> None:
     guid = new_guid()
     store.failures = [StorageUnavailableError("away")] * 5
