@@ -228,6 +228,14 @@ class GenerationRepository(LeasedRepository):
             now=datetime.now(UTC),
         )
 
+    def get_released(self, limit: int) -> list[Generation]:
+        """Return submitted generations whose workers have ended for certain; see ``expire_leases``."""
+        return self._select(
+            f"state = :submitted AND owner = :nobody ORDER BY id LIMIT {limit}",
+            submitted=GenerationState.SUBMITTED.value,
+            nobody=NOBODY,
+        )
+
     def deadline_of(self, generation_id: int) -> datetime | None:
         """Return when the caller of a generation stops waiting, or None for never."""
         row = self._context.fetch_one("SELECT deadline_at FROM generations WHERE id = :id", {"id": generation_id})

@@ -92,8 +92,10 @@ class Recovery:
         # Images whose failures were logged within the last hour.
         self._reported: TTLCache[str, None] = TTLCache(max_reported, ttl=_REPORT_SECONDS)
         # While the database is unavailable, no lease can be renewed. So, for as long as a lease lasts after an outage,
-        # an expired lease does not mean that its worker has ended.
+        # an expired lease does not mean that its worker has ended. The same holds after a time in which this process
+        # cannot know whether there was an outage: it had not started, hung, or was suspended, or the clock was set.
         self._leases_valid_at = 0.0
+        self._reached_at = time.time()
         self._list_at = 0.0
         self._forget_at = 0.0
         # The deletion that failed last, or 0. The next run begins after it.
@@ -104,6 +106,7 @@ class Recovery:
 
     def start(self) -> None:
         """Start the thread."""
+        self._leave_leases()
         self._task.start()
 
     def close(self) -> None:
@@ -144,7 +147,7 @@ class Recovery:
             try:
                 step()
             except DBConnectionError:
-                self._leases_valid_at = time.monotonic() + self._lease
+                self._leave_leases()
                 raise
             except PixyProxyException as error:
                 failure = failure or error
@@ -238,7 +241,19 @@ class Recovery:
             is_foreseen = isinstance(error, PixyProxyException)
             self._report(guid, f"cannot be recovered or deleted; retrying: {for_log(error)}", traceback=not is_foreseen)
             return False
+        self._note_reached()
         return True
+
+    def _note_reached(self) -> None:
+        """Note that the database has answered."""
+        now = time.time()  # unlike the monotonic clock, it advances while the machine is suspended
+        if not 0 <= now - self._reached_at < self._lease / 2:
+            self._leave_leases()
+        self._reached_at = now
+
+    def _leave_leases(self) -> None:
+        """Regard expired leases as valid, for as long as a lease lasts."""
+        self._leases_valid_at = time.monotonic() + self._lease
 
     def _commit_if_abandoned(self, guid: str) -> None:
         """Commit or clean up an image with a manifest, unless its generation has an owner."""
@@ -257,11 +272,12 @@ class Recovery:
         self._waiting.discard(guid)
 
     def _end_expired(self) -> None:
-        """End the generations whose lease has expired, unless that was in an outage of the database."""
-        if time.monotonic() < self._leases_valid_at:
-            return
+        """End the generations whose lease has expired, unless that may have been in an outage of the database."""
         with self._database.reading() as context:
-            expired = GenerationRepository(context).get_expired(_ROWS_A_RUN)
+            generations = GenerationRepository(context)
+            self._note_reached()
+            is_uncertain = time.monotonic() < self._leases_valid_at
+            expired = generations.get_released(_ROWS_A_RUN) if is_uncertain else generations.get_expired(_ROWS_A_RUN)
         for generation in expired:
             self._attempt(generation.image_guid, self._end_abandoned, generation)
 

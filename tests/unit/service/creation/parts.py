@@ -171,7 +171,7 @@ class Server:
             self.store,
             self.storing,
             lease=self.lease,
-            interval=0.2,
+            interval=min(0.2, self.lease.total_seconds() / 3),
             on_end=self.changes.ended,
             on_unknown=observer.outcome_unknown,
             retention=self.retention,

@@ -7,6 +7,7 @@ import json
 import os
 import threading
 import time
+from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NoReturn
@@ -515,6 +516,43 @@ def test_leases_that_expired_in_an_outage_of_the_database_can_be_renewed_after_i
     assert time.monotonic() - returned_at > 0.9
     assert {state_of(database, generation) for generation in (generating, storing)} == {GenerationState.OUTCOME_UNKNOWN}
     assert store.list_manifests() == []
+
+
+def test_a_server_that_starts_lets_the_workers_of_others_renew_their_leases(
+    database: Database, store: FailingStore, alice: Caller
+) -> None:
+    """An outage of the database may have ended just before. But nobody renews the leases of a predecessor."""
+    server = Server(database, store, FakeGenerator(), lease=timedelta(seconds=1))
+    owned, released = begin(database, alice, DEAD), begin(database, alice, DEAD)
+    with database.transaction() as context:
+        context.execute("UPDATE generations SET owner = '' WHERE id = :id", {"id": released.id})
+        context.commit()
+
+    def has_ended(generation: Generation) -> bool:
+        return state_of(database, generation) is GenerationState.OUTCOME_UNKNOWN
+
+    started_at = time.monotonic()
+    with closing(server.recovery):
+        server.recovery.start()
+        wait_until(lambda: has_ended(released), timeout=20, what="the end of the predecessor's generation")
+        assert not has_ended(owned)
+        wait_until(lambda: has_ended(owned), timeout=20, what="the lease to be over")
+    assert time.monotonic() - started_at > 0.9
+
+
+@pytest.mark.parametrize("jump", [ALIVE, DEAD])
+def test_leases_that_expired_while_the_machine_was_suspended_can_be_renewed(
+    database: Database, server: Server, alice: Caller, monkeypatch: pytest.MonkeyPatch, jump: timedelta
+) -> None:
+    """Or in a run of recovery that hung, or because the clock was set."""
+    server.recovery.run()
+    generation = begin(database, alice, DEAD)
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + jump.total_seconds())
+
+    server.recovery.run()
+
+    assert state_of(database, generation) is GenerationState.SUBMITTED
 
 
 def test_what_a_dead_server_of_the_first_release_had_recorded_may_be_queued_again(

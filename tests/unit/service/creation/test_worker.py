@@ -1007,7 +1007,7 @@ def test_without_renewals_a_long_generation_is_taken_for_dead(
     monkeypatch.setattr(GenerationRepository, "renew_leases", lambda *_: None)
     with (
         held_back(generator) as answer,
-        Server(database, store, generator, lease=timedelta(seconds=0.3)).running() as server,
+        Server(database, store, generator, lease=timedelta(seconds=0.6)).running() as server,
         ThreadPoolExecutor(1) as pool,
     ):
         call = pool.submit(server.creator.create, request(), alice, CallScope(TIMEOUT))
