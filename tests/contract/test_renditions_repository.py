@@ -122,6 +122,16 @@ def test_planned_ones_come_last_unless_somebody_waits(database: Database) -> Non
     ]
 
 
+def test_what_a_living_worker_gives_back_is_claimed_again_as_if_it_had_not_been(database: Database) -> None:
+    guid = add(database, 256, 512)
+    assert claim(database, "me") is not None
+    assert complete(database, guid, 512)
+    do(database, lambda renditions: renditions.give_back("another"))
+    assert claim(database, "me") is None
+    do(database, lambda renditions: renditions.give_back("me"))
+    assert claim(database, "another") == RenditionClaim(guid, (256,), is_requested=True, attempts=1)
+
+
 def test_an_expired_lease_is_claimed_again_and_the_first_worker_is_too_late_only_for_deleted_ones(
     database: Database,
 ) -> None:

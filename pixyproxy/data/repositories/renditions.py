@@ -264,6 +264,16 @@ class RenditionRepository(LeasedRepository):
             owner=owner,
         )
 
+    def give_back(self, owner: str) -> None:
+        """Let all workers claim what a living worker has claimed and does not make; that was no attempt."""
+        self._change(
+            f"""
+            UPDATE renditions SET owner = :nobody, due_at = :now, attempts = attempts - 1, updated_at = :now
+            WHERE state IN {_OPEN} AND owner = :owner
+            """,  # noqa: S608
+            owner=owner,
+        )
+
     def complete(
         self, image_guid: str, edge: int, owner: str, *, sha256: str, size_bytes: int, width: int, height: int
     ) -> bool:

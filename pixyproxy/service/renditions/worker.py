@@ -64,6 +64,8 @@ class RenditionWorker:
         self._owner = owner
         self._requested = requested
         self._has_predecessor = True
+        # After a failure of the database, this worker may have claimed renditions that it does not make.
+        self._may_have_claims = False
         self._ended = LocalSignal()
         self._task = PeriodicTask("renditions", self._run, retry_interval=_POLL_SECONDS)
 
@@ -81,7 +83,15 @@ class RenditionWorker:
         if self._has_predecessor:
             in_transaction(self._database, lambda context: RenditionRepository(context).expire_leases(self._owner))
             self._has_predecessor = False
-        wait_for_any(self._requested, self._ended, timeout=self.work())
+        if self._may_have_claims:
+            in_transaction(self._database, lambda context: RenditionRepository(context).give_back(self._owner))
+            self._may_have_claims = False
+        try:
+            pause = self.work()
+        except (DBConnectionError, ConflictError):
+            self._may_have_claims = True
+            raise
+        wait_for_any(self._requested, self._ended, timeout=pause)
         self._requested.read()
         return 0.0
 
@@ -115,7 +125,7 @@ class RenditionWorker:
         except ImageNotFoundError:
             self._forget(claim)
         except (DBConnectionError, ConflictError):
-            raise  # The lease ends it.
+            raise  # The next run gives it back.
         except NotAnImageError as error:
             _logger.error("No rendition can be made of the image %s: %s", claim.image_guid, error)
             self._fail(claim, ContentDamagedError("The stored bytes of the image cannot be decoded."))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
@@ -19,6 +20,7 @@ from PIL import Image as Pillow
 from pixyproxy.core.call import CallScope
 from pixyproxy.core.exceptions import (
     ContentDamagedError,
+    DBConnectionError,
     ImageNotFoundError,
     OffsetOutOfRangeError,
     PixyProxyException,
@@ -414,6 +416,35 @@ def test_a_rendition_that_is_made_while_its_image_is_deleted_is_deleted_too(
     site.recovery.run()
     assert site.files() == set()
     assert (site.rows(image), site.deletions()) == ([], 0)
+
+
+@pytest.mark.parametrize("method", ["claim", "complete"])
+def test_a_rendition_is_made_as_soon_as_the_database_is_back(
+    site: Site, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """However often it went away: its worker lives, so that its lease does not matter, nor its attempts."""
+    image = site.add()
+    work, failures = getattr(RenditionRepository, method), [DBConnectionError("away")] * 5
+
+    def fail(*args: object, **options: object) -> object:
+        done = work(*args, **options)
+        if not failures:
+            return done
+        repository = args[0]
+        assert isinstance(repository, RenditionRepository)
+        context = repository._context
+        if method == "claim":
+            context.commit()  # Only the answer is lost.
+        raise failures.pop()
+
+    monkeypatch.setattr(RenditionRepository, method, fail)
+    monkeypatch.setattr("pixyproxy.data.transactions._ATTEMPTS", 1)
+    monkeypatch.setattr("pixyproxy.service.renditions.worker._POLL_SECONDS", 0.02)
+    with site.serving() as service:
+        started = time.monotonic()
+        assert site.read(service, image)
+    assert not failures
+    assert time.monotonic() - started < LONG / 2
 
 
 def test_a_worker_that_dies_between_the_bytes_and_the_row_leaves_nothing_of_a_deleted_image(site: Site) -> None:
