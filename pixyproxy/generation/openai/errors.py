@@ -27,6 +27,7 @@ from pixyproxy.core.models import GenerationOptions
 _MAX_RETRY_AFTER = 24 * 60 * 60.0
 _MAX_MESSAGE = 2000  # characters of the provider's text that are read
 _MAX_SHOWN = 300
+_MAX_CATEGORIES = 32  # more are not said to callers; the database takes 64 KiB for an error
 _SHARED_RUN = 16  # consecutive characters of the prompt that reveal it
 _SHORT_WORD = 3
 
@@ -151,7 +152,7 @@ class ErrorAnswer:
         return PromptRefusedError(
             "The image provider's moderation refuses the prompt.",
             stage=safe_name(self.moderation.get("moderation_stage")),
-            categories=[name for name in map(safe_name, categories) if name],
+            categories=[name for name in map(safe_name, categories) if name][:_MAX_CATEGORIES],
         )
 
     def explain_invalid(self, sent: Mapping[str, Any], api_key: str) -> ProviderRequestInvalidError:

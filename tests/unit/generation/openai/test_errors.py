@@ -38,3 +38,9 @@ def test_the_codes_are_its_code_and_its_type(error: object, codes: set[str]) -> 
 
 def test_the_log_says_what_is_missing() -> None:
     assert ErrorAnswer.of(None).for_log("a fox", "the-key") == "no code, param none: no message"
+
+
+def test_a_refusal_has_few_enough_categories_to_be_recorded() -> None:
+    """One that the database refuses would never be recorded."""
+    answer = ErrorAnswer.of({"moderation_details": {"categories": [f"category-{number}" for number in range(10_000)]}})
+    assert answer.explain_moderation().categories == tuple(f"category-{number}" for number in range(32))
