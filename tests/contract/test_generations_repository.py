@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from typing import TypeVar
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Self, TypeVar
 
 import pytest
 
@@ -16,6 +16,7 @@ from pixyproxy.core.exceptions import ConflictError, ConstraintViolationError, P
 from pixyproxy.core.fields import GenerationState, Visibility, new_guid
 from pixyproxy.core.models import Caller, GenerationOptions, ImageCreation, ImageDetailCreate, PartialImage, QuotaLimits
 from pixyproxy.data.database import Database
+from pixyproxy.data.repositories import generations as generations_repository
 from pixyproxy.data.repositories.generations import Generation, GenerationRepository, RequestContext
 from pixyproxy.data.repositories.quotas import QuotaRepository
 from tests.contract.records import add_caller
@@ -228,6 +229,23 @@ def test_the_oldest_of_each_author_may_be_claimed(database: Database, ann: Calle
     assert submit(database, first)
     assert read(database, GenerationRepository.oldest_queued) == ({ann.user_id: second.id, bob.user_id: others.id}, 2)
     assert read(database, GenerationRepository.count_queued) == {ann.user_id: 1, bob.user_id: 1}
+
+
+def test_what_was_recorded_while_the_clock_was_wrong_may_be_claimed(
+    database: Database, ann: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return super().now(tz) + timedelta(hours=2)
+
+    with monkeypatch.context() as clock:
+        clock.setattr(generations_repository, "datetime", Ahead)
+        generation = record(database, ann)
+        failed = set_state(database, record(database, ann), GenerationState.FAILED)
+        committed(database, lambda generations: generations.queue_again(failed, request(), RequestContext()))
+
+    assert read(database, GenerationRepository.oldest_queued) == ({ann.user_id: generation.id}, 2)
 
 
 def test_a_submitted_generation_has_a_lease_and_is_queued_no_more(database: Database, ann: Caller) -> None:

@@ -26,6 +26,9 @@ _COLUMNS = """
   generations.reserved_nano_usd, generations.submitted_at
 """
 
+# The default of not_before_at. The time of the record may be later than now, if the clock was wrong.
+_AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
+
 
 @dataclass(frozen=True)
 class Generation:
@@ -136,10 +139,10 @@ class GenerationRepository(LeasedRepository):
             """
             INSERT INTO generations
               (guid, author_id, request_id, fingerprint, image_guid, state, owner, lease_expires_at, request, call_id,
-               trace_headers, deadline_at, is_detached, not_before_at, created_at, updated_at)
+               trace_headers, deadline_at, is_detached, created_at, updated_at)
             VALUES
               (:guid, :author_id, :request_id, :fingerprint, :image_guid, :state, :owner, :lease_expires_at, :request,
-               :call_id, :trace_headers, :deadline_at, :is_detached, :created_at, :created_at, :created_at)
+               :call_id, :trace_headers, :deadline_at, :is_detached, :created_at, :created_at)
             """,
             row,
         )
@@ -179,13 +182,14 @@ class GenerationRepository(LeasedRepository):
             """
             UPDATE generations
             SET state = :queued, request = :request, call_id = :call_id, trace_headers = :trace_headers,
-              deadline_at = :deadline_at, is_detached = :is_detached, not_before_at = :now, attempts = 0,
+              deadline_at = :deadline_at, is_detached = :is_detached, not_before_at = :at_once, attempts = 0,
               partials = 0, submitted_at = NULL, finished_at = NULL, error = NULL, updated_at = :now
             WHERE id = :id AND state = :state
             """,
             **_request_to_dict(creation, context),
             id=generation.id,
             state=generation.state.value,
+            at_once=_AT_ONCE,
         )
         if not queued:
             return None
