@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -15,14 +15,13 @@ from cachetools import LRUCache
 from pydantic import ValidationError
 
 from pixyproxy.core.exceptions import (
+    ConflictError,
     ConstraintViolationError,
     DBConnectionError,
     OutcomeUnknownError,
     PixyProxyException,
     PriceUnknownError,
     QuotaExhaustedError,
-    StorageFullError,
-    StorageUnavailableError,
 )
 from pixyproxy.core.fields import GenerationState
 from pixyproxy.core.local_signal import LocalSignal, wait_for_any
@@ -115,9 +114,10 @@ class GenerationWorker:
         self._close_timeout = close_timeout
         self._started_at = datetime.now(UTC)
         self._freed = LocalSignal()
-        self._threads = ThreadPoolExecutor(limit, thread_name_prefix="generation")
-        self._submitted = 0
+        # The threads of submitted generations. A pool would keep what it has no thread for.
+        self._submitted: set[threading.Thread] = set()
         self._is_ending = False
+        self._is_closed = False
         # Then only a new record, or a retry, gives this worker something to claim.
         self._queue_is_empty = False
         self._retries_at: list[float] = []
@@ -142,7 +142,11 @@ class GenerationWorker:
         self._is_ending = True
         self._freed.send()
         claiming.join(self._close_timeout)
-        self._threads.shutdown()
+        with self._lock:
+            self._is_closed = True
+            submitted = tuple(self._submitted)
+        for thread in submitted:
+            thread.join()
         if not claiming.is_alive():
             self._freed.close()
 
@@ -166,11 +170,13 @@ class GenerationWorker:
                 _logger.exception("No generation can be claimed.")
                 pause = self._poll_interval
             self._wait(pause)
+        with suppress(PixyProxyException):
+            self._return_doubtful()
 
     def _wait(self, pause: float) -> None:
         """Wait until there may be something to claim."""
         # A full worker leaves the signals of new records to others.
-        is_full = self._submitted >= self._limit
+        is_full = len(self._submitted) >= self._limit
         watched = (self._freed,) if is_full else (self._freed, self._recorded)
         wait_for_any(*watched, timeout=None if is_full else pause)
         for signal in watched:
@@ -181,7 +187,7 @@ class GenerationWorker:
         self._return_doubtful()
         self._waiting_authors.clear()
         self._queue_is_empty = False
-        while self._submitted < self._limit and not self._is_ending:
+        while len(self._submitted) < self._limit and not self._is_ending:
             pause = self._claim_next()
             if pause is not None:
                 return pause
@@ -275,20 +281,35 @@ class GenerationWorker:
         except DBConnectionError:
             self._doubtful.add(generation.id)
             raise
+        try:
+            self._start(replace(queued, generation=submitted), permit)
+        except RuntimeError:
+            self._doubtful.add(generation.id)
+            raise
         self._changes.progressed(generation.id)
-        with self._lock:
-            self._submitted += 1
         self._observer.generations_changed(1)
         self._observer.claimed(generation.age())
-        self._threads.submit(self._run, replace(queued, generation=submitted), permit)
         return True
+
+    def _start(self, submitted: QueuedGeneration, permit: Permit) -> None:
+        """Run a generation in a thread.
+
+        Raises:
+            RuntimeError: the system has no thread left, or this worker has ended while the claim hung.
+        """
+        thread = threading.Thread(target=self._run, args=(submitted, permit), name="generation")
+        with self._lock:
+            if self._is_closed:
+                raise RuntimeError("The generation worker has ended.")
+            thread.start()
+            self._submitted.add(thread)
 
     def _may_submit(self, queued: QueuedGeneration) -> bool:
         """Check that the image can be stored, and was not generated before; end the generation if not."""
         generation = queued.generation
         error: PixyProxyException
         try:
-            self._store.require_room(self._submitted + 1)
+            self._store.require_room(len(self._submitted) + 1)
             # A database restored from a backup can be older than the store.
             is_restored = generation.created_at <= self._started_at and self._storing.has_content(generation.image_guid)
             if not is_restored:
@@ -298,8 +319,14 @@ class GenerationWorker:
                 return False
             state = GenerationState.OUTCOME_UNKNOWN
             error = OutcomeUnknownError.after("The image store already has bytes of this generation.")
-        except (StorageFullError, StorageUnavailableError) as failure:
+        except (DBConnectionError, ConflictError):
+            raise
+        except PixyProxyException as failure:
             state, error = GenerationState.FAILED, failure
+        except Exception:
+            self._unreadable.add(generation.id)
+            _logger.exception("What is stored of generation %d cannot be read; it is not submitted.", generation.id)
+            return False
         self._end_queued(generation, state, error)
         return False
 
@@ -335,8 +362,8 @@ class GenerationWorker:
             retry_after = self._runner.run(queued, permit)
         finally:
             with self._lock:
-                was_full = self._submitted >= self._limit
-                self._submitted -= 1
+                was_full = len(self._submitted) >= self._limit
+                self._submitted.remove(threading.current_thread())
                 if retry_after is not None:
                     heapq.heappush(self._retries_at, time.monotonic() + retry_after)
             self._observer.generations_changed(-1)

@@ -17,6 +17,7 @@ from pixyproxy.core.call import CallScope
 from pixyproxy.core.exceptions import (
     ConflictError,
     ConstraintViolationError,
+    ContentUnreadableError,
     DBConnectionError,
     OutcomeUnknownError,
     PixyProxyException,
@@ -37,6 +38,7 @@ from pixyproxy.core.fields import GenerationState, new_guid
 from pixyproxy.core.models import Caller, Cost, GenerationOptions, ImageCreation, ImageDetailCreate
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.generations import GenerationRepository, RequestContext
+from pixyproxy.data.stores.image_store import ContentReader
 from pixyproxy.data.stores.local_image_store import LocalImageStore
 from pixyproxy.generation.circuit_breaker import FAILURES_TO_OPEN, FIRST_PAUSE
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
@@ -155,7 +157,7 @@ def test_a_generation_that_waits_alone_takes_one_look_at_the_queue(
         wait_until(lambda: looks, TIMEOUT, "the look at the start")
         for count in (1, 2):
             server.creator.create(request(), alice, CallScope(TIMEOUT))
-            wait_until(lambda: server.worker._submitted == 0, TIMEOUT, "its end")
+            wait_until(lambda: not server.worker._submitted, TIMEOUT, "its end")
             assert len(looks) == 1 + count
 
 
@@ -164,7 +166,7 @@ def test_a_full_worker_leaves_signals_to_others(
 ) -> None:
     server = Server(database, store, generator, limit=1)
     for submitted, left in ((1, [0]), (0, [])):
-        server.worker._submitted = submitted
+        server.worker._submitted = {threading.Thread() for _ in range(submitted)}
         server.recorded.send()
         server.worker._freed.send()
         server.worker._wait(TIMEOUT)
@@ -601,6 +603,82 @@ def test_a_claim_whose_commit_was_lost_is_queued_again(
     assert len(generator.requests) == 1
     with database.reading() as context:
         assert context.fetch_value("SELECT attempts FROM generations", {}) == 1
+
+
+def test_a_claim_whose_commit_was_lost_at_the_end_is_queued_again(
+    database: Database,
+    store: LocalImageStore,
+    generator: FakeGenerator,
+    alice: Caller,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody knows later that it was not submitted."""
+    is_claimed = threading.Event()
+    server = Server(database, store, generator)
+
+    def end() -> None:
+        is_claimed.set()
+        wait_until(lambda: server.worker._is_ending, TIMEOUT, "the end of the worker")
+
+    lost = lose_one_answer(monkeypatch, "submit", meanwhile=end)
+    record(database, alice)
+    with server.running():
+        _wait(is_claimed)
+
+    assert lost
+    assert states(database) == ["queued"]
+
+
+def test_a_claim_for_which_no_thread_can_be_started_is_queued_again(
+    database: Database,
+    store: LocalImageStore,
+    generator: FakeGenerator,
+    alice: Caller,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start, failures = threading.Thread.start, ["can't start new thread"]
+
+    def fail(thread: threading.Thread) -> None:
+        if thread.name.startswith("generation") and failures:
+            raise RuntimeError(failures.pop())
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    record(database, alice)
+    with Server(database, store, generator).running():
+        wait_for_states(database, "stored")
+
+    assert not failures
+    assert len(generator.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "error", [ContentUnreadableError("denied"), PixyProxyException("broken"), ValueError("of a later release")]
+)
+def test_what_may_be_stored_already_and_cannot_be_read_stops_no_other(
+    database: Database,
+    store: LocalImageStore,
+    generator: FakeGenerator,
+    alice: Caller,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    unreadable = record(database, alice)
+    record(database, make_caller(database, "bob"))
+    with database.reading() as context:
+        (generation,) = GenerationRepository(context).get_several([unreadable])
+    open_content = store.open
+
+    def refuse(guid: str) -> ContentReader:
+        if guid == generation.image_guid:
+            raise error
+        return open_content(guid)
+
+    monkeypatch.setattr(store, "open", refuse)
+    with Server(database, store, generator).running():
+        wait_until(lambda: states(database)[1] == "stored", TIMEOUT, "the other author's image")
+
+    assert len(generator.requests) == 1
 
 
 @pytest.mark.parametrize(
