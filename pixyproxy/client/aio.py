@@ -208,10 +208,9 @@ class AsyncPixyProxyClient(BaseClient[grpc.aio.Channel]):
         calls.check_texts(guids=guids)
         rest = list(guids)
         while rest:
-            page = await self._send(calls.get_thumbnails(rest, rendition), timeout)
-            for thumbnail in page.thumbnails:
+            thumbnails, rest = await self._send(calls.get_thumbnails(rest, rendition), timeout)
+            for thumbnail in thumbnails:
                 yield thumbnail
-            rest = [*page.next_guids, *rest[calls.MAX_THUMBNAILS :]]
 
     # --- Generations ---------------------------------------------------------------------------------------------
 
@@ -231,10 +230,10 @@ class AsyncPixyProxyClient(BaseClient[grpc.aio.Channel]):
         """Yield all generations that match the filters, newest first; see PixyProxyClient."""
         page_token = ""
         while True:
-            page = await self._send(calls.list_generations(page_size, page_token, **filters), timeout)
-            for generation in page.generations:
+            call = calls.list_generations(page_size, page_token, **filters)
+            generations, page_token = await self._send(call, timeout)
+            for generation in generations:
                 yield generation
-            page_token = page.next_page_token
             if not page_token:
                 return
 

@@ -16,31 +16,25 @@ from pixyproxy_pb.v1.generation_service_pb2_grpc import GenerationServiceStub
 from pixyproxy_pb.v1.image_service_pb2_grpc import ImageServiceStub
 from pixyproxy_pb.v1.usage_service_pb2_grpc import UsageServiceStub
 
-from pixyproxy.client.generations import (
-    Generation,
-    GenerationPage,
-    GenerationState,
-    to_generation,
-    to_generation_page,
-)
+from pixyproxy.client.generations import Generation, GenerationState, to_generation
 from pixyproxy.client.models import (
     RENDITIONS,
     ContentInfo,
     ImageDetail,
     ImagePage,
     Rendition,
-    ThumbnailPage,
+    Thumbnail,
     Visibility,
+    copied,
     to_content_info,
     to_detail,
     to_page,
-    to_thumbnail_page,
 )
 from pixyproxy.client.usage import Quota, UsageGrouping, UsageRow, to_quotas, to_rows
 
 Answer = TypeVar("Answer")
 
-MAX_THUMBNAILS = 200
+_MAX_THUMBNAILS = 200
 _GENERATION_OPTIONS = pb.GenerationOptions.DESCRIPTOR.fields_by_name
 _SERVICE_NAME = pb.DESCRIPTOR.services_by_name["ImageService"].full_name
 
@@ -264,10 +258,17 @@ def get_content(
     )
 
 
-def get_thumbnails(guids: Sequence[str], rendition: Rendition) -> Call[ThumbnailPage]:
-    """Get thumbnails of the first of some images."""
-    request = pb.BatchGetThumbnailsRequest(guids=guids[:MAX_THUMBNAILS], rendition=_rendition(rendition))
-    return Call(lambda stubs: stubs.images.BatchGetThumbnails, request, to_thumbnail_page)
+def get_thumbnails(guids: Sequence[str], rendition: Rendition) -> Call[tuple[list[Thumbnail], list[str]]]:
+    """Get thumbnails of some images, and the guids of those that are still to be requested."""
+    request = pb.BatchGetThumbnailsRequest(guids=guids[:_MAX_THUMBNAILS], rendition=_rendition(rendition))
+    return Call(
+        lambda stubs: stubs.images.BatchGetThumbnails,
+        request,
+        lambda page: (
+            [copied(Thumbnail, one) for one in page.thumbnails],
+            [*page.next_guids, *guids[_MAX_THUMBNAILS:]],
+        ),
+    )
 
 
 def _rendition(pixels: int) -> pb.Rendition:
@@ -293,12 +294,18 @@ def get_generation(guid: str, request_id: str) -> Call[Generation]:
     return Call(lambda stubs: stubs.generations.GetGeneration, request, lambda answer: to_generation(answer.generation))
 
 
-def list_generations(page_size: int, page_token: str, **filters: Unpack[GenerationFilters]) -> Call[GenerationPage]:
-    """Get a page of generations."""
+def list_generations(
+    page_size: int, page_token: str, **filters: Unpack[GenerationFilters]
+) -> Call[tuple[list[Generation], str]]:
+    """Get a page of generations, and the token of the next page."""
     _check_times(filters)
     fields: dict[str, Any] = {**filters}
     request = gpb.ListGenerationsRequest(page_size=page_size, page_token=page_token, **fields)
-    return Call(lambda stubs: stubs.generations.ListGenerations, request, to_generation_page)
+    return Call(
+        lambda stubs: stubs.generations.ListGenerations,
+        request,
+        lambda page: (list(map(to_generation, page.generations)), page.next_page_token),
+    )
 
 
 def watch_generation(guid: str, request_id: str) -> Call[None]:

@@ -234,9 +234,8 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
         calls.check_texts(guids=guids)
         rest = list(guids)
         while rest:
-            page = self._send(calls.get_thumbnails(rest, rendition), timeout)
-            yield from page.thumbnails
-            rest = [*page.next_guids, *rest[calls.MAX_THUMBNAILS :]]
+            thumbnails, rest = self._send(calls.get_thumbnails(rest, rendition), timeout)
+            yield from thumbnails
 
     # --- Generations ---------------------------------------------------------------------------------------------
 
@@ -274,9 +273,8 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
         """
         page_token = ""
         while True:
-            page = self._send(calls.list_generations(page_size, page_token, **filters), timeout)
-            yield from page.generations
-            page_token = page.next_page_token
+            generations, page_token = self._send(calls.list_generations(page_size, page_token, **filters), timeout)
+            yield from generations
             if not page_token:
                 return
 

@@ -159,14 +159,6 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
-class GenerationPage:
-    """A page of generations, newest first; ``next_page_token`` is empty on the last one."""
-
-    generations: tuple[Generation, ...]
-    next_page_token: str
-
-
-@dataclass(frozen=True, slots=True)
 class PartialImage:
     """An unfinished image that shows how a generation comes along; never the result.
 
@@ -250,11 +242,6 @@ def to_generation(generation: gpb.Generation) -> Generation:
         if generation.HasField("error")
         else None,
     )
-
-
-def to_generation_page(page: gpb.ListGenerationsResponse) -> GenerationPage:
-    """Read a page of generations."""
-    return GenerationPage(tuple(to_generation(generation) for generation in page.generations), page.next_page_token)
 
 
 def _to_request(request: pb.CreateImageRequest) -> ImageRequest:

@@ -196,14 +196,6 @@ class Thumbnail:
     error: str
 
 
-@dataclass(frozen=True, slots=True)
-class ThumbnailPage:
-    """Some thumbnails, and the guids of those that are still to be requested."""
-
-    thumbnails: tuple[Thumbnail, ...]
-    next_guids: tuple[str, ...]
-
-
 def copied(kind: type[Model], message: Any, **others: Any) -> Model:
     """Convert a message whose fields have the names of the model's; ``others`` are those with other values."""
     return kind(**{name: getattr(message, name) for name in kind.__annotations__ if name not in others}, **others)
@@ -244,8 +236,3 @@ def to_page(page: pb.ListImagesResponse) -> ImagePage:
 def to_content_info(info: pb.ContentInfo) -> ContentInfo:
     """Convert a message."""
     return copied(ContentInfo, info, rendition=_PIXELS.get(info.rendition))
-
-
-def to_thumbnail_page(page: pb.BatchGetThumbnailsResponse) -> ThumbnailPage:
-    """Convert a message."""
-    return ThumbnailPage(tuple(copied(Thumbnail, one) for one in page.thumbnails), tuple(page.next_guids))
