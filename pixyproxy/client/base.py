@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from pixyproxy.client.calls import Call, Stubs
 from pixyproxy.client.connection import TLS, ChannelOptions, Keepalive, Target, is_loopback, sign_in, target_of, tls_for
-from pixyproxy.client.retry import Attempts, Reach, RetryPolicy
+from pixyproxy.client.retry import Attempts, RetryPolicy
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 
@@ -70,7 +70,7 @@ class BaseClient(ABC, Generic[AnyChannel]):
         self._timeout = timeout
         self._long_timeout = long_timeout
         self._policy = retry
-        self._reach = Reach()
+        self._answered = threading.Event()
         self._on_unreachable = on_unreachable
         self._opening = threading.Lock()
         self._stubs: Stubs | None = None
@@ -108,7 +108,7 @@ class BaseClient(ABC, Generic[AnyChannel]):
             timeout = self._long_timeout if call.is_long else self._timeout
         return Attempts(
             self._policy,
-            self._reach,
+            self._answered,
             timeout,
             is_repeatable=call.is_repeatable,
             creation_request_id=call.creation_request_id,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import threading
 import time
 from dataclasses import dataclass
 
@@ -45,24 +46,13 @@ class RetryPolicy:
             raise ValueError("A backoff is at least 0 seconds, and does not shrink.")
 
 
-class Reach:
-    """Whether the server has ever answered. If so, it is probably being restarted when it does not.
-
-    Attributes:
-        is_proven: whether it has answered.
-    """
-
-    def __init__(self) -> None:
-        self.is_proven = False
-
-
 class Attempts:
     """The attempts of one call, within one deadline."""
 
     def __init__(
         self,
         policy: RetryPolicy,
-        reach: Reach,
+        answered: threading.Event,
         timeout: float | None,
         *,
         is_repeatable: bool,
@@ -72,13 +62,13 @@ class Attempts:
 
         Args:
             policy: the retry policy.
-            reach: whether the server has ever answered; updated after each attempt.
+            answered: set once the server has ever answered; if it then does not, it is probably being restarted.
             timeout: seconds for all attempts together; None for no limit.
             is_repeatable: whether the call is idempotent.
             creation_request_id: set on errors.
         """
         self._policy = policy
-        self._reach = reach
+        self._answered = answered
         self._end = None if timeout is None else time.monotonic() + timeout
         self._is_repeatable = is_repeatable
         self._creation_request_id = creation_request_id
@@ -92,7 +82,7 @@ class Attempts:
 
     def succeeded(self) -> None:
         """Note that the server has answered."""
-        self._reach.is_proven = True
+        self._answered.set()
 
     def pause_after(self, error: PixyProxyClientError) -> float:
         """Return the seconds until the next attempt.
@@ -101,7 +91,8 @@ class Attempts:
             PixyProxyClientError: ``error``, if there is no further attempt.
         """
         error.creation_request_id = self._creation_request_id
-        self._reach.is_proven |= bool(error.request_id)
+        if error.request_id:
+            self._answered.set()
         self._failures += 1
         pause = self._next_pause(error) if self._may_repeat(error) else None
         remaining = self.remaining
@@ -120,7 +111,7 @@ class Attempts:
         if error.reason in _PROVIDER_BUSY:
             return error.retry_after is not None
         return isinstance(error, UnavailableError) and (
-            self._reach.is_proven or self._failures < self._policy.unanswered_attempts
+            self._answered.is_set() or self._failures < self._policy.unanswered_attempts
         )
 
     def _next_pause(self, error: PixyProxyClientError) -> float:
@@ -128,7 +119,7 @@ class Attempts:
             return error.retry_after * (1 + random.uniform(0, _JITTER))  # noqa: S311
         pause = min(self._backoff, self._policy.max_backoff)
         self._backoff = pause * self._policy.multiplier
-        if self._reach.is_proven:
+        if self._answered.is_set():
             return random.uniform(0, pause)  # noqa: S311
         # The server may be starting: the pauses must not be too short.
         return pause * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311
