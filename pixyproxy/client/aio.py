@@ -205,7 +205,7 @@ class AsyncPixyProxyClient(BaseClient[grpc.aio.Channel]):
         self, guids: Iterable[str], *, rendition: Rendition = 256, timeout: float | None = None
     ) -> AsyncIterator[Thumbnail]:
         """Yield small WebP copies of images; see PixyProxyClient."""
-        calls.check_texts(guids=guids)
+        calls.check(guids=guids)
         rest = list(guids)
         while rest:
             thumbnails, rest = await self._send(calls.get_thumbnails(rest, rendition), timeout)

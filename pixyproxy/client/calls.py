@@ -206,7 +206,7 @@ def import_image(description: str, **options: Unpack[ImportOptions]) -> Call[Ima
 
 def update_image(guid: str, **changes: Unpack[Changes]) -> Call[ImageDetail]:
     """Change an image."""
-    check_texts(**changes)
+    check(**changes)
     fields: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
     request = pb.UpdateImageRequest(guid=guid, update_mask={"paths": sorted(fields)}, **fields)
     return Call(lambda stubs: stubs.images.UpdateImage, request, lambda answer: to_detail(answer.image))
@@ -235,8 +235,7 @@ def get_image(guid: str) -> Call[ImageDetail]:
 
 def list_images(page_size: int, page_token: str, **filters: Unpack[Filters]) -> Call[ImagePage]:
     """Get a page."""
-    check_texts(**filters)
-    _check_times(filters)
+    check(**filters)
     fields: dict[str, Any] = {**filters}
     request = pb.ListImagesRequest(page_size=page_size, page_token=page_token, **fields)
     return Call(lambda stubs: stubs.images.ListImages, request, to_page)
@@ -298,7 +297,7 @@ def list_generations(
     page_size: int, page_token: str, **filters: Unpack[GenerationFilters]
 ) -> Call[tuple[list[Generation], str]]:
     """Get a page of generations, and the token of the next page."""
-    _check_times(filters)
+    check(**filters)
     fields: dict[str, Any] = {**filters}
     request = gpb.ListGenerationsRequest(page_size=page_size, page_token=page_token, **fields)
     return Call(
@@ -326,8 +325,8 @@ def summarize_usage(
     start: datetime | None, end: datetime | None, group_by: Sequence[UsageGrouping], author: str
 ) -> Call[list[UsageRow]]:
     """Sum up what was spent."""
-    _check_zones(start, end)
     fields: dict[str, Any] = {"start": start, "end": end, "group_by": group_by, "author": author}
+    check(**fields)
     request = upb.SummarizeUsageRequest(**fields)
     return Call(lambda stubs: stubs.usage.SummarizeUsage, request, to_rows)
 
@@ -347,29 +346,21 @@ def _creation(prompt: str, options: CreateOptions) -> pb.CreateImageRequest:
 
 def _with_defaults(options: CreateOptions | ImportOptions) -> dict[str, Any]:
     """Return the fields of a request for a private image with a new request id, in so far as they are not given."""
-    check_texts(**options)
+    check(**options)
     fields: dict[str, Any] = {"visibility": Visibility.PRIVATE, **options}
     return fields | {"request_id": fields.get("request_id") or str(uuid.uuid4())}
 
 
-def check_texts(**fields: Any) -> None:
-    """Refuse one string in place of several, because it would be taken as its characters."""
-    for name in ("tags", "inputs", "guids"):
-        if isinstance(fields.get(name), str):
+def check(**fields: Any) -> None:
+    """Refuse one string in place of several, because it would be taken as its characters, and times without a zone."""
+    for name, value in fields.items():
+        if name in ("tags", "inputs", "guids") and isinstance(value, str):
             raise TypeError(f"{name} must be a sequence of strings, not a string.")
+        if isinstance(value, datetime) and value.tzinfo is None:
+            raise ValueError(f"{value} has no time zone.")
 
 
 def _generation_key(guid: str, request_id: str) -> dict[str, str]:
     if bool(guid) == bool(request_id):
         raise ValueError("A generation is named by its guid or by its request_id.")
     return {"guid": guid} if guid else {"request_id": request_id}
-
-
-def _check_times(filters: Filters | GenerationFilters) -> None:
-    _check_zones(filters.get("created_after"), filters.get("created_before"))
-
-
-def _check_zones(*times: datetime | None) -> None:
-    for time in times:
-        if time is not None and time.tzinfo is None:
-            raise ValueError(f"{time} has no time zone.")

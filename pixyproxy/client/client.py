@@ -231,7 +231,7 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
             rendition: the most pixels across and down, 256 or 512.
             timeout: for each call.
         """
-        calls.check_texts(guids=guids)
+        calls.check(guids=guids)
         rest = list(guids)
         while rest:
             thumbnails, rest = self._send(calls.get_thumbnails(rest, rendition), timeout)
