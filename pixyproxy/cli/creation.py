@@ -26,7 +26,7 @@ from pixyproxy.cli.failures import (
 )
 from pixyproxy.cli.fetching import checked_target, save
 from pixyproxy.cli.generations import generate
-from pixyproxy.cli.like import NothingToTakeError, options_like
+from pixyproxy.cli.like import options_like
 from pixyproxy.cli.options import AsJson, Force, Show, Tags, request_id_of
 from pixyproxy.cli.texts import file_name, printable
 from pixyproxy.client import ImageDetail, TryLaterError, Visibility
@@ -224,7 +224,9 @@ def _generate(
     options = options | {"request_id": key}
     with _explaining_how_to_repeat(client, again):
         if like:
-            prompt, options = _like(client, like, prompt, options)
+            image = client.get_image(like)
+            options = options_like(image, options)
+            prompt = image.prompt if prompt is None else prompt
         if "mask" in options:
             options["mask"] = _mask_of(client, options["mask"], key)
         viewer = image_viewer("--partial-images") if options.get("partial_images") else None
@@ -265,16 +267,6 @@ def _described(tag: list[str] | None, public: bool, filename: str, request_id: s
 def _given(**options: object) -> dict[str, Any]:
     """Return the options that the command line has, by their names in CreateOptions."""
     return {name: value for name, value in options.items() if value not in ("", None)}
-
-
-def _like(client: ServerClient, guid: str, prompt: str | None, given: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return the prompt and the options of an image, with what is given in place of them."""
-    image = client.get_image(guid)
-    try:
-        options = options_like(image, given)
-    except NothingToTakeError as error:
-        refuse(f"The image {printable(image.guid)} {error}")
-    return image.prompt if prompt is None else prompt, options
 
 
 def _mask_of(client: ServerClient, mask: str, key: str) -> str:

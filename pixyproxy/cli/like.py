@@ -5,26 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from pixyproxy.cli import warn
+from pixyproxy.cli.failures import refuse
+from pixyproxy.cli.texts import printable
 from pixyproxy.client import ImageDetail, Origin
-
-
-class NothingToTakeError(Exception):
-    """The image was not generated from a prompt that can be sent again; the message says why."""
 
 
 def options_like(image: ImageDetail, given: dict[str, Any]) -> dict[str, Any]:
     """Return the options of an image, with those that are given in place of them, by their names in CreateOptions.
 
     Its tags, filename and visibility are not taken: they say what became of it, not how it was made. Partial images
-    are not taken either: they cost tokens, and are of use only to those who watch.
-
-    Raises:
-        NothingToTakeError: the image was not generated, or what it was made from cannot be used.
+    are not taken either: they cost tokens, and are of use only to those who watch. An image that was not generated, or
+    whose sources cannot be used, ends the program.
     """
     if image.origin is Origin.IMPORTED:
-        raise NothingToTakeError("was imported: there is nothing to make it again from.")
+        refuse(f"The image {printable(image.guid)} was imported: there is nothing to make it again from.")
     if image.origin is Origin.EDITED and not image.source_guids:
-        raise NothingToTakeError("was made from images that are deleted, or that you may not see.")
+        refuse(f"The image {printable(image.guid)} was made from images that are deleted, or that you may not see.")
     if image.options is None:
         warn(
             "The image has no options, because an earlier release of the server made it: only its prompt and its model "
