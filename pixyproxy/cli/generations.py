@@ -7,19 +7,19 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from datetime import datetime
 from enum import StrEnum
-from itertools import chain, islice
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Unpack
 
 import typer
 
 from pixyproxy.cli import load_server_commands, warn
-from pixyproxy.cli.client_settings import load_terminal_settings
 from pixyproxy.cli.connection import ServerClient, ServerCommand, connect
 from pixyproxy.cli.display import image_viewer, spinner
 from pixyproxy.cli.failures import INTERRUPTED, command_line, explain, show_command_to_repeat
 from pixyproxy.cli.help import Command
+from pixyproxy.cli.lists import GENERATIONS, print_list, warn_of_more
 from pixyproxy.cli.options import LARGEST_PAGE, AsJson, parse_time
-from pixyproxy.cli.texts import json_line, json_of_generation, lines_of_generation, local_time, printable
+from pixyproxy.cli.texts import json_line, json_of_generation, lines_of_generation, printable
 from pixyproxy.client import (
     CreateOptions,
     Generation,
@@ -92,14 +92,10 @@ def list_generations(
     count = None if is_all else limit
     with connect(must_sign_in=True) as client:
         found = client.list_generations(page_size=min(count or LARGEST_PAGE, LARGEST_PAGE), **filters)
-        first = next(found, None)
-        if first is None:
-            if not as_json:
-                warn("No generations found.")
-            return
-        _print_all(islice(chain([first], found), count), as_json)
-        if count is not None and sys.stderr.isatty() and next(found, None) is not None:
-            warn("There are more; --limit or --all lists them.")
+        if print_list(islice(found, count), as_json, GENERATIONS):
+            warn_of_more(found, count)
+        elif not as_json:
+            warn("No generations found.")
 
 
 @generation_commands.command("get", cls=ServerCommand)
@@ -278,18 +274,3 @@ def _say_how_to_come_back(generation: Generation | None, guid: str) -> None:
 
 def _print(generation: Generation, as_json: bool) -> None:
     typer.echo(json_line(json_of_generation(generation)) if as_json else "\n".join(lines_of_generation(generation)))
-
-
-def _print_all(generations: Iterator[Generation], as_json: bool) -> None:
-    """List generations as JSON, as a table at a terminal, or separated by tabs for other programs."""
-    if as_json:
-        for generation in generations:
-            _print(generation, as_json)
-    elif sys.stdout.isatty():
-        from pixyproxy.cli.table import OF_GENERATIONS, print_table
-
-        print_table(generations, load_terminal_settings(), OF_GENERATIONS)
-    else:
-        for generation in generations:
-            columns = (generation.guid, local_time(generation.created_at), generation.state.name.lower())
-            typer.echo("\t".join(map(printable, (*columns, generation.author, generation.prompt))))

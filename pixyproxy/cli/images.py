@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
-from itertools import chain, islice
+from itertools import islice
 from typing import Annotated, Literal
 
 import typer
 
 from pixyproxy.cli import warn
-from pixyproxy.cli.client_settings import load_terminal_settings
 from pixyproxy.cli.connection import NOT_SIGNED_IN, ServerClient, ServerCommand, connect
 from pixyproxy.cli.display import image_viewer, print_image, show_image, spinner
 from pixyproxy.cli.failures import TRY_LATER, refuse
+from pixyproxy.cli.lists import IMAGES, print_list, warn_of_more
 from pixyproxy.cli.options import LARGEST_PAGE, AsJson, Guid, Show, Tags, parse_time
-from pixyproxy.cli.texts import json_line, json_of, local_time, printable
+from pixyproxy.cli.texts import printable
 from pixyproxy.client import Filters, ImageDetail, Visibility
 
 _SHOWN_AT_ONCE = 50
@@ -175,15 +175,11 @@ def _list_images(filters: Filters, limit: int | None, as_json: bool, *, show: bo
     shower = image_viewer("--show") if show else None
     with connect() as client:
         images = client.list_images(page_size=min(limit or LARGEST_PAGE, LARGEST_PAGE), **filters)
-        first = next(images, None)
-        if first is None:
-            if not as_json:
-                warn("No images found." + (f" {NOT_SIGNED_IN}" if not client.is_signed_in else ""))
-            return
-        listed = islice(chain([first], images), limit)
-        _print_images(listed if shower is None else _shown(client, listed, shower), as_json)
-        if limit is not None and sys.stderr.isatty() and next(images, None) is not None:
-            warn("There are more; --limit or --all lists them.")
+        listed = islice(images, limit)
+        if print_list(listed if shower is None else _shown(client, listed, shower), as_json, IMAGES):
+            warn_of_more(images, limit)
+        elif not as_json:
+            warn("No images found." + (f" {NOT_SIGNED_IN}" if not client.is_signed_in else ""))
 
 
 def _shown(client: ServerClient, images: Iterator[ImageDetail], show: Callable[[bytes], None]) -> Iterator[ImageDetail]:
@@ -198,18 +194,3 @@ def _shown(client: ServerClient, images: Iterator[ImageDetail], show: Callable[[
             else:
                 show(thumbnail.data)
             yield image
-
-
-def _print_images(images: Iterable[ImageDetail], as_json: bool) -> None:
-    """List images as JSON, as a table at a terminal, or separated by tabs for other programs."""
-    if as_json:
-        for image in images:
-            typer.echo(json_line(json_of(image)))
-    elif sys.stdout.isatty():
-        from pixyproxy.cli.table import OF_IMAGES, print_table
-
-        print_table(images, load_terminal_settings(), OF_IMAGES)
-    else:
-        for image in images:
-            columns = (image.guid, local_time(image.created_at), image.visibility.name.lower(), image.author)
-            typer.echo("\t".join(map(printable, (*columns, image.filename, image.prompt))))
