@@ -13,7 +13,6 @@ import typer
 from pixyproxy.cli import warn
 from pixyproxy.cli.client_settings import load_terminal_settings
 from pixyproxy.cli.connection import ServerClient
-from pixyproxy.cli.failures import plain
 from pixyproxy.cli.texts import json_line, json_of, lines_of
 from pixyproxy.client import ImageDetail, Rendition
 
@@ -62,7 +61,7 @@ def spinner(words: str, server: str) -> AbstractContextManager[Line | None]:
         return nullcontext()
     from pixyproxy.cli import live
 
-    return live.spinner(words, partial(plain, server=server))
+    return live.spinner(words, server)
 
 
 def bar(words: str, server: str) -> AbstractContextManager[Callable[[int, int], Any] | None]:
@@ -71,7 +70,7 @@ def bar(words: str, server: str) -> AbstractContextManager[Callable[[int, int], 
         return nullcontext()
     from pixyproxy.cli import live
 
-    return live.bar(words, partial(plain, server=server))
+    return live.bar(words, server)
 
 
 def _is_animated() -> bool:

@@ -24,6 +24,7 @@ from rich.progress import (
 from rich.table import Column
 
 from pixyproxy.cli import line_width
+from pixyproxy.cli.failures import plain
 
 Item = TypeVar("Item")
 
@@ -57,29 +58,21 @@ class Line:
 
 
 @contextmanager
-def spinner(words: str, plain: Callable[[str], str]) -> Iterator[Line]:
-    """Show a spinner at a terminal, with the elapsed time, and with the client's retries; yield its line.
-
-    Args:
-        words: the description.
-        plain: translates error messages.
-    """
+def spinner(words: str, server: str) -> Iterator[Line]:
+    """Show a spinner at a terminal, with the elapsed time, and with the client's retries; yield its line."""
     # The spinner "line" is ASCII.
     with _progress(SpinnerColumn("line"), _words(beside=10), TimeElapsedColumn()) as progress:
         line = Line(progress, words)
-        with _log_shown(line.add, plain):
+        with _log_shown(line.add, server):
             yield line
 
 
 @contextmanager
-def bar(words: str, plain: Callable[[str], str]) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar at a terminal; yield a function of the bytes done and of all bytes, or 0.
-
-    Args: as for ``spinner``.
-    """
+def bar(words: str, server: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar at a terminal; yield a function of the bytes done and of all bytes, or 0."""
     with _progress(_words(beside=50), BarColumn(20), DownloadColumn(), TransferSpeedColumn()) as progress:
         task = progress.add_task(words, total=None)
-        with _log_shown(lambda line: progress.update(task, description=line), plain):
+        with _log_shown(lambda line: progress.update(task, description=line), server):
             yield lambda done, whole: progress.update(task, completed=done, total=whole or None)
 
 
@@ -107,13 +100,13 @@ def _progress(*columns: ProgressColumn) -> Progress:
 
 
 @contextmanager
-def _log_shown(show: Callable[[str], None], plain: Callable[[str], str]) -> Iterator[None]:
+def _log_shown(show: Callable[[str], None], server: str) -> Iterator[None]:
     """Show the log of the client, which logs each retry and its cause."""
 
     class Shown(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             attempt, _, cause = record.getMessage().partition(": ")
-            show(f"{attempt}: {plain(cause)}")
+            show(f"{attempt}: {plain(cause, server)}")
 
     logger, handler = logging.getLogger(_CLIENT_LOG), Shown()
     logger.setLevel(logging.INFO)
