@@ -15,7 +15,6 @@ from pixyproxy_pb.v1 import image_service_pb2 as pb
 from pixyproxy.client import calls
 from pixyproxy.client.base import BaseClient
 from pixyproxy.client.calls import Call, Changes, CreateOptions, Filters, GenerationFilters, ImportOptions
-from pixyproxy.client.connection import Target
 from pixyproxy.client.content import BaseContentStream
 from pixyproxy.client.download import Download, OnProgress
 from pixyproxy.client.errors import ContentDamagedError, InvalidRequestError, PixyProxyClientError, error_of
@@ -74,6 +73,7 @@ class AsyncPixyProxyClient(BaseClient[grpc.aio.Channel]):
     outside of the event loop.
     """
 
+    _module = grpc.aio
     _watching: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -306,11 +306,6 @@ class AsyncPixyProxyClient(BaseClient[grpc.aio.Channel]):
                 messages.cancel()
             if not watch.is_over:
                 await asyncio.sleep(attempts.pause_after(error))
-
-    def _open_channel(self, target: Target) -> grpc.aio.Channel:
-        if target.credentials is None:
-            return grpc.aio.insecure_channel(target.address, target.options)
-        return grpc.aio.secure_channel(target.address, target.credentials, target.options)
 
     def _watch(self, channel: grpc.aio.Channel, on_failure: Callable[[], object]) -> None:
         async def watch() -> None:

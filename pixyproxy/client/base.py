@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from pixyproxy.client.calls import Call, Stubs
-from pixyproxy.client.connection import TLS, ChannelOptions, Keepalive, Target, is_loopback, sign_in, target_of, tls_for
+from pixyproxy.client.connection import TLS, ChannelOptions, Keepalive, channel_opener, is_loopback, sign_in, tls_for
 from pixyproxy.client.retry import Attempts, RetryPolicy
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
@@ -18,6 +18,9 @@ AnyChannel = TypeVar("AnyChannel")
 
 class BaseClient(ABC, Generic[AnyChannel]):
     """The connection, the credentials and the retry policy."""
+
+    _module: Any
+    """``grpc`` or ``grpc.aio``."""
 
     def __init__(
         self,
@@ -60,12 +63,12 @@ class BaseClient(ABC, Generic[AnyChannel]):
                 without ``allow_plaintext``.
         """
         self._metadata = sign_in(username, password)
-        self._target: Target | None = None
+        self._open_channel: Callable[[], AnyChannel] | None = None
         if channel is None:
             encryption = tls_for(address, tls)
             if self._metadata and encryption is None and not is_loopback(address) and not allow_plaintext:
                 raise ValueError(f"The password would be sent to {address} in plain text: use TLS, or allow_plaintext.")
-            self._target = target_of(address, encryption, keepalive, channel_options or {})
+            self._open_channel = channel_opener(self._module, address, encryption, keepalive, channel_options or {})
         self._channel = channel
         self._timeout = timeout
         self._long_timeout = long_timeout
@@ -77,10 +80,6 @@ class BaseClient(ABC, Generic[AnyChannel]):
         self._is_closed = False
 
     @abstractmethod
-    def _open_channel(self, target: Target) -> AnyChannel:
-        """Create a channel, which connects at the first call."""
-
-    @abstractmethod
     def _watch(self, channel: AnyChannel, on_failure: Callable[[], object]) -> None:
         """Call ``on_failure`` once, when the connection first fails."""
 
@@ -90,8 +89,8 @@ class BaseClient(ABC, Generic[AnyChannel]):
             if self._is_closed:
                 raise ValueError("The client is closed.")
             if self._stubs is None:
-                if self._target is not None:
-                    self._channel = self._open_channel(self._target)
+                if self._open_channel is not None:
+                    self._channel = self._open_channel()
                 if self._on_unreachable is not None and self._channel is not None:
                     self._watch(self._channel, self._on_unreachable)
                 self._stubs = Stubs(self._channel)
@@ -101,7 +100,7 @@ class BaseClient(ABC, Generic[AnyChannel]):
         """Refuse further calls, and return the channel to close, or None."""
         with self._opening:
             self._is_closed = True
-            return self._channel if self._target is not None else None
+            return self._channel if self._open_channel is not None else None
 
     def _attempts(self, call: Call[Any], timeout: float | None) -> Attempts:
         if timeout is None:

@@ -13,7 +13,6 @@ import grpc
 from pixyproxy.client import calls
 from pixyproxy.client.base import BaseClient
 from pixyproxy.client.calls import Call, Changes, CreateOptions, Filters, GenerationFilters, ImportOptions
-from pixyproxy.client.connection import Target
 from pixyproxy.client.content import ContentStream
 from pixyproxy.client.download import Download, OnProgress
 from pixyproxy.client.errors import ContentDamagedError, InvalidRequestError, PixyProxyClientError, error_of
@@ -32,6 +31,8 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
     Every method has a ``timeout`` in seconds for all its attempts, by default the client's. Calls are retried if that
     cannot do or cost anything twice. All methods raise PixyProxyClientError.
     """
+
+    _module = grpc
 
     def __enter__(self) -> Self:
         return self
@@ -374,11 +375,6 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
                 messages.cancel()
             if not watch.is_over:
                 time.sleep(attempts.pause_after(error))
-
-    def _open_channel(self, target: Target) -> grpc.Channel:
-        if target.credentials is None:
-            return grpc.insecure_channel(target.address, target.options)
-        return grpc.secure_channel(target.address, target.credentials, target.options)
 
     def _watch(self, channel: grpc.Channel, on_failure: Callable[[], object]) -> None:
         def changed(state: grpc.ChannelConnectivity) -> None:

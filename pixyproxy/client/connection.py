@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -51,21 +53,6 @@ class Keepalive:
     timeout: float = 20.0
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """The arguments of a channel.
-
-    Attributes:
-        address: host:port.
-        credentials: those for TLS; None for plain text.
-        options: options of gRPC.
-    """
-
-    address: str
-    credentials: grpc.ChannelCredentials | None
-    options: tuple[tuple[str, str | int], ...]
-
-
 def tls_for(address: str, tls: TLS | bool | None) -> TLS | None:
     """Return the files for TLS, or None for plain text, which is the default for a server on this machine."""
     if tls is None:
@@ -73,8 +60,18 @@ def tls_for(address: str, tls: TLS | bool | None) -> TLS | None:
     return (TLS() if tls else None) if isinstance(tls, bool) else tls
 
 
-def target_of(address: str, tls: TLS | None, keepalive: Keepalive, options: ChannelOptions) -> Target:
-    """Return the arguments of a channel; ``options`` override the client's own."""
+def channel_opener(
+    module: Any, address: str, tls: TLS | None, keepalive: Keepalive, options: ChannelOptions
+) -> Callable[[], Any]:
+    """Read the files for TLS, and return the function that creates a channel, which connects at its first call.
+
+    Args:
+        module: ``grpc`` or ``grpc.aio``.
+        address: host:port.
+        tls: the files for TLS, or None for plain text.
+        keepalive: how a broken connection is detected.
+        options: gRPC options, which override those of the client.
+    """
     chosen: dict[str, str | int] = {
         # A page of 200 prompts of 32,000 characters is longer than gRPC's 4 MiB.
         "grpc.max_receive_message_length": 64 * 1024 * 1024,
@@ -85,12 +82,12 @@ def target_of(address: str, tls: TLS | None, keepalive: Keepalive, options: Chan
         **({} if tls else _NO_PROXY),
         **options,
     }
-    credentials = None
-    if tls is not None:
-        credentials = grpc.ssl_channel_credentials(
-            _read(tls.ca_file), private_key=_read(tls.key_file), certificate_chain=_read(tls.certificate_file)
-        )
-    return Target(address, credentials, tuple(chosen.items()))
+    if tls is None:
+        return partial(module.insecure_channel, address, tuple(chosen.items()))
+    credentials = grpc.ssl_channel_credentials(
+        _read(tls.ca_file), private_key=_read(tls.key_file), certificate_chain=_read(tls.certificate_file)
+    )
+    return partial(module.secure_channel, address, credentials, tuple(chosen.items()))
 
 
 def sign_in(username: str | None, password: str | None) -> Metadata:
