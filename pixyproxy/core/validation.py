@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -22,6 +21,7 @@ AnyModel = TypeVar("AnyModel", bound=Model)
 
 # Fields of our models that the API does not have: their fields are fields of the request itself.
 _UNNAMED_PARTS = frozenset({"detail", "filter"})
+_GUID: TypeAdapter[str] = TypeAdapter(Guid)
 
 
 def validated(model: type[AnyModel], values: Any, violations: Sequence[FieldViolation] = ()) -> AnyModel:
@@ -66,14 +66,9 @@ def validated_guid(guid: str) -> str:
         InvalidFieldError: it is not a guid.
     """
     try:
-        return _guid_adapter().validate_python(guid)
+        return _GUID.validate_python(guid)
     except ValidationError as error:
         raise InvalidFieldError(_violations_of(error, field="guid")) from error
-
-
-@cache
-def _guid_adapter() -> TypeAdapter[str]:
-    return TypeAdapter(Guid)
 
 
 def _violations_of(error: ValidationError, field: str = "") -> list[FieldViolation]:
