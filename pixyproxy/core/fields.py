@@ -128,13 +128,7 @@ def check_prompt(prompt: str) -> str:
     Raises:
         PydanticCustomError: it breaks a rule.
     """
-    if not prompt.strip():
-        raise broken_rule(f"must not be empty or blank; it takes 1 to {MAX_PROMPT_LENGTH:,} characters")
-    if len(prompt) > MAX_PROMPT_LENGTH:
-        raise broken_rule(f"must have at most {MAX_PROMPT_LENGTH:,} characters, not {len(prompt):,}")
-    if has_control_characters(prompt, multiline=True):
-        raise broken_rule("must not contain control characters other than tab and line breaks")
-    return prompt
+    return _check_text(prompt, MAX_PROMPT_LENGTH, multiline=True)
 
 
 def _check_description(description: str) -> str:
@@ -143,19 +137,20 @@ def _check_description(description: str) -> str:
     return description and check_prompt(description)
 
 
-def _check_line(text: str, max_length: int) -> str:
-    """Check the rules for every one-line text."""
+def _check_text(text: str, max_length: int, *, multiline: bool = False) -> str:
+    """Check the rules for every text; with ``multiline``, it may have tabs and line breaks."""
     if not text.strip():
-        raise broken_rule(f"must not be empty or blank; it takes 1 to {max_length} characters")
+        raise broken_rule(f"must not be empty or blank; it takes 1 to {max_length:,} characters")
     if len(text) > max_length:
-        raise broken_rule(f"must have at most {max_length} characters, not {len(text):,}")
-    if has_control_characters(text):
-        raise broken_rule("must not contain control characters or line breaks")
+        raise broken_rule(f"must have at most {max_length:,} characters, not {len(text):,}")
+    if has_control_characters(text, multiline=multiline):
+        which = "other than tab and line breaks" if multiline else "or line breaks"
+        raise broken_rule(f"must not contain control characters {which}")
     return text
 
 
 def _check_filename(filename: str) -> str:
-    _check_line(filename, MAX_FILENAME_LENGTH)
+    _check_text(filename, MAX_FILENAME_LENGTH)
     if "/" in filename or "\\" in filename:
         raise broken_rule("must not contain the path separators / and \\")
     if filename in (".", ".."):
@@ -172,7 +167,7 @@ def _without_repeats(tags: Iterable[str]) -> tuple[str, ...]:
 
 
 def _check_username(username: str) -> str:
-    _check_line(username, MAX_USERNAME_LENGTH)
+    _check_text(username, MAX_USERNAME_LENGTH)
     if ":" in username:
         raise broken_rule("must not contain a colon, which ends the username in HTTP Basic credentials")
     if username != username.strip():
@@ -205,7 +200,7 @@ Description = Annotated[str, AfterValidator(_check_description)]
 SearchText = Annotated[str, Field(max_length=MAX_SEARCH_LENGTH), AfterValidator(_check_search_text)]
 FilenamePart = Annotated[str, Field(max_length=MAX_FILENAME_LENGTH)]
 Filename = Annotated[str, AfterValidator(_check_filename)]
-Tag = Annotated[str, AfterValidator(partial(_check_line, max_length=MAX_TAG_LENGTH))]
+Tag = Annotated[str, AfterValidator(partial(_check_text, max_length=MAX_TAG_LENGTH))]
 Tags = Annotated[tuple[Tag, ...], _at_most(MAX_TAGS, "tags"), AfterValidator(_without_repeats)]
 Username = Annotated[str, AfterValidator(_check_username)]
 Password = Annotated[
