@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
 from pixyproxy.client.calls import Call, Stubs
@@ -114,4 +115,4 @@ class BaseClient(ABC, Generic[AnyChannel]):
         )
 
     def _invoke(self, call: Call[Any], request: Any, attempts: Attempts) -> Any:
-        return call.method(self._connected())(request, timeout=attempts.remaining, metadata=self._metadata)
+        return attrgetter(call.method)(self._connected())(request, timeout=attempts.remaining, metadata=self._metadata)

@@ -164,7 +164,7 @@ class Call(Generic[Answer]):
     """A call.
 
     Attributes:
-        method: returns the method of the stubs.
+        method: the attribute of Stubs, such as ``images.GetImage``.
         request: the request message.
         read: converts the response, or the first response of a stream.
         is_repeatable: whether the call is idempotent.
@@ -172,7 +172,7 @@ class Call(Generic[Answer]):
         creation_request_id: the ``request_id`` of a new image, generated or imported, otherwise empty.
     """
 
-    method: Callable[[Stubs], Any]
+    method: str
     request: Any
     read: Callable[[Any], Answer]
     is_repeatable: bool = True
@@ -183,25 +183,13 @@ class Call(Generic[Answer]):
 def create_image(prompt: str, **options: Unpack[CreateOptions]) -> Call[ImageDetail]:
     """Generate an image."""
     request = _creation(prompt, options)
-    return Call(
-        lambda stubs: stubs.images.CreateImage,
-        request,
-        lambda answer: to_detail(answer.image),
-        is_long=True,
-        creation_request_id=request.request_id,
-    )
+    return Call("images.CreateImage", request, _image_of, is_long=True, creation_request_id=request.request_id)
 
 
 def import_image(description: str, **options: Unpack[ImportOptions]) -> Call[ImageDetail]:
     """Import an image; its bytes follow the request."""
     info = pb.ImportImageInfo(prompt=description, **_with_defaults(options))
-    return Call(
-        lambda stubs: stubs.images.ImportImage,
-        info,
-        lambda answer: to_detail(answer.image),
-        is_long=True,
-        creation_request_id=info.request_id,
-    )
+    return Call("images.ImportImage", info, _image_of, is_long=True, creation_request_id=info.request_id)
 
 
 def update_image(guid: str, **changes: Unpack[Changes]) -> Call[ImageDetail]:
@@ -209,19 +197,19 @@ def update_image(guid: str, **changes: Unpack[Changes]) -> Call[ImageDetail]:
     check(**changes)
     fields: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
     request = pb.UpdateImageRequest(guid=guid, update_mask={"paths": sorted(fields)}, **fields)
-    return Call(lambda stubs: stubs.images.UpdateImage, request, lambda answer: to_detail(answer.image))
+    return Call("images.UpdateImage", request, _image_of)
 
 
 def delete_image(guid: str) -> Call[None]:
     """Delete an image. Not repeatable: the second call would fail with NOT_FOUND."""
     request = pb.DeleteImageRequest(guid=guid)
-    return Call(lambda stubs: stubs.images.DeleteImage, request, lambda _: None, is_repeatable=False)
+    return Call("images.DeleteImage", request, lambda _: None, is_repeatable=False)
 
 
 def is_serving() -> Call[bool]:
     """Check the server's health."""
     return Call(
-        lambda stubs: stubs.health.Check,
+        "health.Check",
         health_pb2.HealthCheckRequest(service=_SERVICE_NAME),
         lambda answer: bool(answer.status == health_pb2.HealthCheckResponse.SERVING),
     )
@@ -230,7 +218,7 @@ def is_serving() -> Call[bool]:
 def get_image(guid: str) -> Call[ImageDetail]:
     """Get the details of an image."""
     request = pb.GetImageRequest(guid=guid)
-    return Call(lambda stubs: stubs.images.GetImage, request, lambda answer: to_detail(answer.image))
+    return Call("images.GetImage", request, _image_of)
 
 
 def list_images(page_size: int, page_token: str, **filters: Unpack[Filters]) -> Call[ImagePage]:
@@ -238,7 +226,7 @@ def list_images(page_size: int, page_token: str, **filters: Unpack[Filters]) -> 
     check(**filters)
     fields: dict[str, Any] = {**filters}
     request = pb.ListImagesRequest(page_size=page_size, page_token=page_token, **fields)
-    return Call(lambda stubs: stubs.images.ListImages, request, to_page)
+    return Call("images.ListImages", request, to_page)
 
 
 def get_content(
@@ -252,16 +240,14 @@ def get_content(
         if_none_match=if_none_match,
         rendition=None if rendition is None else _rendition(rendition),
     )
-    return Call(
-        lambda stubs: stubs.images.GetImageContent, request, lambda first: to_content_info(first.info), is_long=True
-    )
+    return Call("images.GetImageContent", request, lambda first: to_content_info(first.info), is_long=True)
 
 
 def get_thumbnails(guids: Sequence[str], rendition: Rendition) -> Call[tuple[list[Thumbnail], list[str]]]:
     """Get thumbnails of some images, and the guids of those that are still to be requested."""
     request = pb.BatchGetThumbnailsRequest(guids=guids[:_MAX_THUMBNAILS], rendition=_rendition(rendition))
     return Call(
-        lambda stubs: stubs.images.BatchGetThumbnails,
+        "images.BatchGetThumbnails",
         request,
         lambda page: (
             [copied(Thumbnail, one) for one in page.thumbnails],
@@ -278,19 +264,15 @@ def _rendition(pixels: int) -> pb.Rendition:
 
 def create_generation(prompt: str, **options: Unpack[CreateOptions]) -> Call[Generation]:
     """Record a request for an image."""
-    request = _creation(prompt, options)
-    return Call(
-        lambda stubs: stubs.generations.CreateGeneration,
-        gpb.CreateGenerationRequest(request=request),
-        lambda answer: to_generation(answer.generation),
-        creation_request_id=request.request_id,
-    )
+    creation = _creation(prompt, options)
+    request = gpb.CreateGenerationRequest(request=creation)
+    return Call("generations.CreateGeneration", request, _generation_of, creation_request_id=creation.request_id)
 
 
 def get_generation(guid: str, request_id: str) -> Call[Generation]:
     """Get a generation."""
     request = gpb.GetGenerationRequest(**_generation_key(guid, request_id))
-    return Call(lambda stubs: stubs.generations.GetGeneration, request, lambda answer: to_generation(answer.generation))
+    return Call("generations.GetGeneration", request, _generation_of)
 
 
 def list_generations(
@@ -301,7 +283,7 @@ def list_generations(
     fields: dict[str, Any] = {**filters}
     request = gpb.ListGenerationsRequest(page_size=page_size, page_token=page_token, **fields)
     return Call(
-        lambda stubs: stubs.generations.ListGenerations,
+        "generations.ListGenerations",
         request,
         lambda page: (list(map(to_generation, page.generations)), page.next_page_token),
     )
@@ -310,15 +292,13 @@ def list_generations(
 def watch_generation(guid: str, request_id: str) -> Call[None]:
     """Watch a generation; its answers are read by Watch."""
     request = gpb.WatchGenerationRequest(**_generation_key(guid, request_id))
-    return Call(lambda stubs: stubs.generations.WatchGeneration, request, lambda _: None, is_long=True)
+    return Call("generations.WatchGeneration", request, lambda _: None, is_long=True)
 
 
 def cancel_generation(guid: str) -> Call[Generation]:
     """Cancel a generation. The second time gives the same answer."""
     request = gpb.CancelGenerationRequest(guid=guid)
-    return Call(
-        lambda stubs: stubs.generations.CancelGeneration, request, lambda answer: to_generation(answer.generation)
-    )
+    return Call("generations.CancelGeneration", request, _generation_of)
 
 
 def summarize_usage(
@@ -328,12 +308,20 @@ def summarize_usage(
     fields: dict[str, Any] = {"start": start, "end": end, "group_by": group_by, "author": author}
     check(**fields)
     request = upb.SummarizeUsageRequest(**fields)
-    return Call(lambda stubs: stubs.usage.SummarizeUsage, request, to_rows)
+    return Call("usage.SummarizeUsage", request, to_rows)
 
 
 def get_quotas(author: str) -> Call[list[Quota]]:
     """Get what is limited for an author."""
-    return Call(lambda stubs: stubs.usage.GetQuota, upb.GetQuotaRequest(author=author), to_quotas)
+    return Call("usage.GetQuota", upb.GetQuotaRequest(author=author), to_quotas)
+
+
+def _image_of(answer: Any) -> ImageDetail:
+    return to_detail(answer.image)
+
+
+def _generation_of(answer: Any) -> Generation:
+    return to_generation(answer.generation)
 
 
 def _creation(prompt: str, options: CreateOptions) -> pb.CreateImageRequest:

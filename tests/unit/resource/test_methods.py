@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def test_the_published_service_config_repeats_what_may_always_be_repeated() -> N
 )
 def test_the_client_repeats_what_may_be_repeated(call: calls.Call[Any]) -> None:
     with grpc.insecure_channel("127.0.0.1:1") as channel:
-        name = call.method(calls.Stubs(channel))._method.decode()
+        name = attrgetter(call.method)(calls.Stubs(channel))._method.decode()
 
     # Every creation that the client sends has a request id.
     assert call.is_repeatable == (POLICIES[name].repeat is not Repeat.NEVER)
