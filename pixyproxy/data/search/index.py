@@ -140,8 +140,7 @@ class SearchIndexRepository:
                 added[term].append(offset)
             for term in sealed - terms:
                 removed[term].append(offset)
-        self._postings.remove(block, removed)
-        self._postings.add(block, added)
+        self._postings.change(block, added, removed)
         existing = [images[row["image_id"]] for row in tail if row["image_id"] in images]
         times = {self._layout.offset_of(image["id"]): microseconds(image["created_at"]) for image in existing}
         self._postings.widen_bounds(block, times)

@@ -76,18 +76,16 @@ class PostingRepository:
             found[row["block"]][as_text(row["term"])] = self._layout.decode(row["posting"])
         return found
 
-    def add(self, block: int, added: Offsets) -> None:
-        """Add offsets to posting lists of a block."""
-        for terms in _batched(added):
+    def change(self, block: int, added: Offsets, removed: Offsets) -> None:
+        """Add offsets to posting lists of a block, and remove others from them."""
+        for terms in _batched(added.keys() | removed.keys()):
             stored = self.find([block], terms).get(block, {})
-            lists = {term: union([stored.get(term, frozenset()), frozenset(added[term])]) for term in terms}
+            lists: dict[str, Posting] = {}
+            for term in terms:
+                if term in stored or term in added:
+                    left = difference(stored.get(term, frozenset()), removed.get(term, ()))
+                    lists[term] = union([left, frozenset(added.get(term, ()))])
             self._replace(block, lists)
-
-    def remove(self, block: int, removed: Offsets) -> None:
-        """Remove offsets from posting lists of a block."""
-        for terms in _batched(removed):
-            stored = self.find([block], terms).get(block, {})
-            self._replace(block, {term: difference(posting, removed[term]) for term, posting in stored.items()})
 
     def drop_batches(self, block: int) -> None:
         """Delete the batches of a block."""
