@@ -43,7 +43,14 @@ Background = Annotated[str, typer.Option(metavar="BACKGROUND", help="auto, opaqu
 Moderation = Annotated[str, typer.Option(metavar="MODERATION", help="auto or low.")]
 Compression = Annotated[
     int | None,
-    typer.Option(min=0, max=100, metavar="N", help="The compression of webp or jpeg, 0 to 100.", show_default=False),
+    typer.Option(
+        "--compression",
+        min=0,
+        max=100,
+        metavar="N",
+        help="The compression of webp or jpeg, 0 to 100.",
+        show_default=False,
+    ),
 ]
 InputFidelity = Annotated[str, typer.Option(metavar="FIDELITY", help="How closely to match input images: low or high.")]
 PartialImages = Annotated[
@@ -58,10 +65,12 @@ Output = Annotated[
 
 
 # --- The commands -----------------------------------------------------------------------------------------------------
+# Their parameters have the names of the options in CreateOptions, and are passed on by these names.
 
 
 @app.command(cls=ServerCommand)
 def create(
+    ctx: typer.Context,
     prompt: Annotated[
         str | None,
         typer.Argument(metavar="PROMPT", help="What to draw; - reads it from standard input.", show_default=False),
@@ -72,7 +81,7 @@ def create(
             metavar="GUID", help="Take the prompt and the options from this image; others that are given replace them."
         ),
     ] = "",
-    tag: Tags = None,
+    tags: Tags = None,
     public: Public = False,
     filename: Filename = "",
     model: Model = "",
@@ -81,7 +90,7 @@ def create(
     output_format: OutputFormat = "",
     background: Background = "",
     moderation: Moderation = "",
-    compression: Compression = None,
+    output_compression: Compression = None,
     input_fidelity: InputFidelity = "",
     partial_images: PartialImages = 0,
     request_id: RequestId = "",
@@ -94,23 +103,13 @@ def create(
 
     It takes seconds to minutes, depending on the provider. Options default to those of the server.
     """
-    options = _given(
-        model=model,
-        size=size,
-        quality=quality,
-        output_format=output_format,
-        background=background,
-        moderation=moderation,
-        output_compression=compression,
-        input_fidelity=input_fidelity,
-        partial_images=partial_images,
-    ) | _described(tag, public, filename, request_id)
-    _make(prompt, options, like=like, output=output, force=force, show=show, as_json=as_json)
+    _make(**ctx.params)
 
 
 @app.command(cls=ServerCommand)
 def edit(
-    images: Annotated[
+    ctx: typer.Context,
+    inputs: Annotated[
         list[str],
         typer.Argument(metavar="GUID", help="The images to edit, at most 16.", show_default=False),
     ],
@@ -128,7 +127,7 @@ def edit(
         ),
     ] = "",
     input_fidelity: InputFidelity = "",
-    tag: Tags = None,
+    tags: Tags = None,
     public: Public = False,
     filename: Filename = "",
     model: Model = "",
@@ -136,7 +135,7 @@ def edit(
     quality: Quality = "",
     output_format: OutputFormat = "",
     background: Background = "",
-    compression: Compression = None,
+    output_compression: Compression = None,
     partial_images: PartialImages = 0,
     request_id: RequestId = "",
     output: Output = None,
@@ -148,48 +147,40 @@ def edit(
 
     It takes seconds to minutes, depending on the provider. Options default to those of the server.
     """
-    options = _given(
-        inputs=images,
-        mask=mask,
-        model=model,
-        size=size,
-        quality=quality,
-        output_format=output_format,
-        background=background,
-        output_compression=compression,
-        input_fidelity=input_fidelity,
-        partial_images=partial_images,
-    ) | _described(tag, public, filename, request_id)
-    _make(prompt, options, output=output, force=force, show=show, as_json=as_json)
+    _make(**ctx.params)
 
 
 def _make(
     prompt: str | None,
-    options: dict[str, Any],
     *,
     like: str = "",
+    public: bool,
     output: str | None,
     force: bool,
     show: bool,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Have an image made, print it, and save and show it if that is asked for.
 
     Args:
         prompt: what to draw, ``-`` for standard input, or None for that of ``like``.
-        options: those of CreateOptions that are given.
         like: the guid of an image to take the prompt and other options from, or "".
+        public: whether to make it public.
         output: where to save it, or None.
         force: whether to replace an existing file.
         show: whether to show it in the terminal.
         as_json: whether to print JSON.
+        **options: those of CreateOptions; empty or None if they are not given.
     """
     if prompt is None and not like:
         refuse("Give a prompt, or an image with --like.")
     target = None if output is None else checked_target(output, force=force)
     standard_input = _read_prompt() if prompt == _STDIO else None
     with connect(must_sign_in=True) as client:
-        image = _generate(client, prompt, standard_input, options, like)
+        given = {name: value for name, value in options.items() if value not in ("", None)}
+        given["visibility"] = Visibility.PUBLIC if public else Visibility.PRIVATE
+        image = _generate(client, prompt, standard_input, given, like)
         _print_created(image, as_json)
         if target is not None:
             path = target / file_name(image) if target.is_dir() else target
@@ -219,8 +210,8 @@ def _generate(
     """Have an image generated from ``standard_input`` or else ``prompt``; all others are the arguments of ``_make``."""
     if standard_input is not None:
         prompt = standard_input
-    key = options["request_id"] or str(uuid.uuid4())
-    again = creation_again("" if options["request_id"] else key, standard_input)
+    key = options.get("request_id") or str(uuid.uuid4())
+    again = creation_again("" if "request_id" in options else key, standard_input)
     options = options | {"request_id": key}
     with _explaining_how_to_repeat(client, again):
         if like:
@@ -252,21 +243,6 @@ def _explaining_how_to_repeat(client: ServerClient, command: str) -> Iterator[No
 
 
 # --- The options of a new image ---------------------------------------------------------------------------------------
-
-
-def _described(tag: list[str] | None, public: bool, filename: str, request_id: str) -> dict[str, Any]:
-    """Return what describes a new image and its request, by the names in CreateOptions."""
-    return {
-        "tags": tag or (),
-        "visibility": Visibility.PUBLIC if public else Visibility.PRIVATE,
-        "filename": filename,
-        "request_id": request_id,
-    }
-
-
-def _given(**options: object) -> dict[str, Any]:
-    """Return the options that the command line has, by their names in CreateOptions."""
-    return {name: value for name, value in options.items() if value not in ("", None)}
 
 
 def _mask_of(client: ServerClient, mask: str, key: str) -> str:
