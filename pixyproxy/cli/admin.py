@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from decimal import Decimal, InvalidOperation
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from pydantic import SecretStr
@@ -25,7 +25,7 @@ from pixyproxy.bootstrap import (
     read_kept_answer,
 )
 from pixyproxy.cli import has_terminal, warn
-from pixyproxy.cli.failures import FAILED, NOT_FOUND, REFUSED
+from pixyproxy.cli.failures import FAILED, NOT_FOUND, refuse
 from pixyproxy.cli.help import Command
 from pixyproxy.cli.texts import json_line, printable
 from pixyproxy.core.exceptions import (
@@ -286,13 +286,13 @@ def salvage(guid: str, output: str) -> None:
     settings = _load_settings()
     is_stdout = output == "-"
     if is_stdout and sys.stdout.isatty():
-        _end(REFUSED, "What is kept is not written to a terminal: redirect it to a file or a program.")
+        refuse("What is kept is not written to a terminal: redirect it to a file or a program.")
     try:
         kept = read_kept_answer(settings, guid)
     except InvalidFieldError as error:
-        _end(REFUSED, f"GUID: {error.violations[0].description}")
+        refuse(f"GUID: {error.violations[0].description}")
     except RecordNotFoundError as error:
-        _end(NOT_FOUND, error.message)
+        refuse(error.message, NOT_FOUND)
     if is_stdout:
         sys.stdout.buffer.write(kept.data)
         sys.stdout.buffer.flush()
@@ -314,14 +314,9 @@ def _write_new(path: str, data: bytes) -> None:
                 os.unlink(path)
                 raise
     except FileExistsError:
-        _end(REFUSED, f"{printable(path)} exists already.")
+        refuse(f"{printable(path)} exists already.")
     except OSError as error:
-        _end(FAILED, f"{printable(path)} cannot be written: {error.strerror}.")
-
-
-def _end(status: int, message: str) -> NoReturn:
-    warn(message)
-    raise typer.Exit(status)
+        refuse(f"{printable(path)} cannot be written: {error.strerror}.", FAILED)
 
 
 def _load_settings() -> Settings:

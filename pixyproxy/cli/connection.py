@@ -93,8 +93,7 @@ def connect(*, must_sign_in: bool = False) -> Iterator[ServerClient]:
     except BrokenPipeError:
         raise  # The reader of standard output has gone, which ends the program quietly.
     except OSError as error:
-        warn(printable(str(error)))
-        raise typer.Exit(FAILED) from error
+        refuse(printable(str(error)), FAILED)
 
 
 def _new_client(settings: ClientSettings, username: str | None, password: str | None) -> ServerClient:
@@ -103,11 +102,11 @@ def _new_client(settings: ClientSettings, username: str | None, password: str | 
     except ValueError as error:
         refuse(printable(str(error)).replace("allow_plaintext", "set PIXYPROXY_CLIENT_ALLOW_PLAINTEXT=true"))
     except OSError as error:
-        warn(
+        refuse(
             f"{printable(str(error.filename))} cannot be read: {error.strerror}. Check PIXYPROXY_CLIENT_CA, "
-            "PIXYPROXY_CLIENT_CERTIFICATE and PIXYPROXY_CLIENT_KEY."
+            "PIXYPROXY_CLIENT_CERTIFICATE and PIXYPROXY_CLIENT_KEY.",
+            FAILED,
         )
-        raise typer.Exit(FAILED) from error
 
 
 def _credentials(settings: ClientSettings, *, must_sign_in: bool) -> tuple[str | None, str | None]:

@@ -171,10 +171,10 @@ def command_line(*arguments: str) -> str:
     return " ".join(map(shell_quoted, (*program, *arguments)))
 
 
-def refuse(message: str) -> NoReturn:
-    """End the program because of a wrong argument or setting."""
+def refuse(message: str, status: int = REFUSED) -> NoReturn:
+    """End the program, by default because of a wrong argument or setting."""
     warn(message)
-    raise typer.Exit(REFUSED)
+    raise typer.Exit(status)
 
 
 def show_command_to_repeat(command: str, *, without: str = "paying twice") -> None:
