@@ -424,7 +424,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_together(self) -> Settings:
-        if self.tls_certificate is None and not self.allow_plaintext and not _is_loopback(self.listen_host):
+        if self.tls_certificate is None and not self.allow_plaintext and not _is_loopback(self.listen):
             raise broken_rule(
                 "PIXYPROXY_LISTEN is beyond loopback, where passwords would be sent in plain text; "
                 "set PIXYPROXY_TLS_CERTIFICATE and PIXYPROXY_TLS_KEY, or terminate TLS in a proxy and set "
@@ -446,16 +446,6 @@ class Settings(BaseSettings):
         if problem is not None:
             raise broken_rule(f"PIXYPROXY_QUALITY: {problem}")
         return self
-
-    @property
-    def listen_host(self) -> str:
-        """The host to serve on, an IPv6 address without brackets."""
-        return split_address(self.listen)[0]
-
-    @property
-    def listen_port(self) -> int:
-        """The port to serve on; 0 for any."""
-        return split_address(self.listen)[1]
 
     @property
     def proxies(self) -> Proxies:
@@ -575,7 +565,8 @@ def _variable(location: tuple[int | str, ...]) -> str:
     return f"{name if name.isupper() else _variable_of(name)}: "
 
 
-def _is_loopback(host: str) -> bool:
+def _is_loopback(address: str) -> bool:
+    host, _ = split_address(address)
     if host == "localhost":
         return True
     try:

@@ -6,7 +6,7 @@ import errno
 import socket
 
 from pixyproxy.core.exceptions import ConfigurationError
-from pixyproxy.settings import Settings
+from pixyproxy.settings import Settings, split_address
 
 
 class PortClaim:
@@ -27,10 +27,10 @@ class PortClaim:
         Raises:
             ConfigurationError: the port is not available.
         """
-        self.port = settings.listen_port
+        host, self.port = split_address(settings.listen)
         self._listeners: list[socket.socket] = []
         try:
-            for family, _, _, _, address in socket.getaddrinfo(settings.listen_host, None, type=socket.SOCK_STREAM):
+            for family, _, _, _, address in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM):
                 self._listen(family, (address[0], self.port, *address[2:]))
         except OSError as error:
             self.close()
