@@ -220,16 +220,14 @@ def open_database(settings: Settings) -> Iterator[Database]:
         database = SQLiteDatabase(
             path,
             pool_size=settings.database_pool_size,
-            pool_wait=settings.database_timeout,
+            timeout=settings.database_timeout,
             is_audited=settings.audit_log is not None,
         )
     else:
         database = MySQLDatabase(
             settings.mysql_address,
             pool_size=settings.database_pool_size,
-            pool_wait=settings.database_timeout,
-            connect_timeout=settings.database_timeout,
-            query_timeout=settings.database_timeout,
+            timeout=settings.database_timeout,
             is_audited=settings.audit_log is not None,
         )
     with closing(database):

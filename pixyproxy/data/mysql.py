@@ -129,9 +129,7 @@ class MySQLDatabase(Database):
         address: MySQLAddress,
         *,
         pool_size: int,
-        pool_wait: float,
-        connect_timeout: float,
-        query_timeout: float,
+        timeout: float,
         migration_wait: float = 60.0,
         idle_limit: float = 20.0,
         is_audited: bool = False,
@@ -141,9 +139,8 @@ class MySQLDatabase(Database):
         Args:
             address: the address.
             pool_size: the most connections at a time.
-            pool_wait: the most seconds to wait for one of them.
-            connect_timeout: the most seconds to wait for a new connection; several hosts share them.
-            query_timeout: the most seconds to wait for the result of a statement.
+            timeout: the most seconds to wait for one of them, for a new connection, for which several hosts share them,
+                and for the result of a statement.
             migration_wait: the most seconds to wait for another migration.
             idle_limit: the seconds after which the server ends a transaction without statements.
             is_audited: whether changes add lines to the outbox of the audit log.
@@ -152,12 +149,11 @@ class MySQLDatabase(Database):
         self._hosts = HostOrder(address.hosts)
         self._migration_wait = migration_wait
         self._is_audited = is_audited
-        self._connect_timeout = connect_timeout
-        self._query_timeout = query_timeout
+        self._timeout = timeout
         self._idle_limit = idle_limit
         # When the server of each connection was last seen to take writes, by time.monotonic().
         self._writable_at: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
-        self._pool = ConnectionPool(self._connect, _disconnect, size=pool_size, wait=pool_wait)
+        self._pool = ConnectionPool(self._connect, _disconnect, size=pool_size, wait=timeout)
         if not mysql.connector.HAVE_CEXT:
             _logger.warning(
                 "The C extension of mysql-connector-python is not installed: queries take about twice as long."
@@ -204,7 +200,7 @@ class MySQLDatabase(Database):
 
     def _connect(self, query_timeout: float | None = None, idle_limit: float | None = None) -> Any:
         """Connect to the first host that can be used."""
-        timeout = _whole_seconds(self._query_timeout if query_timeout is None else query_timeout)
+        timeout = _whole_seconds(self._timeout if query_timeout is None else query_timeout)
         limit = _whole_seconds(self._idle_limit if idle_limit is None else idle_limit)
         refusals: list[PixyProxyException] = []
         for host in self._hosts.in_order():
@@ -236,7 +232,7 @@ class MySQLDatabase(Database):
                 # The row count of an UPDATE includes rows that it matches and does not change.
                 client_flags=[ClientFlag.FOUND_ROWS],
                 use_pure=not mysql.connector.HAVE_CEXT,
-                connection_timeout=_whole_seconds(self._connect_timeout / len(self._hosts)),
+                connection_timeout=_whole_seconds(self._timeout / len(self._hosts)),
                 read_timeout=timeout,
                 write_timeout=timeout,
                 allow_local_infile=False,

@@ -50,8 +50,7 @@ class SQLiteDatabase(Database):
         path: Path,
         *,
         pool_size: int,
-        pool_wait: float,
-        busy_timeout: float = 5.0,
+        timeout: float,
         migration_wait: float = 60.0,
         is_audited: bool = False,
     ) -> None:
@@ -60,16 +59,15 @@ class SQLiteDatabase(Database):
         Args:
             path: the file, which is made with the first connection; its folder must exist.
             pool_size: the most connections at a time.
-            pool_wait: the most seconds to wait for one of them.
-            busy_timeout: the most seconds to wait for another writer.
+            timeout: the most seconds to wait for one of them, and for another writer.
             migration_wait: the most seconds to wait for another migration.
             is_audited: whether changes add lines to the outbox of the audit log.
         """
         self._path = path
-        self._busy_timeout = busy_timeout
+        self._timeout = timeout
         self._migration_wait = migration_wait
         self._is_audited = is_audited
-        self._pool = ConnectionPool(self._connect, sqlite3.Connection.close, size=pool_size, wait=pool_wait)
+        self._pool = ConnectionPool(self._connect, sqlite3.Connection.close, size=pool_size, wait=timeout)
 
     @contextmanager
     def migrating(self) -> Iterator[DatabaseContext]:  # noqa: D102  inherited
@@ -88,11 +86,11 @@ class SQLiteDatabase(Database):
     def close(self) -> None:  # noqa: D102  inherited
         self._pool.close()
 
-    def _connect(self, busy_timeout: float | None = None) -> sqlite3.Connection:
+    def _connect(self, timeout: float | None = None) -> sqlite3.Connection:
         try:
             connection = sqlite3.connect(
                 self._path,
-                timeout=self._busy_timeout if busy_timeout is None else busy_timeout,
+                timeout=self._timeout if timeout is None else timeout,
                 isolation_level=None,
                 # The pool gives a connection to one thread at a time.
                 check_same_thread=False,

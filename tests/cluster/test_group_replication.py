@@ -80,7 +80,7 @@ def test_a_former_primary_is_not_read_from_on_old_connections() -> None:
 
 def open_database(address: MySQLAddress) -> Database:
     """Open a database with a connection for each reader."""
-    return MySQLDatabase(address, pool_size=_READERS, pool_wait=10, connect_timeout=10, query_timeout=10)
+    return MySQLDatabase(address, pool_size=_READERS, timeout=10)
 
 
 def insert(database: Database, statement: str) -> bool:

@@ -42,13 +42,5 @@ def open_database(
     """Open a database; ``timeout``, in seconds, is that of every step, and ``waits`` those of this kind of database."""
     if url.startswith(_SQLITE):
         path = Path(url.removeprefix(_SQLITE))
-        return SQLiteDatabase(path, pool_size=pool_size, pool_wait=timeout, is_audited=is_audited, **waits)
-    return MySQLDatabase(
-        address_of(url),
-        pool_size=pool_size,
-        pool_wait=timeout,
-        connect_timeout=timeout,
-        query_timeout=timeout,
-        is_audited=is_audited,
-        **waits,
-    )
+        return SQLiteDatabase(path, pool_size=pool_size, timeout=timeout, is_audited=is_audited, **waits)
+    return MySQLDatabase(address_of(url), pool_size=pool_size, timeout=timeout, is_audited=is_audited, **waits)

@@ -294,7 +294,7 @@ def test_a_deadlock_is_a_conflict_that_changes_nothing(database: Database) -> No
 
 @on_sqlite
 def test_a_second_writer_that_waits_too_long_gets_a_conflict(database_url: str) -> None:
-    with closing(open_database(database_url, busy_timeout=0.05)) as database:
+    with closing(open_database(database_url, timeout=0.05)) as database:
         with database.transaction() as context:
             context.insert(INSERT, value_row("first"))
             with pytest.raises(ConflictError), database.transaction():
@@ -443,7 +443,7 @@ def test_a_query_that_is_killed_is_an_error_and_the_next_one_works(database: Dat
 def test_a_closed_port_is_an_error_without_details(database_url: str) -> None:
     host = Host("127.0.0.1", closed_port())
     address = replace(address_of(database_url), hosts=(host,))
-    database = MySQLDatabase(address, pool_size=1, pool_wait=1, connect_timeout=1, query_timeout=1)
+    database = MySQLDatabase(address, pool_size=1, timeout=1)
 
     with closing(database), pytest.raises(DBConnectionError) as refused:
         names(database)
@@ -461,7 +461,7 @@ def test_a_closed_port_is_an_error_without_details(database_url: str) -> None:
 )
 def test_a_refused_sign_in_is_an_error_without_details(database_url: str, wrong: dict[str, Any]) -> None:
     address = replace(address_of(database_url), **wrong)
-    database = MySQLDatabase(address, pool_size=1, pool_wait=1, connect_timeout=5, query_timeout=5)
+    database = MySQLDatabase(address, pool_size=1, timeout=5)
 
     for _ in range(2):  # A failed connection gives its turn back.
         with pytest.raises(DBConnectionError) as refused:
@@ -500,7 +500,7 @@ def test_conditions_of_a_cluster_are_conflicts_and_connection_errors(
 def open_on(url: str, *hosts: Host, timeout: float = 20) -> Database:
     """Open the database of a URL on some hosts."""
     address = replace(address_of(url), hosts=hosts)
-    return MySQLDatabase(address, pool_size=4, pool_wait=timeout, connect_timeout=timeout, query_timeout=timeout)
+    return MySQLDatabase(address, pool_size=4, timeout=timeout)
 
 
 @on_servers

@@ -711,11 +711,7 @@ def test_the_administrators_scripts_make_a_database_and_a_user_for_it_alone(kind
 
         address = address_of(server.url("pixyproxy"))
         as_user = MySQLDatabase(
-            replace(address, user="pixyproxy", password=SecretStr(password)),
-            pool_size=2,
-            pool_wait=10,
-            connect_timeout=10,
-            query_timeout=10,
+            replace(address, user="pixyproxy", password=SecretStr(password)), pool_size=2, timeout=10
         )
         with closing(as_user) as database:
             assert upgrade(database) == VERSIONS

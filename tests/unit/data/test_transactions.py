@@ -16,7 +16,7 @@ from pixyproxy.data.transactions import in_transaction
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    with closing(SQLiteDatabase(tmp_path / "test.db", pool_size=2, pool_wait=5)) as database:
+    with closing(SQLiteDatabase(tmp_path / "test.db", pool_size=2, timeout=5)) as database:
         init.upgrade(database)
         yield database
 

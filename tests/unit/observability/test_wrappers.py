@@ -57,7 +57,7 @@ def recorder() -> Recorder:
 
 @pytest.fixture
 def database(tmp_path: Path, recorder: Recorder) -> Iterator[Database]:
-    plain = SQLiteDatabase(tmp_path / "x.db", pool_size=1, pool_wait=0.01)
+    plain = SQLiteDatabase(tmp_path / "x.db", pool_size=1, timeout=0.01)
     with closing(ObservedDatabase(plain, recorder.record, recorder.held)) as observed:
         with observed.transaction() as context:
             context.execute("CREATE TABLE things (id INTEGER PRIMARY KEY, name TEXT UNIQUE)", {})

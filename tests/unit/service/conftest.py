@@ -20,7 +20,7 @@ from pixyproxy.data.stores.local_image_store import LocalImageStore
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    with closing(SQLiteDatabase(tmp_path / "test.db", pool_size=20, pool_wait=10)) as database:
+    with closing(SQLiteDatabase(tmp_path / "test.db", pool_size=20, timeout=10)) as database:
         init.upgrade(database)
         yield database
 

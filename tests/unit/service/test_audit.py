@@ -36,7 +36,7 @@ _CALL = "host-1-7"
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    with closing(SQLiteDatabase(tmp_path / "test.db", pool_size=2, pool_wait=10, is_audited=True)) as database:
+    with closing(SQLiteDatabase(tmp_path / "test.db", pool_size=2, timeout=10, is_audited=True)) as database:
         init.upgrade(database)
         yield database
 
