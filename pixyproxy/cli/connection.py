@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import typer
 
@@ -41,16 +42,16 @@ class ServerClient(PixyProxyClient):
         is_signed_in: whether calls have credentials.
     """
 
-    def __init__(self, settings: ClientSettings, username: str | None, password: str | None) -> None:
+    def __init__(self, settings: ClientSettings) -> None:
         self.server = settings.server
-        self.is_signed_in = username is not None
+        self.is_signed_in = settings.username is not None
         tls: TLS | bool | None = settings.tls
         if tls is not False and (settings.ca_file or settings.certificate_file or settings.key_file):
             tls = TLS(settings.ca_file, settings.certificate_file, settings.key_file)
         super().__init__(
             settings.server,
-            username=username,
-            password=password,
+            username=settings.username,
+            password=settings.password,
             tls=tls,
             allow_plaintext=settings.allow_plaintext,
             # Scripts see only the final error.
@@ -80,8 +81,8 @@ def connect(*, must_sign_in: bool = False) -> Iterator[ServerClient]:
     except ConfigurationError as error:
         refuse(error.message)
     try:
-        username, password = _credentials(settings, must_sign_in=must_sign_in)
-        with _new_client(settings, username, password) as client:
+        settings = _with_credentials(settings, must_sign_in=must_sign_in)
+        with _new_client(settings) as client:
             yield client
     except PixyProxyClientError as error:
         explain(error, settings.server)
@@ -96,9 +97,9 @@ def connect(*, must_sign_in: bool = False) -> Iterator[ServerClient]:
         refuse(printable(str(error)), FAILED)
 
 
-def _new_client(settings: ClientSettings, username: str | None, password: str | None) -> ServerClient:
+def _new_client(settings: ClientSettings) -> ServerClient:
     try:
-        return ServerClient(settings, username, password)
+        return ServerClient(settings)
     except ValueError as error:
         refuse(printable(str(error)).replace("allow_plaintext", "set PIXYPROXY_CLIENT_ALLOW_PLAINTEXT=true"))
     except OSError as error:
@@ -109,8 +110,8 @@ def _new_client(settings: ClientSettings, username: str | None, password: str | 
         )
 
 
-def _credentials(settings: ClientSettings, *, must_sign_in: bool) -> tuple[str | None, str | None]:
-    """Return the credentials; ask at the terminal for missing ones, if they are needed."""
+def _with_credentials(settings: ClientSettings, *, must_sign_in: bool) -> ClientSettings:
+    """Ask at the terminal for missing credentials, if they are needed."""
     username, password = settings.username, settings.password
     if username is None and must_sign_in and sys.stdin.isatty():
         username = str(typer.prompt("Username", err=True))
@@ -120,10 +121,10 @@ def _credentials(settings: ClientSettings, *, must_sign_in: bool) -> tuple[str |
                 f"This command needs credentials: set PIXYPROXY_USER and PIXYPROXY_PASSWORD, or write "
                 f"{credentials_path()}."
             )
-        return None, None
+        return settings
     if password is None:
         password = _ask_password(printable(username), printable(settings.server))
-    return username, password
+    return replace(settings, username=username, password=password)
 
 
 def _ask_password(username: str, server: str) -> str:

@@ -53,6 +53,19 @@ def test_who_is_missing_is_asked_for_and_the_password_never_shown(
     assert people.ann.password not in terminal.raw
 
 
+def test_who_has_signed_in_at_the_terminal_is_not_told_to_do_so(
+    server: RunningServer, people: People, asked: Env
+) -> None:
+    with at_a_terminal("delete", NOBODY, "--yes", env=asked(server)) as terminal:
+        terminal.wait_for("Username: ")
+        terminal.type(people.ann.username)
+        terminal.wait_for("Password of .*: ")
+        terminal.type(people.ann.password)
+        assert terminal.end() == 3
+    assert "no such image" in terminal.text
+    assert "not signed in" not in terminal.text
+
+
 def test_a_wrong_password_is_told_from_anything_else(server: RunningServer, people: People, asked: Env) -> None:
     with at_a_terminal("list", env=asked(server, PIXYPROXY_USER=people.ann.username)) as terminal:
         terminal.wait_for("Password of .*: ")
