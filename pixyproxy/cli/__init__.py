@@ -18,35 +18,29 @@ from pixyproxy.core.exceptions import ConfigurationError, PixyProxyException
 # with which they could forge log lines.
 os.putenv("GRPC_VERBOSITY", "ERROR")
 
-_CREATION = "pixyproxy.cli.creation"
-_IMAGES = "pixyproxy.cli.images"
-_FETCHING = "pixyproxy.cli.fetching"
-_GENERATIONS = "pixyproxy.cli.generations"
-_IMPORTS = "pixyproxy.cli.imports"
-_USAGE = "pixyproxy.cli.usage"
-_ADMIN = "pixyproxy.cli.admin"
+_ADMIN = "admin"
 _SALVAGE = "salvage"  # the command for generations that needs the server's packages
 COMMANDS = {
-    "create": (_CREATION, "Make an image from a prompt."),
-    "edit": (_CREATION, "Make an image from other images and a prompt."),
-    "import": (_IMPORTS, "Store images of your own."),
-    "get": (_IMAGES, "Show the details of an image."),
-    "list": (_IMAGES, "List images, newest first."),
-    "search": (_IMAGES, "List images whose prompts have all these words."),
-    "fetch": (_FETCHING, "Save an image's bytes as a file."),
-    "update": (_IMAGES, "Change an image's filename, tags or visibility."),
-    "delete": (_IMAGES, "Delete an image for good."),
-    "health": (_IMAGES, "Check whether a server is serving (exit status 0 or 5)."),
-    "generations": (_GENERATIONS, "List, watch, cancel and salvage generations."),
-    "usage": (_USAGE, "Show what was spent: images, tokens and costs."),
-    "quota": (_USAGE, "Show what is limited for a user, and what is used of it."),
+    "create": ("creation", "Make an image from a prompt."),
+    "edit": ("creation", "Make an image from other images and a prompt."),
+    "import": ("imports", "Store images of your own."),
+    "get": ("images", "Show the details of an image."),
+    "list": ("images", "List images, newest first."),
+    "search": ("images", "List images whose prompts have all these words."),
+    "fetch": ("fetching", "Save an image's bytes as a file."),
+    "update": ("images", "Change an image's filename, tags or visibility."),
+    "delete": ("images", "Delete an image for good."),
+    "health": ("images", "Check whether a server is serving (exit status 0 or 5)."),
+    "generations": ("generations", "List, watch, cancel and salvage generations."),
+    "usage": ("usage", "Show what was spent: images, tokens and costs."),
+    "quota": ("usage", "Show what is limited for a user, and what is used of it."),
     "serve": (_ADMIN, "Serve until SIGTERM or Ctrl-C, with a process for each core."),
     "models": (_ADMIN, "List the models that the provider's account offers."),
     "db": (_ADMIN, "Make or upgrade the tables of the database."),
     "user": (_ADMIN, "Add, list, change, limit and remove users."),
     "images": (_ADMIN, "Copy the bytes of all images into another store."),
 }
-"""For each command its module, and the line that ``pixyproxy --help`` shows."""
+"""For each command its module in this package, and the line that ``pixyproxy --help`` shows."""
 
 
 class _Commands(TyperGroup):
@@ -80,7 +74,7 @@ def load_command(name: str) -> Any:
         module = load_server_commands(name)
     else:
         os.putenv("GRPC_VERBOSITY", "NONE")  # These commands explain failures of connections themselves.
-        module = import_module(COMMANDS[name][0])
+        module = import_module(f"{__name__}.{COMMANDS[name][0]}")
     command: Any = typer.main.get_command(module.app)
     return getattr(command, "commands", {name: command})[name]
 
@@ -92,7 +86,7 @@ def load_server_commands(name: str) -> Any:
         ConfigurationError: the packages that they need are not installed; the message names the command.
     """
     try:
-        return import_module(_ADMIN)
+        return import_module(f"{__name__}.{_ADMIN}")
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("pixyproxy"):
             raise

@@ -49,7 +49,7 @@ HEAVY = {
 }
 
 
-_CLIENT_COMMANDS = {module for module, _ in cli.COMMANDS.values()} - {"pixyproxy.cli.admin"}
+_CLIENT_COMMANDS = {f"pixyproxy.cli.{module}" for module, _ in cli.COMMANDS.values() if module != "admin"}
 IMPORT_OF_CLIENT = f"import pixyproxy.client, {', '.join(_CLIENT_COMMANDS)}"
 
 
