@@ -106,13 +106,7 @@ class BaseClient(ABC, Generic[AnyChannel]):
     def _attempts(self, call: Call[Any], timeout: float | None) -> Attempts:
         if timeout is None:
             timeout = self._long_timeout if call.is_long else self._timeout
-        return Attempts(
-            self._policy,
-            self._answered,
-            timeout,
-            is_repeatable=call.is_repeatable,
-            creation_request_id=call.creation_request_id,
-        )
+        return Attempts(call, self._policy, self._answered, timeout)
 
     def _invoke(self, call: Call[Any], request: Any, attempts: Attempts) -> Any:
         return attrgetter(call.method)(self._connected())(request, timeout=attempts.remaining, metadata=self._metadata)

@@ -7,7 +7,9 @@ import random
 import threading
 import time
 from dataclasses import dataclass
+from typing import Any
 
+from pixyproxy.client.calls import Call
 from pixyproxy.client.errors import PixyProxyClientError, UnavailableError
 
 # For these reasons, the server has done nothing.
@@ -49,29 +51,19 @@ class RetryPolicy:
 class Attempts:
     """The attempts of one call, within one deadline."""
 
-    def __init__(
-        self,
-        policy: RetryPolicy,
-        answered: threading.Event,
-        timeout: float | None,
-        *,
-        is_repeatable: bool,
-        creation_request_id: str = "",
-    ) -> None:
+    def __init__(self, call: Call[Any], policy: RetryPolicy, answered: threading.Event, timeout: float | None) -> None:
         """Start the timeout.
 
         Args:
+            call: the call.
             policy: the retry policy.
             answered: set once the server has ever answered; if it then does not, it is probably being restarted.
             timeout: seconds for all attempts together; None for no limit.
-            is_repeatable: whether the call is idempotent.
-            creation_request_id: set on errors.
         """
+        self._call = call
         self._policy = policy
         self._answered = answered
         self._end = None if timeout is None else time.monotonic() + timeout
-        self._is_repeatable = is_repeatable
-        self._creation_request_id = creation_request_id
         self._failures = 0
         self._backoff = policy.first_backoff
 
@@ -90,7 +82,7 @@ class Attempts:
         Raises:
             PixyProxyClientError: ``error``, if there is no further attempt.
         """
-        error.creation_request_id = self._creation_request_id
+        error.creation_request_id = self._call.creation_request_id
         if error.request_id:
             self._answered.set()
         self._failures += 1
@@ -106,7 +98,7 @@ class Attempts:
             return False
         if error.reason in _NOTHING_DONE:
             return True
-        if not self._is_repeatable:
+        if not self._call.is_repeatable:
             return False
         if error.reason in _PROVIDER_BUSY:
             return error.retry_after is not None

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pixyproxy.client import RetryPolicy, UnavailableError
+from pixyproxy.client.calls import get_image
 from pixyproxy.client.retry import Attempts
 
 
@@ -30,7 +31,7 @@ def test_a_policy_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
 def test_without_a_timeout_a_server_that_was_there_is_waited_for_however_long_it_takes() -> None:
     answered = threading.Event()
     answered.set()
-    attempts = Attempts(RetryPolicy(), answered, None, is_repeatable=True)
+    attempts = Attempts(get_image("guid"), RetryPolicy(), answered, None)
 
     pauses = [attempts.pause_after(UnavailableError("gone")) for _ in range(5000)]
 
@@ -40,7 +41,7 @@ def test_without_a_timeout_a_server_that_was_there_is_waited_for_however_long_it
 
 def test_the_pauses_for_a_server_that_never_was_there_grow_as_the_policy_says() -> None:
     policy = RetryPolicy(unanswered_attempts=5, first_backoff=1, max_backoff=6, multiplier=3)
-    attempts = Attempts(policy, threading.Event(), None, is_repeatable=True)
+    attempts = Attempts(get_image("guid"), policy, threading.Event(), None)
 
     pauses = [attempts.pause_after(UnavailableError("gone")) for _ in range(4)]
 
