@@ -98,10 +98,6 @@ class Database(ABC):
         """
 
     @abstractmethod
-    def has_table(self, context: DatabaseContext, name: str) -> bool:
-        """Tell whether a table exists, within a context of this database."""
-
-    @abstractmethod
     def close(self) -> None:
         """Close all connections."""
 

@@ -16,6 +16,10 @@ SCRIPTS = _PACKAGE / "sql" if (_PACKAGE / "sql").is_dir() else _PACKAGE.parent /
 _SCRIPT_NAME = re.compile(r"\d{3}_\w+\.sql")
 # An administrator runs scripts 001 and 002, which create the database and its user.
 _FIRST_MIGRATION = 3
+HAS_TABLE = {
+    "mysql": "SELECT 1 FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = :name",
+    "sqlite": "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = :name",
+}
 
 
 def migrations_for(kind: str, scripts: Path = SCRIPTS) -> dict[int, Path]:
@@ -31,7 +35,7 @@ def schema_version(database: Database) -> int:
 
 
 def _version_in(context: DatabaseContext, database: Database) -> int:
-    if not database.has_table(context, "migrations"):
+    if context.fetch_value(HAS_TABLE[database.kind], {"name": "migrations"}) is None:
         return 0
     return context.fetch_value("SELECT MAX(version) FROM migrations", {}) or 0
 

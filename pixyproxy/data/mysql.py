@@ -191,10 +191,6 @@ class MySQLDatabase(Database):
         task.start()
         return task
 
-    def has_table(self, context: DatabaseContext, name: str) -> bool:  # noqa: D102  inherited
-        sql = "SELECT 1 FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = :name"
-        return context.fetch_value(sql, {"name": name}) is not None
-
     def close(self) -> None:  # noqa: D102  inherited
         self._pool.close()
 

@@ -79,10 +79,6 @@ class SQLiteDatabase(Database):
         finally:
             connection.close()  # This rolls back what was not committed.
 
-    def has_table(self, context: DatabaseContext, name: str) -> bool:  # noqa: D102  inherited
-        sql = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = :name"
-        return context.fetch_value(sql, {"name": name}) is not None
-
     def close(self) -> None:  # noqa: D102  inherited
         self._pool.close()
 

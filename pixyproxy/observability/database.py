@@ -37,9 +37,6 @@ class ObservedDatabase(Database):
     def migrating(self) -> AbstractContextManager[DatabaseContext]:  # noqa: D102  inherited
         return self._database.migrating()
 
-    def has_table(self, context: DatabaseContext, name: str) -> bool:  # noqa: D102  inherited
-        return self._database.has_table(context, name)
-
     def close(self) -> None:  # noqa: D102  inherited
         self._database.close()
 

@@ -33,7 +33,7 @@ from pixyproxy.core.models import (
 )
 from pixyproxy.core.search_terms import index_terms
 from pixyproxy.data.database import Database, statements_of
-from pixyproxy.data.init import migrations_for, require_current, schema_version, upgrade
+from pixyproxy.data.init import HAS_TABLE, migrations_for, require_current, schema_version, upgrade
 from pixyproxy.data.mysql import MySQLDatabase
 from pixyproxy.data.repositories.generation_details import GenerationDetailRepository
 from pixyproxy.data.repositories.generations import GenerationRepository
@@ -91,7 +91,8 @@ def rows_of(database: Database, sql: str) -> list[dict[str, Any]]:
 
 def tables_of(database: Database) -> set[str]:
     with database.reading() as context:
-        return {table for table in TABLES | {"something_else"} if database.has_table(context, table)}
+        has_table = HAS_TABLE[database.kind]
+        return {table for table in TABLES | {"something_else"} if context.fetch_value(has_table, {"name": table})}
 
 
 # --- Making the tables -----------------------------------------------------------------------------------------------
