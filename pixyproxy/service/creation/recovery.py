@@ -38,6 +38,8 @@ Item = TypeVar("Item")
 _logger = logging.getLogger(__name__)
 
 _ROWS_A_RUN = 100
+# An outage that is shorter than this share of a lease leaves time to renew it.
+_NOTICED_SHARE = 3 / 4
 # Watchers on other servers look ten times a second.
 _PARTIALS_AFTER_END = timedelta(seconds=5)
 _FORGET_SECONDS = 3600.0
@@ -138,9 +140,10 @@ class Recovery:
             self._discard_imports,
             self._find_orphans,
             self._finish_deletions,
-            self._delete_partials,
-            self._forget_requests,
             self._store.delete_partial_writes,
+            self._forget_requests,
+            # It asks the database in each run: however long this one took, no outage goes unnoticed until the next.
+            self._delete_partials,
         )
         failure: PixyProxyException | None = None
         for step in steps:
@@ -220,6 +223,7 @@ class Recovery:
         in_transaction(
             self._database, lambda context: GenerationDetailRepository(context).delete_partials(before, _ROWS_A_RUN)
         )
+        self._note_reached()
 
     def _forget_requests(self) -> None:
         if self._retention is None or time.monotonic() < self._forget_at:
@@ -247,7 +251,7 @@ class Recovery:
     def _note_reached(self) -> None:
         """Note that the database has answered."""
         now = time.time()  # unlike the monotonic clock, it advances while the machine is suspended
-        if not 0 <= now - self._reached_at < self._lease / 2:
+        if not 0 <= now - self._reached_at < self._lease * _NOTICED_SHARE:
             self._leave_leases()
         self._reached_at = now
 
