@@ -595,7 +595,7 @@ def after_submission(events: Sequence[Event]) -> list[object]:
 def test_a_watch_shows_attempts_that_fail(server: Server, generator: FakeGenerator, alice: Caller) -> None:
     limited = ProviderRateLimitedError("slow down", retry_after=2)
     started = server.generations.create_generation(request(), alice)
-    with ThreadPoolExecutor(1) as pool, server.running(), held_back(generator, limited) as answer:
+    with ThreadPoolExecutor(1) as pool, held_back(generator, limited) as answer, server.running():
         watch = Watch(server, started, alice, pool)
         wait_until(lambda: SUBMITTED in seen(watch.events), TIMEOUT, "the submission")
         answer.set()
