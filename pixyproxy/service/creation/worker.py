@@ -221,14 +221,15 @@ class GenerationWorker:
             # While a trial is under way, there is no time to wait for.
             return min(self._poll_interval, self._breaker.wait() or self._poll_interval)
         is_submitted = False
+        self._queue_is_empty = count == 1  # Set before a generation begins, which may end at once.
         try:
             is_submitted = self._begin_one(oldest, permit)
         except _NotSubmitted as reason:
             return min(self._poll_interval, reason.wait) or None
         finally:
             if not is_submitted:
+                self._queue_is_empty = False
                 self._breaker.withdraw(permit)
-        self._queue_is_empty = is_submitted and count == 1
         # If none is submitted, no author has quota left, or other servers were faster; there may be more.
         return self._until_retry() if self._queue_is_empty else None
 

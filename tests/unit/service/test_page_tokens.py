@@ -9,7 +9,9 @@ import pytest
 from pixyproxy.core.exceptions import InvalidFieldError
 from pixyproxy.core.fields import UserClass
 from pixyproxy.core.models import Caller, GenerationFilter, ImageFilter, PagePosition
-from pixyproxy.service.page_tokens import PageTokens, new_page_token_key
+from pixyproxy.data.database import Database
+from pixyproxy.data.repositories.server_values import ServerValueRepository
+from pixyproxy.service.page_tokens import PageTokens, new_page_token_key, shared_key
 
 POSITION = PagePosition(datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC), 123_456_789)
 FILTER = ImageFilter(prompt="castle", tags=("a", "b"))
@@ -32,6 +34,19 @@ def test_servers_with_one_key_take_each_others_tokens() -> None:
     key = new_page_token_key()
 
     assert PageTokens(key).open(PageTokens(key).seal(POSITION, FILTER, None), FILTER, None) == POSITION
+
+
+def test_servers_on_one_database_have_one_key(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if two of them start at the same time."""
+    key = shared_key(database)
+    assert PageTokens(key)
+    assert shared_key(database) == key
+
+    get, looks = ServerValueRepository.get, [""]
+    monkeypatch.setattr(
+        ServerValueRepository, "get", lambda values, name: None if looks and not looks.pop() else get(values, name)
+    )
+    assert shared_key(database) == key
 
 
 @pytest.mark.parametrize(

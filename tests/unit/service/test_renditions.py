@@ -319,13 +319,16 @@ def test_lost_bytes_of_a_rendition_are_made_again(site: Site, kind: str) -> None
         assert site.read(service, image) == data
 
 
-def test_flipped_bytes_of_a_rendition_end_the_call_and_are_made_again(site: Site) -> None:
+def test_flipped_bytes_of_a_rendition_end_the_call_and_are_made_again(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
     image = site.add()
     with site.serving() as service:
         data = site.read(service, image)
         LocalImageStore.write_rendition(site.store, image.guid, 256, data[:-1] + bytes([data[-1] ^ 1]))
         with pytest.raises(ContentDamagedError):
             site.read(service, image)
+        assert f"Image {image.guid}, rendition 256: " in caplog.text
         assert site.read(service, image) == data
 
 

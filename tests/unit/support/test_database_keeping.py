@@ -29,7 +29,7 @@ def _runs(pid: int) -> bool:
     try:
         # A process that has ended but that nobody has waited for is there, and has no command line.
         return Path(f"/proc/{pid}/cmdline").read_bytes() != b""
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # The latter, if it ends while this is read.
         return False
 
 

@@ -30,6 +30,7 @@ from pixyproxy.data.repositories.generations import Generation, GenerationReposi
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.stores.local_image_store import LocalImageStore
 from pixyproxy.data.stores.object_image_store import ObjectImageStore
+from pixyproxy.generation.observer import GenerationObserver
 from pixyproxy.service.creation import storing
 from pixyproxy.service.creation.changes import read_changes
 from pixyproxy.service.creation.storing import ImageStoring
@@ -556,8 +557,11 @@ def test_leases_that_expired_while_the_machine_was_suspended_can_be_renewed(
 
 
 def test_what_a_dead_server_of_the_first_release_had_recorded_may_be_queued_again(
-    database: Database, server: Server, alice: Caller
+    database: Database, store: FailingStore, alice: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    unknown: list[bool] = []
+    monkeypatch.setattr(GenerationObserver, "outcome_unknown", lambda _: unknown.append(True))
+    server = Server(database, store, FakeGenerator())
     dead = begin(database, alice, DEAD)
     with database.transaction() as context:
         context.execute("UPDATE generations SET state = :state", {"state": GenerationState.RECORDED.value})
@@ -566,6 +570,7 @@ def test_what_a_dead_server_of_the_first_release_had_recorded_may_be_queued_agai
     server.recovery.run()
 
     assert state_of(database, dead) is GenerationState.FAILED
+    assert not unknown
 
 
 # --- What is wrong with one image -------------------------------------------------------------------------------------

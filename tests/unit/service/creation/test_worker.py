@@ -883,6 +883,7 @@ def open_circuit(server: Server) -> None:
         (Quotas, "reserve", QuotaExhaustedError("used up", quota="images_per_day", author="alice", retry_after=1)),
     ],
 )
+@pytest.mark.parametrize("other", ["bob", "alice"])
 def test_a_trial_that_is_not_submitted_is_made_with_the_next_request(
     database: Database,
     store: LocalImageStore,
@@ -892,6 +893,7 @@ def test_a_trial_that_is_not_submitted_is_made_with_the_next_request(
     part: type,
     method: str,
     failure: Exception | None,
+    other: str,
 ) -> None:
     now = 1000.0
     original = getattr(part, method)
@@ -909,7 +911,7 @@ def test_a_trial_that_is_not_submitted_is_made_with_the_next_request(
     with Server(database, store, generator, images_per_minute=10, clock=lambda: now).running() as server:
         open_circuit(server)
         now += FIRST_PAUSE
-        for author in (alice, make_caller(database, "bob")):
+        for author in (alice, alice if other == "alice" else make_caller(database, other)):
             record(database, author)
         first = "failed" if isinstance(failure, (StorageFullError, QuotaExhaustedError)) else "stored"
         wait_for_states(database, first, "stored")
@@ -951,10 +953,10 @@ def test_of_several_requests_one_is_the_trial(
 def test_all_that_is_submitted_is_generated_at_once(
     database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
 ) -> None:
-    limit = 40  # more threads than any pool has by itself
+    limit = 40
     for _ in range(limit):
         record(database, alice)
-    with Server(database, store, generator, limit=limit).running(), held_back(generator):
+    with Server(database, store, generator, limit=limit, poll_interval=TIMEOUT).running(), held_back(generator):
         wait_until(lambda: len(generator.requests) == limit, TIMEOUT, "all to be asked for")
 
 
