@@ -378,7 +378,7 @@ def _make_first_user(users: UserServiceInterface) -> None:
     if users.has_users():
         return
     password = secrets.token_urlsafe(12)
-    # First of all, because nobody could sign in as a user whose password cannot be printed.
+    # Printed before the user is added: if the password cannot be printed, the next start tries again.
     _say(f"first user: {_FIRST_USER}")
     _say(f"password: {password} (shown only now; change it with: pixyproxy user passwd {_FIRST_USER})")
     users.create_user(UserCreate(username=_FIRST_USER, password=SecretStr(password), class_key=UserClass.ADMIN))

@@ -111,7 +111,7 @@ class GenerationRunner:
         try:
             with self._continuing(queued.context.trace_headers):
                 return self._generate(queued, permit)
-        except Exception:
+        except Exception:  # Without a recorded end, it would last as long as this worker, which renews its lease.
             _logger.exception("Generation %d failed.", queued.generation.id)
             self._record_end(queued.generation, GenerationState.OUTCOME_UNKNOWN, _unexpected())
             return None
@@ -237,7 +237,7 @@ class GenerationRunner:
             self._observer.outcome_unknown()
         try:
             in_transaction(self._database, end)
-        except Exception as failure:
+        except Exception as failure:  # Recovery logs what was not foreseen.
             _logger.warning("The end of generation %d is not recorded yet: %s", generation.id, for_log(failure))
             self._recovery.finish_later(generation, lambda: in_transaction(self._database, end))
 

@@ -170,7 +170,7 @@ class GenerationWorker:
                 _logger.exception("No generation can be claimed.")
                 pause = self._poll_interval
             self._wait(pause)
-        with suppress(PixyProxyException):
+        with suppress(PixyProxyException):  # Recovery ends them as unknown, which is safe, if less true.
             self._return_doubtful()
 
     def _wait(self, pause: float) -> None:
@@ -324,7 +324,7 @@ class GenerationWorker:
             raise
         except PixyProxyException as failure:
             state, error = GenerationState.FAILED, failure
-        except Exception:
+        except Exception:  # Such as a manifest of a later release. It must not stop the claims of other generations.
             self._unreadable.add(generation.id)
             _logger.exception("What is stored of generation %d cannot be read; it is not submitted.", generation.id)
             return False
