@@ -381,17 +381,16 @@ def _target_of(link: Path) -> str:
 
 @pytest.mark.parametrize("sent", [[_INFO], [_INFO, _data(encode("png")[:100])]], ids=["after info", "in the middle"])
 def test_a_sender_that_stalls_is_cut_off(stall_server: RunningServer, sent: list[pb.ImportImageRequest]) -> None:
-    def cut_off() -> int:
-        log = stall_server.log
-        ended = re.findall(r"\[ImportImage:\d+\] REQUEST END CANCELLED", log)
-        explained = log.count("The next request did not come in time, and the client was cut off.")
-        return len(ended) if len(ended) == explained else -1
+    def started() -> list[str]:
+        return [line.split()[3] for line in stall_server.log_lines[lines_before:] if line.endswith("REQUEST START")]
 
-    before, before_cut_off = _stored(stall_server), cut_off()
+    before, lines_before = _stored(stall_server), len(stall_server.log_lines)
     stalled = [_Sender(stall_server) for _ in range(2)]
     for sender in stalled:
         sender.send(*sent)
     wait_until(lambda: _temporary_files(stall_server) == 2, TIMEOUT, "both to be under way")
+    wait_until(lambda: len(started()) == 2, TIMEOUT, "both to be in the log")
+    call_ids = started()
     client = ImageClient(stall_server, stall_server.admin)
     refused = client.import_refused(import_requests(encode("png")))
     assert (refused.code, refused.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_BUSY")
@@ -399,7 +398,10 @@ def test_a_sender_that_stalls_is_cut_off(stall_server: RunningServer, sent: list
     for sender in stalled:
         assert sender.call.exception(TIMEOUT).code() is grpc.StatusCode.CANCELLED
         sender.end()
-    wait_until(lambda: cut_off() == before_cut_off + 2, TIMEOUT, "the lines in the log")
+    for call_id in call_ids:
+        _, explained, *_, ended = stall_server.wait_for_end_of(call_id)
+        assert explained.endswith("The next request did not come in time, and the client was cut off.")
+        assert "REQUEST END CANCELLED" in ended
     assert _temporary_files(stall_server) == 0
     assert _stored(stall_server) == before
     # Their slots are free.

@@ -18,7 +18,6 @@ from pixyproxy_pb.v1 import usage_service_pb2 as upb
 from pixyproxy_pb.v1.usage_service_pb2_grpc import UsageServiceStub
 
 from pixyproxy.client import PixyProxyClient, UsageGrouping, UsageRow
-from pixyproxy.core.fields import UserClass
 from tests.integration.conftest import asking
 from tests.support.database_servers import fresh_database
 from tests.support.image_client import ImageClient
@@ -133,7 +132,7 @@ def test_what_is_wrong_is_named(server: RunningServer, fields: dict[str, Any], f
 @pytest.fixture(scope="module")
 def spender(provider_server: RunningServer) -> Login:
     """Somebody with two images, of which one has an unknown cost, and an unknown outcome."""
-    login = provider_server.new_login(UserClass.USER, username="spender")
+    login = provider_server.new_login()
     client = ImageClient(provider_server, login)
     client.create("a castle")
     client.create("a castle [[fault:no_usage]]")
@@ -152,7 +151,7 @@ def env(provider_server: RunningServer, spender: Login, tmp_path: Path) -> Calla
     return lambda **more: environment(tmp_path, signed_in | more)
 
 
-def test_the_command_writes_json_csv_and_lines(env: Callable[..., dict[str, str]]) -> None:
+def test_the_command_writes_json_csv_and_lines(spender: Login, env: Callable[..., dict[str, str]]) -> None:
     today = datetime.now(UTC).date().isoformat()
     tokens = 1 + len("a castle") // 4
     cost = tokens * 5_000 + 1_056 * 30_000
@@ -166,7 +165,7 @@ def test_the_command_writes_json_csv_and_lines(env: Callable[..., dict[str, str]
     }
 
     as_json = run_command("usage", "--json", "--by", "day,author", env=env())
-    assert json.loads(as_json.stdout) == {"author": "spender", "model": "", "day": today, **expected}
+    assert json.loads(as_json.stdout) == {"author": spender.username, "model": "", "day": today, **expected}
     as_csv = run_command("usage", "--csv", "--by", "model", "--since", today, "--until", today, env=env())
     texts = {name: str(number) for name, number in expected.items()}
     assert list(csv.DictReader(io.StringIO(as_csv.stdout))) == [{"model": _FLARE, **texts}]
