@@ -36,6 +36,7 @@ from pixyproxy.core.exceptions import (
 )
 from pixyproxy.core.fields import GenerationState, Visibility, new_guid
 from pixyproxy.core.models import Caller, GenerationOptions, Image, ImageCreation, ImageDetailCreate, ImageInput, Usage
+from pixyproxy.core.provider_limits import fidelity_problem
 from pixyproxy.core.request_context import call_id
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.deletions import DeletionRepository
@@ -150,6 +151,11 @@ def test_a_generation_belongs_to_the_log_and_the_trace_of_its_call(
             {"output_format": "jpeg"},
             ("background", "webp; the default background is transparent"),
         ),
+        (
+            {"background": "transparent", "output_format": "jpeg"},
+            {},
+            ("background", "webp; the default background is transparent; the default output format is jpeg"),
+        ),
         ({"output_format": "jpeg"}, {"background": "transparent", "output_format": "webp"}, None),
         ({"background": "transparent"}, {"output_format": "jpeg", "background": "opaque"}, None),
         ({}, {"output_compression": 0}, ("output_compression", "jpeg; the default output format is png")),
@@ -203,18 +209,19 @@ def test_a_request_must_go_together_with_the_defaults(
     assert states(database) == []
 
 
-def refused_field(creator: ImageCreator, creation: ImageCreation, author: Caller) -> str:
+def violations(creator: ImageCreator, creation: ImageCreation, author: Caller) -> dict[str, str]:
     with pytest.raises(InvalidFieldError) as refused:
         creator.create(creation, author, CallScope())
-    [violation] = refused.value.violations
-    return violation.field
+    return {violation.field: violation.description for violation in refused.value.violations}
 
 
 def test_low_moderation_is_refused_where_the_operator_forbids_it(
     database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
 ) -> None:
     with Server(database, store, generator, allows_low_moderation=False).running() as server:
-        assert refused_field(server.creator, request(moderation="low"), alice) == "options.moderation"
+        assert violations(server.creator, request(moderation="low"), alice) == {
+            "options.moderation": "the operator of this server does not allow low"
+        }
         for moderation in ("auto", None):
             server.creator.create(request(key=None, moderation=moderation), alice, CallScope())
     assert [asked.moderation for asked in generator.requests] == ["auto", None]
@@ -235,27 +242,25 @@ def test_an_image_that_was_made_before_the_operator_forbade_its_moderation_is_st
 
 
 def test_an_input_fidelity_needs_inputs(creator: ImageCreator, alice: Caller) -> None:
-    assert refused_field(creator, request(input_fidelity="high"), alice) == "options.input_fidelity"
+    assert violations(creator, request(input_fidelity="high"), alice) == {
+        "options.input_fidelity": "needs at least one image in inputs"
+    }
 
 
 def test_all_options_that_do_not_go_together_are_named_at_once(creator: ImageCreator, alice: Caller) -> None:
-    with pytest.raises(InvalidFieldError) as refused:
-        creator.create(
-            request(model="gpt-image-2", size="65x64", quality="max", input_fidelity="low"), alice, CallScope()
-        )
-    fields = {violation.field for violation in refused.value.violations}
-    assert fields == {"options.size", "options.quality", "options.input_fidelity"}
+    wrong = request(model="gpt-image-2", size="65x64", quality="max", input_fidelity="low")
+    assert violations(creator, wrong, alice).keys() == {"options.size", "options.quality", "options.input_fidelity"}
 
 
 def test_options_of_an_edit_are_those_that_edits_have(creator: ImageCreator, alice: Caller) -> None:
     source = ImageInput(guid=creator.create(request(key=None), alice, CallScope()).guid)
-    cases: list[tuple[dict[str, Any], str]] = [
-        ({"moderation": "auto"}, "moderation"),
-        ({"model": "gpt-image-2", "input_fidelity": "low"}, "input_fidelity"),
+    cases: list[tuple[dict[str, Any], str, str]] = [
+        ({"moderation": "auto"}, "moderation", "cannot be chosen for edits; leave it out, or the inputs"),
+        ({"model": "gpt-image-2", "input_fidelity": "low"}, "input_fidelity", fidelity_problem("gpt-image-2") or ""),
     ]
-    for options, refused in cases:
+    for options, refused, why in cases:
         edit = request(key=None, **options).model_copy(update={"inputs": (source,)})
-        assert refused_field(creator, edit, alice) == f"options.{refused}"
+        assert violations(creator, edit, alice) == {f"options.{refused}": why}
 
 
 def test_the_model_of_a_submission_is_recorded_for_the_usage(

@@ -556,6 +556,21 @@ def test_leases_that_expired_while_the_machine_was_suspended_can_be_renewed(
     assert state_of(database, generation) is GenerationState.SUBMITTED
 
 
+@pytest.mark.parametrize(("pause", "state"), [(0, GenerationState.OUTCOME_UNKNOWN), (1.5, GenerationState.SUBMITTED)])
+def test_a_lease_is_left_alone_after_three_quarters_of_one_without_an_answer(
+    database: Database, store: FailingStore, alice: Caller, monkeypatch: pytest.MonkeyPatch, pause: float, state: object
+) -> None:
+    now = float(2**30)
+    monkeypatch.setattr(time, "time", lambda: now)
+    server = Server(database, store, FakeGenerator(), lease=timedelta(seconds=2))
+    generation = begin(database, alice, DEAD)
+    now += pause
+
+    server.recovery.run()
+
+    assert state_of(database, generation) is state
+
+
 def test_what_a_dead_server_of_the_first_release_had_recorded_may_be_queued_again(
     database: Database, store: FailingStore, alice: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
