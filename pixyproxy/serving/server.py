@@ -59,6 +59,8 @@ _MAX_CALLS_A_CONNECTION = 250
 _HANDSHAKE_MILLISECONDS = 20_000
 # In gRPC's core, before the serving thread takes them. Beyond gRPC's default, 1,000, calls would begin to be cancelled.
 _MAX_UNTAKEN_CALLS = 5000
+# The empty name stands for the whole server.
+_HEALTH_SERVICES = ("", *OWN_SERVICES)
 _OPTIONS = (
     ("grpc.server.max_pending_requests", _MAX_UNTAKEN_CALLS),
     ("grpc.server.max_pending_requests_hard_limit", _MAX_UNTAKEN_CALLS),
@@ -179,7 +181,7 @@ class Server:
         self._watchdog.start()
         self._connections.start(int(self.address.rpartition(":")[2]))
         self._server.start()
-        for service in ("", *OWN_SERVICES):
+        for service in _HEALTH_SERVICES:
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
 
     def stop(self) -> bool:
@@ -222,6 +224,9 @@ class _Health(health.HealthServicer):
         self._watches: set[Callable[[None], None]] = set()
 
     def Watch(self, request: Any, context: grpc.ServicerContext, send_response_callback: Any = None) -> Any:
+        if request.service not in _HEALTH_SERVICES:
+            # gRPC keeps every name that was ever watched, and anybody may watch any number of names of any length.
+            request = health_pb2.HealthCheckRequest(service="unknown")
         super().Watch(request, context, send_response_callback)
         self._watches.add(send_response_callback)
         context.add_callback(lambda: self._watches.discard(send_response_callback))

@@ -30,6 +30,7 @@ _SERVICE = "pixyproxy.v1.ImageService"
 _GENERATION_SERVICE = "pixyproxy.v1.GenerationService"
 _DOWNLOAD_SERVICE = "pixyproxy.v1.ImageDownloadService"
 _USAGE_SERVICE = "pixyproxy.v1.UsageService"
+_LONG_NAME = 2**20
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _CREDENTIALS: list[Metadata] = [ANYBODY, basic("nobody", "a wrong password"), (("authorization", "nonsense"),)]
@@ -56,6 +57,17 @@ def test_health_knows_no_other_service(server: RunningServer) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         health_stub(server.channel).Check(health_pb2.HealthCheckRequest(service="another"), timeout=TIMEOUT)
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_watching_services_that_do_not_exist_takes_no_memory(server: RunningServer) -> None:
+    before, names = server.rss, 128
+    for number in range(names):
+        name = str(number).ljust(_LONG_NAME, "x")
+        watch = health_stub(server.channel).Watch(health_pb2.HealthCheckRequest(service=name), timeout=TIMEOUT)
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+        watch.cancel()
+    # gRPC itself holds some of the last requests for a while.
+    wait_until(lambda: server.rss - before < names * _LONG_NAME / 4, TIMEOUT, "memory to be given back")
 
 
 def test_bytes_that_are_no_health_check(server: RunningServer) -> None:
