@@ -93,6 +93,7 @@ class ImageContent:
         Raises:
             ContentDamagedError: the bytes are not those that were stored. A whole image is checked before its last
                 chunk is returned, so that no damaged image is ever complete; a part cannot be checked.
+            ContentUnreadableError: they cannot be read.
         """
         if self._reader is None:
             return
@@ -103,7 +104,7 @@ class ImageContent:
             while self._left > 0:
                 # Not in a variable, which would keep the chunk while it is sent.
                 yield self._next_chunk(self._reader, check)
-        except ContentDamagedError as error:
+        except ContentUnreadableError as error:
             log_damage(self.image.guid, error, self.rendition)
             self._on_damage()
             raise

@@ -36,7 +36,8 @@ class ContentReader(ABC):
         """Return the next ``count`` bytes, fewer only at the end.
 
         Raises:
-            ContentDamagedError: the stored bytes cannot be read.
+            ContentDamagedError: there are fewer bytes than there were, or others.
+            ContentUnreadableError: they cannot be read.
             StorageUnavailableError: the store does not answer.
         """
 

@@ -129,7 +129,8 @@ class _LocalReader(ContentReader):
         try:
             return self._file.read(count)
         except OSError as error:
-            raise ContentDamagedError("The stored bytes of the image cannot be read.") from error
+            # A network file system may read them again soon.
+            raise ContentUnreadableError("The stored bytes of the image cannot be read.") from error
 
     def state(self) -> Hashable | None:
         status = os.fstat(self._file.fileno())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from PIL import Image as Pillow
 from pixyproxy.core.call import CallScope
 from pixyproxy.core.exceptions import (
     ContentDamagedError,
+    ContentUnreadableError,
     DBConnectionError,
     ImageNotFoundError,
     OffsetOutOfRangeError,
@@ -330,6 +332,26 @@ def test_flipped_bytes_of_a_rendition_end_the_call_and_are_made_again(
             site.read(service, image)
         assert f"Image {image.guid}, rendition 256: " in caplog.text
         assert site.read(service, image) == data
+
+
+def test_bytes_of_a_rendition_that_cannot_be_read_are_made_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    image, opened = site.add(), os.open
+    with site.serving() as service:
+        data = site.read(service, image)
+
+        def open_for_writing(path: Path, flags: int, *mode: int) -> int:
+            # Each read then fails, as that of a broken disk.
+            return opened(path, os.O_WRONLY if path.suffix == ".webp" else flags, *mode)
+
+        with monkeypatch.context() as failing:
+            failing.setattr(os, "open", open_for_writing)
+            with pytest.raises(ContentUnreadableError):
+                site.read(service, image)
+        assert f"Image {image.guid}, rendition 256: " in caplog.text
+        assert site.read(service, image) == data
+    assert site.store.written == [(image.guid, 256)] * 2
 
 
 def test_a_full_store(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

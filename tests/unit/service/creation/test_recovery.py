@@ -28,6 +28,7 @@ from pixyproxy.data.repositories.deletions import DeletionRepository
 from pixyproxy.data.repositories.generation_details import GenerationDetailRepository
 from pixyproxy.data.repositories.generations import Generation, GenerationRepository, RequestContext
 from pixyproxy.data.repositories.images import ImageRepository
+from pixyproxy.data.stores.image_store import content_path
 from pixyproxy.data.stores.local_image_store import LocalImageStore
 from pixyproxy.data.stores.object_image_store import ObjectImageStore
 from pixyproxy.generation.observer import GenerationObserver
@@ -346,6 +347,30 @@ def test_bytes_that_differ_from_read_to_read_are_not_deleted(
 
     with database.reading() as context:
         assert ImageRepository(context).get_any(generation.image_guid).size_bytes == len(PICTURE)
+
+
+def test_bytes_that_cannot_be_read_for_a_while_are_not_given_up(
+    database: Database, alice: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "images"
+    store, opened = LocalImageStore(folder), os.open
+    server = Server(database, store, FakeGenerator())
+    generation = begin(database, alice, DEAD)
+    server.storing.store(detail_of(generation), PICTURE)
+    content = folder / content_path(generation.image_guid)
+
+    def open_for_writing(path: Path, flags: int, *mode: int) -> int:
+        # Each read then fails, as on a network file system whose server is restarted.
+        return opened(path, os.O_WRONLY if path == content else flags, *mode)
+
+    with monkeypatch.context() as failing:
+        failing.setattr(os, "open", open_for_writing)
+        server.recovery.run()
+    assert store.list_manifests() == [generation.image_guid]
+
+    server.recovery.run()
+
+    assert is_committed(database, generation)
 
 
 def test_it_is_said_whether_an_image_was_rescued(
