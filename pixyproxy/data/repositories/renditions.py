@@ -308,6 +308,18 @@ class RenditionRepository(LeasedRepository):
             again_at=again_at,
         )
 
+    def postpone(self, claim: RenditionClaim, owner: str, due_at: datetime) -> None:
+        """Let all workers claim the planned renditions of a claim from a time on; that was no attempt."""
+        self._change(
+            """
+            UPDATE renditions SET owner = :nobody, due_at = :due_at, attempts = attempts - 1, updated_at = :now
+            WHERE image_guid = :image_guid AND state = :planned AND owner = :owner
+            """,
+            image_guid=claim.image_guid,
+            owner=owner,
+            due_at=due_at,
+        )
+
     # --- Delete --------------------------------------------------------------------------------------------------
 
     def drop(self, claim: RenditionClaim, owner: str) -> None:

@@ -13,6 +13,7 @@ from pixyproxy.core.exceptions import (
     DBConnectionError,
     ImageNotFoundError,
     PixyProxyException,
+    StorageUnavailableError,
 )
 from pixyproxy.core.local_signal import LocalSignal, wait_for_any
 from pixyproxy.core.models import Image
@@ -180,9 +181,15 @@ class RenditionWorker:
 
     def _fail(self, claim: RenditionClaim, error: PixyProxyException, pause: timedelta = _AFTER_FAILURE) -> None:
         again_at = datetime.now(UTC) + pause
-        in_transaction(
-            self._database, lambda context: RenditionRepository(context).fail(claim, self._owner, error, again_at)
-        )
+
+        def fail(context: DatabaseContext) -> None:
+            renditions = RenditionRepository(context)
+            if isinstance(error, StorageUnavailableError):
+                # Nobody requests what is planned, such as a placeholder, when the store is back.
+                renditions.postpone(claim, self._owner, again_at)
+            renditions.fail(claim, self._owner, error, again_at)
+
+        in_transaction(self._database, fail)
 
     def _forget(self, claim: RenditionClaim) -> None:
         """Delete the claimed renditions of an image that does not exist any more."""

@@ -27,6 +27,7 @@ from pixyproxy.core.exceptions import (
     OffsetOutOfRangeError,
     PixyProxyException,
     StorageFullError,
+    StorageUnavailableError,
     TooBusyError,
 )
 from pixyproxy.core.fields import new_guid
@@ -283,6 +284,10 @@ def _cut(site: Site, image: Image) -> None:
     site.store.write(image.guid, picture()[:-10])
 
 
+def _make_due(site: Site) -> None:
+    in_transaction(site.database, lambda context: context.execute("UPDATE renditions SET due_at = updated_at", {}))
+
+
 @pytest.mark.parametrize("damage", [_flip, _remove, _cut])
 def test_a_damaged_original_is_an_error_until_it_is_repaired(site: Site, damage: Callable[[Site, Image], None]) -> None:
     image = site.add()
@@ -294,11 +299,7 @@ def test_a_damaged_original_is_an_error_until_it_is_repaired(site: Site, damage:
     assert site.store.written == []
 
     site.store.write(image.guid, picture())
-    [row] = site.rows(image)
-    in_transaction(
-        site.database,
-        lambda context: context.execute("UPDATE renditions SET due_at = updated_at WHERE id = :id", {"id": row.id}),
-    )
+    _make_due(site)
     with site.serving() as service:
         assert Pillow.open(io.BytesIO(site.read(service, image))).size == (256, 171)
 
@@ -723,6 +724,41 @@ def test_an_image_that_cannot_be_decoded_has_no_placeholder_and_is_not_tried_for
     assert (row.edge, row.state, placeholder(site, image)) == (PLACEHOLDER, RenditionState.FAILED, None)
     assert not take_step(site.database, timedelta())
     assert site.worker().work() == 1.0
+
+
+def test_a_placeholder_is_computed_when_the_store_is_back(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    image, worker = site.add(), site.worker()
+    plan_placeholder(site, image)
+
+    def be_away(*_: object) -> None:
+        raise StorageUnavailableError("The image store does not answer.")
+
+    with monkeypatch.context() as outage:
+        outage.setattr(site.store, "open", be_away)
+        for _ in range(5):
+            worker.work()
+            assert worker.work() == 1.0  # Not at once again.
+            _make_due(site)
+    worker.work()
+    assert placeholder(site, image) is not None
+    assert [(row.edge, row.state) for row in site.rows(image)] == [(256, RenditionState.MADE)]
+
+
+def test_a_requested_rendition_fails_while_the_store_is_away_and_a_planned_one_does_not(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = site.add()
+    plan_placeholder(site, image)
+    with closing(site.requests(longest_wait=0)) as requests, pytest.raises(TooBusyError):
+        requests.get(image.guid, 256, NOW)
+
+    def be_away(*_: object) -> None:
+        raise StorageUnavailableError("The image store does not answer.")
+
+    monkeypatch.setattr(site.store, "open", be_away)
+    site.worker().work()
+    states = {row.edge: row.state for row in site.rows(image)}
+    assert states == {PLACEHOLDER: RenditionState.PLANNED, 256: RenditionState.FAILED}
 
 
 def test_images_of_earlier_releases_get_placeholders_each_once(site: Site) -> None:
