@@ -115,7 +115,8 @@ class ImageCopying:
                 verified = [result.guid for result in results if result.is_verified_now]
                 self._record_copies(verified)
                 if self._deletes_source:
-                    list(pool.map(self._delete_from_source, verified))
+                    deleted = pool.map(lambda guid: _attempt(self._delete_from_source, guid, guid), verified)
+                    yield from filter(None, deleted)
         # Image bytes whose detail is not committed, for recovery by servers on the target.
         yield from _failures(self._copy_uncommitted, self._source.list_manifests())
         # Answers that were set aside, which are few and also stay in the source.

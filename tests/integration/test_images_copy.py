@@ -266,6 +266,19 @@ def test_the_source_is_deleted_only_when_asked_and_only_what_is_verified(library
     assert library.files(library.folder) == {}
 
 
+def test_a_source_that_does_not_delete_one_image_deletes_the_others(library: Library) -> None:
+    stays, *others = library.add(5)
+    assert library.copy().status == 0
+    put_in_place("folder", file_of(library.folder, stays))
+
+    done = library.copy("--delete-source", PIXYPROXY_IMAGE_STORE="elsewhere")
+
+    assert done.status == 1
+    assert done.stdout.splitlines()[:-1] == [f"failed: {stays}"]
+    assert "5 verified" in said(done)
+    assert not any(file_of(library.folder, guid).exists() for guid in others)
+
+
 def test_servers_go_on_meanwhile(library: Library, tmp_path: Path) -> None:
     """Copy first, switch, copy the rest: the way that the documentation gives."""
     with running_server(tmp_path, library.env) as server:
