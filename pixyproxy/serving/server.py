@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -227,15 +228,23 @@ class _Health(health.HealthServicer):
         if request.service not in _HEALTH_SERVICES:
             # gRPC keeps every name that was ever watched, and anybody may watch any number of names of any length.
             request = health_pb2.HealthCheckRequest(service="unknown")
-        super().Watch(request, context, send_response_callback)
         self._watches.add(send_response_callback)
-        context.add_callback(lambda: self._watches.discard(send_response_callback))
+        super().Watch(request, context, send_response_callback)
+        if not context.is_active():
+            # The call may have ended before gRPC was asked to report its end.
+            self._forget(send_response_callback, request.service)
 
     def _on_close_callback(self, send_response_callback: Callable[[None], None], service: str) -> Callable[[], None]:
         # gRPC calls it in the serving thread, which must not wait for the lock: the thread that holds the lock may be
         # waiting for the serving thread to send a message to watchers.
-        forget = super()._on_close_callback(send_response_callback, service)  # type: ignore[misc]  # not in the stubs
+        forget = partial(self._forget, send_response_callback, service)
         return lambda: threading.Thread(target=forget, name="health", daemon=True).start()
+
+    def _forget(self, send_response_callback: Callable[[None], None], service: str) -> None:
+        """Forget a watch that has ended; it may be forgotten already."""
+        self._watches.discard(send_response_callback)
+        with self._lock:  # type: ignore[attr-defined]  # not in the stubs
+            self._send_response_callbacks[service].discard(send_response_callback)  # type: ignore[attr-defined]
 
     def end_watches(self) -> None:
         """End all watches with OK, after their last message."""
