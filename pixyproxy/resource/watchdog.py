@@ -98,7 +98,7 @@ class Watchdog:
 
     @contextmanager
     def pending(self, context: grpc.ServicerContext) -> Iterator[Wait]:
-        """Watch a request that has not come yet."""
+        """Watch a request that has not come yet, or a message that a client has not taken yet."""
         wait = Wait(context, time.monotonic())
         with self._lock:
             self._pending[wait] = None

@@ -235,10 +235,7 @@ class _Health(health.HealthServicer):
             self._forget(send_response_callback, request.service)
 
     def _on_close_callback(self, send_response_callback: Callable[[None], None], service: str) -> Callable[[], None]:
-        # gRPC calls it in the serving thread, which must not wait for the lock: the thread that holds the lock may be
-        # waiting for the serving thread to send a message to watchers.
-        forget = partial(self._forget, send_response_callback, service)
-        return lambda: threading.Thread(target=forget, name="health", daemon=True).start()
+        return partial(self._forget, send_response_callback, service)
 
     def _forget(self, send_response_callback: Callable[[None], None], service: str) -> None:
         """Forget a watch that has ended; it may be forgotten already."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import sqlite3
+import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -43,6 +44,8 @@ _CALLS_A_CONNECTION = 250
 _BURST_CONNECTIONS = 3
 _CALLS_OF_A_BURST = 10
 _CUT_OFF = "was cut off."
+# SETTINGS_INITIAL_WINDOW_SIZE
+_NO_WINDOW = struct.pack(">HI", 4, 0)
 _GET_IMAGE = "/pixyproxy.v1.ImageService/GetImage"
 
 
@@ -105,6 +108,27 @@ def test_stalled_readers_keep_nobody_else_waiting(tmp_path: Path) -> None:
         assert _CUT_OFF not in server.log
         for reader in readers:
             reader.cancel()
+
+
+@pytest.mark.parametrize("stall_timeout", [1, 3600])
+def test_a_watcher_of_the_health_that_reads_nothing_keeps_nobody_else_waiting(
+    tmp_path: Path, stall_timeout: int
+) -> None:
+    settings = {"PIXYPROXY_STALL_TIMEOUT": str(stall_timeout), "PIXYPROXY_DRAIN_TIMEOUT": "1"}
+    block = header_block(_headers("/grpc.health.v1.Health/Watch"))
+    with running_server(tmp_path, settings) as server, Http2Connection(server.address, TIMEOUT) as connection:
+        connection.send(PREFACE + frame(SETTINGS, 0, 0, _NO_WINDOW))
+        connection.listen(0, TIMEOUT)
+        connection.send(frame(HEADERS, END_HEADERS, 1, block) + frame(DATA, END_STREAM, 1, message(b"")))
+        wait_until(lambda: "[Watch:" in server.log, TIMEOUT, "the watch to begin")
+        for _ in range(3):
+            answer = health_stub(server.channel).Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT / 4)
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        if stall_timeout < TIMEOUT:
+            connection.listen(1, TIMEOUT)
+            assert connection.answers.resets or connection.answers.ended
+        server.terminate()
+        assert server.process.wait(TIMEOUT) == 0
 
 
 # --- Requests that do not come ---------------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
@@ -100,16 +102,23 @@ class RequestTimeoutInterceptor(WrappingInterceptor):
 class ReaderTimeoutInterceptor(WrappingInterceptor):
     """Has a watchdog watch the clients that read streams.
 
-    The handler of a callback stream keeps no thread waiting.
+    The handler of a callback stream does not wait for them: gRPC's own health service sends while it holds its lock,
+    and a single client that reads nothing would keep all others from being answered.
     """
 
     def __init__(self, watchdog: Watchdog) -> None:
         self._watchdog = watchdog
 
     def _wrapped(self, handler: grpc.RpcMethodHandler[Any, Any], method: str) -> grpc.RpcMethodHandler[Any, Any]:
-        if not handler.response_streaming or is_callback_stream(handler):
+        if not handler.response_streaming:
             return handler
         behavior = behavior_of(handler)
+
+        def begin(request: Any, context: grpc.ServicerContext, send: Callable[[Any], None]) -> None:
+            behavior(request, context, _Sender(send, context, self._watchdog).send)
+
+        if is_callback_stream(handler):
+            return with_behavior(handler, begin)
 
         def call(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
             with self._watchdog.reading(context) as wait:
@@ -119,6 +128,33 @@ class ReaderTimeoutInterceptor(WrappingInterceptor):
                     wait.end()
 
         return with_behavior(handler, call)
+
+
+class _Sender:
+    """Sends the messages of a callback stream, one after the other, in a thread that lives until all are sent."""
+
+    def __init__(self, send: Callable[[Any], None], context: grpc.ServicerContext, watchdog: Watchdog) -> None:
+        self._send = send
+        self._context = context
+        self._watchdog = watchdog
+        self._messages: deque[Any] = deque()  # The first one is being sent.
+        self._lock = threading.Lock()
+
+    def send(self, message: Any) -> None:
+        """Send a message after those before, without waiting."""
+        with self._lock:
+            self._messages.append(message)
+            if len(self._messages) == 1:
+                threading.Thread(target=self._send_all, name="sender", daemon=True).start()
+
+    def _send_all(self) -> None:
+        has_more = True
+        while has_more:
+            with self._watchdog.pending(self._context):
+                self._send(self._messages[0])
+            with self._lock:
+                self._messages.popleft()
+                has_more = bool(self._messages)
 
 
 def _next(requests: Iterator[Any], wait: Wait) -> Any:
