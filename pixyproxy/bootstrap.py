@@ -450,9 +450,14 @@ def build_copying(settings: Settings, source: str, target: str, *, deletes_sourc
     if not is_url(source) and not Path(source).is_dir():
         raise ConfigurationError(f"--from: there is no folder {source}.")
     with open_existing_database(settings) as database:
-        yield ImageCopying(
-            database, open_store(settings, source), open_store(settings, target), deletes_source=deletes_source
-        )
+        opened_source, opened_target = open_store(settings, source), open_store(settings, target)
+        # A mounted bucket is also a folder: each image would be its own verified copy.
+        if deletes_source and opened_source.guid() == opened_target.guid():
+            raise ConfigurationError(
+                "--delete-source: --from and --to are the same store by their .guid, under two names, or one is a copy "
+                "of the other; nothing was deleted."
+            )
+        yield ImageCopying(database, opened_source, opened_target, deletes_source=deletes_source)
 
 
 def read_kept_answer(settings: Settings, guid: str) -> KeptAnswer:

@@ -279,6 +279,19 @@ def test_a_source_that_does_not_delete_one_image_deletes_the_others(library: Lib
     assert not any(file_of(library.folder, guid).exists() for guid in others)
 
 
+def test_nothing_is_deleted_from_a_store_that_is_the_target_under_another_name(library: Library) -> None:
+    library.add(3)
+    assert library.copy().status == 0
+    # The folder is what the bucket's server keeps its objects in, as a mounted bucket would be.
+    arguments = ("--from", str(library.copied), "--to", library.url, "--delete-source")
+
+    done = run_command("images", "copy", *arguments, env=library.env | {"PIXYPROXY_IMAGE_STORE": library.url})
+
+    assert done.status == 1
+    assert "same store" in done.stderr
+    assert library.files(library.copied) == library.images
+
+
 def test_servers_go_on_meanwhile(library: Library, tmp_path: Path) -> None:
     """Copy first, switch, copy the rest: the way that the documentation gives."""
     with running_server(tmp_path, library.env) as server:
