@@ -17,7 +17,13 @@ from pixyproxy.client.base import BaseClient
 from pixyproxy.client.calls import Call, Changes, CreateOptions, Filters, GenerationFilters, ImportOptions
 from pixyproxy.client.content import BaseContentStream
 from pixyproxy.client.download import Download, OnProgress
-from pixyproxy.client.errors import ContentDamagedError, InvalidRequestError, PixyProxyClientError, error_of
+from pixyproxy.client.errors import (
+    ContentDamagedError,
+    InvalidRequestError,
+    PixyProxyClientError,
+    UnavailableError,
+    error_of,
+)
 from pixyproxy.client.generations import Generation, PartialImage, Watch
 from pixyproxy.client.models import ContentInfo, ImageDetail, ImagePage, Rendition, Thumbnail
 from pixyproxy.client.retry import Attempts
@@ -83,7 +89,7 @@ class AsyncPixyProxyClient(BaseClient[grpc.aio.Channel]):
         await self.close()
 
     async def close(self) -> None:
-        """Cancel all calls, and close the connection."""
+        """Cancel all calls, and close the connection; see PixyProxyClient."""
         channel = self._closing()
         if self._watching is not None:
             self._watching.cancel()
@@ -285,6 +291,16 @@ class AsyncPixyProxyClient(BaseClient[grpc.aio.Channel]):
                 failure = error_of(error)
                 pause = attempts.pause_after(failure) if upload is None else upload.pause_after(failure, attempts)
                 await asyncio.sleep(pause)
+                if self._closed.is_set():
+                    raise failure from error  # It has the id to repeat the call with.
+            except asyncio.CancelledError as error:
+                # gRPC also cancels the calls of a channel that is closed.
+                task = asyncio.current_task()
+                if not self._closed.is_set() or task is None or task.cancelling():
+                    raise
+                failure = UnavailableError("The client was closed.", code="CANCELLED")
+                failure.creation_request_id = call.creation_request_id
+                raise failure from error
             else:
                 attempts.succeeded()
                 return call.read(answer)

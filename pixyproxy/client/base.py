@@ -78,7 +78,7 @@ class BaseClient(ABC, Generic[AnyChannel]):
         self._on_unreachable = on_unreachable
         self._opening = threading.Lock()
         self._stubs: Stubs | None = None
-        self._is_closed = False
+        self._closed = threading.Event()
 
     @abstractmethod
     def _watch(self, channel: AnyChannel, on_failure: Callable[[], object]) -> None:
@@ -87,7 +87,7 @@ class BaseClient(ABC, Generic[AnyChannel]):
     def _connected(self) -> Stubs:
         """Return the stubs. The channel is opened at the first call, because an asyncio channel belongs to its loop."""
         with self._opening:
-            if self._is_closed:
+            if self._closed.is_set():
                 raise ValueError("The client is closed.")
             if self._stubs is None:
                 if self._open_channel is not None:
@@ -100,7 +100,7 @@ class BaseClient(ABC, Generic[AnyChannel]):
     def _closing(self) -> AnyChannel | None:
         """Refuse further calls, and return the channel to close, or None."""
         with self._opening:
-            self._is_closed = True
+            self._closed.set()
             return self._channel if self._open_channel is not None else None
 
     def _attempts(self, call: Call[Any], timeout: float | None) -> Attempts:

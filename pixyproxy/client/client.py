@@ -41,7 +41,10 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
         self.close()
 
     def close(self) -> None:
-        """Cancel all calls, and close the connection."""
+        """Cancel all calls, and close the connection.
+
+        Calls that wait for an answer end with UnavailableError.
+        """
         channel = self._closing()
         if channel is not None:
             channel.close()
@@ -353,7 +356,8 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
             except grpc.RpcError as error:
                 failure = error_of(error)
                 pause = attempts.pause_after(failure) if upload is None else upload.pause_after(failure, attempts)
-                time.sleep(pause)
+                if self._closed.wait(pause):
+                    raise failure from error  # It has the id to repeat the call with.
             else:
                 attempts.succeeded()
                 return call.read(answer)

@@ -44,6 +44,7 @@ from pixyproxy.resource.statuses import status_of
 from tests.faults.tcp_proxy import tcp_proxy
 from tests.support.client_kinds import MakeClient
 from tests.support.scripted_server import Rpc, ScriptedServer, scripted_server
+from tests.support.waiting import wait_until
 from tests.unit.resource.fakes import GUID, make_image
 
 REQUEST_ID = "host-1"
@@ -683,3 +684,21 @@ def test_a_closed_client_makes_no_calls(make_client: MakeClient) -> None:
         pass
     with pytest.raises(ValueError, match="closed"):
         client.get_image(GUID)
+
+
+@pytest.mark.parametrize("is_pausing", [False, True])
+def test_who_waits_for_an_image_when_the_client_is_closed_can_repeat_the_request(
+    server: ScriptedServer, make_client: MakeClient, caplog: pytest.LogCaptureFixture, is_pausing: bool
+) -> None:
+    caplog.set_level("INFO")
+    with make_client(server.address, timeout=TIMEOUT) as client:
+        play = Play(server, client)
+        call = play.begin(lambda: client.create_image("a castle"))
+        request, rpc = play.take("CreateImage")
+        if is_pausing:
+            cut(rpc, was_taken=False)
+            wait_until(lambda: "Trying again in" in caplog.text, TIMEOUT, "the pause")
+        client.close()
+        error = failure(call)
+    assert (type(error), error.creation_request_id) == (UnavailableError, request.request_id)
+    assert not play.has_more("CreateImage")
