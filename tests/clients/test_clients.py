@@ -30,7 +30,7 @@ from tests.support.image_client import ImageClient
 from tests.support.rpc import TIMEOUT
 from tests.support.servers import Login, RunningServer
 from tests.support.stored_images import make_detail, store_details, store_image
-from tests.support.waiting import wait_until
+from tests.support.waiting import wait_out_midnight, wait_until
 
 _SIZE = 300_000
 _RESUMED_AT = 100_000
@@ -107,6 +107,7 @@ class Journey:
 
 def journey(project: Project, server: RunningServer, folder: Path) -> Journey:
     """Have a client make its journey."""
+    wait_out_midnight()
     author, other = server.new_login(), server.new_login()
     author_id = server.caller(author).user_id
     with server.database() as database, database.transaction() as context:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -47,6 +47,7 @@ from pixyproxy.service.accounting import fold_some
 from pixyproxy.service.quotas import QuotaReservedError, Quotas
 from tests.contract.databases import open_database
 from tests.contract.records import add_caller, add_image, detail_of, get_image
+from tests.support.waiting import wait_out_midnight
 
 PRICES = read_price_list(DEFAULT_PRICE_LIST)
 OPTIONS = GenerationDefaults(
@@ -80,6 +81,12 @@ def read(database: Database, generation_id: int) -> QueuedGeneration:
         queued = GenerationRepository(context).get_queued(generation_id)
     assert queued is not None
     return queued
+
+
+@pytest.fixture(autouse=True)
+def one_day() -> None:
+    """All of a test is in one day."""
+    wait_out_midnight()
 
 
 def claim(database: Database, quotas: Quotas, queued: QueuedGeneration) -> Generation:
@@ -196,7 +203,7 @@ def test_another_day_begins_with_what_is_submitted(database: Database, ann: Call
     commit(database, ann, submitted(database, ann), cost=COST)
     end(database, submitted(database, ann), GenerationState.OUTCOME_UNKNOWN)
     submitted(database, ann)
-    midnight = datetime.combine(date.today() + timedelta(days=1), datetime.min.time(), UTC)
+    midnight = datetime.combine(datetime.now(UTC).date() + timedelta(days=1), datetime.min.time(), UTC)
     now = datetime.now(UTC)
 
     assert use_of(database, ann, now) == QuotaUse(2, COST.nano_usd + MOST, 1, MOST)

@@ -26,7 +26,7 @@ from pixyproxy.service.accounting import account_some, accountant, fold_some
 from pixyproxy.service.creation.storing import ImageStoring
 from tests.contract.databases import open_database
 from tests.contract.records import NOON, add_caller, add_image, add_images, detail_of
-from tests.support.waiting import wait_until
+from tests.support.waiting import wait_out_midnight, wait_until
 
 BY_DAY, BY_AUTHOR, BY_MODEL = UsageGrouping.DAY, UsageGrouping.AUTHOR, UsageGrouping.MODEL
 FIRST, LAST = date(2026, 11, 1), date(2026, 11, 30)
@@ -269,6 +269,7 @@ def end(database: Database, generation: Generation, state: GenerationState) -> N
 def test_unknown_outcomes_are_counted_apart_and_move_when_an_image_turns_up(
     database: Database, ann: Caller, root: Caller, tmp_path: Path
 ) -> None:
+    wait_out_midnight()
     today = datetime.now(UTC).date()
     around = (today - timedelta(days=1), today + timedelta(days=1))
     generations = [submitted(database, ann, model) for model in (FLARE, FLARE, None, FLARE)]

@@ -22,6 +22,7 @@ from tests.support.openai_stand_in import RunningStandIn
 from tests.support.rpc import TIMEOUT, refusal
 from tests.support.servers import Login, Metadata, RunningServer, environment, run_command, running_server
 from tests.support.typed import at_a_terminal
+from tests.support.waiting import wait_out_midnight
 
 
 def quotas(server: RunningServer, metadata: Metadata, author: str = "") -> list[upb.Quota]:
@@ -37,6 +38,7 @@ def limit(server: RunningServer, login: Login, *options: str) -> str:
 
 
 def test_a_quota_is_used_up_and_refuses(any_server: RunningServer, prompt: str) -> None:
+    wait_out_midnight()
     server, root, login = any_server, any_server.admin, any_server.new_login()
     assert quotas(server, login.metadata) == []
     shown = limit(server, login, "--usd-per-day", "50.5", "--images-per-day", "1", "--generations-at-once", "8")
@@ -91,6 +93,7 @@ def test_a_model_without_a_price_is_refused_where_costs_are_limited(server: Runn
 def test_edits_cost_what_they_cost_and_imports_nothing(
     provider_server: RunningServer, tmp_path: Path, prompt: str
 ) -> None:
+    wait_out_midnight()
     server, login = provider_server, provider_server.new_login()
     limit(server, login, "--images-per-day", "2", "--usd-per-day", "2")
     with PixyProxyClient(server.address, username=login.username, password=login.password) as client:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 T = TypeVar("T")
 
+_MIDNIGHT_MARGIN = timedelta(minutes=1)
 _SHORTEST_INTERVAL, _LONGEST_INTERVAL = 0.02, 0.1
 """Seconds between two looks. In between, a tenth of the time that was waited: a look may cost as much as a query."""
 
@@ -33,3 +35,13 @@ def wait_until(condition: Callable[[], T | None], timeout: float, what: str) -> 
             raise TimeoutError(f"waited {timeout:g} s for {what}")
         time.sleep(min(max(waited / 10, _SHORTEST_INTERVAL), _LONGEST_INTERVAL))
     return answer
+
+
+def wait_out_midnight() -> None:
+    """Where a day of UTC is about to end, wait for the next: what is counted by days would begin anew in a test."""
+    day = datetime.now(UTC).date()
+    wait_until(
+        lambda: (datetime.now(UTC) + _MIDNIGHT_MARGIN).date() == day or datetime.now(UTC).date() != day,
+        2 * _MIDNIGHT_MARGIN.total_seconds(),
+        "the next day",
+    )
