@@ -18,6 +18,7 @@ from pixyproxy_pb.v1 import usage_service_pb2 as upb
 from pixyproxy_pb.v1.usage_service_pb2_grpc import UsageServiceStub
 
 from pixyproxy.client import PixyProxyClient, UsageGrouping, UsageRow
+from pixyproxy.core.fields import UserClass
 from tests.integration.conftest import asking
 from tests.support.database_servers import fresh_database
 from tests.support.image_client import ImageClient
@@ -25,6 +26,7 @@ from tests.support.openai_stand_in import RunningStandIn
 from tests.support.rpc import TIMEOUT, refusal
 from tests.support.servers import Login, Metadata, RunningServer, environment, run_command, running_server
 from tests.support.typed import at_a_terminal
+from tests.support.waiting import wait_out_midnight
 
 _FLARE = "gpt-image-2.5-flare"
 
@@ -52,6 +54,7 @@ def summarize(server: RunningServer, metadata: Metadata, **fields: Any) -> list[
 
 
 def test_what_is_spent_is_there_at_once_for_those_who_may_see_it(spending_server: RunningServer, prompt: str) -> None:
+    wait_out_midnight()
     server, root = spending_server, spending_server.admin
     ann, bob = server.new_login(username="ann"), server.new_login(username="bob")
     made = [ImageClient(server, login).create(prompt) for login in (ann, ann, bob)]
@@ -132,8 +135,10 @@ def test_what_is_wrong_is_named(server: RunningServer, fields: dict[str, Any], f
 @pytest.fixture(scope="module")
 def spender(provider_server: RunningServer) -> Login:
     """Somebody with two images, of which one has an unknown cost, and an unknown outcome."""
-    login = provider_server.new_login()
+    # The name is not fixed: where other tests come in between, this is done again on the same server.
+    login = provider_server.new_login(UserClass.USER)
     client = ImageClient(provider_server, login)
+    wait_out_midnight()
     client.create("a castle")
     client.create("a castle [[fault:no_usage]]")
     client.refused(pb.CreateImageRequest(prompt="a castle [[fault:drop]]"))
@@ -151,8 +156,11 @@ def env(provider_server: RunningServer, spender: Login, tmp_path: Path) -> Calla
     return lambda **more: environment(tmp_path, signed_in | more)
 
 
-def test_the_command_writes_json_csv_and_lines(spender: Login, env: Callable[..., dict[str, str]]) -> None:
-    today = datetime.now(UTC).date().isoformat()
+def test_the_command_writes_json_csv_and_lines(
+    provider_server: RunningServer, spender: Login, env: Callable[..., dict[str, str]]
+) -> None:
+    image = ImageClient(provider_server, spender).page(author=spender.username).images[0]
+    day = image.created_at.ToDatetime(UTC).date().isoformat()
     tokens = 1 + len("a castle") // 4
     cost = tokens * 5_000 + 1_056 * 30_000
     expected = {
@@ -165,12 +173,12 @@ def test_the_command_writes_json_csv_and_lines(spender: Login, env: Callable[...
     }
 
     as_json = run_command("usage", "--json", "--by", "day,author", env=env())
-    assert json.loads(as_json.stdout) == {"author": spender.username, "model": "", "day": today, **expected}
-    as_csv = run_command("usage", "--csv", "--by", "model", "--since", today, "--until", today, env=env())
+    assert json.loads(as_json.stdout) == {"author": spender.username, "model": "", "day": day, **expected}
+    as_csv = run_command("usage", "--csv", "--by", "model", "--since", day, "--until", day, env=env())
     texts = {name: str(number) for name, number in expected.items()}
     assert list(csv.DictReader(io.StringIO(as_csv.stdout))) == [{"model": _FLARE, **texts}]
     lines = run_command("usage", env=env())
-    assert lines.stdout == "\t".join([today, *texts.values()]) + "\n"
+    assert lines.stdout == "\t".join([day, *texts.values()]) + "\n"
     total = run_command("usage", "--by", "", env=env())
     assert total.stdout == "\t".join(texts.values()) + "\n"
     assert run_command("usage", "--author", "nobody", env=env()).stdout == ""
