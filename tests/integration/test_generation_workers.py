@@ -24,6 +24,7 @@ from tests.support.connections import Connections
 from tests.support.image_client import SMALL, ImageClient, without_placeholder
 from tests.support.metrics import METRICS_ON, scrape
 from tests.support.openai_stand_in import RunningStandIn
+from tests.support.processes import ask_threads
 from tests.support.rpc import TIMEOUT, refusal, refusal_of
 from tests.support.servers import SERVE_ANEW, RunningServer, running_server
 from tests.support.waiting import wait_until
@@ -31,6 +32,8 @@ from tests.support.waiting import wait_until
 _ROOT = Path(__file__).parents[2]
 _GUID = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}")
 _TWO_RPC_WORKERS = {"PIXYPROXY_WORKERS": "2"}
+_ENOUGH_TO_SUBMIT = 5.0
+"""Seconds within which a request is submitted even on a machine that stands still for a while."""
 
 if not hasattr(os, "memfd_create"):
     pytest.skip("a server has one process on this system", allow_module_level=True)
@@ -85,20 +88,16 @@ def test_the_generation_worker_alone_has_the_provider_s_package_and_gives_way(se
     assert "_pybase64" in _maps(several.generation_worker)
     for worker in several.rpc_workers:
         assert "_pybase64" not in _maps(worker)
-        nice = os.getpriority(os.PRIO_PROCESS, 0)
-        assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in _threads_of(worker)} == {nice}
+        assert {*ask_threads(worker, _nice_of)} == {_nice_of(0)}
         assert len(os.sched_getaffinity(worker)) == 1
-    threads = _threads_of(several.generation_worker)
-    assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in threads} == {
-        min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10)
-    }
+    assert {*ask_threads(several.generation_worker, _nice_of)} == {min(19, _nice_of(0) + 10)}
     # Under SCHED_IDLE no lease would be renewed on a busy machine.
-    assert {os.sched_getscheduler(thread) for thread in threads} == {os.SCHED_OTHER}
+    assert {*ask_threads(several.generation_worker, os.sched_getscheduler)} == {os.SCHED_OTHER}
     assert os.sched_getaffinity(several.generation_worker) == os.sched_getaffinity(several.process.pid)
 
 
-def _threads_of(pid: int) -> list[int]:
-    return [int(thread.name) for thread in Path(f"/proc/{pid}/task").iterdir()]
+def _nice_of(thread: int) -> int:
+    return os.getpriority(os.PRIO_PROCESS, thread)
 
 
 def test_what_concerns_all_is_said_once(tmp_path: Path, stand_in: RunningStandIn) -> None:
@@ -175,8 +174,8 @@ def test_callers_of_all_rpc_workers_with_one_request_id_get_one_image(
 def test_what_was_submitted_is_stored_when_the_caller_goes(
     several: RunningServer, stand_in: RunningStandIn, prompt: str, goes: str
 ) -> None:
-    request = _request(f"{prompt} [[fault:slow=1.5]]", str(uuid.uuid4()))
-    timeout = 1 if goes == "at its deadline" else TIMEOUT
+    request = _request(f"{prompt} [[fault:hold]]", str(uuid.uuid4()))
+    timeout = _ENOUGH_TO_SUBMIT if goes == "at its deadline" else TIMEOUT
     call = several.images.CreateImage.future(request, metadata=several.admin.metadata, timeout=timeout)
     wait_until(lambda: stand_in.count(request.prompt), TIMEOUT, "the submission")
     if goes == "by cancelling":
@@ -185,6 +184,7 @@ def test_what_was_submitted_is_stored_when_the_caller_goes(
         assert call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         # On a machine that stands still for a moment, the client's own clock ends the call, without details.
         assert rpc_status.from_call(call) is None or refusal_of(call).reason == "PROVIDER_TIMEOUT"
+    stand_in.release(request.prompt)
     made = several.images.CreateImage(request, metadata=several.admin.metadata, timeout=TIMEOUT).image
     assert made.prompt == request.prompt
     assert stand_in.count(request.prompt) == 1
@@ -236,13 +236,15 @@ def test_the_generation_worker_s_numbers_are_shown_with_all_others(
     tmp_path: Path, stand_in: RunningStandIn, prompt: str
 ) -> None:
     with running_server(tmp_path, _TWO_RPC_WORKERS | METRICS_ON | asking(stand_in)) as server:
-        call = _begin(server, _request(f"{prompt} [[fault:slow=1]]"), stand_in)
+        held = f"{prompt} [[fault:hold]]"
+        call = _begin(server, _request(held), stand_in)
         shown = scrape(server)
         assert shown.total("pixyproxy_generation_slots") == 128
         assert shown.total("pixyproxy_generations_under_way") == 1
         assert {str(pid) for pid in (server.generation_worker, *server.rpc_workers)} <= shown.labels(
             "process_resident_memory_bytes", "pid"
         )
+        stand_in.release(held)
         call.result()
         wait_until(lambda: scrape(server).total("pixyproxy_generations_under_way") == 0, TIMEOUT, "its end")
         shown = scrape(server)
@@ -308,13 +310,14 @@ def test_other_calls_go_on_without_a_generation_worker(
 def test_a_killed_rpc_worker_leaves_its_generations_to_the_generation_worker(
     mortal: RunningServer, stand_in: RunningStandIn, prompt: str
 ) -> None:
-    request = _request(f"{prompt} [[fault:slow=1]]", str(uuid.uuid4()))
+    request = _request(f"{prompt} [[fault:hold]]", str(uuid.uuid4()))
     with Connections(mortal) as connections:
         (killed, stub), *_ = connections.one_to_each().items()
         call = stub.CreateImage.future(request, metadata=mortal.admin.metadata, timeout=TIMEOUT)
         wait_until(lambda: stand_in.count(request.prompt), TIMEOUT, "the submission")
         os.kill(killed, signal.SIGKILL)
         assert call.code() is grpc.StatusCode.UNAVAILABLE
+    stand_in.release(request.prompt)
     made = ImageClient(mortal, mortal.admin).create(request.prompt, request_id=request.request_id)
     assert made.prompt == request.prompt
     assert stand_in.count(request.prompt) == 1
@@ -324,9 +327,11 @@ def test_a_generation_worker_leaves_signals_to_the_supervisor(
     mortal: RunningServer, stand_in: RunningStandIn, prompt: str
 ) -> None:
     worker = mortal.generation_worker
-    call = _begin(mortal, _request(f"{prompt} [[fault:slow=1]]"), stand_in)
+    held = f"{prompt} [[fault:hold]]"
+    call = _begin(mortal, _request(held), stand_in)
     for number in (signal.SIGTERM, signal.SIGINT):
         os.kill(worker, number)
+    stand_in.release(held)
     assert call.result().image.prompt.startswith(prompt)
     assert mortal.generation_worker == worker
 
@@ -335,11 +340,13 @@ def test_a_generation_outlasts_the_drain_of_its_rpc_worker(
     tmp_path: Path, stand_in: RunningStandIn, prompt: str
 ) -> None:
     settings = _TWO_RPC_WORKERS | asking(stand_in) | {"PIXYPROXY_DRAIN_TIMEOUT": "0.2"}
-    request = _request(f"{prompt} [[fault:slow=1.5]]", str(uuid.uuid4()))
+    request = _request(f"{prompt} [[fault:hold]]", str(uuid.uuid4()))
     with running_server(tmp_path, settings) as server:
         call = _begin(server, request, stand_in)
-        assert server.stop() == 0
+        server.terminate()
         assert call.code() is not grpc.StatusCode.OK
+        stand_in.release(request.prompt)
+        assert server.process.wait(TIMEOUT) == 0
     with running_server(tmp_path, settings) as server:
         answer = server.images.CreateImage(request, metadata=server.admin.metadata, timeout=TIMEOUT)
         assert answer.image.prompt == request.prompt

@@ -25,7 +25,7 @@ from tests.support.database_servers import fresh_database
 from tests.support.generation_client import generation_stub
 from tests.support.image_client import SMALL, ImageClient
 from tests.support.openai_stand_in import RunningStandIn
-from tests.support.processes import has_ended
+from tests.support.processes import ask_threads, has_ended
 from tests.support.rpc import TIMEOUT, refusal, refusal_of
 from tests.support.servers import RunningServer, environment, image_stub, run_command, running_server
 from tests.support.stored_images import store_image
@@ -88,9 +88,9 @@ def test_each_worker_serves_on_a_core_of_its_own(several: RunningServer) -> None
 
 
 def test_woken_threads_let_the_running_one_finish(several: RunningServer) -> None:
-    threads = [int(path.name) for pid in several.rpc_workers for path in Path(f"/proc/{pid}/task").iterdir()]
-    assert len(threads) > _WORKERS
-    assert {os.sched_getscheduler(thread) for thread in threads} == {os.SCHED_BATCH}
+    policies = [policy for pid in several.rpc_workers for policy in ask_threads(pid, os.sched_getscheduler)]
+    assert len(policies) > _WORKERS
+    assert {*policies} == {os.SCHED_BATCH}
 
 
 def test_what_one_worker_makes_all_the_others_find(several_on_any: RunningServer) -> None:
@@ -203,7 +203,7 @@ def test_a_killed_worker_gives_its_calls_back_and_is_replaced(
     settings = asking(stand_in) | {"PIXYPROXY_WORKERS": "2", "PIXYPROXY_MAX_GENERATIONS": "1"}
     with running_server(tmp_path, settings) as server, Connections(server) as connections:
         (killed, its), (other, others) = connections.one_to_each().items()
-        request = pb.CreateImageRequest(prompt=f"{prompt} [[fault:slow=2]]", options=SMALL, request_id=str(uuid4()))
+        request = pb.CreateImageRequest(prompt=f"{prompt} [[fault:hold]]", options=SMALL, request_id=str(uuid4()))
         calls = []
         for number in range(1, _MOST_CALLS + 1):
             calls.append(its.CreateImage.future(request, metadata=server.admin.metadata, timeout=TIMEOUT))
@@ -217,6 +217,7 @@ def test_a_killed_worker_gives_its_calls_back_and_is_replaced(
         assert {call.code() for call in calls} == {grpc.StatusCode.UNAVAILABLE}
         others.ListImages(pb.ListImagesRequest(), timeout=TIMEOUT)
         _wait_for_another(server, killed)
+        stand_in.release(request.prompt)
         assert others.CreateImage(request, metadata=server.admin.metadata, timeout=TIMEOUT).image.author == "admin"
         assert other in server.rpc_workers
         # The new one serves as well.
@@ -332,14 +333,18 @@ def test_a_second_signal_ends_all_at_once(stand_in: RunningStandIn, prompt: str,
 def test_workers_finish_and_end_when_their_supervisor_is_killed(
     stand_in: RunningStandIn, prompt: str, tmp_path: Path
 ) -> None:
-    with running_server(tmp_path, asking(stand_in) | _SEVERAL) as server, Connections(server) as connections:
+    # Not a port that the system chooses, which might be somebody's connection before the second server has it.
+    settings = asking(stand_in) | _SEVERAL | {"PIXYPROXY_LISTEN": f"127.0.0.1:{free_port()}"}
+    with running_server(tmp_path, settings) as server, Connections(server) as connections:
         workers = server.rpc_workers | {server.generation_worker}
         _, stub = connections.another()
-        call = _begin(server, stub, f"{prompt} [[fault:slow=1.2]]", stand_in)
+        held = f"{prompt} [[fault:hold]]"
+        call = _begin(server, stub, held, stand_in)
         server.kill()
+        stand_in.release(held)
         assert call.result().image.prompt.startswith(prompt)
         wait_until(lambda: all(has_ended(pid) for pid in workers), TIMEOUT, "the workers to end")
-    with running_server(tmp_path, _SEVERAL | {"PIXYPROXY_LISTEN": server.address}) as server:
+    with running_server(tmp_path, settings) as server:
         assert len(ImageClient(server, server.admin).page().images) == 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import json
 import os
@@ -11,7 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -134,6 +135,15 @@ class ForkedProcess:
             self.returncode = int(line)
             self._report.close()
         return self.returncode
+
+
+def ask_threads(pid: int, ask: Callable[[int], int]) -> list[int]:
+    """Ask the same of each thread of a process, but for those that end meanwhile."""
+    answers = []
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(ProcessLookupError):
+            answers.append(ask(int(thread.name)))
+    return answers
 
 
 def is_stopped(pid: int) -> bool:

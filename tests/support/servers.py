@@ -217,6 +217,10 @@ class RunningServer:
         with self.database() as database, database.reading() as context:
             return bool(context.fetch_value(sql, {}))
 
+    def is_settled(self) -> bool:
+        """Tell whether no generation is under way, nor a manifest left, which goes a moment after callers are told."""
+        return not self.has_generations_under_way() and not any(self.image_folder.glob(".notes/*"))
+
     @property
     def image_folder(self) -> Path:
         """Where the bytes of images lie in the end; of an object store, where that keeps what was put into it."""
@@ -275,7 +279,7 @@ class RunningServer:
         """All of them, and those that have died until that is noticed."""
         found = set()
         for pid in self._children:
-            with contextlib.suppress(FileNotFoundError):  # It has ended by now.
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # It has ended by now.
                 if Path(f"/proc/{pid}/comm").read_text(encoding="ascii").strip() == GENERATION_WORKER_NAME:
                     found.add(pid)
         return found
