@@ -17,7 +17,9 @@ from pixyproxy.data.stores.local_image_store import LocalImageStore
 from pixyproxy.serving.file_access import protect_new_files
 from pixyproxy.settings import Settings
 from tests.support.image_client import ImageClient
+from tests.support.rpc import TIMEOUT
 from tests.support.servers import RunningServer, environment, run_command, running_server
+from tests.support.waiting import wait_until
 
 _GROUP = {"PIXYPROXY_ALLOW_GROUP_ACCESS": "true"}
 _DATABASE = "pixyproxy.db"
@@ -30,7 +32,8 @@ def _serve_with(umask: int, *before: str) -> list[str]:
 
 
 def _modes(server: RunningServer) -> dict[str, int]:
-    """The rights to everything that the server has made."""
+    """The rights to everything that the server has made, when nothing of it goes any more."""
+    wait_until(server.is_settled, TIMEOUT, "the server to have nothing to do")
     made = [server.image_folder, *server.image_folder.rglob("*"), *server.folder.glob(f"{_DATABASE}*")]
     return {str(path.relative_to(server.folder)): _mode_of(path) for path in made}
 

@@ -47,7 +47,8 @@ def _rows(server: RunningServer, sql: str) -> list[dict[str, Any]]:
 
 
 def _stored(server: RunningServer) -> tuple[set[Path], list[dict[str, Any]]]:
-    """All that is stored, for comparisons."""
+    """All that is stored, for comparisons, when what other tests of the server have made is stored whole."""
+    wait_until(server.is_settled, TIMEOUT, "what other tests have left to end")
     details = _rows(server, "SELECT guid FROM images ORDER BY id")
     assert not _rows(server, "SELECT * FROM pending_imports")
     return server.stored_files(), details
@@ -102,12 +103,12 @@ def test_an_import_is_found_by_its_description(any_server: RunningServer) -> Non
     word = f"zzw{uuid.uuid4().hex[:8]}"
     client = ImageClient(any_server, any_server.new_login())
     data = encode("webp")
-    image = client.import_image(data, prompt=f"Füchse {word} 雪山日出", visibility=pb.VISIBILITY_PUBLIC, tags=["t"])
+    image = client.import_image(data, prompt=f"Füchse {word} 雪山日出", visibility=pb.VISIBILITY_PUBLIC, tags=[word])
     without = client.import_image(data)
     for query in (f"FUCHSE {word}", f"{word[:6]}", f"雪山 {word}"):
         assert ImageClient(any_server).guids(prompt=query) == [image.guid]
     assert _own(client) == [without.guid, image.guid]
-    assert client.guids(tags=["t"]) == [image.guid]
+    assert client.guids(tags=[word]) == [image.guid]
     client.delete(image.guid)
     assert client.guids(prompt=word) == []
     assert client.content(without.guid)[1] == data
@@ -336,12 +337,13 @@ def _orphans(server: RunningServer) -> set[str]:
 
 # --- Senders that stall or leave -------------------------------------------------------------------------------------
 
-_SHORT = {"PIXYPROXY_STALL_TIMEOUT": "2", "PIXYPROXY_MAX_IMPORTS": "2"}
+# Long enough for a test to look at both imports while they stall, on a machine that stands still for a while, too.
+_SHORT = {"PIXYPROXY_STALL_TIMEOUT": "5", "PIXYPROXY_MAX_IMPORTS": "2"}
 
 
 @pytest.fixture(scope="module")
 def stall_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """A server that waits a second for its callers, and has room for two imports."""
+    """A server that waits some seconds for its callers, and has room for two imports."""
     folder = tmp_path_factory.mktemp("stall_server")
     (folder / "tmp").mkdir()
     with running_server(folder, _SHORT | {"TMPDIR": str(folder / "tmp")}) as server:
@@ -384,6 +386,9 @@ def test_a_sender_that_stalls_is_cut_off(stall_server: RunningServer, sent: list
     def started() -> list[str]:
         return [line.split()[3] for line in stall_server.log_lines[lines_before:] if line.endswith("REQUEST START")]
 
+    client = ImageClient(stall_server, stall_server.admin)
+    # The lines of the tests before, which come a moment late, are written before those of this call.
+    stall_server.wait_for_end_of(client.refused(pb.GetImageRequest(guid="x")).call_id)
     before, lines_before = _stored(stall_server), len(stall_server.log_lines)
     stalled = [_Sender(stall_server) for _ in range(2)]
     for sender in stalled:
@@ -391,7 +396,6 @@ def test_a_sender_that_stalls_is_cut_off(stall_server: RunningServer, sent: list
     wait_until(lambda: _temporary_files(stall_server) == 2, TIMEOUT, "both to be under way")
     wait_until(lambda: len(started()) == 2, TIMEOUT, "both to be in the log")
     call_ids = started()
-    client = ImageClient(stall_server, stall_server.admin)
     refused = client.import_refused(import_requests(encode("png")))
     assert (refused.code, refused.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_BUSY")
     assert "imports" in refused.message
