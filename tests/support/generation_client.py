@@ -46,11 +46,13 @@ class GenerationClient:
     def get(self, guid: str = "", *, request_id: str = "") -> gpb.Generation:
         """Get a generation."""
         key = {"guid": guid} if guid else {"request_id": request_id}
-        return _settled(self._call("GetGeneration", gpb.GetGenerationRequest(**key)).generation)
+        return settled(self._call("GetGeneration", gpb.GetGenerationRequest(**key)).generation)
 
     def page(self, **fields: Any) -> gpb.ListGenerationsResponse:
         """List a page."""
         page: gpb.ListGenerationsResponse = self._call("ListGenerations", gpb.ListGenerationsRequest(**fields))
+        for generation in page.generations:
+            settled(generation)
         return page
 
     def cancel(self, guid: str) -> gpb.Generation:
@@ -115,7 +117,7 @@ class Watch:
         messages = iter(self.call)
         for message in messages:
             if message.HasField("generation"):
-                self.generations.append(_settled(message.generation))
+                self.generations.append(settled(message.generation))
                 self.seen.append(message.generation.state)
             else:
                 announced = message.partial_image
@@ -130,7 +132,8 @@ class Watch:
             yield self.seen[-1]
 
 
-def _settled(generation: gpb.Generation) -> gpb.Generation:
+def settled(generation: gpb.Generation) -> gpb.Generation:
+    """A generation whose image is without its placeholder, which may come between two looks at it."""
     if generation.HasField("image"):
         without_placeholder(generation.image)
     return generation
