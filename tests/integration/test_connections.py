@@ -51,7 +51,7 @@ def _begin(server: RunningServer, channel: grpc.Channel, prompt: str, stand_in: 
 def test_a_generation_outlives_the_age_of_its_connection(
     stand_in: RunningStandIn, tmp_path: Path, prompt: str, brief_connections: dict[str, str]
 ) -> None:
-    prompt += " [[fault:slow=4]]"
+    prompt += " [[fault:hold]]"
     with running_server(tmp_path, asking(stand_in) | brief_connections) as server, server.new_channel() as channel:
         states = _states(channel)
         began = time.monotonic()
@@ -59,20 +59,22 @@ def test_a_generation_outlives_the_age_of_its_connection(
         assert grpc.ChannelConnectivity.READY in states
         # The connection is old now: the next call gets another one.
         assert grpc.ChannelConnectivity.IDLE in states
+        wait_until(lambda: time.monotonic() - began > 2, TIMEOUT, "longer than any connection's age")
         assert not call.done()
+        stand_in.release(prompt)
         assert call.result().image.prompt == prompt
-        assert time.monotonic() - began > 2, "longer than any connection's age"
 
 
 def test_a_limit_to_what_old_connections_have_left(
     stand_in: RunningStandIn, tmp_path: Path, prompt: str, brief_connections: dict[str, str]
 ) -> None:
-    prompt += " [[fault:slow=6]]"
+    prompt += " [[fault:hold]]"
     settings = asking(stand_in) | brief_connections | {"PIXYPROXY_MAX_CONNECTION_AGE_GRACE": "1"}
     with running_server(tmp_path, settings) as server:
         with server.new_channel() as channel:
             call = _begin(server, channel, prompt, stand_in)
             assert call.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+        stand_in.release(prompt)
         # The image is paid for, and stored nevertheless.
         artist = ImageClient(server, server.admin)
         (image,) = wait_until(lambda: artist.page().images, TIMEOUT, "the image")

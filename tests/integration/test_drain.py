@@ -77,6 +77,8 @@ def test_calls_that_hang_do_not_keep_a_server_from_ending(url: str, tmp_path: Pa
                 server.images.ListImages.future(pb.ListImagesRequest()),
                 server.images.GetImageContent(pb.GetImageContentRequest(guid=image.guid)),
             ]
+            # Statements of the server's own hang, too, and are no calls.
+            wait_until(lambda: server.log.count("REQUEST START") >= len(calls) + 1, _TIMEOUT, "the calls to begin")
             _wait_for_hanging(looking, url, len(calls))
 
             server.terminate()
@@ -107,7 +109,7 @@ def test_a_generation_that_hangs_does_not_keep_a_server_for_ever(
 ) -> None:
     settings = _HANGING | asking(stand_in) | {"PIXYPROXY_DATABASE_URL": url}
     command = [sys.executable, "-c", _SERVE_WITH_SHORT_TIMEOUTS]
-    prompt += " [[fault:slow=2]]"
+    prompt += " [[fault:hold]]"
     with running_server(
         tmp_path, settings | {"PIXYPROXY_PROVIDER_TIMEOUT": "3"}, command=command, tracebacks=True
     ) as server:
@@ -118,6 +120,7 @@ def test_a_generation_that_hangs_does_not_keep_a_server_for_ever(
         wait_until(lambda: stand_in.count(prompt), _TIMEOUT, "the submission")
         with _locked(url):
             server.terminate()
+            stand_in.release(prompt)
 
             assert server.process.wait(_TIMEOUT) == 1
             assert call.code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)

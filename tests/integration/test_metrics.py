@@ -80,7 +80,7 @@ def test_calls_are_counted_by_method_and_code(metered: RunningServer, prompt: st
 
 
 def test_calls_that_are_broken_off(metered: RunningServer, stand_in: RunningStandIn, prompt: str) -> None:
-    prompt += " [[fault:slow=1]]"
+    prompt += " [[fault:hold]]"
     client = ImageClient(metered, metered.admin)
     call = client.stub.CreateImage.future(
         pb.CreateImageRequest(prompt=prompt, options=SMALL), metadata=client.metadata, timeout=TIMEOUT
@@ -93,6 +93,7 @@ def test_calls_that_are_broken_off(metered: RunningServer, stand_in: RunningStan
     call.cancel()
     shown = _wait_for(metered, "grpc_server_handled_total", 1, grpc_code="CANCELLED")
     assert _handled(shown, "CreateImage", "CANCELLED") == 1
+    stand_in.release(prompt)
     # The generation goes on, and is counted when it ends.
     _wait_for(metered, "pixyproxy_generations_total", 1, outcome="made")
     _wait_for(metered, "pixyproxy_generations_under_way", 0)

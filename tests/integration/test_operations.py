@@ -180,9 +180,9 @@ def _has_ipv6() -> bool:
 
 
 @pytest.fixture
-def slow(prompt: str) -> str:
-    """A prompt whose image takes its time."""
-    return f"{prompt} [[fault:slow=1.2]]"
+def held(prompt: str) -> str:
+    """A prompt whose image comes when the stand-in is told to release it."""
+    return f"{prompt} [[fault:hold]]"
 
 
 def _begin(artist: ImageClient, prompt: str, stand_in: RunningStandIn) -> Any:
@@ -195,16 +195,17 @@ def _begin(artist: ImageClient, prompt: str, stand_in: RunningStandIn) -> Any:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_running_call_is_finished_before_the_end(
-    stand_in: RunningStandIn, tmp_path: Path, slow: str, number: signal.Signals
+    stand_in: RunningStandIn, tmp_path: Path, held: str, number: signal.Signals
 ) -> None:
     with running_server(tmp_path, asking(stand_in)) as server:
         artist = ImageClient(server, server.admin)
-        call = _begin(artist, slow, stand_in)
+        call = _begin(artist, held, stand_in)
         server.process.send_signal(number)
         # New calls are turned away, in a way that says that another server may take them.
         wait_until(lambda: _is_turned_away(server), TIMEOUT, "new calls to be turned away")
         assert server.process.poll() is None
-        assert call.result().image.prompt == slow
+        stand_in.release(held)
+        assert call.result().image.prompt == held
         assert server.process.wait(TIMEOUT) == 0
         assert server.log_lines[-1].endswith("Stopped.")
 
@@ -221,40 +222,42 @@ def _is_turned_away(server: RunningServer) -> bool:
     return False
 
 
-def test_who_watches_is_told_of_the_end(stand_in: RunningStandIn, tmp_path: Path, slow: str) -> None:
-    with running_server(tmp_path, asking(stand_in) | {"PIXYPROXY_DRAIN_TIMEOUT": "3"}) as server:
+def test_who_watches_is_told_of_the_end(stand_in: RunningStandIn, tmp_path: Path, held: str) -> None:
+    with running_server(tmp_path, asking(stand_in) | {"PIXYPROXY_DRAIN_TIMEOUT": "5"}) as server:
         watches: list[Iterator[health_pb2.HealthCheckResponse]] = []
         for service in ("", _SERVICE, _GENERATION_SERVICE, _USAGE_SERVICE):
             watch = health_stub(server.channel).Watch(health_pb2.HealthCheckRequest(service=service), timeout=TIMEOUT)
             assert next(watch).status == _SERVING
             watches.append(watch)
-        call = _begin(ImageClient(server, server.admin), slow, stand_in)
+        call = _begin(ImageClient(server, server.admin), held, stand_in)
         server.terminate()
         assert [next(watch).status for watch in watches] == [_NOT_SERVING] * len(watches)
-        assert call.result().image.prompt == slow
+        stand_in.release(held)
+        assert call.result().image.prompt == held
         # Whoever goes on watching does not keep it beyond its time.
         assert server.process.wait(TIMEOUT) == 0
 
 
 def test_what_is_under_way_when_the_time_is_over_is_stored_all_the_same(
-    stand_in: RunningStandIn, tmp_path: Path, slow: str
+    stand_in: RunningStandIn, tmp_path: Path, held: str
 ) -> None:
     with running_server(tmp_path, asking(stand_in) | {"PIXYPROXY_DRAIN_TIMEOUT": "0.2"}) as server:
-        call = _begin(ImageClient(server, server.admin), slow, stand_in)
+        call = _begin(ImageClient(server, server.admin), held, stand_in)
         server.terminate()
         assert call.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+        stand_in.release(held)
         assert server.process.wait(TIMEOUT) == 0
     with running_server(tmp_path, asking(stand_in)) as server:
         artist = ImageClient(server, server.admin)
         (image,) = artist.page().images
-        assert image.prompt == slow
+        assert image.prompt == held
         assert artist.content(image.guid)[0].sha256 == image.sha256
-    assert stand_in.count(slow) == 1
+    assert stand_in.count(held) == 1
 
 
-def test_a_second_signal_ends_it_at_once(stand_in: RunningStandIn, tmp_path: Path, slow: str) -> None:
+def test_a_second_signal_ends_it_at_once(stand_in: RunningStandIn, tmp_path: Path, held: str) -> None:
     with running_server(tmp_path, asking(stand_in)) as server:
-        _begin(ImageClient(server, server.admin), slow, stand_in)
+        _begin(ImageClient(server, server.admin), held, stand_in)
         server.terminate()
         wait_until(lambda: "Draining" in server.log, TIMEOUT, "the first signal to be heard")
         server.terminate()

@@ -23,6 +23,8 @@ from tests.support.rpc import TIMEOUT, refusal_of
 from tests.support.servers import RunningServer, running_server
 from tests.support.waiting import wait_until
 
+_OTHER_PROMPT = f"a lighthouse that nobody has asked for {uuid.uuid4()}"
+
 
 @pytest.fixture
 def key() -> str:
@@ -48,7 +50,7 @@ def test_without_a_request_id_every_call_makes_an_image(
 @pytest.mark.parametrize(
     "change",
     [
-        {"prompt": "something else"},
+        {"prompt": _OTHER_PROMPT},
         {"tags": ["another"]},
         {"visibility": pb.VISIBILITY_PUBLIC},
         {"filename": "another.png"},
@@ -65,7 +67,7 @@ def test_the_same_key_for_another_request_is_refused(
     refused = artist.refused(pb.CreateImageRequest(**(request | change)))
     assert (refused.code, refused.reason) == (grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED")
     assert stand_in.count(prompt) == 1
-    assert stand_in.count("something else") == 0
+    assert stand_in.count(_OTHER_PROMPT) == 0
 
 
 def test_another_author_may_use_the_same_key(
@@ -170,12 +172,13 @@ def _check_takes_longer(client: ImageClient, request: pb.CreateImageRequest, tim
 def test_a_caller_that_cancels_finds_the_image_later(
     artist: ImageClient, stand_in: RunningStandIn, prompt: str, key: str
 ) -> None:
-    prompt += " [[fault:slow=0.7]]"
+    prompt += " [[fault:hold]]"
     request = pb.CreateImageRequest(prompt=prompt, request_id=key, options=SMALL)
     call = artist.stub.CreateImage.future(request, metadata=artist.metadata, timeout=TIMEOUT)
     wait_until(lambda: stand_in.count(prompt), TIMEOUT, "the submission")
     assert call.cancel()
     assert call.code() is grpc.StatusCode.CANCELLED
+    stand_in.release(prompt)
 
     stored = wait_until(lambda: artist.guids(prompt=prompt.split()[2]), TIMEOUT, "the image to be stored all the same")
     made = artist.create(prompt, request_id=key)
@@ -200,12 +203,13 @@ def test_a_caller_whose_deadline_passes_fetches_the_image_with_the_next_call(
 def test_a_caller_without_a_key_that_cancels_finds_the_image_in_the_list(
     artist: ImageClient, stand_in: RunningStandIn, prompt: str
 ) -> None:
-    prompt += " [[fault:slow=0.5]]"
+    prompt += " [[fault:hold]]"
     call = artist.stub.CreateImage.future(
         pb.CreateImageRequest(prompt=prompt), metadata=artist.metadata, timeout=TIMEOUT
     )
     wait_until(lambda: stand_in.count(prompt), TIMEOUT, "the submission")
     call.cancel()
+    stand_in.release(prompt)
     stored = wait_until(lambda: artist.guids(prompt=prompt.split()[2]), TIMEOUT, "the image to be stored all the same")
     assert len(stored) == 1
     assert stand_in.count(prompt) == 1
@@ -214,13 +218,13 @@ def test_a_caller_without_a_key_that_cancels_finds_the_image_in_the_list(
 def test_more_generations_than_are_allowed_are_queued_and_twice_as_many_calls_refused(
     stand_in: RunningStandIn, prompt: str, tmp_path: Path
 ) -> None:
-    slow = f"{prompt} [[fault:slow=1.5]]"
+    held = f"{prompt} [[fault:hold]]"
     with running_server(tmp_path, asking(stand_in) | {"PIXYPROXY_MAX_GENERATIONS": "1"}) as server:
         artist = ImageClient(server, server.admin)
         artist.page()
-        first, second = (pb.CreateImageRequest(prompt=text, options=SMALL) for text in (slow, prompt))
+        first, second = (pb.CreateImageRequest(prompt=text, options=SMALL) for text in (held, prompt))
         call = artist.stub.CreateImage.future(first, metadata=artist.metadata, timeout=TIMEOUT)
-        wait_until(lambda: stand_in.count(slow), TIMEOUT, "the submission")
+        wait_until(lambda: stand_in.count(held), TIMEOUT, "the submission")
         queued = artist.stub.CreateImage.future(second, metadata=artist.metadata, timeout=TIMEOUT)
         wait_until(lambda: server.generation_states(prompt) == ["queued"], TIMEOUT, "the second to be queued")
         refused = artist.refused(pb.CreateImageRequest(prompt=f"{prompt} third"))
@@ -228,7 +232,8 @@ def test_more_generations_than_are_allowed_are_queued_and_twice_as_many_calls_re
         assert refused.retry_after
         assert not call.done()
         assert stand_in.count(prompt) == 0
-        assert call.result().image.prompt == slow
+        stand_in.release(held)
+        assert call.result().image.prompt == held
         assert queued.result().image.prompt == prompt
         assert stand_in.count(prompt) == 1
 
@@ -236,19 +241,21 @@ def test_more_generations_than_are_allowed_are_queued_and_twice_as_many_calls_re
 def test_repeats_that_wait_for_a_generation_are_as_many_again(
     stand_in: RunningStandIn, prompt: str, key: str, tmp_path: Path
 ) -> None:
-    slow = f"{prompt} [[fault:slow=1.5]]"
+    held = f"{prompt} [[fault:hold]]"
     with running_server(tmp_path, asking(stand_in) | {"PIXYPROXY_MAX_GENERATIONS": "1"}) as server:
         artist = ImageClient(server, server.admin)
         artist.page()
-        request = pb.CreateImageRequest(prompt=slow, request_id=key, options=SMALL)
+        request = pb.CreateImageRequest(prompt=held, request_id=key, options=SMALL)
         calls = []
         for _ in range(3):
             calls.append(artist.stub.CreateImage.future(request, metadata=artist.metadata, timeout=TIMEOUT))
-            wait_until(lambda: stand_in.count(slow), TIMEOUT, "the submission")
+            wait_until(lambda: stand_in.count(held), TIMEOUT, "the submission")
+        wait_until(lambda: any(call.done() for call in calls), TIMEOUT, "one of them to be refused")
+        stand_in.release(held)
         reasons = [refusal_of(call).reason for call in calls if call.exception() is not None]
         assert reasons == ["TOO_BUSY"]
         assert len({call.result().image.guid for call in calls if call.exception() is None}) == 1
-        assert stand_in.count(slow) == 1
+        assert stand_in.count(held) == 1
 
 
 # --- Servers that crash ----------------------------------------------------------------------------------------------
