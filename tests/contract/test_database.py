@@ -33,6 +33,7 @@ from pixyproxy.data.transactions import in_transaction
 from tests.contract.databases import SERVERS, address_of, open_database, sqlite_url
 from tests.contract.records import add_caller, add_image, get_image
 from tests.faults.tcp_proxy import tcp_proxy
+from tests.support.addresses import free_port
 from tests.support.database_servers import DatabaseKind, execute_on, fresh_database, private_server
 from tests.support.waiting import wait_until
 
@@ -79,12 +80,6 @@ def kill(url: str, connection: int) -> None:
     """End a connection from the server's side."""
     with closing(open_database(url)) as other, other.reading() as context:
         context.execute("KILL :id", {"id": connection})
-
-
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 # --- Statements ------------------------------------------------------------------------------------------------------
@@ -441,7 +436,7 @@ def test_a_query_that_is_killed_is_an_error_and_the_next_one_works(database: Dat
 
 @on_servers
 def test_a_closed_port_is_an_error_without_details(database_url: str) -> None:
-    host = Host("127.0.0.1", closed_port())
+    host = Host("127.0.0.1", free_port())
     address = replace(address_of(database_url), hosts=(host,))
     database = MySQLDatabase(address, pool_size=1, timeout=1)
 
@@ -507,7 +502,7 @@ def open_on(url: str, *hosts: Host, timeout: float = 20) -> Database:
 def test_the_next_host_is_used_if_one_is_away(database_url: str) -> None:
     (host,) = address_of(database_url).hosts
 
-    with closing(open_on(database_url, Host(host.name, closed_port()), host)) as database:
+    with closing(open_on(database_url, Host(host.name, free_port()), host)) as database:
         assert names(database) == []
 
 
@@ -543,7 +538,7 @@ def test_a_host_that_does_not_answer_is_tried_last(database_url: str) -> None:
 
     with (
         tcp_proxy(*host) as first,
-        closing(open_on(database_url, Host("127.0.0.1", first.port), host, timeout=1)) as database,
+        closing(open_on(database_url, Host("127.0.0.1", first.port), host, timeout=3)) as database,
     ):
         assert names(database) == []
         first.silence()
@@ -551,12 +546,12 @@ def test_a_host_that_does_not_answer_is_tried_last(database_url: str) -> None:
             names(database)
         started = time.monotonic()
         assert names(database) == []
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 3, "the first host was not waited for again"
 
 
 @on_servers
 def test_if_no_host_can_be_used_each_one_s_reason_is_told_to_the_operator(database_url: str) -> None:
-    away = Host("127.0.0.1", closed_port())
+    away = Host("127.0.0.1", free_port())
     with socket.create_server(("127.0.0.1", 0)) as listener:
         other = Host("localhost", listener.getsockname()[1])
 

@@ -74,8 +74,8 @@ def artists(provider_server: RunningServer) -> People:
 
 @pytest.fixture(scope="session")
 def short_timeout_server(tmp_path_factory: pytest.TempPathFactory, stand_in: RunningStandIn) -> Iterator[RunningServer]:
-    """A server like `provider_server` that waits one second for the provider: for providers that never answer."""
-    settings = asking(stand_in) | {"PIXYPROXY_PROVIDER_TIMEOUT": "1"}
+    """A server like `provider_server` that waits three seconds for the provider: for providers that never answer."""
+    settings = asking(stand_in) | {"PIXYPROXY_PROVIDER_TIMEOUT": "3"}
     with running_server(tmp_path_factory.mktemp("short-timeout-server"), settings) as running:
         yield running
 

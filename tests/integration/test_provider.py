@@ -258,7 +258,7 @@ def test_a_provider_that_hangs_is_given_up_after_the_servers_own_limit(
     request = pb.CreateImageRequest(prompt=prompt, request_id=str(uuid.uuid4()))
     started = time.monotonic()
     refused = artist.refused(request, timeout=None)
-    assert 1 <= time.monotonic() - started < 10
+    assert 3 <= time.monotonic() - started < 12
     assert (refused.code, refused.reason) == (_TOO_LATE, "PROVIDER_TIMEOUT")
     again = artist.refused(request)
     assert (again.code, again.reason) == (_REFUSED, "OUTCOME_UNKNOWN")
@@ -289,7 +289,7 @@ def test_what_became_of_a_call_that_ran_out_of_time_is_waited_for(
     reassure(artist)
     prompt += " [[fault:hang]]"
     request = pb.CreateImageRequest(prompt=prompt, request_id=str(uuid.uuid4()))
-    first = artist.stub.CreateImage.future(request, metadata=artist.metadata, timeout=0.6)
+    first = artist.stub.CreateImage.future(request, metadata=artist.metadata, timeout=2.5)
     wait_until(lambda: stand_in.count(prompt), TIMEOUT, "the submission")
     # A call that joins a generation gets the result of the one that started it.
     joined = artist.refused(request)

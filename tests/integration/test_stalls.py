@@ -37,7 +37,9 @@ from tests.support.servers import RunningServer, image_stub, running_server
 from tests.support.stored_images import store_image
 from tests.support.waiting import wait_until
 
-_SHORT_STALL_TIMEOUT = METRICS_ON | {"PIXYPROXY_STALL_TIMEOUT": "1"}
+# Longer than a reader that moves, or the whole machine, stands still for a moment.
+_STALL_SECONDS = 4
+_SHORT_STALL_TIMEOUT = METRICS_ON | {"PIXYPROXY_STALL_TIMEOUT": str(_STALL_SECONDS)}
 _IMAGE = bytes(32 * 1024 * 1024)
 _CALLS_A_CONNECTION = 250
 # Many times the threads of the narrow server, and soon done.
@@ -51,7 +53,7 @@ _GET_IMAGE = "/pixyproxy.v1.ImageService/GetImage"
 
 @pytest.fixture(scope="module")
 def stall_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """A server that waits a second for its callers."""
+    """A server that waits some seconds for its callers."""
     with running_server(tmp_path_factory.mktemp("stall_server"), _SHORT_STALL_TIMEOUT) as server:
         yield server
 
@@ -83,7 +85,7 @@ def test_a_reader_that_stalls_is_cut_off_and_one_that_moves_is_not(stall_server:
         # It reads a chunk now and then, for longer than a stalled reader may take.
         wait_until(is_cut_off_while_the_other_reads, TIMEOUT, "the stalled reader to be cut off")
         *_, why, end = stall_server.lines_of(call_id_of(stalled))
-        assert why.endswith(f"The client read nothing for 1 s and {_CUT_OFF}")
+        assert why.endswith(f"The client read nothing for {_STALL_SECONDS} s and {_CUT_OFF}")
         assert "REQUEST END CANCELLED" in end
         with pytest.raises(grpc.RpcError):
             list(stalled)

@@ -431,7 +431,7 @@ def test_a_watch_that_is_refused_is_not_made_again(play: Play) -> None:
 
 
 def test_a_watch_lasts_no_longer_than_its_timeout(play: Play) -> None:
-    call = play.begin(lambda: list(play.client.watch_generation(GUID, timeout=0.5)))
+    call = play.begin(lambda: list(play.client.watch_generation(GUID, timeout=3)))
     send(play.take("WatchGeneration")[1], in_state("QUEUED"))
     assert failure(call).code == "DEADLINE_EXCEEDED"
     assert not play.has_more("WatchGeneration")
