@@ -19,6 +19,7 @@ from PIL import Image
 from pixyproxy.cli import failures
 from pixyproxy.cli.client_settings import VARIABLES
 from pixyproxy.client import Keepalive, RetryPolicy, errors
+from tests.support.addresses import free_port
 from tests.support.image_client import ImageClient
 from tests.support.rpc import TIMEOUT
 from tests.support.servers import RunningServer, running_server
@@ -96,8 +97,7 @@ def test_the_example_for_generations(server: RunningServer, tmp_path: Path) -> N
 
 
 def test_the_back_end_of_a_web_page(server: RunningServer, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     script = example("Generations", "python", server, number=1)
     assert "8080" in script
     with subprocess.Popen(

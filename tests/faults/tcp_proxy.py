@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tests.support.addresses import free_port
+
 _CHUNK = 64 * 1024
 _BACKLOG = 256
 
@@ -42,8 +44,9 @@ class TcpProxy:
         self._links: set[_Link] = set()
         self._lock = threading.Lock()
         self._is_silent = False
-        self._listener = self._listen(0)
-        self.port: int = self._listener.getsockname()[1]
+        # Not a port that the system chooses: while this refuses connections, it would give it to others.
+        self.port = free_port()
+        self._listener = self._listen(self.port)
 
     def silence(self) -> None:
         """Stop forwarding without a word. Connections that are there or come meanwhile are lost for good."""
