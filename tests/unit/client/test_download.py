@@ -35,13 +35,19 @@ class LockingByByteRange:
             raise PermissionError(13, "Permission denied") from None
 
 
+def _stands_for(descriptor: Path, path: Path) -> bool:
+    try:
+        return descriptor.samefile(path)
+    except FileNotFoundError:  # Another thread has closed it.
+        return False
+
+
 def refusing_open_files(operation: Callable[..., Any]) -> Callable[..., Any]:
     """Make an operation on a file fail where it is open, as Windows does."""
 
     def refusing(path: Path, *arguments: Any, **named: Any) -> Any:
-        for descriptor in Path("/proc/self/fd").iterdir():
-            if descriptor.exists() and descriptor.samefile(path):
-                raise PermissionError(13, "The process cannot access the file")
+        if any(_stands_for(descriptor, path) for descriptor in Path("/proc/self/fd").iterdir()):
+            raise PermissionError(13, "The process cannot access the file")
         return operation(path, *arguments, **named)
 
     return refusing

@@ -53,6 +53,8 @@ def test_nothing_stays_of_calls_that_were_cancelled_before_their_requests_came()
     counts = Counts()
     requests: queue.Queue[None] = queue.Queue()
     with serving(counts) as channel:
+        # Those of other tests' servers may go meanwhile.
+        gc.collect()
         before = calls_held()
         # Without it: what waits for the collection of the oldest objects is held for hours.
         gc.disable()
@@ -62,7 +64,7 @@ def test_nothing_stays_of_calls_that_were_cancelled_before_their_requests_came()
             for call in calls:
                 call.cancel()
             wait_until(lambda: counts.reasons == ["cancelled"] * _CALLS, TIMEOUT, "the calls to end")
-            wait_until(lambda: calls_held() == before, TIMEOUT, "nothing to be left")
+            wait_until(lambda: calls_held() <= before, TIMEOUT, "nothing to be left")
         finally:
             gc.enable()
             for _ in range(_CALLS):
