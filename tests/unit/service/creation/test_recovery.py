@@ -520,15 +520,15 @@ def test_leases_that_expired_in_an_outage_of_the_database_can_be_renewed_after_i
     def refuse() -> NoReturn:
         raise DBConnectionError("away")
 
-    server = Server(database, store, FakeGenerator(), lease=timedelta(seconds=1))
+    server = Server(database, store, FakeGenerator(), lease=timedelta(seconds=3))
     generating, storing = begin(database, alice, DEAD), begin(database, alice, DEAD)
     server.storing.store(detail_of(storing), PICTURE)
     store.delete(storing.image_guid)
+    away_at = time.monotonic()
     with monkeypatch.context() as outage:
         outage.setattr(database, "reading", refuse)
         with pytest.raises(DBConnectionError):
             server.recovery.run()
-    returned_at = time.monotonic()
 
     def run() -> bool:
         server.recovery.run()
@@ -539,7 +539,7 @@ def test_leases_that_expired_in_an_outage_of_the_database_can_be_renewed_after_i
     assert store.list_manifests() == [storing.image_guid]
 
     wait_until(run, timeout=20, what="the lease to be over")
-    assert time.monotonic() - returned_at > 0.9
+    assert time.monotonic() - away_at > 2.9
     assert {state_of(database, generation) for generation in (generating, storing)} == {GenerationState.OUTCOME_UNKNOWN}
     assert store.list_manifests() == []
 
@@ -548,7 +548,7 @@ def test_a_server_that_starts_lets_the_workers_of_others_renew_their_leases(
     database: Database, store: FailingStore, alice: Caller
 ) -> None:
     """An outage of the database may have ended just before. But nobody renews the leases of a predecessor."""
-    server = Server(database, store, FakeGenerator(), lease=timedelta(seconds=1))
+    server = Server(database, store, FakeGenerator(), lease=timedelta(seconds=3))
     owned, released = begin(database, alice, DEAD), begin(database, alice, DEAD)
     with database.transaction() as context:
         context.execute("UPDATE generations SET owner = '' WHERE id = :id", {"id": released.id})
@@ -563,7 +563,7 @@ def test_a_server_that_starts_lets_the_workers_of_others_renew_their_leases(
         wait_until(lambda: has_ended(released), timeout=20, what="the end of the predecessor's generation")
         assert not has_ended(owned)
         wait_until(lambda: has_ended(owned), timeout=20, what="the lease to be over")
-    assert time.monotonic() - started_at > 0.9
+    assert time.monotonic() - started_at > 2.9
 
 
 @pytest.mark.parametrize("jump", [ALIVE, DEAD])
