@@ -211,8 +211,7 @@ def test_a_copy_that_is_killed_goes_on(library: Library, s3_server: RunningObjec
         )
         # An image takes three requests, and a hundred images are written down at a time.
         wait_until(lambda: len(network.asked) > 400, TIMEOUT, "the copy to be under way")
-        network.will(http.be_silent, method)
-        before = network.count(method)
+        before = network.will(http.be_silent, method)
         wait_until(lambda: network.count(method) >= before + 8, TIMEOUT, "all threads to be in the middle of an image")
         process.send_signal(signal.SIGKILL)
         process.wait(TIMEOUT)

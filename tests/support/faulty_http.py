@@ -40,10 +40,11 @@ class FaultyHttp:
     _faults: list[tuple[str, str, Fault]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def will(self, fault: Fault, method: str, path: str = "", *, times: int = 1_000_000) -> None:
-        """Treat the next requests of a method, with this in their path, so."""
+    def will(self, fault: Fault, method: str, path: str = "", *, times: int = 1_000_000) -> int:
+        """Treat the next requests of a method, with this in their path, so; return how many there were before."""
         with self._lock:
             self._faults += [(method, path, fault)] * min(times, 1000)
+            return self.count(method, path)
 
     def recover(self) -> None:
         """Do nothing wrong any more."""
