@@ -75,7 +75,8 @@ def test_an_images_life(run: Run, ann: ImageClient, tmp_path: Path) -> None:
     # The names and forms are those of the API's JSON.
     assert without_placeholder(json_format.Parse(got.stdout, pb.ImageDetail())) == ann.get(image["guid"])
 
-    assert _settled(run("search", "storm", "light", "--tag", "sea", "--json").stdout) == _settled(made.stdout)
+    searched = run("search", "storm", "light", "--tag", "sea", "--author", image["author"], "--json")
+    assert _settled(searched.stdout) == _settled(made.stdout)
     changed = run("update", image["guid"], "--no-tags", "--visibility", "private", "--json")
     assert json.loads(changed.stdout)["tags"] == []
     detail = ann.get(image["guid"])

@@ -161,7 +161,7 @@ def test_an_address_with_too_many_idle_connections_loses_the_longest_idle(tmp_pa
         wait_until(lambda: len(many.alive) <= 10, TIMEOUT, "those of the one to be closed")
         assert many.alive == list(range(20, 30))
         assert len(few.alive) == 10
-        assert _closed(server, "per_address") == 20
+        wait_until(lambda: _closed(server, "per_address") == 20, TIMEOUT, "them to be counted")
         assert _closed(server, "total") == 0
 
 
@@ -185,7 +185,7 @@ def test_an_address_with_too_many_busy_connections_loses_the_latest(tmp_path: Pa
             latest = _watch_health(server, one_more)
             wait_until(lambda: not latest.is_active(), TIMEOUT, "the latest connection to be closed")
         assert all(watcher.is_active() for watcher in watchers)
-        assert _closed(server, "per_address") == 1
+        wait_until(lambda: _closed(server, "per_address") == 1, TIMEOUT, "it to be counted")
 
 
 # --- The descriptors of a process ------------------------------------------------------------------------------------

@@ -428,7 +428,8 @@ def test_an_input_that_is_deleted_while_it_is_sent_is_sent_in_full(
     [sent] = stand_in.submissions(held)["requests"]
     assert [one["sha256"] for one in sent["image"]] == [second.sha256, first.sha256]
     assert (made.origin, list(made.source_guids)) == (pb.ORIGIN_EDITED, [])
-    assert ann.server.open_images == []
+    # The new image is read once more, for its placeholder.
+    wait_until(lambda: ann.server.open_images == [], TIMEOUT, "all files to be closed")
 
 
 def test_an_input_that_is_damaged_while_it_is_sent_leaves_the_request_incomplete(
@@ -447,7 +448,7 @@ def test_an_input_that_is_damaged_while_it_is_sent_leaves_the_request_incomplete
     assert call.exception().code() is grpc.StatusCode.DATA_LOSS
     wait_until(lambda: stand_in.count_incomplete(held) == 1, TIMEOUT, "the incomplete body")
     assert stand_in.count(held) == 0
-    assert ann.server.open_images == []
+    wait_until(lambda: ann.server.open_images == [], TIMEOUT, "all files to be closed")
     assert GenerationClient(ann.server, ann.login).get(request_id=request.request_id).state == FAILED
 
 

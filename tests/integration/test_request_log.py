@@ -176,16 +176,24 @@ def test_a_generation_whose_caller_has_gone(
 ) -> None:
     artist = ImageClient(short_timeout_server, short_timeout_server.admin)
     prompt += " [[fault:hang]]"
+    before = _started_creations(short_timeout_server)
     call = artist.stub.CreateImage.future(
         pb.CreateImageRequest(prompt=prompt), metadata=artist.metadata, timeout=TIMEOUT
     )
     wait_until(lambda: stand_in.count(prompt), TIMEOUT, "the submission")
     call.cancel()
-    started = [line for line in short_timeout_server.log_lines if line.endswith("REQUEST START")]
-    call_id = started[-1].split()[3]
+    # Lines are gathered for a moment before they are written.
+    (call_id,) = wait_until(
+        lambda: _started_creations(short_timeout_server) - before, TIMEOUT, "the first log line of the call"
+    )
     # The generation goes on, and its lines are still the request's; no traceback is logged for a caller that went.
     between = _check_pair(short_timeout_server, call_id, "CreateImage", "CANCELLED")
     assert any("ProviderTimeoutError" in line for line in between)
+
+
+def _started_creations(server: RunningServer) -> set[str]:
+    """The ids of the calls that began to create an image."""
+    return {line.split()[3] for line in server.log_lines if re.search(r"\[CreateImage:\d+\] REQUEST START$", line)}
 
 
 # --- Ids -------------------------------------------------------------------------------------------------------------
