@@ -319,7 +319,7 @@ def test_more_threads_than_connections_take_turns(database_url: str) -> None:
 
 
 def test_a_thread_waits_for_a_connection_only_so_long(database_url: str) -> None:
-    with closing(open_database(database_url, pool_size=1, timeout=0.05)) as database:
+    with closing(open_database(database_url, pool_size=1, timeout=0.5)) as database:
         with database.reading(), pytest.raises(DBConnectionError) as refused, database.reading():
             pytest.fail("two use one connection")
         assert refused.value.retry_after is not None
