@@ -13,12 +13,16 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import copy_context
+from itertools import accumulate
+from math import ceil
 
 import grpc
 
 from pixyproxy.core.periodic_task import PeriodicTask
 from pixyproxy.resource.call_threads import CallThreads
 from pixyproxy.resource.tally import Tally
+from pixyproxy.service.content import CHUNK_SIZE
 
 _logger = logging.getLogger(__name__)
 
@@ -31,18 +35,20 @@ _C_LIBRARY = ctypes.CDLL(None)
 
 
 class Wait:
-    """A thread that waits for the client of a call.
+    """A thread, or an answer, that waits for the client of a call.
 
     Attributes:
         since: since when, by ``time.monotonic``; infinite while it does not wait.
+        size: the bytes of the answer, or 1 for a thread.
         is_cut_off: whether the call was cancelled for it.
     """
 
-    __slots__ = ("context", "is_cut_off", "since")
+    __slots__ = ("context", "is_cut_off", "since", "size")
 
-    def __init__(self, context: grpc.ServicerContext, since: float) -> None:
+    def __init__(self, context: grpc.ServicerContext, since: float, size: int = 1) -> None:
         self.context = context
         self.since = since
+        self.size = size
         self.is_cut_off = False
 
     def begin(self) -> None:
@@ -60,30 +66,41 @@ class Wait:
 
 
 class Watchdog:
-    """Watches the calls whose threads wait for a client, and the calls that wait for a thread.
+    """Watches the calls whose threads or answers wait for a client, and the calls that wait for a thread.
 
     Attributes:
         stall_timeout: seconds.
     """
 
     def __init__(
-        self, stall_timeout: float, unread: Tally, pools: Sequence[CallThreads] = (), *, max_pending: int = 128
+        self,
+        stall_timeout: float,
+        unread: Tally,
+        pools: Sequence[CallThreads] = (),
+        *,
+        max_pending: int = 128,
+        max_untaken: int = 128 * 1024 * 1024,
     ) -> None:
         """Watch from ``start`` on.
 
         Args:
-            stall_timeout: seconds after which a waiting call is cancelled.
+            stall_timeout: seconds after which a waiting call is cancelled, for an answer for each 64 KiB.
             unread: is reported: calls that ended without a request.
             pools: where calls wait for a thread.
             max_pending: requests that may be pending at a time; above, some are cancelled before the stall timeout, or
                 clients that begin calls and send no request would soon hold all threads.
+            max_untaken: bytes of answers that clients may leave untaken at a time; above, some calls are cancelled
+                before the stall timeout, or clients that read nothing would soon hold all memory.
         """
         self.stall_timeout = stall_timeout
         self._unread = unread
         self._pools = pools
         self._max_pending = max_pending
+        self._max_untaken = max_untaken
         self._interval = min(stall_timeout, _GRACE_SECONDS) / _CHECKS
         self._pending: dict[Wait, None] = {}  # in the order of their beginning
+        self._untaken: dict[Wait, None] = {}  # in the order of their beginning
+        self._frees_answers = False  # between this check and the next one
         self._reading: set[Wait] = set()
         self._lock = threading.Lock()
         self._task = PeriodicTask("watchdog", self._check, retry_interval=self._interval)
@@ -122,29 +139,52 @@ class Watchdog:
             if wait.is_cut_off:
                 _logger.info("The client read nothing for %g s and was cut off.", self.stall_timeout)
 
+    def answered(self, context: grpc.ServicerContext, size: int) -> None:
+        """Watch the answer of a unary call, in bytes, until its client has taken it."""
+        wait = Wait(context, time.monotonic(), size)
+        of_call = copy_context()  # with the call id, for the log
+        with self._lock:
+            self._untaken[wait] = None
+        if not context.add_callback(lambda: of_call.run(self._taken, wait)):
+            self._taken(wait)
+
+    def _taken(self, wait: Wait) -> None:
+        with self._lock:
+            del self._untaken[wait]
+        if wait.is_cut_off:
+            _logger.info("The client did not take the answer and was cut off.")
+
     def _check(self) -> float:
         for pool in self._pools:
             pool.refuse_overdue()
         with self._lock:
-            pending, reading = list(self._pending), list(self._reading)
+            pending, untaken, reading = list(self._pending), list(self._untaken), list(self._reading)
         now = time.monotonic()
-        for wait in self._excess([wait for wait in pending if wait.since < now - _GRACE_SECONDS]):
-            wait.cut_off()
-        for wait in (*pending, *reading):
-            if wait.since < now - self.stall_timeout:
+        for waits, limit in ((pending, self._max_pending), (untaken, self._max_untaken)):
+            for wait in _excess([wait for wait in waits if wait.since < now - _GRACE_SECONDS], limit):
                 wait.cut_off()
-        if self._unread.report() > self._max_pending:
+        for wait in (*pending, *untaken, *reading):
+            # A large answer may take as long as a stream of its size.
+            if wait.since < now - self.stall_timeout * ceil(wait.size / CHUNK_SIZE):
+                wait.cut_off()
+        if self._unread.report() > self._max_pending or self._frees_answers:
             _release_free_memory()
+        self._frees_answers = any(wait.is_cut_off for wait in untaken)
         return self._interval
 
-    def _excess(self, pending: list[Wait]) -> list[Wait]:
-        """Return what is over the limit: the oldest, first those on the connections with the most pending requests."""
-        excess = len(pending) - self._max_pending
-        if excess <= 0:
-            return []
-        peers = {wait: wait.context.peer() for wait in pending}
-        numbers = Counter(peers.values())
-        return sorted(pending, key=lambda wait: numbers[peers[wait]], reverse=True)[:excess]
+
+def _excess(waits: list[Wait], limit: int) -> list[Wait]:
+    """Return what is over the limit: the oldest, first those on the connections with the most."""
+    excess = sum(wait.size for wait in waits) - limit
+    if excess <= 0:
+        return []
+    peers = {wait: wait.context.peer() for wait in waits}
+    sizes: Counter[str] = Counter()
+    for wait in waits:
+        sizes[peers[wait]] += wait.size
+    ordered = sorted(waits, key=lambda wait: sizes[peers[wait]], reverse=True)
+    before = accumulate((wait.size for wait in ordered), initial=0)
+    return [wait for wait, size in zip(ordered, before, strict=False) if size < excess]
 
 
 def _release_free_memory() -> None:

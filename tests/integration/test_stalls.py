@@ -31,6 +31,7 @@ from tests.fuzz.http2 import (
 )
 from tests.integration.windows import SMALL_WINDOW, begin_to_read
 from tests.support.image_client import ImageClient
+from tests.support.image_files import encode
 from tests.support.metrics import METRICS_ON, scrape
 from tests.support.rpc import TIMEOUT, call_id_of, health_stub, refusal, refusal_of
 from tests.support.servers import RunningServer, image_stub, running_server
@@ -131,6 +132,27 @@ def test_a_watcher_of_the_health_that_reads_nothing_keeps_nobody_else_waiting(
             assert connection.answers.resets or connection.answers.ended
         server.terminate()
         assert server.process.wait(TIMEOUT) == 0
+
+
+# --- Answers that are not taken --------------------------------------------------------------------------------------
+
+
+def test_a_client_that_does_not_take_a_large_answer_is_cut_off(stall_server: RunningServer) -> None:
+    client = ImageClient(stall_server, stall_server.admin)
+    prompt = "\N{FOX FACE}" * 32_000
+    image = client.import_image(encode("png"), prompt=prompt, visibility=pb.VISIBILITY_PUBLIC)
+    request = pb.GetImageRequest(guid=image.guid).SerializeToString()
+    with Http2Connection(stall_server.address, TIMEOUT) as connection:
+        connection.send(PREFACE + frame(SETTINGS, 0, 0, _NO_WINDOW))
+        connection.send(frame(HEADERS, END_HEADERS, 1, header_block(_headers(_GET_IMAGE))))
+        connection.send(frame(DATA, END_STREAM, 1, message(request)))
+        connection.listen(1, TIMEOUT)
+        assert connection.answers.ended[1].code is grpc.StatusCode.CANCELLED
+    why = f"The client did not take the answer and {_CUT_OFF}"
+    wait_until(lambda: why in stall_server.log, TIMEOUT, "the line in the log")
+    (line,) = (line for line in stall_server.log_lines if line.endswith(why))
+    assert "REQUEST END OK" in stall_server.lines_of(line.split()[3])[1]
+    assert client.get(image.guid).prompt == prompt
 
 
 # --- Requests that do not come ---------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from pixyproxy.resource.interceptors.wrapping import (
 )
 from pixyproxy.resource.tally import Tally
 from pixyproxy.resource.watchdog import Wait, Watchdog
+from pixyproxy.service.content import CHUNK_SIZE
 
 _logger = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ class RequestTimeoutInterceptor(WrappingInterceptor):
 
 
 class ReaderTimeoutInterceptor(WrappingInterceptor):
-    """Has a watchdog watch the clients that read streams.
+    """Has a watchdog watch the clients that read streams, or large answers.
 
     The handler of a callback stream does not wait for them: gRPC's own health service sends while it holds its lock,
     and a single client that reads nothing would keep all others from being answered.
@@ -110,9 +111,18 @@ class ReaderTimeoutInterceptor(WrappingInterceptor):
         self._watchdog = watchdog
 
     def _wrapped(self, handler: grpc.RpcMethodHandler[Any, Any], method: str) -> grpc.RpcMethodHandler[Any, Any]:
-        if not handler.response_streaming:
-            return handler
         behavior = behavior_of(handler)
+
+        def answer(request: Any, context: grpc.ServicerContext) -> Any:
+            message = behavior(request, context)
+            size = len(message) if isinstance(message, bytes) else message.ByteSize()
+            # Clients have room for a smaller answer, unless they mean harm; it holds little memory.
+            if size > CHUNK_SIZE:
+                self._watchdog.answered(context, size)
+            return message
+
+        if not handler.response_streaming:
+            return with_behavior(handler, answer)
 
         def begin(request: Any, context: grpc.ServicerContext, send: Callable[[Any], None]) -> None:
             behavior(request, context, _Sender(send, context, self._watchdog).send)
