@@ -907,7 +907,7 @@ def test_a_trial_that_is_not_submitted_is_made_with_the_next_request(
             return original(*arguments)
         if failure is not None:
             raise failure
-        return False
+        return None
 
     monkeypatch.setattr(part, method, fail_once)
     with Server(database, store, generator, images_per_minute=10, clock=lambda: now).running() as server:
@@ -1164,3 +1164,37 @@ def test_a_claim_that_hangs_keeps_no_worker_from_ending(
         assert [one.daemon for one in threads if one.name == "claims"] == [True]
     finally:
         may_go_on.set()
+
+
+def test_a_claim_that_hangs_until_its_worker_has_ended_is_queued_again(
+    database: Database,
+    store: LocalImageStore,
+    generator: FakeGenerator,
+    alice: Caller,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hangs, may_go_on = threading.Event(), threading.Event()
+    reserve = Quotas.reserve
+
+    def hang(*arguments: Any) -> Any:
+        hangs.set()
+        _wait(may_go_on)
+        return reserve(*arguments)
+
+    monkeypatch.setattr(Quotas, "reserve", hang)
+    record(database, alice)
+    server = Server(database, store, generator, close_timeout=0.1)
+    before = threading.enumerate()
+    thread = threading.Thread(target=server.worker.run)
+    thread.start()
+    try:
+        _wait(hangs)
+        (claiming,) = (one for one in threading.enumerate() if one.name == "claims" and one not in before)
+        server.recorded.close_sender()
+        thread.join(TIMEOUT)
+        assert not thread.is_alive()
+    finally:
+        may_go_on.set()
+    claiming.join(TIMEOUT)
+    assert states(database) == ["queued"]
+    assert generator.requests == []
