@@ -42,6 +42,9 @@ _BOUNDS = (
     *(0.016, 0.02, 0.025, 0.03, 0.04, 0.05, 0.065, 0.08, 0.1, 0.13, 0.16, 0.2, 0.25, 0.3, 0.4, 0.5, 0.65, 0.8),
     *(1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0),
 )
+# The W3C recommendation asks to pass on at least so many characters. The database stores 2048, in JSON, where each of
+# them may take two.
+_MAX_TRACESTATE = 512
 _SECONDS_TO_END = 5.0
 # While a receiver is unavailable, this logger warns about every second.
 _EXPORTER_LOG = "opentelemetry.exporter"
@@ -124,6 +127,9 @@ class Telemetry:
         """Return the headers that continue the current span elsewhere."""
         headers: dict[str, str] = {}
         self._context_format.inject(headers)
+        if len(state := headers.get("tracestate", "")) > _MAX_TRACESTATE:
+            # Whole members are left out, from the end.
+            headers["tracestate"] = state[: _MAX_TRACESTATE + 1].rpartition(",")[0]
         return headers
 
     @contextmanager

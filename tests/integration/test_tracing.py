@@ -14,7 +14,7 @@ import pytest
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from tests.integration.conftest import asking
-from tests.support.database_servers import fresh_database
+from tests.support.database_servers import DatabaseServer, fresh_database
 from tests.support.image_client import SMALL, ImageClient, import_requests
 from tests.support.image_files import encode
 from tests.support.openai_stand_in import RunningStandIn
@@ -126,6 +126,27 @@ def test_a_generation_is_one_trace(
     assert prompt not in receiver.text
     assert traced.admin.password not in receiver.text
     assert traced.admin.metadata[0][1] not in receiver.text
+
+
+def test_a_long_tracestate_is_shortened_to_what_can_be_recorded(
+    mysql_server: DatabaseServer, tmp_path: Path, receiver: RunningReceiver, stand_in: RunningStandIn, prompt: str
+) -> None:
+    """The database stores 2048 bytes of JSON, where a quote takes two."""
+    trace, _, headers = _new_trace()
+    members = [f"vendor{number}={chr(34) * 120}" for number in range(32)]
+    headers = (headers[0], ("tracestate", ",".join(members)))
+    settings = asking(stand_in) | _SOON | {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint}
+    with fresh_database(mysql_server) as url:
+        settings["PIXYPROXY_DATABASE_URL"] = url
+        with running_server(tmp_path / "server", settings) as server:
+            metadata = server.admin.metadata + headers
+            request = pb.CreateImageRequest(prompt=prompt, options=SMALL)
+            server.images.CreateImage(request, metadata=metadata, timeout=TIMEOUT)
+
+    (sent,) = stand_in.submissions(prompt)["headers"]
+    sent = {name.lower(): value for name, value in sent.items()}
+    assert sent["traceparent"].split("-")[1] == trace
+    assert sent["tracestate"] == ",".join(members[:3])
 
 
 @pytest.mark.parametrize("kind", ["mysql", "mariadb"])
