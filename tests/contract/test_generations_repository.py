@@ -225,6 +225,10 @@ def test_the_oldest_of_each_author_may_be_claimed(database: Database, ann: Calle
     others = record(database, bob)
 
     assert read(database, GenerationRepository.oldest_queued) == ({ann.user_id: first.id, bob.user_id: others.id}, 3)
+    assert read(database, lambda generations: generations.oldest_queued({first.id, others.id})) == (
+        {ann.user_id: second.id},
+        1,
+    )
     assert read(database, GenerationRepository.count_queued) == {ann.user_id: 2, bob.user_id: 1}
     assert submit(database, first)
     assert read(database, GenerationRepository.oldest_queued) == ({ann.user_id: second.id, bob.user_id: others.id}, 2)

@@ -255,17 +255,18 @@ class GenerationRepository(LeasedRepository):
 
     # --- Claim ---------------------------------------------------------------------------------------------------
 
-    def oldest_queued(self) -> tuple[dict[int, int], int]:
+    def oldest_queued(self, left_out: Collection[int] = ()) -> tuple[dict[int, int], int]:
         """Return, for each author who has any, the id of the oldest generation that may be claimed now.
 
-        Returns also how many may be claimed, of all authors.
+        Returns also how many may be claimed, of all authors. Those with an id of ``left_out`` do not count.
         """
+        others = f"AND id NOT IN ({in_list(left_out)})" if left_out else ""
         rows = self._context.fetch_all(
-            """
+            f"""
             SELECT author_id, MIN(id) AS id, COUNT(*) AS queued FROM generations
-            WHERE state = :state AND not_before_at <= :now
+            WHERE state = :state AND not_before_at <= :now {others}
             GROUP BY author_id
-            """,
+            """,  # noqa: S608
             {"state": GenerationState.QUEUED.value, "now": datetime.now(UTC)},
         )
         return {row["author_id"]: row["id"] for row in rows}, sum(row["queued"] for row in rows)

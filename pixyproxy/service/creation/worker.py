@@ -207,12 +207,8 @@ class GenerationWorker:
     def _claim_next(self) -> float | None:
         """Claim and submit one generation, if possible; return None, or the seconds until it may be possible."""
         with self._database.reading() as context:
-            oldest, count = GenerationRepository(context).oldest_queued()
-        oldest = {
-            author_id: found
-            for author_id, found in oldest.items()
-            if found not in self._unreadable and author_id not in self._waiting_authors
-        }
+            oldest, count = GenerationRepository(context).oldest_queued(self._unreadable)
+        oldest = {author_id: found for author_id, found in oldest.items() if author_id not in self._waiting_authors}
         self._queue_is_empty = not count
         if not oldest:
             return self._until_retry()
