@@ -15,7 +15,8 @@ import pytest
 from pixyproxy.core.exceptions import OutcomeUnknownError
 from pixyproxy.core.fields import GenerationState, Origin, UserClass, new_guid
 from pixyproxy.core.models import Caller, Cost, ImageCreation, ImageDetailCreate, Usage, UsageGrouping, UsageRow
-from pixyproxy.data.database import Database
+from pixyproxy.data.database import Database, statements_of
+from pixyproxy.data.init import SCRIPTS
 from pixyproxy.data.repositories.generations import Generation, GenerationRepository, RequestContext
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.repositories.usage import UsageRepository
@@ -344,6 +345,26 @@ def test_nothing_is_lost_or_counted_twice_while_many_count_and_fold(
     assert seen == sorted(seen)
     fold_all(database)
     assert summary(database, ann) == [used(count * rounds, costs=count * rounds)]
+
+
+def test_the_script_may_be_run_again_for_what_old_servers_have_added_to_days_alone(
+    database: Database, ann: Caller, root: Caller
+) -> None:
+    if database.kind == "sqlite":
+        return  # There are no servers of two releases.
+    add_images(database, ann, [{"usage": USAGE, "cost": COST}] * 3)
+    fold_all(database)
+    with database.transaction() as context:
+        context.execute("DELETE FROM usage_sums", {})
+        context.commit()
+    assert summary(database, root) == [UsageRow()]
+
+    with database.reading() as context:
+        for statement in statements_of((SCRIPTS / "mysql" / "016_sum_usage.sql").read_text(encoding="utf-8")):
+            context.execute(statement, {})
+
+    assert summary(database, root) == [used(3, costs=3)]
+    assert summary(database, root, BY_AUTHOR) == [used(3, costs=3, author=ann.username)]
 
 
 def test_several_accountants_count_the_images_of_earlier_releases_once(database: Database, ann: Caller) -> None:
