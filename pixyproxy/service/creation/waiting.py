@@ -119,6 +119,7 @@ class WaitingCalls:
         self._waiters: defaultdict[int, list[_Waiter]] = defaultdict(list)
         self._lock = threading.Lock()
         self._is_closing = False
+        self._watches_are_over = False
         self._thread = threading.Thread(target=self._run, name="waiting-calls", daemon=True)
 
     def start(self) -> None:
@@ -159,17 +160,21 @@ class WaitingCalls:
         return self._added(generation_id, Watcher(call))
 
     def end_watches(self) -> None:
-        """End all watches with an error: another server can continue them, but a drain would wait for them."""
-        error = ServerStoppingError("The server is stopping; watch the generation again.")
+        """End all watches with an error: another server can continue them, but a drain would wait for them.
+
+        So do those that begin later: their calls came before the drain, and have waited to be signed in.
+        """
         with self._lock:
+            self._watches_are_over = True
             for waiter in chain.from_iterable(self._waiters.values()):
-                if isinstance(waiter, Watcher):
-                    waiter.tell(error)
+                _end_watch(waiter)
 
     @contextmanager
     def _added(self, generation_id: int, waiter: AnyWaiter) -> Iterator[AnyWaiter]:
         with self._lock:
             self._waiters[generation_id].append(waiter)
+            if self._watches_are_over:
+                _end_watch(waiter)
         # Wakes the thread. A watcher is told at once how far the generation has come.
         GenerationChanges([self._changed]).progressed(generation_id)
         try:
@@ -241,3 +246,9 @@ class WaitingCalls:
         with self._lock:
             for waiter in (waiter for generation_id in ids for waiter in self._waiters.get(generation_id, ())):
                 waiter.tell(error)
+
+
+def _end_watch(waiter: _Waiter) -> None:
+    """End the wait of a call that watches a generation; other calls go on waiting."""
+    if isinstance(waiter, Watcher):
+        waiter.tell(ServerStoppingError("The server is stopping; watch the generation again."))

@@ -209,6 +209,9 @@ def test_watches_end_with_an_error_and_waiting_calls_do_not(
             # It may have been woken before by its first look.
             with pytest.raises(ServerStoppingError):
                 deque(iter(watcher.wait, False), maxlen=0)
+        # So does one whose call began before, and has waited to be signed in.
+        with waiting.watching(generation.id, CallScope(TIMEOUT)) as watcher, pytest.raises(ServerStoppingError):
+            deque(iter(watcher.wait, False), maxlen=0)
         assert waiting.is_waited_for(generation.id)
         end(database, generation)
         assert call.result() is not None
