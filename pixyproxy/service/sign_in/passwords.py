@@ -7,6 +7,12 @@ import secrets
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
+from argon2.low_level import error_to_str
+
+from pixyproxy.core.exceptions import TooBusyError
+
+# Argon2's numbers of errors: there is no memory, or no thread, for a check.
+_NOT_CHECKED = {error_to_str(number) for number in (-22, -33)}
 
 
 class Passwords:
@@ -23,10 +29,16 @@ class Passwords:
         return self._hasher.hash(password)
 
     def check(self, password: str, password_hash: str | None) -> bool:
-        """Return whether a hash is that of a password; for None, return False after the same time."""
+        """Return whether a hash is that of a password; for None, return False after the same time.
+
+        Raises:
+            TooBusyError: the system has no memory or no thread left to check it.
+        """
         try:
             return self._hasher.verify(password_hash or self._nobodys_hash, password) and password_hash is not None
-        except (VerificationError, InvalidHashError):
+        except (VerificationError, InvalidHashError) as error:
+            if str(error) in _NOT_CHECKED:
+                raise TooBusyError("Too little memory to check a password; try again.", retry_after=1.0) from error
             return False
 
 
