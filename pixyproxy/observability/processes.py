@@ -42,7 +42,7 @@ class LiveProcessesCollector(Collector):
 def _lives(process_id: int) -> bool:
     try:
         os.kill(process_id, 0)
-    except ProcessLookupError:
+    except OSError:  # There is none, or it belongs to another user: then the number is used again.
         return False
     return True
 
