@@ -436,6 +436,31 @@ def test_old_requests_without_an_image_are_forgotten_and_their_ids_are_not(datab
         assert (known.id, known.fingerprint) == (generation.id, generation.fingerprint)
 
 
+def test_a_request_that_is_queued_again_meanwhile_is_not_forgotten(
+    database: Database, ann: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise no worker could read it, and it would be queued for ever."""
+    if database.kind == "sqlite":
+        return  # There a transaction excludes other changes.
+    generation = record(database, ann, new_guid(), state="failed", created_at=minutes(0), updated_at=minutes(0))
+    with database.transaction() as context:
+        fetch_all = context.fetch_all
+
+        def read_first(sql: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
+            rows = fetch_all(sql, parameters)
+            [failed] = changed(database, lambda all_: all_.get_several([generation.id]))
+            assert changed(database, lambda all_: all_.queue_again(failed, request(), RequestContext()))
+            return rows
+
+        monkeypatch.setattr(context, "fetch_all", read_first)
+        GenerationDetailRepository(context).forget_requests(minutes(2), 2)
+        context.commit()
+
+    assert detail(database, generation).creation is not None
+    with database.reading() as context:
+        assert GenerationRepository(context).get_queued(generation.id) is not None
+
+
 # --- Imports ---------------------------------------------------------------------------------------------------------
 
 

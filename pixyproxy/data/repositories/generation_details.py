@@ -147,7 +147,11 @@ class GenerationDetailRepository(Repository):
         )
         if rows:
             ids = in_list(row["id"] for row in rows)
-            self._context.execute(f"UPDATE generations SET request = NULL WHERE id IN ({ids})", {})  # noqa: S608
+            # The time again, because one that was queued again meanwhile needs its request.
+            self._context.execute(
+                f"UPDATE generations SET request = NULL WHERE id IN ({ids}) AND updated_at < :before",  # noqa: S608
+                {"before": before},
+            )
         return len(rows)
 
 
