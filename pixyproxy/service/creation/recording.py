@@ -275,8 +275,10 @@ class ImageCreator:
         try:
             ended = self._waiting.wait_for(generation, call)
         except PixyProxyException as error:
-            self._give_up(generation, error)
-            raise
+            if self._give_up(generation, error) or self._is_queued(generation):
+                raise
+            # It was claimed, or has ended, since the error: the caller must not be told that it was not submitted.
+            return self._wait_for(generation, call)
         if ended is None:
             raise _not_submitted() if self._give_up(generation, _caller_gone()) else _still_generating()
         return ended
@@ -292,6 +294,11 @@ class ImageCreator:
                 queued, GenerationState.FAILED, error, unless_detached=True
             ),
         )
+
+    def _is_queued(self, generation: Generation) -> bool:
+        with self._database.reading() as context:
+            [now] = GenerationRepository(context).get_several([generation.id])
+        return now.state is GenerationState.QUEUED
 
 
 def _may_be_queued(generation: Generation) -> bool:

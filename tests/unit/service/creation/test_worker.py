@@ -37,7 +37,7 @@ from pixyproxy.core.exceptions import (
 from pixyproxy.core.fields import GenerationState, new_guid
 from pixyproxy.core.models import Caller, Cost, GenerationOptions, ImageCreation, ImageDetailCreate
 from pixyproxy.data.database import Database, DatabaseContext
-from pixyproxy.data.repositories.generations import GenerationRepository, RequestContext
+from pixyproxy.data.repositories.generations import Generation, GenerationRepository, RequestContext
 from pixyproxy.data.stores.image_store import ContentReader
 from pixyproxy.data.stores.local_image_store import LocalImageStore
 from pixyproxy.generation.circuit_breaker import FAILURES_TO_OPEN, FIRST_PAUSE
@@ -47,7 +47,7 @@ from pixyproxy.service.creation.rate_limiter import RateLimiter
 from pixyproxy.service.quotas import QuotaReservedError, Quotas
 from tests.support.waiting import wait_until
 from tests.unit.service.conftest import make_caller
-from tests.unit.service.creation.parts import COST, FakeGenerator, Server
+from tests.unit.service.creation.parts import COST, LEASE, FakeGenerator, Server
 
 TIMEOUT = 20.0
 
@@ -1056,6 +1056,35 @@ def test_calls_that_are_queued_when_the_circuit_opens_are_told(
             queued.result()
         answer.set()
     assert len(generator.requests) == 1
+
+
+def test_a_call_whose_generation_is_claimed_as_the_circuit_opens_waits_for_it(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise it would be told that nothing was submitted, and send, and pay for, its request once more."""
+    server = Server(database, store, generator)
+    claimed: list[Generation] = []
+
+    def claim_and_open() -> None:
+        if not claimed:
+            with database.transaction() as context:
+                [row] = context.fetch_all("SELECT id FROM generations", {})
+                assert GenerationRepository(context).submit(row["id"], server.owner, LEASE)
+                claimed.extend(GenerationRepository(context).get_several([row["id"]]))
+                context.commit()
+            raise ProviderCircuitOpenError("down")
+
+    monkeypatch.setattr(server.waiting, "_require_closed", claim_and_open)
+    with server.taking_calls(), ThreadPoolExecutor(1) as pool:
+        call = pool.submit(server.creator.create, request(), alice, CallScope(TIMEOUT))
+        wait_until(
+            lambda: claimed and (call.done() or server.waiting.is_waited_for(claimed[0].id)), TIMEOUT, "the claim"
+        )
+        with database.transaction() as context:
+            assert GenerationRepository(context).end(claimed[0], GenerationState.FAILED, PromptRefusedError("no"))
+            context.commit()
+        with pytest.raises(PromptRefusedError):
+            call.result()
 
 
 # --- Leases ----------------------------------------------------------------------------------------------------------
