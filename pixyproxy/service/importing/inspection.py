@@ -23,13 +23,17 @@ from pixyproxy.generation.image_format import CONTENT_TYPES, FORMATS, MAX_PIXELS
 _MAX_CANVAS_PIXELS = MAX_PIXELS // 4
 # Files of usual encoders have at most some thousands. Pillow takes a hundred bytes for each, whatever its size.
 _MAX_PARTS = 65_536
+# Encoders make some twenty at most. A scan of 92 bytes can take as long to decode as all pixels.
+_MAX_SCANS = 100
+# One is usual. Pillow copies all that come before for each further one.
+_MAX_EXIF_SEGMENTS = 64
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_CHUNK = 12  # length, type and checksum
 _JPEG_START = b"\xff\xd8"
 _JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff])")
 _JPEG_SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
-_JPEG_END, _JPEG_SCAN, _JPEG_APP2 = 0xD9, 0xDA, 0xE2
+_JPEG_END, _JPEG_SCAN, _JPEG_APP1, _JPEG_APP2 = 0xD9, 0xDA, 0xE1, 0xE2
 # TEM and the restart markers, which have no length.
 _JPEG_ALONE = frozenset({0x01, *range(0xD0, 0xD8)})
 _ZEROS = re.compile(rb"\x00*")
@@ -143,6 +147,7 @@ def _end_of_jpeg(data: mmap, start: int) -> tuple[int, bool]:
     """Return the end of the JPEG that begins at ``start``, and whether it has a multi-picture index."""
     position = start + len(_JPEG_START)
     has_index = False
+    scans = exif_segments = 0
     for _ in range(_MAX_PARTS):
         marker = _JPEG_MARKER.match(data, position)
         if marker is None:
@@ -153,6 +158,12 @@ def _end_of_jpeg(data: mmap, start: int) -> tuple[int, bool]:
         if code in _JPEG_ALONE:
             continue
         has_index |= code == _JPEG_APP2 and data[position + 2 : position + 6] == b"MPF\0"
+        scans += code == _JPEG_SCAN
+        exif_segments += code == _JPEG_APP1 and data[position + 2 : position + 8] == b"Exif\0\0"
+        if scans > _MAX_SCANS:
+            raise NotAnImageError(f"must have at most {_MAX_SCANS} scans")
+        if exif_segments > _MAX_EXIF_SEGMENTS:
+            raise NotAnImageError(f"must have at most {_MAX_EXIF_SEGMENTS} segments of EXIF")
         position += int.from_bytes(data[position : position + 2], "big")
         if code == _JPEG_SCAN:
             scan_end = _JPEG_SCAN_END.search(data, position)

@@ -264,3 +264,24 @@ def test_a_bomb_in_a_text_is_refused(chunk: Callable[[bytes], bytes]) -> None:
 )
 def test_too_many_parts_are_refused(data: bytes) -> None:
     assert reason_against(data) == f"must have at most {inspection._MAX_PARTS:,} chunks or segments"
+
+
+def with_scans(number: int) -> bytes:
+    """Return a progressive JPEG that repeats its last scan."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (80, 48)).save(buffer, "jpeg", progressive=True)
+    picture = buffer.getvalue()
+    last = picture.rfind(b"\xff\xda")
+    return picture[:-2] + picture[last:-2] * (number - picture.count(b"\xff\xda")) + picture[-2:]
+
+
+def test_a_jpeg_with_too_many_scans_is_refused() -> None:
+    assert inspect(with_scans(inspection._MAX_SCANS)).width == 80
+    assert reason_against(with_scans(inspection._MAX_SCANS + 1)) == f"must have at most {inspection._MAX_SCANS} scans"
+
+
+def test_a_jpeg_with_too_many_segments_of_exif_is_refused() -> None:
+    most = inspection._MAX_EXIF_SEGMENTS
+    exif, other = jpeg_segment(0xE1, b"Exif\0\0more"), jpeg_segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0")
+    assert inspect(jpeg_with(*[exif] * most, *[other] * most)).width == 80
+    assert reason_against(jpeg_with(*[exif] * (most + 1))) == f"must have at most {most} segments of EXIF"
