@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -16,6 +17,9 @@ _QUALITY = 80
 # Before the precise resizing, an image is averaged over whole pixels to a size that is still so many times too large.
 _GAP = 1.5
 _STRIP_PIXELS = 1_000_000
+# A JPEG's segment has no more, and the orientation is at the beginning. Pillow makes objects of all values, which take
+# a hundred times their size.
+_MOST_EXIF = 65_536
 PLACEHOLDER_PIXELS = 48
 """The most pixels across and down of what a placeholder is made from."""
 
@@ -143,8 +147,9 @@ def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 def _upright(image: Image.Image, exif: bytes | None) -> Image.Image:
     # All other metadata ends here.
-    image.info = {"exif": exif} if exif else {}
-    with suppress(Exception):  # Damaged metadata do not matter.
+    image.info = {"exif": exif[:_MOST_EXIF]} if exif else {}
+    # Damaged metadata do not matter, and neither does what Pillow warns of them, on standard error.
+    with suppress(Exception), warnings.catch_warnings(action="ignore"):
         image = ImageOps.exif_transpose(image)
     image.info = {}
     return image

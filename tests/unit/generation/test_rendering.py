@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -112,6 +113,19 @@ def test_it_is_upright(kind: str, orientation: int, place: str) -> None:
 @pytest.mark.parametrize("exif", [b"", b"Exif\0\0", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"nonsense" * 100])
 def test_damaged_metadata_do_not_matter(exif: bytes) -> None:
     assert_colours(rendition(encoded(halves("RGB", RED, BLUE), exif=exif)), RED, BLUE)
+
+
+def test_large_metadata_take_little_memory() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x9C9B] = b"\1" * 8 * 1024 * 1024
+    data = encoded(halves("RGB", RED, BLUE), exif=exif.tobytes())
+    tracemalloc.start()
+    try:
+        assert rendition(data).size == (171, 256)
+        assert tracemalloc.get_traced_memory()[1] < 3 * len(data)
+    finally:
+        tracemalloc.stop()
 
 
 def _swapped_profile() -> bytes:
