@@ -154,6 +154,8 @@ def test_a_header_that_cannot_be_read_is_no_failed_sign_in(strict_server: Runnin
 # Ten failures from an address, whatever the names, and further ones from there are slowed: one in 0.5 s.
 _SOON_SLOWED = {"PIXYPROXY_MAX_FAILED_SIGN_INS": "1", "PIXYPROXY_SIGN_IN_WINDOW": "5"}
 _FEW, _MANY = 3, 40
+# Together, several times what may be open on a connection.
+_NAMES, _CALLS_WITH_A_NAME = 12, 60
 
 
 def _from(client: str, login: Login) -> Metadata:
@@ -194,6 +196,18 @@ def test_who_has_signed_in_there_before_does_not_wait_for_others(tmp_path: Path)
     # More than can be checked in time, and another process, which remembers no credentials.
     with running_server(tmp_path, _SOON_SLOWED) as server, _guessing(server, _MANY):
         assert _is_let_in(server, login)
+
+
+def test_failures_that_share_a_check_keep_no_connection_busy(tmp_path: Path) -> None:
+    with running_server(tmp_path) as server:
+        for _ in range(_NAMES):
+            wrong = basic(secrets.token_hex(8), "a wrong password")
+            calls = [
+                server.images.ListImages.future(pb.ListImagesRequest(), metadata=wrong, timeout=TIMEOUT)
+                for _ in range(_CALLS_WITH_A_NAME)
+            ]
+            assert {call.code() for call in calls} == {grpc.StatusCode.UNAUTHENTICATED}
+        assert _is_let_in(server, server.new_login())
 
 
 def test_clients_behind_a_trusted_proxy_are_told_apart(tmp_path: Path) -> None:

@@ -34,6 +34,9 @@ class ExceptionInterceptor(AroundCalls):
             _log(error)
             if not context.is_active():
                 _logger.info(_CANCELLED)
+            # Its traceback refers to the call, and several calls may share an error: a cycle that only the garbage
+            # collection of the oldest objects would free. Until then gRPC counts the call as one of its connection.
+            error.__traceback__ = None
             # Also in a cancelled call: gRPC would log any other exception with a traceback.
             refuse(context, error, call_id.get())
 
