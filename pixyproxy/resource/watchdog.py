@@ -80,6 +80,7 @@ class Watchdog:
         *,
         max_pending: int = 128,
         max_untaken: int = 128 * 1024 * 1024,
+        max_watches: int = 10_000,
     ) -> None:
         """Watch from ``start`` on.
 
@@ -91,15 +92,19 @@ class Watchdog:
                 clients that begin calls and send no request would soon hold all threads.
             max_untaken: bytes of answers that clients may leave untaken at a time; above, some calls are cancelled
                 before the stall timeout, or clients that read nothing would soon hold all memory.
+            max_watches: watches of the health that may be open at a time, with 35 KiB of memory each; above, some are
+                cancelled.
         """
         self.stall_timeout = stall_timeout
         self._unread = unread
         self._pools = pools
         self._max_pending = max_pending
         self._max_untaken = max_untaken
+        self._max_watches = max_watches
         self._interval = min(stall_timeout, _GRACE_SECONDS) / _CHECKS
         self._pending: dict[Wait, None] = {}  # in the order of their beginning
         self._untaken: dict[Wait, None] = {}  # in the order of their beginning
+        self._watches: dict[Wait, None] = {}  # in the order of their beginning
         self._frees_answers = False  # between this check and the next one
         self._reading: set[Wait] = set()
         self._lock = threading.Lock()
@@ -148,6 +153,18 @@ class Watchdog:
         if not context.add_callback(lambda: of_call.run(self._taken, wait)):
             self._taken(wait)
 
+    def watching(self, context: grpc.ServicerContext) -> None:
+        """Count a call that lasts, without a thread, for as long as its client likes."""
+        wait = Wait(context, time.monotonic())
+        with self._lock:
+            self._watches[wait] = None
+        if not context.add_callback(lambda: self._ended(wait)):
+            self._ended(wait)
+
+    def _ended(self, wait: Wait) -> None:
+        with self._lock:
+            del self._watches[wait]
+
     def _taken(self, wait: Wait) -> None:
         with self._lock:
             del self._untaken[wait]
@@ -159,8 +176,10 @@ class Watchdog:
             pool.refuse_overdue()
         with self._lock:
             pending, untaken, reading = list(self._pending), list(self._untaken), list(self._reading)
+            watches = list(self._watches)
         now = time.monotonic()
-        for waits, limit in ((pending, self._max_pending), (untaken, self._max_untaken)):
+        limited = ((pending, self._max_pending), (untaken, self._max_untaken), (watches, self._max_watches))
+        for waits, limit in limited:
             for wait in _excess([wait for wait in waits if wait.since < now - _GRACE_SECONDS], limit):
                 wait.cut_off()
         for wait in (*pending, *untaken, *reading):

@@ -123,6 +123,8 @@ class Server:
             self._unread,
             self._threads,
             max_pending=min(_MAX_PENDING, settings.max_unary_calls // 2),
+            # One for each connection, which is all that clients need.
+            max_watches=connections.total,
         )
         self._server = grpc.server(
             other_threads,

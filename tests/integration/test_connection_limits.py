@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 from pixyproxy_pb.v1 import image_service_pb2 as pb
@@ -26,6 +27,7 @@ from tests.support.stored_images import store_image
 from tests.support.waiting import wait_until
 
 _DESCRIPTORS = 256
+_MAX_CONNECTIONS = 16
 # With half of the descriptors kept for other things, more than a process can have; and so few that they are soon open.
 _FLOOD = 300
 _HELLO = PREFACE + frame(SETTINGS, 0, 0)
@@ -72,6 +74,16 @@ def _watch_health(server: RunningServer, channel: Any) -> Any:
 
 
 # --- All of a process ------------------------------------------------------------------------------------------------
+
+
+def test_there_are_no_more_watches_of_the_health_than_connections(tmp_path: Path) -> None:
+    settings = {"PIXYPROXY_MAX_CONNECTIONS": str(_MAX_CONNECTIONS)}
+    with running_server(tmp_path, settings) as server, server.new_channel() as one, server.new_channel() as another:
+        watcher = _watch_health(server, one)
+        crowd = [_watch_health(server, another) for _ in range(_MAX_CONNECTIONS)]
+        wait_until(lambda: any(call.done() for call in crowd), TIMEOUT, "a watch to be cut off")
+        assert [call.code() for call in crowd if call.done()] == [grpc.StatusCode.CANCELLED]
+        assert not watcher.done()
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,7 @@ class ReaderTimeoutInterceptor(WrappingInterceptor):
             return with_behavior(handler, answer)
 
         def begin(request: Any, context: grpc.ServicerContext, send: Callable[[Any], None]) -> None:
+            self._watchdog.watching(context)
             behavior(request, context, _Sender(send, context, self._watchdog).send)
 
         if is_callback_stream(handler):

@@ -20,6 +20,7 @@ _TIMEOUT = 30.0
 _FOR_EVER = 3600.0
 _MAX_PENDING = 5
 _MAX_UNTAKEN = 1000
+_MAX_WATCHES = 4
 
 
 class FakeContext:
@@ -51,7 +52,13 @@ def fake_context(peer: str = "ipv4:127.0.0.1:1") -> Any:
 
 @contextmanager
 def watching(stall_timeout: float, max_untaken: int = _MAX_UNTAKEN) -> Iterator[Watchdog]:
-    watchdog = Watchdog(stall_timeout, Tally("Calls", None), max_pending=_MAX_PENDING, max_untaken=max_untaken)
+    watchdog = Watchdog(
+        stall_timeout,
+        Tally("Calls", None),
+        max_pending=_MAX_PENDING,
+        max_untaken=max_untaken,
+        max_watches=_MAX_WATCHES,
+    )
     watchdog.start()
     try:
         yield watchdog
@@ -100,6 +107,18 @@ def test_whoever_crowds_makes_room_for_the_others() -> None:
             stack.enter_context(watchdog.pending(context))
         assert all(context.cancelled.wait(_TIMEOUT) for context in crowd[:4])
         assert not any(context.cancelled.is_set() for context in (one, *crowd[4:]))
+
+
+def test_whoever_watches_too_much_makes_room_for_the_others() -> None:
+    # Watches last for longer than any timeout.
+    with watching(0.1) as watchdog:
+        one = fake_context("ipv4:127.0.0.2:1")
+        crowd = [fake_context() for _ in range(_MAX_WATCHES)]
+        for context in (one, *crowd):
+            watchdog.watching(context)
+        assert crowd[0].cancelled.wait(_TIMEOUT)
+        crowd[0].end()
+        assert not any(context.cancelled.is_set() for context in (one, *crowd[1:]))
 
 
 def test_an_answer_that_is_not_taken_is_cut_off(caplog: pytest.LogCaptureFixture) -> None:
