@@ -171,10 +171,11 @@ class Server:
             *([] if metrics is None else [MetricsInterceptor(metrics.calls)]),
             # Inside the request log, so that its line carries the id of the call.
             ReaderTimeoutInterceptor(self._watchdog),
-            # Outside authentication, so that a call over the limit costs no check of a password.
-            bulkheads,
-            # Outside the reading of requests: a caller who is refused learns nothing about the request.
+            # Outside bulkheads: anybody's wrong passwords, which wait to be checked, would hold all slots. Outside the
+            # reading of requests: a caller who is refused learns nothing about the request.
             authentication,
+            # Outside the reading of requests, so that a call over the limit costs little.
+            bulkheads,
             # Innermost: it changes what handlers take and return.
             MessageInterceptor(),
         ]

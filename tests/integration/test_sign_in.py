@@ -7,7 +7,7 @@ import secrets
 import threading
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -166,15 +166,21 @@ def _reason(server: RunningServer, metadata: Metadata) -> str:
     return refusal(server.images.ListImages, pb.ListImagesRequest(), metadata).reason
 
 
+def _reason_at_an_import(server: RunningServer, metadata: Metadata) -> str:
+    return refusal(server.images.ImportImage, iter([pb.ImportImageRequest()]), metadata).reason
+
+
 @contextlib.contextmanager
-def _guessing(server: RunningServer, guessers: int) -> Iterator[None]:
+def _guessing(
+    server: RunningServer, guessers: int, reason: Callable[[RunningServer, Metadata], str] = _reason
+) -> Iterator[None]:
     """Have somebody guess meanwhile, at names that nobody has, from the address that all tests call from."""
     stopping = threading.Event()
     told: Counter[str] = Counter()
 
     def guess() -> None:
         while not stopping.is_set():
-            told[_reason(server, basic(secrets.token_hex(8), "a wrong password"))] += 1
+            told[reason(server, basic(secrets.token_hex(8), "a wrong password"))] += 1
 
     with at_work(guess, guessers, stopping):
         wait_until(lambda: told["CREDENTIALS_INVALID"] > 10, TIMEOUT, "the address to be slowed")
@@ -196,6 +202,14 @@ def test_who_has_signed_in_there_before_does_not_wait_for_others(tmp_path: Path)
     # More than can be checked in time, and another process, which remembers no credentials.
     with running_server(tmp_path, _SOON_SLOWED) as server, _guessing(server, _MANY):
         assert _is_let_in(server, login)
+
+
+def test_sign_ins_that_wait_take_no_slots(tmp_path: Path) -> None:
+    with running_server(tmp_path, _SOON_SLOWED | {"PIXYPROXY_MAX_IMPORTS": "1"}) as server:
+        login = server.new_login()
+        assert _is_let_in(server, login)
+        with _guessing(server, _FEW, _reason_at_an_import):
+            assert _reason_at_an_import(server, login.metadata) == "INVALID_FIELD"
 
 
 def test_failures_that_share_a_check_keep_no_connection_busy(tmp_path: Path) -> None:
