@@ -234,7 +234,7 @@ def limit_user(
 def remove_user(name: Name) -> None:
     """Remove a user.
 
-    The user's images stay. If there are any, the name stays taken.
+    The user's queued generations are cancelled. The images stay. If there are any, the name stays taken.
     """
     with _users() as users:
         keeps_name = users.remove_user(name)

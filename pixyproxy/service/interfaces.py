@@ -225,7 +225,9 @@ class UserServiceInterface(ABC):
 
     @abstractmethod
     def remove_user(self, username: str) -> bool:
-        """Remove a user, but not the user's images. Return whether the name stays taken because of them.
+        """Remove a user, and cancel the user's queued generations, but leave the images.
+
+        Return whether the name stays taken because of them.
 
         Raises:
             RecordNotFoundError: there is no such user.

@@ -8,12 +8,18 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from pixyproxy.core.exceptions import ConstraintViolationError, CredentialsInvalidError, RecordNotFoundError
+from pixyproxy.core.exceptions import (
+    ConstraintViolationError,
+    CredentialsInvalidError,
+    GenerationCancelledError,
+    RecordNotFoundError,
+)
 from pixyproxy.core.models import Caller, QuotaLimits, User, UserCreate
 from pixyproxy.core.text import exact_key
 from pixyproxy.core.validation import validated
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.audit_outbox import COMMAND, AuditOutboxRepository
+from pixyproxy.data.repositories.generations import GenerationRepository
 from pixyproxy.data.repositories.quotas import QuotaRepository
 from pixyproxy.data.repositories.users import UserRepository
 from pixyproxy.service.interfaces import UserServiceInterface
@@ -103,6 +109,7 @@ class UserService(UserServiceInterface):
         with self._database.transaction() as context:
             users = UserRepository(context)
             user = users.get(username)
+            GenerationRepository(context).cancel_all(user.id, _user_removed(), COMMAND)
             keeps_name = users.remove(user.id)
             _audit(context, "user.removed", user)
             context.commit()
@@ -167,6 +174,10 @@ class UserService(UserServiceInterface):
             if revision != self._cache.revision:
                 self._cache.keep_unchanged(users.changed_at(), revision)
         self._refresh_at = time.monotonic() + self._refresh_interval
+
+
+def _user_removed() -> GenerationCancelledError:
+    return GenerationCancelledError("The user was removed before the request was submitted; nothing was generated.")
 
 
 def _audit(context: DatabaseContext, action: str, user: User, **facts: Any) -> None:

@@ -455,6 +455,15 @@ class GenerationRepository(LeasedRepository):
             self._audit(generation_id, "generation.cancelled", actor=canceller, error=error)
         return cancelled
 
+    def cancel_all(self, author_id: int, error: PixyProxyException, canceller: str) -> None:
+        """Cancel all queued generations of an author; see ``cancel``."""
+        rows = self._context.fetch_all(
+            "SELECT id FROM generations WHERE state = :state AND author_id = :author_id",
+            {"state": GenerationState.QUEUED.value, "author_id": author_id},
+        )
+        for row in rows:
+            self.cancel(row["id"], error, canceller)
+
     def succeed(self, generation: Generation, cost: Cost | None = None) -> bool:
         """Note that the image of a generation is stored; return False if that was noted before.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pydantic import SecretStr
 from pixyproxy.core.call import CallScope
 from pixyproxy.core.exceptions import (
     CallerGoneError,
+    GenerationCancelledError,
     InvalidFieldError,
     OutcomeUnknownError,
     PixyProxyException,
@@ -203,3 +205,29 @@ def test_a_cancellation_is_a_line_with_who_cancelled(
         "call_id": _CALL,
     }
     assert isinstance(told, CallerGoneError)
+
+
+def test_the_removal_of_a_user_cancels_what_is_queued(
+    users: UserService, database: Database, generation: Generation, ann: Caller
+) -> None:
+    bob, creation = make_caller(database, "bob"), ImageCreation(detail=ImageDetailCreate(prompt="a castle"))
+    with database.transaction() as context:
+        generations = GenerationRepository(context)
+        others = [generations.insert(creation, author.user_id, "ab" * 32, RequestContext()) for author in (ann, bob)]
+        generations.submit(others[0].id, "worker", timedelta(minutes=1), "m", 0)
+        context.commit()
+
+    assert users.remove_user("ann")
+
+    (cancelled, told), (removed, _) = pending(database)
+    assert (cancelled["action"], cancelled["actor"]) == ("generation.cancelled", COMMAND)
+    assert cancelled["guid"] == guid_of(database, generation)
+    assert isinstance(told, GenerationCancelledError)
+    assert removed["action"] == "user.removed"
+    with database.reading() as context:
+        found = GenerationRepository(context).get_several([generation.id, *(other.id for other in others)])
+    assert {one.id: one.state for one in found} == {
+        generation.id: GenerationState.CANCELLED,
+        others[0].id: GenerationState.SUBMITTED,
+        others[1].id: GenerationState.QUEUED,
+    }
