@@ -34,8 +34,8 @@ $(VENV)/.made-%: pyproject.toml
 run: $(VENV)/.made-run ## Serve on 127.0.0.1:50051 with SQLite and the folder images/
 	@exec $(BIN)/pixyproxy serve
 
-# Two for each core: tests spend half of their time waiting for other processes.
-TEST_WORKERS = $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
+# Five for two cores: tests spend half of their time waiting for other processes.
+TEST_WORKERS = $(shell echo $$((5 * $$(getconf _NPROCESSORS_ONLN) / 2)))
 # Tests start hundreds of Python processes; where no bytecode is written, each compiles all modules again.
 TEST_ENVIRONMENT = PYTHONPATH=tests/support/early PYTHONDONTWRITEBYTECODE=
 
