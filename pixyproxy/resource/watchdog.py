@@ -11,8 +11,8 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import copy_context
 from itertools import accumulate
 from math import ceil
@@ -26,7 +26,7 @@ from pixyproxy.service.content import CHUNK_SIZE
 
 _logger = logging.getLogger(__name__)
 
-_NEVER = float("inf")
+_NEVER = _UNLIMITED = float("inf")
 # Above the limit, calls that have waited for this long are cancelled. Busy servers get requests later than calls, too.
 _GRACE_SECONDS = 0.25
 # Checks within the grace period, or within the stall timeout if that is shorter.
@@ -65,6 +65,57 @@ class Wait:
         self.context.cancel()
 
 
+class _Waits:
+    """Waits in the order of their beginning, of which there may be a limited number, or size."""
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+        self._waits: dict[Wait, None] = {}
+        self._lock = threading.Lock()
+
+    def __iter__(self) -> Iterator[Wait]:
+        with self._lock:
+            return iter(tuple(self._waits))
+
+    @contextmanager
+    def during(self, wait: Wait) -> Iterator[Wait]:
+        """Have a wait during a context."""
+        with self._lock:
+            self._waits[wait] = None
+        try:
+            yield wait
+        finally:
+            with self._lock:
+                del self._waits[wait]
+
+    def until_end(self, wait: Wait, on_end: Callable[[], object] = lambda: None) -> None:
+        """Have a wait until its call has ended; then call ``on_end``."""
+
+        def end() -> None:
+            with self._lock:
+                del self._waits[wait]
+            on_end()
+
+        with self._lock:
+            self._waits[wait] = None
+        if not wait.context.add_callback(end):
+            end()
+
+    def excess(self, before: float) -> list[Wait]:
+        """Return what is over the limit of what began before a time: the oldest, first of connections with the most."""
+        waits = [wait for wait in self if wait.since < before]
+        excess = sum(wait.size for wait in waits) - self._limit
+        if excess <= 0:
+            return []
+        peers = {wait: wait.context.peer() for wait in waits}
+        sizes: Counter[str] = Counter()
+        for wait in waits:
+            sizes[peers[wait]] += wait.size
+        ordered = sorted(waits, key=lambda wait: sizes[peers[wait]], reverse=True)
+        sums = accumulate((wait.size for wait in ordered), initial=0)
+        return [wait for wait, size_before in zip(ordered, sums, strict=False) if size_before < excess]
+
+
 class Watchdog:
     """Watches the calls whose threads or answers wait for a client, and the calls that wait for a thread.
 
@@ -99,15 +150,12 @@ class Watchdog:
         self._unread = unread
         self._pools = pools
         self._max_pending = max_pending
-        self._max_untaken = max_untaken
-        self._max_watches = max_watches
         self._interval = min(stall_timeout, _GRACE_SECONDS) / _CHECKS
-        self._pending: dict[Wait, None] = {}  # in the order of their beginning
-        self._untaken: dict[Wait, None] = {}  # in the order of their beginning
-        self._watches: dict[Wait, None] = {}  # in the order of their beginning
+        self._pending = _Waits(max_pending)
+        self._untaken = _Waits(max_untaken)
+        self._watches = _Waits(max_watches)
+        self._reading = _Waits(_UNLIMITED)
         self._frees_answers = False  # between this check and the next one
-        self._reading: set[Wait] = set()
-        self._lock = threading.Lock()
         self._task = PeriodicTask("watchdog", self._check, retry_interval=self._interval)
 
     def start(self) -> None:
@@ -118,29 +166,18 @@ class Watchdog:
         """Stop watching."""
         self._task.close()
 
-    @contextmanager
-    def pending(self, context: grpc.ServicerContext) -> Iterator[Wait]:
+    def pending(self, context: grpc.ServicerContext) -> AbstractContextManager[Wait]:
         """Watch a request that has not come yet, or a message that a client has not taken yet."""
-        wait = Wait(context, time.monotonic())
-        with self._lock:
-            self._pending[wait] = None
-        try:
-            yield wait
-        finally:
-            with self._lock:
-                del self._pending[wait]
+        return self._pending.during(Wait(context, time.monotonic()))
 
     @contextmanager
     def reading(self, context: grpc.ServicerContext) -> Iterator[Wait]:
         """Watch a client that reads a stream, while the wait has begun."""
         wait = Wait(context, _NEVER)
-        with self._lock:
-            self._reading.add(wait)
         try:
-            yield wait
+            with self._reading.during(wait):
+                yield wait
         finally:
-            with self._lock:
-                self._reading.remove(wait)
             if wait.is_cut_off:
                 _logger.info("The client read nothing for %g s and was cut off.", self.stall_timeout)
 
@@ -148,41 +185,26 @@ class Watchdog:
         """Watch the answer of a unary call, in bytes, until its client has taken it."""
         wait = Wait(context, time.monotonic(), size)
         of_call = copy_context()  # with the call id, for the log
-        with self._lock:
-            self._untaken[wait] = None
-        if not context.add_callback(lambda: of_call.run(self._taken, wait)):
-            self._taken(wait)
+
+        def log() -> None:
+            if wait.is_cut_off:
+                of_call.run(_logger.info, "The client did not take the answer and was cut off.")
+
+        self._untaken.until_end(wait, log)
 
     def watching(self, context: grpc.ServicerContext) -> None:
         """Count a call that lasts, without a thread, for as long as its client likes."""
-        wait = Wait(context, time.monotonic())
-        with self._lock:
-            self._watches[wait] = None
-        if not context.add_callback(lambda: self._ended(wait)):
-            self._ended(wait)
-
-    def _ended(self, wait: Wait) -> None:
-        with self._lock:
-            del self._watches[wait]
-
-    def _taken(self, wait: Wait) -> None:
-        with self._lock:
-            del self._untaken[wait]
-        if wait.is_cut_off:
-            _logger.info("The client did not take the answer and was cut off.")
+        self._watches.until_end(Wait(context, time.monotonic()))
 
     def _check(self) -> float:
         for pool in self._pools:
             pool.refuse_overdue()
-        with self._lock:
-            pending, untaken, reading = list(self._pending), list(self._untaken), list(self._reading)
-            watches = list(self._watches)
         now = time.monotonic()
-        limited = ((pending, self._max_pending), (untaken, self._max_untaken), (watches, self._max_watches))
-        for waits, limit in limited:
-            for wait in _excess([wait for wait in waits if wait.since < now - _GRACE_SECONDS], limit):
+        for limited in (self._pending, self._untaken, self._watches):
+            for wait in limited.excess(now - _GRACE_SECONDS):
                 wait.cut_off()
-        for wait in (*pending, *untaken, *reading):
+        untaken = tuple(self._untaken)
+        for wait in (*self._pending, *untaken, *self._reading):
             # A large answer may take as long as a stream of its size.
             if wait.since < now - self.stall_timeout * ceil(wait.size / CHUNK_SIZE):
                 wait.cut_off()
@@ -190,20 +212,6 @@ class Watchdog:
             _release_free_memory()
         self._frees_answers = any(wait.is_cut_off for wait in untaken)
         return self._interval
-
-
-def _excess(waits: list[Wait], limit: int) -> list[Wait]:
-    """Return what is over the limit: the oldest, first those on the connections with the most."""
-    excess = sum(wait.size for wait in waits) - limit
-    if excess <= 0:
-        return []
-    peers = {wait: wait.context.peer() for wait in waits}
-    sizes: Counter[str] = Counter()
-    for wait in waits:
-        sizes[peers[wait]] += wait.size
-    ordered = sorted(waits, key=lambda wait: sizes[peers[wait]], reverse=True)
-    before = accumulate((wait.size for wait in ordered), initial=0)
-    return [wait for wait, size in zip(ordered, before, strict=False) if size < excess]
 
 
 def _release_free_memory() -> None:

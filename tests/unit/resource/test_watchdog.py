@@ -162,4 +162,4 @@ def test_a_call_that_has_ended_has_no_answer_to_watch() -> None:
     context.add_callback = lambda _: False
     with watching(_FOR_EVER) as watchdog:
         watchdog.answered(context, 2 * _MAX_UNTAKEN)
-        assert not watchdog._untaken
+        assert not list(watchdog._untaken)
