@@ -118,7 +118,8 @@ def test_the_session_with_grpcurl(served: Served, tmp_path: Path) -> None:
     assert (edit["origin"], edit["source_guids"]) == ("ORIGIN_EDITED", [image["guid"]])
     assert json.loads(deleted) == {}
     started, *states = (document["generation"] for document in documents(generated))
-    assert started["state"] == "GENERATION_STATE_QUEUED"
+    # A worker may be faster than the answer.
+    assert started["state"] in [f"GENERATION_STATE_{state}" for state in ("QUEUED", "SUBMITTED", "SUCCEEDED")]
     assert {state["guid"] for state in states} == {started["guid"]}
     assert states[-1]["state"] == "GENERATION_STATE_SUCCEEDED"
     assert states[-1]["image"]["prompt"] == "A castle at night"
