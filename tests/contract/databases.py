@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import pytest
 from pydantic import SecretStr
 
 from pixyproxy.data.database import Database
@@ -13,6 +14,7 @@ from pixyproxy.data.mysql import MySQLAddress, MySQLDatabase
 from pixyproxy.data.sqlite import SQLiteDatabase
 
 SERVERS = ("mysql", "mariadb")
+on_servers = pytest.mark.parametrize("migrated", SERVERS, indirect=True)
 KINDS = ("sqlite", *SERVERS)
 
 _SQLITE = "sqlite:///"

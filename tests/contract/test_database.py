@@ -30,14 +30,13 @@ from pixyproxy.data.mysql import MySQLDatabase
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.repositories.server_values import ServerValueRepository
 from pixyproxy.data.transactions import in_transaction
-from tests.contract.databases import SERVERS, address_of, open_database, sqlite_url
+from tests.contract.databases import address_of, on_servers, open_database, sqlite_url
 from tests.contract.records import add_caller, add_image, get_image
 from tests.faults.tcp_proxy import tcp_proxy
 from tests.support.addresses import free_port
 from tests.support.database_servers import DatabaseKind, execute_on, fresh_database, private_server
 from tests.support.waiting import wait_until
 
-on_servers = pytest.mark.parametrize("migrated", SERVERS, indirect=True)
 on_sqlite = pytest.mark.parametrize("migrated", ["sqlite"], indirect=True)
 
 INSERT = "INSERT INTO server_values (guid, name, value) VALUES (:guid, :name, :value)"

@@ -13,10 +13,8 @@ from pixyproxy.core.exceptions import ConflictError
 from pixyproxy.data.database import Database
 from pixyproxy.data.migration_lease import MigrationLease
 from pixyproxy.data.shared_lease import SharedLease
-from tests.contract.databases import SERVERS, open_database
+from tests.contract.databases import on_servers, open_database
 from tests.support.waiting import wait_until
-
-on_servers = pytest.mark.parametrize("migrated", SERVERS, indirect=True)
 
 MINUTE = timedelta(minutes=1)
 # As a process on another node of a cluster leaves it, whose lock this node does not know.

@@ -40,7 +40,7 @@ from pixyproxy.data.repositories.generations import GenerationRepository
 from pixyproxy.data.repositories.images import detail_to_dict
 from pixyproxy.service.creation.recording import _fingerprint
 from pixyproxy.service.indexer import seal_all
-from tests.contract.databases import SERVERS, address_of, open_database
+from tests.contract.databases import SERVERS, address_of, on_servers, open_database
 from tests.contract.records import add_caller, add_image, detail_of, get_image, get_page
 from tests.support.database_servers import DatabaseKind, DatabaseServer, private_server
 
@@ -80,7 +80,6 @@ TABLES = ENTITIES | {
     "usage_tail",
 }
 
-on_servers = pytest.mark.parametrize("migrated", SERVERS, indirect=True)
 on_sqlite = pytest.mark.parametrize("migrated", ["sqlite"], indirect=True)
 
 

@@ -25,7 +25,7 @@ from pixyproxy.data.stores.local_image_store import LocalImageStore
 from pixyproxy.generation.price_list import DEFAULT_PRICE_LIST, read_price_list
 from pixyproxy.service.accounting import account_some, accountant, fold_some
 from pixyproxy.service.creation.storing import ImageStoring
-from tests.contract.databases import open_database
+from tests.contract.databases import on_servers, open_database
 from tests.contract.records import NOON, add_caller, add_image, add_images, detail_of
 from tests.support.waiting import wait_out_midnight, wait_until
 
@@ -347,11 +347,10 @@ def test_nothing_is_lost_or_counted_twice_while_many_count_and_fold(
     assert summary(database, ann) == [used(count * rounds, costs=count * rounds)]
 
 
+@on_servers  # With SQLite there are no servers of two releases.
 def test_the_script_may_be_run_again_for_what_old_servers_have_added_to_days_alone(
     database: Database, ann: Caller, root: Caller
 ) -> None:
-    if database.kind == "sqlite":
-        return  # There are no servers of two releases.
     add_images(database, ann, [{"usage": USAGE, "cost": COST}] * 3)
     fold_all(database)
     with database.transaction() as context:
