@@ -301,7 +301,7 @@ def test_ctrl_c_at_a_question(server: RunningServer, people: People, asked: Env)
     ("arguments", "is_known", "question"),
     [
         (["create", "a castle"], False, "Username: "),
-        (["delete", "GUID"], True, "for good"),
+        (["delete", "GUID"], True, r"for good\? \[y/N\]: "),
         (["user", "add", "zoe"], True, "Password: "),
     ],
     ids=str,

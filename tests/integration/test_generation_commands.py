@@ -143,7 +143,7 @@ def test_what_is_not_cancelled_goes_on_and_is_found_again(site: Site, prompt: st
     with site.create(prompt, "--json") as terminal:
         terminal.wait_for("Queued")
         terminal.interrupt()
-        terminal.wait_for(r"\[y/N\]")
+        terminal.wait_for(r"\[y/N\]: ")
         if answer is None:
             terminal.interrupt()
         else:

@@ -155,6 +155,11 @@ def is_stopped(pid: int) -> bool:
         return False  # A thread has just ended, so that it ran.
 
 
+def is_asleep(pid: int) -> bool:
+    """Tell whether a process's main thread waits for something."""
+    return _state(Path(f"/proc/{pid}")) == "S"
+
+
 def has_ended(pid: int) -> bool:
     """Tell whether a process is gone, or dead and not yet buried by whoever inherited it."""
     try:

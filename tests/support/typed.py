@@ -16,7 +16,9 @@ from contextlib import contextmanager
 import pexpect
 from pexpect import fdpexpect
 
+from tests.support.processes import is_asleep
 from tests.support.rpc import TIMEOUT
+from tests.support.waiting import wait_until
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _CTRL_C = "\x03"
@@ -47,7 +49,8 @@ class Terminal:
         self._screen.sendline(text)
 
     def interrupt(self) -> None:
-        """Press Ctrl-C."""
+        """Press Ctrl-C once the command waits: Python overlooks a signal that comes just before it reads an answer."""
+        wait_until(lambda: is_asleep(self._process.pid), TIMEOUT, "the command to wait")
         self._screen.send(_CTRL_C)
 
     def end(self) -> int:
