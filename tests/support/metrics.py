@@ -8,6 +8,7 @@ import urllib.request
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.servers import RunningServer
+from tests.support.waiting import wait_until
 
 _TIMEOUT = 30.0
 _PLACE = re.compile(r"Serving metrics at (http://\S+)\.$", re.MULTILINE)
@@ -39,10 +40,8 @@ class Scrape:
 
 
 def metrics_url(server: RunningServer) -> str:
-    """Where a server says that its metrics are."""
-    found = _PLACE.search(server.log)
-    assert found is not None, server.log
-    return found[1]
+    """Where a server says that its metrics are, maybe a moment after it serves: lines are gathered before a write."""
+    return wait_until(lambda: _PLACE.search(server.log), _TIMEOUT, "the line that says where the metrics are")[1]
 
 
 def scrape(server: RunningServer) -> Scrape:
