@@ -21,6 +21,8 @@ from PIL import Image
 
 from tests.support.database_servers import DatabaseServer, fresh_database
 from tests.support.grpcurl import grpcurl_folder
+from tests.support.rpc import TIMEOUT
+from tests.support.waiting import wait_until
 from tests.support.wheel import build_wheel
 
 ROOT = Path(__file__).parents[2]
@@ -71,7 +73,9 @@ def served(tmp_path: Path) -> Iterator[Served]:
             password = re.search(r"^password: (\S+) ", said, flags=re.MULTILINE)
             assert address is not None
             assert password is not None
-            assert "PixyProxy draws images from prompts itself" in (tmp_path / "log").read_text()
+            # Lines are gathered for a moment before they are written.
+            drawing = "PixyProxy draws images from prompts itself"
+            wait_until(lambda: drawing in (tmp_path / "log").read_text(), TIMEOUT, "the warning")
             yield Served(address[1], password[1])
         finally:
             with contextlib.suppress(ProcessLookupError):
