@@ -99,13 +99,14 @@ def test_a_message_does_not_stand_on_the_spinners_line(tmp_path: Path) -> None:
 
 
 def test_a_spinner_and_the_time_while_an_image_is_made(
-    provider_server: RunningServer, artists: People, asked: Env, prompt: str
+    provider_server: RunningServer, artists: People, asked: Env, stand_in: RunningStandIn, prompt: str
 ) -> None:
-    slow = f"{prompt} [[fault:slow=3]]"
-    with at_a_terminal("create", slow, env=asked(provider_server, artists.ann)) as terminal:
+    held = f"{prompt} [[fault:hold]]"
+    with at_a_terminal("create", held, env=asked(provider_server, artists.ann)) as terminal:
         terminal.wait_for(r"Generating the image.*0:00:0[1-9]")
+        stand_in.release(held)
         assert terminal.end() == 0
-    assert f"prompt      {slow}\n" in terminal.text
+    assert f"prompt      {held}\n" in terminal.text
 
 
 @pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=str)
@@ -264,6 +265,8 @@ def test_an_interrupted_import_is_repeated_under_its_request_id(tmp_path: Path) 
         env |= {"PIXYPROXY_USER": "ann", "PIXYPROXY_PASSWORD": "a good password"}
         with at_a_terminal("import", str(path), env=env) as terminal:
             terminal.wait_for(r"/20\.5 MB")
+            # The bar shows what is on its way: the server may not have begun to read.
+            wait_until(lambda: servicer.request_ids, TIMEOUT, "the import to begin")
             terminal.interrupt()
             assert terminal.end() == 130
         assert "To repeat the request without storing images twice, run:" in terminal.text
