@@ -114,13 +114,17 @@ def test_what_is_spent_is_counted_by_model(metered: RunningServer, prompt: str) 
         client.create(prompt)
     client.create(prompt, options=pb.GenerationOptions(size="64x64", model="gpt-image-2.6-flare"))
 
+    name = "pixyproxy_generation_cost_dollars_total"
+    spent = pytest.approx(2 * 528e-9)
+
     def is_counted() -> bool:
-        return scrape(metered).total("pixyproxy_generation_images_without_cost_total") == 1
+        # Each a moment after its caller was told, by a thread of its own.
+        shown = scrape(metered)
+        without = shown.total("pixyproxy_generation_images_without_cost_total")
+        return without == 1 and shown.total(name, model="gpt-image-2.5-flare") == spent
 
     wait_until(is_counted, TIMEOUT, "the spend")
     shown = scrape(metered)
-    name = "pixyproxy_generation_cost_dollars_total"
-    assert shown.total(name, model="gpt-image-2.5-flare") == pytest.approx(2 * 528e-9)
     assert shown.total(name, model="gpt-image-2.6-flare") == 0
     assert {label for sample in shown.samples if sample.name == name for label in sample.labels} <= {"model", "pid"}
 
