@@ -419,8 +419,9 @@ def test_an_input_that_is_deleted_while_it_is_sent_is_sent_in_full(
         metadata=ann.metadata,
         timeout=TIMEOUT,
     )
-    path = ann.server.image_file(second.guid)
-    wait_until(lambda: path in ann.server.open_images, TIMEOUT, "the input to be read")
+    paths = {ann.server.image_file(image.guid) for image in (first, second)}
+    # The second one is read; the first one, which is opened after it, must be open, too.
+    wait_until(lambda: paths <= {*ann.server.open_images}, TIMEOUT, "the inputs to be open")
     ann.delete(second.guid)
     ann.delete(first.guid)
     stand_in.release(held)
