@@ -205,14 +205,17 @@ def test_a_target_that_does_not_take_one_image_takes_the_others(library: Library
 def test_a_copy_that_is_killed_goes_on(library: Library, s3_server: RunningObjectStore, method: str) -> None:
     library.add(250)
     with faulty_http(s3_server.port) as network:
+        # An image takes three requests, and a hundred images are written down at a time.
+        network.will(http.be_silent, method, after=400)
+
+        def is_silent() -> int:
+            return sum(asked == method for asked, _ in network.asked[400:])
+
         command = [sys.executable, "-m", "pixyproxy", "images", "copy"]
         process = subprocess.Popen(
             [*command, "--from", str(library.folder), "--to", library.url], env=library.env | s3_env(network.port)
         )
-        # An image takes three requests, and a hundred images are written down at a time.
-        wait_until(lambda: len(network.asked) > 400, TIMEOUT, "the copy to be under way")
-        before = network.will(http.be_silent, method)
-        wait_until(lambda: network.count(method) >= before + 8, TIMEOUT, "all threads to be in the middle of an image")
+        wait_until(lambda: is_silent() == 8, TIMEOUT, "all threads to be in the middle of an image")
         process.send_signal(signal.SIGKILL)
         process.wait(TIMEOUT)
     done_before = len(library.files(library.copied))

@@ -37,13 +37,16 @@ class FaultyHttp:
 
     port: int
     asked: list[tuple[str, str]] = field(default_factory=list)
-    _faults: list[tuple[str, str, Fault]] = field(default_factory=list)
+    _faults: list[tuple[str, str, int, Fault]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def will(self, fault: Fault, method: str, path: str = "", *, times: int = 1_000_000) -> int:
-        """Treat the next requests of a method, with this in their path, so; return how many there were before."""
+    def will(self, fault: Fault, method: str, path: str = "", *, times: int = 1_000_000, after: int = 0) -> int:
+        """Treat the next requests of a method, with this in their path, so; return how many there were before.
+
+        Those among the first ``after`` requests of all are passed on.
+        """
         with self._lock:
-            self._faults += [(method, path, fault)] * min(times, 1000)
+            self._faults += [(method, path, after, fault)] * min(times, 1000)
             return self.count(method, path)
 
     def recover(self) -> None:
@@ -58,8 +61,8 @@ class FaultyHttp:
     def _fault_for(self, method: str, path: str) -> Fault:
         with self._lock:
             self.asked.append((method, path))
-            for number, (of_method, in_path, fault) in enumerate(self._faults):
-                if of_method == method and in_path in path:
+            for number, (of_method, in_path, after, fault) in enumerate(self._faults):
+                if of_method == method and in_path in path and len(self.asked) > after:
                     del self._faults[number]
                     return fault
         return pass_on
