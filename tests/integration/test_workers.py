@@ -210,6 +210,13 @@ def test_a_killed_worker_gives_its_calls_back_and_is_replaced(
             wait_until(lambda n=number: server.log.count("[CreateImage:") == n, TIMEOUT, "the call to begin")  # type: ignore[misc]
             # The next one finds the generation of this one, and does not race it for the slot.
             wait_until(lambda: stand_in.count(request.prompt), TIMEOUT, "the submission")
+        # A call is logged before it takes a slot. What is wrong is refused with the slot that it takes.
+        wrong = pb.CreateImageRequest()
+        wait_until(
+            lambda: refusal(others.CreateImage, wrong, server.admin.metadata).reason == "TOO_BUSY",
+            TIMEOUT,
+            "all slots to be taken",
+        )
         refused = refusal(others.CreateImage, request, server.admin.metadata)
         assert refused.message == f"Too many calls wait for a generation (limit {_MOST_CALLS}); try again."
 
