@@ -260,7 +260,7 @@ def it_reads_the_error(journey: Journey, reason: str, expected: Expected) -> Non
     else:
         assert refusal["retry_after"] == expected.retry_after
     assert refusal["header_request_id"] == [refusal["request_id"]]
-    assert journey.author.server.lines_of(refusal["request_id"])
+    assert journey.author.server.wait_for_end_of(refusal["request_id"])
 
 
 # --- Imports and edits -----------------------------------------------------------------------------------------------
@@ -400,9 +400,9 @@ def test_a_generation_is_watched_at_another_server(project: Project, two_servers
     here, there = two_servers.here, two_servers.there
     env = signed_in(here.address, here.admin)
     with two_servers.resting() as resume, ThreadPoolExecutor(1) as pool:
-        known = there.log.count("[WatchGeneration:")
+        known = _watches(there)
         run = pool.submit(run_program, project, "watches", there.address, env=env)
-        wait_until(lambda: there.log.count("[WatchGeneration:") > known, TIMEOUT, "the watch to begin")
+        wait_until(lambda: _watches(there) > known, TIMEOUT, "the watch to begin")
         resume()
         report = run.result()
 
@@ -411,6 +411,11 @@ def test_a_generation_is_watched_at_another_server(project: Project, two_servers
     assert (report["states"][0], report["states"][-1]) == (states[0], states[-1])
     assert len(report["partials"]) == 2
     assert ImageClient(here, here.admin).get(report["image"]).prompt == "A lighthouse"
+
+
+def _watches(server: RunningServer) -> int:
+    """How many have begun; the line of the end of one before may come late."""
+    return sum("[WatchGeneration:" in line and "REQUEST START" in line for line in server.log_lines)
 
 
 @each_client
