@@ -106,13 +106,16 @@ def one_of_two_killed(bench: Bench, database_url: str | None, *, times: int) -> 
 
 
 def _kill_one_of_two(site: Site, server: RunningServer, outcome: Outcome) -> None:
-    submitted = [_begin(site, server, number, "slow=5") for number in range(2 * _SLOTS)]
+    submitted = [_begin(site, server, number, "hold") for number in range(2 * _SLOTS)]
     owners = {wish.prompt: _owner_of(server, wish) for wish, _ in submitted}
     queued = [_begin_to_queue(site, server, number) for number in range(2 * _SLOTS)]
     killed = min(server.generation_workers)
     os.kill(killed, signal.SIGKILL)
     killed_at = time.monotonic()
     outcome.injected += 1
+    wait_until(lambda: has_ended(killed), WAIT_TIMEOUT, "it to be gone")
+    for wish, _ in submitted:
+        site.stand_in.release(wish.prompt)
     for wish, call in queued:
         answer = site.end(wish, call)
         outcome.expect(answer.is_ok, f"queued when a generation worker was killed: {answer.as_told}: {wish}")
