@@ -120,7 +120,8 @@ EDIT_FAULTS = (
 )
 """Those of a provider that is sent an input."""
 _REFUSALS = frozenset(fault.told.rpartition(" ")[2] for fault in FAULTS if fault.told != _OK)
-_PROVIDER_TIMEOUT = 1.0
+_PROVIDER_TIMEOUT = 3.0
+"""Seconds that all answers which come at all must take less than, also on a machine that stands still for a moment."""
 _DEADLINE = 10.0
 
 
