@@ -13,13 +13,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from pixyproxy.core.fields import Visibility
 from pixyproxy.core.models import Caller, Image, ImageFilter, PagePosition
 from pixyproxy.data.database import Database, DatabaseContext, Parameters, Row
 from pixyproxy.data.repositories.images import ImageRepository
+from pixyproxy.data.search import query
 from pixyproxy.data.search.query import SearchLimits
+from pixyproxy.data.search.terms import text_terms
 from tests.contract.page_model import expected_images
-from tests.contract.records import add_caller, detail_of, minutes
+from tests.contract.records import add_caller, add_images, detail_of, minutes
 from tests.contract.small_blocks import LIMITS
 from tests.contract.test_search_index import seal, sealed_terms
 
@@ -155,3 +159,29 @@ def test_searches_of_one_page_share_its_budget(database: Database) -> None:
 
     assert end is not None
     assert counting.work - first < first / 2  # One block, and one run.
+
+
+def test_no_page_compares_many_long_prompts(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    ann = add_caller(database, "ann")
+    # Each has words of its own that share a prefix: too many for their posting lists.
+    prompts = [" ".join(f"harbour{number * 31 % 97}x{word}" for word in range(number % 50)) for number in range(120)]
+    rows = [{"prompt": f"a {prompt}", "created_at": minutes(number)} for number, prompt in enumerate(prompts)]
+    images = add_images(database, ann, rows)
+    seal(database)
+    limits = replace(_BOUNDED, page_text=3_000)
+    compared = 0
+
+    def counted(prompt: str, tags: tuple[str, ...]) -> list[str]:
+        nonlocal compared
+        compared += len(prompt)
+        return text_terms(prompt, tags)
+
+    monkeypatch.setattr(query, "text_terms", counted)
+    for prompt in ("harbour", "harbour3", "harbour31x"):
+        found, dearest, before = [], 0, compared
+        for page, _ in _pages(database, ImageFilter(prompt=prompt), ann, limits):
+            found += page
+            dearest, before = max(dearest, compared - before), compared
+        assert found == expected_images(images, ImageFilter(prompt=prompt), ann), prompt
+        assert dearest <= 3_000 + max(map(len, prompts)) + len("a "), prompt
+    assert compared > 0

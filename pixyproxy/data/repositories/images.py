@@ -59,7 +59,7 @@ class ImageRepository:
     def __init__(self, context: DatabaseContext, limits: SearchLimits = DEFAULT_LIMITS) -> None:
         self._context = context
         self._limits = limits
-        self._budget = SearchBudget(limits.page_work)
+        self._budget = SearchBudget(limits.page_work, limits.page_text)
         self._index = SearchIndexRepository(context, limits.layout)
 
     def insert(self, detail: ImageDetail, author_id: int, reserved_nano_usd: int | None = None) -> Image:

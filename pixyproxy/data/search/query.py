@@ -25,7 +25,7 @@ from pixyproxy.data.database import DatabaseContext, in_list
 from pixyproxy.data.image_conditions import Conditions
 from pixyproxy.data.search.posting_store import Block, Found, PostingRepository
 from pixyproxy.data.search.postings import DEFAULT_LAYOUT, BlockLayout, Posting, intersection, size, union
-from pixyproxy.data.search.run_bounds import RunBounds, microseconds, time_of
+from pixyproxy.data.search.run_bounds import NO_NEWEST, RunBounds, microseconds, time_of
 from pixyproxy.data.search.terms import Wanted, broadened, joined, text_terms, wanted_by
 
 
@@ -43,6 +43,7 @@ class SearchLimits:
         page_work: the work that a page may take: 1 for each image that is checked, more for each posting list. Each
             search reads one block and checks one run in any case.
         image_work: the part of it that is kept for images.
+        page_text: the characters of prompts that a page may compare with its words, and one more prompt.
         layout: the layout of the index.
     """
 
@@ -54,6 +55,7 @@ class SearchLimits:
     most_images: int = 1_000
     page_work: int = 1_600
     image_work: int = 300
+    page_text: int = 2**17
     layout: BlockLayout = DEFAULT_LAYOUT
 
 
@@ -65,13 +67,21 @@ _LAST_ID = 2**63 - 1
 # an image against its prompt.
 _POSTING_WORK = 8
 _PROMPT_WORK = 8
+# A prompt may have 128 kB.
+_PROMPTS_A_QUERY = 64
 
 
 @dataclass
 class SearchBudget:
-    """The work that the searches of one page may still take, in images to check."""
+    """What the searches of one page may still do.
+
+    Attributes:
+        left: their work, in images to check.
+        text: the characters of prompts to compare with the words.
+    """
 
     left: int
+    text: int
 
 
 class _Page:
@@ -90,11 +100,16 @@ class _Page:
 
     def is_full_before(self, newest: int) -> bool:
         """Tell whether the page is full with images that were created after a time, given in microseconds."""
-        return len(self._found) == self._limit and microseconds(self._found[-1][0]) > newest
+        return self.is_full and microseconds(self._found[-1][0]) > newest
 
-    def keep_after(self, time: int) -> None:
-        """Drop the images that were not created after a time, given in microseconds."""
-        self._found = [found for found in self._found if microseconds(found[0]) > time]
+    @property
+    def is_full(self) -> bool:
+        """Whether no image behind the last one belongs on the page."""
+        return len(self._found) == self._limit
+
+    def keep_until(self, end: PagePosition) -> None:
+        """Drop the images behind a position."""
+        self._found = [found for found in self._found if found >= end]
 
 
 class ImageSearch:
@@ -117,7 +132,7 @@ class ImageSearch:
         budget: SearchBudget | None = None,
     ) -> None:
         self.end: PagePosition | None = None
-        self._budget = SearchBudget(limits.page_work) if budget is None else budget
+        self._budget = SearchBudget(limits.page_work, limits.page_text) if budget is None else budget
         self._frequencies: dict[Wanted, float] = {}
         self._wanted: list[Wanted] = []
         self._checks_prompts = False
@@ -184,19 +199,22 @@ class ImageSearch:
             kept = 0 if image_ids else self._limits.image_work
             stops = self._budget.left <= kept and self._is_past_start(newest)
             if candidates and (stops or len(candidates) >= enough):
-                page.add(self._matching(candidates, conditions))
+                if not self._add_matching(page, candidates, conditions, newest):
+                    return
                 candidates = []
                 enough = min(2 * enough, self._limits.most_images)
             if page.is_full_before(newest):
                 break
             if stops:
-                page.keep_after(newest)
                 self.end = PagePosition(time_of(newest), _LAST_ID)
-                break
+                page.keep_until(self.end)
+                return
             self._budget.left -= len(image_ids) * (_PROMPT_WORK if self._checks_prompts else 1)
             candidates += image_ids
+        else:
+            newest = NO_NEWEST
         if candidates:
-            page.add(self._matching(candidates, conditions))
+            self._add_matching(page, candidates, conditions, newest)
 
     def _sealed(self) -> Iterator[tuple[int, Sequence[int]]]:
         """Yield the images that the blocks have under all that is wanted, those of a run at a time.
@@ -327,20 +345,42 @@ class ImageSearch:
             count = min(2 * count, self._limits.most_terms)
         yield from ([each] for each in self._wanted if each.prefix is not None)
 
-    def _matching(self, image_ids: Sequence[int], conditions: Conditions) -> list[tuple[datetime, int]]:
-        """Return those of the images that match and that the caller may see."""
-        prompt = ", images.prompt" if self._checks_prompts else ""
+    def _add_matching(self, page: _Page, image_ids: Sequence[int], conditions: Conditions, newest: int) -> bool:
+        """Add those of the images to a page that match and that the caller may see.
+
+        Return False if the search ends there, because all prompts that a page may compare have been compared. It does
+        not end before images as old as ``newest``, in microseconds, that of the images that would be looked at next.
+        """
         rows = self._context.fetch_all(
             # Without ORDER BY, for which the servers would walk the index of times.
-            f"SELECT images.id, images.created_at, images.tags{prompt} FROM images "  # noqa: S608
+            f"SELECT images.id, images.created_at, images.tags FROM images "  # noqa: S608
             f"WHERE images.id IN ({in_list(image_ids)}) AND {conditions.beside_ids()}",
             conditions.parameters,
         )
-        return [
-            (row["created_at"], row["id"])
-            for row in rows
-            if self._has_tags(row["tags"]) and (not prompt or self._has_words(row["prompt"]))
-        ]
+        found = [PagePosition(row["created_at"], row["id"]) for row in rows if self._has_tags(row["tags"])]
+        if not self._checks_prompts:
+            page.add(found)
+            return True
+        for image, has_words in self._compared(sorted(found, reverse=True)):
+            if has_words:
+                page.add([image])
+            if self._budget.text <= 0 and microseconds(image.created_at) > newest:
+                page.keep_until(image)
+                self.end = None if page.is_full else image
+                return False
+        return True
+
+    def _compared(self, images: Sequence[PagePosition]) -> Iterator[tuple[PagePosition, bool]]:
+        """Yield images, and whether their prompts have the words."""
+        for start in range(0, len(images), _PROMPTS_A_QUERY):
+            some = images[start : start + _PROMPTS_A_QUERY]
+            ids = in_list(image.id for image in some)
+            rows = self._context.fetch_all(f"SELECT id, prompt FROM images WHERE images.id IN ({ids})", {})  # noqa: S608
+            prompts = {row["id"]: row["prompt"] for row in rows}
+            for image in some:
+                if image.id in prompts:  # It may have been deleted since.
+                    self._budget.text -= len(prompts[image.id])
+                    yield image, self._has_words(prompts[image.id])
 
     def _has_words(self, prompt: str) -> bool:
         texts = joined(text_terms(prompt, ()))
