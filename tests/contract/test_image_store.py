@@ -390,6 +390,28 @@ def test_a_write_that_fails_late_leaves_nothing_behind(
     assert files_in(folder) == [Path("12/3e") / ("123e0000" + GUID[8:]), Path("12/3e") / GUID]
 
 
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_what_cannot_be_opened_for_now_is_not_damaged(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    store = LocalImageStore(folder)
+    store.write(GUID, b"bytes")
+    store.write_manifest(GUID, "manifest")
+
+    def fail(*arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", fail)
+        patched.setattr(os, "listdir", fail)
+        for read in (store.open, store.read_manifest, lambda _: store.list_manifests()):
+            with pytest.raises(StorageUnavailableError) as refused:
+                read(GUID)
+            assert type(refused.value) is StorageUnavailableError
+
+    assert read_all(store, GUID) == b"bytes"
+
+
 @contextmanager
 def mounted(folder: Path, options: str) -> Iterator[None]:
     """Mount a small file system of its own on a folder; only root may."""

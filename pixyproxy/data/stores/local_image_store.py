@@ -95,7 +95,7 @@ class LocalImageStore(ImageStore):
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise _failed() from error
+            raise _unavailable() from error
 
     def _remove(self, path: str) -> None:
         try:
@@ -111,7 +111,7 @@ class LocalImageStore(ImageStore):
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise _failed() from error
+            raise _translated(error) from error
 
     def _location_of(self, path: str) -> str:
         return str((self._folder / path).resolve())
@@ -150,7 +150,7 @@ def _opened(path: Path) -> BinaryIO:
         FileNotFoundError: there is none.
         ContentDamagedError: it is no regular file.
         ContentUnreadableError: it may not be read.
-        PixyProxyException: it cannot be opened.
+        StorageUnavailableError: it cannot be opened for now.
     """
     try:
         descriptor = os.open(path, _READING)
@@ -164,7 +164,7 @@ def _opened(path: Path) -> BinaryIO:
         if error.errno in _REFUSED:
             raise ContentUnreadableError("The stored bytes of the image cannot be read.") from error
         if error.errno not in _NOT_REGULAR:
-            raise _failed() from error
+            raise _unavailable() from error
     raise ContentDamagedError("The image store has something other than a regular file.")
 
 
@@ -228,10 +228,10 @@ def _translated(error: OSError) -> PixyProxyException:
     if error.errno in _REFUSED:
         return StorageMisconfiguredError("The image store cannot be written to.")
     if error.errno in _IN_THE_WAY:
-        return _failed()
+        return PixyProxyException("The image store failed.")
+    return _unavailable()
+
+
+def _unavailable() -> StorageUnavailableError:
     # A network file system may work again soon, and so may a process with too many open files.
     return StorageUnavailableError("The image store failed.")
-
-
-def _failed() -> PixyProxyException:
-    return PixyProxyException("The image store failed.")
