@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import IO
 
 from pixyproxy.core.exceptions import (
     ConstraintViolationError,
@@ -217,11 +218,11 @@ def _received(pieces: Iterable[bytes], max_bytes: int) -> Iterator[_ReceivedFile
     Raises:
         InvalidFieldError: there are none, or more than ``max_bytes``.
         StorageFullError: there is no room for them.
+        StorageUnavailableError: no temporary file can be made.
     """
     digest = hashlib.sha256()
     size = 0
-    # Unbuffered: after a failed write, closing the file would write the buffer again.
-    with tempfile.TemporaryFile(buffering=0) as file:
+    with _temporary_file() as file:
         for piece in pieces:
             size += len(piece)
             if size > max_bytes:
@@ -239,6 +240,15 @@ def _received(pieces: Iterable[bytes], max_bytes: int) -> Iterator[_ReceivedFile
         finally:
             with suppress(BufferError):  # The traceback of an error may refer to a view.
                 mapping.close()
+
+
+def _temporary_file() -> IO[bytes]:
+    try:
+        # Unbuffered: after a failed write, closing the file would write the buffer again.
+        return tempfile.TemporaryFile(buffering=0)
+    except OSError as error:
+        # No temporary folder can be written to, or too many files are open.
+        raise StorageUnavailableError("No temporary file can be made; nothing was stored.") from error
 
 
 @contextmanager

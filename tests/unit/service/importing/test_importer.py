@@ -214,6 +214,15 @@ def test_a_temporary_folder_that_is_full(
     assert left(database, store) == []
 
 
+def test_without_a_usable_temporary_folder(
+    database: Database, store: Store, storing: ImageStoring, ann: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/proc/no-such-folder")
+    with pytest.raises(StorageUnavailableError):
+        import_image(database, store, storing, ann)
+    assert left(database, store) == []
+
+
 @pytest.mark.parametrize("size", [0, 100_001])
 def test_the_number_of_bytes(database: Database, store: Store, storing: ImageStoring, ann: Caller, size: int) -> None:
     pieces = iter([bytes(50_000)] * (size // 50_000) + [b"x"] * (size % 50_000))
