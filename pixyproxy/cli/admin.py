@@ -370,7 +370,7 @@ def _read_password(from_stdin: bool) -> str:
 
 def _is_user(users: UserServiceInterface, name: str) -> bool:
     """Return whether a user exists, to be checked before a password is read."""
-    return exact_key(name) in {user.username for user in users.get_all_users()}
+    return exact_key(name) in {exact_key(user.username) for user in users.get_all_users()}
 
 
 def _make_first_user(users: UserServiceInterface) -> None:

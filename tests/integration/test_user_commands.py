@@ -350,3 +350,12 @@ def test_a_database_of_a_later_release_is_left_alone(tmp_path: Path) -> None:
         assert done.status == 1
         assert "later release" in done.stderr
         assert done.stdout == ""
+
+
+def test_a_name_in_decomposed_form_is_the_name_in_composed_form(tmp_path: Path) -> None:
+    composed, decomposed = "Zo\u00eb", "Zoe\u0308"
+    env = environment(tmp_path)
+    assert _user(env, "add", decomposed, "--password-stdin", text="correct horse battery").status == 0
+    for name in (composed, decomposed):
+        assert _user(env, "passwd", name, "--password-stdin", text="correct horse battery").stderr == ""
+        assert "To change the password" in _user(env, "add", name, "--password-stdin", text="x").stderr
