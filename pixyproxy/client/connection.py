@@ -114,9 +114,12 @@ def is_loopback(address: str) -> bool:
     if host == "localhost":
         return True
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        ip = ipaddress.ip_address(host.strip("[]"))
     except ValueError:
         return False
+    if ":" in host and not host.startswith("["):
+        raise ValueError(f"An IPv6 address must be in brackets, such as [{ip}]:{port}, not {address!r}.")
+    return ip.is_loopback
 
 
 def _read(path: Path | None) -> bytes | None:

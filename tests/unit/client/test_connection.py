@@ -34,6 +34,13 @@ def test_what_is_no_address(address: str) -> None:
         PixyProxyClient(address)
 
 
+@pytest.mark.parametrize("address", ["::1:50051", "::1:5005", "2001:db8::1:443"])
+def test_an_ipv6_address_needs_brackets(address: str) -> None:
+    """Without them, gRPC takes the port for a part of the address, and connects to another one."""
+    with pytest.raises(ValueError, match=r"brackets, such as \[(::1|2001:db8::1)\]:\d+, not"):
+        PixyProxyClient(address, username="ann", password="x")
+
+
 def test_a_password_does_not_cross_a_network_in_plain_text_unless_that_is_said() -> None:
     with pytest.raises(ValueError, match="plain text"):
         PixyProxyClient("10.0.0.1:1", username="ann", password="x", tls=False)
