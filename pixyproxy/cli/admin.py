@@ -40,6 +40,7 @@ from pixyproxy.core.models import (
     MAX_IMAGES_PER_DAY,
     MAX_USD_PER_DAY,
     UNLIMITED,
+    QuotaLimits,
     QuotaName,
     UserCreate,
 )
@@ -216,10 +217,7 @@ def limit_user(
         if text is not None
     }
     with _users() as users:
-        limits = users.get_limits(name)
-        if given:
-            limits = limits.model_copy(update=given)
-            users.set_limits(name, limits)
+        limits = users.set_limits(name, QuotaLimits(**given)) if given else users.get_limits(name)
     for (field, limit), option in zip(limits, QuotaName, strict=True):
         if limit is None:
             shown = "default"

@@ -242,8 +242,8 @@ class UserServiceInterface(ABC):
         """
 
     @abstractmethod
-    def set_limits(self, username: str, limits: QuotaLimits) -> None:
-        """Store the limits of a user, in place of earlier ones.
+    def set_limits(self, username: str, limits: QuotaLimits) -> QuotaLimits:
+        """Store those limits of a user whose fields are set, perhaps to None, and return all; the others stay.
 
         Raises:
             RecordNotFoundError: there is no such user.

@@ -22,6 +22,7 @@ from pixyproxy.data.repositories.audit_outbox import COMMAND, AuditOutboxReposit
 from pixyproxy.data.repositories.generations import GenerationRepository
 from pixyproxy.data.repositories.quotas import QuotaRepository
 from pixyproxy.data.repositories.users import UserRepository
+from pixyproxy.data.transactions import in_transaction
 from pixyproxy.service.interfaces import UserServiceInterface
 from pixyproxy.service.sign_in.credential_cache import CredentialCache
 from pixyproxy.service.sign_in.passwords import Passwords
@@ -119,13 +120,19 @@ class UserService(UserServiceInterface):
         with self._database.reading() as context:
             return QuotaRepository(context).get(UserRepository(context).get(username).id)
 
-    def set_limits(self, username: str, limits: QuotaLimits) -> None:  # noqa: D102
+    def set_limits(self, username: str, limits: QuotaLimits) -> QuotaLimits:  # noqa: D102
         limits = validated(QuotaLimits, limits)
-        with self._database.transaction() as context:
+        with self._database.reading() as context:
             user = UserRepository(context).get(username)
-            QuotaRepository(context).set(user.id, limits)
-            _audit(context, "user.limits_changed", user, limits=dict(limits))
-            context.commit()
+
+        def change(context: DatabaseContext) -> QuotaLimits:
+            quotas = QuotaRepository(context)
+            changed = quotas.lock(user.id).model_copy(update=limits.model_dump(exclude_unset=True))
+            quotas.set(user.id, changed)
+            _audit(context, "user.limits_changed", user, limits=dict(changed))
+            return changed
+
+        return in_transaction(self._database, change)
 
     def _hash(self, password: str) -> SecretStr:
         return SecretStr(self._passwords.hash(password))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -87,6 +88,18 @@ def test_limits_are_those_of_their_user(users: UserService, database: Database) 
     users.set_limits("ann", limits)
 
     assert (users.get_limits("ann"), users.get_limits("bob")) == (limits, QuotaLimits())
+
+
+def test_limits_that_are_set_at_once_are_all_kept(users: UserService, database: Database) -> None:
+    make_caller(database, "ann")
+    limits = [QuotaLimits(nano_usd_per_day=5), QuotaLimits(images_per_day=6), QuotaLimits(generations_at_once=7)]
+
+    with ThreadPoolExecutor(len(limits)) as threads:
+        list(threads.map(lambda one: users.set_limits("ann", one), limits))
+
+    assert users.get_limits("ann") == QuotaLimits(nano_usd_per_day=5, images_per_day=6, generations_at_once=7)
+    assert users.set_limits("ann", QuotaLimits(images_per_day=None)) == users.get_limits("ann")
+    assert users.get_limits("ann") == QuotaLimits(nano_usd_per_day=5, generations_at_once=7)
 
 
 def test_limits_that_cannot_be_are_refused(users: UserService, database: Database) -> None:
