@@ -181,15 +181,15 @@ def test_named_delay_is_kept(site: Site, open_page: OpenPage, login: Login) -> N
     page.on("request", lambda request: sent.append(request) if request.url.endswith("/CreateGeneration") else None)
     page.clock.install()
     sign_in(page, login)
-    other = GenerationClient(site.server, site.server.new_login())
+    others = [GenerationClient(site.server, site.server.new_login()) for _ in range(MAX_QUEUED)]
     with site.resting():
-        queued = [other.start("in the queue") for _ in range(MAX_QUEUED)]
+        queued = [other.start("in the queue") for other in others]
         page.get_by_label("Prompt").fill("A castle")
         page.get_by_role("button", name="Create").click()
         entry = page.locator("#generations li")
         problem = f"Too many generations are queued (limit {MAX_QUEUED}). (TOO_BUSY) Try again in 60 s."
         expect(entry.get_by_role("alert")).to_have_text(problem)
-        other.cancel(queued[0].guid)
+        others[0].cancel(queued[0].guid)
         tries = len([request for request in sent if request.method == "POST"])
         page.clock.fast_forward(50_000)
         assert len([request for request in sent if request.method == "POST"]) == tries == 1
@@ -198,7 +198,7 @@ def test_named_delay_is_kept(site: Site, open_page: OpenPage, login: Login) -> N
         expect(entry.get_by_role("alert")).to_be_empty()
         page.get_by_role("button", name="Cancel").click()
         expect(entry.get_by_role("status")).to_have_text("Cancelled")
-        for generation in queued[1:]:
+        for other, generation in zip(others[1:], queued[1:], strict=True):
             other.cancel(generation.guid)
 
 

@@ -87,7 +87,8 @@ class ImageCreator:
             limiter: limits submissions, or None.
             trace_headers: returns the headers that continue the trace of the running call.
             on_record: called when a request is recorded.
-            max_queued: the number of queued generations, in all, at which ``start`` refuses further ones.
+            max_queued: the number of queued generations, in all, at which ``start`` refuses further ones, but for
+                authors who have less than their share of it.
             allows_low_moderation: whether a request may ask for low moderation.
         """
         self._database = database
@@ -144,7 +145,7 @@ class ImageCreator:
             generation = self._find_rescued(creation, author, fingerprint)
             if generation is None or _may_be_queued(generation):
                 pinned = self._checked(creation, author)
-                self._require_room()
+                self._require_room(author)
                 context = replace(self._context_of(CallScope()), is_detached=True)
                 generation = self._record(generation, pinned, author, context, fingerprint)
             elif generation.state in _RUNNING and not self._detach(generation):
@@ -209,10 +210,11 @@ class ImageCreator:
         if options.input_fidelity is not None and problem is not None:
             yield "input_fidelity", problem
 
-    def _require_room(self) -> None:
+    def _require_room(self, author: Caller) -> None:
         with self._database.reading() as context:
-            queued = sum(GenerationRepository(context).count_queued().values())
-        if queued >= self._max_queued:
+            queued = {author.user_id: 0} | GenerationRepository(context).count_queued()
+        has_share = queued[author.user_id] >= self._max_queued // len(queued)
+        if sum(queued.values()) >= self._max_queued and has_share:
             raise TooBusyError(f"Too many generations are queued (limit {self._max_queued:,}).", retry_after=60.0)
 
     def _detach(self, generation: Generation) -> bool:

@@ -156,13 +156,30 @@ def test_too_many_are_not_queued(
     first, _ = (server.generations.create_generation(request(new_guid()), alice) for _ in range(2))
 
     with pytest.raises(TooBusyError) as refused:
-        server.generations.create_generation(request(), make_caller(database, "bob"))
+        server.generations.create_generation(request(), alice)
     assert refused.value.retry_after
     # What is known is not queued once more.
     assert server.generations.create_generation(request(first.request_id), alice).guid == first.guid
 
     server.generations.cancel_generation(first.guid, alice)
     assert server.generations.create_generation(request(), alice).state is QUEUED
+
+
+def test_nobody_takes_the_share_of_others_in_the_queue(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    server = Server(database, store, generator, max_queued=6)
+
+    def queued_by(caller: Caller) -> int:
+        for count in range(10):
+            try:
+                server.generations.create_generation(request(new_guid()), caller)
+            except TooBusyError:
+                return count
+        return 10
+
+    others = [make_caller(database, f"user {number}") for number in range(6)]
+    assert [queued_by(caller) for caller in (alice, *others, alice)] == [6, 3, 2, 1, 1, 1, 0, 0]
 
 
 def test_an_open_circuit_keeps_nobody_from_queueing(server: Server, generator: FakeGenerator, alice: Caller) -> None:
