@@ -194,6 +194,11 @@ class AlreadySubmittedError(PixyProxyException):
 class GenerationCancelledError(PixyProxyException):
     """The generation was cancelled before it was submitted, and has cost nothing."""
 
+    @classmethod
+    def of_removed_user(cls) -> GenerationCancelledError:
+        """Return the error for the generation of a user who was removed."""
+        return cls("The user was removed before the request was submitted; nothing was generated.")
+
 
 class ConstraintViolationError(PixyProxyException):
     """A record would violate a constraint of the database, such as a unique name."""

@@ -110,7 +110,7 @@ class UserService(UserServiceInterface):
         with self._database.transaction() as context:
             users = UserRepository(context)
             user = users.get(username)
-            GenerationRepository(context).cancel_all(user.id, _user_removed(), COMMAND)
+            GenerationRepository(context).cancel_all(user.id, GenerationCancelledError.of_removed_user(), COMMAND)
             keeps_name = users.remove(user.id)
             _audit(context, "user.removed", user)
             context.commit()
@@ -181,10 +181,6 @@ class UserService(UserServiceInterface):
             if revision != self._cache.revision:
                 self._cache.keep_unchanged(users.changed_at(), revision)
         self._refresh_at = time.monotonic() + self._refresh_interval
-
-
-def _user_removed() -> GenerationCancelledError:
-    return GenerationCancelledError("The user was removed before the request was submitted; nothing was generated.")
 
 
 def _audit(context: DatabaseContext, action: str, user: User, **facts: Any) -> None:

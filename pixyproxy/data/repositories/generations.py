@@ -96,13 +96,23 @@ class RequestContext:
 
 @dataclass(frozen=True)
 class QueuedGeneration:
-    """A generation with all that it takes to run it; ``limits`` are those stored for its author, None for no row."""
+    """A generation with all that it takes to run it.
+
+    Attributes:
+        generation: the generation.
+        creation: its request.
+        author: who it is for.
+        context: the call that it was recorded for.
+        limits: those stored for its author, None for no row.
+        is_author_removed: whether its author was removed.
+    """
 
     generation: Generation
     creation: ImageCreation
     author: Caller
     context: RequestContext
     limits: QuotaLimits | None = None
+    is_author_removed: bool = False
 
 
 class GenerationRepository(LeasedRepository):
@@ -277,7 +287,7 @@ class GenerationRepository(LeasedRepository):
             f"""
             SELECT {_COLUMNS}, generations.request, generations.request_id, generations.call_id,
               generations.trace_headers, generations.deadline_at,
-              users.guid AS author_guid, users.username, users.class_key,
+              users.guid AS author_guid, users.username, users.class_key, users.removed_at,
               quotas.author_id AS limited_author_id, {", ".join(QuotaLimits.model_fields)}
             FROM generations JOIN users ON users.id = generations.author_id
               LEFT JOIN quotas ON quotas.author_id = generations.author_id
@@ -553,4 +563,5 @@ def _dict_to_queued(row: Row) -> QueuedGeneration:
         limits=None
         if row["limited_author_id"] is None
         else QuotaLimits.of_checked({name: row[name] for name in QuotaLimits.model_fields}),
+        is_author_removed=row["removed_at"] is not None,
     )

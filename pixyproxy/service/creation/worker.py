@@ -18,6 +18,7 @@ from pixyproxy.core.exceptions import (
     ConflictError,
     ConstraintViolationError,
     DBConnectionError,
+    GenerationCancelledError,
     OutcomeUnknownError,
     PixyProxyException,
     PriceUnknownError,
@@ -27,6 +28,7 @@ from pixyproxy.core.fields import GenerationState
 from pixyproxy.core.local_signal import LocalSignal, wait_for_any
 from pixyproxy.core.models import GenerationDefaults
 from pixyproxy.data.database import Database, DatabaseContext
+from pixyproxy.data.repositories.audit_outbox import COMMAND
 from pixyproxy.data.repositories.generations import Generation, GenerationRepository, QueuedGeneration
 from pixyproxy.data.stores.image_store import ImageStore
 from pixyproxy.data.transactions import in_transaction
@@ -262,9 +264,17 @@ class GenerationWorker:
         Raises:
             _NotSubmitted: another worker was faster, or the rate limiter has no slot.
         """
+        generation = queued.generation
+        if queued.is_author_removed:
+            # It was recorded, or queued again after a failure, while its author was being removed.
+            error = GenerationCancelledError.of_removed_user()
+            in_transaction(
+                self._database, lambda context: GenerationRepository(context).cancel(generation.id, error, COMMAND)
+            )
+            self._changes.ended(generation.id)
+            return False
         if not self._may_submit(queued):
             return False
-        generation = queued.generation
         try:
             submitted = in_transaction(self._database, lambda context: self._submit(context, queued))
         except ConstraintViolationError:

@@ -38,8 +38,10 @@ from pixyproxy.core.fields import GenerationState, new_guid
 from pixyproxy.core.models import Caller, Cost, GenerationOptions, ImageCreation, ImageDetailCreate
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.generations import Generation, GenerationRepository, RequestContext
+from pixyproxy.data.repositories.users import UserRepository
 from pixyproxy.data.stores.image_store import ContentReader
 from pixyproxy.data.stores.local_image_store import LocalImageStore
+from pixyproxy.data.transactions import in_transaction
 from pixyproxy.generation.circuit_breaker import FAILURES_TO_OPEN, FIRST_PAUSE
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
 from pixyproxy.generation.observer import GenerationObserver
@@ -375,6 +377,29 @@ def test_a_retry_does_not_wait_for_the_next_poll(
     record(database, alice)
     with Server(database, store, generator, poll_interval=10 * TIMEOUT).running():
         wait_for_states(database, "stored")
+    assert len(generator.requests) == 2
+
+
+def test_nothing_is_submitted_for_a_user_who_is_removed(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    """Neither what is queued again after a failure, nor what is recorded while credentials are still remembered."""
+    server = Server(database, store, generator)
+    record(database, make_caller(database, "bob"))
+
+    def remove() -> None:
+        generator.behave = lambda: None
+        in_transaction(database, lambda context: UserRepository(context).remove(alice.user_id))
+        raise ProviderRateLimitedError("later", retry_after=0.0)
+
+    with server.running():
+        wait_for_states(database, "stored")
+        generator.behave = remove
+        server.generations.create_generation(request(), alice)
+        wait_for_states(database, "stored", "cancelled")
+        server.generations.create_generation(request(), alice)
+        wait_for_states(database, "stored", "cancelled", "cancelled")
+
     assert len(generator.requests) == 2
 
 
