@@ -39,6 +39,10 @@ class DatabaseContext(ABC):
         row = self.fetch_one(sql, parameters)
         return None if row is None else next(iter(row.values()))
 
+    def fetch_values(self, sql: str, parameters: Parameters) -> list[Any]:
+        """Run a query for one column; return its values."""
+        return [next(iter(row.values())) for row in self.fetch_all(sql, parameters)]
+
     @abstractmethod
     def execute(self, sql: str, parameters: Parameters) -> int:
         """Run a statement; return the number of rows that it matched.
@@ -52,6 +56,10 @@ class DatabaseContext(ABC):
     @abstractmethod
     def insert(self, sql: str, parameters: Parameters) -> int:
         """Run an INSERT of one row; return the integer id of the row. Raises as ``execute``."""
+
+    def insert_row(self, table: str, row: Parameters) -> int:
+        """Insert a row, given by column; return its integer id. Raises as ``execute``."""
+        return self.insert(f"INSERT INTO {table} {values_of(row)}", row)
 
     @abstractmethod
     def execute_many(self, sql: str, rows: Sequence[Parameters]) -> None:
@@ -105,6 +113,18 @@ class Database(ABC):
 def in_list(numbers: Iterable[int]) -> str:
     """Return numbers as the list of a condition with IN."""
     return ", ".join(map(str, numbers))
+
+
+def named_list(name: str, values: Iterable[Any]) -> tuple[str, dict[str, Any]]:
+    """Return a list of parameters for a condition with IN, and the values of these parameters."""
+    parameters = {f"{name}{number}": value for number, value in enumerate(values)}
+    return ", ".join(f":{parameter}" for parameter in parameters), parameters
+
+
+def values_of(columns: Iterable[str]) -> str:
+    """Return the columns of an INSERT or REPLACE, and its VALUES: for each column the parameter of that name."""
+    columns = tuple(columns)
+    return f"({', '.join(columns)}) VALUES ({', '.join(f':{column}' for column in columns)})"
 
 
 def statements_of(script: str) -> Iterator[str]:

@@ -57,10 +57,7 @@ def upgrade(database: Database, scripts: Path = SCRIPTS) -> list[int]:
         for version, path in pending.items():
             for statement in statements_of(path.read_text(encoding="utf-8")):
                 context.execute(statement, {})
-            context.insert(
-                "INSERT INTO migrations (guid, version, applied_at) VALUES (:guid, :version, :applied_at)",
-                {"guid": new_guid(), "version": version, "applied_at": datetime.now(UTC)},
-            )
+            context.insert_row("migrations", {"guid": new_guid(), "version": version, "applied_at": datetime.now(UTC)})
         context.commit()
     return list(pending)
 

@@ -80,15 +80,11 @@ class AuditOutboxRepository(Repository):
             **facts,
             **({} if call_id in _NO_CALLS else {"call_id": call_id}),
         }
-        self._context.insert(
-            "INSERT INTO audit_outbox (line, error) VALUES (:line, :error)",
-            {"line": json.dumps(line), "error": error and to_record(error)},
-        )
+        self._context.insert_row("audit_outbox", {"line": json.dumps(line), "error": error and to_record(error)})
 
     def get_oldest(self, limit: int) -> list[int]:
         """Return the ids of the oldest lines."""
-        rows = self._context.fetch_all("SELECT id FROM audit_outbox ORDER BY id LIMIT :limit", {"limit": limit})
-        return [row["id"] for row in rows]
+        return self._context.fetch_values("SELECT id FROM audit_outbox ORDER BY id LIMIT :limit", {"limit": limit})
 
     def lock(self, ids: Sequence[int], database: Database) -> list[PendingLine]:
         """Return those of some lines that are still there, in their order; others who lock them wait."""

@@ -22,10 +22,8 @@ class DeletionRepository(Repository):
 
     def insert(self, image_guid: str) -> None:
         """Record that the bytes of an image are to be deleted."""
-        self._context.insert(
-            "INSERT INTO deletions (guid, image_guid, created_at) VALUES (:guid, :image_guid, :now)",
-            {"guid": new_guid(), "image_guid": image_guid, "now": datetime.now(UTC)},
-        )
+        row = {"guid": new_guid(), "image_guid": image_guid, "created_at": datetime.now(UTC)}
+        self._context.insert_row("deletions", row)
 
     def get_next(self, limit: int, *, after: int) -> list[Deletion]:
         """Return the oldest deletions whose id is greater than ``after``."""

@@ -32,16 +32,16 @@ class FailedSignInRepository(Repository):
 
     def ids_of(self, counter: str) -> list[int]:
         """Return the ids of a counter's failures."""
-        rows = self._context.fetch_all("SELECT id FROM failed_sign_ins WHERE counter = :counter", {"counter": counter})
-        return [row["id"] for row in rows]
+        return self._context.fetch_values(
+            "SELECT id FROM failed_sign_ins WHERE counter = :counter", {"counter": counter}
+        )
 
     def ids_before(self, moment: datetime) -> list[int]:
         """Return the ids of the oldest failures before a moment, a thousand at most."""
-        rows = self._context.fetch_all(
+        return self._context.fetch_values(
             "SELECT id FROM failed_sign_ins WHERE failed_at < :moment ORDER BY failed_at LIMIT :most",
             {"moment": moment, "most": _MOST_DELETED},
         )
-        return [row["id"] for row in rows]
 
     def delete(self, ids: Collection[int]) -> None:
         """Delete failures, one by one because the gap locks of a range would block inserts."""

@@ -74,7 +74,7 @@ class GenerationDetailRepository(Repository):
         self, wanted: GenerationFilter, caller: Caller, *, limit: int, after: PagePosition | None
     ) -> list[FoundGeneration]:
         """Return the newest ``limit`` generations that match, after a position, and that ``caller`` may see."""
-        ids = [row["id"] for row in self._context.fetch_all(*_page_query(wanted, caller, limit, after))]
+        ids = self._context.fetch_values(*_page_query(wanted, caller, limit, after))
         return [found for found in self.get_several(ids) if found is not None] if ids else []
 
     def _rows(self, condition: str, parameters: dict[str, Any]) -> list[Row]:
@@ -114,7 +114,7 @@ class GenerationDetailRepository(Repository):
 
     def delete_partials(self, before: datetime, limit: int) -> None:
         """Delete the partial images of generations that ended before a moment."""
-        rows = self._context.fetch_all(
+        ids = self._context.fetch_values(
             f"""
             SELECT DISTINCT generation_id FROM partial_images
             JOIN generations ON generations.id = partial_images.generation_id
@@ -122,9 +122,8 @@ class GenerationDetailRepository(Repository):
             """,  # noqa: S608
             {"submitted": GenerationState.SUBMITTED.value, "before": before},
         )
-        if rows:
-            ids = in_list(row["generation_id"] for row in rows)
-            self._context.execute(f"DELETE FROM partial_images WHERE generation_id IN ({ids})", {})  # noqa: S608
+        if ids:
+            self._context.execute(f"DELETE FROM partial_images WHERE generation_id IN ({in_list(ids)})", {})  # noqa: S608
 
     # --- Retention -----------------------------------------------------------------------------------------------
 
@@ -137,7 +136,7 @@ class GenerationDetailRepository(Repository):
     def forget_requests(self, before: datetime, limit: int) -> int:
         """Remove the requests of generations that ended without an image before a moment, and return their number."""
         without_image = (GenerationState.FAILED, GenerationState.CANCELLED, GenerationState.OUTCOME_UNKNOWN)
-        rows = self._context.fetch_all(
+        ids = self._context.fetch_values(
             f"""
             SELECT id FROM generations
             WHERE state IN ({", ".join(f"'{state.value}'" for state in without_image)})
@@ -145,14 +144,13 @@ class GenerationDetailRepository(Repository):
             """,  # noqa: S608
             {"before": before},
         )
-        if rows:
-            ids = in_list(row["id"] for row in rows)
+        if ids:
             # The time again, because one that was queued again meanwhile needs its request.
             self._context.execute(
-                f"UPDATE generations SET request = NULL WHERE id IN ({ids}) AND updated_at < :before",  # noqa: S608
+                f"UPDATE generations SET request = NULL WHERE id IN ({in_list(ids)}) AND updated_at < :before",  # noqa: S608
                 {"before": before},
             )
-        return len(rows)
+        return len(ids)
 
 
 def _author_of(row: Row) -> Caller:

@@ -16,7 +16,7 @@ from pixyproxy.core.error_records import to_record
 from pixyproxy.core.exceptions import PixyProxyException
 from pixyproxy.core.fields import GenerationState, UserClass, new_guid
 from pixyproxy.core.models import Caller, Cost, ImageCreation, PartialImage, QuotaLimits
-from pixyproxy.data.database import Row, in_list
+from pixyproxy.data.database import Row, in_list, named_list
 from pixyproxy.data.repositories.audit_outbox import RECOVERY, AuditOutboxRepository
 from pixyproxy.data.repositories.leased import NOBODY, LeasedRepository
 
@@ -141,22 +141,12 @@ class GenerationRepository(LeasedRepository):
             "attempts": 0,
             "partials": 0,
             "created_at": now,
+            "updated_at": now,
             "error": None,
             "reserved_nano_usd": None,
             "submitted_at": None,
         }
-        row["id"] = self._context.insert(
-            """
-            INSERT INTO generations
-              (guid, author_id, request_id, fingerprint, image_guid, state, owner, lease_expires_at, request, call_id,
-               trace_headers, deadline_at, is_detached, created_at, updated_at)
-            VALUES
-              (:guid, :author_id, :request_id, :fingerprint, :image_guid, :state, :owner, :lease_expires_at, :request,
-               :call_id, :trace_headers, :deadline_at, :is_detached, :created_at, :created_at)
-            """,
-            row,
-        )
-        return _dict_to_generation(row)
+        return _dict_to_generation(row | {"id": self._context.insert_row("generations", row)})
 
     def insert_import(self, author_id: int, request_id: str, fingerprint: str, image_guid: str) -> None:
         """Record the request id of an import; the row never changes.
@@ -164,14 +154,9 @@ class GenerationRepository(LeasedRepository):
         Raises:
             ConstraintViolationError: the author has used the request id before.
         """
-        self._context.insert(
-            """
-            INSERT INTO generations
-              (guid, author_id, request_id, fingerprint, image_guid, state, owner, lease_expires_at, created_at,
-               finished_at, updated_at)
-            VALUES
-              (:guid, :author_id, :request_id, :fingerprint, :image_guid, :state, :owner, :now, :now, :now, :now)
-            """,
+        times = ("lease_expires_at", "created_at", "finished_at", "updated_at")
+        self._context.insert_row(
+            "generations",
             {
                 "guid": new_guid(),
                 "author_id": author_id,
@@ -180,7 +165,7 @@ class GenerationRepository(LeasedRepository):
                 "image_guid": image_guid,
                 "state": GenerationState.IMPORTED.value,
                 "owner": NOBODY,
-                "now": datetime.now(UTC),
+                **dict.fromkeys(times, datetime.now(UTC)),
             },
         )
 
@@ -252,8 +237,7 @@ class GenerationRepository(LeasedRepository):
 
     def deadline_of(self, generation_id: int) -> datetime | None:
         """Return when the caller of a generation stops waiting, or None for never."""
-        row = self._context.fetch_one("SELECT deadline_at FROM generations WHERE id = :id", {"id": generation_id})
-        return row["deadline_at"] if row else None
+        return self._context.fetch_value("SELECT deadline_at FROM generations WHERE id = :id", {"id": generation_id})
 
     def count_queued(self) -> dict[int, int]:
         """Return, for each author who has any, how many generations wait to be claimed."""
@@ -333,13 +317,10 @@ class GenerationRepository(LeasedRepository):
 
     def renew_leases(self, owners: Sequence[str], lease: timedelta) -> None:
         """Say that the owners of submitted generations are alive."""
-        names = {f"owner{number}": owner for number, owner in enumerate(owners)}
+        names, parameters = named_list("owner", owners)
         self._context.execute(
-            f"""
-            UPDATE generations SET lease_expires_at = :lease_expires_at
-            WHERE owner IN ({", ".join(f":{name}" for name in names)}) AND state = :state
-            """,  # noqa: S608
-            names | {"lease_expires_at": datetime.now(UTC) + lease, "state": GenerationState.SUBMITTED.value},
+            f"UPDATE generations SET lease_expires_at = :lease_expires_at WHERE owner IN ({names}) AND state = :state",  # noqa: S608
+            parameters | {"lease_expires_at": datetime.now(UTC) + lease, "state": GenerationState.SUBMITTED.value},
         )
 
     def expire_leases(self, owner: str) -> None:
@@ -467,12 +448,12 @@ class GenerationRepository(LeasedRepository):
 
     def cancel_all(self, author_id: int, error: PixyProxyException, canceller: str) -> None:
         """Cancel all queued generations of an author; see ``cancel``."""
-        rows = self._context.fetch_all(
+        ids = self._context.fetch_values(
             "SELECT id FROM generations WHERE state = :state AND author_id = :author_id",
             {"state": GenerationState.QUEUED.value, "author_id": author_id},
         )
-        for row in rows:
-            self.cancel(row["id"], error, canceller)
+        for generation_id in ids:
+            self.cancel(generation_id, error, canceller)
 
     def succeed(self, generation: Generation, cost: Cost | None = None) -> bool:
         """Note that the image of a generation is stored; return False if that was noted before.

@@ -49,8 +49,7 @@ class ImageCostRepository(Repository):
 
     def get_unaccounted(self, limit: int) -> list[int]:
         """Return the ids of some images that are not accounted."""
-        rows = self._context.fetch_all("SELECT id FROM images WHERE is_accounted = 0 LIMIT :limit", {"limit": limit})
-        return [row["id"] for row in rows]
+        return self._context.fetch_values("SELECT id FROM images WHERE is_accounted = 0 LIMIT :limit", {"limit": limit})
 
     def get_images(self, image_ids: Sequence[int], for_update: str = "") -> list[UnaccountedImage]:
         """Return those of some images that are not accounted, and lock them with the database's ``for_update``."""

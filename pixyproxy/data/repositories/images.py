@@ -22,7 +22,7 @@ from pixyproxy.core.models import (
     Usage,
 )
 from pixyproxy.core.text import caseless_key
-from pixyproxy.data.database import Database, DatabaseContext, Row, in_list
+from pixyproxy.data.database import Database, DatabaseContext, Row, in_list, named_list
 from pixyproxy.data.image_conditions import (
     PUBLIC,
     Conditions,
@@ -74,8 +74,7 @@ class ImageRepository:
             ConstraintViolationError: the guid is taken, or the author does not exist.
         """
         row = detail_to_dict(detail) | {"author_id": author_id}
-        sql = f"INSERT INTO images ({', '.join(row)}) VALUES ({', '.join(f':{name}' for name in row)})"  # noqa: S608
-        image_id = self._context.insert(sql, row)
+        image_id = self._context.insert_row("images", row)
         indexed = Indexed(detail.prompt, detail.filename, detail.tags, author_id, detail.visibility)
         self._index.add(image_id, indexed)
         if row["is_accounted"] and detail.origin is not Origin.IMPORTED:
@@ -126,8 +125,7 @@ class ImageRepository:
 
     def find_any(self, guids: Collection[str]) -> dict[str, Image]:
         """Return the images of guids, by guid, whether or not a caller may see them."""
-        parameters = {f"guid{number}": guid for number, guid in enumerate(guids)}
-        names = ", ".join(f":{name}" for name in parameters)
+        names, parameters = named_list("guid", guids)
         rows = self._context.fetch_all(f"{_SELECT} WHERE images.guid IN ({names})", parameters)
         return {row["guid"]: _dict_to_image(row) for row in rows}
 

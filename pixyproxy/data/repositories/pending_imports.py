@@ -13,21 +13,17 @@ class PendingImportRepository(Repository):
 
     def insert(self, image_guid: str, expires_at: datetime) -> None:
         """Record that the bytes of an image are about to be stored, by a server that is dead after ``expires_at``."""
-        self._context.insert(
-            """
-            INSERT INTO pending_imports (guid, image_guid, expires_at, created_at)
-            VALUES (:guid, :image_guid, :expires_at, :now)
-            """,
-            {"guid": new_guid(), "image_guid": image_guid, "expires_at": expires_at, "now": datetime.now(UTC)},
+        self._context.insert_row(
+            "pending_imports",
+            {"guid": new_guid(), "image_guid": image_guid, "expires_at": expires_at, "created_at": datetime.now(UTC)},
         )
 
     def get_expired(self, limit: int) -> list[str]:
         """Return the guids of images whose imports have expired."""
-        rows = self._context.fetch_all(
+        return self._context.fetch_values(
             "SELECT image_guid FROM pending_imports WHERE expires_at < :now ORDER BY id LIMIT :limit",
             {"now": datetime.now(UTC), "limit": limit},
         )
-        return [row["image_guid"] for row in rows]
 
     def delete(self, image_guid: str) -> bool:
         """End a pending import, and return whether it was pending: nobody else has ended it."""

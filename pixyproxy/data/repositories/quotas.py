@@ -12,7 +12,7 @@ from datetime import datetime, time, timedelta
 from pixyproxy.core.fields import GenerationState
 from pixyproxy.core.models import QuotaLimits
 from pixyproxy.core.text import exact_key
-from pixyproxy.data.database import Repository
+from pixyproxy.data.database import Repository, values_of
 
 _COLUMNS = tuple(QuotaLimits.model_fields)
 
@@ -65,9 +65,7 @@ class QuotaRepository(Repository):
     def set(self, author_id: int, limits: QuotaLimits) -> None:
         """Store the limits of a user, in place of earlier ones."""
         self._context.execute(
-            f"REPLACE INTO quotas (author_id, {', '.join(_COLUMNS)}) "  # noqa: S608
-            f"VALUES (:author_id, {', '.join(f':{name}' for name in _COLUMNS)})",
-            {"author_id": author_id, **dict(limits)},
+            f"REPLACE INTO quotas {values_of(('author_id', *_COLUMNS))}", {"author_id": author_id, **dict(limits)}
         )
 
     def find_author(self, username: str) -> int | None:

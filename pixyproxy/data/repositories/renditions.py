@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from pixyproxy.core.error_records import to_record
 from pixyproxy.core.exceptions import PixyProxyException
-from pixyproxy.data.database import Row, in_list
+from pixyproxy.data.database import Row, in_list, named_list
 from pixyproxy.data.repositories.leased import NOBODY, LeasedRepository
 
 _COLUMNS = "id, image_guid, edge, state, owner, due_at, sha256, size_bytes, width, height, error, updated_at"
@@ -105,10 +105,8 @@ class RenditionRepository(LeasedRepository):
         """Return the renditions with one edge, by the guids of their images, as far as they are known."""
         if not image_guids:
             return {}
-        names = {f"guid{number}": guid for number, guid in enumerate(image_guids)}
-        found = self._select(
-            f"image_guid IN ({', '.join(f':{name}' for name in names)}) AND edge = :edge", names | {"edge": edge}
-        )
+        names, parameters = named_list("guid", image_guids)
+        found = self._select(f"image_guid IN ({names}) AND edge = :edge", parameters | {"edge": edge})
         return {rendition.image_guid: rendition for rendition in found}
 
     def get_several(self, ids: Collection[int]) -> dict[int, Rendition]:

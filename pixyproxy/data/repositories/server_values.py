@@ -19,10 +19,7 @@ class ServerValueRepository(Repository):
         Raises:
             ConstraintViolationError: the name has a value.
         """
-        self._context.insert(
-            "INSERT INTO server_values (guid, name, value) VALUES (:guid, :name, :value)",
-            {"guid": new_guid(), "name": name, "value": value},
-        )
+        self._context.insert_row("server_values", {"guid": new_guid(), "name": name, "value": value})
 
     def replace(self, name: str, old: str, new: str) -> bool:
         """Store a value in place of ``old``; return False if the name has another value."""

@@ -80,8 +80,7 @@ class UsageRepository(Repository):
 
     def get_tail(self, limit: int) -> list[int]:
         """Return the ids of the oldest rows of the tail."""
-        rows = self._context.fetch_all("SELECT id FROM usage_tail ORDER BY id LIMIT :limit", {"limit": limit})
-        return [row["id"] for row in rows]
+        return self._context.fetch_values("SELECT id FROM usage_tail ORDER BY id LIMIT :limit", {"limit": limit})
 
     def fold(self, ids: Sequence[int], database: Database) -> None:
         """Add those of these rows to the days that are still in the tail, in a transaction of its own.

@@ -30,15 +30,9 @@ class UserRepository(Repository):
         """
         now = datetime.now(UTC)
         row = _user_to_dict(user) | {"guid": new_guid(), "created_at": now, "updated_at": now}
-        row["id"] = self._context.insert(
-            """
-            INSERT INTO users (guid, username, username_key, password, class_key, created_at, updated_at)
-            VALUES (:guid, :username, :username_key, :password, :class_key, :created_at, :updated_at)
-            """,
-            row,
-        )
+        user_id = self._context.insert_row("users", row)
         self._change_revision()
-        return _dict_to_user(row)
+        return _dict_to_user(row | {"id": user_id})
 
     def get(self, username: str) -> User:
         """Return the user with a name.

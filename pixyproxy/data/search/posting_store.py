@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from pixyproxy.data.database import DatabaseContext, in_list
+from pixyproxy.data.database import DatabaseContext, in_list, named_list
 from pixyproxy.data.search.postings import DEFAULT_LAYOUT, BlockLayout, Posting, difference, union
 from pixyproxy.data.search.run_bounds import RunBounds
 
@@ -63,7 +63,7 @@ class PostingRepository:
         if not blocks:
             return found
         select = f"SELECT block, term, posting FROM image_postings WHERE block IN ({in_list(blocks)}) AND"  # noqa: S608
-        names, parameters = _named(terms)
+        names, parameters = named_list("term", terms)
         bounds: dict[str, str | int] = {}
         # A union, because not every database walks the index for a single condition with OR.
         parts = [f"{select} term IN ({names})"] if terms else []
@@ -117,7 +117,7 @@ class PostingRepository:
             [{"block": block, "term": term, "posting": data} for term, data in rows.items() if data],
         )
         if empty := [term for term, data in rows.items() if not data]:
-            names, parameters = _named(empty)
+            names, parameters = named_list("term", empty)
             self._context.execute(
                 f"DELETE FROM image_postings WHERE block = :block AND term IN ({names})",  # noqa: S608
                 {"block": block, **parameters},
@@ -134,9 +134,3 @@ def _batched(terms: Collection[str]) -> Iterator[list[str]]:
     ordered = sorted(terms)
     for start in range(0, len(ordered), _TERMS_PER_STATEMENT):
         yield ordered[start : start + _TERMS_PER_STATEMENT]
-
-
-def _named(terms: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """Return the list of named parameters for IN, and their values."""
-    parameters = {f"term{number}": term for number, term in enumerate(terms)}
-    return ", ".join(f":{name}" for name in parameters), parameters
