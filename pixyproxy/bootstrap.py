@@ -40,7 +40,6 @@ from pixyproxy.data.stores.local_image_store import LocalImageStore
 from pixyproxy.generation.circuit_breaker import CircuitBreaker, SharedCircuits
 from pixyproxy.generation.interfaces import ImageGenerator
 from pixyproxy.generation.price_list import DEFAULT_PRICE_LIST, PriceList, read_price_list
-from pixyproxy.generation.retry import RetryPolicy
 from pixyproxy.observability.exposition import MetricsExposition
 from pixyproxy.observability.watch import Watch
 from pixyproxy.resource.statuses import code_of, reason_of
@@ -51,7 +50,7 @@ from pixyproxy.service.creation.leases import lease_renewal
 from pixyproxy.service.creation.rate_limiter import RateLimiter
 from pixyproxy.service.creation.recording import ImageCreator
 from pixyproxy.service.creation.recovery import Recovery
-from pixyproxy.service.creation.runner import GenerationRunner
+from pixyproxy.service.creation.runner import GenerationRunner, WorkerParts
 from pixyproxy.service.creation.storing import ImageStoring
 from pixyproxy.service.creation.waiting import WaitingCalls
 from pixyproxy.service.creation.worker import GenerationWorker
@@ -364,36 +363,24 @@ def build_generation_worker(
             warn_of_node_settings(base.database)
             warn_of_wrong_clock(base.database)
         breaker = CircuitBreaker(partial(shared.circuits.publish, number), observer.circuit_changed)
+        parts = WorkerParts(base.database, base.store, base.storing, base.defaults, owner, breaker, observer)
         runner = GenerationRunner(
-            base.database,
-            base.store,
-            base.storing,
+            parts,
             stack.enter_context(closing(_build_generator(settings, base.watch))),
-            defaults=base.defaults,
             prices=shared.prices,
-            owner=owner,
             recovery=recovery,
-            breaker=breaker,
-            retry=RetryPolicy(),
             on_progress=shared.changes.progressed,
-            observer=observer,
             continuing=base.watch.continuing,
         )
         yield GenerationWorker(
-            base.database,
-            base.store,
-            base.storing,
+            parts,
             runner,
-            defaults=base.defaults,
             quotas=_build_quotas(settings, shared, base),
             limit=limit,
-            owner=owner,
             lease=LEASE,
-            breaker=breaker,
             limiter=base.limiter,
             recorded=shared.recorded,
             changes=shared.changes,
-            observer=observer,
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pixyproxy.core.exceptions import ProviderError
 from pixyproxy.core.models import Cost
-from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
+from pixyproxy.generation.interfaces import GeneratedImage
 
 
 class GenerationObserver:
@@ -25,13 +25,13 @@ class GenerationObserver:
     def retrying(self, error: ProviderError) -> None:
         """Note that a request will be submitted again after an error."""
 
-    def ended(self, request: GenerationRequest, seconds: float, outcome: GeneratedImage | BaseException) -> None:
+    def ended(self, model: str, seconds: float, outcome: GeneratedImage | BaseException) -> None:
         """Note the outcome of a generation, ``seconds`` after it was recorded."""
 
     def outcome_unknown(self) -> None:
         """Note that a generation has ended with an unknown outcome; twice if its worker was taken for dead."""
 
-    def spent(self, request: GenerationRequest, cost: Cost | None) -> None:
+    def spent(self, model: str, cost: Cost | None) -> None:
         """Note what a stored image has cost, None if that is unknown."""
 
     def circuit_changed(self, is_open: bool) -> None:

@@ -14,25 +14,26 @@ BACKOFF_BASE = 0.5
 BACKOFF_CAP = 8.0
 
 
-class RetryPolicy:
-    """Retries requests that the provider has certainly not billed.
+def delay_before_retry(
+    error: ProviderError, attempts: int, random_fraction: Callable[[], float] = random.random
+) -> float | None:
+    """Return the seconds to wait before a request is submitted again, or None if it must not be.
 
-    Only two errors are retried: a rate limit, up to ``MAX_RATE_LIMITED_ATTEMPTS`` submissions in all, and an
-    unavailable provider, up to ``MAX_UNAVAILABLE_ATTEMPTS``. The delay is the one that the provider names; otherwise it
-    is random, up to a bound that doubles from ``BACKOFF_BASE`` seconds to ``BACKOFF_CAP``.
+    Only requests that the provider has certainly not billed are retried, and only after two errors: a rate limit, up to
+    ``MAX_RATE_LIMITED_ATTEMPTS`` submissions in all, and an unavailable provider, up to ``MAX_UNAVAILABLE_ATTEMPTS``.
+    The delay is the one that the provider names; otherwise it is random, up to a bound that doubles from
+    ``BACKOFF_BASE`` seconds to ``BACKOFF_CAP``.
+
+    Args:
+        error: why the last submission failed.
+        attempts: how often the request was submitted.
+        random_fraction: returns a random number from 0 to 1.
     """
-
-    def __init__(self, random_fraction: Callable[[], float] = random.random) -> None:
-        """Take random numbers from 0 to 1 from ``random_fraction``."""
-        self._random_fraction = random_fraction
-
-    def delay(self, error: ProviderError, attempts: int) -> float | None:
-        """Return the seconds to wait after the given number of attempts, or None if the error is final."""
-        if attempts >= _max_attempts(error):
-            return None
-        if error.retry_after is not None:
-            return error.retry_after if error.retry_after <= MAX_DELAY else None
-        return self._random_fraction() * min(BACKOFF_CAP, BACKOFF_BASE * 2.0 ** (attempts - 1))
+    if attempts >= _max_attempts(error):
+        return None
+    if error.retry_after is not None:
+        return error.retry_after if error.retry_after <= MAX_DELAY else None
+    return random_fraction() * min(BACKOFF_CAP, BACKOFF_BASE * 2.0 ** (attempts - 1))
 
 
 def _max_attempts(error: ProviderError) -> int:

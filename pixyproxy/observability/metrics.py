@@ -223,8 +223,8 @@ class GenerationMetrics(GenerationObserver):
     def queued(self, count: int) -> None:  # noqa: D102  inherited
         self._waiting.set(count)
 
-    def ended(self, request: GenerationRequest, seconds: float, outcome: GeneratedImage | BaseException) -> None:  # noqa: D102  inherited
-        model = self._label_of(request.model, is_known=isinstance(outcome, GeneratedImage))
+    def ended(self, model: str, seconds: float, outcome: GeneratedImage | BaseException) -> None:  # noqa: D102  inherited
+        model = self._label_of(model, is_known=isinstance(outcome, GeneratedImage))
         self._generations.labels(model, _name_of(outcome)).inc()
         if isinstance(outcome, GeneratedImage):
             self._seconds.labels(model).observe(seconds)
@@ -235,8 +235,8 @@ class GenerationMetrics(GenerationObserver):
     def outcome_unknown(self) -> None:  # noqa: D102  inherited
         self._unknown_outcomes.inc()
 
-    def spent(self, request: GenerationRequest, cost: Cost | None) -> None:  # noqa: D102  inherited
-        model = self._label_of(request.model, is_known=True)
+    def spent(self, model: str, cost: Cost | None) -> None:  # noqa: D102  inherited
+        model = self._label_of(model, is_known=True)
         # Both appear with the first image: for a counter that first appears as 1, Prometheus sees no increase.
         self._dollars.labels(model).inc(0 if cost is None else cost.nano_usd / 10**9)
         self._unpriced.labels(model).inc(cost is None)

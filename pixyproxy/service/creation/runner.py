@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TypeVar
@@ -26,7 +26,7 @@ from pixyproxy.core.exceptions import (
     for_log,
 )
 from pixyproxy.core.fields import GenerationState, Origin
-from pixyproxy.core.models import GenerationDefaults, Image, ImageDetail, PartialImage
+from pixyproxy.core.models import GenerationDefaults, Image, ImageCreation, ImageDetail, PartialImage
 from pixyproxy.core.text import default_filename
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.generations import Generation, GenerationRepository, QueuedGeneration
@@ -37,7 +37,7 @@ from pixyproxy.generation.circuit_breaker import CircuitBreaker, Permit
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest, ImageGenerator
 from pixyproxy.generation.observer import GenerationObserver
 from pixyproxy.generation.price_list import PriceList
-from pixyproxy.generation.retry import RetryPolicy
+from pixyproxy.generation.retry import delay_before_retry
 from pixyproxy.service.creation.inputs import EditInputs
 from pixyproxy.service.creation.recovery import Recovery
 from pixyproxy.service.creation.retrying import retried
@@ -48,61 +48,70 @@ Result = TypeVar("Result")
 _logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class WorkerParts:
+    """What both the claiming and the running of generations need.
+
+    Attributes:
+        database: the queue, the generations and the images.
+        store: has the inputs of edits, and must have room for each new image.
+        storing: stores and commits images.
+        defaults: the options that a request leaves open.
+        owner: the name of the worker. A predecessor of the same name must have ended.
+        breaker: stops submissions while the provider is down.
+        observer: counts generations.
+        retry_interval: seconds between two attempts while the database is unavailable.
+    """
+
+    database: Database
+    store: ImageStore
+    storing: ImageStoring
+    defaults: GenerationDefaults
+    owner: str
+    breaker: CircuitBreaker
+    observer: GenerationObserver
+    retry_interval: float = 0.5
+
+    def model_of(self, creation: ImageCreation) -> str:
+        """Return the model that a request is submitted to."""
+        return creation.options.model or self.defaults.model
+
+
 class GenerationRunner:
     """Runs claimed generations, each in the thread of its caller."""
 
     def __init__(
         self,
-        database: Database,
-        store: ImageStore,
-        storing: ImageStoring,
+        parts: WorkerParts,
         generator: ImageGenerator,
         *,
-        defaults: GenerationDefaults,
         prices: PriceList,
-        owner: str,
         recovery: Recovery,
-        breaker: CircuitBreaker,
-        retry: RetryPolicy,
         on_progress: Callable[[int], object],
-        observer: GenerationObserver,
         continuing: Callable[[Mapping[str, str]], AbstractContextManager[None]],
-        retry_interval: float = 0.5,
+        retry_delay: Callable[[ProviderError, int], float | None] = delay_before_retry,
         give_up_after: float = 60.0,
     ) -> None:
         """Initialize without running anything.
 
         Args:
-            database: the generations and the images.
-            store: has the inputs of edits.
-            storing: stores and commits images.
+            parts: the parts of the worker.
             generator: generates images.
-            defaults: the options that a request leaves open.
             prices: what images cost.
-            owner: the name of the worker that claims the generations.
             recovery: commits images, and records ends, where that was not possible at once.
-            breaker: learns how each submission ends.
-            retry: decides which failures are retried.
             on_progress: called with the id of each generation that has a new partial image.
-            observer: counts generations.
             continuing: enters the trace that headers name.
-            retry_interval: seconds between two attempts while the database is unavailable.
-            give_up_after: seconds after which such attempts end.
+            retry_delay: as ``delay_before_retry``.
+            give_up_after: seconds after which attempts to reach the database end.
         """
-        self._database = database
-        self._storing = storing
-        self._inputs = EditInputs(self._find_images, store)
+        self._parts = parts
+        self._inputs = EditInputs(self._find_images, parts.store)
         self._generator = generator
-        self._defaults = defaults
         self._prices = prices
-        self._owner = owner
         self._recovery = recovery
-        self._breaker = breaker
-        self._retry = retry
         self._on_progress = on_progress
-        self._observer = observer
         self._continuing = continuing
-        self._retry_interval = retry_interval
+        self._retry_delay = retry_delay
         self._give_up_after = give_up_after
 
     def run(self, queued: QueuedGeneration, permit: Permit) -> float | None:
@@ -122,32 +131,34 @@ class GenerationRunner:
             with self._inputs.opened(request, queued.creation) as opened:
                 image = self._generator.generate(opened, partial(self._show, queued))
         except InputUnreadableError as failure:
-            self._breaker.withdraw(permit)
-            self._end(queued, request, GenerationState.FAILED, failure.cause)
+            self._parts.breaker.withdraw(permit)
+            self._end(queued, GenerationState.FAILED, failure.cause)
         except UnreadableAnswerError as error:
-            self._breaker.record(permit, error)
-            is_kept = self._storing.keep_aside(queued.generation.image_guid, error.body)
-            self._end(queued, request, GenerationState.OUTCOME_UNKNOWN, _unreadable(queued.generation, is_kept=is_kept))
+            self._parts.breaker.record(permit, error)
+            is_kept = self._parts.storing.keep_aside(queued.generation.image_guid, error.body)
+            self._end(queued, GenerationState.OUTCOME_UNKNOWN, _unreadable(queued.generation, is_kept=is_kept))
         except ProviderError as error:
-            return self._settle(queued, request, permit, error)
-        except Exception as error:
+            return self._settle(queued, permit, error)
+        except Exception as error:  # The provider may have executed the request, which must not be submitted again.
             _logger.exception("Generation failed: %s", type(error).__name__)
-            self._breaker.record(permit, error)
-            self._end(queued, request, GenerationState.OUTCOME_UNKNOWN, _unexpected())
+            self._parts.breaker.record(permit, error)
+            self._end(queued, GenerationState.OUTCOME_UNKNOWN, _unexpected())
         else:
-            self._breaker.record(permit, None)
-            self._store_and_commit(queued, request, image)
+            self._parts.breaker.record(permit, None)
+            self._store_and_commit(queued, image)
         return None
 
     def _show(self, queued: QueuedGeneration, partial_image: PartialImage) -> None:
-        """Let watchers on all servers see a partial image; whatever goes wrong with it, the image still comes."""
+        """Let watchers on all servers see a partial image."""
         generation_id = queued.generation.id
         try:
             in_transaction(
-                self._database,
-                lambda context: GenerationRepository(context).add_partial(generation_id, self._owner, partial_image),
+                self._parts.database,
+                lambda context: GenerationRepository(context).add_partial(
+                    generation_id, self._parts.owner, partial_image
+                ),
             )
-        except Exception as error:
+        except Exception as error:  # Without the partial image, the image still comes.
             _logger.warning("A partial image could not be stored: %s", for_log(error))
         else:
             self._on_progress(generation_id)
@@ -159,30 +170,28 @@ class GenerationRunner:
         return GenerationRequest(
             prompt=queued.creation.detail.prompt,
             author_guid=queued.author.guid,
-            **self._defaults.under(queued.creation.options),
+            **self._parts.defaults.under(queued.creation.options),
         )
 
-    def _settle(
-        self, queued: QueuedGeneration, request: GenerationRequest, permit: Permit, error: ProviderError
-    ) -> float | None:
+    def _settle(self, queued: QueuedGeneration, permit: Permit, error: ProviderError) -> float | None:
         """Queue a failed generation again if it cost nothing and its caller still waits then; otherwise end it.
 
         Returns:
             The seconds until it may be claimed again, or None.
         """
-        delay = self._retry.delay(error, queued.generation.attempts)
+        delay = self._retry_delay(error, queued.generation.attempts)
         if permit.is_trial:
-            self._breaker.record(permit, error)
+            self._parts.breaker.record(permit, error)
         if delay is None or not self._queue_again(queued.generation, delay):
             if not permit.is_trial:
                 # A request counts once for the circuit breaker, with all its attempts.
-                self._breaker.record(permit, error)
-            self._end_failed(queued, request, error)
+                self._parts.breaker.record(permit, error)
+            self._end_failed(queued, error)
             return None
         _logger.info(
             "Attempt %d failed: %s; retrying in %.1f s.", queued.generation.attempts, type(error).__name__, delay
         )
-        self._observer.retrying(error)
+        self._parts.observer.retrying(error)
         return delay
 
     def _queue_again(self, generation: Generation, delay: float) -> bool:
@@ -203,25 +212,24 @@ class GenerationRunner:
         except (DBConnectionError, ConflictError):
             return False
 
-    def _end_failed(self, queued: QueuedGeneration, request: GenerationRequest, error: ProviderError) -> None:
+    def _end_failed(self, queued: QueuedGeneration, error: ProviderError) -> None:
         outcome = error
         state = GenerationState.OUTCOME_UNKNOWN if error.may_have_billed else GenerationState.FAILED
         if isinstance(error, ProviderModelUnknownError) and queued.creation.options.model:
             error = ProviderRequestInvalidError("options.model", "The provider has no such model.")
         elif isinstance(error, ProviderUnavailableError) and error.retry_after is None and not error.may_have_billed:
             # If this request has opened the circuit, its error has the same delay as those of later requests.
-            error.retry_after = self._breaker.wait() or None
-        self._end(queued, request, state, error, outcome)
+            error.retry_after = self._parts.breaker.wait() or None
+        self._end(queued, state, error, outcome)
 
     def _end(
         self,
         queued: QueuedGeneration,
-        request: GenerationRequest,
         state: GenerationState,
         error: PixyProxyException,
         outcome: PixyProxyException | None = None,
     ) -> None:
-        self._observer.ended(request, queued.generation.age(), outcome or error)
+        self._parts.observer.ended(self._parts.model_of(queued.creation), queued.generation.age(), outcome or error)
         self._record_end(queued.generation, state, error)
 
     def _record_end(self, generation: Generation, state: GenerationState, error: PixyProxyException) -> None:
@@ -234,41 +242,44 @@ class GenerationRunner:
                 generations.end(replace(generation, state=GenerationState.OUTCOME_UNKNOWN), state, error)
 
         if state is GenerationState.OUTCOME_UNKNOWN:
-            self._observer.outcome_unknown()
+            self._parts.observer.outcome_unknown()
         try:
-            in_transaction(self._database, end)
-        except Exception as failure:  # Recovery logs what was not foreseen.
+            in_transaction(self._parts.database, end)
+        except Exception as failure:  # Recovery tries again, and logs the traceback of what was not foreseen.
             _logger.warning("The end of generation %d is not recorded yet: %s", generation.id, for_log(failure))
-            self._recovery.finish_later(generation, lambda: in_transaction(self._database, end))
+            self._recovery.finish_later(generation, lambda: in_transaction(self._parts.database, end))
 
     # --- Store and commit ----------------------------------------------------------------------------------------
 
-    def _store_and_commit(self, queued: QueuedGeneration, request: GenerationRequest, image: GeneratedImage) -> None:
+    def _store_and_commit(self, queued: QueuedGeneration, image: GeneratedImage) -> None:
         try:
             with closing(image):
                 detail = _detail_of(queued, image, self._prices)
-                self._storing.store(detail, image.data)
+                self._parts.storing.store(detail, image.data)
         except PixyProxyException as error:
-            self._end(queued, request, GenerationState.OUTCOME_UNKNOWN, error)
+            self._end(queued, GenerationState.OUTCOME_UNKNOWN, error)
             return
-        except Exception:
-            self._end(queued, request, GenerationState.OUTCOME_UNKNOWN, PixyProxyException("The image was not stored."))
+        except Exception:  # The image was billed, and callers must not wait for it; `run` logs the traceback.
+            self._end(queued, GenerationState.OUTCOME_UNKNOWN, PixyProxyException("The image was not stored."))
             raise
-        self._observer.ended(request, queued.generation.age(), image)
-        self._observer.spent(request, detail.cost)
+        model = self._parts.model_of(queued.creation)
+        self._parts.observer.ended(model, queued.generation.age(), image)
+        self._parts.observer.spent(model, detail.cost)
         try:
-            self._storing.commit(queued.generation, detail)
-        except Exception as error:
+            self._parts.storing.commit(queued.generation, detail)
+        except Exception as error:  # The image is safe: recovery commits it, and logs the traceback of any other error.
             _logger.warning("The image %s is stored, but not committed yet: %s", detail.guid, for_log(error))
-            self._recovery.finish_later(queued.generation, lambda: self._storing.commit(queued.generation, detail))
+            self._recovery.finish_later(
+                queued.generation, lambda: self._parts.storing.commit(queued.generation, detail)
+            )
 
     def _persist(self, work: Callable[[DatabaseContext], Result]) -> Result:
         """Run a transaction of a submitted generation; retry while the database is unavailable."""
         return retried(
-            lambda: in_transaction(self._database, work),
+            lambda: in_transaction(self._parts.database, work),
             DBConnectionError,
             ConflictError,
-            interval=self._retry_interval,
+            interval=self._parts.retry_interval,
             give_up_at=time.monotonic() + self._give_up_after,
         )
 

@@ -26,18 +26,14 @@ from pixyproxy.core.exceptions import (
 )
 from pixyproxy.core.fields import GenerationState
 from pixyproxy.core.local_signal import LocalSignal, wait_for_any
-from pixyproxy.core.models import GenerationDefaults
-from pixyproxy.data.database import Database, DatabaseContext
+from pixyproxy.data.database import DatabaseContext
 from pixyproxy.data.repositories.audit_outbox import COMMAND
 from pixyproxy.data.repositories.generations import Generation, GenerationRepository, QueuedGeneration
-from pixyproxy.data.stores.image_store import ImageStore
 from pixyproxy.data.transactions import in_transaction
-from pixyproxy.generation.circuit_breaker import CircuitBreaker, Permit
-from pixyproxy.generation.observer import GenerationObserver
+from pixyproxy.generation.circuit_breaker import Permit
 from pixyproxy.service.creation.changes import GenerationChanges
 from pixyproxy.service.creation.rate_limiter import RateLimiter
-from pixyproxy.service.creation.runner import GenerationRunner
-from pixyproxy.service.creation.storing import ImageStoring
+from pixyproxy.service.creation.runner import GenerationRunner, WorkerParts
 from pixyproxy.service.quotas import QuotaReservedError, Quotas
 
 _logger = logging.getLogger(__name__)
@@ -57,62 +53,41 @@ class GenerationWorker:
 
     def __init__(
         self,
-        database: Database,
-        store: ImageStore,
-        storing: ImageStoring,
+        parts: WorkerParts,
         runner: GenerationRunner,
         *,
-        defaults: GenerationDefaults,
         quotas: Quotas,
         limit: int,
-        owner: str,
         lease: timedelta,
-        breaker: CircuitBreaker,
         limiter: RateLimiter | None,
         recorded: LocalSignal,
         changes: GenerationChanges,
-        observer: GenerationObserver,
         poll_interval: float = 1.0,
-        retry_interval: float = 0.5,
         close_timeout: float = 10.0,
     ) -> None:
         """Initialize without claiming anything.
 
         Args:
-            database: the queue.
-            store: checked for room before each submission.
-            storing: knows images that were generated before.
+            parts: the parts of the worker.
             runner: runs the generations that are claimed.
-            defaults: the options that a request leaves open.
             quotas: limits what authors spend.
             limit: the most submitted generations at a time.
-            owner: the name of this worker. A predecessor of the same name must have ended.
             lease: how long a lease lasts. Others renew it, as long as this worker runs.
-            breaker: stops submissions while the provider is down.
             limiter: limits the submissions of all servers, or None.
             recorded: received when this server has recorded a request.
-            changes: is told of generations that are claimed and that end.
-            observer: counts generations.
+            changes: reports generations that are claimed and that end.
             poll_interval: seconds between two queries for requests that other servers have recorded.
-            retry_interval: seconds between two attempts while the database is unavailable.
             close_timeout: seconds to wait at the end for a claim that hangs.
         """
-        self._database = database
-        self._store = store
-        self._storing = storing
+        self._parts = parts
         self._runner = runner
-        self._defaults = defaults
         self._quotas = quotas
         self._limit = limit
-        self._owner = owner
         self._lease = lease
-        self._breaker = breaker
         self._limiter = limiter
         self._recorded = recorded
         self._changes = changes
-        self._observer = observer
         self._poll_interval = poll_interval
-        self._retry_interval = retry_interval
         self._close_timeout = close_timeout
         self._started_at = datetime.now(UTC)
         self._freed = LocalSignal()
@@ -161,13 +136,14 @@ class GenerationWorker:
             try:
                 if has_predecessor:
                     in_transaction(
-                        self._database, lambda context: GenerationRepository(context).expire_leases(self._owner)
+                        self._parts.database,
+                        lambda context: GenerationRepository(context).expire_leases(self._parts.owner),
                     )
                     has_predecessor = False
                 pause = self._claim_all()
             except PixyProxyException as error:
                 _logger.warning("No generation can be claimed: %s", error.message)
-                pause = self._retry_interval
+                pause = self._parts.retry_interval
             except Exception:  # The thread must go on: nothing else claims.
                 _logger.exception("No generation can be claimed.")
                 pause = self._poll_interval
@@ -200,24 +176,24 @@ class GenerationWorker:
 
         def queue(context: DatabaseContext) -> None:
             for generation_id in self._doubtful:
-                GenerationRepository(context).take_back(generation_id, self._owner)
+                GenerationRepository(context).take_back(generation_id, self._parts.owner)
 
         if self._doubtful:
-            in_transaction(self._database, queue)
+            in_transaction(self._parts.database, queue)
             self._doubtful.clear()
 
     def _claim_next(self) -> float | None:
         """Claim and submit one generation, if possible; return None, or the seconds until it may be possible."""
-        with self._database.reading() as context:
+        with self._parts.database.reading() as context:
             oldest, count = GenerationRepository(context).oldest_queued(self._unreadable)
         oldest = {author_id: found for author_id, found in oldest.items() if author_id not in self._waiting_authors}
         self._queue_is_empty = not count
         if not oldest:
             return self._until_retry()
-        permit = self._breaker.admit()
+        permit = self._parts.breaker.admit()
         if permit is None:
             # While a trial is under way, there is no time to wait for.
-            return min(self._poll_interval, self._breaker.wait() or self._poll_interval)
+            return min(self._poll_interval, self._parts.breaker.wait() or self._poll_interval)
         is_submitted = False
         self._queue_is_empty = count == 1  # Set before a generation begins, which may end at once.
         try:
@@ -227,7 +203,7 @@ class GenerationWorker:
         finally:
             if not is_submitted:
                 self._queue_is_empty = False
-                self._breaker.withdraw(permit)
+                self._parts.breaker.withdraw(permit)
         # If none is submitted, no author has quota left, or other servers were faster; there may be more.
         return self._until_retry() if self._queue_is_empty else None
 
@@ -250,7 +226,7 @@ class GenerationWorker:
 
     def _read(self, generation_id: int) -> QueuedGeneration | None:
         try:
-            with self._database.reading() as context:
+            with self._parts.database.reading() as context:
                 return GenerationRepository(context).get_queued(generation_id)
         except ValidationError:
             # Recorded by a later release, while the servers are updated one by one: its own workers understand it.
@@ -269,14 +245,15 @@ class GenerationWorker:
             # It was recorded, or queued again after a failure, while its author was being removed.
             error = GenerationCancelledError.of_removed_user()
             in_transaction(
-                self._database, lambda context: GenerationRepository(context).cancel(generation.id, error, COMMAND)
+                self._parts.database,
+                lambda context: GenerationRepository(context).cancel(generation.id, error, COMMAND),
             )
             self._changes.ended(generation.id)
             return False
         if not self._may_submit(queued):
             return False
         try:
-            submitted = in_transaction(self._database, lambda context: self._submit(context, queued))
+            submitted = in_transaction(self._parts.database, lambda context: self._submit(context, queued))
         except ConstraintViolationError:
             return False  # Another server took the slot of the rate limiter, or locked the quotas for the first time.
         except QuotaReservedError:
@@ -294,8 +271,8 @@ class GenerationWorker:
             self._doubtful.add(generation.id)
             raise
         self._changes.progressed(generation.id)
-        self._observer.generations_changed(1)
-        self._observer.claimed(generation.age())
+        self._parts.observer.generations_changed(1)
+        self._parts.observer.claimed(generation.age())
         return True
 
     def _start(self, submitted: QueuedGeneration, permit: Permit) -> None:
@@ -313,15 +290,15 @@ class GenerationWorker:
 
     def _may_submit(self, queued: QueuedGeneration) -> bool:
         """Check that the image can be stored, and was not generated before; end the generation if not."""
-        generation = queued.generation
+        generation, storing = queued.generation, self._parts.storing
         error: PixyProxyException
         try:
-            self._store.require_room(len(self._submitted) + 1)
+            self._parts.store.require_room(len(self._submitted) + 1)
             # A database restored from a backup can be older than the store.
-            is_restored = generation.created_at <= self._started_at and self._storing.has_content(generation.image_guid)
+            is_restored = generation.created_at <= self._started_at and storing.has_content(generation.image_guid)
             if not is_restored:
                 return True
-            if self._storing.rescue(generation):
+            if storing.rescue(generation):
                 self._changes.ended(generation.id)
                 return False
             state = GenerationState.OUTCOME_UNKNOWN
@@ -338,9 +315,11 @@ class GenerationWorker:
         return False
 
     def _end_queued(self, generation: Generation, state: GenerationState, error: PixyProxyException) -> None:
-        in_transaction(self._database, lambda context: GenerationRepository(context).end(generation, state, error))
+        in_transaction(
+            self._parts.database, lambda context: GenerationRepository(context).end(generation, state, error)
+        )
         if state is GenerationState.OUTCOME_UNKNOWN:
-            self._observer.outcome_unknown()
+            self._parts.observer.outcome_unknown()
         self._changes.ended(generation.id)
 
     def _submit(self, context: DatabaseContext, queued: QueuedGeneration) -> Generation:
@@ -349,8 +328,10 @@ class GenerationWorker:
         wait = 0.0 if self._limiter is None else self._limiter.take(context)
         if wait > 0:
             raise _NotSubmitted(wait)
-        model = queued.creation.options.model or self._defaults.model
-        submitted_at = GenerationRepository(context).submit(generation.id, self._owner, self._lease, model, reserved)
+        model = self._parts.model_of(queued.creation)
+        submitted_at = GenerationRepository(context).submit(
+            generation.id, self._parts.owner, self._lease, model, reserved
+        )
         if submitted_at is None:
             raise _NotSubmitted
         return replace(
@@ -373,7 +354,7 @@ class GenerationWorker:
                 self._submitted.remove(threading.current_thread())
                 if retry_after is not None:
                     heapq.heappush(self._retries_at, time.monotonic() + retry_after)
-            self._observer.generations_changed(-1)
+            self._parts.observer.generations_changed(-1)
             self._changes.ended(queued.generation.id)
             if was_full or not self._queue_is_empty or retry_after is not None:
                 self._freed.send()

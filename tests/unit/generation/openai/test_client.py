@@ -37,7 +37,7 @@ from pixyproxy.generation.image_format import inspect_image
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
 from pixyproxy.generation.openai import client
 from pixyproxy.generation.openai.client import OpenAIGenerator, make_client
-from pixyproxy.generation.retry import RetryPolicy
+from pixyproxy.generation.retry import delay_before_retry
 from tests.support.openai_stand_in import RunningStandIn, Submission, make_picture
 from tests.unit.generation.openai.conftest import SHORT_TIMEOUT, TIMEOUT, open_generator
 
@@ -610,7 +610,7 @@ def test_close_frees_threads_and_connections(stand_in: RunningStandIn) -> None:
     assert [thread for thread in threading.enumerate() if thread not in before] == []
 
 
-# --- With the retry policy -------------------------------------------------------------------------------------------
+# --- With the retries -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -621,7 +621,7 @@ def test_nothing_that_may_cost_is_submitted_twice(
 ) -> None:
     asked = request(fault)
     error = fail(generator, asked)
-    assert RetryPolicy().delay(error, 1) is None
+    assert delay_before_retry(error, 1) is None
     assert stand_in.count(asked.prompt) == 1
 
 

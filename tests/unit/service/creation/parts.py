@@ -12,6 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 
 from pixyproxy.core.fields import new_guid
 from pixyproxy.core.local_signal import LocalSignal
@@ -22,13 +23,13 @@ from pixyproxy.generation.circuit_breaker import CircuitBreaker, SharedCircuits
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest, OnPartial, ignore_partial
 from pixyproxy.generation.observer import GenerationObserver
 from pixyproxy.generation.price_list import ModelPrices, PriceList
-from pixyproxy.generation.retry import RetryPolicy
+from pixyproxy.generation.retry import delay_before_retry
 from pixyproxy.service.creation.changes import GenerationChanges
 from pixyproxy.service.creation.leases import lease_renewal
 from pixyproxy.service.creation.rate_limiter import RateLimiter
 from pixyproxy.service.creation.recording import ImageCreator
 from pixyproxy.service.creation.recovery import Recovery
-from pixyproxy.service.creation.runner import GenerationRunner
+from pixyproxy.service.creation.runner import GenerationRunner, WorkerParts
 from pixyproxy.service.creation.storing import ImageStoring
 from pixyproxy.service.creation.waiting import WaitingCalls
 from pixyproxy.service.creation.worker import GenerationWorker
@@ -203,40 +204,29 @@ class Server:
             self.database, self.creator, self.waiting, PageTokens("ab" * 32), on_cancel=self.changes.ended
         )
         breaker = CircuitBreaker(lambda until: self.circuits.publish(0, until), clock=self.clock)
+        parts = WorkerParts(
+            self.database, self.store, self.storing, self.defaults, self.owner, breaker, observer, retry_interval=0.02
+        )
         runner = GenerationRunner(
-            self.database,
-            self.store,
-            self.storing,
+            parts,
             self.generator,
-            defaults=self.defaults,
             prices=PRICES,
-            owner=self.owner,
             recovery=self.recovery,
-            breaker=breaker,
-            retry=RetryPolicy(lambda: 0.01),
             on_progress=self.changes.progressed,
-            observer=observer,
             continuing=self._continue,
-            retry_interval=0.02,
+            retry_delay=partial(delay_before_retry, random_fraction=lambda: 0.01),
             give_up_after=self.give_up_after,
         )
         self.worker = GenerationWorker(
-            self.database,
-            self.store,
-            self.storing,
+            parts,
             runner,
-            defaults=self.defaults,
             quotas=self.quotas,
             limit=self.limit,
-            owner=self.owner,
             lease=self.lease,
-            breaker=breaker,
             limiter=self.limiter,
             recorded=self.recorded,
             changes=self.changes,
-            observer=observer,
             poll_interval=self.poll_interval,
-            retry_interval=0.02,
             close_timeout=self.close_timeout,
         )
 

@@ -43,7 +43,7 @@ from pixyproxy.data.stores.image_store import ContentReader
 from pixyproxy.data.stores.local_image_store import LocalImageStore
 from pixyproxy.data.transactions import in_transaction
 from pixyproxy.generation.circuit_breaker import FAILURES_TO_OPEN, FIRST_PAUSE
-from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
+from pixyproxy.generation.interfaces import GeneratedImage
 from pixyproxy.generation.observer import GenerationObserver
 from pixyproxy.service.creation.rate_limiter import RateLimiter
 from pixyproxy.service.quotas import QuotaReservedError, Quotas
@@ -516,14 +516,14 @@ class Recorder(GenerationObserver):
     def retrying(self, error: ProviderError) -> None:
         self.retried.append(error)
 
-    def ended(self, request: GenerationRequest, seconds: float, outcome: GeneratedImage | BaseException) -> None:
+    def ended(self, model: str, seconds: float, outcome: GeneratedImage | BaseException) -> None:
         self.seconds.append(seconds)
         self.outcomes.append(outcome)
 
     def outcome_unknown(self) -> None:
         self.unknown += 1
 
-    def spent(self, request: GenerationRequest, cost: Cost | None) -> None:
+    def spent(self, model: str, cost: Cost | None) -> None:
         self.costs.append(cost)
 
 
@@ -895,7 +895,7 @@ def test_who_is_refused_is_told_when_its_turn_would_come(
 
 
 def open_circuit(server: Server) -> None:
-    breaker = server.worker._breaker
+    breaker = server.worker._parts.breaker
     for _ in range(FAILURES_TO_OPEN):
         permit = breaker.admit()
         assert permit is not None
@@ -1017,7 +1017,7 @@ def test_a_trial_that_fails_leaves_the_circuit_open(
         record(database, alice)
         wait_until(lambda: generator.requests and states(database) == ["queued"], TIMEOUT, "the retry to be queued")
 
-        assert server.worker._breaker.wait() == 2 * FIRST_PAUSE
+        assert server.worker._parts.breaker.wait() == 2 * FIRST_PAUSE
     assert len(generator.requests) == 1
 
 
