@@ -335,16 +335,7 @@ def build_generation_worker(
     """
     with ExitStack() as stack:
         owner, limit, observer = shared.owners[number], shared.generations[number], base.watch.generations
-        recovery = Recovery(
-            base.database,
-            base.store,
-            base.storing,
-            lease=LEASE,
-            interval=LEASE.total_seconds() / 3,
-            on_end=shared.changes.ended,
-            on_unknown=observer.outcome_unknown,
-            retention=None if settings.generation_retention is None else timedelta(days=settings.generation_retention),
-        )
+        recovery = _build_recovery(settings, shared, base)
         tasks: tuple[RenditionWorker | Recovery | PeriodicTask, ...] = (
             lease_renewal(base.database, [owner], LEASE),
             recovery,
@@ -382,6 +373,20 @@ def build_generation_worker(
             recorded=shared.recorded,
             changes=shared.changes,
         )
+
+
+def _build_recovery(settings: Settings, shared: Shared, base: Base) -> Recovery:
+    days = settings.generation_retention
+    return Recovery(
+        base.database,
+        base.store,
+        base.storing,
+        lease=LEASE,
+        interval=LEASE.total_seconds() / 3,
+        on_end=shared.changes.ended,
+        on_unknown=base.watch.generations.outcome_unknown,
+        retention=None if days is None else timedelta(days=days),
+    )
 
 
 def _build_quotas(settings: Settings, shared: Shared, base: Base) -> Quotas:

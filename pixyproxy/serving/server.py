@@ -139,14 +139,7 @@ class Server:
             # Image bytes are compressed already, and details are small.
             compression=grpc.Compression.NoCompression,
         )
-        image_service_pb2_grpc.add_ImageServiceServicer_to_server(ImageServicer(application.images), self._server)
-        image_download_service_pb2_grpc.add_ImageDownloadServiceServicer_to_server(
-            ImageDownloadServicer(application.images), self._server
-        )
-        generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(
-            GenerationServicer(application.generations), self._server
-        )
-        usage_service_pb2_grpc.add_UsageServiceServicer_to_server(UsageServicer(application.usage), self._server)
+        _add_services(self._server, application)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if settings.channelz:
             channelz.add_channelz_servicer(self._server)
@@ -250,6 +243,18 @@ class _Health(health.HealthServicer):
         """End all watches with OK, after their last message."""
         for send in tuple(self._watches):
             send(None)
+
+
+def _add_services(server: grpc.Server, application: Application) -> None:
+    """Add PixyProxy's own services."""
+    image_service_pb2_grpc.add_ImageServiceServicer_to_server(ImageServicer(application.images), server)
+    image_download_service_pb2_grpc.add_ImageDownloadServiceServicer_to_server(
+        ImageDownloadServicer(application.images), server
+    )
+    generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(
+        GenerationServicer(application.generations), server
+    )
+    usage_service_pb2_grpc.add_UsageServiceServicer_to_server(UsageServicer(application.usage), server)
 
 
 def _connection_options(settings: Settings) -> tuple[tuple[str, int], ...]:

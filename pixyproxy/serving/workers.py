@@ -29,6 +29,8 @@ from pixyproxy.bootstrap import (
     open_base,
     open_current_database,
 )
+from pixyproxy.observability.exposition import MetricsExposition
+from pixyproxy.resource.connections import ConnectionLimits
 from pixyproxy.service.interfaces import UserServiceInterface
 from pixyproxy.serving.cores import can_choose_cores, choose_cores, give_way, stay_on, usable_cores
 from pixyproxy.serving.descriptors import limit_connections
@@ -141,45 +143,7 @@ def serve_together(
     cores = choose_cores(count, usable_cores())
     connections = limit_connections(settings, count)
     with closing(PortClaim(settings)) as claim, build_exposition(settings) as exposition:
-
-        def serve(number: int, lifeline: Lifeline) -> None:
-            claim.close()
-            stay_on(cores[number])
-            set_up_logging(settings.log_level, settings.log_format, gathers=True)
-            with (
-                heard(*END_SIGNALS) as told,
-                open_base(settings) as base,
-                build(settings, shared, base, rpc_worker=number) as application,
-            ):
-                if exposition is not None and number == 0:
-                    exposition.start()
-                server = Server(application, settings, connections, claim.port)
-                server.start()
-                lifeline.say_serving()
-                select.select([told.fileno(), lifeline.end], [], [])
-                _end_within(limits.drain(settings))
-                server.stop()
-
-        def generate(number: int, lifeline: Lifeline) -> None:
-            # It ends after the RPC workers, whose calls wait for it, even if the signal is sent to all processes.
-            for signal_number in END_SIGNALS:
-                signal.signal(signal_number, signal.SIG_IGN)
-            claim.close()
-            if exposition is not None:
-                exposition.leave()
-            shared.recorded.close_sender()
-            give_way()
-            with suppress(OSError):  # Nothing depends on it.
-                _COMMAND_NAME.write_text(GENERATION_WORKER_NAME, encoding="ascii")
-            set_up_logging(settings.log_level, settings.log_format, gathers=True)
-            with (
-                open_base(settings) as base,
-                build_generation_worker(settings, shared, base, number=number) as worker,
-            ):
-                # Garbage collection would spend 5% of the CPU time on the provider's package.
-                gc.freeze()
-                lifeline.say_serving()
-                worker.run(on_ending=partial(_end_within, limits.generation(settings)))
+        inherited = _Inherited(settings, shared, claim, exposition, limits)
 
         def all_serve() -> None:
             claim.close()
@@ -192,12 +156,16 @@ def serve_together(
             pass  # The tables are upgraded, or found too old, once and not by each process.
         specs = [
             *(
-                ProcessSpec(f"Generation worker {number}", partial(generate, number), on_end=lambda: None)
+                ProcessSpec(f"Generation worker {number}", partial(_generate, inherited, number), on_end=lambda: None)
                 for number in range(settings.generation_workers)
             ),
             *(
-                ProcessSpec(f"RPC worker {number}", partial(serve, number), partial(shared.clear, number))
-                for number in range(count)
+                ProcessSpec(
+                    f"RPC worker {number}",
+                    partial(_serve, inherited, connections, number, core),
+                    partial(shared.clear, number),
+                )
+                for number, core in enumerate(cores)
             ),
         ]
         # Forked processes share the memory of what their garbage collection leaves alone.
@@ -206,6 +174,64 @@ def serve_together(
         ended_well = Supervisor(specs, on_ending=shared.recorded.close_sender).run(all_serve)
     _logger.info("Stopped.")
     return ended_well
+
+
+@dataclass(frozen=True)
+class _Inherited:
+    """What the processes of a server inherit from the supervisor."""
+
+    settings: Settings
+    shared: Shared
+    claim: PortClaim
+    exposition: MetricsExposition | None
+    limits: EndLimits
+
+
+def _serve(inherited: _Inherited, connections: ConnectionLimits, number: int, core: int, lifeline: Lifeline) -> None:
+    """Run an RPC worker on a core of its own."""
+    settings, exposition = inherited.settings, inherited.exposition
+    inherited.claim.close()
+    stay_on(core)
+    set_up_logging(settings.log_level, settings.log_format, gathers=True)
+    with (
+        heard(*END_SIGNALS) as told,
+        open_base(settings) as base,
+        build(settings, inherited.shared, base, rpc_worker=number) as application,
+    ):
+        if exposition is not None and number == 0:
+            exposition.start()
+        server = Server(application, settings, connections, inherited.claim.port)
+        server.start()
+        lifeline.say_serving()
+        select.select([told.fileno(), lifeline.end], [], [])
+        _end_within(inherited.limits.drain(settings))
+        server.stop()
+
+
+def _generate(inherited: _Inherited, number: int, lifeline: Lifeline) -> None:
+    """Run a generation worker.
+
+    It ends after the RPC workers, whose calls wait for it, even if the signal is sent to all processes.
+    """
+    settings, exposition = inherited.settings, inherited.exposition
+    for signal_number in END_SIGNALS:
+        signal.signal(signal_number, signal.SIG_IGN)
+    inherited.claim.close()
+    if exposition is not None:
+        exposition.leave()
+    inherited.shared.recorded.close_sender()
+    give_way()
+    with suppress(OSError):  # Nothing depends on it.
+        _COMMAND_NAME.write_text(GENERATION_WORKER_NAME, encoding="ascii")
+    set_up_logging(settings.log_level, settings.log_format, gathers=True)
+    with (
+        open_base(settings) as base,
+        build_generation_worker(settings, inherited.shared, base, number=number) as worker,
+    ):
+        # Garbage collection would spend 5% of the CPU time on the provider's package.
+        gc.freeze()
+        lifeline.say_serving()
+        worker.run(on_ending=partial(_end_within, inherited.limits.generation(settings)))
 
 
 def _end_within(seconds: float) -> None:
