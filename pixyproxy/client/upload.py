@@ -64,7 +64,7 @@ class Upload:
                 sent += len(data)
                 if self._on_progress is not None:
                     self._on_progress(sent, self.size)
-        except Exception as failure:
+        except Exception as failure:  # gRPC would hide it; `pause_after` raises it in the thread of the caller.
             self._failure = failure
             # The server refuses a message without data; the end of the messages would be that of the image.
             yield pb.ImportImageRequest()

@@ -1,4 +1,4 @@
-"""The call that work is done for: how long its caller waits, and whether the caller has gone.
+"""The scope of a call: how long its caller waits, and whether the caller has gone.
 
 Author: djjay
 Date: 2026-11-20

@@ -96,12 +96,12 @@ class GenerationState(StrEnum):
 
 
 def broken_rule(rule: str) -> PydanticCustomError:
-    """Return the error of a validator whose rule a value breaks."""
+    """Return the error with which a validator refuses a value that breaks a rule."""
     return PydanticCustomError("rule", rule)
 
 
 def _must(holds: Callable[[Any], object], rule: str) -> AfterValidator:
-    """Return a validator that refuses what does not hold, with the rule that it breaks."""
+    """Return a validator that refuses values for which ``holds`` is false; ``rule`` is the message."""
 
     def check(value: Any) -> Any:
         if not holds(value):
@@ -112,7 +112,7 @@ def _must(holds: Callable[[Any], object], rule: str) -> AfterValidator:
 
 
 def _at_most(limit: int, what: str) -> BeforeValidator:
-    """Return a validator that counts values before each is looked at."""
+    """Return a validator that refuses more than ``limit`` values, before any of them is validated."""
 
     def check(values: Any) -> Any:
         if isinstance(values, (list, tuple)) and len(values) > limit:
@@ -159,7 +159,7 @@ def _check_filename(filename: str) -> str:
 
 
 def _without_repeats(tags: Iterable[str]) -> tuple[str, ...]:
-    """Keep the first of equal tags; the same text composed and decomposed (é) is one tag."""
+    """Return the tags without repetitions. Composed and decomposed forms of a text (é) are equal."""
     first_of_key: dict[str, str] = {}
     for tag in tags:
         first_of_key.setdefault(exact_key(tag), tag)

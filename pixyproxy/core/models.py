@@ -62,13 +62,13 @@ from pixyproxy.core.fields import (
 )
 
 MAX_USAGE_DAYS = 400
-# They are less than 4 MiB, over which gRPC clients refuse messages by default.
+# So many rows take less than 4 MiB, over which gRPC clients refuse messages by default.
 MAX_USAGE_ROWS = 10_000
 MAX_USD_PER_DAY = 1_000_000
 MAX_IMAGES_PER_DAY = 1_000_000_000
 MAX_GENERATIONS_AT_ONCE = 1_000_000
 UNLIMITED = -1
-"""In place of the limit of a user to whom the server's default does not apply."""
+"""Stored as the limit of a user who is exempt from the server's default."""
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 200
 MAX_IMPORT_BYTES = 64 * 1024 * 1024
@@ -83,12 +83,12 @@ def _is_unset(value: object) -> bool:
 
 
 def can_show(background: str | None, output_format: str | None) -> bool:
-    """Return whether an output format supports a background: JPEG has no transparency. None is an open choice."""
+    """Return whether an output format supports a background: JPEG has no transparency. None means not chosen."""
     return background != "transparent" or output_format != "jpeg"
 
 
 def can_compress(compression: int | None, output_format: str | None) -> bool:
-    """Return whether an output format supports a compression: PNG is lossless. None is an open choice."""
+    """Return whether an output format supports a compression: PNG is lossless. None means not chosen."""
     return compression is None or output_format != "png"
 
 
@@ -99,7 +99,7 @@ class Model(BaseModel):
 
     @classmethod
     def of_checked(cls, values: dict[str, Any]) -> Self:
-        """Make a model of valid values for all of its fields; it keeps the dict itself.
+        """Make a model from values for all of its fields that are known to be valid. The dict is not copied.
 
         Unlike ``model_construct``, it supports no aliases and no defaults; it is four times as fast.
         """
@@ -149,7 +149,7 @@ class GenerationOptions(Model):
     quality: Quality | None = None
     output_format: OutputFormat | None = None
     background: Background | None = None
-    # Left out where they are not set, so that requests of earlier releases keep their fingerprints.
+    # Omitted from the JSON if unset, so that requests of earlier releases keep their fingerprints.
     partial_images: PartialImages | None = Field(default=None, exclude_if=_is_unset)
     moderation: Moderation | None = Field(default=None, exclude_if=_is_unset)
     output_compression: Compression | None = Field(default=None, exclude_if=_is_unset)
@@ -242,7 +242,7 @@ class Image(ImageDetail):
 
 
 class ImageFile(Model):
-    """What a reader of an image's bytes needs of its detail.
+    """The part of an image's detail that reading its bytes needs.
 
     Attributes:
         guid: the image's guid.
@@ -320,7 +320,7 @@ class ImageCreation(Model):
     detail: ImageDetailCreate
     options: GenerationOptions = GenerationOptions()
     request_id: Guid | None = None
-    # Left out where they are not set, as the later options.
+    # Omitted if unset, like the later options.
     inputs: Annotated[tuple[ImageInput, ...], InputCount] = Field(default=(), exclude_if=_is_unset)
     mask: ImageInput | None = Field(default=None, exclude_if=_is_unset)
 
@@ -455,7 +455,7 @@ class Thumbnails:
 
 
 class GenerationDetail(Model):
-    """What is shown of a generation.
+    """A generation as callers see it.
 
     Attributes:
         guid: its name.
@@ -489,14 +489,14 @@ class GenerationDetail(Model):
 
 
 class GenerationKey(Model):
-    """Which generation: by its guid or by the request id of one of the caller's own requests, of which one is set."""
+    """Names a generation, either by its guid or by the request id of one of the caller's own requests."""
 
     guid: Guid | None = None
     request_id: Guid | None = None
 
 
 class GenerationFilter(Model):
-    """Which generations to list; all that is set must hold.
+    """Conditions for generations; a generation must meet all that are set.
 
     A later field needs ``exclude_if=_is_unset``, as for ``ImageFilter``.
 
@@ -546,7 +546,7 @@ class PartialImage(Model):
 
 
 class UsageGrouping(StrEnum):
-    """What the rows of a summary are by; the values are the names of the fields."""
+    """What the rows of a summary may be grouped by; the values are the names of the fields."""
 
     AUTHOR = "author"
     MODEL = "model"
@@ -559,7 +559,7 @@ class UsageRequest(Model):
     Attributes:
         start: the beginning of the period; None for that of the month of its last day.
         end: its end, exclusive; None for the present.
-        group_by: what the rows are by; empty for a single row.
+        group_by: what to group the rows by; empty for a single row.
         author: the username of the author; None for the caller, for an admin everybody.
     """
 
@@ -573,11 +573,11 @@ class UsageRow(Model):
     """What was spent in a group.
 
     Attributes:
-        author: the username of the author, or empty if the rows are not by author.
-        model: the model; empty as well.
-        day: the day in UTC as YYYY-MM-DD; empty as well.
+        author: the username of the author; empty unless the rows are grouped by author.
+        model: the model; empty unless the rows are grouped by model.
+        day: the day in UTC as YYYY-MM-DD; empty unless the rows are grouped by day.
         images: how many images were generated.
-        unknown_outcomes: how many generations may have been billed without an image; in no other number.
+        unknown_outcomes: how many generations may have been billed without an image; no other number includes them.
         input_tokens: the input tokens of the images, as far as they are known.
         output_tokens: the output tokens of the images, as far as they are known.
         nano_usd: their costs, as far as they are known.
@@ -604,9 +604,9 @@ class QuotaName(StrEnum):
 
 
 class QuotaLimits(Model):
-    """The limits of an author; None if there is none. Days are those of UTC.
+    """The limits of an author; None means no limit. Days are those of UTC.
 
-    As it is stored for a user, None is the server's default, and ``UNLIMITED`` no limit.
+    In the stored limits of a user, None means the server's default, and ``UNLIMITED`` no limit.
 
     Attributes:
         nano_usd_per_day: the most that may be spent on a day, in billionths of a US dollar.

@@ -1,7 +1,7 @@
 """The provider's documented limits for the models gpt-image-2 and gpt-image-2.5.
 
-They are those of the package ``openai`` 3.54. Nothing is known of other models, also of later dates of these: what
-those refuse is for the provider to say.
+They are those of the package ``openai`` 3.54. The limits of other models, including later snapshots of these, are not
+known, so that only the provider refuses what they do not support.
 
 Author: djjay
 Date: 2026-11-21
@@ -15,7 +15,7 @@ _SIZE_STEP = 16
 _MAX_RATIO = 3
 _MAX_EDGE = 3840
 _MAX_PIXELS = 3840 * 2160
-# "Less than 50MB" and "less than 4MB": in the larger reading, because only what is impossible is refused here.
+# "Less than 50MB" and "less than 4MB", read as MiB: nothing is refused here that the provider may accept.
 _MAX_INPUT_BYTES = 50 * 1024 * 1024
 _MAX_MASK_BYTES = 4 * 1024 * 1024
 _FIRST_MODELS = frozenset({"gpt-image-2", "gpt-image-2-2026-04-21"})
@@ -44,7 +44,7 @@ def size_problem(size: str) -> str | None:
 
 
 def nearest_size(width: int, height: int) -> tuple[int, int]:
-    """Return the largest size in pixels that breaks no rule and is not larger than another one, if there is any."""
+    """Return the largest size in pixels that the provider accepts within the given one, if there is one."""
     scale = min(1.0, _MAX_EDGE / max(width, height), math.sqrt(_MAX_PIXELS / (width * height)))
     width, height = (max(_SIZE_STEP, int(edge * scale) // _SIZE_STEP * _SIZE_STEP) for edge in (width, height))
     return min(width, _MAX_RATIO * height), min(height, _MAX_RATIO * width)

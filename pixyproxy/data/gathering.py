@@ -47,7 +47,7 @@ class GatheredReads(Generic[Key, Value]):
         return query.value(number)
 
     def _wait(self, query: _Query[Key, Value], signal: threading.Lock) -> bool:
-        """Wait until a query has run, or until this thread is to run it; return whether it is to."""
+        """Wait until a query has run, or until this thread must run it; return True in the second case."""
         if not signal.acquire(timeout=self._longest_wait):
             with self._lock:
                 if query is self._next and query is not self._running:

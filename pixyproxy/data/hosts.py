@@ -15,7 +15,7 @@ class Host(NamedTuple):
 
 
 class HostOrder:
-    """Hosts of one database: those that have not failed as they were given, then the one whose failure is oldest.
+    """The hosts of one database: first those that have not failed, as given, then the others, the oldest failure first.
 
     So all processes begin with the same host, and none returns to a host that has failed before the next one fails.
     """

@@ -1,4 +1,4 @@
-"""Conditions in SQL, above all on the columns of images."""
+"""SQL conditions, mainly on the columns of images."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Conditions:
         if wanted.created_before is not None:
             self.add(f"{time} < :created_before", created_before=wanted.created_before)
         if after is not None:
-            # In this form both servers walk the index from the position, with (a, b) < (x, y) neither does.
+            # In this form both servers read the index from the position on; with (a, b) < (x, y), neither does.
             start = f"{time} <= :after_created_at AND ({time} < :after_created_at OR {table}.id < :after_id)"
             self.add(start, after_created_at=after.created_at, after_id=after.id)
 

@@ -44,7 +44,7 @@ class MigrationLease:
         """Initialize without taking the lease.
 
         Args:
-            poll_interval: seconds between two looks at the lease of another process.
+            poll_interval: seconds between two polls of the lease of another process.
         """
         self._holder = new_guid()
         self._poll_interval = poll_interval

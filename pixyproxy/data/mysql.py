@@ -87,13 +87,13 @@ _DIAGNOSES = {
 }
 _OTHER_REFUSAL = "The database server at {host}:{port} cannot be used: it or its client library reports error {number}."
 _ROWS_PER_INSERT = 500
-# A dead connection fails at once. Where a statement takes longer to fail, the network has lost the server or the server
-# hangs, and a new connection would wait as long again.
+# On a dead connection a statement fails at once. If it takes longer to fail, the server hangs or the network drops its
+# packets, and a new connection would take as long again.
 _SILENCE_SECONDS = 0.5
-# A server of several that has become read-only is read from for no longer.
+# With several hosts, a server that has become read-only may still be read from for so long.
 _WRITABLE_SECONDS = 1.0
-# A primary of Group Replication that goes on after it was frozen takes itself for the primary until the group tells it
-# otherwise. With this consistency, the start of a transaction waits for the group; a SELECT without a table does not.
+# A primary of Group Replication that resumes after a freeze acts as the primary until it hears from the group. With
+# this consistency, the start of a transaction waits for the group; a SELECT without a table does not.
 _HEAR_THE_GROUP = (
     "SET SESSION group_replication_consistency = 'BEFORE'",
     "START TRANSACTION",
@@ -260,7 +260,7 @@ class MySQLDatabase(Database):
         return takes_writes
 
     def _may_have_become_read_only(self, connection: Any) -> bool:
-        """Tell whether it is time to look: a primary that was frozen is a secondary afterwards, on old connections."""
+        """Tell whether to check the server again: a primary that was frozen may since have become a secondary."""
         return len(self._hosts) > 1 and time.monotonic() - self._writable_at[connection] > _WRITABLE_SECONDS
 
     def _diagnosis(self, text: str, host: Host, number: int | None = None) -> str:
@@ -318,10 +318,10 @@ class _MySQLContext(DatabaseContext):
         self._in_transaction = False
 
     def require(self, is_right: Callable[[Any], bool]) -> None:
-        """Replace the connection by a new one unless it is right.
+        """Replace the connection by a new one unless ``is_right`` accepts it.
 
         Raises:
-            DBConnectionError: no connection is right.
+            DBConnectionError: the new one is not accepted either.
         """
 
         def check() -> None:
@@ -462,7 +462,7 @@ def _to_mysql(parameters: Parameters) -> dict[str, Any]:
 
 
 def _wait_for_group(connection: Any) -> None:
-    """Wait until a member of Group Replication has applied what the group knows; other servers are not asked.
+    """Wait until a member of Group Replication has applied the transactions of its group; return at once elsewhere.
 
     Raises:
         mysql.connector.Error: the server is no longer in its group.

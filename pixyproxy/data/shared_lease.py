@@ -1,4 +1,4 @@
-"""Leases that one of all servers on a database has at a time, also on the nodes of a cluster."""
+"""Leases that only one server on a database has at a time, whichever node of a cluster it uses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pixyproxy.data.transactions import in_transaction
 
 
 class SharedLease:
-    """A lease by the clock of the database. It saves work; that two have it for a moment must do no harm."""
+    """A lease by the clock of the database. It only avoids duplicate work: two servers may briefly have it at once."""
 
     def __init__(self, database: Database, name: str, duration: timedelta) -> None:
         """Initialize without taking the lease; ``name`` is the server value that says who holds the lease."""

@@ -1,7 +1,7 @@
 """The threads that run calls, and the queue of calls that wait for one.
 
-A waiting call holds no thread, only 15 KiB of memory. gRPC hands calls to a thread pool before it gives anybody their
-context, so the queue reads what it needs from the arguments.
+A waiting call holds no thread, only 15 KiB of memory. gRPC submits a call to the thread pool before it creates the
+call's context, so the queue reads what it needs from the arguments.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class Wait:
 
 
 class _Waits:
-    """Waits in the order of their beginning, of which there may be a limited number, or size."""
+    """Waits in the order in which they began, with a limit on their number, or on their size."""
 
     def __init__(self, limit: float) -> None:
         self._limit = limit
@@ -79,7 +79,7 @@ class _Waits:
 
     @contextmanager
     def during(self, wait: Wait) -> Iterator[Wait]:
-        """Have a wait during a context."""
+        """Include a wait for the duration of a context."""
         with self._lock:
             self._waits[wait] = None
         try:
@@ -89,7 +89,7 @@ class _Waits:
                 del self._waits[wait]
 
     def until_end(self, wait: Wait, on_end: Callable[[], object] = lambda: None) -> None:
-        """Have a wait until its call has ended; then call ``on_end``."""
+        """Include a wait until its call has ended; then call ``on_end``."""
 
         def end() -> None:
             with self._lock:
@@ -102,7 +102,7 @@ class _Waits:
             end()
 
     def excess(self, before: float) -> list[Wait]:
-        """Return what is over the limit of what began before a time: the oldest, first of connections with the most."""
+        """Return the excess of waits that began before a time: of the connections with the most, the oldest first."""
         waits = [wait for wait in self if wait.since < before]
         excess = sum(wait.size for wait in waits) - self._limit
         if excess <= 0:

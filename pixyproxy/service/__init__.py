@@ -1,1 +1,1 @@
-"""What PixyProxy does, free of transport: the use cases of images and of users."""
+"""The operations of PixyProxy, independent of transport: images, generations, usage and users."""

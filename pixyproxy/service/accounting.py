@@ -1,4 +1,4 @@
-"""Keeps the usage in the background: what images of earlier releases cost, and the sums by day."""
+"""Maintains the usage in the background: the costs of images of earlier releases, and the sums by day."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _LONGEST_TAIL = 100
 
 
 def accountant(database: Database, prices: PriceList, interval: float = 10.0) -> PeriodicTask:
-    """Return the task that keeps the usage. Any number of servers may run it at the same time.
+    """Return the task that maintains the usage. Any number of servers may run it at the same time.
 
     Args:
         database: the database.
         prices: the price list.
-        interval: the seconds between two looks for something to do.
+        interval: the seconds between two polls while there is nothing to do.
     """
 
     def account() -> float:

@@ -31,7 +31,7 @@ def writing_audit_log(
         database: where the lines are committed.
         log: where they go.
         outcome_of: returns the fields for an error.
-        interval: the seconds between two looks for lines.
+        interval: the seconds between two polls.
         retry_interval: the seconds until the next attempt after a failure.
     """
 

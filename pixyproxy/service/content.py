@@ -1,4 +1,4 @@
-"""The bytes of an image on their way to a reader."""
+"""Reads the bytes of images in chunks, and checks them."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _MAX_TRUSTED = 10_000
 class TrustedContents:
     """Stored bytes that were checked a moment ago and not written to since. They are not hashed again.
 
-    Only changes of bits beneath the file system go unnoticed for that time. docs/performance.md has what it gains. Safe
-    for use by many threads.
+    During that time, only bits that flip beneath the file system go unnoticed. docs/performance.md measures the gain.
+    Safe for use by many threads.
     """
 
     def __init__(self, seconds: float = 60.0) -> None:
@@ -69,7 +69,7 @@ class ImageContent:
         """Read bytes of an image or of a rendition.
 
         Args:
-            image: the image, or what differs in the rendition in its place.
+            image: the image; for a rendition, with the values of that.
             reader: the bytes, or None if the caller has them already.
             offset: the first byte to read.
             count: the number of bytes to read.

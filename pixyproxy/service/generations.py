@@ -1,4 +1,4 @@
-"""Generations as a resource: what became of recorded requests, from their start to their end."""
+"""Generations as a resource: the progress and the outcome of recorded requests."""
 
 from __future__ import annotations
 

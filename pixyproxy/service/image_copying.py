@@ -1,7 +1,7 @@
 """Copies the bytes of all images from one store into another, while servers are running.
 
-Copies that are verified are recorded page by page, so that a copying that is interrupted continues from there, and a
-second one copies only new images. Images are not changed.
+Verified copies are recorded page by page: a run that was interrupted continues from there, and a later run copies only
+new images. Images are not changed.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def search_indexer(database: Database, interval: float = 5.0, step: SealingStep 
 
     Args:
         database: the database.
-        interval: the seconds between two looks at a short tail.
+        interval: the seconds between two polls of a short tail.
         step: how much to seal in one transaction.
     """
     lease = _lease(database)

@@ -68,7 +68,7 @@ class PageTokens:
             InvalidFieldError: the token is invalid, or belongs to another caller or to other filters.
         """
         try:
-            # Of what has the right length, one "=" was removed.
+            # A token of the right length lacks one "=".
             data = base64.b64decode(token + "=", altchars=b"-_", validate=True)
             if len(data) != _NONCE_LENGTH + _POSITION.size + _TAG_LENGTH:
                 raise ValueError

@@ -1,4 +1,4 @@
-"""What was spent: images, tokens and costs; and what may be spent."""
+"""Usage, which is images, tokens and costs, and quotas."""
 
 from __future__ import annotations
 

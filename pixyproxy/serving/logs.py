@@ -56,7 +56,7 @@ class GatheringHandler(logging.Handler):
         """Queue a line for writing. The caller holds the handler's lock."""
         try:
             self._lines.append(self.format(record) + "\n")
-        except Exception:
+        except Exception:  # As every handler does: an error of the log must not end a call.
             self.handleError(record)
         if record.levelno >= logging.ERROR or len(self._lines) >= _MAX_GATHERED:
             self.flush()

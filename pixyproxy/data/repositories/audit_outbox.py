@@ -87,7 +87,7 @@ class AuditOutboxRepository(Repository):
         return self._context.fetch_values("SELECT id FROM audit_outbox ORDER BY id LIMIT :limit", {"limit": limit})
 
     def lock(self, ids: Sequence[int], database: Database) -> list[PendingLine]:
-        """Return those of some lines that are still there, in their order; others who lock them wait."""
+        """Lock and return those of the lines that still exist, in order; other transactions that lock them wait."""
         rows = self._context.fetch_all(
             f"SELECT id, line, error FROM audit_outbox WHERE id IN ({in_list(ids)}) ORDER BY id{database.for_update}",  # noqa: S608
             {},

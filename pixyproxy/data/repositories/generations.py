@@ -1,4 +1,4 @@
-"""The generations: every request to generate an image, recorded before the provider is asked, and what became of it.
+"""The generations: every request to generate an image, recorded before the provider is asked, and its outcome.
 
 The table is the queue, too: generation workers of any server claim from it. It also has the request ids of imports,
 which must differ from those of generations.
@@ -69,7 +69,7 @@ class Generation:
 
     @property
     def is_leased(self) -> bool:
-        """Whether a process works on it that is alive, as far as can be known."""
+        """Whether a process works on it that counts as alive."""
         return self.is_owned and self.lease_expires_at >= datetime.now(UTC)
 
     def age(self) -> float:
@@ -83,7 +83,7 @@ class RequestContext:
 
     Attributes:
         call_id: its id in the log.
-        trace_headers: what makes others' work a part of its trace.
+        trace_headers: the headers that continue its trace.
         deadline_at: when its caller stops waiting, or None for never.
         is_detached: whether the generation goes on when nobody waits for it.
     """
@@ -96,14 +96,14 @@ class RequestContext:
 
 @dataclass(frozen=True)
 class QueuedGeneration:
-    """A generation with all that it takes to run it.
+    """A queued generation, and what is needed to run it.
 
     Attributes:
         generation: the generation.
         creation: its request.
         author: who it is for.
         context: the call that it was recorded for.
-        limits: those stored for its author, None for no row.
+        limits: the stored limits of its author, or None.
         is_author_removed: whether its author was removed.
     """
 
@@ -172,7 +172,7 @@ class GenerationRepository(LeasedRepository):
     def queue_again(
         self, generation: Generation, creation: ImageCreation, context: RequestContext
     ) -> Generation | None:
-        """Queue a generation again that has cost nothing; return None if it has changed since it was read."""
+        """Queue a generation that has cost nothing again; return None if it has changed since it was read."""
         queued = self._change(
             """
             UPDATE generations
@@ -203,7 +203,7 @@ class GenerationRepository(LeasedRepository):
     # --- Read ----------------------------------------------------------------------------------------------------
 
     def find(self, author_id: int, request_id: str) -> Generation | None:
-        """Return the generation that an author has asked for under a request id, or None."""
+        """Return the generation that an author has requested with a request id, or None."""
         found = self._select(
             "author_id = :author_id AND request_id = :request_id", author_id=author_id, request_id=request_id
         )
@@ -240,7 +240,7 @@ class GenerationRepository(LeasedRepository):
         return self._context.fetch_value("SELECT deadline_at FROM generations WHERE id = :id", {"id": generation_id})
 
     def count_queued(self) -> dict[int, int]:
-        """Return, for each author who has any, how many generations wait to be claimed."""
+        """Return the number of queued generations of each author who has any."""
         rows = self._context.fetch_all(
             "SELECT author_id, COUNT(*) AS queued FROM generations WHERE state = :state GROUP BY author_id",
             {"state": GenerationState.QUEUED.value},
@@ -250,9 +250,10 @@ class GenerationRepository(LeasedRepository):
     # --- Claim ---------------------------------------------------------------------------------------------------
 
     def oldest_queued(self, left_out: Collection[int] = ()) -> tuple[dict[int, int], int]:
-        """Return, for each author who has any, the id of the oldest generation that may be claimed now.
+        """Find the generations that may be claimed now, except those whose ids are in ``left_out``.
 
-        Returns also how many may be claimed, of all authors. Those with an id of ``left_out`` do not count.
+        Returns:
+            The id of the oldest one of each author who has any, and the number of all.
         """
         others = f"AND id NOT IN ({in_list(left_out)})" if left_out else ""
         rows = self._context.fetch_all(
@@ -295,7 +296,7 @@ class GenerationRepository(LeasedRepository):
             generation_id: its id.
             owner: the worker.
             lease: how long its lease lasts.
-            model: the model that is going to be asked, for the usage.
+            model: the model that it is submitted to, for the usage.
             reserved_nano_usd: what it costs at most, or None if that is unknown.
         """
         now = datetime.now(UTC)
@@ -316,7 +317,7 @@ class GenerationRepository(LeasedRepository):
         return now if is_submitted else None
 
     def renew_leases(self, owners: Sequence[str], lease: timedelta) -> None:
-        """Say that the owners of submitted generations are alive."""
+        """Renew the leases of all submitted generations of some owners."""
         names, parameters = named_list("owner", owners)
         self._context.execute(
             f"UPDATE generations SET lease_expires_at = :lease_expires_at WHERE owner IN ({names}) AND state = :state",  # noqa: S608
@@ -324,7 +325,7 @@ class GenerationRepository(LeasedRepository):
         )
 
     def expire_leases(self, owner: str) -> None:
-        """Let the leases end of an owner that is dead for certain, and nobody renew them."""
+        """End the leases of an owner that has certainly died, so that nobody renews them."""
         self._change(
             """
             UPDATE generations SET lease_expires_at = :past, owner = :nobody

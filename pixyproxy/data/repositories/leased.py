@@ -1,4 +1,4 @@
-"""What the repositories of rows have in common that a worker claims and owns under a lease."""
+"""The base class of repositories whose rows are claimed by a worker, which owns them under a lease."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ class LeasedRepository(Repository):
     """A repository of such rows.
 
     Attributes:
-        states: the states of a row. In SQL, the name of one in lower case is a parameter that stands for it.
+        states: the states of a row.
     """
 
     states: ClassVar[type[Enum]]
 
     def _change(self, sql: str, **parameters: Any) -> bool:
-        """Run a statement, which may name all states, nobody and now; return whether it has changed one row."""
+        """Run a statement; return whether it has changed one row.
+
+        Besides ``parameters`` it may use ``:nobody``, ``:now``, and the name of each state in lower case.
+        """
         usual = {
             **{state.name.lower(): state.value for state in self.states},
             "nobody": NOBODY,

@@ -42,9 +42,9 @@ class QuotaRepository(Repository):
         return self._select(author_id) or QuotaLimits()
 
     def lock(self, author_id: int) -> QuotaLimits:
-        """Return the stored limits of a user who has a row, and make other transactions wait that lock them.
+        """Lock the row of a user, and return the stored limits; other transactions that lock it wait.
 
-        To read what earlier ones have changed, it must come before any other query of the transaction. The row is
+        It must be the first query of the transaction, which then sees what earlier ones have changed. The row is
         changed, because the nodes of a cluster do not know one another's locks: of two that change a row, one fails.
         """
         self._context.execute(

@@ -83,10 +83,10 @@ class UsageRepository(Repository):
         return self._context.fetch_values("SELECT id FROM usage_tail ORDER BY id LIMIT :limit", {"limit": limit})
 
     def fold(self, ids: Sequence[int], database: Database) -> None:
-        """Add those of these rows to the days that are still in the tail, in a transaction of its own.
+        """Move rows from the tail to the sums, unless another server has done so, in a transaction of its own.
 
         Args:
-            ids: the ids of the oldest rows. Because all others begin with the oldest as well, they wait here.
+            ids: the ids of the oldest rows. All servers begin with the oldest, so that the others wait here.
             database: the database of this context.
         """
         columns = ", ".join((*_KEY, *_STORED))
@@ -127,7 +127,7 @@ class UsageRepository(Repository):
         Args:
             first: the first day.
             last: the last day.
-            group_by: what the rows are by; without anything there is one row in any case.
+            group_by: what to group the rows by; if it is empty, there is always one row.
             caller: whose usage is counted, unless it is an admin.
             author: the username of the only author whose usage is counted, or None.
             limit: the most rows.

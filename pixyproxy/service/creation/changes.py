@@ -1,4 +1,4 @@
-"""Tells the RPC workers of a server which generations have changed, so that the calls that wait for them look at once.
+"""Reports changes of generations to the RPC workers of a server, so that waiting calls need not wait for the next poll.
 
 The local signal of each RPC worker carries the ids of generations: positive for those that have ended or are queued
 again, which concern every waiting call, and negative for those that have only come further, which concern watchers.
@@ -27,11 +27,11 @@ class GenerationChanges:
         self._signals = signals
 
     def ended(self, generation_id: int) -> None:
-        """Tell that a generation has ended or is queued again."""
+        """Report that a generation has ended or is queued again."""
         self._send(generation_id)
 
     def progressed(self, generation_id: int) -> None:
-        """Tell of any other change of a generation."""
+        """Report any other change of a generation."""
         self._send(-generation_id)
 
     def _send(self, number: int) -> None:

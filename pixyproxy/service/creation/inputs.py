@@ -86,7 +86,7 @@ class EditInputs:
 
     @contextmanager
     def opened(self, request: GenerationRequest, creation: ImageCreation) -> Iterator[GenerationRequest]:
-        """Give a request to the provider with the inputs of the recorded one, all open; close them at the end.
+        """Yield the request with the inputs of the recorded one, which are open until the end of the context.
 
         Raises:
             InputUnreadableError: one was deleted, is damaged, or cannot be opened.
@@ -138,13 +138,13 @@ class PinnedInput:
         name: str,
         explain: Callable[[PixyProxyException], PixyProxyException],
     ) -> None:
-        """Read out of ``reader``, which is closed with this.
+        """Read from ``reader``, which is closed with this object.
 
         Args:
             reader: the stored bytes.
             content_type: their media type.
-            sha256: what they had when the generation was recorded.
-            name: the field of the request, which the file name is made of.
+            sha256: their SHA-256 when the generation was recorded.
+            name: the field of the request, from which the file name is made.
             explain: returns the error for callers.
         """
         self.name = f"{re.sub(r'[^a-z0-9]+', '-', name).strip('-')}.{content_type.removeprefix('image/')}"

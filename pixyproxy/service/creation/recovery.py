@@ -162,7 +162,7 @@ class Recovery:
         return self._interval
 
     def _finish_known(self) -> None:
-        """Record how the generations ended that are known to have ended."""
+        """Record the ends of generations that could not be recorded at once."""
         for generation, finish in list(self._unfinished.values()):
             if self._attempt(generation.image_guid, call, finish):
                 self._on_end(generation.id)
@@ -182,7 +182,7 @@ class Recovery:
         self._list_at = time.monotonic() + self._store.listing_interval
 
     def _discard_imports(self) -> None:
-        """Delete what imports have stored whose servers have died."""
+        """Have the bytes of imports deleted whose servers have died."""
         with self._database.reading() as context:
             expired = PendingImportRepository(context).get_expired(_ROWS_A_RUN)
 
@@ -241,7 +241,7 @@ class Recovery:
             step(item)
         except DBConnectionError:
             raise
-        except Exception as error:
+        except Exception as error:  # One image must not keep the others from being recovered.
             is_foreseen = isinstance(error, PixyProxyException)
             self._report(guid, f"cannot be recovered or deleted; retrying: {for_log(error)}", traceback=not is_foreseen)
             return False

@@ -34,13 +34,13 @@ class _Waiter:
         self.ended: Generation | None = None
         self.error: PixyProxyException | None = None
 
-    def look(self, generation: Generation) -> None:
-        """See how far the generation has come."""
+    def observe(self, generation: Generation) -> None:
+        """End the wait if the generation has ended."""
         if generation.state.is_final:
             self.ended = generation
             self.is_woken.set()
 
-    def tell(self, error: PixyProxyException) -> None:
+    def fail(self, error: PixyProxyException) -> None:
         """End the wait with an error."""
         self.error = error
         self.is_woken.set()
@@ -67,17 +67,17 @@ class Watcher(_Waiter):
             raise self.error
         return not self._call.is_over
 
-    def look(self, generation: Generation) -> None:
-        """See how far the generation has come, and wake the thread after a change."""
+    def observe(self, generation: Generation) -> None:
+        """Wake the thread if the generation has changed."""
         now = (generation.state, generation.attempts, generation.partials)
         if now != self._seen:
             self._seen = now
             self.is_woken.set()
 
-    def tell(self, error: PixyProxyException) -> None:
+    def fail(self, error: PixyProxyException) -> None:
         """End the wait with an error, unless that only says that the generation stays queued."""
         if isinstance(error, DBConnectionError | ConflictError | ServerStoppingError):
-            super().tell(error)
+            super().fail(error)
 
 
 class WaitingCalls:
@@ -175,7 +175,7 @@ class WaitingCalls:
             self._waiters[generation_id].append(waiter)
             if self._watches_are_over:
                 _end_watch(waiter)
-        # Wakes the thread. A watcher is told at once how far the generation has come.
+        # This wakes the thread, which queries the generation at once for a watcher.
         GenerationChanges([self._changed]).progressed(generation_id)
         try:
             yield waiter
@@ -240,15 +240,15 @@ class WaitingCalls:
     def _deliver(self, generation: Generation) -> None:
         with self._lock:
             for waiter in self._waiters.get(generation.id, ()):
-                waiter.look(generation)
+                waiter.observe(generation)
 
     def _fail(self, ids: Collection[int], error: PixyProxyException) -> None:
         with self._lock:
             for waiter in (waiter for generation_id in ids for waiter in self._waiters.get(generation_id, ())):
-                waiter.tell(error)
+                waiter.fail(error)
 
 
 def _end_watch(waiter: _Waiter) -> None:
     """End the wait of a call that watches a generation; other calls go on waiting."""
     if isinstance(waiter, Watcher):
-        waiter.tell(ServerStoppingError("The server is stopping; watch the generation again."))
+        waiter.fail(ServerStoppingError("The server is stopping; watch the generation again."))

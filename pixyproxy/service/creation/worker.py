@@ -208,7 +208,7 @@ class GenerationWorker:
         return self._until_retry() if self._queue_is_empty else None
 
     def _begin_one(self, oldest: Mapping[int, int], permit: Permit) -> bool:
-        """Submit one of these generations, by author: the first that is possible, of who was served longest ago."""
+        """Submit the first of these generations that can be submitted; the author served longest ago comes first."""
         for author_id in sorted(oldest, key=lambda author_id: (self._served_at.get(author_id, 0.0), oldest[author_id])):
             queued = self._read(oldest[author_id])
             if queued is not None and self._begin(queued, permit):

@@ -79,7 +79,7 @@ class ImageImporter:
             max_bytes: the most bytes of an image.
             longest_write: how long storing and committing may take; after that, the import counts as dead.
             min_rate: the bytes that must come per second, on average.
-            slow_start: seconds without that rule.
+            slow_start: the seconds at the beginning in which that does not apply.
         """
         self._database = database
         self._store = store
@@ -159,7 +159,7 @@ class ImageImporter:
             if winner is None:
                 raise CredentialsInvalidError("The user has been removed.") from error
             return winner
-        except Exception:
+        except Exception:  # Whatever failed, the bytes must not stay.
             self._discard(detail.guid)
             raise
         return image

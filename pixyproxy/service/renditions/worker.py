@@ -132,7 +132,7 @@ class RenditionWorker:
             self._fail(claim, ContentDamagedError("The stored bytes of the image cannot be decoded."))
         except PixyProxyException as error:
             self._fail(claim, error)
-        except Exception:
+        except Exception:  # The image may be the cause: without a recorded failure, its calls would wait in vain.
             _logger.exception("A rendition of the image %s cannot be made.", claim.image_guid)
             self._fail(claim, PixyProxyException("The rendition cannot be made."))
 
