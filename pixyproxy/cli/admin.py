@@ -27,6 +27,7 @@ from pixyproxy.bootstrap import (
 from pixyproxy.cli import has_terminal, warn
 from pixyproxy.cli.failures import FAILED, NOT_FOUND, refuse
 from pixyproxy.cli.help import Command
+from pixyproxy.cli.options import STDIO
 from pixyproxy.cli.texts import json_line, printable
 from pixyproxy.core.exceptions import (
     ConfigurationError,
@@ -282,7 +283,7 @@ def salvage(guid: str, output: str) -> None:
     The command itself is among those for generations.
     """
     settings = _load_settings()
-    is_stdout = output == "-"
+    is_stdout = output == STDIO
     if is_stdout and sys.stdout.isatty():
         refuse("What is kept is not written to a terminal: redirect it to a file or a program.")
     try:

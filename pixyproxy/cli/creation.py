@@ -20,6 +20,7 @@ from pixyproxy.cli.failures import (
     command_line,
     creation_again,
     explain,
+    propose,
     refuse,
     show_command_to_repeat,
     status_of,
@@ -27,11 +28,9 @@ from pixyproxy.cli.failures import (
 from pixyproxy.cli.fetching import checked_target, save
 from pixyproxy.cli.generations import generate
 from pixyproxy.cli.like import options_like
-from pixyproxy.cli.options import AsJson, Force, Show, Tags, request_id_of
+from pixyproxy.cli.options import STDIO, AsJson, Force, Show, Tags, request_id_of
 from pixyproxy.cli.texts import file_name, printable
 from pixyproxy.client import ImageDetail, TryLaterError, Visibility
-
-_STDIO = "-"
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -176,7 +175,7 @@ def _make(
     if prompt is None and not like:
         refuse("Give a prompt, or an image with --like.")
     target = None if output is None else checked_target(output, force=force)
-    standard_input = _read_prompt() if prompt == _STDIO else None
+    standard_input = _read_prompt() if prompt == STDIO else None
     with connect(must_sign_in=True) as client:
         given = {name: value for name, value in options.items() if value not in ("", None)}
         given["visibility"] = Visibility.PUBLIC if public else Visibility.PRIVATE
@@ -199,8 +198,10 @@ def _print_created(image: ImageDetail, as_json: bool) -> None:
     except BrokenPipeError:
         raise  # Who read the output has what they wanted.
     except OSError as error:
-        warn(f"The image was generated, but its details cannot be written: {error.strerror}. To see them, run:")
-        typer.echo(f"  {command_line('get', image.guid)}", err=True)
+        propose(
+            f"The image was generated, but its details cannot be written: {error.strerror}. To see them, run:",
+            command_line("get", image.guid),
+        )
         raise typer.Exit(FAILED) from error
 
 

@@ -179,5 +179,10 @@ def refuse(message: str, status: int = REFUSED) -> NoReturn:
 
 def show_command_to_repeat(command: str, *, without: str = "paying twice") -> None:
     """Show the command that repeats a request, and say what does not happen then."""
-    warn(f"To repeat the request without {without}, run:")
+    propose(f"To repeat the request without {without}, run:", command)
+
+
+def propose(message: str, command: str) -> None:
+    """Show a message, and beneath it the command that it proposes."""
+    warn(message)
     typer.echo(f"  {command}", err=True)

@@ -10,16 +10,13 @@ from typing import Annotated, Literal, NoReturn, cast
 
 import typer
 
-from pixyproxy.cli import warn
 from pixyproxy.cli.connection import ServerClient, ServerCommand, connect
 from pixyproxy.cli.display import bar
-from pixyproxy.cli.failures import FAILED, INTERRUPTED, command_line, refuse
-from pixyproxy.cli.options import AsJson, Force, Guid
+from pixyproxy.cli.failures import FAILED, INTERRUPTED, command_line, propose, refuse
+from pixyproxy.cli.options import STDIO, AsJson, Force, Guid
 from pixyproxy.cli.texts import file_name, json_line, printable
 from pixyproxy.client import ContentInfo, Rendition
 from pixyproxy.client.download import file_to_write
-
-_STDIO = "-"
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -54,7 +51,7 @@ def fetch(
     where it stopped. The whole file is verified.
     """
     rendition = None if pixels is None else cast(Rendition, int(pixels))
-    if output == _STDIO:
+    if output == STDIO:
         _write_to_stdout(guid, rendition)
         return
     target = checked_target(output or ".", force=force)
@@ -97,14 +94,11 @@ def save(
     except FileExistsError as error:
         _refuse_existing(path, error)
     except OSError as error:
-        warn(
-            f"{printable(str(path))} cannot be written: {error.strerror}. The server keeps the image. To save it, run:"
-        )
-        typer.echo(f"  {again}", err=True)
+        problem = f"{printable(str(path))} cannot be written: {error.strerror}."
+        propose(f"{problem} The server keeps the image. To save it, run:", again)
         raise typer.Exit(FAILED) from error
     except KeyboardInterrupt:
-        warn("Interrupted. To continue where it stopped, run:")
-        typer.echo(f"  {again}", err=True)
+        propose("Interrupted. To continue where it stopped, run:", again)
         raise typer.Exit(INTERRUPTED) from None
 
 

@@ -15,7 +15,7 @@ import typer
 from pixyproxy.cli import load_server_commands, warn
 from pixyproxy.cli.connection import ServerClient, ServerCommand, connect
 from pixyproxy.cli.display import image_viewer, spinner
-from pixyproxy.cli.failures import INTERRUPTED, command_line, explain, show_command_to_repeat
+from pixyproxy.cli.failures import INTERRUPTED, command_line, explain, propose, show_command_to_repeat
 from pixyproxy.cli.help import Command
 from pixyproxy.cli.lists import GENERATIONS, print_list, warn_of_more
 from pixyproxy.cli.options import LARGEST_PAGE, AsJson, parse_time
@@ -45,7 +45,7 @@ Show = Callable[[bytes], None]
 
 
 class State(StrEnum):
-    """A generation's state, as it is typed."""
+    """A generation's state, as it is typed. Typer supports no list of literals."""
 
     QUEUED = "queued"
     SUBMITTED = "submitted"
@@ -265,8 +265,8 @@ def _was_cancelled(client: ServerClient, generation: Generation) -> bool:
 
 def _say_how_to_come_back(generation: Generation | None, guid: str) -> None:
     if generation is None or not generation.state.is_final:
-        warn("Interrupted. The server finishes and keeps it. To watch it, run:")
-        typer.echo(f"  {command_line('generations', 'watch', guid)}", err=True)
+        command = command_line("generations", "watch", guid)
+        propose("Interrupted. The server finishes and keeps it. To watch it, run:", command)
 
 
 # --- Output ----------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from pixyproxy.cli.failures import (
     show_command_to_repeat,
     status_of,
 )
-from pixyproxy.cli.options import AsJson, Tags, request_id_of
+from pixyproxy.cli.options import STDIO, AsJson, Tags, request_id_of
 from pixyproxy.cli.texts import json_line, json_of, printable
 from pixyproxy.client import (
     ImageDetail,
@@ -32,8 +32,6 @@ from pixyproxy.client import (
     Source,
     Visibility,
 )
-
-_STDIO = "-"
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -61,7 +59,7 @@ def import_(
 
     For each file it writes the image's guid and the file. A file that is refused does not stop the others.
     """
-    if len(files) > 1 and (filename or _STDIO in files):
+    if len(files) > 1 and (filename or STDIO in files):
         refuse("--filename and - are for one file.")
     key = request_id or str(uuid.uuid4())
     again = creation_again("" if request_id else key, None)
@@ -98,7 +96,7 @@ def import_(
 
 
 def _import(client: ServerClient, file: str, description: str, options: ImportOptions) -> ImageDetail:
-    source: Source = sys.stdin.buffer if file == _STDIO else Path(file)
+    source: Source = sys.stdin.buffer if file == STDIO else Path(file)
     with bar(printable(file), client.server) as on_progress:
         return client.import_image(source, description, on_progress=on_progress, **options)
 
@@ -106,7 +104,7 @@ def _import(client: ServerClient, file: str, description: str, options: ImportOp
 def _name_of(file: str) -> str:
     """Return the filename for a file, or nothing if the server has to make one."""
     name = Path(file).name
-    return name if file != _STDIO and name.isprintable() else ""
+    return name if file != STDIO and name.isprintable() else ""
 
 
 def _explain(error: PixyProxyClientError, client: ServerClient, file: str) -> None:

@@ -10,6 +10,9 @@ import typer
 
 from pixyproxy.cli.failures import refuse
 
+STDIO = "-"
+"""The name of a file that stands for standard input or output."""
+
 LARGEST_PAGE = 200
 """The most entries of a page that the server returns."""
 

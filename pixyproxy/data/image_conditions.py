@@ -56,10 +56,6 @@ class Conditions:
         """Return the conditions in the form for a query by id."""
         return without_index(" AND ".join(self.sql))
 
-    def add_scope(self, caller: Caller | None) -> None:
-        """Add the condition that a caller may see an image."""
-        self.add(scope_of(caller, self.parameters))
-
 
 def without_index(condition: str) -> str:
     """Return a condition in a form for which no index is used.

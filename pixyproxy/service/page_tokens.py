@@ -6,7 +6,6 @@ import base64
 import binascii
 import os
 import struct
-from datetime import UTC, datetime, timedelta
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -15,12 +14,12 @@ from pixyproxy.core.exceptions import ConstraintViolationError, InvalidFieldErro
 from pixyproxy.core.models import Caller, GenerationFilter, ImageFilter, PagePosition
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.server_values import ServerValueRepository
+from pixyproxy.data.search.run_bounds import microseconds, time_of
 
 _KEY_NAME = "page_token_key"
 _POSITION = struct.Struct(">qq")  # microseconds since 1970, id
 _NONCE_LENGTH = 12
 _TAG_LENGTH = 16
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def new_page_token_key() -> str:
@@ -56,9 +55,9 @@ class PageTokens:
 
     def seal(self, position: PagePosition, wanted: ImageFilter | GenerationFilter, caller: Caller | None) -> str:
         """Return the token for the page after ``position``."""
-        microseconds = (position.created_at - _EPOCH) // timedelta(microseconds=1)
         nonce = os.urandom(_NONCE_LENGTH)
-        sealed = self._cipher.encrypt(nonce, _POSITION.pack(microseconds, position.id), _question(wanted, caller))
+        data = _POSITION.pack(microseconds(position.created_at), position.id)
+        sealed = self._cipher.encrypt(nonce, data, _question(wanted, caller))
         return base64.urlsafe_b64encode(nonce + sealed).decode().rstrip("=")
 
     def open(self, token: str, wanted: ImageFilter | GenerationFilter, caller: Caller | None) -> PagePosition:
@@ -78,8 +77,8 @@ class PageTokens:
                 "page_token",
                 "is not a token for these filters and these credentials; start again without it",
             ) from error
-        microseconds, image_id = _POSITION.unpack(position)
-        return PagePosition(_EPOCH + timedelta(microseconds=microseconds), image_id)
+        time, row_id = _POSITION.unpack(position)
+        return PagePosition(time_of(time), row_id)
 
 
 def _question(wanted: ImageFilter | GenerationFilter, caller: Caller | None) -> bytes:

@@ -22,7 +22,7 @@ from functools import cached_property
 from pixyproxy.core.models import Caller, ImageFilter, PagePosition
 from pixyproxy.core.text import exact_key
 from pixyproxy.data.database import DatabaseContext, in_list
-from pixyproxy.data.image_conditions import Conditions
+from pixyproxy.data.image_conditions import Conditions, scope_of
 from pixyproxy.data.search.posting_store import Block, Found, PostingRepository
 from pixyproxy.data.search.postings import DEFAULT_LAYOUT, BlockLayout, Posting, intersection, size, union
 from pixyproxy.data.search.run_bounds import NO_NEWEST, RunBounds, microseconds, time_of
@@ -154,7 +154,7 @@ class ImageSearch:
             if author_id is None:
                 return []
         conditions = Conditions.of(self._filter, author_id, self._after)
-        conditions.add_scope(self._caller)
+        conditions.add(scope_of(self._caller, conditions.parameters))
         if self._filter.guid is not None:
             return self._one(conditions)
         self._wanted = wanted_by(self._filter, author_id, self._caller)

@@ -35,7 +35,7 @@ _WRITE_SIZE = 256 * 1024
 _READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 # The errors for a symbolic link, for a socket, and for a path below something that is no folder.
 _NOT_REGULAR = frozenset({errno.ELOOP, errno.ENXIO, errno.EOPNOTSUPP, errno.ENOTDIR})
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _REFUSED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 # The errors for a path where something else is, such as a folder in place of a file.
 _IN_THE_WAY = frozenset({errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENOTDIR})
@@ -223,7 +223,7 @@ def fsync_folder(folder: Path) -> None:
 
 
 def _translated(error: OSError) -> PixyProxyException:
-    if error.errno in _NO_ROOM:
+    if error.errno in NO_ROOM:
         return StorageFullError("There is no room left for images.")
     if error.errno in _REFUSED:
         return StorageMisconfiguredError("The image store cannot be written to.")

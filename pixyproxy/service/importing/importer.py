@@ -7,7 +7,6 @@ expires, and recovery deletes what was stored.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import logging
 import mmap
@@ -38,14 +37,13 @@ from pixyproxy.data.repositories.generations import GenerationRepository
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.repositories.pending_imports import PendingImportRepository
 from pixyproxy.data.stores.image_store import ImageStore
+from pixyproxy.data.stores.local_image_store import NO_ROOM
 from pixyproxy.data.transactions import in_transaction
 from pixyproxy.generation.image_format import ImageFormat, NotAnImageError
 from pixyproxy.service.creation.storing import ImageStoring
 from pixyproxy.service.importing.inspection import inspect_file
 
 _logger = logging.getLogger(__name__)
-
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @dataclass(frozen=True)
@@ -256,6 +254,6 @@ def _translating() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if error.errno not in NO_ROOM:
             raise
         raise StorageFullError("There is no room left for a temporary file; nothing was stored.") from error
