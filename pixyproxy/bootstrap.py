@@ -270,14 +270,7 @@ def build_users(settings: Settings, database: Database) -> UserServiceInterface:
 
 @contextmanager
 def build(settings: Settings, shared: Shared, base: Base, *, rpc_worker: int = 0) -> Iterator[Application]:
-    """Build the parts of an RPC worker, and close them at the end.
-
-    Args:
-        settings: all settings.
-        shared: the parts that all processes share.
-        base: the parts that every process has.
-        rpc_worker: the number of the worker, from 0 on.
-    """
+    """Build the parts of the RPC worker with a number, counted from 0, and close them at the end."""
     with ExitStack() as stack:
         waiting = WaitingCalls(
             base.database,
@@ -323,15 +316,9 @@ def build(settings: Settings, shared: Shared, base: Base, *, rpc_worker: int = 0
 def build_generation_worker(
     settings: Settings, shared: Shared, base: Base, *, number: int = 0
 ) -> Iterator[GenerationWorker]:
-    """Build a generation worker, and start its tasks: recovery, renditions, the search index, the costs and others.
+    """Build the generation worker with a number, counted from 0, and start its tasks, which are closed at the end.
 
-    They are closed at the end.
-
-    Args:
-        settings: all settings.
-        shared: the parts that all processes share.
-        base: the parts that every process has.
-        number: the number of the worker, from 0 on.
+    The tasks are recovery, renditions, the search index, the costs and others.
     """
     with ExitStack() as stack:
         owner, limit, observer = shared.owners[number], shared.generations[number], base.watch.generations
@@ -506,11 +493,7 @@ def _open_store(settings: Settings) -> ImageStore:
 
 
 def open_store(settings: Settings, name: str) -> ImageStore:
-    """Open a store of image bytes.
-
-    Args:
-        settings: all settings.
-        name: a folder, which is made if it is missing, or the URL of an object store.
+    """Open the store that a name stands for: a folder, which is made if it is missing, or the URL of an object store.
 
     Raises:
         ConfigurationError: the store cannot be used. An object store that is unavailable is not an error.

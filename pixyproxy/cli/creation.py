@@ -162,15 +162,7 @@ def _make(
 ) -> None:
     """Have an image made, print it, and save and show it if that is asked for.
 
-    Args:
-        prompt: what to draw, ``-`` for standard input, or None for that of ``like``.
-        like: the guid of an image to take the prompt and other options from, or "".
-        public: whether to make it public.
-        output: where to save it, or None.
-        force: whether to replace an existing file.
-        show: whether to show it in the terminal.
-        as_json: whether to print JSON.
-        **options: those of CreateOptions; empty or None if they are not given.
+    ``options`` are those of CreateOptions; options that are not given are empty or None.
     """
     if prompt is None and not like:
         refuse("Give a prompt, or an image with --like.")

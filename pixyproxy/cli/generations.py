@@ -174,15 +174,7 @@ def salvage_generation(
 def generate(
     client: ServerClient, again: str, show: Show | None, prompt: str, **options: Unpack[CreateOptions]
 ) -> ImageDetail:
-    """Have an image generated, and show the progress.
-
-    Args:
-        client: calls the server.
-        again: the command that repeats the request.
-        show: shows a partial image, or None.
-        prompt: what to generate.
-        **options: see CreateOptions.
-    """
+    """Have an image generated, and show the progress; ``again`` is the command that repeats the request."""
     generation = None
     try:
         with spinner("Making the image", client.server) as line:

@@ -1,4 +1,4 @@
-"""The commands that show what was spent, and what may be spent."""
+"""The commands that show usage and quotas."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ class Filters(TypedDict, total=False):
 
 
 class GenerationFilters(TypedDict, total=False):
-    """Which generations to list; all that is given must hold.
+    """Conditions for generations; a generation must meet all that are given.
 
     Attributes:
         states: the states; empty for any.

@@ -252,7 +252,7 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
 
         Args:
             prompt: what to generate.
-            timeout: as everywhere.
+            timeout: in seconds; by default the client's ``timeout``.
             **options: as for ``create_image``.
         """
         return self._send(calls.create_generation(prompt, **options), timeout)
@@ -330,7 +330,7 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
         Args:
             start: the beginning of the period, aware; by default that of the month of its last day.
             end: its end, exclusive and aware; by default the present.
-            group_by: what the rows are by; empty for a single row.
+            group_by: what to group the rows by; empty for a single row.
             author: the username of an author; empty for the caller, for an admin everybody.
             timeout: in seconds.
         """

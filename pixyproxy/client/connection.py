@@ -65,12 +65,8 @@ def channel_opener(
 ) -> Callable[[], Any]:
     """Read the files for TLS, and return the function that creates a channel, which connects at its first call.
 
-    Args:
-        module: ``grpc`` or ``grpc.aio``.
-        address: host:port.
-        tls: the files for TLS, or None for plain text.
-        keepalive: how a broken connection is detected.
-        options: gRPC options, which override those of the client.
+    ``module`` is ``grpc`` or ``grpc.aio``. Without ``tls``, the channel uses plain text. ``options`` override the
+    client's own.
     """
     chosen: dict[str, str | int] = {
         # A page of 200 prompts of 32,000 characters is longer than gRPC's 4 MiB.

@@ -1,4 +1,4 @@
-"""What was spent, and what may be spent."""
+"""The models of usage and quotas."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pixyproxy.client.models import copied
 
 
 class UsageGrouping(IntEnum):
-    """What the rows of a summary are by. The numbers are those of the API."""
+    """What the rows of a summary may be grouped by. The numbers are those of the API."""
 
     AUTHOR = 1
     MODEL = 2
@@ -24,9 +24,9 @@ class UsageRow:
     """What was spent in a group.
 
     Attributes:
-        author: the username of the author; empty unless the rows are by author.
-        model: the model; empty unless the rows are by model.
-        day: the day in UTC as YYYY-MM-DD; empty unless the rows are by day.
+        author: the username of the author; empty unless the rows are grouped by author.
+        model: the model; empty unless the rows are grouped by model.
+        day: the day in UTC as YYYY-MM-DD; empty unless the rows are grouped by day.
         images: how many images were generated.
         unknown_outcomes: how many generations may have been billed without an image; they are in no other number.
         input_tokens: the input tokens of the images, as far as they are known.

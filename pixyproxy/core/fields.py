@@ -72,7 +72,7 @@ class GenerationState(StrEnum):
     """How far a generation has come. The values are those of the first release, whose servers may run beside ours.
 
     A generation that FAILED cost nothing and may be queued again. One whose outcome is unknown may have been billed
-    and is never submitted again; it has SUCCEEDED after all where its image turns up in the store.
+    and is never submitted again; if its image is found in the store later, it becomes SUCCEEDED.
     """
 
     QUEUED = "queued"

@@ -242,19 +242,7 @@ class Image(ImageDetail):
 
 
 class ImageFile(Model):
-    """The part of an image's detail that reading its bytes needs.
-
-    Attributes:
-        guid: the image's guid.
-        author_id: the integer id of its author.
-        visibility: the number of its ``Visibility``.
-        filename: its filename.
-        content_type: the media type of the bytes.
-        size_bytes: the number of bytes.
-        sha256: the SHA-256 of the bytes in lower-case hexadecimal.
-        width: in pixels.
-        height: in pixels.
-    """
+    """The part of an ``Image`` that reading its bytes needs; ``visibility`` is the number of its ``Visibility``."""
 
     guid: Guid
     author_id: int
@@ -413,12 +401,7 @@ class ContentRequest(Model):
 
 
 class ThumbnailsRequest(Model):
-    """A request for small renditions of several images.
-
-    Attributes:
-        guids: the guids of the images.
-        rendition: the edge of the renditions in pixels.
-    """
+    """A request for small renditions of several images; ``rendition`` is their edge in pixels."""
 
     guids: ThumbnailGuids = ()
     rendition: ThumbnailEdge = THUMBNAIL_EDGES[0]

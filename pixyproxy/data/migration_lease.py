@@ -41,11 +41,7 @@ class MigrationLease:
     """The lease, as one process sees it."""
 
     def __init__(self, poll_interval: float = 0.5) -> None:
-        """Initialize without taking the lease.
-
-        Args:
-            poll_interval: seconds between two polls of the lease of another process.
-        """
+        """Initialize without taking the lease; that of another process is polled every ``poll_interval`` seconds."""
         self._holder = new_guid()
         self._poll_interval = poll_interval
 

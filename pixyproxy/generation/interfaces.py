@@ -116,7 +116,7 @@ class ImageGenerator(Protocol):
 
         Args:
             request: what to generate.
-            on_partial: is given each partial image as it comes; it must not raise.
+            on_partial: called with each partial image as it comes; it must not raise.
 
         Raises:
             ProviderError: there is no image; ``may_have_billed`` says whether the provider may bill for it.

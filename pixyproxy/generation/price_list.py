@@ -58,12 +58,7 @@ class ModelPrices(Model):
     image_output: Price
 
     def nano_usd(self, usage: Usage | None, *, has_inputs: bool) -> Fraction | None:
-        """Return what a generation costs exactly, or None if that is unknown.
-
-        Args:
-            usage: the tokens that the provider counted, or None.
-            has_inputs: whether the image was made from others.
-        """
+        """Return what a generation costs exactly, or None if that is unknown; arguments as for ``cost_of``."""
         if not any((self.text_input, self.image_input, self.text_output, self.image_output)):
             return Fraction(0)
         if usage is None or usage.output_tokens == 0:
@@ -84,13 +79,7 @@ class ModelPrices(Model):
         return None if None in parts else sum(filter(None, parts), Fraction(0))
 
     def most_nano_usd(self, prompt: str, options: GenerationOptions, inputs: int) -> int:
-        """Return what a generation is assumed to cost at most.
-
-        Args:
-            prompt: its prompt.
-            options: its options, with the defaults.
-            inputs: the number of its inputs, with the mask.
-        """
+        """Return what a generation is assumed to cost at most; the mask counts as one of its ``inputs``."""
         pixels = _PIXELS_OF_AUTO
         if options.size not in (None, "auto"):
             width, height = str(options.size).split("x")

@@ -76,13 +76,7 @@ class ConnectionLimiter:
         *,
         is_exempt: Callable[[str], bool],
     ) -> None:
-        """Check from ``start`` on.
-
-        Args:
-            limits: how many may be open.
-            metrics: counts them.
-            is_exempt: tells whether an address, such as that of a proxy, has no limit of its own.
-        """
+        """Check from ``start`` on; ``is_exempt`` tells whether an address, such as a proxy's, has no own limit."""
         self._limits = limits
         self._metrics = metrics
         self._is_exempt = is_exempt

@@ -19,12 +19,7 @@ SERVICE_NAME = f"{_PACKAGE}.ServerReflection"
 
 
 def enable_server_reflection(service_names: Iterable[str], server: grpc.Server) -> None:
-    """Serve the descriptors of these services, and of reflection itself, in both versions.
-
-    Args:
-        service_names: full names of services whose descriptors are in the default pool.
-        server: a server that is not started yet.
-    """
+    """Serve the descriptors of services, which must be in the default pool, and of reflection, in both versions."""
     reflected = [*service_names, SERVICE_NAME, reflection.SERVICE_NAME]
     reflection.enable_server_reflection(reflected, server)
     handler = grpc.stream_stream_rpc_method_handler(

@@ -22,10 +22,7 @@ _LONGEST_TAIL = 100
 def accountant(database: Database, prices: PriceList, interval: float = 10.0) -> PeriodicTask:
     """Return the task that maintains the usage. Any number of servers may run it at the same time.
 
-    Args:
-        database: the database.
-        prices: the price list.
-        interval: the seconds between two polls while there is nothing to do.
+    While there is nothing to do, it polls every ``interval`` seconds.
     """
 
     def account() -> float:

@@ -27,12 +27,7 @@ def writing_audit_log(
 ) -> Iterator[None]:
     """Move lines in the background, and what is left at the end. Any number of servers may do so at the same time.
 
-    Args:
-        database: where the lines are committed.
-        log: where they go.
-        outcome_of: returns the fields for an error.
-        interval: the seconds between two polls.
-        retry_interval: the seconds until the next attempt after a failure.
+    The database is polled every ``interval`` seconds, and after a failure again in ``retry_interval`` seconds.
     """
 
     def write() -> float:

@@ -51,15 +51,7 @@ class GenerationService(GenerationServiceInterface):
         page_tokens: PageTokens,
         on_cancel: Callable[[int], object],
     ) -> None:
-        """Initialize.
-
-        Args:
-            database: where generations are recorded.
-            creator: records requests.
-            waiting: tells watchers of changes.
-            page_tokens: seals page tokens.
-            on_cancel: is told the id of each generation that was cancelled.
-        """
+        """Initialize; ``on_cancel`` is called with the id of each generation that was cancelled."""
         self._database = database
         self._creator = creator
         self._waiting = waiting

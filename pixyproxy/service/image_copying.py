@@ -79,14 +79,7 @@ class ImageCopying:
     """Copies all images from one store into another."""
 
     def __init__(self, database: Database, source: ImageStore, target: ImageStore, *, deletes_source: bool) -> None:
-        """Prepare to copy.
-
-        Args:
-            database: the database of the images.
-            source: the store to read from.
-            target: the store to write to.
-            deletes_source: whether to delete the bytes in the source when those in the target are verified.
-        """
+        """Prepare to copy; with ``deletes_source``, bytes are deleted from the source once the copies are verified."""
         self._database = database
         self._source = source
         self._target = target

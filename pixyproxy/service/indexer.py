@@ -45,10 +45,7 @@ LARGE_STEP = SealingStep(16_384, 2**24)
 def search_indexer(database: Database, interval: float = 5.0, step: SealingStep = SMALL_STEP) -> PeriodicTask:
     """Return the task that seals long tails in the background. Any number of servers may run it; one at a time seals.
 
-    Args:
-        database: the database.
-        interval: the seconds between two polls of a short tail.
-        step: how much to seal in one transaction.
+    While the tail is short, it polls every ``interval`` seconds.
     """
     lease = _lease(database)
 
@@ -69,12 +66,8 @@ def take_step(database: Database, step: SealingStep = SMALL_STEP, lease: SharedL
 def seal_all(database: Database, report: Callable[[int, int], None], step: SealingStep = LARGE_STEP) -> None:
     """Seal all images of the tail, as after an upgrade of a database that had no index of this kind.
 
-    While another process seals, this one waits.
-
-    Args:
-        database: the database.
-        report: called after each step with the number of images sealed so far, and of all images to seal.
-        step: how much to seal in one transaction.
+    While another process seals, this one waits. After each step, it calls ``report`` with the number of images sealed
+    so far, and of all images to seal.
 
     Raises:
         DBConnectionError: the database cannot be reached; the images sealed so far stay sealed.

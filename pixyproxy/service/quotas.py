@@ -31,14 +31,7 @@ class Quotas:
     """The quotas of all authors."""
 
     def __init__(self, database: Database, prices: PriceList, options: GenerationDefaults, limits: QuotaLimits) -> None:
-        """Initialize without reading anything.
-
-        Args:
-            database: where limits, usage and generations are.
-            prices: what generations cost.
-            options: the options that a request leaves open.
-            limits: the limits of users without limits of their own.
-        """
+        """Take the defaults for options that a request leaves open, and for users without limits of their own."""
         self._database = database
         self._prices = prices
         self._options = options

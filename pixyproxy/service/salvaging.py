@@ -45,12 +45,7 @@ class KeptAnswer:
 
 
 def read_kept(database: Database, store: ImageStore, guid: str) -> KeptAnswer:
-    """Return what was kept aside for a generation.
-
-    Args:
-        database: has the generation.
-        store: has the answer.
-        guid: the guid of the generation, or the one that its image would have had.
+    """Return what was kept aside for a generation, given its guid or the one that its image would have had.
 
     Raises:
         InvalidFieldError: it is not a guid.

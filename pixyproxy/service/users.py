@@ -43,16 +43,7 @@ class UserService(UserServiceInterface):
         *,
         refresh_interval: float = 1.0,
     ) -> None:
-        """Authenticate nobody yet.
-
-        Args:
-            database: where the users are.
-            passwords: hashes and checks passwords.
-            throttle: counts failed sign-ins.
-            queue: limits concurrent checks of passwords.
-            cache: the verified credentials of this process.
-            refresh_interval: seconds within which the cache notices a change of users by another process.
-        """
+        """Authenticate nobody yet. The cache notices changes by other processes within ``refresh_interval`` seconds."""
         self._database = database
         self._passwords = passwords
         self._throttle = throttle

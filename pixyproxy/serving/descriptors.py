@@ -19,11 +19,7 @@ _CONNECTIONS_SHARE = 2
 
 
 def limit_connections(settings: Settings, workers: int = 1) -> ConnectionLimits:
-    """Raise the soft limit of descriptors to the hard limit, and return how many connections that allows.
-
-    Args:
-        settings: all settings.
-        workers: the number of RPC workers.
+    """Raise the soft limit of descriptors to the hard limit, and return how many connections each RPC worker may have.
 
     Raises:
         ConfigurationError: the settings ask for more connections.

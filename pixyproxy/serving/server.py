@@ -80,13 +80,7 @@ class Server:
         connections: ConnectionLimits,
         shared_port: int | None = None,
     ) -> None:
-        """Bind the port, and serve from ``start`` on.
-
-        Args:
-            application: what to serve.
-            settings: all settings.
-            connections: the most connections that may be open.
-            shared_port: the port, if other RPC workers listen on it too.
+        """Bind the port, and serve from ``start`` on; ``shared_port`` is the port if other RPC workers also use it.
 
         Raises:
             ConfigurationError: the port is not available.

@@ -28,11 +28,7 @@ class RenewableCredentials:
     """
 
     def __init__(self, files: TLSFiles, on_load: Callable[[datetime], object] | None = None) -> None:
-        """Read the files.
-
-        Args:
-            files: their paths.
-            on_load: is called with the expiry of each certificate that comes into use.
+        """Read the files; ``on_load`` is called with the expiry of each certificate that comes into use.
 
         Raises:
             ConfigurationError: they are not valid; the message names the setting.

@@ -65,10 +65,7 @@ class ImageRepository:
     def insert(self, detail: ImageDetail, author_id: int, reserved_nano_usd: int | None = None) -> Image:
         """Add an image, and count it in the usage if its detail says what it cost, or that this is unknown.
 
-        Args:
-            detail: its detail.
-            author_id: the id of its author.
-            reserved_nano_usd: what quotas count if its cost is unknown.
+        If the cost is unknown, quotas count ``reserved_nano_usd``.
 
         Raises:
             ConstraintViolationError: the guid is taken, or the author does not exist.

@@ -85,9 +85,7 @@ class UsageRepository(Repository):
     def fold(self, ids: Sequence[int], database: Database) -> None:
         """Move rows from the tail to the sums, unless another server has done so, in a transaction of its own.
 
-        Args:
-            ids: the ids of the oldest rows. All servers begin with the oldest, so that the others wait here.
-            database: the database of this context.
+        They must be the oldest: because all servers begin with these, the others wait here.
         """
         columns = ", ".join((*_KEY, *_STORED))
         rows = self._context.fetch_all(

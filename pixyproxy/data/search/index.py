@@ -110,10 +110,6 @@ class SearchIndexRepository:
         """Move those of the images that are still in the tail into their blocks, in a transaction of its own.
 
         Others who seal the same blocks or change these images wait until the end of the transaction.
-
-        Args:
-            image_ids: the images.
-            database: the database of this context.
         """
         blocks = sorted({self._layout.block_of(image_id) for image_id in image_ids})
         for block in blocks:

@@ -96,11 +96,7 @@ def _move_data(room: mmap, end: int) -> int:
 
 
 def take_apart(body: mmap, size: int) -> tuple[Any, bytes | mmap]:
-    """Return the parsed JSON of an answer, and its first image, which does not refer to ``body``.
-
-    Args:
-        body: starts with the answer.
-        size: the size of the answer in bytes.
+    """Return the parsed JSON of the answer in the first ``size`` bytes of ``body``, and a copy of its first image.
 
     Raises:
         NoImageError: it has no image in base64.

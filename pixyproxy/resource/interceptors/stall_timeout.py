@@ -37,13 +37,7 @@ class RequestTimeoutInterceptor(WrappingInterceptor):
     """
 
     def __init__(self, watchdog: Watchdog, connections: ConnectionLimiter, unread: Tally) -> None:
-        """Watch all calls.
-
-        Args:
-            watchdog: cancels calls whose requests do not come.
-            connections: is told of calls in flight.
-            unread: counts calls that end without a request.
-        """
+        """Watch all calls; ``connections`` counts those in flight, and ``unread`` those that end without a request."""
         self._watchdog = watchdog
         self._connections = connections
         self._unread = unread

@@ -75,12 +75,7 @@ class EditInputs:
     """Opens the inputs of recorded requests."""
 
     def __init__(self, find: Callable[[Collection[str]], Mapping[str, Image]], store: ImageStore) -> None:
-        """Initialize without opening anything.
-
-        Args:
-            find: returns the images of guids, by guid, whether or not a caller may see them.
-            store: has their bytes.
-        """
+        """Use ``find``, which returns images by guid, whether or not a caller may see them."""
         self._find = find
         self._store = store
 

@@ -17,11 +17,7 @@ def lease_renewal(database: Database, owners: Sequence[str], duration: timedelta
     """Return the task that renews the leases of all submitted generations of some generation workers.
 
     A generation worker renews its own. Because it has a low priority, the RPC workers of its server renew them, too.
-
-    Args:
-        database: where the generations are.
-        owners: the names of the workers.
-        duration: how long a lease lasts.
+    ``duration`` is how long a lease lasts.
     """
     interval = duration.total_seconds() / _RENEWALS_A_LEASE
 

@@ -106,10 +106,9 @@ class GenerationWorker:
         self._lock = threading.Lock()
 
     def run(self, on_ending: Callable[[], object] = lambda: None) -> None:
-        """Claim and generate until all senders of ``recorded`` have closed it, then finish what was submitted.
+        """Claim and run generations until all senders of ``recorded`` have closed it, and call ``on_ending``.
 
-        Args:
-            on_ending: called between the two.
+        Then wait for the submitted generations.
         """
         # A daemon, because a claim that hangs in the database must not keep the process from ending.
         claiming = threading.Thread(target=self._claim_on, name="claims", daemon=True)

@@ -50,10 +50,8 @@ class RenditionRequests:
     ) -> None:
         """Initialize without querying anything.
 
-        Args:
-            database: where the renditions are.
-            on_request: called when a rendition is requested.
-            longest_wait: seconds after which a call stops waiting, even before its deadline.
+        ``on_request`` is called when a rendition is requested. A call stops waiting after ``longest_wait`` seconds,
+        even before its deadline.
         """
         self._database = database
         self._on_request = on_request

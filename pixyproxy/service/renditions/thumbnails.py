@@ -24,14 +24,7 @@ class ThumbnailReader:
     def __init__(
         self, database: Database, store: ImageStore, renditions: RenditionRequests, *, longest_wait: float = 2.0
     ) -> None:
-        """Initialize without reading anything.
-
-        Args:
-            database: the details of the images.
-            store: the bytes.
-            renditions: requests thumbnails that are not made yet.
-            longest_wait: the most seconds to wait for them, if there are others to return.
-        """
+        """Wait at most ``longest_wait`` seconds for thumbnails that are not made yet, if there are others to return."""
         self._database = database
         self._store = store
         self._renditions = renditions

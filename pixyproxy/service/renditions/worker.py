@@ -54,11 +54,8 @@ class RenditionWorker:
     ) -> None:
         """Initialize without claiming anything.
 
-        Args:
-            database: the queue.
-            store: the images, and their renditions.
-            owner: the name of this worker. A predecessor of the same name must have ended.
-            requested: received when this server has requested a rendition.
+        A predecessor with the same name, ``owner``, must have ended. ``requested`` is received when this server has
+        requested a rendition.
         """
         self._database = database
         self._store = store

@@ -57,12 +57,7 @@ class CredentialCache:
                 self._callers[key] = caller, changed_at
 
     def keep_unchanged(self, changed_at: Mapping[int, datetime], revision: str) -> None:
-        """Remove users that have changed or do not exist any more.
-
-        Args:
-            changed_at: when each user last changed, by id.
-            revision: that of these users.
-        """
+        """Remove users that have changed or do not exist any more, given the last change of each, by id."""
         with self._lock:
             for key, (caller, known) in list(self._callers.items()):
                 if changed_at.get(caller.user_id) != known:
