@@ -182,17 +182,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Application:
-    """The parts of an RPC worker.
-
-    Attributes:
-        images: the image service.
-        generations: the generation service.
-        usage: the usage service.
-        users: the user service.
-        creations: the slots for calls that wait for a generation.
-        streams: the slots for streams.
-        imports: the slots for imports.
-    """
+    """The parts of an RPC worker: the services, and the slots of each bulkhead; see ``Shared``."""
 
     images: ImageServiceInterface
     generations: GenerationServiceInterface

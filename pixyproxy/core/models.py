@@ -409,15 +409,7 @@ class ThumbnailsRequest(Model):
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A small rendition of an image.
-
-    Attributes:
-        guid: the image's guid.
-        data: the bytes, a WebP; empty after an error.
-        width: in pixels.
-        height: in pixels.
-        error: why there are no bytes, or None.
-    """
+    """A small rendition of an image: a WebP and its size in pixels, or the error because of which there is none."""
 
     guid: str
     data: bytes = b""
@@ -512,13 +504,7 @@ class GenerationPage(Model):
 
 
 class PartialImage(Model):
-    """An unfinished image.
-
-    Attributes:
-        index: its number, from 0 on.
-        content_type: the media type of its bytes.
-        data: the bytes.
-    """
+    """An unfinished image; ``index`` counts those of a generation from 0 on."""
 
     index: int
     content_type: str

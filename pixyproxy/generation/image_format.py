@@ -33,13 +33,7 @@ class NotAnImageError(ValueError):
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """The format of an encoded image.
-
-    Attributes:
-        content_type: ``image/png``, ``image/webp`` or ``image/jpeg``.
-        width: in pixels.
-        height: in pixels.
-    """
+    """The media type of an encoded image (``image/png``, ``image/webp`` or ``image/jpeg``), and its size in pixels."""
 
     content_type: str
     width: int

@@ -28,13 +28,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Rendered:
-    """An encoded rendition.
-
-    Attributes:
-        data: a WebP.
-        width: in pixels.
-        height: in pixels.
-    """
+    """A rendition, encoded as WebP, and its size in pixels."""
 
     data: bytes
     width: int

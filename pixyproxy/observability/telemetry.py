@@ -210,11 +210,7 @@ class Telemetry:
 
 
 class CallSpan:
-    """Attributes of a call that are known at its end.
-
-    Attributes:
-        code: the name of the status code.
-    """
+    """What is known of a call at its end: the name of its status code."""
 
     code: str = "UNKNOWN"
 

@@ -37,12 +37,7 @@ _DESCRIPTORS = "/dev/fd"
 
 @dataclass(frozen=True)
 class ConnectionLimits:
-    """The most connections that a process may have open.
-
-    Attributes:
-        total: of all clients.
-        per_address: of one address.
-    """
+    """The most connections that a process may have open, of all clients and of one address."""
 
     total: int
     per_address: int

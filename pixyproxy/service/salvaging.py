@@ -35,8 +35,8 @@ class KeptAnswer:
 
     Attributes:
         data: the bytes of the first image, or the whole answer if it has none in base64.
-        is_image: whether they are those of the image.
-        kind: what kind of file they look like, such as "a GIF image".
+        is_image: which of the two it is.
+        kind: what kind of file it looks like, such as "a GIF image".
     """
 
     data: bytes

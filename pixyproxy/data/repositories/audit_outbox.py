@@ -31,13 +31,7 @@ _NO_CALLS = (_NO_CALL, "")
 
 @dataclass(frozen=True)
 class PendingLine:
-    """A line of the audit log that is not written yet.
-
-    Attributes:
-        id: the row's id.
-        fields: the fields of the line, without those of its outcome.
-        error: why the change failed, or None.
-    """
+    """A line that is not in the log yet: its fields without the outcome, and why the change failed, or None."""
 
     id: int
     fields: dict[str, Any]

@@ -12,14 +12,7 @@ from pixyproxy.data.database import DatabaseContext
 
 @dataclass(frozen=True)
 class ImageToCopy:
-    """The fields of an image that copying needs.
-
-    Attributes:
-        id: the image's id.
-        guid: the image's guid.
-        sha256: the hash of its bytes, in hex.
-        is_copied: whether a verified copy is recorded.
-    """
+    """The fields of an image that copying needs, and whether a verified copy is recorded."""
 
     id: int
     guid: str

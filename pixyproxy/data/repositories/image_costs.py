@@ -16,16 +16,7 @@ _TOKENS = tuple(Usage.model_fields)
 
 @dataclass(frozen=True)
 class UnaccountedImage:
-    """An image whose cost nobody has tried to determine.
-
-    Attributes:
-        id: its id.
-        author_id: the id of its author.
-        created_at: when it was generated.
-        model: the model that generated it.
-        origin: where it comes from.
-        usage: the tokens that the provider counted, or None.
-    """
+    """The fields of an image that its cost depends on, which nobody has tried to determine yet."""
 
     id: int
     author_id: int

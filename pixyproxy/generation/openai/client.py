@@ -113,12 +113,7 @@ def make_client(
 
 @dataclass(frozen=True)
 class ProviderModel:
-    """A model that the provider's account offers.
-
-    Attributes:
-        name: its name.
-        shutdown_date: the date when it ends, such as ``2026-12-01``, or None if there is none.
-    """
+    """A model that the provider's account offers, with the date of its shutdown, such as ``2026-12-01``, if any."""
 
     name: str
     shutdown_date: str | None

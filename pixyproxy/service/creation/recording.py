@@ -131,14 +131,9 @@ class ImageCreator:
             # The call that recorded it gave it up, but this one still waits.
 
     def start(self, creation: ImageCreation, author: Caller) -> Generation:
-        """Record a request that goes on when nobody waits for it, or return the generation of its request id.
+        """Record a request whose generation is detached, or return the generation of its request id.
 
-        Raises:
-            ImageNotFoundError: an input does not exist, or the author may not see it.
-            QuotaExhaustedError: a quota of the author is used up.
-            PriceUnknownError: the costs of the author are limited, and that of the request is unknown.
-            RequestIdReusedError: the request id was used for another request.
-            TooBusyError: too many generations are queued.
+        Raises as ``GenerationServiceInterface.create_generation``.
         """
         fingerprint = _fingerprint(creation)
         while True:
