@@ -7,7 +7,7 @@ from typing import Any
 
 from pixyproxy.core.fields import Visibility
 from pixyproxy.core.models import Caller, GenerationFilter, ImageFilter, PagePosition
-from pixyproxy.core.text import caseless_key
+from pixyproxy.core.text import caseless_key, exact_key
 
 PUBLIC = f"images.visibility = {Visibility.PUBLIC.value}"
 
@@ -51,6 +51,14 @@ class Conditions:
             # In this form both servers read the index from the position on; with (a, b) < (x, y), neither does.
             start = f"{time} <= :after_created_at AND ({time} < :after_created_at OR {table}.id < :after_id)"
             self.add(start, after_created_at=after.created_at, after_id=after.id)
+
+    def add_author(self, caller: Caller, author: str | None) -> None:
+        """Add the conditions that rows are the caller's own, unless it is an admin, and those of a named author."""
+        if not caller.is_admin:
+            self.add("author_id = :caller_id", caller_id=caller.user_id)
+        if author is not None:
+            condition = "author_id = (SELECT id FROM users WHERE username_key = :username_key)"
+            self.add(condition, username_key=exact_key(author))
 
     def beside_ids(self) -> str:
         """Return the conditions in the form for a query by id."""

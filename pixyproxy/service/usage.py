@@ -17,8 +17,8 @@ from pixyproxy.core.models import (
 from pixyproxy.core.text import exact_key
 from pixyproxy.core.validation import validated
 from pixyproxy.data.database import Database
-from pixyproxy.data.repositories.quotas import QuotaRepository
 from pixyproxy.data.repositories.usage import UsageRepository
+from pixyproxy.data.repositories.users import UserRepository
 from pixyproxy.service.interfaces import UsageServiceInterface
 from pixyproxy.service.private_images import signed_in
 from pixyproxy.service.quotas import Quotas
@@ -56,7 +56,7 @@ class UsageService(UsageServiceInterface):
         if not caller.is_admin:
             return []
         with self._database.reading() as context:
-            author_id = QuotaRepository(context).find_author(author)
+            author_id = UserRepository(context).find_id(author)
         return [] if author_id is None else self._quotas.get(author_id)
 
 

@@ -20,7 +20,6 @@ from pixyproxy.core.models import (
     PagePosition,
     PartialImage,
 )
-from pixyproxy.core.text import exact_key
 from pixyproxy.data.database import Repository, Row, in_list
 from pixyproxy.data.image_conditions import Conditions
 from pixyproxy.data.repositories.images import ImageRepository
@@ -192,11 +191,7 @@ def _page_query(
     parameters: dict[str, Any] = {"limit": limit} | {
         f"state{number}": state.value for number, state in enumerate(states)
     }
-    if not caller.is_admin:
-        conditions.add("author_id = :caller_id", caller_id=caller.user_id)
-    if wanted.author is not None:
-        author = "author_id = (SELECT id FROM users WHERE username_key = :username_key)"
-        conditions.add(author, username_key=exact_key(wanted.author))
+    conditions.add_author(caller, wanted.author)
     conditions.add_times("generations", wanted, after)
     branches = " UNION ALL ".join(
         f"SELECT id, created_at FROM (SELECT id, created_at FROM generations "  # noqa: S608

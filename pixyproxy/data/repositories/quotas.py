@@ -11,7 +11,6 @@ from datetime import datetime, time, timedelta
 
 from pixyproxy.core.fields import GenerationState
 from pixyproxy.core.models import QuotaLimits
-from pixyproxy.core.text import exact_key
 from pixyproxy.data.database import Repository, values_of
 
 _COLUMNS = tuple(QuotaLimits.model_fields)
@@ -66,12 +65,6 @@ class QuotaRepository(Repository):
         """Store the limits of a user, in place of earlier ones."""
         self._context.execute(
             f"REPLACE INTO quotas {values_of(('author_id', *_COLUMNS))}", {"author_id": author_id, **dict(limits)}
-        )
-
-    def find_author(self, username: str) -> int | None:
-        """Return the id of the user with a name, perhaps a removed one, or None."""
-        return self._context.fetch_value(
-            "SELECT id FROM users WHERE username_key = :username_key", {"username_key": exact_key(username)}
         )
 
     def get_use(self, author_id: int, now: datetime) -> QuotaUse:

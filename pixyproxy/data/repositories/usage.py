@@ -16,8 +16,8 @@ from typing import Any
 
 from pixyproxy.core.fields import GenerationState
 from pixyproxy.core.models import Caller, Cost, Usage, UsageGrouping, UsageRow
-from pixyproxy.core.text import exact_key
 from pixyproxy.data.database import Database, Repository, in_list
+from pixyproxy.data.image_conditions import Conditions
 
 _NUMBERS = ("images", "images_without_cost", "input_tokens", "output_tokens", "nano_usd")
 _KEY = ("day", "author_id", "model")
@@ -140,13 +140,10 @@ class UsageRepository(Repository):
             "unknown": GenerationState.OUTCOME_UNKNOWN.value,
             "limit": limit,
         }
-        scope = ""
-        if not caller.is_admin:
-            scope += " AND author_id = :caller_id"
-            parameters["caller_id"] = caller.user_id
-        if author is not None:
-            scope += " AND author_id = (SELECT id FROM users WHERE username_key = :username_key)"
-            parameters["username_key"] = exact_key(author)
+        conditions = Conditions()
+        conditions.add_author(caller, author)
+        parameters |= conditions.parameters
+        scope = "".join(f" AND {condition}" for condition in conditions.sql)
         group = f"GROUP BY {', '.join(keys)}" if keys else ""
         columns = {"day": "DATE(created_at) AS day", "author_id": "author_id", "model": "COALESCE(model, '') AS model"}
         unknown = ", ".join([*(columns[key] for key in keys), *("0" for _ in _NUMBERS)])

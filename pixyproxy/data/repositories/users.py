@@ -48,6 +48,12 @@ class UserRepository(Repository):
             raise RecordNotFoundError(f"There is no user {username}.")
         return _dict_to_user(row)
 
+    def find_id(self, username: str) -> int | None:
+        """Return the id of the user with a name, perhaps a removed one, or None."""
+        return self._context.fetch_value(
+            "SELECT id FROM users WHERE username_key = :username_key", {"username_key": exact_key(username)}
+        )
+
     def get_all(self) -> list[User]:
         """Return all users by name."""
         sql = f"SELECT {_COLUMNS} FROM users WHERE removed_at IS NULL ORDER BY username_key"  # noqa: S608
