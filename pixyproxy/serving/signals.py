@@ -12,25 +12,25 @@ END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextmanager
-def heard(*numbers: signal.Signals) -> Iterator[socket.socket]:
-    """Give a socket from which a byte can be read for each signal: its number.
+def receiving_signals(*numbers: signal.Signals) -> Iterator[socket.socket]:
+    """Yield a socket from which a byte can be read for each signal: its number.
 
     A lock or an event would not do: Python runs handlers in the main thread only, which may go on sleeping if the
     system delivers the signal to another thread, or may hold that lock itself.
     """
-    told, tell = socket.socketpair()
-    with told, tell:
-        tell.setblocking(False)
-        signal.set_wakeup_fd(tell.fileno())
+    received, sender = socket.socketpair()
+    with received, sender:
+        sender.setblocking(False)
+        signal.set_wakeup_fd(sender.fileno())
         for number in numbers:
             signal.signal(number, _ignore)
         try:
-            yield told
+            yield received
         finally:
-            forget(*numbers)
+            restore_handlers(*numbers)
 
 
-def forget(*numbers: signal.Signals) -> None:
+def restore_handlers(*numbers: signal.Signals) -> None:
     """Restore the default handlers."""
     for number in numbers:
         signal.signal(number, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""Keeps several processes running: starts them, replaces those that die, and ends them together.
+"""Supervises several processes: starts them, replaces those that die, and ends them together.
 
 It starts no thread and opens no connection, because neither survives a fork. It waits for signals and for the reports
 of the processes. They wait for the end of a pipe that only the supervisor holds open: it closes the pipe to end them,
@@ -19,7 +19,7 @@ from typing import NoReturn
 
 from pixyproxy.core.exceptions import PixyProxyException
 from pixyproxy.serving.logs import flush_output
-from pixyproxy.serving.signals import END_SIGNALS, forget, heard
+from pixyproxy.serving.signals import END_SIGNALS, receiving_signals, restore_handlers
 
 _logger = logging.getLogger(__name__)
 
@@ -37,11 +37,11 @@ class Lifeline:
     """The connection of a process to its supervisor.
 
     Attributes:
-        say_serving: reports that the process serves.
+        report_serving: reports that the process serves.
         end: a file descriptor that becomes readable when the process is to end.
     """
 
-    say_serving: Callable[[], None]
+    report_serving: Callable[[], None]
     end: int
 
 
@@ -104,84 +104,84 @@ class Supervisor:
         Raises:
             PixyProxyException: one of them could not start.
         """
-        with heard(*_SIGNALS) as told:
+        with receiving_signals(*_SIGNALS) as received:
             try:
-                self._begin(told)
+                self._begin(received)
                 if not self._is_ending:
                     on_serving()
-                self._go_on(told)
+                self._supervise(received)
             finally:
                 self._kill_all()
         return self._all_ended_well
 
-    def _begin(self, told: socket.socket) -> None:
+    def _begin(self, received: socket.socket) -> None:
         """Start all processes, and wait until they serve."""
         for process in self._processes:
             self._start(process)
         while not (self._is_ending or all(process.serves for process in self._processes)):
-            self._wait(told)
+            self._wait(received)
             failed = next((process for process in self._processes if process.pid is None), None)
             if failed is not None and not self._is_ending:
                 raise PixyProxyException(failed.failure)
         self._has_begun = True
 
-    def _go_on(self, told: socket.socket) -> None:
+    def _supervise(self, received: socket.socket) -> None:
         """Replace processes that die, until all have ended."""
         while not self._is_ending or any(process.pid is not None for process in self._processes):
             if not self._is_ending:
                 for process in self._processes:
                     if process.pid is None and process.start_at <= time.monotonic():
                         self._start(process)
-            self._wait(told)
+            self._wait(received)
 
-    def _wait(self, told: socket.socket) -> None:
+    def _wait(self, received: socket.socket) -> None:
         """Wait for a signal, a report or the next start, and handle it."""
         due = [process.start_at for process in self._processes if process.pid is None and not self._is_ending]
         timeout = max(0.0, min(due) - time.monotonic()) if due else None
         reports = [process.report for process in self._processes if process.report is not None]
-        ready, _, _ = select.select([told.fileno(), *reports], [], [], timeout)
-        for number in told.recv(_MAX_MESSAGE_BYTES) if told.fileno() in ready else b"":
+        ready, _, _ = select.select([received.fileno(), *reports], [], [], timeout)
+        for number in received.recv(_MAX_MESSAGE_BYTES) if received.fileno() in ready else b"":
             if number in END_SIGNALS:
                 self._handle_end_signal(number)
         for process in self._processes:
             if process.report in ready:
-                self._hear(process)
-            self._look_after(process)
+                self._read_report(process)
+            self._reap(process)
 
     # --- One process ---------------------------------------------------------------------------------------------
 
     def _start(self, process: _Process) -> None:
         flush_output()
-        heard_end, told_end = os.pipe()
+        reader, writer = os.pipe()
         # The new process has the handlers of this one at first: a signal to it must not be reported to this one.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         process.started_at = time.monotonic()
         try:
             process.pid = os.fork()
         except OSError as error:
-            os.close(heard_end)
+            os.close(reader)
             self._note_death(process, f"It could not be forked: {error.strerror}.")
             return
         else:
             if process.pid == 0:
-                self._run_in_child(process, heard_end, told_end)
-            process.report, process.serves, process.failure = heard_end, False, ""
+                self._run_in_child(process, reader, writer)
+            process.report, process.serves, process.failure = reader, False, ""
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-            os.close(told_end)
+            os.close(writer)
 
-    def _run_in_child(self, process: _Process, heard_end: int, told_end: int) -> NoReturn:
+    def _run_in_child(self, process: _Process, reader: int, writer: int) -> NoReturn:
         """Run a process's function in the forked process, and end it."""
         status = 1
         try:
-            forget(*_SIGNALS)
+            restore_handlers(*_SIGNALS)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-            os.close(heard_end)
+            os.close(reader)
             os.close(self._lifeline)
-            process.spec.work(Lifeline(lambda: _say(told_end, _SERVES), self._end))
+            process.spec.work(Lifeline(lambda: _report(writer, _SERVES), self._end))
             status = 0
         except PixyProxyException as error:
-            _say(told_end, error.message.encode()[:_MAX_MESSAGE_BYTES])
+            _report(writer, error.message.encode()[:_MAX_MESSAGE_BYTES])
         except BaseException:
             _logger.exception("%s failed.", process.spec.name)
         finally:
@@ -189,16 +189,16 @@ class Supervisor:
             flush_output()
             os._exit(status)
 
-    def _hear(self, process: _Process) -> None:
+    def _read_report(self, process: _Process) -> None:
         """Read the one report of a process."""
         assert process.report is not None  # noqa: S101  callers have checked
-        said = os.read(process.report, _MAX_MESSAGE_BYTES)
+        message = os.read(process.report, _MAX_MESSAGE_BYTES)
         os.close(process.report)
         process.report = None
-        process.serves = said == _SERVES
-        process.failure = "" if process.serves else said.decode(errors="replace")
+        process.serves = message == _SERVES
+        process.failure = "" if process.serves else message.decode(errors="replace")
 
-    def _look_after(self, process: _Process) -> None:
+    def _reap(self, process: _Process) -> None:
         """Check whether a process has ended, and replace it if it should not have."""
         if process.pid is None:
             return
@@ -206,7 +206,7 @@ class Supervisor:
         if pid == 0:
             return
         if process.report is not None:
-            self._hear(process)
+            self._read_report(process)
         code = os.waitstatus_to_exitcode(status)
         process.spec.on_end()
         if self._is_ending:
@@ -231,7 +231,7 @@ class Supervisor:
     def _handle_end_signal(self, number: int) -> None:
         if self._is_ending:
             self._kill_all()
-            forget(*_SIGNALS)
+            restore_handlers(*_SIGNALS)
             os.kill(os.getpid(), number)
         _logger.info("Draining: new calls are refused, running calls may finish.")
         self._is_ending = True
@@ -256,6 +256,6 @@ def _described(code: int) -> str:
     return f"Signal {-code} ended it." if code < 0 else f"It ended with exit status {code}."
 
 
-def _say(report: int, what: bytes) -> None:
-    os.write(report, what)
-    os.close(report)
+def _report(writer: int, message: bytes) -> None:
+    os.write(writer, message)
+    os.close(writer)

@@ -37,7 +37,7 @@ from pixyproxy.serving.descriptors import limit_connections
 from pixyproxy.serving.logs import flush_output, set_up_logging
 from pixyproxy.serving.port import PortClaim
 from pixyproxy.serving.server import Server
-from pixyproxy.serving.signals import END_SIGNALS, heard
+from pixyproxy.serving.signals import END_SIGNALS, receiving_signals
 from pixyproxy.serving.supervisor import Lifeline, ProcessSpec, Supervisor
 from pixyproxy.settings import Settings
 
@@ -52,7 +52,7 @@ Announce = Callable[[str], None]
 
 @dataclass(frozen=True)
 class EndLimits:
-    """After how many seconds a process that was told to end is ended, whatever hangs in it.
+    """The seconds after which a process that does not end by itself is ended, whatever hangs in it.
 
     Attributes:
         close: for closing its parts, beside what the settings give to calls.
@@ -104,10 +104,10 @@ def serve_alone(
         server = Server(application, settings, connections)
         if settings.sqlite_path is not None:
             make_first_user(application.users)
-        with heard(*END_SIGNALS) as told:
+        with receiving_signals(*END_SIGNALS) as received:
             server.start()
             announce(server.address)
-            told.recv(1)
+            received.recv(1)
         _logger.info("Draining: new calls are refused, running calls may finish.")
         _end_within(limits.drain(settings) + limits.generation(settings))
         all_ended = server.stop()
@@ -194,7 +194,7 @@ def _serve(inherited: _Inherited, connections: ConnectionLimits, number: int, co
     stay_on(core)
     set_up_logging(settings.log_level, settings.log_format, gathers=True)
     with (
-        heard(*END_SIGNALS) as told,
+        receiving_signals(*END_SIGNALS) as received,
         open_base(settings) as base,
         build(settings, inherited.shared, base, rpc_worker=number) as application,
     ):
@@ -202,8 +202,8 @@ def _serve(inherited: _Inherited, connections: ConnectionLimits, number: int, co
             exposition.start()
         server = Server(application, settings, connections, inherited.claim.port)
         server.start()
-        lifeline.say_serving()
-        select.select([told.fileno(), lifeline.end], [], [])
+        lifeline.report_serving()
+        select.select([received.fileno(), lifeline.end], [], [])
         _end_within(inherited.limits.drain(settings))
         server.stop()
 
@@ -230,7 +230,7 @@ def _generate(inherited: _Inherited, number: int, lifeline: Lifeline) -> None:
     ):
         # Garbage collection would spend 5% of the CPU time on the provider's package.
         gc.freeze()
-        lifeline.say_serving()
+        lifeline.report_serving()
         worker.run(on_ending=partial(_end_within, inherited.limits.generation(settings)))
 
 

@@ -27,7 +27,7 @@ def say(*words):
     print(*words, flush=True)
 
 def serve(lifeline):
-    lifeline.say_serving()
+    lifeline.report_serving()
     select.select([lifeline.end], [], [])
 
 def work(number, lifeline):
