@@ -125,8 +125,10 @@ def goes_away_and_we_die(bench: Bench, kind: DatabaseKind, *, times: int) -> Out
     with _site_behind_network(bench, kind) as (site, _, network):
         for number in range(times):
             with site.server() as server:
-                pending = _submitted(site, server)
+                pending = _submitted(site, server, "hold")
                 network.refuse()
+                for one in pending:
+                    site.stand_in.release(one.wish.prompt)
                 wait_until(lambda: _stored(site) == _PENDING, WAIT_TIMEOUT, "the images to be stored")
                 server.kill()
                 killed_at = time.monotonic()

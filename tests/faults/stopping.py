@@ -58,15 +58,17 @@ def stopped_without_caller(bench: Bench, database_url: str | None, *, times: int
     site = bench.site(database_url, PIXYPROXY_DRAIN_TIMEOUT="0.5")
     for number in range(times):
         with site.server() as server:
-            cancelled, cancelled_call = _begin(site, server, "slow=2")
-            outlasting, call = _begin(site, server, "slow=2")
+            cancelled, cancelled_call = _begin(site, server, "hold")
+            outlasting, call = _begin(site, server, "hold")
             cancelled_call.cancel()
             server.terminate()
             told_at = time.monotonic()
             outcome.injected += 1
-            _expect_good_end(server, outcome)
             answer = site.end(outlasting, call)
             outcome.expect(not answer.is_ok, f"the drain was over: {answer.as_told}")
+            for wish in (cancelled, outlasting):
+                site.stand_in.release(wish.prompt)
+            _expect_good_end(server, outcome)
             outcome.recovered(time.monotonic() - told_at)
         with site.server() as server:
             for wish in (cancelled, outlasting):

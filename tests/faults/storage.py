@@ -103,12 +103,12 @@ def full_after_answer(bench: Bench, database_url: str | None, *, times: int) -> 
     site = bench.site(database_url)
     with small_disk(site.store), site.server() as server:
         for _ in range(times):
-            # Slower than filling the disk takes, and larger than what is left then.
-            wish = site.wish("slow=1")
+            wish = site.wish("hold")
             call = site.begin(server, wish)
             wait_until_submitted(site, wish)
             filler = site.store / "filler"
             _fill(filler, leave=0)
+            site.stand_in.release(wish.prompt)
             outcome.injected += 1
             answer = site.end(wish, call)
             outcome.expect(answer.as_told == _FULL, f"the image came: {answer.as_told}")
