@@ -16,6 +16,10 @@ from pixyproxy.client import ContentInfo, Generation, GenerationOptions, ImageDe
 # Control characters, marks that change the direction of text, and surrogates.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _UNSAFE_IN_NAMES = re.compile(f"{_UNSAFE.pattern}|[/\\\\]")
+# Windows takes C:x for a file of another folder, x:y for a hidden stream of x and NUL.png for a device, and drops dots
+# and spaces at the end of a name.
+_UNSAFE_ON_WINDOWS = re.compile(r'[<>:"|?*]|[. ]+\Z')
+_DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\.|\Z)", re.IGNORECASE)
 _MAX_NAME_BYTES = 200
 _MAX_ENDING_BYTES = 16
 
@@ -151,7 +155,12 @@ def local_time(time: datetime) -> str:
 
 def file_name(info: ContentInfo | ImageDetail, rendition: int | None = None) -> str:
     """Return a safe file name for an image or a rendition: no path, not hidden, not like an option, not too long."""
-    name = _UNSAFE_IN_NAMES.sub("_", info.filename).lstrip(".- ") or info.guid
+    name = _UNSAFE_IN_NAMES.sub("_", info.filename)
+    if sys.platform == "win32":
+        name = _UNSAFE_ON_WINDOWS.sub("_", name)
+    name = name.lstrip(".- ") or info.guid
+    if sys.platform == "win32" and _DEVICE.match(name):
+        name = f"_{name}"
     stem, dot, ending = name.rpartition(".")
     if not dot or len(ending.encode()) > _MAX_ENDING_BYTES:
         stem, dot, ending = name, "", ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pkgutil
 import subprocess
 from importlib import import_module
+from pathlib import PureWindowsPath
 
 import pytest
 from typer.testing import CliRunner
@@ -12,8 +13,8 @@ from typer.testing import CliRunner
 from pixyproxy import cli
 from pixyproxy.cli import COMMANDS, app, load_command
 from pixyproxy.cli.failures import explain
-from pixyproxy.cli.texts import shell_quoted
-from pixyproxy.client import FieldViolation, PixyProxyClientError
+from pixyproxy.cli.texts import file_name, shell_quoted
+from pixyproxy.client import ContentInfo, FieldViolation, PixyProxyClientError
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -64,6 +65,29 @@ def test_a_shell_reads_what_is_quoted_for_it(argument: str) -> None:
         ["bash", "-c", f"printf %s {quoted}"], env={"LANG": "C.UTF-8"}, capture_output=True, check=True
     )
     assert done.stdout == argument.encode(errors="surrogateescape")
+
+
+@pytest.mark.parametrize(
+    ("filename", "on_windows"),
+    [
+        ("a castle.png", "a castle.png"),
+        ("C:castle.png", "C_castle.png"),
+        ("castle.png:hidden", "castle.png_hidden"),
+        ('a "castle"? <b>|*.png', "a _castle__ _b___.png"),
+        ("castle. .", "castle_"),
+        ("con", "_con"),
+        ("NUL.png", "_NUL.png"),
+        ("Lpt1 .tar.gz", "_Lpt1 .tar.gz"),
+        ("console.png", "console.png"),
+    ],
+)
+def test_a_file_is_what_windows_takes_for_one(monkeypatch: pytest.MonkeyPatch, filename: str, on_windows: str) -> None:
+    info = ContentInfo("guid", filename, "image/png", 1, "ab", False, None, 1, 1)
+    assert file_name(info) == filename
+    monkeypatch.setattr("sys.platform", "win32")
+    path = PureWindowsPath("D:/folder") / file_name(info)
+    assert (path.parent, path.name) == (PureWindowsPath("D:/folder"), on_windows)
+    assert not path.is_reserved()
 
 
 @pytest.mark.parametrize(
