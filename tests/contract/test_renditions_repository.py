@@ -94,6 +94,20 @@ def test_several_at_a_time(database: Database) -> None:
     assert set(do(database, lambda renditions: renditions.get(guids, 256))) == set(guids[:2])
 
 
+def test_which_are_still_to_be_made(database: Database) -> None:
+    requested, made, failed = (add(database, 256) for _ in range(3))
+    planned = add(database, 256, state=RenditionState.PLANNED)
+    ids = [get(database, guid, 256).id for guid in (requested, made, failed, planned)]
+    with database.transaction() as context:
+        for rendition_id, state in ((ids[1], RenditionState.MADE), (ids[2], RenditionState.FAILED)):
+            parameters = {"id": rendition_id, "state": state.value}
+            context.execute("UPDATE renditions SET state = :state WHERE id = :id", parameters)
+        context.commit()
+
+    assert do(database, lambda renditions: renditions.get_pending([*ids, 0])) == {ids[0], ids[3]}
+    assert do(database, lambda renditions: renditions.get_pending([])) == set()
+
+
 def test_all_renditions_of_an_image_are_claimed_together_and_the_oldest_image_first(database: Database) -> None:
     first = add(database, 256, 1024)
     second = add(database, 256)

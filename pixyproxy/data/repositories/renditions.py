@@ -114,6 +114,12 @@ class RenditionRepository(LeasedRepository):
         found = self._select(f"id IN ({in_list(ids)})", {}) if ids else []
         return {rendition.id: rendition for rendition in found}
 
+    def get_pending(self, ids: Collection[int]) -> set[int]:
+        """Return those ids of renditions that are still to be made."""
+        sql = f"SELECT id FROM renditions WHERE id IN ({in_list(ids)}) AND state IN {_OPEN}"  # noqa: S608
+        rows = self._context.fetch_all(sql, {}) if ids else []
+        return {row["id"] for row in rows}
+
     def get_of_image(self, image_guid: str) -> list[Rendition]:
         """Return all renditions of an image."""
         return self._select("image_guid = :image_guid", {"image_guid": image_guid})

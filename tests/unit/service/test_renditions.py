@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import os
 import threading
 import time
@@ -264,6 +265,23 @@ def test_the_longest_wait(site: Site) -> None:
         requests.start()
         with pytest.raises(TooBusyError):
             requests.get(image.guid, 256, CallScope())
+
+
+def test_many_who_wait_leave_half_of_the_time_to_others(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    image, times = site.add(), list[float]()
+
+    def slowly(_: RenditionRepository, ids: set[int]) -> set[int]:
+        times.append(time.monotonic())
+        time.sleep(0.1)
+        return ids
+
+    monkeypatch.setattr(RenditionRepository, "get_pending", slowly)
+    with closing(site.requests(longest_wait=1.0)) as requests:
+        requests.start()
+        with pytest.raises(TooBusyError):
+            requests.get(image.guid, 256, CallScope())
+
+    assert min(later - before for before, later in itertools.pairwise(times)) >= 0.2
 
 
 # --- Failures --------------------------------------------------------------------------------------------------------
