@@ -227,9 +227,12 @@ def pauses(bench: Bench, database_urls: Iterable[str], points: Sequence[str], *,
 def _pause_at(site: Site, point: str, outcome: Outcome) -> None:
     one = Outcome(outcome.fault, injected=1)
     wish = _wish_for(site, point)
-    with site.server(pause_at=point) as sleeper, site.server() as other:
+    with contextlib.ExitStack() as stack:
+        sleeper = stack.enter_context(site.server(pause_at=point))
         call = site.begin(sleeper, wish)
         wait_until(lambda: is_asleep(sleeper), WAIT_TIMEOUT, "the server to fall asleep")
+        # Not sooner: it might claim the request itself.
+        other = stack.enter_context(site.server())
         meanwhile = ask_until_settled(site, other, wish)
         is_honest = meanwhile.is_ok or meanwhile.reason == OUTCOME_UNKNOWN
         one.expect(is_honest, f"asked elsewhere meanwhile: {meanwhile.as_told}")
