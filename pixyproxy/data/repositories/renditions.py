@@ -117,8 +117,7 @@ class RenditionRepository(LeasedRepository):
     def get_pending(self, ids: Collection[int]) -> set[int]:
         """Return those ids of renditions that are still to be made."""
         sql = f"SELECT id FROM renditions WHERE id IN ({in_list(ids)}) AND state IN {_OPEN}"  # noqa: S608
-        rows = self._context.fetch_all(sql, {}) if ids else []
-        return {row["id"] for row in rows}
+        return set(self._context.fetch_values(sql, {})) if ids else set()
 
     def get_of_image(self, image_guid: str) -> list[Rendition]:
         """Return all renditions of an image."""

@@ -37,6 +37,8 @@ _READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NOT_REGULAR = frozenset({errno.ELOOP, errno.ENXIO, errno.EOPNOTSUPP, errno.ENOTDIR})
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _REFUSED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+# The errors that concern one file, and not the whole store.
+_UNREADABLE = _REFUSED | {errno.EIO}
 # The errors for a path where something else is, such as a folder in place of a file.
 _IN_THE_WAY = frozenset({errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENOTDIR})
 
@@ -149,7 +151,7 @@ def _opened(path: Path) -> BinaryIO:
     Raises:
         FileNotFoundError: there is none.
         ContentDamagedError: it is no regular file.
-        ContentUnreadableError: it may not be read.
+        ContentUnreadableError: it may not be read, or its disk fails.
         StorageUnavailableError: it cannot be opened for now.
     """
     try:
@@ -161,7 +163,7 @@ def _opened(path: Path) -> BinaryIO:
     except FileNotFoundError:
         raise
     except OSError as error:
-        if error.errno in _REFUSED:
+        if error.errno in _UNREADABLE:
             raise ContentUnreadableError("The stored bytes of the image cannot be read.") from error
         if error.errno not in _NOT_REGULAR:
             raise _unavailable() from error

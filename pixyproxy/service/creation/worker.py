@@ -27,7 +27,6 @@ from pixyproxy.core.exceptions import (
 from pixyproxy.core.fields import GenerationState
 from pixyproxy.core.local_signal import LocalSignal, wait_for_any
 from pixyproxy.data.database import DatabaseContext
-from pixyproxy.data.repositories.audit_outbox import COMMAND
 from pixyproxy.data.repositories.generations import Generation, GenerationRepository, QueuedGeneration
 from pixyproxy.data.transactions import in_transaction
 from pixyproxy.generation.circuit_breaker import Permit
@@ -242,12 +241,7 @@ class GenerationWorker:
         generation = queued.generation
         if queued.is_author_removed:
             # It was recorded, or queued again after a failure, while its author was being removed.
-            error = GenerationCancelledError.of_removed_user()
-            in_transaction(
-                self._parts.database,
-                lambda context: GenerationRepository(context).cancel(generation.id, error, COMMAND),
-            )
-            self._changes.ended(generation.id)
+            self._end_queued(generation, GenerationState.CANCELLED, GenerationCancelledError.of_removed_user())
             return False
         if not self._may_submit(queued):
             return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import itertools
@@ -38,7 +39,7 @@ from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.deletions import DeletionRepository
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.repositories.renditions import PLACEHOLDER, Rendition, RenditionRepository, RenditionState
-from pixyproxy.data.stores.image_store import ContentReader
+from pixyproxy.data.stores.image_store import ContentReader, content_path
 from pixyproxy.data.stores.local_image_store import LocalImageStore
 from pixyproxy.data.transactions import in_transaction
 from pixyproxy.generation.rendering import decode_small, placeholder_of
@@ -610,6 +611,23 @@ def test_copying_leaves_renditions_to_be_made_again_and_deletes_them_in_the_sour
     with moved.serving() as service:
         assert moved.read(service, image) == data
     assert moved.files() >= {image.guid, f"{image.guid}.256.webp"}
+
+
+def test_copying_goes_on_after_a_file_that_cannot_be_opened(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken, good = site.add(), site.add()
+    open_file = os.open
+
+    def fail(path: Path, *arguments: int) -> int:
+        if path == site.store._folder / content_path(broken.guid):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return open_file(path, *arguments)
+
+    monkeypatch.setattr(os, "open", fail)
+    copying = ImageCopying(site.database, site.store, LocalImageStore(tmp_path / "target"), deletes_source=False)
+    outcomes = {result.guid: result.outcome for result in copying.run()}
+    assert outcomes == {broken.guid: CopyOutcome.FAILED, good.guid: CopyOutcome.COPIED}
 
 
 # --- Thumbnails ------------------------------------------------------------------------------------------------------
