@@ -278,7 +278,7 @@ class Settings(BaseSettings):
         ge=1,
         le=1_000_000,
         description="The maximum number of queued generations, of all servers together, before CreateGeneration "
-        "refuses further ones.",
+        "refuses further ones; users with less than an equal share may still add some.",
     )
     allow_low_moderation: bool = Field(default=True, description="Whether requests may set moderation to low.")
     generation_retention: int | None = Field(
