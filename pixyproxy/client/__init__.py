@@ -6,9 +6,8 @@ pydantic.
 
 from pixyproxy.client.aio import AsyncContentStream, AsyncPixyProxyClient
 from pixyproxy.client.calls import Changes, CreateOptions, Filters, GenerationFilters, ImportOptions
-from pixyproxy.client.client import PixyProxyClient
+from pixyproxy.client.client import ContentStream, PixyProxyClient
 from pixyproxy.client.connection import TLS, Keepalive
-from pixyproxy.client.content import ContentStream
 from pixyproxy.client.errors import (
     ContentDamagedError,
     CredentialsError,

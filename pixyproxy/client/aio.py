@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -33,7 +34,7 @@ from pixyproxy.client.usage import Quota, UsageGrouping, UsageRow
 Answer = TypeVar("Answer")
 
 
-class AsyncContentStream(BaseContentStream):
+class AsyncContentStream(BaseContentStream["AsyncPixyProxyClient"]):
     """The same as ContentStream, for ``async for``.
 
     Attributes:
@@ -44,12 +45,13 @@ class AsyncContentStream(BaseContentStream):
         """Yield the bytes as they arrive; see ContentStream."""
         while not self._is_complete:
             try:
-                async for message in self._messages:
-                    yield self._take(message)
+                with self._client._translating():
+                    async for message in self._messages:
+                        yield self._take(message)
                 break
-            except grpc.RpcError as error:
+            except PixyProxyClientError as error:
                 if not self._is_complete:
-                    await asyncio.sleep(self._pause_after(error))
+                    await self._client._wait_after(error, self._attempts)
                     await self._open()
         self._check()
 
@@ -62,12 +64,14 @@ class AsyncContentStream(BaseContentStream):
     async def _open(self) -> Self:
         """Start the call, and wait for ``info``."""
         while True:
+            self._ask()
             try:
-                self._ask()
-                self._begin(await anext(aiter(self._messages), pb.GetImageContentResponse()))
-            except grpc.RpcError as error:
-                await asyncio.sleep(self._pause_after(error))
+                with self._client._translating():
+                    first = await anext(aiter(self._messages), pb.GetImageContentResponse())
+            except PixyProxyClientError as error:
+                await self._client._wait_after(error, self._attempts)
             else:
+                self._begin(first)
                 return self
 
 
@@ -80,6 +84,8 @@ class AsyncPixyProxyClient(BaseClient[grpc.aio.Channel]):
     """
 
     _module = grpc.aio
+    _closed: asyncio.Event
+    _event_kind = asyncio.Event
     _watching: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -176,7 +182,7 @@ class AsyncPixyProxyClient(BaseClient[grpc.aio.Channel]):
         call = calls.get_content(
             guid, read_offset=read_offset, read_limit=read_limit, if_none_match=if_none_match, rendition=rendition
         )
-        return await AsyncContentStream(call, self._invoke, self._attempts(call, timeout))._open()
+        return await AsyncContentStream(self, call, self._attempts(call, timeout))._open()
 
     async def fetch_content(
         self,
@@ -282,25 +288,16 @@ class AsyncPixyProxyClient(BaseClient[grpc.aio.Channel]):
     # --- Calls ---------------------------------------------------------------------------------------------------
 
     async def _send(self, call: Call[Answer], timeout: float | None, upload: Upload | None = None) -> Answer:
-        attempts = self._attempts(call, timeout)
+        attempts = self._attempts(call, timeout, is_single=upload is not None and not upload.is_seekable)
         while True:
+            request = call.request if upload is None else _from_thread(upload.messages(call.request))
             try:
-                request = call.request if upload is None else _from_thread(upload.messages(call.request))
-                answer = await self._invoke(call, request, attempts)
-            except grpc.RpcError as error:
-                failure = error_of(error)
-                pause = attempts.pause_after(failure) if upload is None else upload.pause_after(failure, attempts)
-                await asyncio.sleep(pause)
-                if self._closed.is_set():
-                    raise failure from error  # It has the id to repeat the call with.
-            except asyncio.CancelledError as error:
-                # gRPC also cancels the calls of a channel that is closed.
-                task = asyncio.current_task()
-                if not self._closed.is_set() or task is None or task.cancelling():
-                    raise
-                failure = UnavailableError("The client was closed.", code="CANCELLED")
-                failure.creation_request_id = call.creation_request_id
-                raise failure from error
+                with self._translating():
+                    answer = await self._invoke(call, request, attempts)
+            except PixyProxyClientError as error:
+                if upload is not None:
+                    upload.check()
+                await self._wait_after(error, attempts)
             else:
                 attempts.succeeded()
                 return call.read(answer)
@@ -310,18 +307,41 @@ class AsyncPixyProxyClient(BaseClient[grpc.aio.Channel]):
         while not watch.is_over:
             messages = self._invoke(call, call.request, attempts)
             try:
-                async for message in messages:
-                    attempts.succeeded()
-                    event = watch.read(message)
-                    if event is not None:
-                        yield event
+                with self._translating():
+                    async for message in messages:
+                        attempts.succeeded()
+                        event = watch.read(message)
+                        if event is not None:
+                            yield event
                 error: PixyProxyClientError = watch.broken_off()
-            except grpc.RpcError as failure:
-                error = error_of(failure)
+            except PixyProxyClientError as failure:
+                error = failure
             finally:
                 messages.cancel()
             if not watch.is_over:
-                await asyncio.sleep(attempts.pause_after(error))
+                await self._wait_after(error, attempts)
+
+    async def _wait_after(self, error: PixyProxyClientError, attempts: Attempts) -> None:
+        """Wait until the next attempt; raise ``error`` if there is none."""
+        pause = attempts.pause_after(error)
+        try:
+            await asyncio.wait_for(self._closed.wait(), pause)
+        except TimeoutError:
+            return
+        raise error
+
+    @contextmanager
+    def _translating(self) -> Iterator[None]:
+        """Raise gRPC's errors as those of the client, and its cancellation of calls when the client is closed."""
+        try:
+            yield
+        except grpc.RpcError as error:
+            raise error_of(error) from error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if not self._closed.is_set() or task is None or task.cancelling():
+                raise
+            raise UnavailableError("The client was closed.", code="CANCELLED") from error
 
     def _watch(self, channel: grpc.aio.Channel, on_failure: Callable[[], object]) -> None:
         async def watch() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
@@ -22,6 +24,8 @@ class BaseClient(ABC, Generic[AnyChannel]):
 
     _module: Any
     """``grpc`` or ``grpc.aio``."""
+    _event_kind: type[threading.Event] | type[asyncio.Event]
+    """Of which ``_closed`` is: set once the client is closed."""
 
     def __init__(
         self,
@@ -78,7 +82,7 @@ class BaseClient(ABC, Generic[AnyChannel]):
         self._on_unreachable = on_unreachable
         self._opening = threading.Lock()
         self._stubs: Stubs | None = None
-        self._closed = threading.Event()
+        self._closed = self._event_kind()
 
     @abstractmethod
     def _watch(self, channel: AnyChannel, on_failure: Callable[[], object]) -> None:
@@ -103,10 +107,11 @@ class BaseClient(ABC, Generic[AnyChannel]):
             self._closed.set()
             return self._channel if self._open_channel is not None else None
 
-    def _attempts(self, call: Call[Any], timeout: float | None) -> Attempts:
+    def _attempts(self, call: Call[Any], timeout: float | None, *, is_single: bool = False) -> Attempts:
         if timeout is None:
             timeout = self._long_timeout if call.is_long else self._timeout
-        return Attempts(call, self._policy, self._answered, timeout)
+        policy = replace(self._policy, attempts=1) if is_single else self._policy
+        return Attempts(call, policy, self._answered, timeout)
 
     def _invoke(self, call: Call[Any], request: Any, attempts: Attempts) -> Any:
         return attrgetter(call.method)(self._connected())(request, timeout=attempts.remaining, metadata=self._metadata)

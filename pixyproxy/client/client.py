@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Self, TypeVar, Unpack
 
 import grpc
+from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from pixyproxy.client import calls
 from pixyproxy.client.base import BaseClient
 from pixyproxy.client.calls import Call, Changes, CreateOptions, Filters, GenerationFilters, ImportOptions
-from pixyproxy.client.content import ContentStream
+from pixyproxy.client.content import BaseContentStream
 from pixyproxy.client.download import Download, OnProgress
 from pixyproxy.client.errors import ContentDamagedError, InvalidRequestError, PixyProxyClientError, error_of
 from pixyproxy.client.generations import Generation, PartialImage, Watch
@@ -25,6 +26,52 @@ from pixyproxy.client.usage import Quota, UsageGrouping, UsageRow
 Answer = TypeVar("Answer")
 
 
+class ContentStream(BaseContentStream["PixyProxyClient"]):
+    """The bytes of an image, or of a part of it; iterate over it once.
+
+    After an interruption, it continues where it stopped. A whole image is verified with its SHA-256; if it does not
+    match, the iteration raises an error at the end.
+
+    Attributes:
+        info: the image.
+    """
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield the bytes as they arrive.
+
+        Raises:
+            ContentDamagedError: the bytes are incomplete, or are not those of the image.
+            PixyProxyClientError: the call failed.
+        """
+        while not self._is_complete:
+            try:
+                for message in self._messages:
+                    yield self._take(message)
+                break
+            except grpc.RpcError as error:
+                if not self._is_complete:
+                    self._client._wait_after(error_of(error), self._attempts)
+                    self._open()
+        self._check()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open(self) -> Self:
+        """Start the call, and wait for ``info``."""
+        while True:
+            try:
+                self._ask()
+                self._begin(next(self._messages, pb.GetImageContentResponse()))
+            except grpc.RpcError as error:
+                self._client._wait_after(error_of(error), self._attempts)
+            else:
+                return self
+
+
 class PixyProxyClient(BaseClient[grpc.Channel]):
     """A client for a server. Threads may share it.
 
@@ -33,6 +80,8 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
     """
 
     _module = grpc
+    _closed: threading.Event
+    _event_kind = threading.Event
 
     def __enter__(self) -> Self:
         return self
@@ -43,7 +92,7 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
     def close(self) -> None:
         """Cancel all calls, and close the connection.
 
-        Calls that wait for an answer end with UnavailableError.
+        Calls in progress end with UnavailableError, and those that wait for another attempt with their last error.
         """
         channel = self._closing()
         if channel is not None:
@@ -177,7 +226,7 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
         call = calls.get_content(
             guid, read_offset=read_offset, read_limit=read_limit, if_none_match=if_none_match, rendition=rendition
         )
-        return ContentStream(call, self._invoke, self._attempts(call, timeout))._open()
+        return ContentStream(self, call, self._attempts(call, timeout))._open()
 
     def fetch_content(
         self,
@@ -348,16 +397,15 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
     # --- Calls ---------------------------------------------------------------------------------------------------
 
     def _send(self, call: Call[Answer], timeout: float | None, upload: Upload | None = None) -> Answer:
-        attempts = self._attempts(call, timeout)
+        attempts = self._attempts(call, timeout, is_single=upload is not None and not upload.is_seekable)
         while True:
             try:
                 request = call.request if upload is None else upload.messages(call.request)
                 answer = self._invoke(call, request, attempts)
             except grpc.RpcError as error:
-                failure = error_of(error)
-                pause = attempts.pause_after(failure) if upload is None else upload.pause_after(failure, attempts)
-                if self._closed.wait(pause):
-                    raise failure from error  # It has the id to repeat the call with.
+                if upload is not None:
+                    upload.check()
+                self._wait_after(error_of(error), attempts)
             else:
                 attempts.succeeded()
                 return call.read(answer)
@@ -378,7 +426,12 @@ class PixyProxyClient(BaseClient[grpc.Channel]):
             finally:
                 messages.cancel()
             if not watch.is_over:
-                time.sleep(attempts.pause_after(error))
+                self._wait_after(error, attempts)
+
+    def _wait_after(self, error: PixyProxyClientError, attempts: Attempts) -> None:
+        """Wait until the next attempt; raise ``error`` if there is none."""
+        if self._closed.wait(attempts.pause_after(error)):
+            raise error
 
     def _watch(self, channel: grpc.Channel, on_failure: Callable[[], object]) -> None:
         def changed(state: grpc.ChannelConnectivity) -> None:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Callable, Iterator
-from typing import Any, Self
+from typing import Any, Generic, TypeVar
 
-import grpc
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
+from pixyproxy.client.base import BaseClient
 from pixyproxy.client.calls import Call
-from pixyproxy.client.errors import ContentDamagedError, error_of
+from pixyproxy.client.errors import ContentDamagedError
 from pixyproxy.client.models import ContentInfo
 from pixyproxy.client.retry import Attempts
 
-# Starts an attempt of a call with a request.
-Invoke = Callable[[Call[ContentInfo], pb.GetImageContentRequest, Attempts], Any]
+AnyClient = TypeVar("AnyClient", bound=BaseClient[Any])
 
 
-class BaseContentStream:
+class BaseContentStream(Generic[AnyClient]):
     """The common parts of both streams.
 
     Attributes:
@@ -28,10 +25,10 @@ class BaseContentStream:
 
     info: ContentInfo
 
-    def __init__(self, call: Call[ContentInfo], invoke: Invoke, attempts: Attempts) -> None:
+    def __init__(self, client: AnyClient, call: Call[ContentInfo], attempts: Attempts) -> None:
         """Start no call yet."""
+        self._client = client
         self._call = call
-        self._invoke = invoke
         self._attempts = attempts
         self._messages: Any = None
         self._received = 0
@@ -48,7 +45,7 @@ class BaseContentStream:
         request.read_offset += self._received
         if request.read_limit:
             request.read_limit -= self._received
-        self._messages = self._invoke(self._call, request, self._attempts)
+        self._messages = self._client._invoke(self._call, request, self._attempts)
 
     def _begin(self, first: pb.GetImageContentResponse) -> None:
         """Process the first message of a call."""
@@ -63,9 +60,6 @@ class BaseContentStream:
         self._received += len(message.data)
         self._hash.update(message.data)
         return message.data
-
-    def _pause_after(self, error: grpc.RpcError) -> float:
-        return self._attempts.pause_after(error_of(error))
 
     @property
     def _expected(self) -> int:
@@ -84,49 +78,3 @@ class BaseContentStream:
         is_whole = self._received == self.info.size_bytes
         if self._received != self._expected or (is_whole and self._hash.hexdigest() != self.info.sha256):
             raise ContentDamagedError("The received bytes are not those of the image.")
-
-
-class ContentStream(BaseContentStream):
-    """The bytes of an image, or of a part of it; iterate over it once.
-
-    After an interruption, it continues where it stopped. A whole image is verified with its SHA-256; if it does not
-    match, the iteration raises an error at the end.
-
-    Attributes:
-        info: the image.
-    """
-
-    def __iter__(self) -> Iterator[bytes]:
-        """Yield the bytes as they arrive.
-
-        Raises:
-            ContentDamagedError: the bytes are incomplete, or are not those of the image.
-            PixyProxyClientError: the call failed.
-        """
-        while not self._is_complete:
-            try:
-                for message in self._messages:
-                    yield self._take(message)
-                break
-            except grpc.RpcError as error:
-                if not self._is_complete:
-                    time.sleep(self._pause_after(error))
-                    self._open()
-        self._check()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _open(self) -> Self:
-        """Start the call, and wait for ``info``."""
-        while True:
-            try:
-                self._ask()
-                self._begin(next(self._messages, pb.GetImageContentResponse()))
-            except grpc.RpcError as error:
-                time.sleep(self._pause_after(error))
-            else:
-                return self

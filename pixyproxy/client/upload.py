@@ -12,8 +12,6 @@ from typing import BinaryIO, Self
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from pixyproxy.client.download import OnProgress
-from pixyproxy.client.errors import PixyProxyClientError
-from pixyproxy.client.retry import Attempts
 
 Source = str | Path | bytes | BinaryIO
 """A path, bytes, or a binary file, which is read from its current position to its end."""
@@ -26,6 +24,7 @@ class Upload:
 
     Attributes:
         size: in bytes; 0 if it is unknown, because the file cannot be read again.
+        is_seekable: whether it can be read again.
     """
 
     def __init__(self, source: Source, on_progress: OnProgress | None) -> None:
@@ -41,9 +40,9 @@ class Upload:
         self._is_own = isinstance(source, (str, Path, bytes))
         self._file = _opened(source)
         self._on_progress = on_progress
-        self._is_seekable = self._file.seekable()
-        self._start = self._file.tell() if self._is_seekable else 0
-        self.size = self._file.seek(0, os.SEEK_END) - self._start if self._is_seekable else 0
+        self.is_seekable = self._file.seekable()
+        self._start = self._file.tell() if self.is_seekable else 0
+        self.size = self._file.seek(0, os.SEEK_END) - self._start if self.is_seekable else 0
         self._lock = threading.Lock()
         self._failure: BaseException | None = None
 
@@ -64,28 +63,19 @@ class Upload:
                 sent += len(data)
                 if self._on_progress is not None:
                     self._on_progress(sent, self.size)
-        except Exception as failure:  # gRPC would hide it; `pause_after` raises it in the thread of the caller.
+        except Exception as failure:  # gRPC would hide it; `check` raises it in the thread of the caller.
             self._failure = failure
             # The server refuses a message without data; the end of the messages would be that of the image.
             yield pb.ImportImageRequest()
 
-    def pause_after(self, error: PixyProxyClientError, attempts: Attempts) -> float:
-        """Return the seconds until the next attempt.
-
-        Raises:
-            PixyProxyClientError: ``error``, if there is no further attempt, or the bytes cannot be read again.
-            Exception: reading the bytes, or ``on_progress``, has failed.
-        """
+    def check(self) -> None:
+        """Raise the exception with which reading the bytes, or ``on_progress``, has failed."""
         if self._failure is not None:
             raise self._failure
-        pause = attempts.pause_after(error)
-        if not self._is_seekable:
-            raise error
-        return pause
 
     def _read(self, position: int) -> bytes:
         with self._lock:
-            if self._is_seekable:
+            if self.is_seekable:
                 self._file.seek(self._start + position)
             return self._file.read(_PIECE_BYTES)
 

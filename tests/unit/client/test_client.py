@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.message import Message
+from pixyproxy_pb.v1 import generation_service_pb2 as gpb
 from pixyproxy_pb.v1 import image_service_pb2 as pb
 
 from pixyproxy.client import (
@@ -112,10 +113,14 @@ def answer(rpc: Rpc, response: Message) -> None:
 
 
 def refuse(rpc: Rpc, error: BaseException) -> None:
-    """End a call as the server does."""
+    """End a call as the server does, before any message."""
+    rpc.send_initial_metadata(("x-request-id", REQUEST_ID))
+    end_with(rpc, error)
+
+
+def end_with(rpc: Rpc, error: BaseException) -> None:
     status = status_of(error, REQUEST_ID)
     code = next(code for code in grpc.StatusCode if code.value[0] == status.code)
-    rpc.send_initial_metadata(("x-request-id", REQUEST_ID))
     rpc.end(code, status.message, (("grpc-status-details-bin", status.SerializeToString()),))
 
 
@@ -696,9 +701,39 @@ def test_who_waits_for_an_image_when_the_client_is_closed_can_repeat_the_request
         call = play.begin(lambda: client.create_image("a castle"))
         request, rpc = play.take("CreateImage")
         if is_pausing:
-            cut(rpc, was_taken=False)
+            refuse(rpc, exc.StorageUnavailableError("Away.", retry_after=5 * TIMEOUT))
             wait_until(lambda: "Trying again in" in caplog.text, TIMEOUT, "the pause")
         client.close()
         error = failure(call)
     assert (type(error), error.creation_request_id) == (UnavailableError, request.request_id)
     assert not play.has_more("CreateImage")
+
+
+@pytest.mark.parametrize("is_pausing", [False, True])
+@pytest.mark.parametrize("method", ["GetImageContent", "WatchGeneration"])
+def test_who_reads_a_stream_when_the_client_is_closed_gets_an_error_of_the_client(
+    server: ScriptedServer, make_client: MakeClient, caplog: pytest.LogCaptureFixture, is_pausing: bool, method: str
+) -> None:
+    caplog.set_level("INFO")
+    received = threading.Event()
+
+    def read(client: PixyProxyClient) -> None:
+        stream = client.stream_content(GUID) if method == "GetImageContent" else client.watch_generation(GUID)
+        for _ in stream:
+            received.set()
+
+    with make_client(server.address, timeout=TIMEOUT) as client:
+        play = Play(server, client)
+        call = play.begin(lambda: read(client))
+        rpc = play.take(method)[1]
+        if method == "GetImageContent":
+            send(rpc, DATA[:1000])
+        else:
+            rpc.send(gpb.WatchGenerationResponse(generation=gpb.Generation(state="GENERATION_STATE_QUEUED")))
+        assert received.wait(TIMEOUT)
+        if is_pausing:
+            end_with(rpc, exc.StorageUnavailableError("Away.", retry_after=5 * TIMEOUT))
+            wait_until(lambda: "Trying again in" in caplog.text, TIMEOUT, "the pause")
+        client.close()
+        assert type(failure(call)) is UnavailableError
+    assert not play.has_more(method)
