@@ -13,8 +13,9 @@ import pytest
 
 from tests.faults.audit import Expected, audit
 from tests.faults.outcome import Outcome
-from tests.faults.site import OUTCOME_UNKNOWN, Bench, Site, Wish, wait_until_submitted
+from tests.faults.site import WAIT_TIMEOUT, Bench, Site, Wish, wait_until_submitted
 from tests.support.servers import RunningServer
+from tests.support.waiting import wait_until
 
 _MEGABYTE = 1024 * 1024
 # The product begins no generation below 64 MiB.
@@ -22,6 +23,7 @@ _DISK = 80 * _MEGABYTE
 _LARGE_IMAGE = 3 * _MEGABYTE
 _FULL = "RESOURCE_EXHAUSTED STORAGE_FULL"
 _REFUSED = "FAILED_PRECONDITION STORAGE_MISCONFIGURED"
+_NOT_STORED = "cannot be stored yet"
 _DAMAGED = "DATA_LOSS CONTENT_DAMAGED"
 
 
@@ -98,7 +100,7 @@ def _refused_before(
 
 
 def full_after_answer(bench: Bench, database_url: str | None, *, times: int) -> Outcome:
-    """Fill the disk while the provider works: the image cannot be stored, and its caller is told so."""
+    """Fill the disk while the provider works: the image waits until there is room again."""
     outcome = Outcome("disk full when the image comes")
     site = bench.site(database_url)
     with small_disk(site.store), site.server() as server:
@@ -109,16 +111,20 @@ def full_after_answer(bench: Bench, database_url: str | None, *, times: int) -> 
             filler = site.store / "filler"
             _fill(filler, leave=0)
             site.stand_in.release(wish.prompt)
+            _wait_until_not_stored(server, outcome.injected + 1)
             outcome.injected += 1
-            answer = site.end(wish, call)
-            outcome.expect(answer.as_told == _FULL, f"the image came: {answer.as_told}")
             filler.unlink()
-            _expect_service(site, server, site.wish(), outcome)
-            again = site.create(server, wish)
-            outcome.expect(again.reason == OUTCOME_UNKNOWN, f"asked again: {again.as_told}")
+            room_at = time.monotonic()
+            answer = site.end(wish, call)
+            outcome.recovered(time.monotonic() - room_at)
+            outcome.expect(answer.is_ok, f"there is room again: {answer.as_told}")
             outcome.expect(site.stand_in.count(wish.prompt) == 1, f"submitted again: {wish}")
-        audit(site, server, outcome, Expected(unknown=True))
+        audit(site, server, outcome, Expected())
     return outcome
+
+
+def _wait_until_not_stored(server: RunningServer, images: int) -> None:
+    wait_until(lambda: server.log.count(_NOT_STORED) == images, WAIT_TIMEOUT, "the image to be refused")
 
 
 def _expect_service(site: Site, server: RunningServer, wish: Wish, outcome: Outcome) -> None:

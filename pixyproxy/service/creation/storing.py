@@ -14,7 +14,12 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from pixyproxy.core.exceptions import ContentDamagedError, PixyProxyException, StorageUnavailableError
+from pixyproxy.core.exceptions import (
+    ContentDamagedError,
+    PixyProxyException,
+    StorageFullError,
+    StorageUnavailableError,
+)
 from pixyproxy.core.fields import GenerationState
 from pixyproxy.core.models import ImageDetail, Model
 from pixyproxy.data.database import Database, DatabaseContext
@@ -31,6 +36,9 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _logger = logging.getLogger(__name__)
+
+# An operator may make room, or mend the store, while an image that was paid for waits in memory.
+_WAITED_FOR = (StorageUnavailableError, StorageFullError)
 
 
 class _Manifest(Model, extra="ignore"):
@@ -59,7 +67,7 @@ class ImageStoring:
             store: where bytes and manifests are stored.
             lease: how long a lease lasts.
             planned_renditions: the edges of the renditions that are made of every image, in pixels, or ``PLACEHOLDER``.
-            retry_interval: seconds between two attempts to write to a store that is unavailable.
+            retry_interval: seconds between two attempts to write to a store that is unavailable or full.
             give_up_after: seconds after which such attempts end.
         """
         self._database = database
@@ -72,19 +80,21 @@ class ImageStoring:
     def store(self, detail: ImageDetail, data: Buffer) -> None:
         """Store the bytes of an image and its manifest, durably.
 
-        Writes to a store that is unavailable are retried for ``give_up_after`` seconds.
+        Writes to a store that is unavailable or full are retried for ``give_up_after`` seconds.
 
         Raises:
-            StorageFullError: there is no room.
-            StorageUnavailableError: the store is still unavailable. If it has the bytes, recovery commits them.
+            StorageFullError: there is still no room.
+            StorageUnavailableError: the store is still unavailable.
+
+        After both, recovery commits the image if the store has its bytes, and deletes the manifest otherwise.
         """
         manifest = _Manifest(detail=detail).model_dump_json()
         began = time.time()  # unlike the monotonic clock, it advances while the machine is suspended
         give_up_at = time.monotonic() + self._give_up_after
-        self._until_stored(lambda: self._store.write_manifest(detail.guid, manifest), give_up_at)
+        self._until_stored(detail.guid, lambda: self._store.write_manifest(detail.guid, manifest), give_up_at)
         try:
-            self._until_stored(lambda: self._store.write(detail.guid, data), give_up_at)
-        except StorageUnavailableError:
+            self._until_stored(detail.guid, lambda: self._store.write(detail.guid, data), give_up_at)
+        except _WAITED_FOR:
             raise
         except BaseException:
             self._drop_manifest(detail.guid)
@@ -101,7 +111,7 @@ class ImageStoring:
         """
         give_up_at = time.monotonic() + self._give_up_after
         try:
-            place = self._until_stored(lambda: self._store.write_aside(guid, body), give_up_at)
+            place = self._until_stored(guid, lambda: self._store.write_aside(guid, body), give_up_at)
         except PixyProxyException as error:
             _logger.error("The provider's answer for the image %s is lost: %s", guid, error.message)
             return False
@@ -200,8 +210,13 @@ class ImageStoring:
 
         in_transaction(self._database, delete)
 
-    def _until_stored(self, write: Callable[[], Result], give_up_at: float) -> Result:
-        return retried(write, StorageUnavailableError, interval=self._retry_interval, give_up_at=give_up_at)
+    def _until_stored(self, guid: str, write: Callable[[], Result], give_up_at: float) -> Result:
+        try:
+            return write()
+        except _WAITED_FOR as error:
+            seconds = max(0.0, give_up_at - time.monotonic())
+            _logger.warning("The image %s cannot be stored yet; retrying for %.0f s: %s", guid, seconds, error.message)
+        return retried(write, *_WAITED_FOR, interval=self._retry_interval, give_up_at=give_up_at)
 
     def _drop_manifest(self, guid: str) -> None:
         try:

@@ -127,6 +127,7 @@ class Server:
         poll_interval: seconds between two looks for what other servers have recorded.
         close_timeout: how long the worker waits at its end for a claim that hangs.
         give_up_after: how long a generation waits for the database.
+        store_give_up_after: how long an image waits for the store.
         clock: that of the circuit breaker.
         defaults: what to generate where a request leaves it open.
         limits: the quotas of users without limits of their own.
@@ -149,6 +150,7 @@ class Server:
     poll_interval: float = 0.1
     close_timeout: float = 10.0
     give_up_after: float = 5.0
+    store_give_up_after: float = 600.0
     clock: Callable[[], float] = time.monotonic
     defaults: GenerationDefaults = DEFAULTS
     limits: QuotaLimits = NO_LIMITS
@@ -163,7 +165,9 @@ class Server:
             weakref.finalize(self, one.close)
         self.changes = GenerationChanges([self.changed])
         self.circuits = SharedCircuits()
-        self.storing = ImageStoring(self.database, self.store, lease=self.lease, retry_interval=0.01)
+        self.storing = ImageStoring(
+            self.database, self.store, lease=self.lease, retry_interval=0.01, give_up_after=self.store_give_up_after
+        )
         limit = self.images_per_minute
         self.limiter = None if limit is None else RateLimiter(self.database, limit, self.minute)
         observer = self.observer or GenerationObserver()

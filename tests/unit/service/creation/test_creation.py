@@ -467,8 +467,8 @@ def test_what_is_kept_aside_outlives_recovery(
 
 
 def test_an_answer_that_cannot_be_kept_aside_is_not_said_to_be(
-    creator: ImageCreator,
     database: Database,
+    store: LocalImageStore,
     generator: FakeGenerator,
     alice: Caller,
     monkeypatch: pytest.MonkeyPatch,
@@ -480,8 +480,11 @@ def test_an_answer_that_cannot_be_kept_aside_is_not_said_to_be(
     monkeypatch.setattr(LocalImageStore, "write_aside", full)
     generator.fails_with(UnreadableAnswerError("no image", body=b"the answer"))
 
-    with pytest.raises(ProviderUnavailableError) as refused:
-        creator.create(request(), alice, CallScope())
+    with (
+        Server(database, store, generator, store_give_up_after=0).running() as server,
+        pytest.raises(ProviderUnavailableError) as refused,
+    ):
+        server.creator.create(request(), alice, CallScope())
 
     assert refused.value.message == "The image provider's answer has no readable image."
     assert "is lost: There is no room left" in caplog.text
@@ -618,8 +621,8 @@ def test_no_room_is_told_before_anything_is_sent(
 
 
 def test_bytes_that_cannot_be_stored_leave_no_detail_and_are_not_paid_for_again(
-    creator: ImageCreator,
     database: Database,
+    store: LocalImageStore,
     generator: FakeGenerator,
     alice: Caller,
     monkeypatch: pytest.MonkeyPatch,
@@ -629,10 +632,12 @@ def test_bytes_that_cannot_be_stored_leave_no_detail_and_are_not_paid_for_again(
 
     monkeypatch.setattr(LocalImageStore, "write", full)
 
-    with pytest.raises(StorageFullError):
-        creator.create(request(), alice, CallScope())
-    with pytest.raises(OutcomeUnknownError):
-        creator.create(request(), alice, CallScope())
+    with Server(database, store, generator, store_give_up_after=0).running() as server:
+        with pytest.raises(StorageFullError):
+            server.creator.create(request(), alice, CallScope())
+        with pytest.raises(OutcomeUnknownError):
+            server.creator.create(request(), alice, CallScope())
+        wait_until(lambda: store.list_manifests() == [], timeout=30, what="the manifest to be deleted")
     assert count_images(database) == 0
     assert len(generator.requests) == 1
 

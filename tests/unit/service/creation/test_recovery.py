@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import threading
 import time
 from contextlib import closing
@@ -18,6 +19,7 @@ from obstore.store import MemoryStore
 from pixyproxy.core.exceptions import (
     DBConnectionError,
     PixyProxyException,
+    StorageFullError,
     StorageMisconfiguredError,
     StorageUnavailableError,
 )
@@ -100,9 +102,16 @@ def is_committed(database: Database, generation: Generation) -> bool:
     return bool(rows)
 
 
-@pytest.mark.parametrize("error", [StorageUnavailableError("away"), StorageMisconfiguredError("denied")])
-def test_a_store_that_is_away_is_waited_for(
-    database: Database, store: FailingStore, server: Server, alice: Caller, error: Exception
+@pytest.mark.parametrize(
+    "error", [StorageUnavailableError("away"), StorageMisconfiguredError("denied"), StorageFullError("full")]
+)
+def test_a_store_that_is_away_or_full_is_waited_for(
+    database: Database,
+    store: FailingStore,
+    server: Server,
+    alice: Caller,
+    error: PixyProxyException,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     generation = begin(database, alice, ALIVE)
     store.failures = [error] * 5
@@ -113,6 +122,11 @@ def test_a_store_that_is_away_is_waited_for(
     assert store.failures == []
     assert is_committed(database, generation)
     assert store.list_manifests() == []
+    # Once, and not for each attempt.
+    (warning,) = (record.getMessage() for record in caplog.records)
+    assert re.fullmatch(
+        rf"The image {generation.image_guid} cannot be stored yet; retrying for \d+ s: {error.message}", warning
+    )
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE])
