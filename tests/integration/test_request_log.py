@@ -134,12 +134,22 @@ def test_a_method_that_there_is_not(server: RunningServer) -> None:
     assert re.fullmatch(rf"{place} END UNIMPLEMENTED \d+\.\d ms", last)
 
 
-def test_a_method_whose_name_is_made_to_deceive(server: RunningServer) -> None:
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/x/y:1] REQUEST END OK 0.1 ms",
+        "/x/GetImage:1] REQUEST END OK 0.1 ms [y",
+        "/pixyproxy.v1.ImageService/",
+        "/x/y z",
+    ],
+)
+def test_a_method_whose_name_is_made_to_deceive(server: RunningServer, path: str) -> None:
     # gRPC itself lets no line break through; what it does let through must not look like a line of ours.
-    refused = refusal(raw_stream(server.channel, "/x/y:1] REQUEST END OK 0.1 ms"), b"")
-    lines = server.wait_for_end_of(refused.call_id)
-    assert all(re.match(rf"{_TIME} INFO {re.escape(refused.call_id)} ", line) for line in lines)
-    assert lines[-1].split("REQUEST END")[-1].startswith(" UNIMPLEMENTED")
+    refused = refusal(raw_stream(server.channel, path), b"")
+    first, *_, last = server.wait_for_end_of(refused.call_id)
+    place = rf"{_TIME} INFO {re.escape(refused.call_id)} \[\d+\] \[unknown:\d+\] REQUEST"
+    assert re.fullmatch(f"{place} START", first)
+    assert re.fullmatch(rf"{place} END UNIMPLEMENTED \d+\.\d ms", last)
 
 
 def test_health_and_reflection_are_logged_as_well(server: RunningServer) -> None:

@@ -20,8 +20,10 @@ from pixyproxy.resource.interceptors.wrapping import AroundCalls, Behavior
 
 _METADATA_KEY = "x-request-id"
 
-# The name of an unknown method may have any length.
+# The name of an unknown method may have any length, and any characters: others than those of names could imitate the
+# fields that follow it.
 _MAX_METHOD_LENGTH = 64
+_UNNAMEABLE = "unknown"
 
 _logger = logging.getLogger(__name__)
 _host = "".join(character if character.isalnum() or character in ".-" else "-" for character in socket.gethostname())
@@ -38,6 +40,8 @@ class RequestLogInterceptor(AroundCalls):
     @contextmanager
     def around(self, method: str, behavior: Behavior, context: grpc.ServicerContext) -> Iterator[None]:  # noqa: D102
         name, line = method.rpartition("/")[2][:_MAX_METHOD_LENGTH], _line_of(behavior)
+        if not name.isidentifier():
+            name = _UNNAMEABLE
         token = call_id.set(new_call_id())
         began = time.perf_counter()
         _log(name, line, "REQUEST START")
