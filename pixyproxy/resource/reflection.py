@@ -7,9 +7,11 @@ package alone, so v1 is served by v1alpha's servicer, with v1alpha's descriptor 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf.descriptor import FileDescriptor
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 _PACKAGE = "grpc.reflection.v1"
@@ -18,12 +20,28 @@ _METHOD = "ServerReflectionInfo"
 SERVICE_NAME = f"{_PACKAGE}.ServerReflection"
 
 
+class _Pool:
+    """The default pool, in which methods are found by name, too, as the protocol wants it; protobuf's finds none."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(descriptor_pool.Default(), name)
+
+    def FindFileContainingSymbol(self, symbol: str) -> FileDescriptor:
+        """Return the file of a symbol. Raises KeyError."""
+        pool = descriptor_pool.Default()
+        try:
+            return pool.FindFileContainingSymbol(symbol)
+        except KeyError:
+            return pool.FindMethodByName(symbol).containing_service.file
+
+
 def enable_server_reflection(service_names: Iterable[str], server: grpc.Server) -> None:
     """Serve the descriptors of services, which must be in the default pool, and of reflection, in both versions."""
     reflected = [*service_names, SERVICE_NAME, reflection.SERVICE_NAME]
-    reflection.enable_server_reflection(reflected, server)
+    pool: Any = _Pool()
+    reflection.enable_server_reflection(reflected, server, pool)
     handler = grpc.stream_stream_rpc_method_handler(
-        reflection.ReflectionServicer(reflected).ServerReflectionInfo,
+        reflection.ReflectionServicer(reflected, pool).ServerReflectionInfo,
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
         response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
     )

@@ -97,10 +97,42 @@ def test_each_describes_itself_so_that_a_client_can_be_made_of_it(server: Runnin
 
 
 @pytest.mark.parametrize("package", _PACKAGES)
-def test_what_is_not_there_is_not_found(server: RunningServer, package: str) -> None:
-    answer = ask(server.channel, package, file_containing_symbol="pixyproxy.v1.Nothing")
+@pytest.mark.parametrize(
+    "symbol",
+    [
+        f"{_OURS}.GetImage",
+        "pixyproxy.v1.ImageDetail",
+        "pixyproxy.v1.ImageDetail.guid",
+        "pixyproxy.v1.ImportImageRequest.part",
+        "pixyproxy.v1.Visibility",
+        "pixyproxy.v1.VISIBILITY_PUBLIC",
+    ],
+)
+def test_every_kind_of_symbol_is_found(server: RunningServer, package: str, symbol: str) -> None:
+    assert described(server.channel, package, symbol).FindServiceByName(_OURS)
+
+
+@pytest.mark.parametrize("package", _PACKAGES)
+@pytest.mark.parametrize(
+    "symbol", ["pixyproxy.v1.Nothing", f"{_OURS}.Nothing", f"{_OURS}.GetImage.guid", "Nothing", "", ".", "\N{SNOWMAN}"]
+)
+def test_what_is_not_there_is_not_found(server: RunningServer, package: str, symbol: str) -> None:
+    answer = ask(server.channel, package, file_containing_symbol=symbol)
 
     assert answer.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
+
+
+def test_grpcurl_describes_a_method(server: RunningServer) -> None:
+    described_method = subprocess.run(
+        [grpcurl_folder() / "grpcurl", "-plaintext", server.address, "describe", f"{_OURS}.GetImage"],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=True,
+    )
+    assert "rpc GetImage ( .pixyproxy.v1.GetImageRequest ) returns ( .pixyproxy.v1.GetImageResponse );" in (
+        described_method.stdout
+    )
 
 
 def test_grpcurl_gets_along_with_v1(tmp_path: Path) -> None:
