@@ -83,6 +83,7 @@ def test_what_is_spent_is_there_at_once_for_those_who_may_see_it(spending_server
     ]
     assert summarize(server, root.metadata, group_by=[upb.USAGE_GROUPING_DAY], author="bob") == [row(1, day=today)]
     assert summarize(server, bob.metadata, group_by=[upb.USAGE_GROUPING_AUTHOR], author="ann") == []
+    assert summarize(server, bob.metadata, author="ann") == [upb.UsageRow()]
     yesterday = datetime.now(UTC) - timedelta(days=1)
     assert summarize(server, root.metadata, start=yesterday - timedelta(days=3), end=yesterday) == [upb.UsageRow()]
 
