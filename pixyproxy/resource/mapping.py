@@ -384,13 +384,14 @@ def from_quotas(quotas: Iterable[Quota]) -> upb.GetQuotaResponse:
 
 
 def _from_image_creation(creation: ImageCreation) -> pb.CreateImageRequest:
+    options = _set_fields(creation.options)
     return pb.CreateImageRequest(
         prompt=creation.detail.prompt,
         tags=creation.detail.tags,
         visibility=cast(pb.Visibility, creation.detail.visibility.value),
         filename=creation.detail.filename or "",
         request_id=creation.request_id or "",
-        options=pb.GenerationOptions(**_set_fields(creation.options)),
+        options=pb.GenerationOptions(**options) if options else None,
         inputs=[pb.ImageInput(guid=image.guid) for image in creation.inputs],
         mask=None if creation.mask is None else pb.ImageInput(guid=creation.mask.guid),
     )

@@ -157,6 +157,22 @@ def test_what_create_image_refuses_is_refused_here_too(
     assert ann.page().generations == []
 
 
+@pytest.mark.parametrize(
+    "fields", [{}, {"options": None}, {"options": pb.GenerationOptions(output_format="webp")}], ids=repr
+)
+def test_the_request_is_shown_as_it_was_sent(ann: GenerationClient, prompt: str, fields: dict[str, Any]) -> None:
+    sent: dict[str, Any] = {
+        "visibility": pb.VISIBILITY_PUBLIC,
+        "tags": ["b", "a"],
+        "filename": "a.png",
+        "request_id": str(uuid.uuid4()),
+    }
+    started = ann.start(prompt, **sent, **fields)
+    options = fields.get("options", pb.GenerationOptions(size="64x64"))
+    assert started.request == pb.CreateImageRequest(prompt=prompt, options=options, **sent)
+    assert ann.get(started.guid).request == started.request
+
+
 def test_only_one_of_the_keys_counts_on_the_wire(ann: GenerationClient, prompt: str) -> None:
     started = ann.start(prompt, request_id=str(uuid.uuid4()))
     both = (
