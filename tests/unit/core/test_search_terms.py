@@ -51,7 +51,7 @@ def matches(prompt: str, query: str) -> bool:
     ("text", "expected"),
     [
         ("", set()),
-        (" .,;!?-–—_'\"()/\\%&=+<>|~^`$€\n\t", set()),
+        (" .,;!?-–—_'\"()/\\%&=+<>|~^`$€→↔‼️\n\t", set()),
         ("A red fox, a RED Fox.", {"a", "red", "fox"}),
         ("don't", {"don", "t"}),
         ("a_b-c", {"a", "b", "c"}),
