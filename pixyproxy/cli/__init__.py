@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
@@ -20,6 +21,8 @@ os.putenv("GRPC_VERBOSITY", "ERROR")
 
 _ADMIN = "admin"
 _SALVAGE = "salvage"  # the command for generations that needs the server's packages
+OUTPUT_ERRORS = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""The errors of writing to standard output; those of files are explained by what writes them."""
 COMMANDS = {
     "create": ("creation", "Make an image from a prompt."),
     "edit": ("creation", "Make an image from other images and a prompt."),
@@ -139,13 +142,17 @@ def has_terminal() -> bool:
 
 def line_width() -> int:
     """Return how many cells of a line to use, so that there is room for the ^C that a terminal shows."""
-    return shutil.get_terminal_size().columns - len("^C") - 1
+    return max(shutil.get_terminal_size().columns - len("^C") - 1, 1)
 
 
 def _wrapped(text: str) -> str:
     if not sys.stderr.isatty():
         return text
-    return textwrap.fill(text, line_width(), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    width = line_width()
+    return "\n".join(
+        textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        for line in text.splitlines()
+    )
 
 
 def main() -> None:
@@ -158,6 +165,11 @@ def main() -> None:
         app()
     except PixyProxyException as error:
         warn(error.diagnosis or error.message)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in OUTPUT_ERRORS:
+            raise
+        _warn_of_output(error)
         sys.exit(1)
     finally:
         _write_rest()
@@ -172,8 +184,12 @@ def _write_rest() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         is_explained = isinstance(error.__context__, SystemExit) and error.__context__.code
         if not is_explained:
-            warn(f"The output cannot be written: {error.strerror}.")
+            _warn_of_output(error)
         sys.exit(1)
+
+
+def _warn_of_output(error: OSError) -> None:
+    warn(f"The output cannot be written: {error.strerror}.")
 
 
 def _require_streams() -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import typer
 
-from pixyproxy.cli import has_terminal, warn
+from pixyproxy.cli import OUTPUT_ERRORS, has_terminal, warn
 from pixyproxy.cli.client_settings import VARIABLES, ClientSettings, credentials_path, load_client_settings
 from pixyproxy.cli.failures import FAILED, explain, refuse, status_of
 from pixyproxy.cli.help import Command
@@ -91,9 +91,9 @@ def connect(*, must_sign_in: bool = False) -> Iterator[ServerClient]:
         raise typer.Exit(status_of(error)) from error
     except UnicodeEncodeError:
         refuse("An argument is not text in the encoding of this terminal.")
-    except BrokenPipeError:
-        raise  # The reader of standard output has gone, which ends the program quietly.
     except OSError as error:
+        if error.errno in OUTPUT_ERRORS:
+            raise
         refuse(printable(str(error)), FAILED)
 
 

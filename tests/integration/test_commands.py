@@ -335,14 +335,18 @@ def test_a_full_disk_is_explained(server: RunningServer, people: People, ann: Im
     [
         ("list >&-", "Standard output is closed."),
         ("create 'a castle' --size 64x64 >/dev/full", "its details cannot be written: No space left on device. To see"),
-        ("health >/dev/full", "No space left on device"),
-        ("--version >/dev/full", "The output cannot be written: No space left on device."),
+        ("health >/dev/full", "pixyproxy: The output cannot be written: No space left on device."),
+        ("list --json >/dev/full", "pixyproxy: The output cannot be written: No space left on device."),
+        ("--version >/dev/full", "pixyproxy: The output cannot be written: No space left on device."),
     ],
 )
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_output_that_cannot_be_written_is_explained(
-    server: RunningServer, people: People, tmp_path: Path, command: str, explained: str
+    server: RunningServer, people: People, ann: ImageClient, tmp_path: Path, command: str, explained: str, unbuffered: str
 ) -> None:
+    ann.create("a castle")
     env = environment(tmp_path) | {"HOME": str(tmp_path)} | variables_of(server.address, people.ann)
+    env["PYTHONUNBUFFERED"] = unbuffered
     whole = f"exec {sys.executable} -m pixyproxy {command}"
     done = subprocess.run(["bash", "-c", whole], env=env, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 1

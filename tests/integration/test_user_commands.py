@@ -250,9 +250,10 @@ def test_what_there_is_not_cannot_be_removed(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_there_is_no_first_user_whose_password_cannot_be_told(tmp_path: Path, workers: str) -> None:
-    env = environment(tmp_path, {"PIXYPROXY_WORKERS": workers})
+def test_there_is_no_first_user_whose_password_cannot_be_told(tmp_path: Path, workers: str, unbuffered: str) -> None:
+    env = environment(tmp_path, {"PIXYPROXY_WORKERS": workers, "PYTHONUNBUFFERED": unbuffered})
     serve = ["bash", "-c", f"exec {sys.executable} -m pixyproxy serve >/dev/full"]
     done = subprocess.run(serve, env=env, stderr=subprocess.PIPE, text=True, timeout=TIMEOUT, check=False)
     assert done.returncode == 1
