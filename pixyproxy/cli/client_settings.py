@@ -112,7 +112,8 @@ def load_terminal_settings() -> TerminalSettings:
 
 def credentials_path() -> Path:
     """Return the path of the credentials file."""
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "pixyproxy" / "credentials"
+    # Unlike Path.home, this leaves the ~ as it is where a user of the system has no home.
+    return Path(os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")) / "pixyproxy" / "credentials"
 
 
 def _from_file(server: str, username: str | None) -> tuple[str | None, str | None]:

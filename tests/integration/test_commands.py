@@ -304,6 +304,20 @@ def test_credentials_are_read_from_a_file_that_nobody_else_may_read(
     assert "form of a .netrc file" in unreadable.stderr
 
 
+@pytest.mark.parametrize(("user", "status"), [({}, 0), ({"PIXYPROXY_USER": "ann"}, 4)], ids=str)
+def test_a_user_of_the_system_may_have_no_home(
+    server: RunningServer, tmp_path: Path, user: dict[str, str], status: int
+) -> None:
+    # As in a container that runs under a number that its /etc/passwd does not have.
+    homeless = "import os, pwd, sys; pwd.getpwuid = {}.__getitem__; os.environ.pop('HOME', None); "
+    program = [sys.executable, "-c", f"{homeless}from pixyproxy.cli import main; main()"]
+    env = environment(tmp_path) | variables_of(server.address, None) | user
+    done = run_command("list", env=env, program=program)
+    assert done.status == status
+    assert "Traceback" not in done.stderr
+    assert ("set PIXYPROXY_PASSWORD" in done.stderr) == bool(user)
+
+
 def test_what_the_locale_cannot_read_is_no_prompt(server: RunningServer, people: People, tmp_path: Path) -> None:
     env = environment(tmp_path) | variables_of(server.address, people.ann)
     done = subprocess.run(
@@ -342,7 +356,13 @@ def test_a_full_disk_is_explained(server: RunningServer, people: People, ann: Im
 )
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_output_that_cannot_be_written_is_explained(
-    server: RunningServer, people: People, ann: ImageClient, tmp_path: Path, command: str, explained: str, unbuffered: str
+    server: RunningServer,
+    people: People,
+    ann: ImageClient,
+    tmp_path: Path,
+    command: str,
+    explained: str,
+    unbuffered: str,
 ) -> None:
     ann.create("a castle")
     env = environment(tmp_path) | {"HOME": str(tmp_path)} | variables_of(server.address, people.ann)
