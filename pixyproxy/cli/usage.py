@@ -103,7 +103,7 @@ def usage(
 
 @app.command(cls=ServerCommand)
 def quota(
-    author: Annotated[str, typer.Argument(metavar="[USER]", help="The user; by default, oneself.")] = "",
+    author: Annotated[str, typer.Argument(metavar="USER", help="The user; by default, oneself.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Show what is limited for a user, and what is used of it.

@@ -50,7 +50,8 @@ def test_help_fits_into_a_terminal(words: list[str]) -> None:
     assert done.exit_code == 0
     assert max(map(len, done.stdout.splitlines())) < 80
     # Python's types, typer's braces, and a sentence that is cut off.
-    _, _, below_usage = done.stdout.partition("\n")
+    usage, _, below_usage = done.stdout.partition("\n")
+    assert "[[" not in usage
     assert not [found for found in ("list[", "<str", "<int", "<path", "...\n") if found in below_usage]
     assert "{" not in done.stdout
 
