@@ -349,6 +349,17 @@ def test_a_table_is_as_wide_as_the_terminal(server: RunningServer, asked: Env, c
         assert len(lines[2]) == 79
 
 
+@pytest.mark.parametrize("columns", [1, 3])
+def test_a_terminal_may_be_as_narrow_as_it_likes(
+    server: RunningServer, people: People, asked: Env, columns: int
+) -> None:
+    with at_a_terminal("create", "x", "--size", "64x64", env=asked(server, people.ann), columns=columns) as terminal:
+        assert terminal.end() == 0
+    with at_a_terminal("get", NOBODY, env=asked(server, people.ann), columns=columns) as terminal:
+        assert terminal.end() == 3
+    assert "Traceback" not in terminal.text
+
+
 def test_what_terminals_obey_is_shown_and_not_obeyed(server: RunningServer, asked: Env) -> None:
     author = server.new_login()
     # The server refuses these in new images; an older one, or another one, may have them.
