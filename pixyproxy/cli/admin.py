@@ -93,10 +93,7 @@ def serve(workers: Workers = None) -> None:
     Prints one line, "listening on HOST:PORT", when it is ready; the log goes to standard error. With SQLite, the
     default, it makes or upgrades the tables. If there are no users yet, it adds an admin, and prints the password once.
     """
-    settings = _load_settings()
-    set_up_logging(settings.log_level, settings.log_format)
-    for variable, meant in misspelt_settings().items():
-        _logger.warning("%s is not a setting. Is %s meant?", variable, meant)
+    settings = _load_settings(is_server=True)
     protect_existing_files(settings)
     count = workers or settings.workers or advised_workers()
     if count == 1 or not can_share_work():
@@ -318,10 +315,15 @@ def _write_new(path: str, data: bytes) -> None:
         refuse(f"{printable(path)} cannot be written: {error.strerror}.", FAILED)
 
 
-def _load_settings() -> Settings:
+def _load_settings(*, is_server: bool = False) -> Settings:
     settings = load_settings()
     protect_new_files(settings)
-    set_up_logging("WARNING")
+    if is_server:
+        set_up_logging(settings.log_level, settings.log_format)
+    else:
+        set_up_logging("WARNING")
+    for variable, meant in misspelt_settings().items():
+        _logger.warning("%s is not a setting. Is %s meant?", variable, meant)
     return settings
 
 

@@ -59,5 +59,6 @@ class PortClaim:
 def cannot_listen(settings: Settings) -> ConfigurationError:
     """Return the error for a port that is not available."""
     return ConfigurationError(
-        f"PIXYPROXY_LISTEN: cannot listen on {settings.listen}; does another server use the port?"
+        f"PIXYPROXY_LISTEN: cannot listen on {settings.listen}. Another server uses the port, or the address is not "
+        "one of this machine, or this user may not use the port."
     )

@@ -15,6 +15,7 @@ from pixyproxy.core.exceptions import ConfigurationError
 from pixyproxy.settings import Settings, load_settings
 from tests.support.image_client import ImageClient
 from tests.support.servers import environment, run_command, running_server
+from tests.support.typed import at_a_terminal
 
 _SECRET = "do-not-show-me"
 
@@ -125,6 +126,24 @@ def test_a_server_names_all_settings_that_are_wrong_at_once(tmp_path: Path) -> N
     assert _SECRET not in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+def test_at_a_terminal_each_wrong_setting_has_a_line_of_its_own(tmp_path: Path) -> None:
+    wrong = {"PIXYPROXY_WORKERS": "two", "PIXYPROXY_LISTEN": "50051", "PIXYPROXY_LOG_LEVEL": "loud"}
+    with at_a_terminal("serve", env=environment(tmp_path, wrong), columns=80) as terminal:
+        assert terminal.end() == 1
+    lines = terminal.text.splitlines()
+    assert {line.removeprefix("pixyproxy: ").split(":")[0] for line in lines if "PIXYPROXY_" in line} == set(wrong)
+    assert all(len(line) < 80 for line in lines)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_an_address_of_another_machine_cannot_be_listened_on(tmp_path: Path, workers: str) -> None:
+    listen = {"PIXYPROXY_LISTEN": "192.0.2.1:50051", "PIXYPROXY_ALLOW_PLAINTEXT": "true"}
+    done = run_command("serve", env=environment(tmp_path, listen | {"PIXYPROXY_WORKERS": workers}))
+    assert (done.status, done.stdout) == (1, "")
+    assert "cannot listen on 192.0.2.1:50051. Another server uses the port, or the address is not one of" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_the_table_misses_no_setting_that_can_be_wrong() -> None:
@@ -326,3 +345,11 @@ def test_a_variable_with_nearly_the_name_of_a_setting_is_warned_of(tmp_path: Pat
     with running_server(tmp_path, {"PIXYPROXY_USER_USD_PER_DY": "1"} | others) as server:
         (line,) = [line for line in server.log_lines if " is not a setting." in line]
         assert line.endswith("PIXYPROXY_USER_USD_PER_DY is not a setting. Is PIXYPROXY_USER_USD_PER_DAY meant?")
+
+
+def test_the_commands_for_operators_warn_of_it_too(tmp_path: Path) -> None:
+    # Otherwise `db init` would make a database that no server uses.
+    done = run_command("db", "init", env=environment(tmp_path, {"PIXYPROXY_DATABSE_URL": "mysql://me@db/name"}))
+    assert (done.status, done.stdout) == (0, "The tables are at version 16 now.\n")
+    (line,) = done.stderr.splitlines()
+    assert line.endswith("PIXYPROXY_DATABSE_URL is not a setting. Is PIXYPROXY_DATABASE_URL meant?")
