@@ -21,12 +21,14 @@ PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python3
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.made-%: pyproject.toml
-	@test -n "$(PYTHON)" || { echo "PixyProxy needs Python 3.11 or newer." >&2; exit 1; }
+	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "PixyProxy needs Python 3.11 or newer." >&2; exit 1; }
 	@echo "Creating the environment in $(VENV) (a minute, once) …"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@# An attempt without Debian's package python3-venv leaves an environment without pip.
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(patsubst run,server,$*)]'
 	@touch $@ $(VENV)/.made-run
 

@@ -151,6 +151,52 @@ def documents(text: str) -> list[dict[str, Any]]:
     return found
 
 
+_PYTHON = """#!/bin/sh
+echo "$@" >> "$0.calls"
+case "$1 $2" in
+  -c*) exit {status};;
+  "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && touch "$3/bin/pip" && chmod +x "$3/bin/pip";;
+esac
+"""
+
+
+def _make_environment(folder: Path, *, status: int = 0) -> tuple[subprocess.CompletedProcess[str], str]:
+    """Run `make` for an environment, with a Python that does nothing but write down how it was called."""
+    python = folder / "python"
+    python.write_text(_PYTHON.format(status=status))
+    python.chmod(0o755)
+    done = subprocess.run(
+        ["make", f"VENV={folder / 'venv'}", f"PYTHON={python}", f"{folder / 'venv'}/.made-run"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    return done, (folder / "python.calls").read_text()
+
+
+def test_an_environment_that_was_left_without_pip_is_completed(tmp_path: Path) -> None:
+    # Debian leaves such a one if its package python3-venv is missing.
+    (tmp_path / "venv/bin").mkdir(parents=True)
+    (tmp_path / "venv/bin/python").touch(mode=0o755)
+    done, calls = _make_environment(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"-m venv {tmp_path / 'venv'}\n" in calls
+    (tmp_path / "venv/.made-run").unlink()
+    (tmp_path / "python.calls").unlink()
+    done, calls = _make_environment(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "-m venv" not in calls
+
+
+def test_a_python_that_is_too_old_is_refused(tmp_path: Path) -> None:
+    done, calls = _make_environment(tmp_path, status=1)
+    assert done.returncode != 0
+    assert "PixyProxy needs Python 3.11 or newer." in done.stderr
+    assert "-m" not in calls
+
+
 def test_production(mysql_server: DatabaseServer, tmp_path: Path) -> None:
     """Build the package as `pip install` does, and run the README's commands from it alone, on MySQL."""
     wheel = build_wheel(tmp_path)
