@@ -38,10 +38,16 @@ class MetricsExposition:
             port: the port, 0 for any.
 
         Raises:
-            ConfigurationError: the port is not available.
+            ConfigurationError: the port is not available, or no folder can be made.
         """
         # Not a TemporaryDirectory: each forked process would remove it at its end.
-        self._folder = Path(tempfile.mkdtemp(prefix="pixyproxy-metrics-"))
+        try:
+            self._folder = Path(tempfile.mkdtemp(prefix="pixyproxy-metrics-"))
+        except OSError as error:
+            raise ConfigurationError(
+                "PIXYPROXY_METRICS_LISTEN: the temporary folder for metrics cannot be created: "
+                f"{error.strerror}. Set TMPDIR to a folder that can be written to."
+            ) from error
         os.environ[_FOLDER] = str(self._folder)
         # prometheus_client reads the variable when it is imported.
         from prometheus_client import CollectorRegistry, make_wsgi_app  # noqa: PLC0415

@@ -199,6 +199,18 @@ def test_a_port_that_is_taken(server: RunningServer, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_machine_without_a_temporary_folder(tmp_path: Path) -> None:
+    # As in a container whose file system is read-only.
+    script = "import tempfile; tempfile.tempdir = '/dev/null'; from pixyproxy.cli import main; main()"
+    program = [sys.executable, "-c", script]
+    done = run_command("serve", env=environment(tmp_path, METRICS_ON), program=program)
+    assert (done.status, done.stdout) == (1, "")
+    assert done.stderr.startswith(
+        "pixyproxy: PIXYPROXY_METRICS_LISTEN: the temporary folder for metrics cannot be created"
+    )
+    assert "Traceback" not in done.stderr
+
+
 def test_nothing_is_left_behind(tmp_path: Path) -> None:
     with running_server(tmp_path / "server", METRICS_ON | {"TMPDIR": str(tmp_path)}) as server:
         ImageClient(server, server.admin).page()
