@@ -404,15 +404,15 @@ def _options_used(request: GenerationRequest, answer: Mapping[str, Any]) -> Gene
 
 
 def _image_of(request: GenerationRequest, answer: Mapping[str, Any], data: bytes | mmap) -> GeneratedImage:
-    picture = inspect_image(data)
+    image_format = inspect_image(data)
     count = len(images_of(answer))
     if count > 1:
         _logger.warning("The image provider sent %d images for one request; all but the first are dropped.", count)
     return GeneratedImage(
         data=memoryview(data).toreadonly(),
-        content_type=picture.content_type,
-        width=picture.width,
-        height=picture.height,
+        content_type=image_format.content_type,
+        width=image_format.width,
+        height=image_format.height,
         model=request.model,
         options=_options_used(request, answer),
         usage=_read_usage(answer.get("usage")),

@@ -97,10 +97,10 @@ class ImageImporter:
             if image is not None:
                 return image
             try:
-                picture = inspect_file(file.data)
+                image_format = inspect_file(file.data)
             except NotAnImageError as error:
                 raise InvalidFieldError.of("data", str(error)) from error
-            detail = _detail_of(asked, file, picture, author)
+            detail = _detail_of(asked, file, image_format, author)
             return self._store_and_commit(asked, detail, file.data, author, fingerprint)
 
     def _in_time(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -182,20 +182,20 @@ class ImageImporter:
             _logger.warning("The bytes of the failed import %s are left to recovery: %s", guid, error.message)
 
 
-def _detail_of(asked: ImageImport, file: _ReceivedFile, picture: ImageFormat, author: Caller) -> ImageDetail:
+def _detail_of(asked: ImageImport, file: _ReceivedFile, image_format: ImageFormat, author: Caller) -> ImageDetail:
     now = datetime.now(UTC)
     return ImageDetail(
         guid=new_guid(),
         prompt=asked.prompt,
-        filename=asked.filename or default_filename(asked.prompt, picture.content_type),
+        filename=asked.filename or default_filename(asked.prompt, image_format.content_type),
         tags=asked.tags,
         visibility=asked.visibility,
         author=author.username,
-        content_type=picture.content_type,
+        content_type=image_format.content_type,
         size_bytes=len(file.data),
         sha256=file.sha256,
-        width=picture.width,
-        height=picture.height,
+        width=image_format.width,
+        height=image_format.height,
         model="",
         origin=Origin.IMPORTED,
         created_at=now,
