@@ -140,6 +140,14 @@ def has_terminal() -> bool:
         return sys.stdin.isatty()
 
 
+def let_all_be_written() -> None:
+    """Write characters that the terminal's encoding does not have as question marks."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace")
+
+
 def line_width() -> int:
     """Return how many cells of a line to use, so that there is room for the ^C that a terminal shows."""
     return max(shutil.get_terminal_size().columns - len("^C") - 1, 1)

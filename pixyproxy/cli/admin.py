@@ -24,7 +24,7 @@ from pixyproxy.bootstrap import (
     open_existing_database,
     read_kept_answer,
 )
-from pixyproxy.cli import has_terminal, warn
+from pixyproxy.cli import has_terminal, let_all_be_written, warn
 from pixyproxy.cli.failures import FAILED, NOT_FOUND, refuse
 from pixyproxy.cli.help import Command
 from pixyproxy.cli.options import STDIO
@@ -72,7 +72,16 @@ image_commands = typer.Typer(help="Copy the bytes of all images into another sto
 app.add_typer(user_commands, name="user")
 app.add_typer(image_commands, name="images")
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The user's name.", show_default=False)]
+
+def _check_name(name: str) -> str:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise typer.BadParameter("It is not text in the encoding of this terminal.") from None
+    return name
+
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The user's name.", callback=_check_name, show_default=False)]
 Workers = Annotated[
     int | None,
     typer.Option(min=1, max=MAX_WORKERS, metavar="N", help="The number of RPC workers, in place of PIXYPROXY_WORKERS."),
@@ -322,6 +331,7 @@ def _load_settings(*, is_server: bool = False) -> Settings:
         set_up_logging(settings.log_level, settings.log_format)
     else:
         set_up_logging("WARNING")
+        let_all_be_written()
     for variable, meant in misspelt_settings().items():
         _logger.warning("%s is not a setting. Is %s meant?", variable, meant)
     return settings

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import typer
 
-from pixyproxy.cli import OUTPUT_ERRORS, has_terminal, warn
+from pixyproxy.cli import OUTPUT_ERRORS, has_terminal, let_all_be_written, warn
 from pixyproxy.cli.client_settings import VARIABLES, ClientSettings, credentials_path, load_client_settings
 from pixyproxy.cli.failures import FAILED, explain, refuse, status_of
 from pixyproxy.cli.help import Command
@@ -75,7 +75,7 @@ class ServerClient(PixyProxyClient):
 @contextmanager
 def connect(*, must_sign_in: bool = False) -> Iterator[ServerClient]:
     """Yield a client of the server in the settings; errors end the program with their status."""
-    _let_all_be_written()
+    let_all_be_written()
     try:
         settings = load_client_settings()
     except ConfigurationError as error:
@@ -135,11 +135,3 @@ def _ask_password(username: str, server: str) -> str:
             f"There is no password for user {username}: set PIXYPROXY_PASSWORD, or write {credentials_path()}."
         )
     return getpass.getpass(f"Password of {username} at {server}: ")
-
-
-def _let_all_be_written() -> None:
-    """Write characters that the terminal's encoding does not have as question marks."""
-    for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)
-        if reconfigure is not None:
-            reconfigure(errors="replace")

@@ -241,6 +241,27 @@ def test_a_password_that_is_no_text_is_refused(tmp_path: Path) -> None:
     assert done.stderr == b"pixyproxy: The password is not text in UTF-8.\n"
 
 
+def test_a_terminal_may_not_have_all_characters_of_a_name(tmp_path: Path) -> None:
+    env = environment(tmp_path)
+    ascii_only = env | {"PYTHONIOENCODING": "ascii"}
+    assert _user(env, "add", "zoë", "--password-stdin", text="a good password").status == 0
+    for arguments, shown in ((["list"], "user   zo?\n"), (["remove", "zoë"], "Removed zo?.\n")):
+        # Anew: how output is encoded is decided when Python starts.
+        done = run_command("user", *arguments, env=ascii_only, program=COMMAND_ANEW)
+        assert (done.status, done.stdout) == (0, shown)
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["add"], ["passwd"], ["limit"], ["remove"]], ids=str)
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path, arguments: list[str]) -> None:
+    env = environment(tmp_path)
+    assert run_command("db", "init", env=env).status == 0
+    done = run_command("user", *arguments, "zo\udceb", env=env, program=COMMAND_ANEW)
+    assert (done.status, done.stdout) == (2, "")
+    assert "'NAME': It is not text in the encoding of this terminal." in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_what_there_is_not_cannot_be_removed(tmp_path: Path) -> None:
     env = environment(tmp_path)
     assert run_command("db", "init", env=env).status == 0
