@@ -100,6 +100,9 @@ def connect(*, must_sign_in: bool = False) -> Iterator[ServerClient]:
 def _new_client(settings: ClientSettings) -> ServerClient:
     try:
         return ServerClient(settings)
+    except UnicodeEncodeError:
+        # Its message quotes a character, which may be one of the password.
+        refuse("The username or the password is not text in UTF-8. Check PIXYPROXY_USER and PIXYPROXY_PASSWORD.")
     except ValueError as error:
         refuse(printable(str(error)).replace("allow_plaintext", "set PIXYPROXY_CLIENT_ALLOW_PLAINTEXT=true"))
     except OSError as error:

@@ -226,6 +226,11 @@ def test_statuses(run: Run, arguments: list[str], status: int, said: str) -> Non
             "/nowhere.pem cannot be read: No such file or directory. Check PIX",
         ),
         ({"PIXYPROXY_USER": ""}, 2, "needs PIXYPROXY_USER"),
+        (
+            {"PIXYPROXY_PASSWORD": "caf\udce9"},
+            2,
+            "The username or the password is not text in UTF-8. Check PIXYPROXY_USER",
+        ),
     ],
     ids=str,
 )
