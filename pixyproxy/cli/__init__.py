@@ -24,8 +24,8 @@ _SALVAGE = "salvage"  # the command for generations that needs the server's pack
 OUTPUT_ERRORS = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """The errors of writing to standard output; those of files are explained by what writes them."""
 COMMANDS = {
-    "create": ("creation", "Make an image from a prompt."),
-    "edit": ("creation", "Make an image from other images and a prompt."),
+    "create": ("creation", "Generate an image from a prompt."),
+    "edit": ("creation", "Generate an image from other images and a prompt."),
     "import": ("imports", "Store images of your own."),
     "get": ("images", "Show the details of an image."),
     "list": ("images", "List images, newest first."),
@@ -36,10 +36,10 @@ COMMANDS = {
     "health": ("images", "Check whether a server is serving (exit status 0 or 5)."),
     "generations": ("generations", "List, watch, cancel and salvage generations."),
     "usage": ("usage", "Show what was spent: images, tokens and costs."),
-    "quota": ("usage", "Show what is limited for a user, and what is used of it."),
+    "quota": ("usage", "Show the limits of a user, and how much of each is used."),
     "serve": (_ADMIN, "Serve until SIGTERM or Ctrl-C, with a process for each core."),
     "models": (_ADMIN, "List the models that the provider's account offers."),
-    "db": (_ADMIN, "Make or upgrade the tables of the database."),
+    "db": (_ADMIN, "Create or upgrade the tables of the database."),
     "user": (_ADMIN, "Add, list, change, limit and remove users."),
     "images": (_ADMIN, "Copy the bytes of all images into another store."),
 }

@@ -65,7 +65,7 @@ _NOT_COPIED = (CopyOutcome.MISSING, CopyOutcome.DAMAGED, CopyOutcome.FAILED)
 _logger = logging.getLogger(__name__)
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
-database_commands = typer.Typer(help="Make or upgrade the tables of the database.", no_args_is_help=True)
+database_commands = typer.Typer(help="Create or upgrade the tables of the database.", no_args_is_help=True)
 user_commands = typer.Typer(help="Add, list, change, limit and remove users.", no_args_is_help=True)
 app.add_typer(database_commands, name="db")
 image_commands = typer.Typer(help="Copy the bytes of all images into another store.", no_args_is_help=True)
@@ -100,7 +100,8 @@ def serve(workers: Workers = None) -> None:
     """Serve until SIGTERM or Ctrl-C, with a process for each core.
 
     Prints one line, "listening on HOST:PORT", when it is ready; the log goes to standard error. With SQLite, the
-    default, it makes or upgrades the tables. If there are no users yet, it adds an admin, and prints the password once.
+    default, it creates or upgrades the tables. If there are no users yet, it adds an admin, and prints the password
+    once.
     """
     settings = _load_settings(is_server=True)
     protect_existing_files(settings)
@@ -140,7 +141,7 @@ def models(
 
 @database_commands.command("init", cls=Command)
 def init_database() -> None:
-    """Make the tables, or upgrade those of an earlier release.
+    """Create the tables, or upgrade those of an earlier release.
 
     All data is kept.
     """

@@ -98,7 +98,7 @@ def create(
     show: Show = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make an image from a prompt.
+    """Generate an image from a prompt.
 
     It takes seconds to minutes, depending on the provider. Options default to those of the server.
     """
@@ -142,7 +142,7 @@ def edit(
     show: Show = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make an image from other images and a prompt.
+    """Generate an image from other images and a prompt.
 
     It takes seconds to minutes, depending on the provider. Options default to those of the server.
     """

@@ -106,7 +106,7 @@ def quota(
     author: Annotated[str, typer.Argument(metavar="USER", help="The user; by default, oneself.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Show what is limited for a user, and what is used of it.
+    """Show the limits of a user, and how much of each is used.
 
     Only admins see the quotas of others. RESERVED is what submitted generations may use. Days are those of UTC.
     """
@@ -122,7 +122,7 @@ def quota(
     elif quotas:
         _print_quotas(quotas)
     else:
-        warn("Nothing is limited." if not author else f"Nothing is limited for {printable(author)}, as far as you see.")
+        warn("Nothing is limited." if not author else f"{printable(author)} has no limits, or you may not see them.")
 
 
 def _print_quotas(quotas: Sequence[Quota]) -> None:
