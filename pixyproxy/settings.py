@@ -21,11 +21,9 @@ from pixyproxy.core.models import (
     MAX_IMAGES_PER_DAY,
     MAX_IMPORT_BYTES,
     MAX_USD_PER_DAY,
-    TRANSPARENT_RULE,
     QuotaLimits,
-    can_show,
 )
-from pixyproxy.core.provider_limits import has_documented_sizes, quality_problem, size_problem
+from pixyproxy.core.provider_limits import background_problem, has_documented_sizes, quality_problem, size_problem
 from pixyproxy.data.hosts import Host
 from pixyproxy.data.mysql import MySQLAddress
 from pixyproxy.data.stores.bucket_address import BucketAddress, is_url
@@ -434,10 +432,9 @@ class Settings(BaseSettings):
             raise broken_rule("set both PIXYPROXY_TLS_CERTIFICATE and PIXYPROXY_TLS_KEY, or neither")
         if self.tls_client_ca is not None and self.tls_certificate is None:
             raise broken_rule("PIXYPROXY_TLS_CLIENT_CA needs PIXYPROXY_TLS_CERTIFICATE and PIXYPROXY_TLS_KEY")
-        if not can_show(self.background, self.output_format):
-            raise broken_rule(
-                f"PIXYPROXY_BACKGROUND and PIXYPROXY_OUTPUT_FORMAT exclude each other: {TRANSPARENT_RULE}"
-            )
+        problem = background_problem(self.background, self.output_format)
+        if problem is not None:
+            raise broken_rule(f"PIXYPROXY_BACKGROUND and PIXYPROXY_OUTPUT_FORMAT exclude each other: {problem}")
         # Otherwise the provider would refuse requests of callers who have not chosen the option.
         problem = size_problem(self.size) if has_documented_sizes(self.model) else None
         if problem is not None:

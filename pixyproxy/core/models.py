@@ -60,6 +60,7 @@ from pixyproxy.core.fields import (
     broken_rule,
     check_prompt,
 )
+from pixyproxy.core.provider_limits import background_problem, compression_problem
 
 MAX_USAGE_DAYS = 400
 # So many rows take less than 4 MiB, over which gRPC clients refuse messages by default.
@@ -74,22 +75,10 @@ MAX_PAGE_SIZE = 200
 MAX_IMPORT_BYTES = 64 * 1024 * 1024
 # By default, gRPC clients refuse messages over 4 MiB.
 MAX_PAGE_BYTES = 3 * 1024 * 1024
-TRANSPARENT_RULE = "transparent needs the output format png or webp"
-COMPRESSION_RULE = "needs the output format webp or jpeg"
 
 
 def _is_unset(value: object) -> bool:
     return value is None or value == ()
-
-
-def can_show(background: str | None, output_format: str | None) -> bool:
-    """Return whether an output format supports a background: JPEG has no transparency. None means not chosen."""
-    return background != "transparent" or output_format != "jpeg"
-
-
-def can_compress(compression: int | None, output_format: str | None) -> bool:
-    """Return whether an output format supports a compression: PNG is lossless. None means not chosen."""
-    return compression is None or output_format != "png"
 
 
 class Model(BaseModel):
@@ -158,15 +147,17 @@ class GenerationOptions(Model):
     @field_validator("background")
     @classmethod
     def _check_transparent(cls, background: str | None, others: ValidationInfo) -> str | None:
-        if not can_show(background, others.data.get("output_format")):
-            raise broken_rule(TRANSPARENT_RULE)
+        problem = background_problem(background, others.data.get("output_format"))
+        if problem is not None:
+            raise broken_rule(problem)
         return background
 
     @field_validator("output_compression")
     @classmethod
     def _check_compressible(cls, compression: int | None, others: ValidationInfo) -> int | None:
-        if not can_compress(compression, others.data.get("output_format")):
-            raise broken_rule(COMPRESSION_RULE)
+        problem = compression_problem(compression, others.data.get("output_format"))
+        if problem is not None:
+            raise broken_rule(problem)
         return compression
 
 

@@ -1,4 +1,4 @@
-"""The provider's documented limits for the models gpt-image-2 and gpt-image-2.5.
+"""The provider's rules for options, and its documented limits for the models gpt-image-2 and gpt-image-2.5.
 
 They are those of the package ``openai`` 3.54. The limits of other models, including later snapshots of these, are not
 known, so that only the provider refuses what they do not support.
@@ -26,6 +26,18 @@ _LIMITED_MODELS = _FIRST_MODELS | {
     "gpt-image-2.5-sunburst-2026-09-08",
 }
 _LATER_QUALITIES = ("xhigh", "max")
+
+
+def background_problem(background: str | None, output_format: str | None) -> str | None:
+    """Return the rule that a background breaks with an output format, or None. Either is None if it is not chosen."""
+    is_shown = background != "transparent" or output_format != "jpeg"
+    return None if is_shown else "transparent needs the output format png or webp"
+
+
+def compression_problem(compression: int | None, output_format: str | None) -> str | None:
+    """Return the rule that a compression breaks with an output format, or None. Either is None if it is not chosen."""
+    is_lossless = output_format == "png"
+    return "needs the output format webp or jpeg" if is_lossless and compression is not None else None
 
 
 def size_problem(size: str) -> str | None:

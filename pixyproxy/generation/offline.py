@@ -11,8 +11,8 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from pixyproxy.core.exceptions import ProviderRequestInvalidError
-from pixyproxy.core.models import TRANSPARENT_RULE, PartialImage, can_show
-from pixyproxy.core.provider_limits import nearest_size, size_problem
+from pixyproxy.core.models import PartialImage
+from pixyproxy.core.provider_limits import background_problem, nearest_size, size_problem
 from pixyproxy.generation.image_format import FORMATS
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest, InputFile, OnPartial, ignore_partial
 
@@ -53,8 +53,9 @@ class OfflineGenerator:
         """
         source = _open(request.inputs[0]) if request.inputs else None
         width, height = _parse_size(request.size, _AUTO_SIZE if source is None else nearest_size(*source.size))
-        if not can_show(request.background, request.output_format):
-            raise ProviderRequestInvalidError("options.background", TRANSPARENT_RULE)
+        problem = background_problem(request.background, request.output_format)
+        if problem is not None:
+            raise ProviderRequestInvalidError("options.background", problem)
         image = _draw(request.prompt, width, height, transparent=request.background == "transparent")
         if source is not None:
             image = _edit(source, image, None if request.mask is None else _open(request.mask))

@@ -26,7 +26,8 @@ from pixyproxy.core.exceptions import (
     ProviderUnavailableError,
     UnreadableAnswerError,
 )
-from pixyproxy.core.models import GenerationOptions, PartialImage, Usage, can_compress, can_show
+from pixyproxy.core.models import GenerationOptions, PartialImage, Usage
+from pixyproxy.core.provider_limits import background_problem, compression_problem
 from pixyproxy.core.request_context import trace_headers
 from pixyproxy.generation.image_format import inspect_image
 from pixyproxy.generation.image_hosts import ImageHosts
@@ -396,9 +397,9 @@ def _options_used(request: GenerationRequest, answer: Mapping[str, Any]) -> Gene
             options |= {name: value for name, value in named if value not in (None, "auto")}
     # A server that chose another format than it was asked for did not use what that format does not have. Options that
     # contradict each other would be invalid, and the image lost.
-    if not can_compress(options["output_compression"], options["output_format"]):
+    if compression_problem(options["output_compression"], options["output_format"]) is not None:
         options["output_compression"] = None
-    if not can_show(options["background"], options["output_format"]):
+    if background_problem(options["background"], options["output_format"]) is not None:
         options["background"] = None
     return GenerationOptions.of_checked(options)
 

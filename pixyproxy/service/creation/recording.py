@@ -27,17 +27,15 @@ from pixyproxy.core.exceptions import (
     TooBusyError,
 )
 from pixyproxy.core.fields import GenerationState
-from pixyproxy.core.models import (
-    COMPRESSION_RULE,
-    TRANSPARENT_RULE,
-    Caller,
-    GenerationDefaults,
-    Image,
-    ImageCreation,
-    can_compress,
-    can_show,
+from pixyproxy.core.models import Caller, GenerationDefaults, Image, ImageCreation
+from pixyproxy.core.provider_limits import (
+    background_problem,
+    compression_problem,
+    fidelity_problem,
+    has_documented_sizes,
+    quality_problem,
+    size_problem,
 )
-from pixyproxy.core.provider_limits import fidelity_problem, has_documented_sizes, quality_problem, size_problem
 from pixyproxy.core.request_context import call_id
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.generations import (
@@ -306,12 +304,9 @@ def _may_be_queued(generation: Generation) -> bool:
 def _problems(options: Mapping[str, Any]) -> Iterator[tuple[str, str, str | None]]:
     """Yield pairs of options by name, with the rule that the first one breaks together with the other, or None."""
     output_format, model = options["output_format"], options["model"]
-    yield "background", "output_format", None if can_show(options["background"], output_format) else TRANSPARENT_RULE
-    yield (
-        "output_compression",
-        "output_format",
-        None if can_compress(options.get("output_compression"), output_format) else COMPRESSION_RULE,
-    )
+    compression = options.get("output_compression")
+    yield "background", "output_format", background_problem(options["background"], output_format)
+    yield "output_compression", "output_format", compression_problem(compression, output_format)
     yield "size", "model", size_problem(options["size"]) if has_documented_sizes(model) else None
     yield "quality", "model", quality_problem(options["quality"], model)
 
