@@ -3,89 +3,32 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, Literal, TypeVar
 from weakref import WeakKeyDictionary
 
 import mysql.connector
-from mysql.connector.constants import ClientFlag, FieldType
+from mysql.connector.constants import ClientFlag
 from pydantic import SecretStr
 
-from pixyproxy.core.exceptions import (
-    ConflictError,
-    ConstraintViolationError,
-    DBConnectionError,
-    PixyProxyException,
-    StorageFullError,
-)
+from pixyproxy.core.exceptions import ConflictError, ConstraintViolationError, DBConnectionError, PixyProxyException
 from pixyproxy.core.periodic_task import PeriodicTask
 from pixyproxy.data.database import Database, DatabaseContext, Parameters, Row
 from pixyproxy.data.hosts import Host, HostOrder
 from pixyproxy.data.migration_lease import RENEWAL_SECONDS, MigrationLease
+from pixyproxy.data.mysql_errors import away, guarded, refusal_of
+from pixyproxy.data.mysql_statements import bound, with_names
 from pixyproxy.data.pool import ConnectionPool
 
 _logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-# Error numbers of the server and of the client library; the manual's "Error Message Reference" lists them.
-_CONSTRAINT_ERRORS = frozenset({1022, 1048, 1062, 1169, 1216, 1217, 1451, 1452, 1557, 1586, 3819, 4025})
-# 3101: Group Replication could not certify the transaction.
-_CONFLICT_ERRORS = frozenset({1205, 1213, 1020, 3101, 3572})
-_FULL_ERRORS = frozenset({1021, 1041, 1114})
-_CONNECTION_ERRORS = frozenset(
-    {1040, 1042, 1043, 1044, 1045, 1049, 1053, 1077, 1129, 1130, 1152, 1158, 1159, 1160, 1161, 1203, 1226, 1290}
-    | {1317, 1792, 1836, 1927, 3024, 3168, 3169, 4031}
-    # Of a node of a cluster: not ready or without the others (Galera), the same (Group Replication).
-    | {1047, 1180, 3100, 3796, 3797, 3798, 3799}
-)
-# Galera reports with this number whatever prevents a commit: also a conflict, which the text says.
-_COMMIT_ERROR = 1180
-_COMMIT_CONFLICT = re.compile(r"\b149\b|deadlock", re.IGNORECASE)
-_CLIENT_ERRORS = range(2000, 3000)
-_DENIED_ERRORS = frozenset({1142, 1143, 1227})
-_WRONG_USER = (
-    "The database server at {host}:{port} refuses the user {user} or the password. Check PIXYPROXY_DATABASE_USER and "
-    "PIXYPROXY_DATABASE_PASSWORD, or PIXYPROXY_DATABASE_URL."
-)
-_MISSING_RIGHTS = (
-    "The database user lacks rights on the database. Check PIXYPROXY_DATABASE_USER and PIXYPROXY_DATABASE_NAME, or "
-    "PIXYPROXY_DATABASE_URL; sql/mysql/002 grants the rights."
-)
-_NO_CONNECTION_LEFT = (
-    "The database server at {host}:{port} allows no further connection. Raise its max_connections, or lower "
-    "PIXYPROXY_DATABASE_POOL_SIZE."
-)
-_NO_ANSWER = (
-    "No database server answers at {host}:{port}. Check that it runs, and PIXYPROXY_DATABASE_HOST and "
-    "PIXYPROXY_DATABASE_PORT, or PIXYPROXY_DATABASE_URL."
-)
 _READ_ONLY = "The database server at {host}:{port} is read-only."
-_DIAGNOSES = {
-    1040: _NO_CONNECTION_LEFT,
-    1044: _MISSING_RIGHTS,
-    1045: _WRONG_USER,
-    1047: "The Galera node at {host}:{port} is not ready: it has lost most of the cluster, or is still joining.",
-    1049: "The database server at {host}:{port} has no database {name}. Check PIXYPROXY_DATABASE_NAME, or "
-    "PIXYPROXY_DATABASE_URL; sql/mysql/001 creates the database.",
-    1130: "The database server at {host}:{port} does not allow connections from this host.",
-    1203: _NO_CONNECTION_LEFT,
-    1226: _NO_CONNECTION_LEFT,
-    1698: _WRONG_USER,
-    2002: _NO_ANSWER,
-    2003: _NO_ANSWER,
-    2005: "The host name of the database server, {host}, cannot be resolved. Check PIXYPROXY_DATABASE_HOST, or "
-    "PIXYPROXY_DATABASE_URL.",
-    2013: _NO_ANSWER,
-    2055: _NO_ANSWER,
-}
-_OTHER_REFUSAL = "The database server at {host}:{port} cannot be used: it or its client library reports error {number}."
 _ROWS_PER_INSERT = 500
 # On a dead connection a statement fails at once. If it takes longer to fail, the server hangs or the network drops its
 # packets, and a new connection would take as long again.
@@ -207,7 +150,7 @@ class MySQLDatabase(Database):
                 refusals.append(refusal)
         if len(refusals) == 1:
             raise refusals[0]
-        raise _away("\n".join(refusal.diagnosis for refusal in refusals)) from refusals[0]
+        raise away("\n".join(refusal.diagnosis for refusal in refusals)) from refusals[0]
 
     def _connect_to(self, host: Host, timeout: int, idle_limit: int) -> Any:
         connection = None
@@ -237,12 +180,10 @@ class MySQLDatabase(Database):
             connection.cmd_query("DO 1")
             connection.cmd_query(_SET_IDLE_LIMIT.format(seconds=idle_limit))
             if len(self._hosts) > 1 and not self._takes_writes(connection):
-                raise _away(self._diagnosis(_READ_ONLY, host))
+                raise away(_READ_ONLY.format(**self._names_at(host)))
         except mysql.connector.Error as error:
             _disconnect(connection)
-            refusal = _translated(error)
-            refusal.diagnosis = self._diagnosis(_DIAGNOSES.get(error.errno, _OTHER_REFUSAL), host, error.errno)
-            raise refusal from error
+            raise refusal_of(error, **self._names_at(host)) from error
         except BaseException:
             _disconnect(connection)
             raise
@@ -263,9 +204,9 @@ class MySQLDatabase(Database):
         """Tell whether to check the server again: a primary that was frozen may since have become a secondary."""
         return len(self._hosts) > 1 and time.monotonic() - self._writable_at[connection] > _WRITABLE_SECONDS
 
-    def _diagnosis(self, text: str, host: Host, number: int | None = None) -> str:
-        name, user = self._address.database, self._address.user
-        return text.format(host=host.name, port=host.port, user=user, name=name, number=number)
+    def _names_at(self, host: Host) -> dict[str, object]:
+        """Return what diagnoses name of a connection to a host."""
+        return {"host": host.name, "port": host.port, "user": self._address.user, "name": self._address.database}
 
     @contextmanager
     def context(self, *, begin: bool) -> Iterator[DatabaseContext]:  # noqa: D102  inherited
@@ -326,7 +267,7 @@ class _MySQLContext(DatabaseContext):
 
         def check() -> None:
             if not is_right(self.connection):
-                raise _away()
+                raise away()
 
         self._run(check)
 
@@ -338,7 +279,7 @@ class _MySQLContext(DatabaseContext):
         def fetch() -> list[Row]:
             columns = self._query(sql, parameters)["columns"]
             rows, _ = self.connection.get_rows()
-            return _with_names(columns, rows)
+            return with_names(columns, rows)
 
         return self._run(fetch)
 
@@ -354,7 +295,7 @@ class _MySQLContext(DatabaseContext):
         rows_per_statement = _ROWS_PER_INSERT if values else 1
         for start in range(0, len(rows), rows_per_statement):
             chunk = rows[start : start + rows_per_statement]
-            texts = b", ".join(_bound(self.connection, of_row, row) for row in chunk)
+            texts = b", ".join(bound(self.connection, of_row, row) for row in chunk)
             self._run(partial(self._send, f"{before}{values}".encode() + texts))
 
     def commit(self) -> None:
@@ -375,7 +316,7 @@ class _MySQLContext(DatabaseContext):
 
         A cursor of the driver would need half as much CPU time again; see docs/decisions/database.md.
         """
-        return self._send(_bound(self.connection, sql, parameters))
+        return self._send(bound(self.connection, sql, parameters))
 
     def _send(self, statement: bytes) -> Mapping[str, Any]:
         result: Mapping[str, Any] = self.connection.cmd_query(statement)
@@ -390,7 +331,7 @@ class _MySQLContext(DatabaseContext):
         self.is_reusable = False
         began = time.monotonic()
         try:
-            result = _guarded(work)
+            result = guarded(work)
         except DBConnectionError:
             if self._pool is None:
                 raise
@@ -405,60 +346,12 @@ class _MySQLContext(DatabaseContext):
             self.is_connected = False
             self.connection = self._pool.renew(self.connection)
             self.is_connected = True
-            result = _guarded(work)
+            result = guarded(work)
         except (ConstraintViolationError, ConflictError):
             self.is_reusable = True  # The server has answered.
             raise
         self.is_reusable = True
         return result
-
-
-def _with_names(columns: Sequence[Sequence[Any]], rows: Sequence[Sequence[Any]]) -> list[Row]:
-    """Return the rows of a result by column, with the offset of UTC added to times."""
-    names = [column[0] for column in columns]
-    times = [column[0] for column in columns if column[1] == FieldType.DATETIME]
-    named = [dict(zip(names, row, strict=True)) for row in rows]
-    for row in named:
-        for name in times:
-            row[name] = row[name].replace(tzinfo=UTC) if row[name] else None
-    return named
-
-
-def _bound(connection: Any, sql: str, parameters: Parameters) -> bytes:
-    """Return a statement with the values of its parameters, as the driver escapes them for a connection."""
-    texts, names = _parts_of(sql)
-    literals = _literals(connection, _to_mysql(parameters))
-    parts = [texts[0]]
-    for name, text in zip(names, texts[1:], strict=True):
-        parts += (literals[name], text)
-    return b"".join(parts)
-
-
-@lru_cache(maxsize=1024)
-def _parts_of(sql: str) -> tuple[list[bytes], list[bytes]]:
-    """Return the texts of a statement around its parameters, and the names of these, each after a colon."""
-    parts = [part.encode() for part in re.split(r":([a-z_][a-z0-9_]*)", sql)]
-    return parts[::2], parts[1::2]
-
-
-def _literals(connection: Any, parameters: dict[str, Any]) -> dict[bytes, bytes]:
-    """Return values as they stand in a statement, by name."""
-    if mysql.connector.HAVE_CEXT:
-        literals: dict[bytes, bytes] = connection.prepare_for_mysql(parameters)
-        return literals
-    converter, sql_mode = connection.converter, connection.sql_mode
-    return {
-        name.encode(): converter.quote(converter.escape(converter.to_mysql(value), sql_mode))
-        for name, value in parameters.items()
-    }
-
-
-def _to_mysql(parameters: Parameters) -> dict[str, Any]:
-    """Convert times to UTC without an offset; the driver would drop the offset without applying it."""
-    return {
-        name: value.astimezone(UTC).replace(tzinfo=None) if isinstance(value, datetime) else value
-        for name, value in parameters.items()
-    }
 
 
 def _wait_for_group(connection: Any) -> None:
@@ -483,30 +376,3 @@ def _whole_seconds(seconds: float) -> int:
 def _disconnect(connection: Any) -> None:
     with suppress(Exception):  # To close a broken connection fails in many ways.
         connection.close()
-
-
-def _guarded(work: Callable[[], Result]) -> Result:
-    try:
-        return work()
-    except mysql.connector.Error as error:
-        raise _translated(error) from error
-
-
-def _translated(error: mysql.connector.Error) -> PixyProxyException:
-    number = error.errno or 0
-    if number in _CONSTRAINT_ERRORS:
-        return ConstraintViolationError("The record breaks a rule of the database.")
-    if number in _CONFLICT_ERRORS or (number == _COMMIT_ERROR and _COMMIT_CONFLICT.search(error.msg or "")):
-        return ConflictError("The change conflicted with another one; nothing was changed. Try again.", retry_after=0.1)
-    if number in _FULL_ERRORS:
-        return StorageFullError("There is no room left for the details of images.")
-    # Errors of the driver itself have no number, such as "MySQL Connection not available" for a dead connection.
-    is_drivers = number <= 0 and isinstance(error, (mysql.connector.InterfaceError, mysql.connector.OperationalError))
-    if number in _CONNECTION_ERRORS or number in _CLIENT_ERRORS or is_drivers:
-        return _away()
-    diagnosis = _MISSING_RIGHTS if number in _DENIED_ERRORS else f"The database refused a statement: error {number}."
-    return PixyProxyException("The database refused a statement.", diagnosis=diagnosis)
-
-
-def _away(diagnosis: str = "") -> DBConnectionError:
-    return DBConnectionError("The database cannot be reached; try again.", retry_after=1.0, diagnosis=diagnosis)

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from pixyproxy.data.database import statements_of
-from pixyproxy.data.mysql import _parts_of, _to_mysql
+from pixyproxy.data.mysql_statements import _parts_of, _to_mysql
 
 
 @pytest.mark.parametrize(
