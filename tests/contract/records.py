@@ -12,7 +12,7 @@ from pixyproxy.core.models import Caller, Image, ImageDetail, ImageFilter, PageP
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.repositories.users import UserRepository
-from pixyproxy.data.search.query import DEFAULT_LIMITS, SearchLimits
+from pixyproxy.data.search.limits import DEFAULT_LIMITS, SearchLimits
 
 PASSWORD_HASH = "$argon2id$v=19$m=65536,t=3,p=4$c29tZXNhbHQ$aGFzaA"
 NOON = datetime(2026, 11, 20, 12, 0, 0, 123456, tzinfo=UTC)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
+from pixyproxy.data.search.limits import SearchLimits
 from pixyproxy.data.search.postings import BlockLayout
-from pixyproxy.data.search.query import SearchLimits
 from tests.contract import records
 
 LAYOUT = BlockLayout(block_bits=6, run_bits=3)

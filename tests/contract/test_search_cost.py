@@ -20,7 +20,7 @@ from pixyproxy.core.models import Caller, Image, ImageFilter, PagePosition
 from pixyproxy.data.database import Database, DatabaseContext, Parameters, Row
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.search import query
-from pixyproxy.data.search.query import SearchLimits
+from pixyproxy.data.search.limits import SearchLimits
 from pixyproxy.data.search.terms import text_terms
 from tests.contract.page_model import expected_images
 from tests.contract.records import add_caller, add_images, detail_of, minutes

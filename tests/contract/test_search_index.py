@@ -21,6 +21,7 @@ from pixyproxy.core.search_terms import MAX_TERM_LENGTH
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.search.index import SearchIndexRepository
+from pixyproxy.data.search.limits import SearchBudget
 from pixyproxy.data.search.posting_store import Found, PostingRepository, as_text
 from pixyproxy.data.search.postings import offsets
 from pixyproxy.data.search.query import ImageSearch
@@ -292,15 +293,15 @@ def test_an_image_that_is_deleted_while_its_page_is_read_shortens_no_page(
 ) -> None:
     images = add_images(database, ann, [{"created_at": minutes(number)} for number in range(20)])
     seal(database)
-    search = ImageSearch.image_ids
+    search = ImageSearch.find
 
-    def then_delete(self: ImageSearch) -> list[int]:
-        found = search(self)
+    def then_delete(self: ImageSearch) -> tuple[list[int], PagePosition | None]:
+        found, end = search(self)
         if images[-1].id in found:
             delete(database, images[-1])
-        return found
+        return found, end
 
-    monkeypatch.setattr(ImageSearch, "image_ids", then_delete)
+    monkeypatch.setattr(ImageSearch, "find", then_delete)
 
     assert get_page(database, ImageFilter(prompt="fox"), ann, limit=10) == images[-2:-12:-1]
 
@@ -357,5 +358,13 @@ def test_a_page_goes_on_behind_a_position_in_the_midst_of_equal_times(database: 
     with database.reading() as context:
         for place in (0, 3, 63, 64, 100, 149, 150, 199):
             position = PagePosition(images[place].created_at, images[place].id)
-            search = ImageSearch(context, ImageFilter(prompt="fox"), ann, limit=500, after=position, limits=LIMITS)
-            assert search.image_ids() == [image.id for image in images[:place]][::-1]
+            search = ImageSearch(
+                context,
+                ImageFilter(prompt="fox"),
+                ann,
+                limit=500,
+                after=position,
+                limits=LIMITS,
+                budget=SearchBudget.of(LIMITS),
+            )
+            assert search.find() == ([image.id for image in images[:place]][::-1], None)

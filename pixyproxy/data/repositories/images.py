@@ -32,7 +32,8 @@ from pixyproxy.data.image_conditions import (
 from pixyproxy.data.repositories.image_costs import ImageCostRepository
 from pixyproxy.data.repositories.usage import Spending, UsageRepository
 from pixyproxy.data.search.index import Indexed, SearchIndexRepository
-from pixyproxy.data.search.query import DEFAULT_LIMITS, ImageSearch, SearchBudget, SearchLimits
+from pixyproxy.data.search.limits import DEFAULT_LIMITS, SearchBudget, SearchLimits
+from pixyproxy.data.search.query import ImageSearch
 
 Visible = TypeVar("Visible", Image, ImageFile)
 
@@ -59,7 +60,7 @@ class ImageRepository:
     def __init__(self, context: DatabaseContext, limits: SearchLimits = DEFAULT_LIMITS) -> None:
         self._context = context
         self._limits = limits
-        self._budget = SearchBudget(limits.page_work, limits.page_text)
+        self._budget = SearchBudget.of(limits)
         self._index = SearchIndexRepository(context, limits.layout)
 
     def insert(self, detail: ImageDetail, author_id: int, reserved_nano_usd: int | None = None) -> Image:
@@ -157,7 +158,7 @@ class ImageRepository:
         parameters: dict[str, Any] = {}
         scope = scope_of(caller, parameters)
         while True:
-            search = ImageSearch(
+            image_ids, end = ImageSearch(
                 self._context,
                 image_filter,
                 caller,
@@ -165,15 +166,14 @@ class ImageRepository:
                 after=after,
                 limits=self._limits,
                 budget=self._budget,
-            )
-            image_ids = search.image_ids()
+            ).find()
             if not image_ids:
-                return [], search.end
+                return [], end
             sql = f"{_SELECT} WHERE images.id IN ({in_list(image_ids)}) AND {without_index(scope)}"
             rows = self._context.fetch_all(sql, parameters)
             if len(rows) == len(image_ids):
                 places = {image_id: place for place, image_id in enumerate(image_ids)}
-                return self._page_of(sorted(rows, key=lambda row: places[row["id"]]), caller), search.end
+                return self._page_of(sorted(rows, key=lambda row: places[row["id"]]), caller), end
             # An image was deleted or hidden meanwhile. A page that is too short would be taken for the last one.
 
     def update(self, image: Image) -> None:
