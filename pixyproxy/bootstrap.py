@@ -7,7 +7,7 @@ import pixyproxy.data  # noqa: F401  before anything that imports hashlib; see t
 # isort: split
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -42,6 +42,7 @@ from pixyproxy.generation.interfaces import ImageGenerator
 from pixyproxy.generation.price_list import DEFAULT_PRICE_LIST, PriceList, read_price_list
 from pixyproxy.observability.exposition import MetricsExposition
 from pixyproxy.observability.watch import Watch
+from pixyproxy.resource.methods import Bulkhead
 from pixyproxy.resource.statuses import code_of, reason_of
 from pixyproxy.service.accounting import accountant
 from pixyproxy.service.auditing import writing_audit_log
@@ -104,9 +105,7 @@ class Shared:
 
     Attributes:
         generations: the most submitted generations of each generation worker.
-        creations: slots for calls that wait for a generation.
-        streams: slots for streams.
-        imports: slots for imports.
+        slots: the slots of each bulkhead but that of unary calls, which take threads.
         owners: the name of each generation worker, which its replacement takes over.
         circuits: the circuits of the generation workers.
         prices: the price list.
@@ -117,9 +116,7 @@ class Shared:
     """
 
     generations: tuple[int, ...]
-    creations: SharedSlots
-    streams: SharedSlots
-    imports: SharedSlots
+    slots: Mapping[Bulkhead, SharedSlots]
     owners: tuple[str, ...]
     circuits: SharedCircuits
     prices: PriceList
@@ -142,9 +139,11 @@ class Shared:
             audit_log = None if settings.audit_log is None else AuditLog(settings.audit_log)
         return cls(
             generations=tuple(max(1, (limit + number) // count) for number in range(count)),
-            creations=SharedSlots(_CREATIONS_A_GENERATION * limit, rpc_workers),
-            streams=SharedSlots(settings.max_streams, rpc_workers),
-            imports=SharedSlots(settings.max_imports, rpc_workers),
+            slots={
+                Bulkhead.GENERATION: SharedSlots(_CREATIONS_A_GENERATION * limit, rpc_workers),
+                Bulkhead.STREAM: SharedSlots(settings.max_streams, rpc_workers),
+                Bulkhead.IMPORT: SharedSlots(settings.max_imports, rpc_workers),
+            },
             owners=tuple(new_guid() for _ in range(count)),
             circuits=SharedCircuits(count),
             prices=prices,
@@ -156,9 +155,8 @@ class Shared:
 
     def clear(self, rpc_worker: int) -> None:
         """Give back the slots of an RPC worker that has ended."""
-        self.creations.clear(rpc_worker)
-        self.streams.clear(rpc_worker)
-        self.imports.clear(rpc_worker)
+        for slots in self.slots.values():
+            slots.clear(rpc_worker)
 
     @property
     def changes(self) -> GenerationChanges:
@@ -182,15 +180,13 @@ class Base:
 
 @dataclass(frozen=True)
 class Application:
-    """The parts of an RPC worker: the services, and the slots of each bulkhead; see ``Shared``."""
+    """The parts of an RPC worker: the services, and its slots; see ``Shared``."""
 
     images: ImageServiceInterface
     generations: GenerationServiceInterface
     usage: UsageServiceInterface
     users: UserServiceInterface
-    creations: Slots
-    streams: Slots
-    imports: Slots
+    slots: Mapping[Bulkhead, Slots]
     metrics: Metrics | None = None
     telemetry: Telemetry | None = None
 
@@ -294,9 +290,7 @@ def build(settings: Settings, shared: Shared, base: Base, *, rpc_worker: int = 0
             generations=GenerationService(base.database, creator, waiting, page_tokens, on_cancel=shared.changes.ended),
             usage=UsageService(base.database, quotas),
             users=build_users(settings, base.database),
-            creations=shared.creations.of(rpc_worker),
-            streams=shared.streams.of(rpc_worker),
-            imports=shared.imports.of(rpc_worker),
+            slots={bulkhead: slots.of(rpc_worker) for bulkhead, slots in shared.slots.items()},
             metrics=base.metrics,
             telemetry=base.telemetry,
         )

@@ -35,7 +35,7 @@ from pixyproxy.resource.interceptors.metrics import MetricsInterceptor
 from pixyproxy.resource.interceptors.request_log import RequestLogInterceptor
 from pixyproxy.resource.interceptors.stall_timeout import ReaderTimeoutInterceptor, RequestTimeoutInterceptor
 from pixyproxy.resource.interceptors.tracing import TracingInterceptor
-from pixyproxy.resource.methods import OWN_SERVICES, Bulkhead
+from pixyproxy.resource.methods import OWN_SERVICES
 from pixyproxy.resource.tally import Tally
 from pixyproxy.resource.usage_servicer import UsageServicer
 from pixyproxy.resource.watchdog import Watchdog
@@ -97,16 +97,11 @@ class Server:
         self._unread = Tally(
             "Calls that ended before their requests came", None if metrics is None else metrics.calls.unread
         )
-        bulkheads = {
-            Bulkhead.GENERATION: application.creations,
-            Bulkhead.STREAM: application.streams,
-            Bulkhead.IMPORT: application.imports,
-        }
         authentication = AuthenticationInterceptor(application.users, clients)
         waited = None if metrics is None else metrics.calls.waited
         unary_threads = CallThreads(settings.max_unary_calls, authentication.client_of, waited)
         other_threads = CallThreads(
-            sum(slots.limit for slots in bulkheads.values()) + _SPARE_THREADS,
+            sum(slots.limit for slots in application.slots.values()) + _SPARE_THREADS,
             authentication.client_of,
             waited,
             max_waiting=_MAX_OTHERS_WAITING,
@@ -122,7 +117,9 @@ class Server:
         )
         self._server = grpc.server(
             other_threads,
-            interceptors=self._interceptors(application, authentication, BulkheadInterceptor(bulkheads, unary_threads)),
+            interceptors=self._interceptors(
+                application, authentication, BulkheadInterceptor(application.slots, unary_threads)
+            ),
             # By default, a second server would start on the same port without an error.
             options=(
                 *_OPTIONS,
