@@ -7,7 +7,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from itertools import chain
 from typing import TypeVar
 
@@ -74,11 +74,6 @@ class Watcher(_Waiter):
             self._seen = now
             self.is_woken.set()
 
-    def fail(self, error: PixyProxyException) -> None:
-        """End the wait with an error, unless that only says that the generation stays queued."""
-        if isinstance(error, DBConnectionError | ConflictError | ServerStoppingError):
-            super().fail(error)
-
 
 class WaitingCalls:
     """Queries, in a thread of its own, the generations that calls of this process wait for.
@@ -116,7 +111,9 @@ class WaitingCalls:
         self._interval = interval
         self._give_up_after = give_up_after
         self._clock = clock
-        self._waiters: defaultdict[int, list[_Waiter]] = defaultdict(list)
+        # By the ids of their generations: those that wait for the end, and those that wait for any change.
+        self._calls: defaultdict[int, list[_Waiter]] = defaultdict(list)
+        self._watchers: defaultdict[int, list[Watcher]] = defaultdict(list)
         self._lock = threading.Lock()
         self._is_closing = False
         self._watches_are_over = False
@@ -143,7 +140,7 @@ class WaitingCalls:
             ProviderCircuitOpenError: it is queued, and nothing is submitted for now.
             DBConnectionError: the database is unavailable for too long.
         """
-        with self._added(generation.id, _Waiter()) as waiter:
+        with self._added(self._calls, generation.id, _Waiter()) as waiter:
             call.on_leaving(waiter.is_woken.set)
             waiter.is_woken.wait(call.remaining())
         if waiter.error is not None:
@@ -153,11 +150,15 @@ class WaitingCalls:
     def is_waited_for(self, generation_id: int) -> bool:
         """Return whether a call of this process waits for the end of a generation; watchers do not count."""
         with self._lock:
-            return any(not isinstance(waiter, Watcher) for waiter in self._waiters.get(generation_id, ()))
+            return generation_id in self._calls
 
-    def watching(self, generation_id: int, call: CallScope) -> AbstractContextManager[Watcher]:
+    @contextmanager
+    def watching(self, generation_id: int, call: CallScope) -> Iterator[Watcher]:
         """Look at a generation meanwhile for a call that waits for its changes."""
-        return self._added(generation_id, Watcher(call))
+        with self._added(self._watchers, generation_id, Watcher(call)) as watcher:
+            if self._watches_are_over:
+                watcher.fail(_stopping())
+            yield watcher
 
     def end_watches(self) -> None:
         """End all watches with an error: another server can continue them, but a drain would wait for them.
@@ -166,24 +167,22 @@ class WaitingCalls:
         """
         with self._lock:
             self._watches_are_over = True
-            for waiter in chain.from_iterable(self._waiters.values()):
-                _end_watch(waiter)
+            for watcher in chain.from_iterable(self._watchers.values()):
+                watcher.fail(_stopping())
 
     @contextmanager
-    def _added(self, generation_id: int, waiter: AnyWaiter) -> Iterator[AnyWaiter]:
+    def _added(self, waiters: dict[int, list[AnyWaiter]], generation_id: int, waiter: AnyWaiter) -> Iterator[AnyWaiter]:
         with self._lock:
-            self._waiters[generation_id].append(waiter)
-            if self._watches_are_over:
-                _end_watch(waiter)
+            waiters[generation_id].append(waiter)
         # This wakes the thread, which queries the generation at once for a watcher.
         GenerationChanges([self._changed]).progressed(generation_id)
         try:
             yield waiter
         finally:
             with self._lock:
-                self._waiters[generation_id].remove(waiter)
-                if not self._waiters[generation_id]:
-                    del self._waiters[generation_id]
+                waiters[generation_id].remove(waiter)
+                if not waiters[generation_id]:
+                    del waiters[generation_id]
 
     def _run(self) -> None:
         query_at, reached_at = 0.0, self._clock()
@@ -196,59 +195,58 @@ class WaitingCalls:
                 reached_at = self._clock()  # While no call waited, nothing was asked.
                 query_at = time.monotonic() + self._interval
             due = self._of_interest(read_changes(self._changed))
-            if time.monotonic() >= query_at:
+            is_all = time.monotonic() >= query_at
+            if is_all:
                 query_at = time.monotonic() + self._interval
                 due = self._waited_for()
             if not due:
                 continue
             try:
-                self._query(due)
+                queued = self._query(due)
                 reached_at = self._clock()
+                if is_all:
+                    self._on_change(queued)
             except (DBConnectionError, ConflictError) as error:
                 if self._clock() - reached_at > self._give_up_after:
-                    self._fail(self._waited_for(), error)
+                    self._fail_all(error)
             except Exception:  # The thread must go on: all waiting calls of the process depend on it.
                 _logger.exception("Generations that calls wait for could not be read.")
 
     def _waited_for(self) -> set[int]:
         with self._lock:
-            return set(self._waiters)
+            return self._calls.keys() | self._watchers.keys()
 
     def _of_interest(self, changed: Changed) -> set[int]:
         """Return the changed generations of which a call wants to know."""
         with self._lock:
-            watched = {
-                generation_id
-                for generation_id in changed.progressed
-                if any(isinstance(waiter, Watcher) for waiter in self._waiters.get(generation_id, ()))
-            }
-            return (changed.ended & self._waiters.keys()) | watched
+            return (changed.ended & self._calls.keys()) | ((changed.ended | changed.progressed) & self._watchers.keys())
 
-    def _query(self, ids: Collection[int]) -> None:
+    def _query(self, ids: Collection[int]) -> int:
+        """Tell those who wait for some generations how these are now; return how many are queued."""
         with self._database.reading() as context:
             generations = GenerationRepository(context).get_several(ids)
         for generation in generations:
             self._deliver(generation)
         queued = [generation.id for generation in generations if generation.state is GenerationState.QUEUED]
-        if len(ids) == len(self._waiters):
-            self._on_change(len(queued))
         try:
             self._require_closed()
         except PixyProxyException as error:
-            self._fail(queued, error)
+            # Watchers are not told: for them, the generations stay queued.
+            with self._lock:
+                for call in chain.from_iterable(self._calls.get(generation_id, ()) for generation_id in queued):
+                    call.fail(error)
+        return len(queued)
 
     def _deliver(self, generation: Generation) -> None:
         with self._lock:
-            for waiter in self._waiters.get(generation.id, ()):
+            for waiter in chain(self._calls.get(generation.id, ()), self._watchers.get(generation.id, ())):
                 waiter.observe(generation)
 
-    def _fail(self, ids: Collection[int], error: PixyProxyException) -> None:
+    def _fail_all(self, error: PixyProxyException) -> None:
         with self._lock:
-            for waiter in (waiter for generation_id in ids for waiter in self._waiters.get(generation_id, ())):
+            for waiter in chain(*self._calls.values(), *self._watchers.values()):
                 waiter.fail(error)
 
 
-def _end_watch(waiter: _Waiter) -> None:
-    """End the wait of a call that watches a generation; other calls go on waiting."""
-    if isinstance(waiter, Watcher):
-        waiter.fail(ServerStoppingError("The server is stopping; watch the generation again."))
+def _stopping() -> ServerStoppingError:
+    return ServerStoppingError("The server is stopping; watch the generation again.")

@@ -308,7 +308,7 @@ def test_a_request_that_another_call_waits_for_is_not_given_up(
         leaving = pool.submit(server.creator.create, same, alice, gone)
         wait_for_states(database, "sent", "queued")
         staying = pool.submit(server.creator.create, same, alice, CallScope(TIMEOUT))
-        wait_until(lambda: len(server.waiting._waiters[2]) == 2, TIMEOUT, "both to wait")
+        wait_until(lambda: len(server.waiting._calls[2]) == 2, TIMEOUT, "both to wait")
         gone.leave()
         with pytest.raises(ProviderTimeoutError, match="still being generated"):
             leaving.result()
@@ -447,7 +447,7 @@ def test_all_calls_that_wait_are_told_the_same_error(
     same = request("refused", new_guid())
     with Server(database, store, generator).running() as server, ThreadPoolExecutor(4) as pool:
         calls = [pool.submit(server.creator.create, same, alice, CallScope(TIMEOUT)) for _ in range(4)]
-        wait_until(lambda: len(server.waiting._waiters.get(1, ())) == 4, TIMEOUT, "all to wait")
+        wait_until(lambda: len(server.waiting._calls.get(1, ())) == 4, TIMEOUT, "all to wait")
         answer.set()
         errors = [call.exception() for call in calls]
 
