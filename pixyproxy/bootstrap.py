@@ -47,6 +47,7 @@ from pixyproxy.resource.statuses import code_of, reason_of
 from pixyproxy.service.accounting import accountant
 from pixyproxy.service.auditing import writing_audit_log
 from pixyproxy.service.creation.changes import GenerationChanges
+from pixyproxy.service.creation.claims import GenerationClaims
 from pixyproxy.service.creation.leases import lease_renewal
 from pixyproxy.service.creation.rate_limiter import RateLimiter
 from pixyproxy.service.creation.recording import ImageCreator
@@ -334,16 +335,14 @@ def build_generation_worker(
             on_progress=shared.changes.progressed,
             continuing=base.watch.continuing,
         )
-        yield GenerationWorker(
+        claims = GenerationClaims(
             parts,
-            runner,
             quotas=_build_quotas(settings, shared, base),
-            limit=limit,
             lease=LEASE,
             limiter=base.limiter,
-            recorded=shared.recorded,
             changes=shared.changes,
         )
+        yield GenerationWorker(parts, claims, runner, limit=limit, recorded=shared.recorded, changes=shared.changes)
 
 
 def _build_recovery(settings: Settings, shared: Shared, base: Base) -> Recovery:

@@ -32,10 +32,10 @@ from pixyproxy.data.stores.local_image_store import LocalImageStore
 from pixyproxy.data.stores.object_image_store import ObjectImageStore
 from pixyproxy.generation.openai.client import OpenAIGenerator
 from pixyproxy.service.creation import recording, storing
+from pixyproxy.service.creation.claims import GenerationClaims
 from pixyproxy.service.creation.inputs import EditInputs, PinnedInput
 from pixyproxy.service.creation.recording import ImageCreator
 from pixyproxy.service.creation.runner import GenerationRunner
-from pixyproxy.service.creation.worker import GenerationWorker
 from pixyproxy.service.importing import importer
 from pixyproxy.service.private_images import PrivateImageService
 from pixyproxy.service.renditions.worker import RenditionWorker
@@ -161,7 +161,7 @@ def _points_of(store: type[ImageStore], writing: dict[str, CrashPoint]) -> dict[
     """All points of creating an image, those of writing its bytes among them."""
     return {
         **RECORD_POINTS,
-        "before the claim": CrashPoint(GenerationWorker, "_begin"),
+        "before the claim": CrashPoint(GenerationClaims, "_claim"),
         "claimed, not committed": CrashPoint(GenerationRepository, "submit", is_after=True),
         "submitted, the provider not asked": CrashPoint(OpenAIGenerator, "generate"),
         **QUEUE_AGAIN_POINTS,

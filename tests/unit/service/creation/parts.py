@@ -25,6 +25,7 @@ from pixyproxy.generation.observer import GenerationObserver
 from pixyproxy.generation.price_list import ModelPrices, PriceList
 from pixyproxy.generation.retry import delay_before_retry
 from pixyproxy.service.creation.changes import GenerationChanges
+from pixyproxy.service.creation.claims import GenerationClaims
 from pixyproxy.service.creation.leases import lease_renewal
 from pixyproxy.service.creation.rate_limiter import RateLimiter
 from pixyproxy.service.creation.recording import ImageCreator
@@ -221,13 +222,14 @@ class Server:
             retry_delay=partial(delay_before_retry, random_fraction=lambda: 0.01),
             give_up_after=self.give_up_after,
         )
+        claims = GenerationClaims(
+            parts, quotas=self.quotas, lease=self.lease, limiter=self.limiter, changes=self.changes
+        )
         self.worker = GenerationWorker(
             parts,
+            claims,
             runner,
-            quotas=self.quotas,
             limit=self.limit,
-            lease=self.lease,
-            limiter=self.limiter,
             recorded=self.recorded,
             changes=self.changes,
             poll_interval=self.poll_interval,
