@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import logging
 import re
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from mmap import mmap
 from typing import Any, cast
 
 import httpx2
 import openai
-from pydantic import ValidationError
 
 from pixyproxy.core.exceptions import (
     ConfigurationError,
@@ -26,17 +22,13 @@ from pixyproxy.core.exceptions import (
     ProviderUnavailableError,
     UnreadableAnswerError,
 )
-from pixyproxy.core.models import GenerationOptions, PartialImage, Usage
-from pixyproxy.core.provider_limits import background_problem, compression_problem
 from pixyproxy.core.request_context import trace_headers
-from pixyproxy.generation.image_format import inspect_image
 from pixyproxy.generation.image_hosts import ImageHosts
-from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest, InputFile, OnPartial, ignore_partial
+from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest, OnPartial, ignore_partial
 from pixyproxy.generation.openai.answer import (
     MAX_BODY,
     NoImageError,
     image_url,
-    images_of,
     kept_body,
     kept_events,
     take_apart,
@@ -45,6 +37,8 @@ from pixyproxy.generation.openai.answer import (
 from pixyproxy.generation.openai.deadline import DEADLINE_HOOKS, was_sent_in_full
 from pixyproxy.generation.openai.errors import ErrorAnswer, explain_status, safe_name
 from pixyproxy.generation.openai.fetching import FetchError, ImageFetcher
+from pixyproxy.generation.openai.images import image_of, partial_of
+from pixyproxy.generation.openai.parameters import parameters_of
 
 _DEFAULT_BASE_URL = "https://api.openai.com/v1"
 _OPENAI_DOMAIN = ".openai.com"
@@ -52,7 +46,6 @@ _CONNECT_TIMEOUT = 10.0
 _WRITE_TIMEOUT = 60.0
 _PARTIAL = ("image_generation.partial_image", "image_edit.partial_image")
 _COMPLETED = ("image_generation.completed", "image_edit.completed")
-_MAX_TOKENS = 2**31 - 1  # more than any image takes, and few enough for sums in a database's integer
 _NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
 _UNSENDABLE = (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError)
 
@@ -151,7 +144,7 @@ class OpenAIGenerator:
             ProviderError: there is no image; ``may_have_billed`` says whether the provider may bill for it.
             InputUnreadableError: an input could not be read, so that the request is incomplete.
         """
-        sent = _parameters(request)
+        sent = parameters_of(request)
         if request.partial_images or self._always_streams:
             sent |= {"stream": True, "partial_images": request.partial_images}
         images = self._client.images.with_streaming_response
@@ -220,7 +213,7 @@ class OpenAIGenerator:
     def _read_image(self, request: GenerationRequest, response: httpx2.Response) -> GeneratedImage:
         with kept_body(response.iter_bytes(), self._max_answer_bytes) as (body, size):
             try:
-                return _image_of(request, *take_apart(body, size))
+                return image_of(request, *take_apart(body, size))
             except (ValueError, RecursionError) as exc:
                 return self._fetch_image(exc, request, response, body[:size])
 
@@ -234,9 +227,9 @@ class OpenAIGenerator:
             try:
                 answer, data = take_apart(body, size)
                 if answer.get("type") in _PARTIAL:
-                    on_partial(_partial_of(answer, data, request.partial_images))
+                    on_partial(partial_of(answer, data, request.partial_images))
                 elif answer.get("type") in _COMPLETED:
-                    return _image_of(request, answer, data)
+                    return image_of(request, answer, data)
             except (ValueError, RecursionError) as exc:
                 if _is_the_end(exc, body, size):
                     return self._fetch_image(exc, request, response, body[:size], has_begun=has_begun)
@@ -267,7 +260,7 @@ class OpenAIGenerator:
                 problem = exc
             else:
                 try:
-                    return _image_of(request, cast(Mapping[str, Any], answer), data)
+                    return image_of(request, cast(Mapping[str, Any], answer), data)
                 except ValueError as exc:
                     problem, body = exc, with_image(answer, data)
         raise self._explain_success(problem, request, response, body, has_begun=has_begun) from problem
@@ -311,121 +304,7 @@ class OpenAIGenerator:
         return explain_status(exc.status_code, exc.response.headers, error, sent, api_key, is_openai=is_openai)
 
 
-# --- The request -----------------------------------------------------------------------------------------------------
-
-
-def _parameters(request: GenerationRequest) -> dict[str, Any]:
-    """Return the API's parameters. The provider's default is ``auto``, so that it is not sent."""
-    chosen = {
-        "size": request.size,
-        "quality": request.quality,
-        "background": request.background,
-        "moderation": request.moderation or "auto",
-    }
-    optional = {"output_compression": request.output_compression, "input_fidelity": request.input_fidelity}
-    return {
-        "model": request.model,
-        "prompt": request.prompt,
-        "n": 1,
-        "output_format": request.output_format,
-        "safety_identifier": hashlib.sha256(f"pixyproxy:{request.author_guid}".encode()).hexdigest(),
-        **{name: value for name, value in chosen.items() if value != "auto"},
-        **{name: value for name, value in optional.items() if value is not None},
-        **_files_of(request),
-    }
-
-
-def _files_of(request: GenerationRequest) -> dict[str, Any]:
-    """Return the API's parameters for images to edit, as the client takes files."""
-    files = [(file.name, _Upload(file), file.content_type) for file in (*request.inputs, request.mask) if file]
-    masks = {"mask": files.pop()} if request.mask else {}
-    # The API takes one or several; compatible servers are used with one.
-    return masks | ({"image": files[0] if len(files) == 1 else files} if files else {})
-
-
-class _Upload(io.RawIOBase):
-    """An input as a file object. The HTTP client seeks only to find out the size; the bytes can be read once."""
-
-    def __init__(self, file: InputFile) -> None:
-        self._file = file
-        self._position = 0
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._position = offset + (self._file.size if whence == io.SEEK_END else 0)
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def read(self, size: int = -1) -> bytes:
-        return self._file.read(self._file.size if size < 0 else size)
-
-
 # --- The answer ------------------------------------------------------------------------------------------------------
-
-
-def _read_usage(usage: object) -> Usage | None:
-    """Return the token counts, or None if they are not three integers: the image is kept nevertheless."""
-    if not isinstance(usage, dict):
-        return None
-    counts = {name: _token_count(usage.get(name)) for name in ("input_tokens", "output_tokens", "total_tokens")}
-    if None in counts.values():
-        return None
-    for direction in ("input", "output"):
-        parts = usage.get(f"{direction}_tokens_details")
-        for kind in ("text", "image"):
-            count = parts.get(f"{kind}_tokens") if isinstance(parts, dict) else None
-            counts[f"{direction}_{kind}_tokens"] = _token_count(count)
-    return Usage.model_validate(counts)
-
-
-def _token_count(count: object) -> int | None:
-    # Some servers write integers as 11.0.
-    if isinstance(count, float) and count.is_integer():
-        count = int(count)
-    # True is an int, too.
-    return count if type(count) is int and 0 <= count <= _MAX_TOKENS else None
-
-
-def _options_used(request: GenerationRequest, answer: Mapping[str, Any]) -> GenerationOptions:
-    """Return the options that the answer names, and those of the request in place of others."""
-    options = dict(request.options)
-    for name in ("size", "quality", "output_format", "background"):
-        with suppress(ValidationError):  # A compatible server may write anything.
-            named = GenerationOptions.model_validate({name: answer.get(name)})
-            # A stream may repeat "auto", which does not tell what was used.
-            options |= {name: value for name, value in named if value not in (None, "auto")}
-    # A server that chose another format than it was asked for did not use what that format does not have. Options that
-    # contradict each other would be invalid, and the image lost.
-    if compression_problem(options["output_compression"], options["output_format"]) is not None:
-        options["output_compression"] = None
-    if background_problem(options["background"], options["output_format"]) is not None:
-        options["background"] = None
-    return GenerationOptions.of_checked(options)
-
-
-def _image_of(request: GenerationRequest, answer: Mapping[str, Any], data: bytes | mmap) -> GeneratedImage:
-    image_format = inspect_image(data)
-    count = len(images_of(answer))
-    if count > 1:
-        _logger.warning("The image provider sent %d images for one request; all but the first are dropped.", count)
-    return GeneratedImage(
-        data=memoryview(data).toreadonly(),
-        content_type=image_format.content_type,
-        width=image_format.width,
-        height=image_format.height,
-        model=request.model,
-        options=_options_used(request, answer),
-        usage=_read_usage(answer.get("usage")),
-    )
-
-
-def _partial_of(answer: Mapping[str, Any], data: bytes | mmap, wanted: int) -> PartialImage:
-    index = answer.get("partial_image_index")
-    if not isinstance(index, int) or not 0 <= index < wanted:
-        raise ValueError("a partial image that nobody wants")
-    content_type = inspect_image(data).content_type
-    return PartialImage.model_construct(index=index, content_type=content_type, data=bytes(memoryview(data)))
 
 
 def _error_in(said: object) -> object:

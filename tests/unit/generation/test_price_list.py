@@ -10,7 +10,7 @@ import pytest
 
 from pixyproxy.core.exceptions import ConfigurationError
 from pixyproxy.core.models import Cost, GenerationOptions, Usage
-from pixyproxy.generation.openai.client import _read_usage
+from pixyproxy.generation.openai.images import read_usage
 from pixyproxy.generation.price_list import DEFAULT_PRICE_LIST, ModelPrices, PriceList, read_price_list
 from tests.support.recorded_answers import RECORDED_ANSWERS, RecordedAnswer
 
@@ -26,7 +26,7 @@ def prices(**values: Any) -> PriceList:
 
 @pytest.mark.parametrize("answer", RECORDED_ANSWERS, ids=str)
 def test_recorded_answers_cost_what_was_computed_by_hand(answer: RecordedAnswer) -> None:
-    cost = DEFAULTS.cost_of(answer.model, _read_usage(answer.usage), has_inputs=answer.is_edit)
+    cost = DEFAULTS.cost_of(answer.model, read_usage(answer.usage), has_inputs=answer.is_edit)
 
     assert cost == (None if answer.nano_usd is None else Cost(nano_usd=answer.nano_usd, price_list="2026-11-21"))
 

@@ -35,8 +35,8 @@ from pixyproxy.core.exceptions import (
 from pixyproxy.core.models import Usage
 from pixyproxy.generation.image_format import inspect_image
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest
-from pixyproxy.generation.openai import client
 from pixyproxy.generation.openai.client import OpenAIGenerator, make_client
+from pixyproxy.generation.openai.images import read_usage
 from pixyproxy.generation.retry import delay_before_retry
 from tests.support.openai_stand_in import RunningStandIn, Submission, make_picture
 from tests.unit.generation.openai.conftest import SHORT_TIMEOUT, TIMEOUT, open_generator
@@ -150,7 +150,7 @@ def test_usage_in_whole_floats_is_read(generator: OpenAIGenerator) -> None:
 @pytest.mark.parametrize(("count", "is_read"), [(0, True), (2**31 - 1, True), (2**31, False), (-1, False)])
 def test_usage_is_read_where_an_image_may_have_it(count: int, is_read: bool) -> None:
     counts = {"input_tokens": count, "output_tokens": 1, "total_tokens": 1}
-    assert client._read_usage(counts) == (Usage(**counts) if is_read else None)
+    assert read_usage(counts) == (Usage(**counts) if is_read else None)
 
 
 @pytest.mark.parametrize(("timeout", "connect", "write"), [(300.0, 10.0, 60.0), (30.0, 10.0, 30.0), (2.0, 2.0, 2.0)])
