@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from pixyproxy.core.call import CallScope
 from pixyproxy.core.error_records import from_record
@@ -175,20 +174,24 @@ class ImageCreator:
 
     def _checked(self, creation: ImageCreation, author: Caller) -> ImageCreation:
         """Return a request with pinned inputs, if its options go together and its author's quotas are not used up."""
-        self._check_options(creation)
-        self._quotas.require_left(creation, author)
-        return pin_inputs(self._database, creation, author)
-
-    def _check_options(self, creation: ImageCreation) -> None:
         violations = [FieldViolation(f"options.{name}", problem) for name, problem in self._problems_of(creation)]
         if violations:
             raise InvalidFieldError(violations)
+        self._quotas.require_left(creation, author)
+        return pin_inputs(self._database, creation, author)
 
     def _problems_of(self, creation: ImageCreation) -> Iterator[tuple[str, str]]:
         """Yield options by name, with the rules that they break together with the defaults and the inputs."""
         options = creation.options
         chosen = self._defaults.under(options)
-        for name, other, problem in _problems(chosen):
+        output_format, model = chosen["output_format"], chosen["model"]
+        # An option, another one with which it may break a rule, and that rule, or None.
+        for name, other, problem in (
+            ("background", "output_format", background_problem(chosen["background"], output_format)),
+            ("output_compression", "output_format", compression_problem(options.output_compression, output_format)),
+            ("size", "model", size_problem(chosen["size"]) if has_documented_sizes(model) else None),
+            ("quality", "model", quality_problem(chosen["quality"], model)),
+        ):
             if problem is not None:
                 defaults = [one for one in (name, other) if getattr(options, one) is None]
                 told = [f"; the default {default.replace('_', ' ')} is {chosen[default]}" for default in defaults]
@@ -199,7 +202,7 @@ class ImageCreator:
             yield "moderation", "cannot be chosen for edits; leave it out, or the inputs"
         if options.input_fidelity is not None and not creation.inputs:
             yield "input_fidelity", "needs at least one image in inputs"
-        problem = fidelity_problem(chosen["model"])
+        problem = fidelity_problem(model)
         if options.input_fidelity is not None and problem is not None:
             yield "input_fidelity", problem
 
@@ -299,16 +302,6 @@ class ImageCreator:
 def _may_be_queued(generation: Generation) -> bool:
     """Tell whether a generation may be queued again: it has cost nothing."""
     return generation.state in (GenerationState.FAILED, GenerationState.RECORDED) and not generation.is_leased
-
-
-def _problems(options: Mapping[str, Any]) -> Iterator[tuple[str, str, str | None]]:
-    """Yield pairs of options by name, with the rule that the first one breaks together with the other, or None."""
-    output_format, model = options["output_format"], options["model"]
-    compression = options.get("output_compression")
-    yield "background", "output_format", background_problem(options["background"], output_format)
-    yield "output_compression", "output_format", compression_problem(compression, output_format)
-    yield "size", "model", size_problem(options["size"]) if has_documented_sizes(model) else None
-    yield "quality", "model", quality_problem(options["quality"], model)
 
 
 def _fingerprint(creation: ImageCreation) -> str:
