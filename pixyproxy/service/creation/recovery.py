@@ -8,8 +8,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from operator import call
-from typing import TypeVar
 
 from cachetools import TTLCache
 
@@ -32,8 +30,6 @@ from pixyproxy.data.repositories.renditions import RenditionRepository
 from pixyproxy.data.stores.image_store import ImageStore
 from pixyproxy.data.transactions import in_transaction
 from pixyproxy.service.creation.storing import ImageStoring
-
-Item = TypeVar("Item")
 
 _logger = logging.getLogger(__name__)
 
@@ -164,21 +160,21 @@ class Recovery:
     def _finish_known(self) -> None:
         """Record the ends of generations that could not be recorded at once."""
         for generation, finish in list(self._unfinished.values()):
-            if self._attempt(generation.image_guid, call, finish):
+            if self._attempt(generation.image_guid, finish):
                 self._on_end(generation.id)
                 del self._unfinished[generation.id]
 
     def _commit_waiting(self) -> None:
         """Commit or clean up the images that had a manifest at the last run."""
         for guid in tuple(self._waiting):
-            self._attempt(guid, self._commit_if_abandoned, guid)
+            self._attempt(guid, partial(self._commit_if_abandoned, guid))
 
     def _commit_listed(self) -> None:
         """Commit or clean up the others, if a listing is due."""
         if time.monotonic() < self._list_at:
             return
         for guid in set(self._store.list_manifests()) - self._waiting:
-            self._attempt(guid, self._commit_if_abandoned, guid)
+            self._attempt(guid, partial(self._commit_if_abandoned, guid))
         self._list_at = time.monotonic() + self._store.listing_interval
 
     def _discard_imports(self) -> None:
@@ -199,7 +195,7 @@ class Recovery:
             deletions = DeletionRepository(context).get_next(_ROWS_A_RUN, after=self._failed_deletion)
         self._failed_deletion = 0
         for deletion in deletions:
-            if not self._attempt(deletion.image_guid, self._storing.delete_bytes, deletion.image_guid):
+            if not self._attempt(deletion.image_guid, partial(self._storing.delete_bytes, deletion.image_guid)):
                 # The store may be unavailable: leave the rest to the next run.
                 self._failed_deletion = deletion.id
                 return
@@ -235,10 +231,10 @@ class Recovery:
         if count < _ROWS_A_RUN:
             self._forget_at = time.monotonic() + _FORGET_SECONDS
 
-    def _attempt(self, guid: str, step: Callable[[Item], object], item: Item) -> bool:
-        """Call ``step`` for ``item``, which belongs to the image ``guid``; return False, and log it, if it fails."""
+    def _attempt(self, guid: str, step: Callable[[], object]) -> bool:
+        """Call ``step``, which is for the image ``guid``; return False, and log it, if it fails."""
         try:
-            step(item)
+            step()
         except DBConnectionError:
             raise
         except Exception as error:  # One image must not keep the others from being recovered.
@@ -283,7 +279,7 @@ class Recovery:
             is_uncertain = time.monotonic() < self._leases_valid_at
             expired = generations.get_released(_ROWS_A_RUN) if is_uncertain else generations.get_expired(_ROWS_A_RUN)
         for generation in expired:
-            self._attempt(generation.image_guid, self._end_abandoned, generation)
+            self._attempt(generation.image_guid, partial(self._end_abandoned, generation))
 
     def _end_abandoned(self, generation: Generation) -> None:
         if self._storing.rescue(generation) or self._end(generation):
