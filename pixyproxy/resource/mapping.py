@@ -90,12 +90,7 @@ def to_image_creation(request: pb.CreateImageRequest) -> ImageCreation:
     return validated(
         ImageCreation,
         {
-            "detail": {
-                "prompt": request.prompt,
-                "filename": request.filename or None,
-                "tags": tuple(request.tags),
-                **({"visibility": request.visibility} if request.visibility else {}),
-            },
+            "detail": _to_description(request),
             "options": {field.name: value for field, value in request.options.ListFields()},
             "request_id": request.request_id or None,
             "inputs": tuple({"guid": image.guid} for image in request.inputs),
@@ -114,15 +109,22 @@ def to_image_import(requests: Iterator[pb.ImportImageRequest]) -> tuple[ImageImp
         asked = validated(
             ImageImport,
             {
-                "prompt": info.prompt,
-                "filename": info.filename or None,
-                "tags": tuple(info.tags),
-                **({"visibility": info.visibility} if info.visibility else {}),
+                **_to_description(info),
                 "request_id": info.request_id or None,
                 "sha256": info.sha256 or None,
             },
         )
     return asked, map(_to_data, requests)
+
+
+def _to_description(request: pb.CreateImageRequest | pb.ImportImageInfo) -> dict[str, Any]:
+    """Read the caller's description of a new image."""
+    return {
+        "prompt": request.prompt,
+        "filename": request.filename or None,
+        "tags": tuple(request.tags),
+        **({"visibility": request.visibility} if request.visibility else {}),
+    }
 
 
 def _to_data(request: pb.ImportImageRequest) -> bytes:
