@@ -21,6 +21,10 @@ class DatabaseContext(ABC):
     is_audited = False
     """Whether changes add lines to the outbox of the audit log."""
 
+    for_update: str
+    """The end of a SELECT that locks its rows until the end of the transaction; empty if transactions are
+    serialized anyway."""
+
     @abstractmethod
     def fetch_all(self, sql: str, parameters: Parameters) -> list[Row]:
         """Run a query and return all its rows.
@@ -81,9 +85,6 @@ class Database(ABC):
     """A database. Safe to use from many threads at once."""
 
     kind: Literal["mysql", "sqlite"]
-    for_update: str
-    """The end of a SELECT that locks its rows until the end of the transaction; empty if transactions are
-    serialized anyway."""
 
     def reading(self) -> AbstractContextManager[DatabaseContext]:
         """Open a context outside of a transaction."""

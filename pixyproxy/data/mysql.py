@@ -65,7 +65,6 @@ class MySQLDatabase(Database):
     """A database on a MySQL or MariaDB server."""
 
     kind: Literal["mysql", "sqlite"] = "mysql"
-    for_update = " FOR UPDATE"
 
     def __init__(
         self,
@@ -233,6 +232,8 @@ class _MySQLContext(DatabaseContext):
         is_reusable: whether no statement on it was interrupted.
         is_connected: whether there still is a connection to release.
     """
+
+    for_update = " FOR UPDATE"
 
     def __init__(
         self,

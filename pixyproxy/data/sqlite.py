@@ -43,7 +43,6 @@ class SQLiteDatabase(Database):
     """A database in one file, shared by threads and processes of one machine."""
 
     kind: Literal["mysql", "sqlite"] = "sqlite"
-    for_update = ""  # BEGIN IMMEDIATE admits one writer at a time.
 
     def __init__(
         self,
@@ -120,6 +119,8 @@ class SQLiteDatabase(Database):
 
 
 class _SQLiteContext(DatabaseContext):
+    for_update = ""  # BEGIN IMMEDIATE admits one writer at a time.
+
     def __init__(self, connection: sqlite3.Connection, *, is_audited: bool = False) -> None:
         self._connection = connection
         self.is_audited = is_audited

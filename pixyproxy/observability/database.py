@@ -26,7 +26,6 @@ class ObservedDatabase(Database):
             held: called when a context is left, with the seconds since it was entered.
         """
         self.kind = database.kind
-        self.for_update = database.for_update
         self._database = database
         self._record = record
         self._held = held
@@ -75,6 +74,7 @@ class _ObservedUse(AbstractContextManager[DatabaseContext]):
 class _ObservedContext(DatabaseContext):
     def __init__(self, context: DatabaseContext, record: Record) -> None:
         self.is_audited = context.is_audited
+        self.for_update = context.for_update
         self._context = context
         self._record = record
 

@@ -46,7 +46,7 @@ def account_some(database: Database, prices: PriceList, limit: int = _IMAGES_A_S
         return False
 
     def account(context: DatabaseContext) -> None:
-        images = ImageCostRepository(context).get_images(image_ids, database.for_update)
+        images = ImageCostRepository(context).get_images(image_ids, locks=True)
         if images:
             costs = {image.id: _cost_of(image, prices) for image in images}
             ImageCostRepository(context).account(costs)
@@ -62,7 +62,7 @@ def fold_some(database: Database, limit: int = _ROWS_A_STEP, longest_tail: int =
         ids = UsageRepository(context).get_tail(limit)
     if len(ids) <= longest_tail:
         return False
-    in_transaction(database, lambda context: UsageRepository(context).fold(ids, database))
+    in_transaction(database, lambda context: UsageRepository(context).fold(ids))
     return True
 
 

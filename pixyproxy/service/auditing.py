@@ -57,7 +57,7 @@ def write_some(database: Database, log: AuditLog, outcome_of: OutcomeOf, limit: 
         return False
     with database.transaction() as context:
         outbox = AuditOutboxRepository(context)
-        pending = outbox.lock(ids, database)
+        pending = outbox.lock(ids)
         lines = [
             json.dumps(line.fields | ({"outcome": "OK"} if line.error is None else outcome_of(line.error))).encode()
             for line in pending

@@ -105,7 +105,7 @@ def _seal_oldest(database: Database, step: SealingStep, lease: SharedLease | Non
     is_long = len(image_ids) == step.images or len(image_ids) < len(tail)
     if not image_ids or not (is_long or even_if_short) or not (lease is None or lease.take()):
         return 0
-    in_transaction(database, lambda context: SearchIndexRepository(context, step.layout).seal(image_ids, database))
+    in_transaction(database, lambda context: SearchIndexRepository(context, step.layout).seal(image_ids))
     return len(image_ids)
 
 
@@ -115,5 +115,5 @@ def _reopen(database: Database, step: SealingStep, lease: SharedLease | None) ->
         block = SearchIndexRepository(context).get_batched_block()
     if block is None or not (lease is None or lease.take()):
         return False
-    in_transaction(database, lambda context: SearchIndexRepository(context, step.layout).reopen(block, database))
+    in_transaction(database, lambda context: SearchIndexRepository(context, step.layout).reopen(block))
     return True

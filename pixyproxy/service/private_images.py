@@ -81,7 +81,7 @@ class PrivateImageService:
     def _lock_own(self, context: DatabaseContext, guid: str, caller: Caller) -> Image:
         """Lock an image, and return it if the caller may change it."""
         images = ImageRepository(context)
-        images.lock(guid, self._database)
+        images.lock(guid)
         image = images.get(guid, caller)
         if image.author_id != caller.user_id and not caller.is_admin:
             raise NotYoursError("This image belongs to another user; only its author and admins may change it.")

@@ -112,8 +112,8 @@ def test_an_image_that_was_deleted_meanwhile_is_passed_over(database: Database, 
     [image] = add_as_before(database, ann, [{}])
     with database.transaction() as context:
         costs = ImageCostRepository(context)
-        assert costs.get_images([image.id + 1], database.for_update) == []
-        [found] = costs.get_images([image.id, image.id + 1], database.for_update)
+        assert costs.get_images([image.id + 1], locks=True) == []
+        [found] = costs.get_images([image.id, image.id + 1], locks=True)
     assert found.id == image.id
 
 

@@ -244,7 +244,7 @@ def test_one_change_after_the_other_where_images_are_locked(database: Database) 
             barrier.wait(timeout=30)
             with database.transaction() as context:
                 images = ImageRepository(context)
-                images.lock(image.guid, database)
+                images.lock(image.guid)
                 current = images.get(image.guid, ann)
                 images.update(current.model_copy(update={"tags": (*current.tags, f"{writer}.{number}")}))
                 context.commit()

@@ -552,7 +552,7 @@ def test_a_user_with_images_cannot_be_deleted_from_under_them(database: Database
 
 def test_locking_what_is_not_there_is_no_error(database: Database) -> None:
     with database.transaction() as context:
-        ImageRepository(context).lock(new_guid(), database)
+        ImageRepository(context).lock(new_guid())
         with pytest.raises(ImageNotFoundError):
             ImageRepository(context).get(new_guid(), None)
 

@@ -49,7 +49,7 @@ def seal(database: Database, count: int = 1_000_000) -> None:
 
 
 def seal_ids(database: Database, ids: list[int]) -> None:
-    in_transaction(database, lambda context: SearchIndexRepository(context, LAYOUT).seal(ids, database))
+    in_transaction(database, lambda context: SearchIndexRepository(context, LAYOUT).seal(ids))
 
 
 def rows_of(database: Database, sql: str) -> list[dict[str, Any]]:
@@ -174,7 +174,7 @@ def test_a_sealing_that_is_cut_off_changes_nothing(database: Database, ann: Call
     before = [rows_of(database, f"SELECT * FROM {table}") for table in ("image_tail", "image_blocks")]
 
     with database.transaction() as context:  # And never committed.
-        SearchIndexRepository(context, LAYOUT).seal([image.id for image in images], database)
+        SearchIndexRepository(context, LAYOUT).seal([image.id for image in images])
 
     assert [rows_of(database, f"SELECT * FROM {table}") for table in ("image_tail", "image_blocks")] == before
     assert sealed_terms(database) == {}
@@ -224,7 +224,7 @@ def test_images_that_the_first_release_has_sealed_into_batches_are_found_again(
 
     with database.reading() as context:
         assert SearchIndexRepository(context).get_batched_block() == block
-    in_transaction(database, lambda context: SearchIndexRepository(context, LAYOUT).reopen(block, database))
+    in_transaction(database, lambda context: SearchIndexRepository(context, LAYOUT).reopen(block))
 
     fox, new = ImageFilter(prompt="fox"), ImageFilter(tags=("new",))
     for _ in range(2):
@@ -282,7 +282,7 @@ def test_sealing_adding_changing_and_searching_at_once_loses_nothing(database: D
 
 def _changed(context: Any, database: Database, image: Image) -> Image:
     repository = ImageRepository(context)
-    repository.lock(image.guid, database)
+    repository.lock(image.guid)
     changed = repository.get_any(image.guid).model_copy(update={"tags": ("changed",), "filename": "other.png"})
     repository.update(changed)
     return changed

@@ -16,7 +16,7 @@ from pixyproxy.core import request_context
 from pixyproxy.core.error_records import from_record, to_record
 from pixyproxy.core.exceptions import PixyProxyException
 from pixyproxy.core.fields import new_guid
-from pixyproxy.data.database import Database, Repository, in_list
+from pixyproxy.data.database import Repository, in_list
 
 # No user can have these names, because a username has no colon.
 COMMAND = "system:command"
@@ -80,10 +80,11 @@ class AuditOutboxRepository(Repository):
         """Return the ids of the oldest lines."""
         return self._context.fetch_values("SELECT id FROM audit_outbox ORDER BY id LIMIT :limit", {"limit": limit})
 
-    def lock(self, ids: Sequence[int], database: Database) -> list[PendingLine]:
+    def lock(self, ids: Sequence[int]) -> list[PendingLine]:
         """Lock and return those of the lines that still exist, in order; other transactions that lock them wait."""
         rows = self._context.fetch_all(
-            f"SELECT id, line, error FROM audit_outbox WHERE id IN ({in_list(ids)}) ORDER BY id{database.for_update}",  # noqa: S608
+            f"SELECT id, line, error FROM audit_outbox WHERE id IN ({in_list(ids)}) "  # noqa: S608
+            f"ORDER BY id{self._context.for_update}",
             {},
         )
         return [

@@ -42,12 +42,12 @@ class ImageCostRepository(Repository):
         """Return the ids of some images that are not accounted."""
         return self._context.fetch_values("SELECT id FROM images WHERE is_accounted = 0 LIMIT :limit", {"limit": limit})
 
-    def get_images(self, image_ids: Sequence[int], for_update: str = "") -> list[UnaccountedImage]:
-        """Return those of some images that are not accounted, and lock them with the database's ``for_update``."""
+    def get_images(self, image_ids: Sequence[int], *, locks: bool = False) -> list[UnaccountedImage]:
+        """Return those of some images that are not accounted, and lock them if ``locks``."""
         # Without a condition on is_accounted, whose index would be locked against the insertion of other images.
         rows = self._context.fetch_all(
             f"SELECT id, author_id, created_at, model, origin, is_accounted, {', '.join(_TOKENS)} FROM images "  # noqa: S608
-            f"WHERE id IN ({in_list(image_ids)}) ORDER BY id{for_update}",
+            f"WHERE id IN ({in_list(image_ids)}) ORDER BY id{self._context.for_update if locks else ''}",
             {},
         )
         return [

@@ -22,7 +22,7 @@ from pixyproxy.core.models import (
     Usage,
 )
 from pixyproxy.core.text import caseless_key
-from pixyproxy.data.database import Database, DatabaseContext, Row, in_list, named_list
+from pixyproxy.data.database import DatabaseContext, Row, in_list, named_list
 from pixyproxy.data.image_conditions import (
     PUBLIC,
     Conditions,
@@ -131,9 +131,9 @@ class ImageRepository:
         """Tell whether there is an image, whether or not a caller may see it."""
         return self._context.fetch_one("SELECT id FROM images WHERE guid = :guid", {"guid": guid}) is not None
 
-    def lock(self, guid: str, database: Database) -> None:
+    def lock(self, guid: str) -> None:
         """Lock an image against changes by other transactions until this one ends; no error if it does not exist."""
-        self._context.fetch_one(f"SELECT id FROM images WHERE guid = :guid{database.for_update}", {"guid": guid})  # noqa: S608
+        self._context.fetch_one(f"SELECT id FROM images WHERE guid = :guid{self._context.for_update}", {"guid": guid})  # noqa: S608
 
     def get_page(
         self, image_filter: ImageFilter, caller: Caller | None, *, limit: int, after: PagePosition | None

@@ -16,7 +16,7 @@ from typing import Any
 
 from pixyproxy.core.fields import GenerationState
 from pixyproxy.core.models import Caller, Cost, Usage, UsageGrouping, UsageRow
-from pixyproxy.data.database import Database, Repository, in_list
+from pixyproxy.data.database import Repository, in_list
 from pixyproxy.data.image_conditions import Conditions
 
 _NUMBERS = ("images", "images_without_cost", "input_tokens", "output_tokens", "nano_usd")
@@ -82,14 +82,14 @@ class UsageRepository(Repository):
         """Return the ids of the oldest rows of the tail."""
         return self._context.fetch_values("SELECT id FROM usage_tail ORDER BY id LIMIT :limit", {"limit": limit})
 
-    def fold(self, ids: Sequence[int], database: Database) -> None:
+    def fold(self, ids: Sequence[int]) -> None:
         """Move rows from the tail to the sums, unless another server has done so, in a transaction of its own.
 
         They must be the oldest: because all servers begin with these, the others wait here.
         """
         columns = ", ".join((*_KEY, *_STORED))
         rows = self._context.fetch_all(
-            f"SELECT {columns} FROM usage_tail WHERE id IN ({in_list(ids)}) ORDER BY id{database.for_update}",  # noqa: S608
+            f"SELECT {columns} FROM usage_tail WHERE id IN ({in_list(ids)}) ORDER BY id{self._context.for_update}",  # noqa: S608
             {},
         )
         tail = [Spending(**row) for row in rows]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from pixyproxy.core.exceptions import ConstraintViolationError
 from pixyproxy.core.text import caseless_key
-from pixyproxy.data.database import Database, DatabaseContext, Row, in_list
+from pixyproxy.data.database import DatabaseContext, Row, in_list
 from pixyproxy.data.search.posting_store import PostingRepository, as_text
 from pixyproxy.data.search.postings import DEFAULT_LAYOUT, BlockLayout
 from pixyproxy.data.search.run_bounds import NO_NEWEST, NO_OLDEST, microseconds
@@ -106,18 +106,18 @@ class SearchIndexRepository:
         """Return the number of images in the tail."""
         return self._context.fetch_value("SELECT COUNT(*) FROM image_tail", {}) or 0
 
-    def seal(self, image_ids: Sequence[int], database: Database) -> None:
+    def seal(self, image_ids: Sequence[int]) -> None:
         """Move those of the images that are still in the tail into their blocks, in a transaction of its own.
 
         Others who seal the same blocks or change these images wait until the end of the transaction.
         """
         blocks = sorted({self._layout.block_of(image_id) for image_id in image_ids})
         for block in blocks:
-            self._lock_block(block, database)
+            self._lock_block(block)
         # All locks come before the first plain query, whose snapshot lasts until the end of the transaction.
         tail = self._context.fetch_all(
             f"SELECT image_id, terms, sealed_terms FROM image_tail WHERE image_id IN ({in_list(image_ids)})"  # noqa: S608
-            f"{database.for_update}",
+            f"{self._context.for_update}",
             {},
         )
         images = self._images(image_ids)
@@ -145,13 +145,13 @@ class SearchIndexRepository:
         """Return a block with batches of the first release, or None."""
         return next((block.number for block in self._postings.get_blocks() if block.has_batches), None)
 
-    def reopen(self, block: int, database: Database) -> None:
+    def reopen(self, block: int) -> None:
         """Move all images of a block back into the tail, and drop its batches; in a transaction of its own.
 
         The first release sealed the images of growing blocks into batches, which this release does not read. The
         posting lists of the block stay: they may have too many images, and each match is checked anyway.
         """
-        self._lock_block(block, database)
+        self._lock_block(block)
         first, end = self._layout.first_id(block), self._layout.first_id(block + 1)
         self._context.execute(
             "UPDATE image_tail SET sealed_terms = NULL WHERE image_id >= :first AND image_id < :end",
@@ -172,8 +172,8 @@ class SearchIndexRepository:
             )
         self._postings.drop_batches(block)
 
-    def _lock_block(self, block: int, database: Database) -> None:
-        sql = f"SELECT block FROM image_blocks WHERE block = :block{database.for_update}"  # noqa: S608
+    def _lock_block(self, block: int) -> None:
+        sql = f"SELECT block FROM image_blocks WHERE block = :block{self._context.for_update}"  # noqa: S608
         try:
             self._context.execute(
                 "INSERT INTO image_blocks (block, oldest, newest, bounds, has_batches) "

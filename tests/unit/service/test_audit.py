@@ -53,7 +53,7 @@ def pending(database: Database) -> list[tuple[dict[str, Any], PixyProxyException
     """Return the lines and errors that are not written yet; the ids and times of lines differ each time."""
     with database.transaction() as context:
         outbox = AuditOutboxRepository(context)
-        lines = outbox.lock(outbox.get_oldest(100), database)
+        lines = outbox.lock(outbox.get_oldest(100))
     return [
         ({name: value for name, value in line.fields.items() if name not in ("id", "time")}, line.error)
         for line in lines
