@@ -95,10 +95,8 @@ class OffsetOutOfRangeError(PixyProxyException):
 class RequestIdReusedError(PixyProxyException):
     """The author has used the request id for a different request."""
 
-    def __init__(
-        self, message: str = "This request_id was used for another request; use a new one for a new request."
-    ) -> None:
-        super().__init__(message)
+    def __init__(self) -> None:
+        super().__init__("This request_id was used for another request; use a new one for a new request.")
 
 
 class TooBusyError(PixyProxyException):
@@ -140,8 +138,8 @@ class PriceUnknownError(PixyProxyException):
 class CredentialsMissingError(PixyProxyException):
     """The call needs credentials and has none."""
 
-    def __init__(self, message: str = "Sign in with HTTP Basic credentials in the metadata key authorization.") -> None:
-        super().__init__(message)
+    def __init__(self) -> None:
+        super().__init__("Sign in with HTTP Basic credentials in the metadata key authorization.")
 
 
 class CredentialsInvalidError(PixyProxyException):

@@ -315,7 +315,7 @@ def test_a_string_in_place_of_several_is_refused(play: Play, name: str, call: Ca
         (exc.NotYoursError("no"), CredentialsError),
         (exc.TooManySignInsError("no"), TryLaterError),
         (exc.PromptRefusedError("no", categories=["violence"]), InvalidRequestError),
-        (exc.RequestIdReusedError("no"), InvalidRequestError),
+        (exc.RequestIdReusedError(), InvalidRequestError),
         (exc.OffsetOutOfRangeError(9, 5), InvalidRequestError),
         (exc.OutcomeUnknownError("no"), OutcomeUnknownError),
         (exc.ProviderUnavailableError("no"), UnavailableError),

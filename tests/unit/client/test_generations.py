@@ -248,7 +248,7 @@ def test_a_creation_may_ask_for_partial_images(play: Play) -> None:
 
 def test_what_was_refused_names_the_request_id(play: Play) -> None:
     call = play.begin(lambda: play.client.create_generation("a castle", request_id=KEY))
-    refuse(play.take("CreateGeneration")[1], exc.RequestIdReusedError("no"))
+    refuse(play.take("CreateGeneration")[1], exc.RequestIdReusedError())
     assert failure(call).creation_request_id == KEY
 
 
