@@ -209,7 +209,7 @@ class GenerationRunner:
 
         try:
             return self._persist(queue)
-        except (DBConnectionError, ConflictError):
+        except PixyProxyException:  # Also if the database is full: the failure cost nothing, which `end` can say later.
             return False
 
     def _end_failed(self, queued: QueuedGeneration, error: ProviderError) -> None:

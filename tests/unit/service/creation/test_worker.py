@@ -777,7 +777,9 @@ def test_the_end_of_a_generation_waits_for_the_database(
     assert states(database) == ["failed"]
 
 
-@pytest.mark.parametrize("error", [DBConnectionError("away"), ConflictError("busy"), RuntimeError("not foreseen")])
+@pytest.mark.parametrize(
+    "error", [DBConnectionError("away"), ConflictError("busy"), StorageFullError("full"), RuntimeError("not foreseen")]
+)
 def test_a_generation_that_cannot_be_queued_again_ends(
     database: Database,
     store: LocalImageStore,
