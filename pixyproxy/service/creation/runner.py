@@ -259,9 +259,10 @@ class GenerationRunner:
         except PixyProxyException as error:
             self._end(queued, GenerationState.OUTCOME_UNKNOWN, error)
             return
-        except Exception:  # The image was billed, and callers must not wait for it; `run` logs the traceback.
+        except Exception:  # The image was billed, and callers must not wait for it.
+            _logger.exception("The image of generation %d was not stored.", queued.generation.id)
             self._end(queued, GenerationState.OUTCOME_UNKNOWN, PixyProxyException("The image was not stored."))
-            raise
+            return
         model = self._parts.model_of(queued.creation)
         self._parts.observer.ended(model, queued.generation.age(), image)
         self._parts.observer.spent(model, detail.cost)

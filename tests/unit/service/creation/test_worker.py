@@ -580,6 +580,28 @@ def test_every_unknown_outcome_is_counted_once(
     assert observer.unknown == 5
 
 
+def test_an_image_that_is_not_stored_for_an_unforeseen_reason_is_counted_once(
+    database: Database,
+    store: LocalImageStore,
+    generator: FakeGenerator,
+    alice: Caller,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(*_: object) -> NoReturn:
+        raise RuntimeError("not foreseen")
+
+    monkeypatch.setattr(LocalImageStore, "write", fail)
+    record(database, alice)
+    observer = Recorder()
+    with Server(database, store, generator, observer=observer).running():
+        wait_for_states(database, "unknown")
+
+    assert observer.unknown == 1
+    assert len(observer.outcomes) == 1
+    assert [str(line.exc_info[1]) for line in caplog.records if line.exc_info] == ["not foreseen"]
+
+
 # --- The database goes away ------------------------------------------------------------------------------------------
 
 
