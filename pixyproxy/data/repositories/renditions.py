@@ -219,11 +219,16 @@ class RenditionRepository(LeasedRepository):
 
     # --- Make ----------------------------------------------------------------------------------------------------
 
-    def next_due(self) -> str | None:
-        """Return the guid of the image whose renditions are due for longest, requested ones first, or None."""
+    def next_due(self, *, takes_latest: bool = False) -> str | None:
+        """Return the guid of the image whose renditions are due for longest, requested ones first, or None.
+
+        With ``takes_latest``, return that of the image whose renditions became due last.
+        """
+        order = "DESC" if takes_latest else "ASC"
         for state in (RenditionState.REQUESTED, RenditionState.PLANNED):
             image_guid: str | None = self._context.fetch_value(
-                "SELECT image_guid FROM renditions WHERE state = :state AND due_at <= :now ORDER BY due_at LIMIT 1",
+                "SELECT image_guid FROM renditions WHERE state = :state AND due_at <= :now "  # noqa: S608
+                f"ORDER BY due_at {order} LIMIT 1",
                 {"state": state.value, "now": datetime.now(UTC)},
             )
             if image_guid is not None:

@@ -64,6 +64,8 @@ class RenditionWorker:
         self._has_predecessor = True
         # After a failure of the database, this worker may have claimed renditions that it does not make.
         self._may_have_claims = False
+        # Every other time: one caller who requests thousands would make all others wait for the whole queue.
+        self._takes_latest = False
         self._ended = LocalSignal()
         self._task = PeriodicTask("renditions", self._run, retry_interval=_POLL_SECONDS)
 
@@ -96,9 +98,10 @@ class RenditionWorker:
     def work(self) -> float:
         """Make the renditions of one image; return the seconds until the next one, unless one is requested before."""
         with self._database.reading() as context:
-            image_guid = RenditionRepository(context).next_due()
+            image_guid = RenditionRepository(context).next_due(takes_latest=self._takes_latest)
         if image_guid is None:
             return _POLL_SECONDS
+        self._takes_latest = not self._takes_latest
         claim = in_transaction(
             self._database, lambda context: RenditionRepository(context).claim(image_guid, self._owner, _LEASE)
         )

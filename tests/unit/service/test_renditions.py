@@ -241,6 +241,19 @@ def test_what_is_planned_is_made_and_preferred_when_somebody_waits(site: Site) -
     assert len(site.store.written) == 4
 
 
+def test_a_long_queue_keeps_neither_the_first_nor_the_last_waiting(site: Site) -> None:
+    images = [site.add() for _ in range(8)]
+    for image in images:
+        site.request(image)
+
+    worker = site.worker()
+    for _ in range(4):
+        worker.work()
+
+    first, second, *_, last_but_one, last = (image.guid for image in images)
+    assert [guid for guid, _ in site.store.written] == [first, last, second, last_but_one]
+
+
 # --- Nobody waits for ever -------------------------------------------------------------------------------------------
 
 
