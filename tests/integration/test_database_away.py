@@ -174,12 +174,14 @@ def test_a_full_disk(stand_in: RunningStandIn, prompt: str, tmp_path: Path) -> N
         limits = resource.prlimit(pid, resource.RLIMIT_FSIZE)
         # No file may grow beyond this, which to the writer looks like a disk that is full.
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (2 * 1024 * 1024, limits[1]))
-        refused = client.refused(pb.CreateImageRequest(prompt=f"{prompt} [[fault:large=3000000]]"))
-        assert (refused.code, refused.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "STORAGE_FULL")
-        assert str(tmp_path) not in refused.message
-        wait_until(lambda: not server.stored_files(), TIMEOUT, "what was half-written to be removed")
+        request = pb.CreateImageRequest(prompt=f"{prompt} [[fault:large=3000000]]")
+        call = client.stub.CreateImage.future(request, metadata=client.metadata, timeout=TIMEOUT)
+        waits = "cannot be stored yet; retrying for"
+        wait_until(lambda: waits in server.log, TIMEOUT, "the image to wait")
         assert client.guids() == []
         resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
-        made = client.create(f"{prompt} again [[fault:large=3000000]]")
+        made = call.result().image
         assert made.size_bytes == 3_000_000
+        assert stand_in.count(request.prompt) == 1
+        wait_until(lambda: len(server.stored_files()) == 1, TIMEOUT, "what was half-written to be removed")
         assert client.content(made.guid)[0].sha256 == made.sha256
