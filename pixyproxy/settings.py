@@ -291,14 +291,15 @@ class Settings(BaseSettings):
         ge=1,
         le=10_000,
         description="The maximum number of streams (of image bytes, of generations, and of reflection) and calls for "
-        "thumbnails at a time, of all workers together.",
+        "thumbnails of one caller at a time, of all workers together. All callers together have a third more.",
     )
     max_imports: int = Field(
         default=4,
         ge=1,
         le=1000,
-        description="The maximum number of imports at a time, of all workers together; each holds a temporary file of "
-        "up to PIXYPROXY_MAX_IMPORT_BYTES in the folder that TMPDIR names.",
+        description="The maximum number of imports of one user at a time, of all workers together; all users together "
+        "have a third more. Each holds a temporary file of up to PIXYPROXY_MAX_IMPORT_BYTES in the folder that TMPDIR "
+        "names.",
     )
     max_import_bytes: int = Field(
         default=MAX_IMPORT_BYTES,

@@ -101,7 +101,7 @@ class Server:
         waited = None if metrics is None else metrics.calls.waited
         unary_threads = CallThreads(settings.max_unary_calls, authentication.client_of, waited)
         other_threads = CallThreads(
-            sum(slots.limit for slots in application.slots.values()) + _SPARE_THREADS,
+            sum(slots.total for slots in application.slots.values()) + _SPARE_THREADS,
             authentication.client_of,
             waited,
             max_waiting=_MAX_OTHERS_WAITING,
@@ -118,7 +118,9 @@ class Server:
         self._server = grpc.server(
             other_threads,
             interceptors=self._interceptors(
-                application, authentication, BulkheadInterceptor(application.slots, unary_threads)
+                application,
+                authentication,
+                BulkheadInterceptor(application.slots, unary_threads, authentication.client_of),
             ),
             # By default, a second server would start on the same port without an error.
             options=(

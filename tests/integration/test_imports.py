@@ -412,6 +412,25 @@ def test_a_sender_that_stalls_is_cut_off(stall_server: RunningServer, sent: list
     assert client.import_image(encode("png")).guid
 
 
+def test_a_user_whose_imports_stall_leaves_a_slot_to_others(tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    settings = {"PIXYPROXY_MAX_IMPORTS": "3", "TMPDIR": str(tmp_path / "tmp")}
+    with running_server(tmp_path, settings) as server:
+        stalled = [_Sender(server) for _ in range(3)]
+        for sender in stalled:
+            sender.send(_INFO)
+        wait_until(lambda: _temporary_files(server) == 3, TIMEOUT, "all to be under way")
+
+        refused = ImageClient(server, server.admin).import_refused(import_requests(encode("png")))
+        assert (refused.code, refused.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_BUSY")
+        assert "(limit 3)" in refused.message
+        assert ImageClient(server, server.new_login()).import_image(encode("png")).guid
+
+        for sender in stalled:
+            sender.call.cancel()
+            sender.end()
+
+
 def test_a_sender_that_sends_nothing_is_cut_off(stall_server: RunningServer) -> None:
     senders = [_Sender(stall_server) for _ in range(5)]
     for sender in senders:

@@ -1,7 +1,8 @@
 """Limits the calls in progress of each kind, so that no kind takes what the others need.
 
 Unary calls have threads of their own, and wait for one. Of the other kinds, which may last for minutes, a call over the
-limit is refused at once. Submitted generations have a limit of their own, in the generation workers.
+limit is refused at once, and the last slots are left to clients who have few. Submitted generations have a limit of
+their own, in the generation workers.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import grpc
 
 from pixyproxy.core.exceptions import TooBusyError
 from pixyproxy.core.slots import Slots
-from pixyproxy.resource.call_threads import CallThreads
+from pixyproxy.resource.call_threads import CallThreads, ClientOf
 from pixyproxy.resource.interceptors.wrapping import AroundCalls, Behavior, behavior_of
 from pixyproxy.resource.methods import Bulkhead, policy_of
 
@@ -28,10 +29,14 @@ _TOO_MANY = {
 class BulkheadInterceptor(AroundCalls):
     """Holds a slot for each call while it runs, or has it run in the threads for unary calls."""
 
-    def __init__(self, slots: Mapping[Bulkhead, Slots], unary_threads: CallThreads) -> None:
-        """Take slots from those of each bulkhead but that of unary calls, which take threads."""
+    def __init__(self, slots: Mapping[Bulkhead, Slots], unary_threads: CallThreads, client_of: ClientOf) -> None:
+        """Take slots from those of each bulkhead but that of unary calls, which take threads.
+
+        ``client_of`` tells clients apart.
+        """
         self._slots = slots
         self._unary_threads = unary_threads
+        self._client_of = client_of
 
     @contextmanager
     def around(self, method: str, behavior: Behavior, context: grpc.ServicerContext) -> Iterator[None]:  # noqa: D102
@@ -40,12 +45,13 @@ class BulkheadInterceptor(AroundCalls):
             yield
             return
         slots = self._slots[bulkhead]
-        if not slots.take():
+        client = self._client_of(context.invocation_metadata(), context.peer())
+        if not slots.take(client):
             raise TooBusyError(f"{_TOO_MANY[bulkhead]} (limit {slots.limit}); try again.")
         try:
             yield
         finally:
-            slots.give_back()
+            slots.give_back(client)
 
     def _wrapped(self, handler: grpc.RpcMethodHandler[Any, Any], method: str) -> grpc.RpcMethodHandler[Any, Any]:
         wrapped = super()._wrapped(handler, method)
