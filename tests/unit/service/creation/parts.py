@@ -41,7 +41,8 @@ from pixyproxy.service.quotas import Quotas
 DEFAULTS = GenerationDefaults(
     model="default-model", size="auto", quality="auto", output_format="png", background="auto"
 )
-LEASE = timedelta(seconds=2)
+LEASE = timedelta(seconds=60)
+"""Longer than a machine stands still: recovery would leave expired leases alone after that."""
 NO_LIMITS = QuotaLimits()
 PRICES = PriceList(
     name="of-tests",

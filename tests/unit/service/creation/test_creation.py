@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -536,13 +536,15 @@ def test_what_died_before_sending_is_taken_over(
 
 
 def test_what_died_after_sending_is_never_sent_again(
-    creator: ImageCreator, database: Database, generator: FakeGenerator, alice: Caller
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
 ) -> None:
     begin(database, alice, GenerationState.SUBMITTED, is_alive=False)
 
-    for _ in range(2):
-        with pytest.raises(OutcomeUnknownError):
-            creator.create(request(), alice, CallScope())
+    # The dead one's lease counts for as long as one of this server lasts.
+    with Server(database, store, generator, lease=timedelta(seconds=2)).running() as server:
+        for _ in range(2):
+            with pytest.raises(OutcomeUnknownError):
+                server.creator.create(request(), alice, CallScope())
     assert states(database) == ["unknown"]
     assert generator.requests == []
 
