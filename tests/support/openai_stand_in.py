@@ -980,7 +980,7 @@ class RunningStandIn:
 
     def _ask(self, query: str) -> dict[str, Any]:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"http://{self.address}/_stand_in/{query}", timeout=10) as answer:
+        with opener.open(f"http://{self.address}/_stand_in/{query}", timeout=60) as answer:
             found: dict[str, Any] = json.load(answer)
         return found
 
