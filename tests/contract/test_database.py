@@ -347,7 +347,7 @@ def test_connections_are_used_again_and_closed_at_the_end(database_url: str) -> 
             assert len(used) == 1
             assert lock_owner(context, lock) in used
 
-        wait_until(lambda: lock_owner(context, lock) is None, 10, "the connection to be closed")
+        wait_until(lambda: lock_owner(context, lock) is None, 60, "the connection to be closed")
 
 
 @on_servers
@@ -425,7 +425,7 @@ def test_a_query_that_is_killed_is_an_error_and_the_next_one_works(database: Dat
     ):
         connection = {"id": connection_id(context)}
         future = threads.submit(context.fetch_all, "SELECT GET_LOCK(:name, 0) AS locked, SLEEP(15) AS slept", lock)
-        wait_until(lambda: lock_owner(killer, lock) is not None, 10, "the query to run")
+        wait_until(lambda: lock_owner(killer, lock) is not None, 60, "the query to run")
         killer.execute("KILL :id", connection)
         with pytest.raises(DBConnectionError):
             future.result()
@@ -605,7 +605,7 @@ def test_a_frozen_server_is_an_error_in_time_and_no_harm(kind: DatabaseKind) -> 
         with pytest.raises(DBConnectionError):
             change_and_freeze()
         server.thaw()
-        assert wait_until(lambda: [names(database)], 10, "an answer") == [[]]
+        assert wait_until(lambda: [names(database)], 60, "an answer") == [[]]
 
 
 @pytest.mark.parametrize("broken", ["no folder", "a folder", "no database"])
@@ -637,11 +637,11 @@ def test_a_server_of_several_that_has_become_read_only_is_not_read_from(kind: Da
             assert answers(single)
 
             execute_on(server, "SET GLOBAL read_only = ON")
-            wait_until(lambda: not answers(several), 10, "the server to be passed over")
+            wait_until(lambda: not answers(several), 60, "the server to be passed over")
             assert answers(single)
 
             execute_on(server, "SET GLOBAL read_only = OFF")
-            wait_until(lambda: answers(several), 10, "the server to be used again")
+            wait_until(lambda: answers(several), 60, "the server to be used again")
 
 
 def answers(database: Database) -> bool:

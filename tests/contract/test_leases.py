@@ -43,7 +43,7 @@ def test_a_lease_that_has_ended_is_taken(database: Database) -> None:
     first, second = SharedLease(database, "lease", timedelta(seconds=0.2)), SharedLease(database, "lease", MINUTE)
 
     assert first.take()
-    wait_until(second.take, 10, "the lease to end")
+    wait_until(second.take, 60, "the lease to end")
     assert not first.take()
 
 

@@ -34,7 +34,7 @@ def _runs(pid: int) -> bool:
 
 
 def _pid(log: Path) -> int:
-    return int(wait_until(lambda: log.read_text().strip() if log.exists() else None, 10, "the command to run"))
+    return int(wait_until(lambda: log.read_text().strip() if log.exists() else None, 60, "the command to run"))
 
 
 def test_command_and_folder_go_at_the_end(tmp_path: Path) -> None:
@@ -60,8 +60,8 @@ def test_command_and_folder_go_when_the_process_is_killed(tmp_path: Path) -> Non
         log = Path(parent.stdout.readline().strip())
         pid = _pid(log)
         parent.kill()
-    wait_until(lambda: not _runs(pid), 10, "the command to be killed")
-    wait_until(lambda: not log.parent.exists(), 10, "the folder to be removed")
+    wait_until(lambda: not _runs(pid), 60, "the command to be killed")
+    wait_until(lambda: not log.parent.exists(), 60, "the folder to be removed")
 
 
 def test_removes_what_was_left_behind_and_only_that(tmp_path: Path) -> None:

@@ -224,7 +224,7 @@ def test_an_unreadable_input_leaves_the_request_incomplete(
     with pytest.raises(InputUnreadableError) as caught:
         generator.generate(asked)
     assert caught.value is failure
-    wait_until(lambda: stand_in.count_incomplete(asked.prompt) == 1, 10, "the incomplete body")
+    wait_until(lambda: stand_in.count_incomplete(asked.prompt) == 1, 60, "the incomplete body")
     assert stand_in.count(asked.prompt) == 0
 
 
@@ -246,7 +246,7 @@ def test_a_provider_that_stops_reading_cost_nothing(
         short_timeout_generator.generate(asked)
     assert not caught.value.may_have_billed
     stand_in.release(asked.prompt)
-    wait_until(lambda: stand_in.count_incomplete(asked.prompt) == 1, 10, "the incomplete body")
+    wait_until(lambda: stand_in.count_incomplete(asked.prompt) == 1, 60, "the incomplete body")
     assert stand_in.count(asked.prompt) == 0
 
 
@@ -254,6 +254,6 @@ def test_the_time_for_the_answer_begins_with_the_end_of_the_request(short_timeou
     began = time.monotonic()
 
     def be_slow(_: int) -> None:
-        wait_until(lambda: time.monotonic() > began + 2 * SHORT_TIMEOUT, 10, "more time than the answer has")
+        wait_until(lambda: time.monotonic() > began + 2 * SHORT_TIMEOUT, 60, "more time than the answer has")
 
     assert short_timeout_generator.generate(edit(MemoryFile(bytes(100_000), before_read=be_slow))).data
