@@ -47,6 +47,7 @@ _CALLS_A_CONNECTION = 250
 _BURST_CONNECTIONS = 3
 _CALLS_OF_A_BURST = 10
 _CUT_OFF = "was cut off."
+_WAITS_FOR_DATABASE = {"PIXYPROXY_DATABASE_TIMEOUT": f"{TIMEOUT:g}"}
 # SETTINGS_INITIAL_WINDOW_SIZE
 _NO_WINDOW = struct.pack(">HI", 4, 0)
 _GET_IMAGE = "/pixyproxy.v1.ImageService/GetImage"
@@ -62,7 +63,7 @@ def stall_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSe
 @pytest.fixture(scope="module")
 def narrow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """A server that runs two unary calls at a time."""
-    settings = METRICS_ON | {"PIXYPROXY_MAX_UNARY_CALLS": "2"}
+    settings = METRICS_ON | _WAITS_FOR_DATABASE | {"PIXYPROXY_MAX_UNARY_CALLS": "2"}
     with running_server(tmp_path_factory.mktemp("narrow_server"), settings) as server:
         yield server
 
@@ -138,7 +139,7 @@ def test_a_watcher_of_the_health_that_reads_nothing_keeps_nobody_else_waiting(
 
 
 def test_a_client_that_does_not_take_a_large_answer_is_cut_off(stall_server: RunningServer) -> None:
-    client = ImageClient(stall_server, stall_server.admin)
+    client, lines_before = ImageClient(stall_server, stall_server.admin), len(stall_server.log_lines)
     prompt = "\N{FOX FACE}" * 32_000
     image = client.import_image(encode("png"), prompt=prompt, visibility=pb.VISIBILITY_PUBLIC)
     request = pb.GetImageRequest(guid=image.guid).SerializeToString()
@@ -149,8 +150,11 @@ def test_a_client_that_does_not_take_a_large_answer_is_cut_off(stall_server: Run
         connection.listen(1, TIMEOUT)
         assert connection.answers.ended[1].code is grpc.StatusCode.CANCELLED
     why = f"The client did not take the answer and {_CUT_OFF}"
-    wait_until(lambda: why in stall_server.log, TIMEOUT, "the line in the log")
-    (line,) = (line for line in stall_server.log_lines if line.endswith(why))
+
+    def said() -> list[str]:
+        return [line for line in stall_server.log_lines[lines_before:] if line.endswith(why)]
+
+    (line,) = wait_until(said, TIMEOUT, "the line in the log")
     assert "REQUEST END OK" in stall_server.lines_of(line.split()[3])[1]
     assert client.get(image.guid).prompt == prompt
 
@@ -237,7 +241,7 @@ def test_a_call_that_ends_without_a_request_is_told_so(stall_server: RunningServ
 
 @contextmanager
 def _nothing_can_be_written(server: RunningServer) -> Iterator[None]:
-    """Hold the lock that every change waits for, for seconds, with a thread each."""
+    """Hold the lock that every change waits for, as long as the database is waited for, with a thread each."""
     with closing(sqlite3.connect(server.folder / "pixyproxy.db", isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         yield
@@ -254,7 +258,7 @@ def _has_begun(server: RunningServer, calls: list[Any]) -> bool:
 
 
 def test_calls_that_wait_keep_no_others_waiting(tmp_path: Path) -> None:
-    with running_server(tmp_path, {"PIXYPROXY_DATABASE_POOL_SIZE": "100"}) as server:
+    with running_server(tmp_path, _WAITS_FOR_DATABASE | {"PIXYPROXY_DATABASE_POOL_SIZE": "100"}) as server:
         client = ImageClient(server, server.admin)
         made = client.create()
         with _nothing_can_be_written(server):
