@@ -252,17 +252,18 @@ class GenerationRunner:
     # --- Store and commit ----------------------------------------------------------------------------------------
 
     def _store_and_commit(self, queued: QueuedGeneration, image: GeneratedImage) -> None:
-        try:
-            with closing(image):
+        with closing(image):
+            try:
                 detail = _detail_of(queued, image, self._prices)
                 self._parts.storing.store(detail, image.data)
-        except PixyProxyException as error:
-            self._end(queued, GenerationState.OUTCOME_UNKNOWN, error)
-            return
-        except Exception:  # The image was billed, and callers must not wait for it.
-            _logger.exception("The image of generation %d was not stored.", queued.generation.id)
-            self._end(queued, GenerationState.OUTCOME_UNKNOWN, PixyProxyException("The image was not stored."))
-            return
+            except PixyProxyException as error:
+                self._end(queued, GenerationState.OUTCOME_UNKNOWN, error)
+                return
+            except Exception:  # The image was billed, and callers must not wait for it.
+                _logger.exception("The image of generation %d was not stored.", queued.generation.id)
+                self._parts.storing.keep_aside(queued.generation.image_guid, image.data)
+                self._end(queued, GenerationState.OUTCOME_UNKNOWN, PixyProxyException("The image was not stored."))
+                return
         model = self._parts.model_of(queued.creation)
         self._parts.observer.ended(model, queued.generation.age(), image)
         self._parts.observer.spent(model, detail.cost)

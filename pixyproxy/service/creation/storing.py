@@ -104,10 +104,10 @@ class ImageStoring:
             with suppress(PixyProxyException):  # It is needed only if this process dies before it has committed.
                 self._store.write_manifest(detail.guid, manifest)
 
-    def keep_aside(self, guid: str, body: bytes) -> bool:
-        """Keep a provider's answer from which no image could be read, and log where; return whether it is kept.
+    def keep_aside(self, guid: str, body: Buffer) -> bool:
+        """Keep a provider's answer without a readable image, or an image that cannot be stored, for the operator.
 
-        Retries as ``store`` does.
+        Logs where. Retries as ``store`` does. Returns whether it is kept.
         """
         give_up_at = time.monotonic() + self._give_up_after
         try:
@@ -119,7 +119,7 @@ class ImageStoring:
             "The provider's answer for the image %s (%d bytes) is kept aside: %s. To save it as a file: "
             "pixyproxy generations salvage %s --output FILE",
             guid,
-            len(body),
+            memoryview(body).nbytes,
             place,
             guid,
         )

@@ -581,7 +581,7 @@ def test_every_unknown_outcome_is_counted_once(
     assert observer.unknown == 5
 
 
-def test_an_image_that_is_not_stored_for_an_unforeseen_reason_is_counted_once(
+def test_an_image_that_is_not_stored_for_an_unforeseen_reason_is_kept_aside_and_counted_once(
     database: Database,
     store: LocalImageStore,
     generator: FakeGenerator,
@@ -593,11 +593,14 @@ def test_an_image_that_is_not_stored_for_an_unforeseen_reason_is_counted_once(
         raise RuntimeError("not foreseen")
 
     monkeypatch.setattr(LocalImageStore, "write", fail)
-    record(database, alice)
+    generation_id = record(database, alice)
     observer = Recorder()
     with Server(database, store, generator, observer=observer).running():
         wait_for_states(database, "unknown")
 
+    with database.reading() as context:
+        (generation,) = GenerationRepository(context).get_several([generation_id])
+    assert store.read_aside(generation.image_guid) == b"picture 1"
     assert observer.unknown == 1
     assert len(observer.outcomes) == 1
     assert [str(line.exc_info[1]) for line in caplog.records if line.exc_info] == ["not foreseen"]
