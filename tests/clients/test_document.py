@@ -102,6 +102,8 @@ def _made(kind: type[BaseException]) -> BaseException:
         return exc.InvalidFieldError.of("guid", "is wrong")
     if kind is exc.ProviderRequestInvalidError:
         return exc.ProviderRequestInvalidError("options.size", "is wrong")
+    if kind in (exc.RequestIdReusedError, exc.CredentialsMissingError):
+        return kind()
     if kind is exc.OffsetOutOfRangeError:
         return exc.OffsetOutOfRangeError(9, 5)
     if kind is exc.QuotaExhaustedError:
