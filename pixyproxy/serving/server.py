@@ -118,9 +118,7 @@ class Server:
         self._server = grpc.server(
             other_threads,
             interceptors=self._interceptors(
-                application,
-                authentication,
-                BulkheadInterceptor(application.slots, unary_threads, authentication.client_of),
+                application, authentication, BulkheadInterceptor(application.slots, unary_threads, clients)
             ),
             # By default, a second server would start on the same port without an error.
             options=(

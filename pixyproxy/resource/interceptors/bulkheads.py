@@ -14,8 +14,10 @@ from typing import Any
 import grpc
 
 from pixyproxy.core.exceptions import TooBusyError
+from pixyproxy.core.request_context import caller
 from pixyproxy.core.slots import Slots
-from pixyproxy.resource.call_threads import CallThreads, ClientOf
+from pixyproxy.resource.call_threads import CallThreads
+from pixyproxy.resource.client_address import ClientAddresses
 from pixyproxy.resource.interceptors.wrapping import AroundCalls, Behavior, behavior_of
 from pixyproxy.resource.methods import Bulkhead, policy_of
 
@@ -29,14 +31,14 @@ _TOO_MANY = {
 class BulkheadInterceptor(AroundCalls):
     """Holds a slot for each call while it runs, or has it run in the threads for unary calls."""
 
-    def __init__(self, slots: Mapping[Bulkhead, Slots], unary_threads: CallThreads, client_of: ClientOf) -> None:
+    def __init__(self, slots: Mapping[Bulkhead, Slots], unary_threads: CallThreads, addresses: ClientAddresses) -> None:
         """Take slots from those of each bulkhead but that of unary calls, which take threads.
 
-        ``client_of`` tells clients apart.
+        Callers are told apart by their user, those without credentials by their address.
         """
         self._slots = slots
         self._unary_threads = unary_threads
-        self._client_of = client_of
+        self._addresses = addresses
 
     @contextmanager
     def around(self, method: str, behavior: Behavior, context: grpc.ServicerContext) -> Iterator[None]:  # noqa: D102
@@ -45,13 +47,14 @@ class BulkheadInterceptor(AroundCalls):
             yield
             return
         slots = self._slots[bulkhead]
-        client = self._client_of(context.invocation_metadata(), context.peer())
-        if not slots.take(client):
+        user = caller.get()
+        holder = self._addresses.of(context) if user is None else user.user_id
+        if not slots.take(holder):
             raise TooBusyError(f"{_TOO_MANY[bulkhead]} (limit {slots.limit}); try again.")
         try:
             yield
         finally:
-            slots.give_back(client)
+            slots.give_back(holder)
 
     def _wrapped(self, handler: grpc.RpcMethodHandler[Any, Any], method: str) -> grpc.RpcMethodHandler[Any, Any]:
         wrapped = super()._wrapped(handler, method)

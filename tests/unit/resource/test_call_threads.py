@@ -91,7 +91,7 @@ class _Site:
             interceptors=[
                 RequestTimeoutInterceptor(watchdog, limiter, unread),
                 ExceptionInterceptor(),
-                BulkheadInterceptor({}, unary, lambda metadata, peer: peer),
+                BulkheadInterceptor({}, unary, ClientAddresses([])),
                 authentication,
             ],
         )
