@@ -46,7 +46,11 @@ _HEAR_THE_GROUP = (
 _UNKNOWN_VARIABLE = 1193
 # A machine that freezes or loses its power in a transaction keeps the locks of its rows until the server gives it up,
 # by default after eight hours. MariaDB has a limit for transactions, MySQL only one for all idle connections.
-_SET_IDLE_LIMIT = "SET SESSION /*!80000 wait_timeout = {seconds} *//*M! idle_transaction_timeout = {seconds} */"
+# Locks must be waited for less long than answers: otherwise the server seems to be silent, and its host to have failed.
+_SET_LIMITS = (
+    "SET SESSION innodb_lock_wait_timeout = {lock_wait}, "
+    "/*!80000 wait_timeout = {idle} *//*M! idle_transaction_timeout = {idle} */"
+)
 _MIGRATION_LOCK = "pixyproxy_migrations"
 _MIGRATION_TIMEOUT_SECONDS = 24 * 3600
 
@@ -177,7 +181,7 @@ class MySQLDatabase(Database):
             )
             # A Galera node that has lost the others lets clients sign in, and even answers SELECT without a table.
             connection.cmd_query("DO 1")
-            connection.cmd_query(_SET_IDLE_LIMIT.format(seconds=idle_limit))
+            connection.cmd_query(_SET_LIMITS.format(lock_wait=max(1, timeout - 1), idle=idle_limit))
             if len(self._hosts) > 1 and not self._takes_writes(connection):
                 raise away(_READ_ONLY.format(**self._names_at(host)))
         except mysql.connector.Error as error:

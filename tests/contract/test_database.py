@@ -397,6 +397,18 @@ def test_a_connection_that_dies_before_the_rollback_does_no_harm(database_url: s
 
 
 @on_servers
+def test_a_lock_that_is_held_for_long_is_a_conflict(database: Database, database_url: str) -> None:
+    change = "UPDATE server_values SET value = 'changed' WHERE name = 'one'"
+    with database.transaction() as context:
+        context.insert(INSERT, value_row("one"))
+        context.commit()
+    with closing(open_database(database_url, timeout=4.0)) as other, database.transaction() as context:
+        context.execute(change, {})
+        with pytest.raises(ConflictError), other.transaction() as waiting:
+            waiting.execute(change, {})
+
+
+@on_servers
 def test_a_process_that_freezes_in_a_transaction_gives_its_locks_up(database: Database, database_url: str) -> None:
     change = "UPDATE server_values SET value = :value WHERE name = 'one'"
     with database.transaction() as context:
