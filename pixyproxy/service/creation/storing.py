@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-# An operator may make room, or mend the store, while an image that was paid for waits in memory.
+# An operator may make room, or repair the store, while an image that was paid for waits in memory.
 _WAITED_FOR = (StorageUnavailableError, StorageFullError)
 
 
@@ -211,12 +211,11 @@ class ImageStoring:
         in_transaction(self._database, delete)
 
     def _until_stored(self, guid: str, write: Callable[[], Result], give_up_at: float) -> Result:
-        try:
-            return write()
-        except _WAITED_FOR as error:
-            seconds = max(0.0, give_up_at - time.monotonic())
+        def warn(error: PixyProxyException) -> None:
+            seconds = give_up_at - time.monotonic()
             _logger.warning("The image %s cannot be stored yet; retrying for %.0f s: %s", guid, seconds, error.message)
-        return retried(write, *_WAITED_FOR, interval=self._retry_interval, give_up_at=give_up_at)
+
+        return retried(write, *_WAITED_FOR, interval=self._retry_interval, give_up_at=give_up_at, on_first_error=warn)
 
     def _drop_manifest(self, guid: str) -> None:
         try:
