@@ -195,7 +195,10 @@ class GenerationRunner:
         return delay
 
     def _queue_again(self, generation: Generation, delay: float) -> bool:
-        """Queue a generation again after ``delay`` seconds; return False if nobody waits for it then."""
+        """Queue a generation again after ``delay`` seconds; return False if it must end instead.
+
+        That is if nobody waits for it then, or if it counts as unknown by now.
+        """
         not_before = datetime.now(UTC) + timedelta(seconds=delay)
 
         def queue(context: DatabaseContext) -> bool:
@@ -204,8 +207,11 @@ class GenerationRunner:
             deadline = generations.deadline_of(generation.id)
             if deadline is not None and not_before >= deadline:
                 return False
-            generations.queue_later(generation, not_before)
-            return True
+            if generations.queue_later(generation, not_before):
+                return True
+            # Its lease may have expired, so that it ended as OUTCOME_UNKNOWN. Otherwise this is a repetition.
+            [now] = generations.get_several([generation.id])
+            return now.state is not GenerationState.OUTCOME_UNKNOWN
 
         try:
             return self._persist(queue)

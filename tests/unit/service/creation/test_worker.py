@@ -456,14 +456,19 @@ def test_all_calls_that_wait_are_told_the_same_error(
     assert len(generator.requests) == 1
 
 
+@pytest.mark.parametrize(
+    "error", [PromptRefusedError("no"), ProviderRateLimitedError("slow"), ProviderUnavailableError("down")]
+)
 def test_what_failed_while_it_was_taken_for_dead_has_cost_nothing(
-    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller, error: ProviderError
 ) -> None:
+    """Also after an error for which it would otherwise be queued again."""
+
     def fail_late() -> None:
         with database.transaction() as context:
             context.execute("UPDATE generations SET state = 'unknown', owner = ''", {})
             context.commit()
-        raise PromptRefusedError("no")
+        raise error
 
     generator.behave = fail_late
     record(database, alice)
