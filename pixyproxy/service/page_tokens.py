@@ -58,7 +58,7 @@ class PageTokens:
         nonce = os.urandom(_NONCE_LENGTH)
         data = _POSITION.pack(microseconds(position.created_at), position.id)
         sealed = self._cipher.encrypt(nonce, data, _question(wanted, caller))
-        return base64.urlsafe_b64encode(nonce + sealed).decode().rstrip("=")
+        return _text_of(nonce + sealed)
 
     def open(self, token: str, wanted: ImageFilter | GenerationFilter, caller: Caller | None) -> PagePosition:
         """Return the position of a token.
@@ -69,7 +69,8 @@ class PageTokens:
         try:
             # A token of the right length lacks one "=".
             data = base64.b64decode(token + "=", altchars=b"-_", validate=True)
-            if len(data) != _NONCE_LENGTH + _POSITION.size + _TAG_LENGTH:
+            # The last character has bits that belong to no byte, and "+" decodes as "-" does.
+            if len(data) != _NONCE_LENGTH + _POSITION.size + _TAG_LENGTH or _text_of(data) != token:
                 raise ValueError
             position = self._cipher.decrypt(data[:_NONCE_LENGTH], data[_NONCE_LENGTH:], _question(wanted, caller))
         except (InvalidTag, binascii.Error, ValueError) as error:
@@ -79,6 +80,10 @@ class PageTokens:
             ) from error
         time, row_id = _POSITION.unpack(position)
         return PagePosition(time_of(time), row_id)
+
+
+def _text_of(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
 def _question(wanted: ImageFilter | GenerationFilter, caller: Caller | None) -> bytes:
