@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import random
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -23,6 +24,7 @@ from tests.support import faulty_http as http
 from tests.support.addresses import free_addresses
 from tests.support.faulty_http import Fault, FaultyHttp, faulty_http
 from tests.support.object_stores import RunningObjectStore
+from tests.support.waiting import wait_until
 
 GUID = "123e4567-e89b-42d3-a456-426614174000"
 KEY = f"12/3e/{GUID}"
@@ -213,6 +215,23 @@ def test_a_reader_whose_connection_is_lost_reads_on(store: ObjectImageStore, net
     network.will(http.cut, "GET", KEY, times=times)
 
     assert read_all(store) == DATA
+
+
+@pytest.mark.parametrize("held", [0, CHUNK])
+def test_a_reader_that_waits_longer_than_a_request_may_last_reads_on(
+    store: ObjectImageStore, url: str, network: FaultyHttp, held: int
+) -> None:
+    """Such as the last of several inputs of an edit, while the first ones are sent."""
+    store.write(GUID, DATA)
+    with store_at(url, timeout=0.2).open(GUID) as reader:
+        data = reader.read(held)
+        opened_at = time.monotonic()
+        wait_until(lambda: time.monotonic() > opened_at + 2, PATIENCE, "the end of the request")
+        while chunk := reader.read(CHUNK):
+            data += chunk
+
+    assert data == DATA
+    assert network.count("GET", KEY) == 3  # the first one checked what was written
 
 
 @pytest.mark.parametrize("fault", [http.refuse(503), http.refuse(403), http.be_silent])

@@ -214,7 +214,7 @@ class _ObjectReader(ContentReader):
         self._blocks = None
 
     def _next_block(self) -> memoryview:
-        if self._blocks is not None and self._position > 0:
+        if self._blocks is not None:
             try:
                 return _next_of(self._blocks)
             except StorageUnavailableError:
