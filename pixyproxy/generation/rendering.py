@@ -7,7 +7,7 @@ import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from pixyproxy.generation.image_format import opened_image
 from pixyproxy.generation.thumbhash import thumbhash
@@ -77,6 +77,7 @@ def decode_small(data: bytes, edge: int) -> SmallImage:
     with opened_image(io.BytesIO(data)) as image:
         whole = image.size
         size = _fitted(whole, edge)
+        _correct_transparency(image)
         # A JPEG can be decoded at a half, a quarter or an eighth of its size.
         image.draft(None, (int(size[0] * _GAP), int(size[1] * _GAP)))
         image.load()
@@ -84,6 +85,22 @@ def decode_small(data: bytes, edge: int) -> SmallImage:
         small = _in_srgb(small, image.info.get("icc_profile"))
         upright = _upright(small, image.info.get("exif"))
         return SmallImage(upright, whole if upright.size == size else whole[::-1])
+
+
+def _correct_transparency(image: Image.Image) -> None:
+    """Give the transparent colour of a PNG in 8 bits a channel, as Pillow gives the pixels, and not as in the file."""
+    colour = image.info.get("transparency")
+    if colour is None or not isinstance(image, PngImagePlugin.PngImageFile):
+        return
+    match image.tile[0].args:
+        case "L;2":
+            image.info["transparency"] = colour * 85
+        case "L;4":
+            image.info["transparency"] = colour * 17
+        case "I;16B":
+            image.info["transparency"] = colour // 257
+        case "RGB;16B":
+            image.info["transparency"] = tuple(channel // 256 for channel in colour)
 
 
 def _fitted(size: Size, edge: int) -> Size:
@@ -116,12 +133,10 @@ def _plain(image: Image.Image) -> Image.Image:
     """Convert pixels to L, LA, RGB, RGBA or CMYK."""
     if image.mode == "I;16":
         # A conversion alone would turn all but the darkest pixels white.
-        image = image.point(lambda value: value * (1 / 257))
-    if image.mode in ("1", "I;16"):
-        return image.convert("L")
+        image = image.point(lambda value: value * (1 / 257)).convert("L")
     if image.mode == "P" or "transparency" in image.info:
         return image.convert("RGBA" if image.has_transparency_data else "RGB")
-    return image
+    return image.convert("L") if image.mode == "1" else image
 
 
 def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:

@@ -24,6 +24,12 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
     return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
 
 
+def raw_png(header: bytes, rows: bytes, *chunks: bytes) -> bytes:
+    """Return a PNG with these fields in its header, these chunks before its data, and these filtered rows."""
+    parts = [png_chunk(b"IHDR", header), *chunks, png_chunk(b"IDAT", zlib.compress(rows)), png_chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
 def png_of_size(width: int, height: int) -> bytes:
     """Return a small PNG that says to be of this size."""
     picture = encode("png")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import tracemalloc
 from typing import Any
 
@@ -11,6 +12,7 @@ from PIL import Image, ImageCms
 
 from pixyproxy.generation.image_format import MAX_PIXELS, NotAnImageError
 from pixyproxy.generation.rendering import Rendered, decode_small, placeholder_of, render
+from tests.support.image_files import png_chunk, raw_png
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 _TOLERANCE = 12
@@ -203,6 +205,31 @@ def _transparent_colour() -> bytes:
 )
 def test_every_kind_of_pixels(data: bytes, left: tuple[int, ...], right: tuple[int, ...]) -> None:
     assert_colours(rendition(data), left, right)
+
+
+@pytest.mark.parametrize(
+    ("bits", "colour_type", "left", "right", "transparent", "shown"),
+    [
+        (1, 0, "00" * 4, "ff" * 4, "0001", (0, 0, 0)),
+        (1, 0, "ff" * 4, "00" * 4, "0000", (255, 255, 255)),
+        (2, 0, "55" * 8, "aa" * 8, "0002", (85, 85, 85)),
+        (4, 0, "33" * 16, "aa" * 16, "000a", (51, 51, 51)),
+        (8, 0, "33" * 32, "aa" * 32, "00aa", (51, 51, 51)),
+        (16, 0, "4040" * 32, "8080" * 32, "8080", (64, 64, 64)),
+        (16, 2, "000000000000" * 32, "000000004000" * 32, "000000004000", (0, 0, 0)),
+    ],
+)
+def test_a_transparent_colour_of_a_png_with_any_number_of_bits(
+    bits: int, colour_type: int, left: str, right: str, transparent: str, shown: tuple[int, ...]
+) -> None:
+    """Pillow gives it as in the file, but most pixels in 8 bits a channel."""
+    rows = bytes.fromhex(f"00{left}{right}") * 64
+    header = struct.pack(">IIBBBBB", 64, 64, bits, colour_type, 0, 0, 0)
+    image = rendition(raw_png(header, rows, png_chunk(b"tRNS", bytes.fromhex(transparent))))
+
+    found, hidden = colours(image)
+    assert all(abs(one - other) <= _TOLERANCE for one, other in zip(found, (*shown, 255), strict=True)), found
+    assert hidden[3] == 0
 
 
 def test_a_colour_that_stands_for_transparency() -> None:
