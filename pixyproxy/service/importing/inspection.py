@@ -43,7 +43,8 @@ _ZEROS = re.compile(rb"\x00*")
 PngImagePlugin.MAX_TEXT_CHUNK = 1024 * 1024
 ImageFile.SAFEBLOCK = sys.maxsize
 
-# Decoding takes up to 4 bytes for each of MAX_PIXELS. Few images are imported, so that one at a time suffices.
+# Decoding takes up to 8 bytes for each of MAX_PIXELS, in a progressive JPEG. Few images are imported, so that one at a
+# time suffices.
 _decoding = threading.Lock()
 
 
@@ -77,12 +78,15 @@ def _decoded(data: mmap) -> ImageFormat:
     # Further images of a JPEG, such as a gain map, are not shown in its place.
     frames = 1 if content_type == "image/jpeg" else getattr(image, "n_frames", 1)
     most = MAX_PIXELS if frames == 1 and content_type != "image/webp" else _MAX_CANVAS_PIXELS
-    if frames * image.width * image.height > most:
+    width, height = image.size
+    if frames * width * height > most:
         raise _too_many_pixels(most)
+    # A JPEG is decoded at an eighth of its size: that reads all of its data, too, with less memory.
+    image.draft(None, (1, 1))
     for frame in range(frames):
         image.seek(frame)
         image.load()
-    return ImageFormat(content_type, image.width, image.height)
+    return ImageFormat(content_type, width, height)
 
 
 # --- The structure of a file ------------------------------------------------------------------------------------------
