@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from pixyproxy.core.exceptions import FieldViolation, ImageNotFoundError, InvalidFieldError
+from pixyproxy.core.exceptions import FieldViolation, ImageNotFoundError, InvalidFieldError, PriceUnknownError
 from pixyproxy.core.fields import Guid
 from pixyproxy.core.models import Model
 
@@ -57,6 +57,9 @@ def fields_within(part: str) -> Iterator[None]:
         if not error.field:
             raise
         raise ImageNotFoundError(error.guid, f"{part}.{error.field}") from error
+    except PriceUnknownError as error:
+        error.field = f"{part}.{error.field}"
+        raise
 
 
 def validated_guid(guid: str) -> str:

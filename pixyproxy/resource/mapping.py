@@ -20,6 +20,7 @@ from pixyproxy.core.exceptions import (
     FieldViolation,
     InvalidFieldError,
     OffsetOutOfRangeError,
+    PriceUnknownError,
     ProviderRequestInvalidError,
 )
 from pixyproxy.core.fields import RENDITION_EDGES, GenerationState
@@ -406,7 +407,7 @@ def _from_error_record(record: str) -> gpb.GenerationError:
         reason=statuses.reason_of(error),
         message=statuses.message_of(error),
         metadata={"field": error.field}
-        if isinstance(error, ProviderRequestInvalidError)
+        if isinstance(error, (ProviderRequestInvalidError, PriceUnknownError))
         else statuses.metadata_of(error),
         retry_after=statuses.retry_delay_of(error),
     )

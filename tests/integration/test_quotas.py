@@ -88,6 +88,8 @@ def test_a_model_without_a_price_is_refused_where_costs_are_limited(server: Runn
     refused = ImageClient(server, login).refused(request)
     assert (refused.code, refused.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
     assert [*refused.violations] == ["options.model"]
+    detached = GenerationClient(server, login).refused("CreateGeneration", gpb.CreateGenerationRequest(request=request))
+    assert (detached.reason, [*detached.violations]) == ("INVALID_FIELD", ["request.options.model"])
 
 
 def test_edits_cost_what_they_cost_and_imports_nothing(

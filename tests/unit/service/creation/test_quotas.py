@@ -16,11 +16,20 @@ from pixyproxy.core.exceptions import (
     QuotaExhaustedError,
 )
 from pixyproxy.core.fields import GenerationState, new_guid
-from pixyproxy.core.models import Caller, GenerationOptions, ImageCreation, ImageDetailCreate, Quota, QuotaLimits
+from pixyproxy.core.models import (
+    Caller,
+    GenerationKey,
+    GenerationOptions,
+    ImageCreation,
+    ImageDetailCreate,
+    Quota,
+    QuotaLimits,
+)
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.generations import GenerationRepository
 from pixyproxy.data.stores.local_image_store import LocalImageStore
 from pixyproxy.generation.interfaces import GeneratedImage, GenerationRequest, OnPartial, ignore_partial
+from pixyproxy.resource import mapping
 from tests.support.waiting import wait_until
 from tests.unit.service.conftest import make_caller
 from tests.unit.service.creation.parts import COST, FakeGenerator, Server
@@ -193,6 +202,21 @@ def test_a_model_without_a_price_is_refused_where_costs_are_limited(
             server.creator.create(request(model="who-knows"), alice, CallScope())
         assert refusal.value.field == "options.model"
     assert states(database) == []
+
+
+def test_a_model_without_a_price_when_it_is_claimed_fails_and_names_the_field(
+    database: Database, store: LocalImageStore, generator: FakeGenerator, alice: Caller
+) -> None:
+    """The costs of its author were not limited when it was recorded."""
+    key = GenerationKey(request_id=new_guid())
+    Server(database, store, generator).creator.start(request(key.request_id, model="who-knows"), alice)
+    with limited(database, store, generator, nano_usd_per_day=10**12).running() as server:
+        wait_for_states(database, "failed")
+        failed = mapping.from_generation(server.generations.get_generation(key, alice))
+
+    assert (failed.error.code, failed.error.reason) == ("INVALID_ARGUMENT", "INVALID_FIELD")
+    assert failed.error.metadata == {"field": "options.model"}
+    assert generator.requests == []
 
 
 def test_several_servers_and_many_callers_never_pass_the_cap(
