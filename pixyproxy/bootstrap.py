@@ -61,12 +61,7 @@ from pixyproxy.service.image_copying import ImageCopying
 from pixyproxy.service.image_service import ImageService
 from pixyproxy.service.importing.importer import ImageImporter
 from pixyproxy.service.indexer import search_indexer
-from pixyproxy.service.interfaces import (
-    GenerationServiceInterface,
-    ImageServiceInterface,
-    UsageServiceInterface,
-    UserServiceInterface,
-)
+from pixyproxy.service.interfaces import ImageServiceInterface, UserServiceInterface
 from pixyproxy.service.page_tokens import PageTokens, shared_key
 from pixyproxy.service.quotas import Quotas
 from pixyproxy.service.renditions.placeholders import placeholder_planner
@@ -184,8 +179,8 @@ class Application:
     """The parts of an RPC worker: the services, and its slots; see ``Shared``."""
 
     images: ImageServiceInterface
-    generations: GenerationServiceInterface
-    usage: UsageServiceInterface
+    generations: GenerationService
+    usage: UsageService
     users: UserServiceInterface
     slots: Mapping[Bulkhead, Slots]
     metrics: Metrics | None = None

@@ -12,13 +12,13 @@ from pixyproxy.core.request_context import caller
 from pixyproxy.core.validation import fields_within
 from pixyproxy.resource import mapping
 from pixyproxy.resource.call_scope import call_scope_of
-from pixyproxy.service.interfaces import GenerationServiceInterface
+from pixyproxy.service.generations import GenerationService
 
 
 class GenerationServicer(pb_grpc.GenerationServiceServicer):
     """Serves generations; the proto file documents the methods. Errors are left to the exception interceptor."""
 
-    def __init__(self, generations: GenerationServiceInterface) -> None:
+    def __init__(self, generations: GenerationService) -> None:
         self._generations = generations
 
     def CreateGeneration(  # noqa: D102

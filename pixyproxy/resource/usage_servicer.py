@@ -8,13 +8,13 @@ from pixyproxy_pb.v1 import usage_service_pb2_grpc as pb_grpc
 
 from pixyproxy.core.request_context import caller
 from pixyproxy.resource import mapping
-from pixyproxy.service.interfaces import UsageServiceInterface
+from pixyproxy.service.usage import UsageService
 
 
 class UsageServicer(pb_grpc.UsageServiceServicer):
     """Serves usage and quotas; the proto file documents the methods. Errors are left to the exception interceptor."""
 
-    def __init__(self, usage: UsageServiceInterface) -> None:
+    def __init__(self, usage: UsageService) -> None:
         self._usage = usage
 
     def SummarizeUsage(  # noqa: D102

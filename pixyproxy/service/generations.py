@@ -31,7 +31,6 @@ from pixyproxy.data.repositories.generations import GenerationRepository
 from pixyproxy.data.transactions import in_transaction
 from pixyproxy.service.creation.recording import ImageCreator
 from pixyproxy.service.creation.waiting import WaitingCalls
-from pixyproxy.service.interfaces import GenerationServiceInterface
 from pixyproxy.service.page_tokens import PageTokens
 from pixyproxy.service.pages import read_page
 from pixyproxy.service.private_images import signed_in
@@ -40,8 +39,12 @@ from pixyproxy.service.private_images import signed_in
 _FIXED_BYTES = 4096
 
 
-class GenerationService(GenerationServiceInterface):
-    """All that can be done with generations."""
+class GenerationService:
+    """All that can be done with generations. Requests are validated again, even if the caller already did.
+
+    Every method may raise ``InvalidFieldError``, ``DBConnectionError``, ``CredentialsMissingError`` where nobody is
+    signed in, and ``GenerationNotFoundError`` where there is no such generation or the caller may not see it.
+    """
 
     def __init__(
         self,
@@ -61,14 +64,25 @@ class GenerationService(GenerationServiceInterface):
         self._details = GatheredReads(self._get_details)
         self._partials = GatheredReads(self._get_partials)
 
-    def create_generation(self, creation: ImageCreation, caller: Caller | None) -> GenerationDetail:  # noqa: D102
+    def create_generation(self, creation: ImageCreation, caller: Caller | None) -> GenerationDetail:
+        """Record a request, and return its generation at once.
+
+        Raises:
+            ImageNotFoundError: an input does not exist, or the caller may not see it.
+            PriceUnknownError: the costs of the author are limited, and that of the request is unknown.
+            QuotaExhaustedError: a quota of the author is used up.
+            RequestIdReusedError: the request id was used for another request.
+            TooBusyError: too many generations are queued.
+        """
         author = signed_in(caller)
         return self._detail(self._creator.start(validated(ImageCreation, creation), author).id)
 
-    def get_generation(self, key: GenerationKey, caller: Caller | None) -> GenerationDetail:  # noqa: D102
+    def get_generation(self, key: GenerationKey, caller: Caller | None) -> GenerationDetail:
+        """Return one generation."""
         return self._find(key, signed_in(caller)).detail
 
-    def get_all_generations(self, request: GenerationPageRequest, caller: Caller | None) -> GenerationPage:  # noqa: D102
+    def get_all_generations(self, request: GenerationPageRequest, caller: Caller | None) -> GenerationPage:
+        """Return a page of the generations that match a filter, newest first."""
         author = signed_in(caller)
         request = validated(GenerationPageRequest, request)
         token = request.page_token
@@ -85,13 +99,23 @@ class GenerationService(GenerationServiceInterface):
         token = None if end is None else self._page_tokens.seal(end, request.filter, author)
         return GenerationPage.model_construct(generations=tuple(found.detail for found in page), next_page_token=token)
 
-    def watch_generation(  # noqa: D102
+    def watch_generation(
         self, key: GenerationKey, caller: Caller | None, call: CallScope
     ) -> Iterator[GenerationDetail | PartialImage]:
+        """Return what becomes of a generation: as it is now, then after every change, to the end, and partial images.
+
+        Raises:
+            ProviderTimeoutError: the call's deadline comes before the generation has ended.
+        """
         found = self._find(key, signed_in(caller))
         return self._watch(found.id, call)
 
-    def cancel_generation(self, guid: str, caller: Caller | None) -> GenerationDetail:  # noqa: D102
+    def cancel_generation(self, guid: str, caller: Caller | None) -> GenerationDetail:
+        """Cancel a queued generation, and return it.
+
+        Raises:
+            AlreadySubmittedError: it is no longer queued.
+        """
         canceller = signed_in(caller)
         found = self._find(GenerationKey(guid=validated_guid(guid)), canceller)
         error = GenerationCancelledError("The generation was cancelled before it was submitted; nothing was generated.")
@@ -106,7 +130,8 @@ class GenerationService(GenerationServiceInterface):
             raise AlreadySubmittedError("The generation is no longer queued, so it cannot be cancelled.")
         return detail
 
-    def end_watches(self) -> None:  # noqa: D102
+    def end_watches(self) -> None:
+        """End all watches, which fail with ``ServerStoppingError``."""
         self._waiting.end_watches()
 
     # --- Read ----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The interfaces of the services."""
+"""The interfaces of the services for images and users, for which the tests of the resource layer have stand-ins."""
 
 from __future__ import annotations
 
@@ -9,24 +9,15 @@ from pixyproxy.core.call import CallScope
 from pixyproxy.core.models import (
     Caller,
     ContentRequest,
-    GenerationDetail,
-    GenerationKey,
-    GenerationPage,
-    GenerationPageRequest,
     Image,
     ImageChanges,
     ImageCreation,
     ImageImport,
     ImagePage,
     ImagePageRequest,
-    PartialImage,
-    Quota,
     QuotaLimits,
-    QuotaRequest,
     Thumbnails,
     ThumbnailsRequest,
-    UsageRequest,
-    UsageRow,
     User,
     UserCreate,
 )
@@ -111,79 +102,6 @@ class ImageServiceInterface(ABC):
     @abstractmethod
     def delete_image(self, guid: str, caller: Caller | None) -> None:
         """Delete an image for good. Raises as ``update_image``."""
-
-
-class GenerationServiceInterface(ABC):
-    """All that can be done with generations. Requests are validated again, even if the caller already did.
-
-    Every method may raise ``InvalidFieldError``, ``DBConnectionError``, ``CredentialsMissingError`` where nobody is
-    signed in, and ``GenerationNotFoundError`` where there is no such generation or the caller may not see it.
-    """
-
-    @abstractmethod
-    def create_generation(self, creation: ImageCreation, caller: Caller | None) -> GenerationDetail:
-        """Record a request, and return its generation at once.
-
-        Raises:
-            ImageNotFoundError: an input does not exist, or the caller may not see it.
-            PriceUnknownError: the costs of the author are limited, and that of the request is unknown.
-            QuotaExhaustedError: a quota of the author is used up.
-            RequestIdReusedError: the request id was used for another request.
-            TooBusyError: too many generations are queued.
-        """
-
-    @abstractmethod
-    def get_generation(self, key: GenerationKey, caller: Caller | None) -> GenerationDetail:
-        """Return one generation."""
-
-    @abstractmethod
-    def get_all_generations(self, request: GenerationPageRequest, caller: Caller | None) -> GenerationPage:
-        """Return a page of the generations that match a filter, newest first."""
-
-    @abstractmethod
-    def watch_generation(
-        self, key: GenerationKey, caller: Caller | None, call: CallScope
-    ) -> Iterator[GenerationDetail | PartialImage]:
-        """Return what becomes of a generation: as it is now, then after every change, to the end, and partial images.
-
-        Raises:
-            ProviderTimeoutError: the call's deadline comes before the generation has ended.
-        """
-
-    @abstractmethod
-    def cancel_generation(self, guid: str, caller: Caller | None) -> GenerationDetail:
-        """Cancel a queued generation, and return it.
-
-        Raises:
-            AlreadySubmittedError: it is no longer queued.
-        """
-
-    @abstractmethod
-    def end_watches(self) -> None:
-        """End all watches, which fail with ``ServerStoppingError``."""
-
-
-class UsageServiceInterface(ABC):
-    """Shows what was spent."""
-
-    @abstractmethod
-    def summarize_usage(self, request: UsageRequest, caller: Caller | None) -> list[UsageRow]:
-        """Sum up what the caller has spent in a period, or an admin's users.
-
-        Raises:
-            CredentialsMissingError: there is no caller.
-            InvalidFieldError: the period is invalid, or there are too many rows.
-            DBConnectionError: the database is unavailable.
-        """
-
-    @abstractmethod
-    def get_quotas(self, request: QuotaRequest, caller: Caller | None) -> list[Quota]:
-        """Return what is limited for the caller, or an admin's user, and what is used of it.
-
-        Raises:
-            CredentialsMissingError: there is no caller.
-            DBConnectionError: the database is unavailable.
-        """
 
 
 class UserServiceInterface(ABC):

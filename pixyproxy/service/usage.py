@@ -19,21 +19,27 @@ from pixyproxy.core.validation import validated
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.usage import UsageRepository
 from pixyproxy.data.repositories.users import UserRepository
-from pixyproxy.service.interfaces import UsageServiceInterface
 from pixyproxy.service.private_images import signed_in
 from pixyproxy.service.quotas import Quotas
 
 _FIRST_TIME = datetime.min.replace(tzinfo=UTC)
 
 
-class UsageService(UsageServiceInterface):
+class UsageService:
     """Sums up what was spent, and shows quotas."""
 
     def __init__(self, database: Database, quotas: Quotas) -> None:
         self._database = database
         self._quotas = quotas
 
-    def summarize_usage(self, request: UsageRequest, caller: Caller | None) -> list[UsageRow]:  # noqa: D102
+    def summarize_usage(self, request: UsageRequest, caller: Caller | None) -> list[UsageRow]:
+        """Sum up what the caller has spent in a period, or an admin's users.
+
+        Raises:
+            CredentialsMissingError: there is no caller.
+            InvalidFieldError: the period is invalid, or there are too many rows.
+            DBConnectionError: the database is unavailable.
+        """
         caller = signed_in(caller)
         request = validated(UsageRequest, request)
         first, last = _days_of(request)
@@ -48,7 +54,13 @@ class UsageService(UsageServiceInterface):
             )
         return rows
 
-    def get_quotas(self, request: QuotaRequest, caller: Caller | None) -> list[Quota]:  # noqa: D102
+    def get_quotas(self, request: QuotaRequest, caller: Caller | None) -> list[Quota]:
+        """Return what is limited for the caller, or an admin's user, and what is used of it.
+
+        Raises:
+            CredentialsMissingError: there is no caller.
+            DBConnectionError: the database is unavailable.
+        """
         caller = signed_in(caller)
         author = validated(QuotaRequest, request).author
         if author is None or exact_key(author) == exact_key(caller.username):

@@ -130,7 +130,7 @@ class ImageCreator:
     def start(self, creation: ImageCreation, author: Caller) -> Generation:
         """Record a request whose generation is detached, or return the generation of its request id.
 
-        Raises as ``GenerationServiceInterface.create_generation``.
+        Raises as ``GenerationService.create_generation``.
         """
         fingerprint = _fingerprint(creation)
         while True:
