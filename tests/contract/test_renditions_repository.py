@@ -140,9 +140,9 @@ def test_what_a_living_worker_gives_back_is_claimed_again_as_if_it_had_not_been(
     guid = add(database, 256, 512)
     assert claim(database, "me") is not None
     assert complete(database, guid, 512)
-    do(database, lambda renditions: renditions.give_back("another"))
+    do(database, lambda renditions: renditions.give_back("another", was_attempt=False))
     assert claim(database, "me") is None
-    do(database, lambda renditions: renditions.give_back("me"))
+    do(database, lambda renditions: renditions.give_back("me", was_attempt=False))
     assert claim(database, "another") == RenditionClaim(guid, (256,), is_requested=True, attempts=1)
 
 
@@ -167,7 +167,7 @@ def test_the_leases_of_a_worker_that_has_ended(database: Database) -> None:
     mine, others = add(database, 256), add(database, 256)
     claim(database, "me")
     claim(database, "another")
-    do(database, lambda renditions: renditions.expire_leases("me"))
+    do(database, lambda renditions: renditions.give_back("me", was_attempt=True))
     assert not get(database, mine, 256).is_leased
     assert get(database, others, 256).is_leased
     claimed = claim(database, "third")

@@ -262,24 +262,16 @@ class RenditionRepository(LeasedRepository):
             attempts=max(row["attempts"] for row in rows),
         )
 
-    def expire_leases(self, owner: str) -> None:
-        """End the leases of a worker that has ended."""
+    def give_back(self, owner: str, *, was_attempt: bool) -> None:
+        """Let all workers claim what a worker has claimed and does not make; if it died, that was an attempt."""
         self._change(
             f"""
-            UPDATE renditions SET owner = :nobody, due_at = :now, updated_at = :now
+            UPDATE renditions
+            SET owner = :nobody, due_at = :now, attempts = attempts - :not_attempted, updated_at = :now
             WHERE state IN {_OPEN} AND owner = :owner
             """,  # noqa: S608
             owner=owner,
-        )
-
-    def give_back(self, owner: str) -> None:
-        """Let all workers claim what a living worker has claimed and does not make; that was no attempt."""
-        self._change(
-            f"""
-            UPDATE renditions SET owner = :nobody, due_at = :now, attempts = attempts - 1, updated_at = :now
-            WHERE state IN {_OPEN} AND owner = :owner
-            """,  # noqa: S608
-            owner=owner,
+            not_attempted=int(not was_attempt),
         )
 
     def complete(

@@ -61,9 +61,10 @@ class RenditionWorker:
         self._store = store
         self._owner = owner
         self._requested = requested
+        # Renditions may be claimed by this name and not made: at first by a predecessor that died, later by this worker
+        # after a failure of the database.
+        self._may_have_claims = True
         self._has_predecessor = True
-        # After a failure of the database, this worker may have claimed renditions that it does not make.
-        self._may_have_claims = False
         # Every other time: one caller who requests thousands would make all others wait for the whole queue.
         self._takes_latest = False
         self._ended = LocalSignal()
@@ -80,12 +81,12 @@ class RenditionWorker:
         self._ended.close()
 
     def _run(self) -> float:
-        if self._has_predecessor:
-            in_transaction(self._database, lambda context: RenditionRepository(context).expire_leases(self._owner))
-            self._has_predecessor = False
         if self._may_have_claims:
-            in_transaction(self._database, lambda context: RenditionRepository(context).give_back(self._owner))
-            self._may_have_claims = False
+            in_transaction(
+                self._database,
+                lambda context: RenditionRepository(context).give_back(self._owner, was_attempt=self._has_predecessor),
+            )
+            self._may_have_claims = self._has_predecessor = False
         try:
             pause = self.work()
         except (DBConnectionError, ConflictError):

@@ -524,7 +524,7 @@ def test_the_worker_after_the_dead_one_leaves_nothing_of_a_deleted_image_either(
     site.claim(image, "dead", timedelta(hours=1))
     site.store.write_rendition(image.guid, 256, b"bytes")
     site.delete(image)
-    in_transaction(site.database, lambda context: RenditionRepository(context).expire_leases("dead"))
+    in_transaction(site.database, lambda context: RenditionRepository(context).give_back("dead", was_attempt=True))
     site.worker().work()
     assert site.files() == set()
     site.recovery.run()
@@ -554,7 +554,9 @@ def test_a_worker_that_is_slower_than_its_lease_deletes_what_it_made_of_a_delete
     write = LocalImageStore.write_rendition
 
     def write_late(*args: object) -> None:
-        in_transaction(site.database, lambda context: RenditionRepository(context).expire_leases("worker"))
+        in_transaction(
+            site.database, lambda context: RenditionRepository(context).give_back("worker", was_attempt=True)
+        )
         site.delete(image)
         write(site.store, *args)  # type: ignore[arg-type]
 
