@@ -11,7 +11,7 @@ import pytest
 
 from pixyproxy.core.exceptions import StorageFullError, TooManySignInsError
 from pixyproxy.data.database import Database
-from pixyproxy.data.repositories.past_sign_ins import PastSignInRepository
+from pixyproxy.data.repositories.sign_ins import SignInRepository
 from pixyproxy.service.sign_in.throttle import SignInThrottle, Standing
 from tests.contract.databases import open_database
 from tests.support.waiting import wait_until
@@ -98,7 +98,7 @@ def test_a_success_that_cannot_be_noted_is_one(database: Database, monkeypatch: 
     def refuse(*_: object) -> None:
         raise StorageFullError("There is no room left.")
 
-    monkeypatch.setattr(PastSignInRepository, "set", refuse)
+    monkeypatch.setattr(SignInRepository, "set_success", refuse)
     SignInThrottle(database, 1, 60).note_success("alice", ADDRESS)
 
 

@@ -10,8 +10,7 @@ from datetime import timedelta
 from pixyproxy.core.exceptions import PixyProxyException, TooManySignInsError
 from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.clock import database_now
-from pixyproxy.data.repositories.failed_sign_ins import FailedSignInRepository
-from pixyproxy.data.repositories.past_sign_ins import PastSignInRepository
+from pixyproxy.data.repositories.sign_ins import SignInRepository
 from pixyproxy.data.transactions import in_transaction
 
 # The limit of an address is higher, because many callers behind a balancer or on one host share it.
@@ -70,7 +69,7 @@ class SignInThrottle:
     def standing_of(self, username: str, address: str) -> Standing:
         """Return the priority of a sign-in."""
         with self._database.reading() as context:
-            if PastSignInRepository(context).last(_counter(username, address)) is not None:
+            if SignInRepository(context).last_success(_counter(username, address)) is not None:
                 return Standing(is_known=True, is_slowed=False)
             wait = self._wait_for(context, _counter(address), self._max_failures * _ADDRESS_FACTOR)
         return Standing(is_known=False, is_slowed=wait > 0)
@@ -80,9 +79,9 @@ class SignInThrottle:
 
         def note(context: DatabaseContext) -> None:
             now = database_now(context, self._database.kind)
-            failures = FailedSignInRepository(context)
-            failures.insert([_counter(username, address), _counter(address)], now)
-            failures.delete(failures.ids_before(now - self._window))
+            sign_ins = SignInRepository(context)
+            sign_ins.insert_failure([_counter(username, address), _counter(address)], now)
+            sign_ins.delete_failures_before(now - self._window)
 
         in_transaction(self._database, note)
 
@@ -93,15 +92,15 @@ class SignInThrottle:
         """
         origin = _counter(username, address)
         with self._database.reading() as context:
-            ids = FailedSignInRepository(context).ids_of(origin)
-            last = PastSignInRepository(context).last(origin)
+            ids = SignInRepository(context).get_failures(origin)
+            last = SignInRepository(context).last_success(origin)
             now = database_now(context, self._database.kind)
 
         def note(context: DatabaseContext) -> None:
-            FailedSignInRepository(context).delete(ids)
-            sign_ins = PastSignInRepository(context)
-            sign_ins.set(origin, now)
-            sign_ins.delete_before(now - _REMEMBERED)
+            sign_ins = SignInRepository(context)
+            sign_ins.delete_failures(ids)
+            sign_ins.set_success(origin, now)
+            sign_ins.delete_successes_before(now - _REMEMBERED)
 
         if ids or last is None or last < now - _NOTED_AGAIN:
             try:
@@ -111,7 +110,7 @@ class SignInThrottle:
 
     def _wait_for(self, context: DatabaseContext, counter: str, limit: int) -> float:
         """Return the seconds until one more failure is within the limit, or 0."""
-        oldest = FailedSignInRepository(context).nth_last(counter, limit)
+        oldest = SignInRepository(context).nth_last_failure(counter, limit)
         if oldest is None:
             return 0.0
         wait = oldest + self._window - database_now(context, self._database.kind)
