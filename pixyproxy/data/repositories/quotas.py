@@ -59,7 +59,7 @@ class QuotaRepository(Repository):
         Raises:
             ConstraintViolationError: there is a row.
         """
-        self._context.execute("INSERT INTO quotas (author_id) VALUES (:author_id)", {"author_id": author_id})
+        self._context.insert_row("quotas", {"author_id": author_id})
 
     def set(self, author_id: int, limits: QuotaLimits) -> None:
         """Store the limits of a user, in place of earlier ones."""

@@ -24,9 +24,7 @@ class RateLimitSlotRepository(Repository):
         Raises:
             ConstraintViolationError: it is taken already.
         """
-        self._context.execute(
-            "INSERT INTO provider_turns (id, taken_at) VALUES (:id, :taken_at)", {"id": number, "taken_at": taken_at}
-        )
+        self._context.insert_row("provider_turns", {"id": number, "taken_at": taken_at})
 
     def delete_until(self, number: int) -> None:
         """Delete a slot and all before it."""

@@ -80,15 +80,10 @@ class SearchIndexRepository:
 
         It is not looked up first, because a locking read of a missing row would block the inserts of others.
         """
+        sealed_terms = None if sealed is None else joined(sorted(sealed))
+        row = {"image_id": image_id, "terms": joined(texts), "sealed_terms": sealed_terms}
         try:
-            self._context.execute(
-                "INSERT INTO image_tail (image_id, terms, sealed_terms) VALUES (:image_id, :terms, :sealed_terms)",
-                {
-                    "image_id": image_id,
-                    "terms": joined(texts),
-                    "sealed_terms": None if sealed is None else joined(sorted(sealed)),
-                },
-            )
+            self._context.insert_row("image_tail", row)
         except ConstraintViolationError:
             return False
         return True
@@ -174,12 +169,9 @@ class SearchIndexRepository:
 
     def _lock_block(self, block: int) -> None:
         sql = f"SELECT block FROM image_blocks WHERE block = :block{self._context.for_update}"  # noqa: S608
+        row = {"block": block, "oldest": NO_OLDEST, "newest": NO_NEWEST, "bounds": b"", "has_batches": 0}
         try:
-            self._context.execute(
-                "INSERT INTO image_blocks (block, oldest, newest, bounds, has_batches) "
-                "VALUES (:block, :oldest, :newest, '', 0)",
-                {"block": block, "oldest": NO_OLDEST, "newest": NO_NEWEST},
-            )
+            self._context.insert_row("image_blocks", row)
         except ConstraintViolationError:
             self._context.fetch_one(sql, {"block": block})
 
