@@ -487,7 +487,7 @@ def open_store(settings: Settings, name: str) -> ImageStore:
         raise ConfigurationError(f"a store {error}.") from error
     try:
         store = ObjectImageStore.at(address, timeout=settings.image_store_timeout, allow_http=settings.aws_allow_http)
-        store.check()
+        store.list_manifests()  # A small request, which shows whether the store can be used.
     except StorageMisconfiguredError as error:
         raise ConfigurationError(f"{address} cannot be used; the log says why.") from error
     except StorageUnavailableError:

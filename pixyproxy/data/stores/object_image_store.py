@@ -107,15 +107,6 @@ class ObjectImageStore(ImageStore):
             raise _misconfigured() from error
         return cls(objects, uploads, str(address))
 
-    def check(self) -> None:
-        """Send a small request to the store.
-
-        Raises:
-            StorageMisconfiguredError: the bucket does not exist, or refuses the credentials.
-            StorageUnavailableError: the store does not answer.
-        """
-        self.list_manifests()
-
     def require_room(self, images: int) -> None:  # noqa: D102  inherited
         # Only a write shows whether there is room and whether writing is permitted. Its result is reused for a while.
         if time.monotonic() < self._had_room_at + _ROOM_SECONDS:
