@@ -28,10 +28,10 @@ from pixyproxy.core.periodic_task import PeriodicTask
 from pixyproxy.core.slots import SharedSlots, Slots
 from pixyproxy.data import init
 from pixyproxy.data.audit_log import AuditLog
+from pixyproxy.data.clock import warn_of_wrong_clock
 from pixyproxy.data.database import Database
 from pixyproxy.data.galera import warn_of_node_settings
 from pixyproxy.data.mysql import MySQLDatabase
-from pixyproxy.data.repositories.clock import warn_of_wrong_clock
 from pixyproxy.data.repositories.renditions import PLACEHOLDER
 from pixyproxy.data.sqlite import SQLiteDatabase
 from pixyproxy.data.stores.bucket_address import BucketAddress, is_url

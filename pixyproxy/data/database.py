@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from datetime import datetime
 from typing import Any, Literal
 
 Row = dict[str, Any]
@@ -24,6 +25,9 @@ class DatabaseContext(ABC):
     for_update: str
     """The end of a SELECT that locks its rows until the end of the transaction; empty if transactions are
     serialized anyway."""
+
+    now_sql: str
+    """A query for the time by the clock of the database."""
 
     @abstractmethod
     def fetch_all(self, sql: str, parameters: Parameters) -> list[Row]:
@@ -46,6 +50,12 @@ class DatabaseContext(ABC):
     def fetch_values(self, sql: str, parameters: Parameters) -> list[Any]:
         """Run a query for one column; return its values."""
         return [next(iter(row.values())) for row in self.fetch_all(sql, parameters)]
+
+    def now(self) -> datetime:
+        """Return the time by the clock of the database, for times that servers with different clocks compare."""
+        now = self.fetch_value(self.now_sql, {})
+        assert isinstance(now, datetime)  # noqa: S101  the query always returns a row
+        return now
 
     @abstractmethod
     def execute(self, sql: str, parameters: Parameters) -> int:

@@ -238,6 +238,7 @@ class _MySQLContext(DatabaseContext):
     """
 
     for_update = " FOR UPDATE"
+    now_sql = "SELECT UTC_TIMESTAMP(6) AS now_at"
 
     def __init__(
         self,

@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from pixyproxy.core.exceptions import ConflictError, ConstraintViolationError
 from pixyproxy.core.fields import new_guid
 from pixyproxy.data.database import Database, DatabaseContext
-from pixyproxy.data.repositories.clock import database_now
 from pixyproxy.data.repositories.server_values import ServerValueRepository
 from pixyproxy.data.transactions import in_transaction
 
@@ -35,7 +34,7 @@ class SharedLease:
 
     def _take(self, context: DatabaseContext) -> bool:
         values = ServerValueRepository(context)
-        now = database_now(context, self._database.kind)
+        now = context.now()
         stored = values.get(self._name)
         lease = f"{self._holder} {(now + self._duration).isoformat()}"
         if stored is None:

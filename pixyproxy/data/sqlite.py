@@ -120,6 +120,7 @@ class SQLiteDatabase(Database):
 
 class _SQLiteContext(DatabaseContext):
     for_update = ""  # BEGIN IMMEDIATE admits one writer at a time.
+    now_sql = "SELECT strftime('%Y-%m-%d %H:%M:%f', 'now') AS now_at"
 
     def __init__(self, connection: sqlite3.Connection, *, is_audited: bool = False) -> None:
         self._connection = connection

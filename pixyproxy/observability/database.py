@@ -75,6 +75,7 @@ class _ObservedContext(DatabaseContext):
     def __init__(self, context: DatabaseContext, record: Record) -> None:
         self.is_audited = context.is_audited
         self.for_update = context.for_update
+        self.now_sql = context.now_sql
         self._context = context
         self._record = record
 

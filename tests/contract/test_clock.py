@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from pixyproxy.data.clock import warn_of_wrong_clock
 from pixyproxy.data.database import Database
-from pixyproxy.data.repositories.clock import warn_of_wrong_clock
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from pixyproxy.data.database import Database
-from pixyproxy.data.repositories.clock import database_now
 from pixyproxy.data.repositories.rate_limit_slots import RateLimitSlotRepository
 from pixyproxy.service.creation.rate_limiter import RateLimiter
 from tests.contract.take_slots_in_process import take
@@ -27,13 +26,13 @@ def rows(database: Database) -> list[int]:
 
 def take_long_ago(database: Database, number: int, ago: timedelta) -> None:
     with database.transaction() as context:
-        RateLimitSlotRepository(context).insert(number, database_now(context, database.kind) - ago)
+        RateLimitSlotRepository(context).insert(number, context.now() - ago)
         context.commit()
 
 
 def test_the_database_tells_the_time(database: Database) -> None:
     with database.reading() as context:
-        now = database_now(context, database.kind)
+        now = context.now()
 
     assert abs(now - datetime.now(UTC)) < timedelta(seconds=60)
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from pixyproxy.core.exceptions import StorageFullError, TooManySignInsError
-from pixyproxy.data.database import Database
+from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.sign_ins import SignInRepository
 from pixyproxy.service.sign_in.throttle import SignInThrottle, Standing
 from tests.contract.databases import open_database
@@ -143,7 +143,7 @@ def test_failures_are_over_after_the_window_and_go(database: Database) -> None:
 
 def test_failures_count_to_the_end_of_the_window(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-    monkeypatch.setattr("pixyproxy.service.sign_in.throttle.database_now", lambda *_: now)
+    monkeypatch.setattr(DatabaseContext, "now", lambda _: now)
     throttle = SignInThrottle(database, 1, 60)
     for _ in range(10):
         throttle.note_failure("alice", ADDRESS)

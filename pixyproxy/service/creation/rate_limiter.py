@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from pixyproxy.data.database import Database, DatabaseContext
-from pixyproxy.data.repositories.clock import database_now
 from pixyproxy.data.repositories.rate_limit_slots import RateLimitSlotRepository
 
 
@@ -31,7 +30,7 @@ class RateLimiter:
             ConstraintViolationError: another server took the slot; the transaction may be repeated.
         """
         slots = RateLimitSlotRepository(context)
-        now = database_now(context, self._database.kind)
+        now = context.now()
         number = slots.last() + 1
         wait = self._wait(slots, number, now)
         if not wait:
@@ -44,7 +43,7 @@ class RateLimiter:
         windows, place = divmod(ahead, self._limit)
         with self._database.reading() as context:
             slots = RateLimitSlotRepository(context)
-            wait = self._wait(slots, slots.last() + 1 + place, database_now(context, self._database.kind))
+            wait = self._wait(slots, slots.last() + 1 + place, context.now())
         return (wait + windows * self._window).total_seconds()
 
     def _wait(self, slots: RateLimitSlotRepository, number: int, now: datetime) -> timedelta:

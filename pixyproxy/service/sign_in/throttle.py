@@ -9,7 +9,6 @@ from datetime import timedelta
 
 from pixyproxy.core.exceptions import PixyProxyException, TooManySignInsError
 from pixyproxy.data.database import Database, DatabaseContext
-from pixyproxy.data.repositories.clock import database_now
 from pixyproxy.data.repositories.sign_ins import SignInRepository
 from pixyproxy.data.transactions import in_transaction
 
@@ -78,7 +77,7 @@ class SignInThrottle:
         """Count a failed sign-in, and delete expired ones."""
 
         def note(context: DatabaseContext) -> None:
-            now = database_now(context, self._database.kind)
+            now = context.now()
             sign_ins = SignInRepository(context)
             sign_ins.insert_failure([_counter(username, address), _counter(address)], now)
             sign_ins.delete_failures_before(now - self._window)
@@ -94,7 +93,7 @@ class SignInThrottle:
         with self._database.reading() as context:
             ids = SignInRepository(context).get_failures(origin)
             last = SignInRepository(context).last_success(origin)
-            now = database_now(context, self._database.kind)
+            now = context.now()
 
         def note(context: DatabaseContext) -> None:
             sign_ins = SignInRepository(context)
@@ -113,7 +112,7 @@ class SignInThrottle:
         oldest = SignInRepository(context).nth_last_failure(counter, limit)
         if oldest is None:
             return 0.0
-        wait = oldest + self._window - database_now(context, self._database.kind)
+        wait = oldest + self._window - context.now()
         return max(0.0, wait.total_seconds())
 
 
