@@ -424,6 +424,7 @@ class GenerationDetail(Model):
     """A generation as callers see it.
 
     Attributes:
+        id: its integer id, which never leaves the server.
         guid: its name.
         author: the username of the user that it was recorded for.
         state: how far it has come.
@@ -439,6 +440,7 @@ class GenerationDetail(Model):
         image: its image; None if it has none, or if that was deleted.
     """
 
+    id: int
     guid: Guid
     author: Username
     state: GenerationState

@@ -26,7 +26,7 @@ from pixyproxy.core.models import (
 from pixyproxy.core.validation import validated, validated_guid
 from pixyproxy.data.database import Database
 from pixyproxy.data.gathering import GatheredReads
-from pixyproxy.data.repositories.generation_details import FoundGeneration, GenerationDetailRepository
+from pixyproxy.data.repositories.generation_details import GenerationDetailRepository
 from pixyproxy.data.repositories.generations import GenerationRepository
 from pixyproxy.data.transactions import in_transaction
 from pixyproxy.service.creation.recording import ImageCreator
@@ -79,7 +79,7 @@ class GenerationService:
 
     def get_generation(self, key: GenerationKey, caller: Caller | None) -> GenerationDetail:
         """Return one generation."""
-        return self._find(key, signed_in(caller)).detail
+        return self._find(key, signed_in(caller))
 
     def get_all_generations(self, request: GenerationPageRequest, caller: Caller | None) -> GenerationPage:
         """Return a page of the generations that match a filter, newest first."""
@@ -93,11 +93,11 @@ class GenerationService:
                 lambda limit, after: (generations.get_page(request.filter, author, limit=limit, after=after), None),
                 page_size=request.page_size,
                 after=start,
-                position_of=lambda found: PagePosition(found.detail.created_at, found.id),
-                bytes_of=lambda found: _bytes_in_page(found.detail),
+                position_of=lambda found: PagePosition(found.created_at, found.id),
+                bytes_of=_bytes_in_page,
             )
         token = None if end is None else self._page_tokens.seal(end, request.filter, author)
-        return GenerationPage.model_construct(generations=tuple(found.detail for found in page), next_page_token=token)
+        return GenerationPage.model_construct(generations=tuple(page), next_page_token=token)
 
     def watch_generation(
         self, key: GenerationKey, caller: Caller | None, call: CallScope
@@ -136,7 +136,7 @@ class GenerationService:
 
     # --- Read ----------------------------------------------------------------------------------------------------
 
-    def _find(self, key: GenerationKey, caller: Caller) -> FoundGeneration:
+    def _find(self, key: GenerationKey, caller: Caller) -> GenerationDetail:
         key = validated(GenerationKey, key)
         if (key.guid is None) == (key.request_id is None):
             raise InvalidFieldError.of("key", "must be either a guid or a request_id")
@@ -150,9 +150,9 @@ class GenerationService:
         found = self._details.get(generation_id)
         if found is None:
             raise GenerationNotFoundError("")
-        return found.detail
+        return found
 
-    def _get_details(self, ids: Sequence[int]) -> list[FoundGeneration | None]:
+    def _get_details(self, ids: Sequence[int]) -> list[GenerationDetail | None]:
         with self._database.reading() as context:
             return GenerationDetailRepository(context).get_several(ids)
 

@@ -79,4 +79,4 @@ def _image_of(database: Database, guid: str) -> str | None:
     operator = Caller(user_id=0, guid=new_guid(), username="operator", class_key=UserClass.ADMIN)
     with database.reading() as context:
         found = GenerationDetailRepository(context).find(GenerationKey(guid=guid), operator)
-    return None if found is None else found.detail.image_guid
+    return None if found is None else found.image_guid

@@ -24,7 +24,7 @@ from pixyproxy.core.models import (
     PartialImage,
 )
 from pixyproxy.data.database import Database
-from pixyproxy.data.repositories.generation_details import FoundGeneration, GenerationDetailRepository
+from pixyproxy.data.repositories.generation_details import GenerationDetailRepository
 from pixyproxy.data.repositories.generations import Generation, GenerationRepository, RequestContext
 from tests.contract.databases import on_servers
 from tests.contract.records import NOON, add_caller, add_image, minutes
@@ -107,7 +107,7 @@ def submitted(database: Database, author: Caller, owner: str) -> Generation:
 def detail(database: Database, generation: Generation) -> GenerationDetail:
     (found,) = shown(database, lambda details: details.get_several([generation.id]))
     assert found is not None
-    return found.detail
+    return found
 
 
 def column(database: Database, generation: Generation, name: str) -> Any:
@@ -124,16 +124,15 @@ def test_a_generation_is_shown_as_it_was_recorded(database: Database, ann: Calle
     request_id = new_guid()
     generation = record(database, ann, request_id)
 
-    by_id = shown(database, lambda details: details.find(GenerationKey(request_id=request_id), ann))
+    found = shown(database, lambda details: details.find(GenerationKey(request_id=request_id), ann))
 
-    assert by_id is not None
-    assert (by_id.id, by_id.author_id) == (generation.id, ann.user_id)
-    found = by_id.detail
+    assert found is not None
+    assert found.id == generation.id
     assert (found.author, found.state, found.request_id) == ("ann", GenerationState.QUEUED, request_id)
     assert (found.creation, found.image_guid) == (request(request_id), generation.image_guid)
     assert (found.submitted_at, found.finished_at, found.error, found.image) == (None, None, None, None)
     assert (found.attempts, found.partials) == (0, 0)
-    assert shown(database, lambda details: details.find(GenerationKey(guid=found.guid), ann)) == by_id
+    assert shown(database, lambda details: details.find(GenerationKey(guid=found.guid), ann)) == found
 
 
 def test_only_authors_and_admins_find_a_generation(database: Database, ann: Caller, bob: Caller, root: Caller) -> None:
@@ -195,19 +194,19 @@ def page(
     caller: Caller,
     wanted: GenerationFilter = EVERYTHING,
     limit: int = 100,
-    after: FoundGeneration | None = None,
-) -> list[FoundGeneration]:
-    position = None if after is None else PagePosition(after.detail.created_at, after.id)
+    after: GenerationDetail | None = None,
+) -> list[GenerationDetail]:
+    position = None if after is None else PagePosition(after.created_at, after.id)
     return shown(database, lambda details: details.get_page(wanted, caller, limit=limit, after=position))
 
 
-def ids(found: list[FoundGeneration]) -> list[int]:
+def ids(found: list[GenerationDetail]) -> list[int]:
     return [one.id for one in found]
 
 
 def walk(database: Database, caller: Caller, wanted: GenerationFilter, limit: int) -> list[int]:
     """Return the ids of all pages, one behind the other."""
-    found: list[FoundGeneration] = []
+    found: list[GenerationDetail] = []
     while one := page(database, caller, wanted, limit, found[-1] if found else None):
         assert len(one) <= limit
         found += one

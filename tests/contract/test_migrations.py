@@ -397,9 +397,8 @@ def test_generations_of_the_first_release_are_kept_in_every_state(first_release:
         assert generations.oldest_queued() == ({}, 0)
         assert {generation.state.value for generation in generations.get_expired(10)} == {"recorded", "sent"}
         for row in rows:
-            shown = GenerationDetailRepository(context).find(GenerationKey(guid=str(row["guid"])), ann)
-            assert shown is not None
-            detail = shown.detail
+            detail = GenerationDetailRepository(context).find(GenerationKey(guid=str(row["guid"])), ann)
+            assert detail is not None
             assert (detail.state.value, detail.request_id, detail.created_at) == (row["state"], row["request_id"], now)
             assert (detail.creation, detail.error, detail.image, detail.submitted_at) == (None, None, None, None)
             assert detail.finished_at == (now if row["state"] in ("stored", "failed", "unknown") else None)
@@ -498,7 +497,7 @@ def test_requests_of_version_9_can_be_read(empty_database: Database, tmp_path: P
         shown = GenerationDetailRepository(context).find(GenerationKey(guid=row["guid"]), ann)
         queued = GenerationRepository(context).get_queued(generation_id)
     assert shown is not None
-    assert (shown.detail.state, shown.detail.creation) == (state, expected)
+    assert (shown.state, shown.creation) == (state, expected)
     assert (queued and queued.creation) == (expected if state is GenerationState.QUEUED else None)
     # The caller may repeat it under its request id: it is the same request to this release.
     assert _fingerprint(expected) == row["fingerprint"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -35,19 +34,10 @@ FROM generations JOIN users ON users.id = generations.author_id
 _SHOWN_STATES = tuple(state for state in GenerationState if state is not GenerationState.IMPORTED)
 
 
-@dataclass(frozen=True)
-class FoundGeneration:
-    """A generation, with the integer ids of itself and of its author."""
-
-    id: int
-    author_id: int
-    detail: GenerationDetail
-
-
 class GenerationDetailRepository(Repository):
     """The generations as callers see them, within one database context."""
 
-    def find(self, key: GenerationKey, caller: Caller) -> FoundGeneration | None:
+    def find(self, key: GenerationKey, caller: Caller) -> GenerationDetail | None:
         """Return a generation that ``caller`` may see, or None: an own one, for an admin any."""
         if key.guid is not None:
             rows = self._rows("generations.guid = :guid", {"guid": key.guid})
@@ -63,7 +53,7 @@ class GenerationDetailRepository(Repository):
         ]
         return self._found(rows)[0] if rows else None
 
-    def get_several(self, ids: Sequence[int]) -> list[FoundGeneration | None]:
+    def get_several(self, ids: Sequence[int]) -> list[GenerationDetail | None]:
         """Return generations by their ids, in the same order; None if there is none."""
         rows = self._rows(f"generations.id IN ({in_list(set(ids))})", {})
         found = {generation.id: generation for generation in self._found(rows)}
@@ -71,7 +61,7 @@ class GenerationDetailRepository(Repository):
 
     def get_page(
         self, wanted: GenerationFilter, caller: Caller, *, limit: int, after: PagePosition | None
-    ) -> list[FoundGeneration]:
+    ) -> list[GenerationDetail]:
         """Return the newest ``limit`` generations that match, after a position, and that ``caller`` may see."""
         ids = self._context.fetch_values(*_page_query(wanted, caller, limit, after))
         return [found for found in self.get_several(ids) if found is not None] if ids else []
@@ -79,17 +69,14 @@ class GenerationDetailRepository(Repository):
     def _rows(self, condition: str, parameters: dict[str, Any]) -> list[Row]:
         return self._context.fetch_all(f"{_SELECT} WHERE {condition}", parameters)
 
-    def _found(self, rows: Sequence[Row]) -> list[FoundGeneration]:
+    def _found(self, rows: Sequence[Row]) -> list[GenerationDetail]:
         """Read rows, with the images of those that have one."""
         succeeded = [row for row in rows if row["state"] == GenerationState.SUCCEEDED.value]
         # As their author sees them, whoever asks: other callers see no more.
         wanted = [(row["image_guid"], _author_of(row)) for row in succeeded]
         found = ImageRepository(self._context).get_several(wanted) if wanted else []
         images = {image.guid: image for image in found if image is not None}
-        return [
-            FoundGeneration(row["id"], row["author_id"], _dict_to_detail(row, images.get(row["image_guid"])))
-            for row in rows
-        ]
+        return [_dict_to_detail(row, images.get(row["image_guid"])) for row in rows]
 
     # --- Partial images ------------------------------------------------------------------------------------------
 

@@ -105,7 +105,7 @@ def test_an_answer_is_found_by_the_guid_of_its_generation(
         context.commit()
     with database.reading() as context:
         found = GenerationDetailRepository(context).get_several([generation.id for generation in generations])
-    guid, other = (generation.detail.guid for generation in found if generation is not None)
+    guid, other = (generation.guid for generation in found if generation is not None)
     store.write_aside(generations[0].image_guid, b"[]")
 
     assert read_kept(database, store, guid).data == b"[]"
