@@ -10,10 +10,10 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 from pixyproxy.core.error_records import with_subclasses
 from pixyproxy.core.exceptions import ProviderError
@@ -38,21 +38,13 @@ class Metrics:
     """All metrics of a process. Safe for use by several threads."""
 
     def __init__(self) -> None:
-        # Not the default registry. It is never read: the exposition reads the files.
-        self._registry = CollectorRegistry()
-        info = Gauge(
-            "pixyproxy_build_info",
-            "The version that serves.",
-            ("version",),
-            registry=self._registry,
-            multiprocess_mode="livemax",
-        )
+        info = Gauge("pixyproxy_build_info", "The version that serves.", ("version",), multiprocess_mode="livemax")
         info.labels(version("pixyproxy")).set(1)
-        self.calls = CallMetrics(self._registry)
-        self.connections = ConnectionMetrics(self._registry)
-        self.generation = GenerationMetrics(self._registry)
-        self.database = DatabaseMetrics(self._registry)
-        self.store = StoreMetrics(self._registry)
+        self.calls = CallMetrics()
+        self.connections = ConnectionMetrics()
+        self.generation = GenerationMetrics()
+        self.database = DatabaseMetrics()
+        self.store = StoreMetrics()
 
     def certificate_loaded(self, expires_at: datetime) -> None:
         """Set when the server's certificate expires."""
@@ -64,7 +56,6 @@ class Metrics:
         return Gauge(
             "pixyproxy_tls_certificate_expires_timestamp_seconds",
             "When the TLS certificate expires, in seconds since 1970.",
-            registry=self._registry,
             multiprocess_mode="livemin",
         )
 
@@ -72,23 +63,21 @@ class Metrics:
 class CallMetrics:
     """Calls, with the metric names of go-grpc-prometheus."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        counter = partial(Counter, registry=registry)
-        histogram = partial(Histogram, registry=registry)
+    def __init__(self) -> None:
         labels = ("grpc_service", "grpc_method")
-        self._started = counter("grpc_server_started", "Started calls.", labels)
-        self._handled = counter("grpc_server_handled", "Completed calls, by code.", (*labels, "grpc_code"))
-        self._seconds = histogram(
+        self._started = Counter("grpc_server_started", "Started calls.", labels)
+        self._handled = Counter("grpc_server_handled", "Completed calls, by code.", (*labels, "grpc_code"))
+        self._seconds = Histogram(
             "grpc_server_handling_seconds",
             "Duration of calls, of streams to their last message.",
             labels,
             buckets=_CALL_SECONDS,
         )
-        self._errors = counter("pixyproxy_errors", "Failed calls, by the reason of the error.", ("reason",))
-        self._unread = counter(
+        self._errors = Counter("pixyproxy_errors", "Failed calls, by the reason of the error.", ("reason",))
+        self._unread = Counter(
             "pixyproxy_calls_without_request", "Calls that ended before their requests were received.", ("reason",)
         )
-        self._waits = histogram(
+        self._waits = Histogram(
             "pixyproxy_call_wait_seconds",
             "Time that calls waited for a thread, of those that waited.",
             buckets=_STEP_SECONDS,
@@ -134,11 +123,10 @@ class CallMetrics:
 class ConnectionMetrics:
     """Connections of clients."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        counter = partial(Counter, registry=registry)
-        self._open = _live_sum(registry, "pixyproxy_connections", "Open connections.")
-        self._limit = _live_sum(registry, "pixyproxy_connections_limit", "The most open connections.")
-        self._closed = counter("pixyproxy_connections_closed", "Connections closed because of a limit.", ("limit",))
+    def __init__(self) -> None:
+        self._open = _live_sum("pixyproxy_connections", "Open connections.")
+        self._limit = _live_sum("pixyproxy_connections_limit", "The most open connections.")
+        self._closed = Counter("pixyproxy_connections_closed", "Connections closed because of a limit.", ("limit",))
         for limit in ("total", "per_address"):
             self._closed.labels(limit)
 
@@ -158,52 +146,46 @@ class ConnectionMetrics:
 class GenerationMetrics(GenerationObserver):
     """Generations, and requests to the provider. A generation may take several requests."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        counter = partial(Counter, registry=registry)
-        histogram = partial(Histogram, registry=registry)
-        self._generations = counter("pixyproxy_generations", "Completed generations, by outcome.", ("model", "outcome"))
-        self._seconds = histogram(
+    def __init__(self) -> None:
+        self._generations = Counter("pixyproxy_generations", "Completed generations, by outcome.", ("model", "outcome"))
+        self._seconds = Histogram(
             "pixyproxy_generation_seconds",
             "Duration of successful generations, including waits and retries.",
             ("model",),
             buckets=_GENERATION_SECONDS,
         )
-        self._unknown_outcomes = counter(
+        self._unknown_outcomes = Counter(
             "pixyproxy_unknown_outcomes", "Generations that ended with an unknown outcome, also after a crash."
         )
-        self._tokens = counter(
+        self._tokens = Counter(
             "pixyproxy_generation_tokens", "Tokens that the provider counted.", ("model", "direction")
         )
-        self._dollars = counter(
+        self._dollars = Counter(
             "pixyproxy_generation_cost_dollars",
             "What stored images cost, by the price list, in US dollars.",
             ("model",),
         )
-        self._unpriced = counter(
+        self._unpriced = Counter(
             "pixyproxy_generation_images_without_cost", "Stored images with an unknown cost.", ("model",)
         )
-        self._under_way = _live_sum(registry, "pixyproxy_generations_under_way", "Submitted generations.")
-        self._slots = _live_sum(registry, "pixyproxy_generation_slots", "The most submitted generations.")
-        self._requests = counter("pixyproxy_provider_requests", "Requests to the provider, by outcome.", ("outcome",))
-        self._request_seconds = histogram(
+        self._under_way = _live_sum("pixyproxy_generations_under_way", "Submitted generations.")
+        self._slots = _live_sum("pixyproxy_generation_slots", "The most submitted generations.")
+        self._requests = Counter("pixyproxy_provider_requests", "Requests to the provider, by outcome.", ("outcome",))
+        self._request_seconds = Histogram(
             "pixyproxy_provider_request_seconds",
             "Duration of requests to the provider, with any outcome.",
             buckets=_GENERATION_SECONDS,
         )
-        self._asking = _live_sum(
-            registry, "pixyproxy_provider_requests_under_way", "Requests to the provider in progress."
-        )
-        self._retries = counter("pixyproxy_provider_retries", "Retried requests, by error.", ("error",))
-        self._waits = histogram(
+        self._asking = _live_sum("pixyproxy_provider_requests_under_way", "Requests to the provider in progress.")
+        self._retries = Counter("pixyproxy_provider_retries", "Retried requests, by error.", ("error",))
+        self._waits = Histogram(
             "pixyproxy_pacing_wait_seconds",
             "Time of requests in the queue before they were submitted.",
             buckets=_GENERATION_SECONDS,
         )
-        self._waiting = _live_sum(registry, "pixyproxy_pacing_waiting", "Queued generations that calls wait for.")
+        self._waiting = _live_sum("pixyproxy_pacing_waiting", "Queued generations that calls wait for.")
         self._open_circuits = _live_sum(
-            registry,
-            "pixyproxy_provider_circuits_open",
-            "Processes with an open circuit, because the provider is down.",
+            "pixyproxy_provider_circuits_open", "Processes with an open circuit, because the provider is down."
         )
         _, *provider_errors = with_subclasses(ProviderError)
         for outcome in (MADE, *(kind.__name__ for kind in provider_errors)):
@@ -224,13 +206,15 @@ class GenerationMetrics(GenerationObserver):
         self._waiting.set(count)
 
     def ended(self, model: str, seconds: float, outcome: GeneratedImage | BaseException) -> None:  # noqa: D102  inherited
-        model = self._label_of(model, is_known=isinstance(outcome, GeneratedImage))
-        self._generations.labels(model, _name_of(outcome)).inc()
-        if isinstance(outcome, GeneratedImage):
-            self._seconds.labels(model).observe(seconds)
-            if outcome.usage is not None:
-                self._tokens.labels(model, "input").inc(outcome.usage.input_tokens)
-                self._tokens.labels(model, "output").inc(outcome.usage.output_tokens)
+        if not isinstance(outcome, GeneratedImage):
+            self._generations.labels(self._label_of(model, is_known=False), type(outcome).__name__).inc()
+            return
+        model = self._label_of(model, is_known=True)
+        self._generations.labels(model, MADE).inc()
+        self._seconds.labels(model).observe(seconds)
+        if outcome.usage is not None:
+            self._tokens.labels(model, "input").inc(outcome.usage.input_tokens)
+            self._tokens.labels(model, "output").inc(outcome.usage.output_tokens)
 
     def outcome_unknown(self) -> None:  # noqa: D102  inherited
         self._unknown_outcomes.inc()
@@ -271,21 +255,19 @@ class GenerationMetrics(GenerationObserver):
 class DatabaseMetrics:
     """Statements and connections of the database."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        counter = partial(Counter, registry=registry)
-        histogram = partial(Histogram, registry=registry)
-        self._statements = histogram(
+    def __init__(self) -> None:
+        self._statements = Histogram(
             "pixyproxy_database_statement_seconds", "Duration of statements.", ("operation",), buckets=_STEP_SECONDS
         )
-        self._waits = histogram(
+        self._waits = Histogram(
             "pixyproxy_database_wait_seconds",
             "Time to get a connection and, for a transaction, to begin it.",
             buckets=_STEP_SECONDS,
         )
-        self._errors = counter("pixyproxy_database_errors", "Failed statements and waits, by error.", ("error",))
+        self._errors = Counter("pixyproxy_database_errors", "Failed statements and waits, by error.", ("error",))
         # Its rate is the average number of connections in use, which a gauge would only sample.
-        self._use = counter("pixyproxy_database_connection_use_seconds", "Seconds for which connections were in use.")
-        self._limit = _live_sum(registry, "pixyproxy_database_connections_limit", "The most connections in use.")
+        self._use = Counter("pixyproxy_database_connection_use_seconds", "Seconds for which connections were in use.")
+        self._limit = _live_sum("pixyproxy_database_connections_limit", "The most connections in use.")
         self._statements_of = lru_cache(maxsize=None)(self._statements.labels)
 
     def set_limit(self, count: int) -> None:
@@ -309,17 +291,15 @@ class DatabaseMetrics:
 class StoreMetrics:
     """Operations of the image store."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        counter = partial(Counter, registry=registry)
-        histogram = partial(Histogram, registry=registry)
-        self._operations = histogram(
+    def __init__(self) -> None:
+        self._operations = Histogram(
             "pixyproxy_store_operation_seconds",
             "Duration of operations of the image store; all reads of an image are one operation.",
             ("operation",),
             buckets=_STEP_SECONDS,
         )
-        self._errors = counter("pixyproxy_store_errors", "Failed operations of the image store, by error.", ("error",))
-        self._bytes = counter("pixyproxy_store_bytes", "Bytes of images read or written.", ("direction",))
+        self._errors = Counter("pixyproxy_store_errors", "Failed operations of the image store, by error.", ("error",))
+        self._bytes = Counter("pixyproxy_store_bytes", "Bytes of images read or written.", ("direction",))
 
     def moved(self, direction: str, count: int) -> None:
         """Count bytes that were read or written."""
@@ -332,10 +312,6 @@ class StoreMetrics:
             self._errors.labels(type(error).__name__).inc()
 
 
-def _live_sum(registry: CollectorRegistry, name: str, text: str) -> Gauge:
+def _live_sum(name: str, text: str) -> Gauge:
     """Make a gauge with the sum of the values of all running processes."""
-    return Gauge(name, text, registry=registry, multiprocess_mode="livesum")
-
-
-def _name_of(outcome: GeneratedImage | BaseException) -> str:
-    return MADE if isinstance(outcome, GeneratedImage) else type(outcome).__name__
+    return Gauge(name, text, multiprocess_mode="livesum")

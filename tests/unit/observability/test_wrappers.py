@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import REGISTRY
 
 from pixyproxy.core.exceptions import (
     ConstraintViolationError,
@@ -132,10 +132,9 @@ def test_provider_requests_are_counted_by_outcome() -> None:
             pass
 
     def value(name: str, **labels: str) -> float | None:
-        return registry.get_sample_value(name, labels)
+        return REGISTRY.get_sample_value(name, labels)
 
-    registry = CollectorRegistry()
-    generator = ObservedGenerator(Failing(), GenerationMetrics(registry).provider_request)
+    generator = ObservedGenerator(Failing(), GenerationMetrics().provider_request)
     with pytest.raises(ProviderUnavailableError):
         generator.generate(_REQUEST)
     assert value("pixyproxy_provider_requests_under_way") == 0
