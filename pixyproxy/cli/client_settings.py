@@ -59,19 +59,6 @@ class ClientSettings:
         return f"ClientSettings({self.server!r})"  # And no password.
 
 
-@dataclass(frozen=True)
-class TerminalSettings:
-    """The capabilities of the terminal.
-
-    Attributes:
-        is_plain: without colours and progress bars.
-        image_protocol: "kitty" or "iterm2"; empty if it is not known to support either.
-    """
-
-    is_plain: bool
-    image_protocol: str
-
-
 def load_client_settings() -> ClientSettings:
     """Read the environment and the credentials file.
 
@@ -97,17 +84,20 @@ def load_client_settings() -> ClientSettings:
     )
 
 
-def load_terminal_settings() -> TerminalSettings:
-    """Read the terminal's capabilities from the environment."""
+def is_plain_terminal() -> bool:
+    """Return whether to use no colours and progress bars."""
+    return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+
+
+def image_protocol() -> str:
+    """Return "kitty" or "iterm2"; empty if the terminal is not known to support either."""
     term, program = os.environ.get("TERM", ""), os.environ.get("TERM_PROGRAM", "")
-    protocol = ""
     # A terminal multiplexer passes on the terminal's variables, but no images.
-    if not term.startswith(("screen", "tmux")) and "TMUX" not in os.environ:
-        if term in ("xterm-kitty", "xterm-ghostty") or program in ("ghostty", "WezTerm"):
-            protocol = "kitty"
-        elif program == "iTerm.app":
-            protocol = "iterm2"
-    return TerminalSettings(is_plain=bool(os.environ.get("NO_COLOR")) or term == "dumb", image_protocol=protocol)
+    if term.startswith(("screen", "tmux")) or "TMUX" in os.environ:
+        return ""
+    if term in ("xterm-kitty", "xterm-ghostty") or program in ("ghostty", "WezTerm"):
+        return "kitty"
+    return "iterm2" if program == "iTerm.app" else ""
 
 
 def credentials_path() -> Path:

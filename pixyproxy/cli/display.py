@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from pixyproxy.cli import warn
-from pixyproxy.cli.client_settings import load_terminal_settings
+from pixyproxy.cli.client_settings import image_protocol, is_plain_terminal
 from pixyproxy.cli.connection import ServerClient
 from pixyproxy.cli.texts import json_line, json_of, lines_of
 from pixyproxy.client import ImageDetail, Rendition
@@ -43,8 +43,7 @@ def show_image(client: ServerClient, guid: str) -> None:
 
 def image_viewer(option: str) -> Callable[[bytes], None] | None:
     """Return what shows an image on this terminal; None, after a warning, if the terminal cannot."""
-    terminal = load_terminal_settings()
-    if not sys.stdout.isatty() or terminal.is_plain or sys.stdout.encoding.lower() != "utf-8":
+    if not sys.stdout.isatty() or is_plain_terminal() or sys.stdout.encoding.lower() != "utf-8":
         warn(f"{option} needs a terminal with colours and UTF-8.")
         return None
     try:
@@ -52,7 +51,7 @@ def image_viewer(option: str) -> Callable[[bytes], None] | None:
     except ModuleNotFoundError:
         warn(f"{option} needs Pillow: pip install pillow")
         return None
-    return partial(terminal_image.show, terminal=terminal)
+    return partial(terminal_image.show, protocol=image_protocol())
 
 
 def spinner(words: str, server: str) -> AbstractContextManager[Line | None]:
@@ -74,4 +73,4 @@ def bar(words: str, server: str) -> AbstractContextManager[Callable[[int, int], 
 
 
 def _is_animated() -> bool:
-    return sys.stderr.isatty() and not load_terminal_settings().is_plain
+    return sys.stderr.isatty() and not is_plain_terminal()

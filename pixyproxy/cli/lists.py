@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import typer
 
 from pixyproxy.cli import warn
-from pixyproxy.cli.client_settings import load_terminal_settings
+from pixyproxy.cli.client_settings import is_plain_terminal
 from pixyproxy.cli.texts import json_line, json_of, json_of_generation, local_time, printable
 
 _GAP = "  "
@@ -72,13 +72,12 @@ def warn_of_more(rest: Iterator[Any], limit: int | None) -> None:
 
 
 def _table(rows: Iterable[Any], optional: Sequence[_Column]) -> Iterator[str]:
-    is_plain = load_terminal_settings().is_plain
     # A terminal may wrap a line that fills it to the last cell.
     lines = _lines_for(shutil.get_terminal_size().columns - 1, optional)
     for number, row in enumerate(rows):
         if number == 0:
             headers = [_row([column.title for column in columns], columns) for columns in lines]
-            yield from headers if is_plain else [typer.style(header, bold=True) for header in headers]
+            yield from headers if is_plain_terminal() else [typer.style(header, bold=True) for header in headers]
         for columns in lines:
             yield _row([printable(column.text(row)) for column in columns], columns)
 

@@ -13,15 +13,13 @@ from rich.console import Console
 from rich.segment import Segment, Segments
 from rich.style import Style
 
-from pixyproxy.cli.client_settings import TerminalSettings
-
 _MAX_COLUMNS = 60
 _KITTY_CHUNK = 4096
 _UPPER_HALF = "▀"
 
 
-def show(data: bytes, terminal: TerminalSettings) -> None:
-    """Show an image on standard output, which must be a terminal.
+def show(data: bytes, protocol: str) -> None:
+    """Show an image on standard output, which must be a terminal with a protocol of ``image_protocol``.
 
     Raises:
         OSError: the bytes are not an image.
@@ -34,10 +32,10 @@ def show(data: bytes, terminal: TerminalSettings) -> None:
     columns = min(_MAX_COLUMNS, console.width)
     rows = max(1, min(round(columns * image.height / image.width / 2), console.height - 2))
     columns = max(1, min(columns, round(rows * 2 * image.width / image.height)))
-    if terminal.image_protocol == "kitty":
+    if protocol == "kitty":
         image.thumbnail((columns * 20, rows * 40))
         _write(_kitty(image, columns, rows))
-    elif terminal.image_protocol == "iterm2":
+    elif protocol == "iterm2":
         _write(_iterm2(data, columns, rows))
     else:
         console.print(Segments(_half_blocks(image.resize((columns, rows * 2)))), end="")
