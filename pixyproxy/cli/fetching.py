@@ -6,7 +6,7 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn, cast
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -19,13 +19,6 @@ from pixyproxy.client import ContentInfo, Rendition
 from pixyproxy.client.download import file_to_write
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
-
-Pixels = Annotated[
-    Literal["256", "512", "1024", "2048"] | None,
-    typer.Option(
-        "--rendition", help="A small WebP copy with at most so many pixels across and down.", show_default=False
-    ),
-]
 
 
 @app.command(cls=ServerCommand)
@@ -41,7 +34,10 @@ def fetch(
             show_default=False,
         ),
     ] = "",
-    pixels: Pixels = None,
+    rendition: Annotated[
+        Rendition | None,
+        typer.Option(help="A small WebP copy with at most so many pixels across and down.", show_default=False),
+    ] = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -50,7 +46,6 @@ def fetch(
     By default it is saved in the current folder under the image's filename. A download that was interrupted continues
     where it stopped. The whole file is verified.
     """
-    rendition = None if pixels is None else cast(Rendition, int(pixels))
     if output == STDIO:
         _write_to_stdout(guid, rendition)
         return

@@ -26,10 +26,8 @@ Tags = Annotated[
 ]
 
 
-def parse_time(text: str | datetime) -> datetime:
+def parse_time(text: str) -> datetime:
     """Parse a date or a time, in the local time zone by default."""
-    if isinstance(text, datetime):
-        return text
     try:
         return datetime.fromisoformat(text).astimezone()
     except (ValueError, OverflowError):

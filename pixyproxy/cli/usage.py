@@ -48,9 +48,7 @@ def _parse_groups(text: str) -> list[UsageGrouping]:
         raise typer.BadParameter(f"{name!r} is not one of author, model and day.", param_hint="--by") from None
 
 
-def _parse_day(text: str | date) -> date:
-    if isinstance(text, date):
-        return text
+def _parse_day(text: str) -> date:
     try:
         return date.fromisoformat(text)
     except ValueError:
