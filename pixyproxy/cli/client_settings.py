@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pixyproxy.client import TLS
 from pixyproxy.core.exceptions import ConfigurationError
 
 VARIABLES = {
@@ -39,20 +40,14 @@ class ClientSettings:
         server: host:port.
         username: the username, or None.
         password: the password, or None if it is not known.
-        tls: whether to use TLS; None decides by the address.
-        ca_file: CA certificates for the server, or None for the system's.
-        certificate_file: the client's certificate, or None.
-        key_file: its key, or None.
+        tls: whether to use TLS, or its files; None decides by the address.
         allow_plaintext: whether the password may be sent in plain text over the network.
     """
 
     server: str
     username: str | None
     password: str | None
-    tls: bool | None
-    ca_file: Path | None
-    certificate_file: Path | None
-    key_file: Path | None
+    tls: TLS | bool | None
     allow_plaintext: bool
 
     def __repr__(self) -> str:
@@ -76,10 +71,7 @@ def load_client_settings() -> ClientSettings:
         server=server,
         username=username,
         password=password,
-        tls=_switch(given, "PIXYPROXY_CLIENT_TLS"),
-        ca_file=_path(given, "PIXYPROXY_CLIENT_CA"),
-        certificate_file=_path(given, "PIXYPROXY_CLIENT_CERTIFICATE"),
-        key_file=_path(given, "PIXYPROXY_CLIENT_KEY"),
+        tls=_tls(given),
         allow_plaintext=_switch(given, "PIXYPROXY_CLIENT_ALLOW_PLAINTEXT") or False,
     )
 
@@ -127,6 +119,17 @@ def _from_file(server: str, username: str | None) -> tuple[str | None, str | Non
     return login, password
 
 
+def _tls(given: Mapping[str, str]) -> TLS | bool | None:
+    is_used = _switch(given, "PIXYPROXY_CLIENT_TLS")
+    names = ("PIXYPROXY_CLIENT_CA", "PIXYPROXY_CLIENT_CERTIFICATE", "PIXYPROXY_CLIENT_KEY")
+    if is_used is False or given.keys().isdisjoint(names):
+        return is_used
+    try:
+        return TLS(*(Path(given[name]) if name in given else None for name in names))
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
+
+
 def _switch(given: Mapping[str, str], name: str) -> bool | None:
     if name not in given:
         return None
@@ -134,7 +137,3 @@ def _switch(given: Mapping[str, str], name: str) -> bool | None:
         return _SWITCHES[given[name].lower()]
     except KeyError:
         raise ConfigurationError(f"{name}: must be true or false.") from None
-
-
-def _path(given: Mapping[str, str], name: str) -> Path | None:
-    return Path(given[name]) if name in given else None

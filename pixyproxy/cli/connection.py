@@ -15,7 +15,6 @@ from pixyproxy.cli.failures import FAILED, explain, refuse, status_of
 from pixyproxy.cli.help import Command
 from pixyproxy.cli.texts import printable
 from pixyproxy.client import (
-    TLS,
     CredentialsError,
     NotFoundError,
     PixyProxyClient,
@@ -45,14 +44,11 @@ class ServerClient(PixyProxyClient):
     def __init__(self, settings: ClientSettings) -> None:
         self.server = settings.server
         self.is_signed_in = settings.username is not None
-        tls: TLS | bool | None = settings.tls
-        if tls is not False and (settings.ca_file or settings.certificate_file or settings.key_file):
-            tls = TLS(settings.ca_file, settings.certificate_file, settings.key_file)
         super().__init__(
             settings.server,
             username=settings.username,
             password=settings.password,
-            tls=tls,
+            tls=settings.tls,
             allow_plaintext=settings.allow_plaintext,
             # Scripts see only the final error.
             on_unreachable=self._warn_of_no_answer if sys.stderr.isatty() else None,
