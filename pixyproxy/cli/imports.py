@@ -75,13 +75,13 @@ def import_(
             )
             try:
                 image = _import(client, file, description, options)
-            except (InvalidRequestError, NotFoundError) as error:
-                _explain(error, client, file)
-                status = status or status_of(error)
             except PixyProxyClientError as error:
-                _explain(error, client, file)
-                show_command_to_repeat(again, without="storing images twice")
-                raise typer.Exit(status_of(error)) from error
+                warn(f"{printable(file)} was not imported.")
+                explain(error, client.server)
+                if not isinstance(error, (InvalidRequestError, NotFoundError)):
+                    show_command_to_repeat(again, without="storing images twice")
+                    raise typer.Exit(status_of(error)) from error
+                status = status or status_of(error)
             except OSError as error:
                 warn(f"{printable(file)} cannot be read: {error.strerror}.")
                 status = status or FAILED
@@ -105,8 +105,3 @@ def _name_of(file: str) -> str:
     """Return the filename for a file, or nothing if the server has to make one."""
     name = Path(file).name
     return name if file != STDIO and name.isprintable() else ""
-
-
-def _explain(error: PixyProxyClientError, client: ServerClient, file: str) -> None:
-    warn(f"{printable(file)} was not imported.")
-    explain(error, client.server)
