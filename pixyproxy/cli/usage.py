@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import Annotated
 
@@ -83,7 +83,7 @@ def usage(
     with connect(must_sign_in=True) as client:
         rows = client.summarize_usage(
             start=None if since is None else datetime.combine(since, time.min, UTC),
-            end=None if until is None else _end_of(until),
+            end=None if until is None else datetime.combine(until, time.max, UTC),
             group_by=group_by,
             author=author,
         )
@@ -136,13 +136,6 @@ def _print_quotas(quotas: Sequence[Quota]) -> None:
         numbers = [_shown(unit, number) for number in (one.limit, one.used, one.reserved)]
         table.add_row(printable(one.name), *numbers, resets_at)
     Console(highlight=False, markup=False).print(table)
-
-
-def _end_of(day: date) -> datetime:
-    try:
-        return datetime.combine(day, time.min, UTC) + timedelta(days=1)
-    except OverflowError:
-        return datetime.max.replace(tzinfo=UTC)
 
 
 def _write_lines(rows: Sequence[UsageRow], names: Sequence[str], as_csv: bool) -> None:
