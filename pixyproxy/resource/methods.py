@@ -86,8 +86,8 @@ POLICIES: Mapping[str, MethodPolicy] = {
     _GENERATIONS + "CancelGeneration": MethodPolicy(Credentials.REQUIRED, Bulkhead.UNARY, Repeat.ALWAYS),
     _USAGE + "SummarizeUsage": MethodPolicy(Credentials.REQUIRED, Bulkhead.UNARY, Repeat.ALWAYS),
     _USAGE + "GetQuota": MethodPolicy(Credentials.REQUIRED, Bulkhead.UNARY, Repeat.ALWAYS),
-    # The package does not implement Health.List.
     _HEALTH + "Check": _HEALTH_CALL,
+    _HEALTH + "List": _HEALTH_CALL,
     _HEALTH + "Watch": _HEALTH_CALL,
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": _REFLECTION_CALL,
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _REFLECTION_CALL,

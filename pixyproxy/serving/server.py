@@ -202,7 +202,7 @@ class Server:
 
 
 class _Health(health.HealthServicer):
-    """The standard health service, which ends its watches when the server stops.
+    """The standard health service, with List, which ends its watches when the server stops.
 
     A balancer watches for as long as it is connected: every drain would last until its timeout.
     """
@@ -210,6 +210,15 @@ class _Health(health.HealthServicer):
     def __init__(self) -> None:
         super().__init__()
         self._watches: set[Callable[[None], None]] = set()
+
+    def List(self, request: Any, context: grpc.ServicerContext) -> Any:
+        """Return the status of every service; the package has no implementation."""
+        with self._lock:  # type: ignore[attr-defined]  # not in the stubs
+            statuses = {
+                service: health_pb2.HealthCheckResponse(status=status)
+                for service, status in self._server_status.items()  # type: ignore[attr-defined]
+            }
+        return health_pb2.HealthListResponse(statuses=statuses)  # type: ignore[attr-defined]
 
     def Watch(self, request: Any, context: grpc.ServicerContext, send_response_callback: Any = None) -> Any:
         if request.service not in _HEALTH_SERVICES:

@@ -274,7 +274,7 @@ def test_a_field_that_is_not_known_here_is_passed_over(client: ImageClient, imag
         "/pixyproxy.v1.ImageService/",
         "/pixyproxy.v1.ImageService/getimage",
         "/pixyproxy.v2.ImageService/GetImage",
-        "/grpc.health.v1.Health/List",
+        "/grpc.health.v1.Health/Set",
         "/another.Service/Method",
         "/nothing",
     ],

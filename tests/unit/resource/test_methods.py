@@ -24,7 +24,6 @@ from pixyproxy.resource.methods import POLICIES, Bulkhead, Credentials, Repeat
 from tests.support.rpc import TIMEOUT, raw_unary
 
 _SERVICE_CONFIG = Path("protos/pixyproxy/v1/service_config.json")
-_HEALTH_LIST = "/grpc.health.v1.Health/List"
 _SERVED_BY_PACKAGES = (
     health.SERVICE_NAME,
     channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name,
@@ -41,7 +40,7 @@ def test_it_has_exactly_the_methods_that_are_served() -> None:
         for method in pool.FindServiceByName(service).methods
     }
 
-    assert described - {_HEALTH_LIST} == set(POLICIES)
+    assert described == set(POLICIES)
 
 
 def test_nothing_can_be_written_without_credentials() -> None:
@@ -122,7 +121,7 @@ def echoing() -> Iterator[grpc.Channel]:
         server.stop(None)
 
 
-@pytest.mark.parametrize("method", ["/pixyproxy.v1.ImageService/GetEverything", "/another.Service/Get", _HEALTH_LIST])
+@pytest.mark.parametrize("method", ["/pixyproxy.v1.ImageService/GetEverything", "/another.Service/Get"])
 def test_a_served_method_without_a_policy_is_refused(echoing: grpc.Channel, method: str) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         raw_unary(echoing, method)(b"request", timeout=TIMEOUT)
