@@ -423,9 +423,9 @@ def test_old_requests_without_an_image_are_forgotten_and_their_ids_are_not(datab
     young = [ended(state, minutes(2), minutes(2)) for state in GenerationState]
     late = [ended(state, minutes(0), minutes(2)) for state in GenerationState]
 
-    counts = [removed(database, lambda details: details.forget_requests(minutes(2), 2)) for _ in range(3)]
-
-    assert counts == [2, 1, 0]
+    since = removed(database, lambda details: details.forget_requests(minutes(2), 2, since=minutes(0)))
+    assert since == minutes(0)
+    assert removed(database, lambda details: details.forget_requests(minutes(2), 2, since=minutes(0))) is None
     for generation in (*old, *young, *late):
         found = detail(database, generation)
         is_forgotten = generation in old and found.state in FINAL_WITHOUT_IMAGE
@@ -434,6 +434,56 @@ def test_old_requests_without_an_image_are_forgotten_and_their_ids_are_not(datab
         known = changed(database, lambda all_, request_id=request_id: all_.find(ann.user_id, request_id))  # type: ignore[misc]
         assert known is not None
         assert (known.id, known.fingerprint) == (generation.id, generation.fingerprint)
+
+
+def test_the_oldest_requests_are_forgotten_first_and_each_call_goes_on_after_the_last(
+    database: Database, ann: Caller
+) -> None:
+    """Each would otherwise read past all that were forgotten, or are kept because they ended late."""
+    generations = [
+        record(
+            database,
+            ann,
+            state=FINAL_WITHOUT_IMAGE[number % 3].value,
+            created_at=minutes(number),
+            updated_at=minutes(9 if number == 1 else number),
+        )
+        for number in reversed(range(6))
+    ][::-1]
+
+    def is_known() -> list[bool]:
+        return [detail(database, generation).creation is not None for generation in generations]
+
+    assert removed(database, lambda details: details.forget_requests(minutes(9), 2, since=minutes(0))) == minutes(2)
+    assert is_known() == [False, True, False, True, True, True]
+    # It would be forgotten by now.
+    assert removed(database, lambda details: details.forget_requests(minutes(10), 2, since=minutes(2))) == minutes(4)
+    assert is_known() == [False, True, False, False, False, True]
+    assert removed(database, lambda details: details.forget_requests(minutes(10), 2, since=minutes(4))) is None
+    assert is_known() == [False, True, False, False, False, False]
+
+
+@on_servers  # SQLite does not count them.
+def test_forgetting_the_last_requests_reads_no_more_rows_than_forgetting_the_first(
+    database: Database, ann: Caller
+) -> None:
+    for number in range(60):
+        state = FINAL_WITHOUT_IMAGE[number % 3].value
+        record(database, ann, state=state, created_at=minutes(number), updated_at=minutes(number))
+
+    counts: list[int] = []
+    since: datetime | None = minutes(0)
+    while since is not None:
+        with database.transaction() as context:
+            context.execute("FLUSH STATUS", {})
+            since = GenerationDetailRepository(context).forget_requests(minutes(60), 5, since=since)
+            (row,) = context.fetch_all("SHOW SESSION STATUS LIKE 'Handler_read_next'", {})
+            context.commit()
+        counts.append(int(row["Value"]))
+
+    assert len(counts) == 60 // 5 + 1
+    # The one that was forgotten last is read again.
+    assert max(counts) <= counts[0] + 1, counts
 
 
 @on_servers  # In SQLite a transaction excludes other changes.
@@ -452,7 +502,7 @@ def test_a_request_that_is_queued_again_meanwhile_is_not_forgotten(
             return rows
 
         monkeypatch.setattr(context, "fetch_all", read_first)
-        GenerationDetailRepository(context).forget_requests(minutes(2), 2)
+        GenerationDetailRepository(context).forget_requests(minutes(2), 2, since=minutes(0))
         context.commit()
 
     assert detail(database, generation).creation is not None

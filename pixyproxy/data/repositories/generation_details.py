@@ -119,24 +119,40 @@ class GenerationDetailRepository(Repository):
             "UPDATE generations SET request = NULL WHERE image_guid = :image_guid", {"image_guid": image_guid}
         )
 
-    def forget_requests(self, before: datetime, limit: int) -> int:
-        """Remove the requests of generations that ended without an image before a moment, and return their number."""
-        without_image = (GenerationState.FAILED, GenerationState.CANCELLED, GenerationState.OUTCOME_UNKNOWN)
-        ids = self._context.fetch_values(
+    def forget_requests(self, before: datetime, limit: int, *, since: datetime) -> datetime | None:
+        """Remove the requests of the oldest generations that ended without an image before a moment.
+
+        Args:
+            before: the moment.
+            limit: the most requests to remove.
+            since: skip the generations that were recorded before, which an earlier call has seen.
+
+        Returns:
+            The time to continue from, or None if there are no more.
+        """
+        # A branch for each state, which walks one index and stops at the limit.
+        branches = " UNION ALL ".join(
             f"""
-            SELECT id FROM generations
-            WHERE state IN ({", ".join(f"'{state.value}'" for state in without_image)})
-              AND created_at < :before AND updated_at < :before AND request IS NOT NULL LIMIT {limit}
-            """,  # noqa: S608
-            {"before": before},
+            SELECT id, created_at FROM (
+              SELECT id, created_at FROM generations
+              WHERE state = '{state.value}' AND created_at >= :since AND created_at < :before
+                AND updated_at < :before AND request IS NOT NULL
+              ORDER BY created_at LIMIT {limit}
+            ) AS {state.name.lower()}
+            """  # noqa: S608
+            for state in (GenerationState.FAILED, GenerationState.CANCELLED, GenerationState.OUTCOME_UNKNOWN)
         )
-        if ids:
+        rows = self._context.fetch_all(
+            f"{branches} ORDER BY created_at LIMIT {limit}", {"since": since, "before": before}
+        )
+        if rows:
             # The time again, because one that was queued again meanwhile needs its request.
+            ids = in_list(row["id"] for row in rows)
             self._context.execute(
-                f"UPDATE generations SET request = NULL WHERE id IN ({in_list(ids)}) AND updated_at < :before",  # noqa: S608
+                f"UPDATE generations SET request = NULL WHERE id IN ({ids}) AND updated_at < :before",  # noqa: S608
                 {"before": before},
             )
-        return len(ids)
+        return rows[-1]["created_at"] if len(rows) == limit else None
 
 
 def _author_of(row: Row) -> Caller:

@@ -39,6 +39,7 @@ _NOTICED_SHARE = 3 / 4
 # Watchers on other servers look ten times a second.
 _PARTIALS_AFTER_END = timedelta(seconds=5)
 _FORGET_SECONDS = 3600.0
+_BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 # An image that cannot be recovered is logged at most once an hour.
 _REPORT_SECONDS = 3600.0
 
@@ -96,6 +97,8 @@ class Recovery:
         self._reached_at = time.time()
         self._list_at = 0.0
         self._forget_at = 0.0
+        # When the generation was recorded whose request was removed last in this pass; the next run begins there.
+        self._forget_since = _BEGINNING
         # The deletion that failed last, or 0. The next run begins after it.
         self._failed_deletion = 0
         # The rendition that was checked last; after the last of all, 0.
@@ -224,11 +227,13 @@ class Recovery:
     def _forget_requests(self) -> None:
         if self._retention is None or time.monotonic() < self._forget_at:
             return
-        before = datetime.now(UTC) - self._retention
-        count = in_transaction(
-            self._database, lambda context: GenerationDetailRepository(context).forget_requests(before, _ROWS_A_RUN)
+        before, since = datetime.now(UTC) - self._retention, self._forget_since
+        seen = in_transaction(
+            self._database,
+            lambda context: GenerationDetailRepository(context).forget_requests(before, _ROWS_A_RUN, since=since),
         )
-        if count < _ROWS_A_RUN:
+        self._forget_since = seen or _BEGINNING
+        if seen is None:
             self._forget_at = time.monotonic() + _FORGET_SECONDS
 
     def _attempt(self, guid: str, step: Callable[[], object]) -> bool:

@@ -9,7 +9,7 @@ import re
 import threading
 import time
 from contextlib import closing
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -412,17 +412,24 @@ def test_requests_are_forgotten_now_and_then(
     database: Database, store: FailingStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = Server(database, store, FakeGenerator(), retention=timedelta(days=30))
-    calls: list[int] = []
+    calls: list[datetime] = []
+    seen = datetime.now(UTC) - timedelta(days=40)
 
-    def count(_: GenerationDetailRepository, before: datetime, limit: int) -> int:
-        calls.append(limit)
-        return limit if len(calls) == 1 else 0
+    def forget(_: GenerationDetailRepository, before: datetime, limit: int, *, since: datetime) -> datetime | None:
+        calls.append(since)
+        return seen if len(calls) % 2 else None
 
-    monkeypatch.setattr(GenerationDetailRepository, "forget_requests", count)
+    monkeypatch.setattr(GenerationDetailRepository, "forget_requests", forget)
     for _ in range(4):
         server.recovery.run()
     # As there were more, the second run went on.
-    assert len(calls) == 2
+    beginning = calls[0]
+    assert beginning < seen
+    assert calls == [beginning, seen]
+    # The next time, all are looked at again: some may have ended meanwhile.
+    server.recovery._forget_at = 0.0
+    server.recovery.run()
+    assert calls == [beginning, seen, beginning]
 
 
 def test_what_could_not_be_committed_is_committed_by_the_next_run_and_forgotten(
