@@ -161,12 +161,13 @@ def add_user(
     password_stdin: PasswordStdin = False,
 ) -> None:
     """Add a user."""
+    user = {"username": name, "password": "not read yet", "class_key": class_key}
+    validated(UserCreate, user)  # No password is asked for in vain.
     # The first user may be added before the first start of a server.
     with _users(open_current_database) as users:
         if _is_user(users, name):
             raise ConstraintViolationError(f"The name {name} is taken. To change the password: pixyproxy user passwd")
-        password = _read_password(password_stdin)
-        users.create_user(validated(UserCreate, {"username": name, "password": password, "class_key": class_key}))
+        users.create_user(validated(UserCreate, user | {"password": _read_password(password_stdin)}))
     _say(f"Added {class_key} {name}.")
 
 

@@ -188,6 +188,8 @@ def _user_without_rights(url: str) -> Iterator[dict[str, str]]:
     [
         (["add", "ann"], "mysql://root:secret@127.0.0.1:1/x", "No database server answers"),
         (["passwd", "ann"], "mysql://root:secret@127.0.0.1:1/x", "No database server answers"),
+        (["add", ""], "", "username: must not be empty"),
+        (["add", "a:b"], "", "must not contain a colon"),
         (["passwd", "nobody"], "", "There is no user nobody."),
         (["add", "zoe"], "", "The name zoe is taken. To change the password: pixyproxy user passwd"),
     ],
