@@ -1,4 +1,4 @@
-"""File modes, which protect prompts, password hashes and images from other users of the machine."""
+"""File modes: they keep other users from prompts, password hashes and images, and must not keep us from writing."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import stat
 from pathlib import Path
 
+from pixyproxy.core.exceptions import ConfigurationError
 from pixyproxy.data.stores.bucket_address import is_url
 from pixyproxy.settings import Settings
 
@@ -38,6 +39,22 @@ def protect_existing_files(settings: Settings) -> None:
             _logger.warning(
                 "Other users of this machine may read %s, and its mode cannot be changed: %s.", path, error.strerror
             )
+
+
+def require_writable_folder(settings: Settings) -> None:
+    """Refuse an image folder that exists and cannot be written to.
+
+    Only at the start: a process that is replaced while the folder is read-only can still serve what is there.
+
+    Raises:
+        ConfigurationError: it is read-only, or belongs to another user.
+    """
+    folder = settings.image_store
+    if not is_url(folder) and os.path.isdir(folder) and not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigurationError(
+            f"PIXYPROXY_IMAGE_STORE: this user may not write to the image folder {folder}. "
+            "Make the user its owner, make its file system writable, or name another folder."
+        )
 
 
 def _denied(settings: Settings) -> int:

@@ -107,6 +107,22 @@ def _shared_by_all(path: Path) -> None:
     path.chmod(0o1777)
 
 
+def test_a_folder_that_cannot_be_written_to_is_refused_at_the_start(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir(mode=0o500)
+    program = [sys.executable, "-m", "pixyproxy"]
+    if os.geteuid() == 0:
+        if shutil.which("setpriv") is None:
+            pytest.skip("root may write everywhere")
+        program = ["setpriv", "--bounding-set=-dac_override", *program]
+
+    done = run_command("serve", env=environment(tmp_path), program=program)
+
+    said = f"pixyproxy: PIXYPROXY_IMAGE_STORE: this user may not write to the image folder {images}"
+    assert (done.status, done.stdout) == (1, "")
+    assert [line.startswith(said) for line in done.stderr.splitlines()] == [True], done.stderr
+
+
 @pytest.mark.parametrize("prepare", [_not_owned, _shared_by_all])
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_what_cannot_be_tightened_is_warned_of_once(
