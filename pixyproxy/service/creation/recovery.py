@@ -84,8 +84,8 @@ class Recovery:
         self._lease = lease.total_seconds()
         self._interval = interval
         self._retention = retention
-        # Generations of this process that have ended, by id, with what records it.
-        self._unfinished: dict[int, tuple[Generation, Callable[[], object]]] = {}
+        # Submissions of this process that have ended, with what records it. A generation may have several.
+        self._unfinished: list[tuple[Generation, Callable[[], object]]] = []
         # Images with a manifest whose generation had an owner at the last run.
         self._waiting: set[str] = set()
         # Images whose failures were logged within the last hour.
@@ -119,7 +119,7 @@ class Recovery:
 
         Without this, the generation would last as long as the process, which renews its lease.
         """
-        self._unfinished[generation.id] = (generation, finish)
+        self._unfinished.append((generation, finish))
         self._task.wake()
 
     def run(self) -> None:
@@ -162,10 +162,11 @@ class Recovery:
 
     def _finish_known(self) -> None:
         """Record the ends of generations that could not be recorded at once."""
-        for generation, finish in list(self._unfinished.values()):
+        for unfinished in tuple(self._unfinished):
+            generation, finish = unfinished
             if self._attempt(generation.image_guid, finish):
                 self._on_end(generation.id)
-                del self._unfinished[generation.id]
+                self._unfinished.remove(unfinished)
 
     def _commit_waiting(self) -> None:
         """Commit or clean up the images that had a manifest at the last run."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import re
 import threading
 import time
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,13 +21,14 @@ from obstore.store import MemoryStore
 from pixyproxy.core.exceptions import (
     DBConnectionError,
     PixyProxyException,
+    PromptRefusedError,
     StorageFullError,
     StorageMisconfiguredError,
     StorageUnavailableError,
 )
 from pixyproxy.core.fields import GenerationState, Origin, new_guid
 from pixyproxy.core.models import Caller, GenerationOptions, ImageCreation, ImageDetail, ImageDetailCreate, Usage
-from pixyproxy.data.database import Database
+from pixyproxy.data.database import Database, DatabaseContext
 from pixyproxy.data.repositories.deletions import DeletionRepository
 from pixyproxy.data.repositories.generation_details import GenerationDetailRepository
 from pixyproxy.data.repositories.generations import Generation, GenerationRepository, RequestContext
@@ -33,6 +36,7 @@ from pixyproxy.data.repositories.images import ImageRepository
 from pixyproxy.data.stores.image_store import content_path
 from pixyproxy.data.stores.local_image_store import LocalImageStore
 from pixyproxy.data.stores.object_image_store import ObjectImageStore
+from pixyproxy.data.transactions import in_transaction
 from pixyproxy.generation.observer import GenerationObserver
 from pixyproxy.service.creation import storing
 from pixyproxy.service.creation.changes import read_changes
@@ -445,7 +449,47 @@ def test_what_could_not_be_committed_is_committed_by_the_next_run_and_forgotten(
 
     assert is_committed(database, generation)
     assert read_changes(server.changed) == ({generation.id}, set())
-    assert server.recovery._unfinished == {}
+    assert server.recovery._unfinished == []
+
+
+def test_a_submission_that_ends_while_the_end_of_an_earlier_one_is_recorded_ends_too(
+    database: Database, store: FailingStore, alice: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer to the commit of the first failure was lost, and its caller has repeated the request."""
+    creation = ImageCreation(detail=ImageDetailCreate(prompt="a castle"), request_id=new_guid())
+    generator = FakeGenerator()
+    generator.fails_with(PromptRefusedError("no"))
+    server = Server(database, store, generator)
+    finish_later, attempts = server.recovery.finish_later, itertools.count()
+    left: list[Generation] = []
+    is_recording, may_record = threading.Event(), threading.Event()
+
+    def leave(generation: Generation, finish: Callable[[], object]) -> None:
+        finish_later(generation, finish)
+        left.append(generation)
+
+    def end_slowly(database: Database, work: Callable[[DatabaseContext], Any]) -> Any:
+        attempt = next(attempts) if work.__name__ == "end" else -1
+        if attempt == 0:
+            in_transaction(database, work)
+        if attempt in (0, 2):
+            raise DBConnectionError("away")
+        if attempt == 1:
+            is_recording.set()
+            assert may_record.wait(20)
+        return in_transaction(database, work)
+
+    monkeypatch.setattr(server.recovery, "finish_later", leave)
+    monkeypatch.setattr("pixyproxy.service.creation.runner.in_transaction", end_slowly)
+    with server.running():
+        first = server.creator.start(creation, alice)
+        assert is_recording.wait(20)
+        assert state_of(database, first) is GenerationState.FAILED
+        server.creator.start(creation, alice)
+        wait_until(lambda: len(left) == 2, timeout=20, what="the second submission to end")
+        assert state_of(database, first) is GenerationState.SUBMITTED
+        may_record.set()
+        wait_until(lambda: state_of(database, first) is GenerationState.FAILED, timeout=20, what="that to be recorded")
 
 
 def test_an_image_without_a_manifest_is_committed_when_the_database_is_back(
@@ -496,7 +540,7 @@ def test_a_deleted_image_is_not_committed_again(database: Database, server: Serv
     server.recovery.run()
 
     assert not is_committed(database, generation)
-    assert server.recovery._unfinished == {}
+    assert server.recovery._unfinished == []
 
 
 def state_of(database: Database, generation: Generation) -> GenerationState:
