@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pixyproxy.core.fields import UserClass, Visibility
+from pixyproxy.core.fields import MAX_PROMPT_LENGTH, UserClass, Visibility
 from pixyproxy.core.models import Caller, Image, ImageFilter, PagePosition
 from pixyproxy.core.search_terms import MAX_TERM_LENGTH
 from pixyproxy.data.database import Database
@@ -235,6 +235,28 @@ def test_images_that_the_first_release_has_sealed_into_batches_are_found_again(
         assert SearchIndexRepository(context).get_batched_block() is None
     assert rows_of(database, "SELECT * FROM image_batches") == []
     assert sealed_terms(database).keys() >= there.keys()
+
+
+@pytest.mark.parametrize("migrated", ["mariadb"], indirect=True)
+def test_images_with_long_prompts_are_moved_back_in_statements_that_the_server_takes(
+    database: Database, ann: Caller
+) -> None:
+    """MariaDB takes 16 MiB by default. No prompt has longer terms: its pairs are all different, of eight bytes each."""
+    prompt = "".join(map(chr, range(0x20000, 0x20000 + MAX_PROMPT_LENGTH)))
+    # Of two blocks, one is full.
+    images = add_images(database, ann, [{} for _ in range(2 * LAYOUT.first_id(1))])
+    seal(database)
+    with database.transaction() as context:
+        context.execute("UPDATE images SET prompt = :prompt", {"prompt": prompt})
+        context.commit()
+
+    block = LAYOUT.block_of(images[0].id) + 1
+    in_transaction(database, lambda context: SearchIndexRepository(context, LAYOUT).reopen(block))
+
+    (tail,) = rows_of(database, "SELECT COUNT(*) AS images, SUM(LENGTH(terms)) AS size FROM image_tail")
+    moved = [image for image in images if LAYOUT.block_of(image.id) == block]
+    assert tail["images"] == len(moved)
+    assert tail["size"] == len(moved) * (MAX_PROMPT_LENGTH * len("w𠀀𠀁\n".encode()) - 3)
 
 
 def test_sealing_adding_changing_and_searching_at_once_loses_nothing(database: Database, ann: Caller) -> None:

@@ -24,8 +24,8 @@ from pixyproxy.data.search.postings import DEFAULT_LAYOUT, BlockLayout
 from pixyproxy.data.search.run_bounds import NO_NEWEST, NO_OLDEST, microseconds
 from pixyproxy.data.search.terms import all_terms, joined, parted, text_terms
 
-# Prompts can be long.
-_IMAGES_PER_QUERY = 256
+# The terms of the longest prompt take 350 kB in a statement, and MariaDB's max_allowed_packet is 16 MiB by default.
+_IMAGES_PER_QUERY = 16
 
 
 @dataclass(frozen=True)
