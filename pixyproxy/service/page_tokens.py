@@ -15,6 +15,7 @@ from pixyproxy.core.models import Caller, GenerationFilter, ImageFilter, PagePos
 from pixyproxy.data.database import Database
 from pixyproxy.data.repositories.server_values import ServerValueRepository
 from pixyproxy.data.search.run_bounds import microseconds, time_of
+from pixyproxy.data.transactions import in_transaction
 
 _KEY_NAME = "page_token_key"
 _POSITION = struct.Struct(">qq")  # microseconds since 1970, id
@@ -35,9 +36,7 @@ def shared_key(database: Database) -> str:
         return key
     key = new_page_token_key()
     try:
-        with database.transaction() as context:
-            ServerValueRepository(context).insert(_KEY_NAME, key)
-            context.commit()
+        in_transaction(database, lambda context: ServerValueRepository(context).insert(_KEY_NAME, key))
     except ConstraintViolationError:
         return shared_key(database)  # Another server has created it.
     return key

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from pixyproxy.core.exceptions import InvalidFieldError
+from pixyproxy.core.exceptions import ConflictError, InvalidFieldError
 from pixyproxy.core.fields import UserClass
 from pixyproxy.core.models import Caller, GenerationFilter, ImageFilter, PagePosition
 from pixyproxy.data.database import Database
@@ -47,6 +47,20 @@ def test_servers_on_one_database_have_one_key(database: Database, monkeypatch: p
     monkeypatch.setattr(
         ServerValueRepository, "get", lambda values, name: None if looks and not looks.pop() else get(values, name)
     )
+    assert shared_key(database) == key
+
+
+def test_creating_the_key_is_repeated_after_a_deadlock(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    insert, failures = ServerValueRepository.insert, [ConflictError("a deadlock")]
+
+    def insert_later(values: ServerValueRepository, name: str, value: str) -> None:
+        if failures:
+            raise failures.pop()
+        insert(values, name, value)
+
+    monkeypatch.setattr(ServerValueRepository, "insert", insert_later)
+    key = shared_key(database)
+    assert not failures
     assert shared_key(database) == key
 
 
