@@ -67,17 +67,19 @@ class UserService(UserServiceInterface):
     def create_user(self, user: UserCreate) -> User:  # noqa: D102
         user = validated(UserCreate, user)
         hashed = user.model_copy(update={"password": self._hash(user.password.get_secret_value())})
+
+        def insert(context: DatabaseContext) -> User:
+            created = UserRepository(context).insert(hashed)
+            _audit(context, "user.added", created, class_key=created.class_key.value)
+            return created
+
         try:
-            with self._database.transaction() as context:
-                created = UserRepository(context).insert(hashed)
-                _audit(context, "user.added", created, class_key=created.class_key.value)
-                context.commit()
+            return in_transaction(self._database, insert)
         except ConstraintViolationError as error:
             raise ConstraintViolationError(
                 f"The name {user.username} is taken, perhaps by a removed user whose images still exist. "
                 "Choose another."
             ) from error
-        return created
 
     def get_all_users(self) -> list[User]:  # noqa: D102
         with self._database.reading() as context:
@@ -90,22 +92,24 @@ class UserService(UserServiceInterface):
     def change_password(self, username: str, password: str) -> None:  # noqa: D102
         new = validated(UserCreate, {"username": username, "password": password})
         hashed = self._hash(new.password.get_secret_value())
-        with self._database.transaction() as context:
+
+        def change(context: DatabaseContext) -> None:
             users = UserRepository(context)
             user = users.get(username)
             users.update_password(user.id, hashed)
             _audit(context, "user.password_changed", user)
-            context.commit()
+
+        in_transaction(self._database, change)
 
     def remove_user(self, username: str) -> bool:  # noqa: D102
-        with self._database.transaction() as context:
+        def remove(context: DatabaseContext) -> bool:
             users = UserRepository(context)
             user = users.get(username)
             GenerationRepository(context).cancel_all(user.id, GenerationCancelledError.of_removed_user(), COMMAND)
-            keeps_name = users.remove(user.id)
             _audit(context, "user.removed", user)
-            context.commit()
-        return keeps_name
+            return users.remove(user.id)
+
+        return in_transaction(self._database, remove)
 
     def get_limits(self, username: str) -> QuotaLimits:  # noqa: D102
         with self._database.reading() as context:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
@@ -14,6 +15,7 @@ from argon2 import PasswordHasher
 from pydantic import SecretStr
 
 from pixyproxy.core.exceptions import (
+    ConflictError,
     ConstraintViolationError,
     CredentialsInvalidError,
     InvalidFieldError,
@@ -71,6 +73,31 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def add(service: UserService, name: str = "alice", class_key: UserClass = UserClass.USER) -> None:
     service.create_user(UserCreate(username=name, password=SecretStr(PASSWORD), class_key=class_key))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda service: add(service, "bob"),
+        lambda service: service.change_password("alice", "another password"),
+        lambda service: service.remove_user("alice"),
+    ],
+    ids=["add", "change", "remove"],
+)
+def test_a_change_of_a_user_is_repeated_after_a_deadlock(
+    service: UserService, monkeypatch: pytest.MonkeyPatch, change: Callable[[UserService], object]
+) -> None:
+    add(service)
+    revise, failures = UserRepository._change_revision, [ConflictError("a deadlock")]
+
+    def revise_later(users: UserRepository) -> None:
+        if failures:
+            raise failures.pop()
+        revise(users)
+
+    monkeypatch.setattr(UserRepository, "_change_revision", revise_later)
+    change(service)
+    assert not failures
 
 
 def test_right_credentials_give_the_caller(service: UserService) -> None:
