@@ -53,7 +53,7 @@ from pixyproxy.service.image_copying import CopyOutcome
 from pixyproxy.service.indexer import seal_all
 from pixyproxy.service.interfaces import UserServiceInterface
 from pixyproxy.serving.cores import advised_workers, can_share_work
-from pixyproxy.serving.file_access import protect_existing_files, protect_new_files, require_writable_folder
+from pixyproxy.serving.file_access import protect_existing_files, protect_new_files, warn_of_read_only_folder
 from pixyproxy.serving.logs import set_up_logging
 from pixyproxy.serving.workers import serve_alone, serve_together
 from pixyproxy.settings import MAX_WORKERS, Settings, describe_settings, load_settings, misspelt_settings
@@ -104,8 +104,8 @@ def serve(workers: Workers = None) -> None:
     once.
     """
     settings = _load_settings(is_server=True)
-    require_writable_folder(settings)
     protect_existing_files(settings)
+    warn_of_read_only_folder(settings)
     count = workers or settings.workers or advised_workers()
     if count == 1 or not can_share_work():
         serve_alone(settings, _make_first_user, _say_listening)

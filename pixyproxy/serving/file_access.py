@@ -1,4 +1,4 @@
-"""File modes: they keep other users from prompts, password hashes and images, and must not keep us from writing."""
+"""File modes: they keep other users from prompts, password hashes and images, and must let this one write."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import stat
 from pathlib import Path
 
-from pixyproxy.core.exceptions import ConfigurationError
 from pixyproxy.data.stores.bucket_address import is_url
 from pixyproxy.settings import Settings
 
@@ -41,19 +40,14 @@ def protect_existing_files(settings: Settings) -> None:
             )
 
 
-def require_writable_folder(settings: Settings) -> None:
-    """Refuse an image folder that exists and cannot be written to.
-
-    Only at the start: a process that is replaced while the folder is read-only can still serve what is there.
-
-    Raises:
-        ConfigurationError: it is read-only, or belongs to another user.
-    """
+def warn_of_read_only_folder(settings: Settings) -> None:
+    """Warn if the image folder exists and cannot be written to: the server can only serve what is there."""
     folder = settings.image_store
     if not is_url(folder) and os.path.isdir(folder) and not os.access(folder, os.W_OK | os.X_OK):
-        raise ConfigurationError(
-            f"PIXYPROXY_IMAGE_STORE: this user may not write to the image folder {folder}. "
-            "Make the user its owner, make its file system writable, or name another folder."
+        _logger.warning(
+            "PIXYPROXY_IMAGE_STORE: this user may not write to the image folder %s, so no images can be created or "
+            "deleted. Make the user its owner, make its file system writable, or name another folder.",
+            folder,
         )
 
 

@@ -107,20 +107,23 @@ def _shared_by_all(path: Path) -> None:
     path.chmod(0o1777)
 
 
-def test_a_folder_that_cannot_be_written_to_is_refused_at_the_start(tmp_path: Path) -> None:
-    images = tmp_path / "images"
-    images.mkdir(mode=0o500)
-    program = [sys.executable, "-m", "pixyproxy"]
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_folder_that_cannot_be_written_to_is_warned_of_once(tmp_path: Path, workers: str) -> None:
+    images = tmp_path / "server" / "images"
+    images.mkdir(parents=True, mode=0o500)
+    before = ()
     if os.geteuid() == 0:
         if shutil.which("setpriv") is None:
             pytest.skip("root may write everywhere")
-        program = ["setpriv", "--bounding-set=-dac_override", *program]
+        before = ("setpriv --bounding-set=-dac_override",)
 
-    done = run_command("serve", env=environment(tmp_path), program=program)
-
-    said = f"pixyproxy: PIXYPROXY_IMAGE_STORE: this user may not write to the image folder {images}"
-    assert (done.status, done.stdout) == (1, "")
-    assert [line.startswith(said) for line in done.stderr.splitlines()] == [True], done.stderr
+    settings = {"PIXYPROXY_WORKERS": workers}
+    with running_server(tmp_path / "server", settings, command=_serve_with(0o022, *before)) as server:
+        warnings = [line for line in server.log_lines if "may not write to the image folder" in line]
+        assert len(warnings) == 1
+        assert " WARNING " in warnings[0]
+        assert str(images) in warnings[0]
+        assert ImageClient(server, server.admin).guids() == [], "what is there can be read"
 
 
 @pytest.mark.parametrize("prepare", [_not_owned, _shared_by_all])
