@@ -111,7 +111,7 @@ def _shared_by_all(path: Path) -> None:
 def test_a_folder_that_cannot_be_written_to_is_warned_of_once(tmp_path: Path, workers: str) -> None:
     images = tmp_path / "server" / "images"
     images.mkdir(parents=True, mode=0o500)
-    before = ()
+    before: tuple[str, ...] = ()
     if os.geteuid() == 0:
         if shutil.which("setpriv") is None:
             pytest.skip("root may write everywhere")

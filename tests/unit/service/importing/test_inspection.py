@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import mmap
+import re
 import tempfile
 import tracemalloc
 import zlib
