@@ -7,15 +7,10 @@ import shutil
 import socket
 import tempfile
 import threading
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 from pixyproxy.core.exceptions import ConfigurationError
-
-if TYPE_CHECKING:
-    from prometheus_client import Metric
 
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 _STALL_TIMEOUT = 10  # seconds without a request after which a connection is closed
@@ -52,27 +47,14 @@ class MetricsExposition:
         # prometheus_client reads the variable when it is imported.
         from prometheus_client import CollectorRegistry, make_wsgi_app  # noqa: PLC0415
         from prometheus_client.exposition import ThreadingWSGIServer  # noqa: PLC0415
-        from prometheus_client.multiprocess import MultiProcessCollector  # noqa: PLC0415
-        from prometheus_client.registry import Collector  # noqa: PLC0415
 
-        from pixyproxy.observability.processes import LiveProcessesCollector  # noqa: PLC0415
+        from pixyproxy.observability.processes import ProcessesCollector  # noqa: PLC0415
 
         class Server(ThreadingWSGIServer):
             address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
 
-        folder = self._folder
-
-        class WrittenMetrics(Collector):
-            def collect(self) -> Iterable[Metric]:
-                # A process creates its files empty; the package cannot read those.
-                files = [str(file) for file in folder.glob("*.db") if _size_of(file)]
-                metrics: Iterable[Metric] = MultiProcessCollector.merge(files)
-                return metrics
-
         registry = CollectorRegistry()
-        # First, because it removes the files of ended processes, which the other collector reads.
-        registry.register(LiveProcessesCollector(self._folder))
-        registry.register(WrittenMetrics())
+        registry.register(ProcessesCollector(self._folder))
         try:
             self._server = make_server(host, port, make_wsgi_app(registry), Server, _QuietHandler)
         except OSError as error:
@@ -97,13 +79,6 @@ class MetricsExposition:
             self._server.shutdown()
         self._server.server_close()
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _size_of(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except FileNotFoundError:  # Removed by another scrape.
-        return 0
 
 
 class _QuietHandler(WSGIRequestHandler):

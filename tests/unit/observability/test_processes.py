@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pixyproxy.observability.processes import LiveProcessesCollector
+from pixyproxy.observability.processes import ProcessesCollector
 
 
 def test_an_ended_process_whose_number_another_users_process_has_now_is_not_live(
@@ -21,7 +21,7 @@ def test_an_ended_process_whose_number_another_users_process_has_now_is_not_live
 
     monkeypatch.setattr(os, "kill", refuse)
 
-    samples = [sample for metric in LiveProcessesCollector(tmp_path).collect() for sample in metric.samples]
+    samples = [sample for metric in ProcessesCollector(tmp_path).collect() for sample in metric.samples]
 
     assert {sample.labels["pid"] for sample in samples} == {str(os.getpid())}
     assert not file.exists()
