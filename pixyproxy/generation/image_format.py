@@ -15,6 +15,9 @@ from PIL import Image
 MAX_PIXELS = 64_000_000
 """The most pixels of an image: nearly eight times 3840x2160, and below the limit at which Pillow warns."""
 
+MAX_EDGE = 65_535
+"""The most pixels across and down, those of a JPEG. Pillow takes memory for each row, in resizing also for columns."""
+
 FORMATS = ("PNG", "WEBP", "JPEG")
 """The formats of images, by Pillow's names."""
 
@@ -28,7 +31,7 @@ _decodings = threading.BoundedSemaphore(2)
 
 
 class NotAnImageError(ValueError):
-    """The bytes are not a complete PNG, WebP or JPEG of at most ``MAX_PIXELS``."""
+    """The bytes are not a complete PNG, WebP or JPEG of at most ``MAX_PIXELS``, each edge of at most ``MAX_EDGE``."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,8 @@ def opened_image(file: IO[bytes]) -> Iterator[Image.Image]:
         image = Image.open(file, formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise NotAnImageError(f"the image has more than {MAX_PIXELS:,} pixels")
+        if max(image.size) > MAX_EDGE:
+            raise NotAnImageError(f"the image is more than {MAX_EDGE:,} pixels wide or high")
         yield image
     except NotAnImageError:
         raise

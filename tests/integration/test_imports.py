@@ -199,6 +199,7 @@ def test_wrong_info(server: RunningServer, ann: ImageClient, info: dict[str, Any
         encode("jpeg")[:-2],
         encode("webp")[:-9],
         png_of_size(50_000, 50_000),
+        encode("png", (1, 65_536)),
         encode("png") + b"PK\x05\x06" + bytes(18),
         encode("jpeg") + b"%PDF-1.7",
         b"GIF89a" + encode("png"),

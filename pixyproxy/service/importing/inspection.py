@@ -17,7 +17,14 @@ from typing import IO, cast
 
 from PIL import Image, ImageFile, PngImagePlugin
 
-from pixyproxy.generation.image_format import CONTENT_TYPES, FORMATS, MAX_PIXELS, ImageFormat, NotAnImageError
+from pixyproxy.generation.image_format import (
+    CONTENT_TYPES,
+    FORMATS,
+    MAX_EDGE,
+    MAX_PIXELS,
+    ImageFormat,
+    NotAnImageError,
+)
 
 # The decoders of WebP and of animations hold up to four canvases of 4 bytes a pixel, the others one.
 _MAX_CANVAS_PIXELS = MAX_PIXELS // 4
@@ -81,6 +88,8 @@ def _decoded(data: mmap) -> ImageFormat:
     width, height = image.size
     if frames * width * height > most:
         raise _too_many_pixels(most)
+    if max(width, height) > MAX_EDGE:
+        raise NotAnImageError(f"must be at most {MAX_EDGE:,} pixels wide and high")
     # A JPEG is decoded at an eighth of its size: that reads all of its data, too, with less memory.
     image.draft(None, (1, 1))
     for frame in range(frames):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageCms
 
-from pixyproxy.generation.image_format import MAX_PIXELS, NotAnImageError
+from pixyproxy.generation.image_format import MAX_EDGE, MAX_PIXELS, NotAnImageError
 from pixyproxy.generation.rendering import Rendered, decode_small, placeholder_of, render
 from tests.support.image_files import png_chunk, raw_png
 
@@ -258,6 +258,16 @@ def test_an_animation_by_its_first_frame(kind: str) -> None:
 def test_what_is_no_image(data: bytes) -> None:
     with pytest.raises(NotAnImageError):
         decode_small(data, 256)
+
+
+@pytest.mark.parametrize("size", [(MAX_EDGE, 1), (1, MAX_EDGE)])
+def test_the_longest_edge_and_one_pixel_more(size: tuple[int, int]) -> None:
+    """Pillow takes a pointer for each row, and its conversions and resizing take several."""
+    longest = Image.new("RGB", size, RED)
+    assert rendition(encoded(longest)).size == tuple(min(edge, 256) for edge in size)
+    longer = longest.resize((size[0] + (size[0] > 1), size[1] + (size[1] > 1)))
+    with pytest.raises(NotAnImageError, match="pixels"):
+        decode_small(encoded(longer), 256)
 
 
 def test_the_most_pixels_and_one_row_more() -> None:

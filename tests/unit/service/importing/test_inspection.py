@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pixyproxy.generation.image_format import MAX_PIXELS, ImageFormat, NotAnImageError
+from pixyproxy.generation.image_format import MAX_EDGE, MAX_PIXELS, ImageFormat, NotAnImageError
 from pixyproxy.service.importing import inspection
 from pixyproxy.service.importing.inspection import inspect_file
 from tests.support.image_files import (
@@ -199,6 +199,8 @@ def webp_of_size(width: int, height: int) -> bytes:
         png_of_size(8_001, 8_000),
         png_of_size(10_000, 10_000),
         png_of_size(50_000, 50_000),
+        png_of_size(MAX_EDGE + 1, 1),
+        png_of_size(1, MAX_EDGE + 1),
         jpeg_of_size(65_500, 65_500),
         jpeg_of_size(9_999, 9_999),
         flat_webp(4_001, 4_000),
@@ -213,6 +215,11 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(data: bytes) -> Non
         assert tracemalloc.get_traced_memory()[1] < 16 * _MEBIBYTE
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("size", [(MAX_EDGE, 1), (1, MAX_EDGE)])
+def test_the_longest_edge_is_read(size: tuple[int, int]) -> None:
+    assert inspect(raw_png(*raw_rows(*size, 8, 0, interlaced=False))) == ImageFormat("image/png", *size)
 
 
 @pytest.mark.parametrize("output_format", ["png", "webp"])
