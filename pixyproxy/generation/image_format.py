@@ -16,7 +16,7 @@ MAX_PIXELS = 64_000_000
 """The most pixels of an image: nearly eight times 3840x2160, and below the limit at which Pillow warns."""
 
 MAX_EDGE = 65_535
-"""The most pixels across and down, those of a JPEG. Pillow takes memory for each row, in resizing also for columns."""
+"""The most pixels across or down, as in a JPEG. Pillow takes memory for each row, in resizing also for each column."""
 
 FORMATS = ("PNG", "WEBP", "JPEG")
 """The formats of images, by Pillow's names."""
@@ -26,7 +26,8 @@ CONTENT_TYPES = {"PNG": "image/png", "WEBP": "image/webp", "JPEG": "image/jpeg",
 _PNG_END = b"IEND\xaeB`\x82"
 _JPEG_SCAN_START = b"\xff\xda"
 _JPEG_END = b"\xff\xd9"
-# Decoding takes up to 4 bytes a pixel. The limit bounds the memory for images that arrive at the same time.
+# Decoding takes up to 12 bytes a pixel of a JPEG, and 17 of a WebP. The limit bounds the memory for images that arrive
+# at the same time.
 _decodings = threading.BoundedSemaphore(2)
 
 
@@ -49,7 +50,7 @@ def inspect_image(data: bytes | mmap) -> ImageFormat:
     The checksums of a PNG are verified; a WebP or JPEG is decoded.
 
     Raises:
-        NotAnImageError: the bytes are no PNG, WebP or JPEG, are damaged or incomplete, or have too many pixels.
+        NotAnImageError: the bytes are no PNG, WebP or JPEG, are damaged or incomplete, or are too large.
     """
     # A mapping has the methods of a file already, and need not be copied.
     file = io.BytesIO(data) if isinstance(data, bytes) else cast(IO[bytes], data)

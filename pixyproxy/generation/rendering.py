@@ -69,10 +69,10 @@ def placeholder_of(small: SmallImage) -> bytes:
 def decode_small(data: bytes, edge: int) -> SmallImage:
     """Decode the first frame of a PNG, WebP or JPEG, and shrink it to fit a square of ``edge`` pixels.
 
-    Beside the decoded image, with up to 4 bytes a pixel, this needs little memory.
+    Beside what Pillow takes to decode the image, usually 4 bytes a pixel, this needs little memory.
 
     Raises:
-        NotAnImageError: the bytes are no PNG, WebP or JPEG, are damaged, or have more than ``MAX_PIXELS``.
+        NotAnImageError: the bytes are no PNG, WebP or JPEG, are damaged, or are too large.
     """
     with opened_image(io.BytesIO(data)) as image:
         whole = image.size

@@ -26,7 +26,7 @@ from pixyproxy.generation.image_format import (
     NotAnImageError,
 )
 
-# The decoders of WebP and of animations hold up to four canvases of 4 bytes a pixel, the others one.
+# The decoders of WebP and of animations hold up to four canvases of 4 bytes a pixel, that of PNG one.
 _MAX_CANVAS_PIXELS = MAX_PIXELS // 4
 # Files of usual encoders have at most some thousands. Pillow takes a hundred bytes for each, whatever its size.
 _MAX_PARTS = 65_536
@@ -60,7 +60,7 @@ def inspect_file(data: mmap) -> ImageFormat:
 
     Raises:
         NotAnImageError: it is no PNG, WebP or JPEG, is damaged or incomplete, has anything before or after the image,
-            or has too many pixels.
+            or is too large.
     """
     try:
         end = _end_of_image(data)
