@@ -70,7 +70,7 @@ class GenerationError:
         code: the name of the gRPC status code.
         reason: the server's reason, such as ``PROMPT_REFUSED`` (docs/api.md lists all).
         message: one or two sentences for people.
-        metadata: details by name, such as the ``categories`` of a refusal, or the ``field`` that the provider refuses.
+        metadata: details by name, such as the ``categories`` of a refusal, or the ``field`` that is refused.
         retry_after: seconds after which a new attempt makes sense, or None.
     """
 
