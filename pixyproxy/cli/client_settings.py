@@ -77,7 +77,7 @@ def load_client_settings() -> ClientSettings:
 
 
 def is_plain_terminal() -> bool:
-    """Return whether to use no colours and progress bars."""
+    """Return whether to use neither colours nor progress bars."""
     return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
 
 

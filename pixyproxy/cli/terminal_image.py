@@ -19,7 +19,11 @@ _UPPER_HALF = "▀"
 
 
 def show(data: bytes, protocol: str) -> None:
-    """Show an image on standard output, which must be a terminal with a protocol of ``image_protocol``.
+    """Show an image on standard output, which must be a terminal.
+
+    Args:
+        data: the encoded image.
+        protocol: the terminal's, as ``image_protocol`` returns it.
 
     Raises:
         OSError: the bytes are not an image.

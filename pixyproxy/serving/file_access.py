@@ -1,4 +1,4 @@
-"""File modes: they keep other users from prompts, password hashes and images, and must let this one write."""
+"""File modes: they protect prompts, password hashes and images from others, and may keep the server from writing."""
 
 from __future__ import annotations
 

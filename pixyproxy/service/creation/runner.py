@@ -210,8 +210,8 @@ class GenerationRunner:
             if generations.queue_later(generation, not_before):
                 return True
             # Its lease may have expired, so that it ended as OUTCOME_UNKNOWN. Otherwise this is a repetition.
-            [now] = generations.get_several([generation.id])
-            return now.state is not GenerationState.OUTCOME_UNKNOWN
+            [current] = generations.get_several([generation.id])
+            return current.state is not GenerationState.OUTCOME_UNKNOWN
 
         try:
             return self._persist(queue)
