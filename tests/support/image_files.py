@@ -10,12 +10,21 @@ from PIL import Image
 
 FORMATS = ("png", "webp", "jpeg")
 
+LARGE_SIZE = (5_000, 4_000)
+
 
 def encode(output_format: str, size: tuple[int, int] = (80, 48), mode: str = "RGB") -> bytes:
     """Encode noise."""
     picture = Image.effect_noise(size, 50).convert(mode)
     buffer = io.BytesIO()
     picture.save(buffer, output_format)
+    return buffer.getvalue()
+
+
+def large_jpeg(mode: str, *, progressive: bool) -> bytes:
+    """Encode one colour, in ``LARGE_SIZE``."""
+    buffer = io.BytesIO()
+    Image.new(mode, LARGE_SIZE).save(buffer, "jpeg", progressive=progressive, subsampling=0)
     return buffer.getvalue()
 
 

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from pixyproxy.generation.image_format import MAX_PIXELS, ImageFormat, NotAnImageError, inspect_image
-from tests.support.image_files import FORMATS, encode, png_of_size
+from tests.support.image_files import FORMATS, LARGE_SIZE, encode, large_jpeg, png_of_size
+from tests.support.memory import memory_for, needs_memory_statistics
 
 
 @pytest.mark.parametrize("output_format", FORMATS)
@@ -53,6 +54,13 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(edge: int) -> None:
     assert edge * edge > MAX_PIXELS
     with pytest.raises(NotAnImageError):
         inspect_image(png_of_size(edge, edge))
+
+
+@needs_memory_statistics
+def test_a_jpeg_is_decoded_without_memory_for_all_its_pixels() -> None:
+    data = large_jpeg("RGB", progressive=False)
+    assert inspect_image(data) == ImageFormat("image/jpeg", *LARGE_SIZE)
+    assert memory_for(lambda: inspect_image(data)) < LARGE_SIZE[0] * LARGE_SIZE[1]
 
 
 def test_refusal_is_a_value_error() -> None:

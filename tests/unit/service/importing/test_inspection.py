@@ -2,12 +2,10 @@ from __future__ import annotations
 
 import io
 import mmap
-import re
 import tempfile
 import tracemalloc
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -17,19 +15,21 @@ from pixyproxy.service.importing import inspection
 from pixyproxy.service.importing.inspection import inspect_file
 from tests.support.image_files import (
     FORMATS,
+    LARGE_SIZE,
     WITH_PROVENANCE,
     animation,
     encode,
     jpeg_segment,
     jpeg_with,
+    large_jpeg,
     png_chunk,
     png_of_size,
     png_with,
     webp_with,
 )
+from tests.support.memory import memory_for, needs_memory_statistics
 
 _MEBIBYTE = 1024 * 1024
-_CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
 def inspect(data: bytes) -> ImageFormat:
@@ -276,26 +276,15 @@ def test_too_many_parts_are_refused(data: bytes) -> None:
     assert reason_against(data) == f"must have at most {inspection._MAX_PARTS:,} chunks or segments"
 
 
-@pytest.mark.skipif(not _CLEAR_REFS.exists(), reason="needs the memory statistics of Linux")
+@needs_memory_statistics
 @pytest.mark.parametrize(("mode", "is_progressive", "bytes_a_pixel"), [("RGB", False, 1), ("CMYK", True, 9)])
 def test_a_jpeg_is_decoded_without_memory_for_all_its_pixels(
     mode: str, is_progressive: bool, bytes_a_pixel: int
 ) -> None:
     """Those of a progressive one have 2 bytes a channel until it is decoded, and need no more."""
-    pixels = 5_000 * 4_000
-    buffer = io.BytesIO()
-    Image.new(mode, (5_000, 4_000)).save(buffer, "jpeg", progressive=is_progressive, subsampling=0)
-    inspect(encode("jpeg"))
-    before = _memory("VmRSS")
-    _CLEAR_REFS.write_text("5", encoding="ascii")
-    assert inspect(buffer.getvalue()) == ImageFormat("image/jpeg", 5_000, 4_000)
-    assert _memory("VmHWM") - before < bytes_a_pixel * pixels
-
-
-def _memory(name: str) -> int:
-    """Return what this process has in memory, or, since the last time that was cleared, had at most."""
-    [kibibytes] = re.findall(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-    return int(kibibytes) * 1024
+    data = large_jpeg(mode, progressive=is_progressive)
+    assert inspect(data) == ImageFormat("image/jpeg", *LARGE_SIZE)
+    assert memory_for(lambda: inspect(data)) < bytes_a_pixel * LARGE_SIZE[0] * LARGE_SIZE[1]
 
 
 def with_scans(number: int) -> bytes:
