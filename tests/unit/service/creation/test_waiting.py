@@ -229,6 +229,20 @@ def test_while_the_database_is_away_for_long_calls_are_told(
     assert time.monotonic() - began > 0.2
 
 
+def test_while_the_database_is_away_for_long_watches_are_told(
+    database: Database, alice: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Outage(monkeypatch, DBConnectionError("away"))
+    generation = record(database, alice)
+    with (
+        waiting_calls(database, give_up_after=0.3) as waiting,
+        waiting.watching(generation.id, CallScope(TIMEOUT)) as watcher,
+        pytest.raises(DBConnectionError),
+    ):
+        # It may have been woken before by its first look.
+        deque(iter(watcher.wait, False), maxlen=0)
+
+
 @pytest.mark.parametrize("error", [DBConnectionError("away"), RuntimeError("not foreseen")])
 def test_while_the_database_is_away_for_a_moment_calls_wait(
     database: Database,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Literal
 
 import pytest
 from argon2 import PasswordHasher, extract_parameters
-from argon2.exceptions import VerifyMismatchError
+from argon2.exceptions import VerificationError, VerifyMismatchError
+from argon2.low_level import error_to_str
 
+from pixyproxy.core.exceptions import TooBusyError
 from pixyproxy.service.sign_in.passwords import Passwords, nobodys_hash
 
 
@@ -58,3 +61,25 @@ def test_a_right_password_is_not_wrong_where_memory_runs_out(megabytes: int, ans
     code = _CHECK_WITHOUT.format(megabytes=megabytes)
     done = subprocess.run((sys.executable, "-c", code), capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == answer
+
+
+class _Failing(PasswordHasher):
+    """Fails with one of Argon2's errors."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self._number = number
+
+    def verify(self, hash: str | bytes, password: str | bytes) -> Literal[True]:
+        raise VerificationError(error_to_str(self._number))
+
+
+@pytest.mark.parametrize("number", [-22, -33], ids=["no memory", "no thread"])
+def test_a_check_that_was_not_made_may_be_repeated_soon(number: int) -> None:
+    with pytest.raises(TooBusyError) as caught:
+        Passwords(_Failing(number)).check("a password", "any hash")
+    assert caught.value.retry_after == 1.0
+
+
+def test_any_other_failure_of_a_check_is_a_wrong_password() -> None:
+    assert not Passwords(_Failing(-35)).check("a password", "any hash")
