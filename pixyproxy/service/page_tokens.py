@@ -67,8 +67,8 @@ class PageTokens:
         """
         try:
             # A token of the right length lacks one "=".
-            data = base64.b64decode(token + "=", altchars=b"-_", validate=True)
-            # The last character has bits that belong to no byte, and "+" decodes as "-" does.
+            data = base64.urlsafe_b64decode(token + "=")
+            # Other texts may decode to the same bytes: the last character has bits that belong to none.
             if len(data) != _NONCE_LENGTH + _POSITION.size + _TAG_LENGTH or _text_of(data) != token:
                 raise ValueError
             position = self._cipher.decrypt(data[:_NONCE_LENGTH], data[_NONCE_LENGTH:], _question(wanted, caller))
