@@ -1,4 +1,4 @@
-"""The interfaces of the services for images and users, for which the tests of the resource layer have stand-ins."""
+"""The interfaces of the services for images and users."""
 
 from __future__ import annotations
 

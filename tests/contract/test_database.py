@@ -53,6 +53,12 @@ def value_row(name: str, value: str = "value") -> dict[str, str]:
     return {"guid": new_guid(), "name": name, "value": value}
 
 
+def insert_one(database: Database) -> None:
+    with database.transaction() as context:
+        context.insert(INSERT, value_row("one"))
+        context.commit()
+
+
 def names(database: Database) -> list[str]:
     with database.reading() as context:
         rows = context.fetch_all("SELECT name FROM server_values ORDER BY id", {})
@@ -399,9 +405,7 @@ def test_a_connection_that_dies_before_the_rollback_does_no_harm(database_url: s
 @on_servers
 def test_a_lock_that_is_held_for_long_is_a_conflict(database: Database, database_url: str) -> None:
     change = "UPDATE server_values SET value = 'changed' WHERE name = 'one'"
-    with database.transaction() as context:
-        context.insert(INSERT, value_row("one"))
-        context.commit()
+    insert_one(database)
     with closing(open_database(database_url, timeout=4.0)) as other, database.transaction() as context:
         context.execute(change, {})
         with pytest.raises(ConflictError), other.transaction() as waiting:
@@ -411,9 +415,7 @@ def test_a_lock_that_is_held_for_long_is_a_conflict(database: Database, database
 @on_servers
 def test_a_process_that_freezes_in_a_transaction_gives_its_locks_up(database: Database, database_url: str) -> None:
     change = "UPDATE server_values SET value = :value WHERE name = 'one'"
-    with database.transaction() as context:
-        context.insert(INSERT, value_row("one"))
-        context.commit()
+    insert_one(database)
     with closing(open_database(database_url, idle_limit=1.0)) as other:
         with other.transaction() as frozen:
             frozen.execute(change, {"value": "frozen"})

@@ -30,7 +30,7 @@ class SignInRepository(Repository):
             {"counter": counter, "before": n - 1},
         )
 
-    def get_failures(self, counter: str) -> list[int]:
+    def failure_ids(self, counter: str) -> list[int]:
         """Return the ids of a counter's failures."""
         sql = "SELECT id FROM failed_sign_ins WHERE counter = :counter"
         return self._context.fetch_values(sql, {"counter": counter})

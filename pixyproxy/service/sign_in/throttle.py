@@ -91,7 +91,7 @@ class SignInThrottle:
         """
         origin = _counter(username, address)
         with self._database.reading() as context:
-            ids = SignInRepository(context).get_failures(origin)
+            ids = SignInRepository(context).failure_ids(origin)
             last = SignInRepository(context).last_success(origin)
             now = context.now()
 
